@@ -1,0 +1,109 @@
+"""The lake: raw, immutable, append-only tables in DuckLake. One place opens it, for the loader and for dbt alike."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+from duckdb_extensions import import_extension
+
+from orchestration.contracts import RAW_TABLES, columns
+from orchestration.settings import Settings, settings
+
+EXTENSIONS = ("sqlite_scanner", "ducklake")
+
+#: What has been loaded, so that a file is not loaded twice by accident.
+_LOADS = """
+create table if not exists lake.raw.loads (
+    source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp
+)
+"""
+
+
+def load_extensions(con: duckdb.DuckDBPyConnection) -> None:
+    """Install (from wheels, offline) and load the DuckDB extensions the lake needs."""
+    for name in EXTENSIONS:
+        import_extension(name, con=con)
+        con.execute(f"load {name}")
+
+
+def quote(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, read_only: bool = False) -> None:
+    """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist."""
+    where = where or settings()
+    load_extensions(con)
+    new = not where.lake_catalog.exists()
+    if new and read_only:
+        read_only = False
+    where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
+    where.lake_data.mkdir(parents=True, exist_ok=True)
+    if new:
+        # SQLite's default journal lets readers and writers stall each other by whole seconds.
+        with sqlite3.connect(where.lake_catalog) as catalog:
+            catalog.execute("pragma journal_mode=wal")
+    options = f"data_path {quote(str(where.lake_data) + '/')}, meta_journal_mode 'WAL', meta_busy_timeout 10000"
+    if read_only:
+        options += ", read_only"
+    con.execute(f"attach {quote('ducklake:sqlite:' + str(where.lake_catalog))} as lake ({options})")
+    con.execute("set timezone = 'UTC'")
+    if not read_only:
+        _create_tables(con)
+
+
+def _create_tables(con: duckdb.DuckDBPyConnection) -> None:
+    present = {
+        row[0]
+        for row in con.execute(
+            "select table_name from duckdb_tables() where database_name = 'lake' and schema_name = 'raw'"
+        ).fetchall()
+    }
+    wanted = [table for table in (*RAW_TABLES, "loads") if table not in present]
+    if not wanted:
+        return
+    with transaction(con):
+        con.execute("create schema if not exists lake.raw")
+        for table in RAW_TABLES:
+            fields = ", ".join(f'"{name}" {kind}' for name, kind in columns(table).items())
+            con.execute(f"create table if not exists lake.raw.{table} ({fields})")
+        con.execute(_LOADS)
+
+
+@contextmanager
+def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Everything inside lands together or not at all."""
+    con.execute("begin")
+    try:
+        yield
+    except BaseException:
+        con.execute("rollback")
+        raise
+    con.execute("commit")
+
+
+def retry(work, attempts: int = 8):  # type: ignore[no-untyped-def]
+    """Run `work()` again, with jitter, when two writers met in the catalogue."""
+    for attempt in range(attempts):
+        try:
+            return work()
+        except (duckdb.TransactionException, duckdb.IOException) as error:
+            contended = "locked" in str(error) or "conflict" in str(error).lower()
+            if not contended or attempt == attempts - 1:
+                raise
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+
+
+def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with the lake attached as `lake`."""
+    where = where or settings()
+    where.extensions.mkdir(parents=True, exist_ok=True)
+    con = duckdb.connect(config={"extension_directory": str(where.extensions)})
+    attach(con, where, read_only=read_only)
+    return con
