@@ -1,0 +1,116 @@
+"""What dbt needs before its first statement: the lake attached, one snapshot of it pinned, one moment fixed.
+
+dbt-duckdb loads this module by name (see profiles.yml), so bare `dbt build` works without any set-up. Models and
+tests read two DuckDB variables, the same in every thread of one invocation:
+
+- `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
+- `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
+from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.flags import get_flags
+from dbt_common.exceptions import DbtRuntimeError
+from dbt_common.invocation import get_invocation_id
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.settings import Settings, settings
+
+#: dbt commands that leave the warehouse's tables as they are; after any other, what was audited is no longer what is there.
+READING_COMMANDS = frozenset({"compile", "debug", "generate", "list", "parse", "show", "test"})
+
+
+def last_build(where: Settings) -> Path:
+    """The file that says which dbt invocation last wrote to the warehouse, and of which snapshot."""
+    return where.home / "build.json"
+
+
+def as_of() -> datetime | None:
+    """`FINEGRAIN_AS_OF` as naive UTC, or None when it is not set. A time without an offset is UTC."""
+    text = os.environ.get("FINEGRAIN_AS_OF", "").strip()
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise FinegrainError(
+            f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is no ISO 8601 time; write it like 2024-03-31T00:00:00Z"
+        ) from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def snapshot(con: duckdb.DuckDBPyConnection) -> int:
+    """The lake snapshot to build from: `FINEGRAIN_SNAPSHOT`, else the newest."""
+    text = os.environ.get("FINEGRAIN_SNAPSHOT", "").strip()
+    first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
+    if not text:
+        return int(newest)
+    if not text.isdecimal() or not first <= int(text) <= newest:
+        raise FinegrainError(f"FINEGRAIN_SNAPSHOT is {text!r}; the lake holds the snapshots {first} to {newest}")
+    return int(text)
+
+
+class Plugin(BasePlugin):  # type: ignore[misc]
+    """Attach the lake once per connection; set `pinned` and `as_of` on every cursor."""
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        self._lock = threading.Lock()
+        self._invocation: str | None = None
+        self._pinned = 0
+
+    def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
+        where = settings()
+        where.extensions.mkdir(parents=True, exist_ok=True)
+        Path(creds.path).resolve().parent.mkdir(parents=True, exist_ok=True)
+        # Set here, before DuckDB starts: as a later setting it comes too late, and DuckDB would try to download.
+        config.setdefault("extension_directory", str(where.extensions))
+
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        lake.attach(conn)
+
+    def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.
+        try:
+            moment = as_of()
+            with self._lock:
+                if self._invocation != get_invocation_id():
+                    self._pinned = snapshot(cursor)
+                    self._record()
+                    self._invocation = get_invocation_id()
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
+        cursor.execute("set timezone = 'UTC'")
+        cursor.execute(f"set variable pinned = {self._pinned}::bigint")
+        literal = f"timestamp '{moment.isoformat(sep=' ')}'" if moment else "null::timestamp"
+        cursor.execute(f"set variable as_of = {literal}")
+
+    def _record(self) -> None:
+        """Note who writes to the warehouse now, so that `publish` can find that very run's test results."""
+        if getattr(get_flags(), "WHICH", None) in READING_COMMANDS:
+            return
+        moment = as_of()
+        path = last_build(settings())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(
+            json.dumps(
+                {
+                    "invocation_id": get_invocation_id(),
+                    "snapshot": self._pinned,
+                    "as_of": moment.isoformat() if moment else None,
+                    "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
+        )
+        os.replace(draft, path)
