@@ -1,0 +1,124 @@
+{# Small things that engines spell differently, one macro each. #}
+
+{% macro id_hash(expressions) %}{{ return(adapter.dispatch('id_hash', 'finegrain')(expressions)) }}{% endmacro %}
+{# md5, as 32 hex digits, over text fields. A null is spelled, so that it is neither dropped nor taken for ''. #}
+{% macro default__id_hash(expressions) -%}
+md5(
+    {%- for expression in expressions %}
+    coalesce(replace(cast({{ expression }} as varchar), '|', '||'), '|null') {{ "|| '|,' ||" if not loop.last }}
+    {%- endfor %}
+)
+{%- endmacro %}
+
+{% macro uuid_v5(name) %}{{ return(adapter.dispatch('uuid_v5', 'finegrain')(name)) }}{% endmacro %}
+{# RFC 9562 version 5 UUID, as text, of `name` in finegrain's own namespace (the v5 UUID of 'finegrain' in the URL namespace). #}
+{% macro duckdb__uuid_v5(name) -%}
+{%- set digest = "sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(" ~ name ~ "))" -%}
+(
+    substr({{ digest }}, 1, 8) || '-' || substr({{ digest }}, 9, 4)
+    || '-5' || substr({{ digest }}, 14, 3)
+    || '-' || substr('89ab', 1 + (strpos('0123456789abcdef', substr({{ digest }}, 17, 1)) - 1) % 4, 1) || substr({{ digest }}, 18, 3)
+    || '-' || substr({{ digest }}, 21, 12)
+)
+{%- endmacro %}
+
+{% macro whole_seconds(from_time, to_time) %}{{ return(adapter.dispatch('whole_seconds', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{# Seconds from one moment to another, rounded down to the second of each microsecond difference; BIGINT. #}
+{% macro duckdb__whole_seconds(from_time, to_time) -%}
+(epoch_us({{ to_time }}) - epoch_us({{ from_time }})) // 1000000
+{%- endmacro %}
+
+{% macro hours_between(from_time, to_time) %}{{ return(adapter.dispatch('hours_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{% macro duckdb__hours_between(from_time, to_time) -%}
+((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) / 3600000000.0)
+{%- endmacro %}
+
+{% macro days_between(from_day, to_day) %}{{ return(adapter.dispatch('days_between', 'finegrain')(from_day, to_day)) }}{% endmacro %}
+{% macro duckdb__days_between(from_day, to_day) -%}
+date_diff('day', {{ from_day }}, {{ to_day }})
+{%- endmacro %}
+
+{% macro add_days(day, days) %}{{ return(adapter.dispatch('add_days', 'finegrain')(day, days)) }}{% endmacro %}
+{% macro duckdb__add_days(day, days) -%}
+cast({{ day }} + cast({{ days }} as integer) as date)
+{%- endmacro %}
+
+{% macro minutes(count) %}{{ return(adapter.dispatch('minutes', 'finegrain')(count)) }}{% endmacro %}
+{% macro default__minutes(count) %}interval {{ count }} minute{% endmacro %}
+
+{% macro list_of_true(flags) %}{{ return(adapter.dispatch('list_of_true', 'finegrain')(flags)) }}{% endmacro %}
+{# A list of the names whose predicate is true; `flags` is a list of (name, predicate). #}
+{% macro duckdb__list_of_true(flags) -%}
+list_filter([
+    {%- for name, predicate in flags %}
+    case when {{ predicate }} then '{{ name }}' end{{ "," if not loop.last }}
+    {%- endfor %}
+], lambda x: x is not null)
+{%- endmacro %}
+
+{% macro list_within(values, allowed) %}{{ return(adapter.dispatch('list_within', 'finegrain')(values, allowed)) }}{% endmacro %}
+{# The members of list `values` that are also in list `allowed`, in their order. #}
+{% macro duckdb__list_within(values, allowed) -%}
+list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
+{%- endmacro %}
+
+{% macro list_size(values) %}{{ return(adapter.dispatch('list_size', 'finegrain')(values)) }}{% endmacro %}
+{% macro duckdb__list_size(values) %}len({{ values }}){% endmacro %}
+
+{% macro empty_list() %}{{ return(adapter.dispatch('empty_list', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__empty_list() %}cast([] as varchar[]){% endmacro %}
+
+{% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
+{% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}
+
+{% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
+{% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
+
+{% macro log_bucket(value) %}{{ return(adapter.dispatch('log_bucket', 'finegrain')(value)) }}{% endmacro %}
+{# The histogram bucket of a value: about 2 % wide, symmetric around zero, zero in bucket 0. #}
+{% macro duckdb__log_bucket(value) -%}
+cast(case
+    when {{ value }} = 0 then 0
+    else sign({{ value }}) * (100000 + floor(ln(abs(cast({{ value }} as double))) / ln(1.02)))
+end as integer)
+{%- endmacro %}
+
+{% macro matches(text, pattern) %}{{ return(adapter.dispatch('matches', 'finegrain')(text, pattern)) }}{% endmacro %}
+{% macro duckdb__matches(text, pattern) %}regexp_matches({{ text }}, '{{ pattern }}'){% endmacro %}
+
+{% macro edit_distance(left, right) %}{{ return(adapter.dispatch('edit_distance', 'finegrain')(left, right)) }}{% endmacro %}
+{% macro duckdb__edit_distance(left, right) %}damerau_levenshtein({{ left }}, {{ right }}){% endmacro %}
+
+{% macro parameter(parameters, key, kind) %}{{ return(adapter.dispatch('parameter', 'finegrain')(parameters, key, kind)) }}{% endmacro %}
+{# The value of one GA4 event parameter; `kind` is string, int or number. #}
+{% macro duckdb__parameter(parameters, key, kind) -%}
+{%- set found = "list_filter(" ~ parameters ~ ", lambda p: p.key = '" ~ key ~ "')[1].value" -%}
+{%- if kind == 'string' -%} ({{ found }}).string_value
+{%- elif kind == 'int' -%} ({{ found }}).int_value
+{%- else -%} coalesce(({{ found }}).double_value, ({{ found }}).float_value, ({{ found }}).int_value)
+{%- endif -%}
+{%- endmacro %}
+
+{% macro unfold_items(items) %}{{ return(adapter.dispatch('unfold_items', 'finegrain')(items)) }}{% endmacro %}
+{# Lateral rows (item, item_index from 1) of a list; one row with nulls for an empty or null list. #}
+{% macro duckdb__unfold_items(items) -%}
+left join lateral (
+    select
+        unnest({{ items }}) as item,
+        unnest(range(1, len({{ items }}) + 1)) as item_index
+) as unfolded on true
+{%- endmacro %}
+
+{% macro json_object(pairs) %}{{ return(adapter.dispatch('json_object', 'finegrain')(pairs)) }}{% endmacro %}
+{% macro duckdb__json_object(pairs) -%}
+cast(json_object({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ", " if not loop.last }}{% endfor %}) as varchar)
+{%- endmacro %}
+
+{% macro day_range(first, end) %}{{ return(adapter.dispatch('day_range', 'finegrain')(first, end)) }}{% endmacro %}
+{# The list of dates from `first` up to, but without, `end`. #}
+{% macro duckdb__day_range(first, end) -%}
+cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interval 1 day) as date[])
+{%- endmacro %}
+
+{% macro all_but(relation, columns) %}{{ return(adapter.dispatch('all_but', 'finegrain')(relation, columns)) }}{% endmacro %}
+{% macro duckdb__all_but(relation, columns) %}{{ relation }}.* exclude ({{ columns | join(', ') }}){% endmacro %}

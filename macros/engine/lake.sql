@@ -1,0 +1,59 @@
+{# The rows of a raw table that the running build may see: all up to the pinned snapshot or, when `since` is set on
+   the connection, only those that arrived after it (DuckLake's change feed). `raw_rowid` never changes. #}
+{% macro lake_rows(table) %}{{ return(adapter.dispatch('lake_rows', 'finegrain')(table)) }}{% endmacro %}
+
+{% macro duckdb__lake_rows(table) -%}
+(
+    select *, rowid as raw_rowid
+    from {{ source('lake', table) }} at (version => getvariable('pinned'))
+    where getvariable('since') is null
+    union all
+    select * exclude (snapshot_id, rowid, change_type), rowid as raw_rowid
+    from ducklake_table_insertions(
+        'lake', 'raw', '{{ table }}',
+        least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
+    )
+    where getvariable('since') < getvariable('pinned')
+)
+{%- endmacro %}
+
+{# Every row of a raw table up to the pinned snapshot, with the snapshot it came in. #}
+{% macro lake_table(table) %}{{ return(adapter.dispatch('lake_table', 'finegrain')(table)) }}{% endmacro %}
+
+{% macro duckdb__lake_table(table) -%}
+(
+    select *, rowid as raw_rowid, snapshot_id as arrived_in
+    from {{ source('lake', table) }} at (version => getvariable('pinned'))
+)
+{%- endmacro %}
+
+{# The lake snapshot that this build pinned. #}
+{% macro pinned() %}{{ return(adapter.dispatch('pinned', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__pinned() %}cast(getvariable('pinned') as bigint){% endmacro %}
+
+{# The moment the user asked the build to be made for, or null. #}
+{% macro requested_as_of() %}{{ return(adapter.dispatch('requested_as_of', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__requested_as_of() %}cast(getvariable('as_of') as timestamp){% endmacro %}
+
+{# Statement that tells the views over the lake to show only what arrived after `expression` (null: everything). #}
+{% macro set_since(expression) %}{{ return(adapter.dispatch('set_since', 'finegrain')(expression)) }}{% endmacro %}
+{% macro duckdb__set_since(expression) %}set variable since = {{ expression }}{% endmacro %}
+
+{# In an incremental build: all rows of a line table whose order header has arrived since. Otherwise: none. #}
+{% macro lake_table_of_touched_orders(table) %}{{ return(adapter.dispatch('lake_table_of_touched_orders', 'finegrain')(table)) }}{% endmacro %}
+
+{% macro duckdb__lake_table_of_touched_orders(table) -%}
+(
+    select *, rowid as raw_rowid
+    from {{ source('lake', table) }} at (version => getvariable('pinned'))
+    where getvariable('since') is not null
+        and trim(order_id) in (
+            select trim(o.order_id)
+            from ducklake_table_insertions(
+                'lake', 'raw', 'orders',
+                least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
+            ) as o
+            where getvariable('since') < getvariable('pinned')
+        )
+)
+{%- endmacro %}

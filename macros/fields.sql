@@ -1,0 +1,45 @@
+{# Text as the models want it: trimmed, and null where nothing is said. #}
+{% macro clean_text(column) -%}
+nullif(nullif(trim({{ column }}), ''), '(not set)')
+{%- endmacro %}
+
+{# The columns that every raw row brings along, under the names the models use. #}
+{% macro provenance() -%}
+    raw_rowid,
+    _source as source,
+    _position as position,
+    _origin as origin,
+    coalesce(_time_zone, 'UTC') as time_zone,
+    coalesce(_expects, '') as expects,
+    _error as raw_error,
+    _ingested_at as ingested_at,
+    available_at as raw_available_at
+{%- endmacro %}
+
+{# One number for one row of an event-bearing raw table: its table, its row id and the item within it. #}
+{% macro row_id(raw_table, raw_rowid, item_index='0') -%}
+((cast({{ raw_rowid }} as bigint) * 512 + coalesce({{ item_index }}, 0)) * 8 + {{ {'events': 1, 'ga4_events': 2, 'order_items': 3, 'refunds': 4}[raw_table] }})
+{%- endmacro %}
+
+{# True where text is there and yet is no number. #}
+{% macro not_a_number(column) -%}
+({{ clean_text(column) }} is not null and try_cast({{ clean_text(column) }} as decimal(28, 6)) is null)
+{%- endmacro %}
+
+{% macro to_money(column) -%}
+try_cast({{ clean_text(column) }} as decimal(18, 4))
+{%- endmacro %}
+
+{% macro to_quantity(column) -%}
+try_cast({{ clean_text(column) }} as decimal(18, 3))
+{%- endmacro %}
+
+{# The one spelling of a product id. #}
+{% macro product_key(column) -%}
+upper({{ clean_text(column) }})
+{%- endmacro %}
+
+{# How category names are compared: without case, or runs of white space, or a slash at the end. #}
+{% macro category_spelling(column) -%}
+regexp_replace(rtrim(lower(trim({{ column }})), '/'), '\s+', ' ', 'g')
+{%- endmacro %}

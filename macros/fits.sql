@@ -1,0 +1,232 @@
+{# The additive state of a group of numbers: how many, their sum and sum of squares, and the same of their natural
+   logarithms (of those above zero) in millionths. All exact, so that the order of adding never shows. #}
+{% macro value_sums(value) -%}
+cast(count(*) as bigint) as n,
+        cast(sum(cast({{ value }} as decimal(18, 4))) as decimal(38, 4)) as total,
+        cast(sum(cast({{ value }} as decimal(18, 4)) * cast({{ value }} as decimal(18, 4))) as decimal(38, 8)) as total_square,
+        cast(count(case when {{ value }} > 0 then 1 end) as bigint) as log_n,
+        cast(coalesce(sum({{ log_micros(value) }}), 0) as decimal(38, 0)) as log_total,
+        cast(coalesce(sum(cast({{ log_micros(value) }} as decimal(18, 0)) * cast({{ log_micros(value) }} as decimal(18, 0))), 0) as decimal(38, 0)) as log_total_square
+{%- endmacro %}
+
+{% macro log_micros(value) -%}
+case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000000) as bigint) end
+{%- endmacro %}
+
+{# The names of the sums above. #}
+{% macro sum_names() %}{{ return(['n', 'total', 'total_square', 'log_n', 'log_total', 'log_total_square']) }}{% endmacro %}
+
+{% macro sum_type(name) -%}
+{{ {'n': 'bigint', 'log_n': 'bigint', 'total': 'decimal(38, 4)', 'total_square': 'decimal(38, 8)'}.get(name, 'decimal(38, 0)') }}
+{%- endmacro %}
+
+{# SQL: the first arrival day whose kept events the present build changed; null when it changed none. #}
+{% macro first_changed_day() -%}
+(
+    select min(least(v.arrival_day, v.prior_arrival_day))
+    from {{ ref('int_events__validated') }} as v
+    where v.built_in > coalesce({{ watermark(this.identifier) }}, -1)
+)
+{%- endmacro %}
+
+{# Pre-hook: in an incremental build, delete the days from `first_day` on, which the model is about to insert anew. #}
+{% macro forget_days(column, first_day) -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+delete from {{ this }} where {{ column }} >= {{ first_day }}
+{%- endif %}
+{%- endmacro %}
+
+{# Sample standard deviation from n, the sum and the sum of squares. #}
+{% macro std_of(n, total, total_square) -%}
+case
+    when {{ n }} > 1 then sqrt(greatest(
+        (cast({{ total_square }} as double) - cast({{ total }} as double) * cast({{ total }} as double) / {{ n }}) / ({{ n }} - 1),
+        0
+    ))
+end
+{%- endmacro %}
+
+{# The twentieths at which a fit keeps quantiles, in percent. #}
+{% macro quantile_steps() %}{{ return(range(5, 100, 5)) }}{% endmacro %}
+
+{#
+  Fits of one histogram table: for each (measure, group_by, group_key) and each day on which something new arrived in
+  it, the quantiles, means and deviations of all that had arrived by the end of that day.
+
+  `tiles`: a relation with arrival_day, measure, group_by, group_key, bucket and the sums of value_sums().
+  `first_day`: SQL of the first day to make fits for, or none for all; what came before it is added up into one.
+#}
+{% macro numeric_fits(tiles, first_day=none) -%}
+{%- set keys = 'measure, group_by, group_key' -%}
+with steps as (
+
+    select
+        {{ keys }},
+        bucket,
+        {% if first_day %}greatest(arrival_day, {{ add_days(first_day, -1) }}){% else %}arrival_day{% endif %} as valid_on,
+        {%- for name in sum_names() %}
+        sum({{ name }}) as {{ name }}{{ "," if not loop.last }}
+        {%- endfor %}
+    from {{ tiles }}
+    group by 1, 2, 3, 4, 5
+
+),
+
+days as (
+
+    select distinct {{ keys }}, valid_on from steps
+
+),
+
+buckets as (
+
+    select {{ keys }}, bucket, min(valid_on) as first_on from steps group by {{ keys }}, bucket
+
+),
+
+-- Every bucket on every day of its group since it was first met, added up day by day.
+added as (
+
+    select
+        d.measure,
+        d.group_by,
+        d.group_key,
+        d.valid_on,
+        b.bucket,
+        {%- for name in sum_names() %}
+        cast(sum(coalesce(s.{{ name }}, 0)) over so_far as {{ sum_type(name) }}) as {{ name }}{{ "," if not loop.last }}
+        {%- endfor %}
+    from days as d
+    inner join buckets as b
+        on d.measure = b.measure and d.group_by = b.group_by and d.group_key = b.group_key and d.valid_on >= b.first_on
+    left join steps as s
+        on d.measure = s.measure and d.group_by = s.group_by and d.group_key = s.group_key
+        and d.valid_on = s.valid_on and b.bucket = s.bucket
+    window so_far as (
+        partition by d.measure, d.group_by, d.group_key, b.bucket
+        order by d.valid_on
+        rows between unbounded preceding and current row
+    )
+
+),
+
+ranked as (
+
+    select
+        *,
+        -- A bucket's value is the mean of what fell into it: exact wherever it holds one value only.
+        cast(total as double) / n as bucket_value,
+        sum(n) over (
+            partition by {{ keys }}, valid_on order by bucket rows between unbounded preceding and current row
+        ) as running_n,
+        sum(n) over (partition by {{ keys }}, valid_on) as all_n
+    from added
+
+),
+
+fitted as (
+
+    select
+        {{ keys }},
+        valid_on,
+        {%- for name in sum_names() %}
+        sum({{ name }}) as {{ name }},
+        {%- endfor %}
+        {%- for step in quantile_steps() %}
+        min(case when running_n * 100 >= all_n * {{ step }} then bucket_value end) as q{{ '%02d' % step }}{{ "," if not loop.last }}
+        {%- endfor %}
+    from ranked
+    group by {{ keys }}, valid_on
+
+)
+
+select
+    {{ keys }},
+    valid_on,
+    cast(n as bigint) as n,
+    {%- for step in quantile_steps() %}
+    q{{ '%02d' % step }},
+    {%- endfor %}
+    cast(total as double) / n as mean,
+    {{ std_of('n', 'total', 'total_square') }} as std,
+    case when log_n > 0 then cast(log_total as double) / log_n / 1000000 end as log_mean,
+    {{ std_of('log_n', 'log_total', 'log_total_square') }} / 1000000 as log_std
+from fitted
+{% if first_day %}
+where valid_on >= {{ first_day }}
+{% endif %}
+{%- endmacro %}
+
+{# Fits of a table of counts: for each group and day, the most frequent value of all that had arrived by then; of
+   equally frequent ones the first in alphabetical order. `tiles` has arrival_day, measure, group_by, group_key,
+   observed and n. #}
+{% macro mode_fits(tiles, first_day=none) -%}
+{%- set keys = 'measure, group_by, group_key' -%}
+with steps as (
+
+    select
+        {{ keys }},
+        observed,
+        {% if first_day %}greatest(arrival_day, {{ add_days(first_day, -1) }}){% else %}arrival_day{% endif %} as valid_on,
+        sum(n) as n
+    from {{ tiles }}
+    group by 1, 2, 3, 4, 5
+
+),
+
+days as (
+
+    select distinct {{ keys }}, valid_on from steps
+
+),
+
+met as (
+
+    select {{ keys }}, observed, min(valid_on) as first_on from steps group by {{ keys }}, observed
+
+),
+
+added as (
+
+    select
+        d.measure,
+        d.group_by,
+        d.group_key,
+        d.valid_on,
+        m.observed,
+        sum(coalesce(s.n, 0)) over (
+            partition by d.measure, d.group_by, d.group_key, m.observed
+            order by d.valid_on
+            rows between unbounded preceding and current row
+        ) as n
+    from days as d
+    inner join met as m
+        on d.measure = m.measure and d.group_by = m.group_by and d.group_key = m.group_key and d.valid_on >= m.first_on
+    left join steps as s
+        on d.measure = s.measure and d.group_by = s.group_by and d.group_key = s.group_key
+        and d.valid_on = s.valid_on and m.observed = s.observed
+
+),
+
+ranked as (
+
+    select
+        *,
+        row_number() over (partition by {{ keys }}, valid_on order by n desc, observed) as place,
+        sum(n) over (partition by {{ keys }}, valid_on) as all_n
+    from added
+
+)
+
+select
+    {{ keys }},
+    valid_on,
+    observed as most_frequent,
+    cast(n as bigint) as n,
+    cast(all_n as bigint) as all_n
+from ranked
+where place = 1
+{% if first_day %}
+    and valid_on >= {{ first_day }}
+{% endif %}
+{%- endmacro %}

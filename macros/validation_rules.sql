@@ -1,0 +1,35 @@
+{#
+  The validation rules, each an id and a predicate that is true of a row that breaks it. Its severity and its
+  sentence stand in seeds/validation_rules.csv, so that a shop can make an error a warning without touching SQL.
+#}
+{% macro validation_rules() %}
+{{ return([
+    ('malformed', 'raw_error is not null or has_bad_number'),
+    ('missing_identity', 'raw_error is null and identity is null and not (needs_order and order_known_at is null)'),
+    ('missing_event_at', 'raw_error is null and event_at is null and not (needs_order and order_known_at is null)'),
+    ('unknown_event_type', 'raw_error is null and event_type is null'),
+    ('event_in_future', 'event_at > raw_available_at + ' ~ minutes(var('future_tolerance_minutes'))),
+    ('unknown_user', "expects like '%customers%' and user_id is not null and user_seen_at is null"),
+    ('unknown_product', "expects like '%products%' and product_id is not null and product_seen_at is null"),
+    ('order_missing', 'needs_order and order_known_at is null'),
+    ('order_times_disordered', 'is_disordered'),
+    ('price_out_of_range', 'price < 0 or price > ' ~ var('max_price')),
+    ('quantity_out_of_range', 'quantity <= 0 or quantity > ' ~ var('max_quantity')),
+    ('unknown_currency', 'event_at is not null and price is not null and rate is null'),
+    ('consent_denied', "lower(consent) in ('denied', 'false', 'no', '0')"),
+    ('bot_user_agent', matches('lower(user_agent)', '(^|[^a-z])(bot|crawler|spider|scraper|headlesschrome|curl|wget|python-requests)([^a-z]|$)|bot[/; ]')),
+    ('bot_rate', 'is_too_many'),
+    ('odd_local_time', 'is_odd_local_time'),
+    ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
+    ('zero_price', "price = 0 and event_type = 'purchase'"),
+]) }}
+{% endmacro %}
+
+{# True of a row that breaks any of the rules. #}
+{% macro any_rule(rules) -%}
+coalesce(
+    {%- for rule, predicate in rules %}
+    ({{ predicate }}){{ " or" if not loop.last }}
+    {%- endfor %}, false
+)
+{%- endmacro %}

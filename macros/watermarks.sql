@@ -1,0 +1,31 @@
+{#
+  A watermark is the last lake snapshot that an incremental model has taken in. It moves in the model's own
+  transaction (a post-hook), so a build that dies leaves data and watermark agreeing.
+#}
+
+{% macro create_watermarks() -%}
+create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint)
+{%- endmacro %}
+
+{# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
+{% macro starts_afresh(model) %}
+    {%- if not execute %}{{ return(true) }}{% endif -%}
+    {%- set relation = adapter.get_relation(database=target.database, schema=target.schema, identifier=model) -%}
+    {{ return(relation is none or flags.FULL_REFRESH) }}
+{% endmacro %}
+
+{# SQL: the snapshot up to which `model` has read; null when it has read nothing. #}
+{% macro watermark(model) -%}
+{%- if starts_afresh(model) -%} cast(null as bigint)
+{%- else -%} (select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ model }}')
+{%- endif -%}
+{%- endmacro %}
+
+{# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). #}
+{% macro move_watermark(upstream=none) -%}
+delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
+insert into {{ target.schema }}.watermarks
+select '{{ this.identifier }}', {% if upstream %}(
+    select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ upstream }}'
+){% else %}{{ pinned() }}{% endif %}
+{%- endmacro %}

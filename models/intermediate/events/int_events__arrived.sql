@@ -1,0 +1,6 @@
+{{ config(
+    pre_hook="{{ set_since(watermark('int_events__validated')) }}",
+    post_hook="{{ move_watermark() }}",
+) }}
+-- The rows that this build has to judge: all of them in a full build, else those that came since the last one.
+select * from {{ ref('int_events__normalized') }}

@@ -1,0 +1,61 @@
+-- Every spelling of a category that was ever delivered, and the category it stands for: as seeds/category_map.csv says;
+-- else, where one slip of the keyboard (two in a long name) leads to exactly one mapped category, that one; else itself.
+with delivered as (
+
+    select category as category_name from {{ lake_table('events') }} as e
+    union
+    select {{ unfold('items') }}.item_category from {{ lake_table('ga4_events') }} as g
+    union
+    select category from {{ lake_table('products') }} as p
+
+),
+
+spellings as (
+
+    select distinct {{ category_spelling('category_name') }} as spelling
+    from delivered
+    where {{ clean_text('category_name') }} is not null
+
+),
+
+canonical as (
+
+    select distinct {{ category_spelling('category') }} as spelling, category
+    from {{ ref('category_map') }}
+    where category is not null
+
+),
+
+mapped as (
+
+    select {{ category_spelling('raw_category') }} as spelling, category from {{ ref('category_map') }}
+    union
+    select spelling, category from canonical
+
+),
+
+near as (
+
+    select
+        spellings.spelling,
+        min(canonical.category) as category
+    from spellings
+    inner join canonical
+        on {{ edit_distance('spellings.spelling', 'canonical.spelling') }}
+            <= case when length(canonical.spelling) >= 8 then 2 else 1 end
+    where length(canonical.spelling) >= 4
+    group by spellings.spelling
+    having count(*) = 1
+
+)
+
+select
+    spellings.spelling,
+    case
+        when mapped.spelling is not null then mapped.category
+        else coalesce(near.category, spellings.spelling)
+    end as category,
+    mapped.spelling is null and near.category is not null as is_corrected
+from spellings
+left join mapped on spellings.spelling = mapped.spelling
+left join near on spellings.spelling = near.spelling

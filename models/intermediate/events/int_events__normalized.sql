@@ -1,0 +1,43 @@
+-- One vocabulary: event types, currencies, categories, devices, identities; and the keys that tell two rows are one event.
+with unified as (
+
+    select * from {{ ref('int_events__unified') }}
+
+),
+
+translated as (
+
+    select
+        u.*,
+        t.event_type,
+        c.category,
+        case
+            when u.user_id is not null then 'u:' || u.user_id
+            when u.anonymous_id is not null then 'a:' || u.anonymous_id
+        end as identity,
+        case
+            when lower(u.device_name) in ('desktop', 'mobile', 'tablet') then lower(u.device_name)
+            when lower(u.device_name) in ('phone', 'smartphone', 'app', 'ios', 'android') then 'mobile'
+            when lower(u.device_name) in ('web', 'pc', 'computer', 'laptop') then 'desktop'
+            when u.device_name is not null then 'other'
+        end as device,
+        cast(u.event_at as date) as event_day,
+        coalesce(u.currency, '{{ var("reporting_currency") }}') as money_currency
+    from unified as u
+    left join {{ ref('event_types') }} as t on lower(u.event_name) = t.raw_name
+    left join {{ ref('int_events__categories') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
+
+)
+
+select
+    {{ all_but('t', ['category_name', 'device_name', 'money_currency', 'currency']) }},
+    coalesce(t.currency, case when t.price is not null then t.money_currency end) as currency,
+    r.rate,
+    cast(round(t.price * r.rate, 4) as decimal(18, 4)) as price_reported,
+    {{ id_hash(var('dedup_key') | map('string')) }} as dedup_key,
+    -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
+    case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,
+    -- The third layer: an order seen again.
+    case when t.event_type = 'purchase' then t.order_id end as purchase_order_id
+from translated as t
+left join {{ ref('int_events__rates') }} as r on t.money_currency = r.currency and t.event_day = r.rate_date

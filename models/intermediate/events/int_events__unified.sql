@@ -1,0 +1,128 @@
+-- Every event-bearing raw row that this build has to judge, from all sources, in one shape.
+{% set shared = [
+    'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'time_zone', 'expects', 'raw_error', 'ingested_at',
+    'raw_available_at', 'client_event_id', 'event_name', 'event_at', 'is_odd_local_time', 'user_id', 'anonymous_id',
+    'source_session_id', 'product_id', 'category_name', 'quantity', 'price', 'currency', 'order_id', 'line_id',
+    'has_bad_number', 'query', 'device_name', 'user_agent', 'page', 'referrer', 'campaign', 'country', 'consent', 'properties'
+] %}
+with orders as (
+
+    select * from {{ ref('int_events__orders') }}
+
+),
+
+tracked as (
+
+    select
+        {{ shared | join(', ') }},
+        cast(null as timestamp) as order_known_at,
+        false as needs_order,
+        false as is_disordered
+    from {{ ref('stg_events__events') }}
+    union all
+    select
+        {{ shared | join(', ') }},
+        cast(null as timestamp) as order_known_at,
+        false as needs_order,
+        false as is_disordered
+    from {{ ref('stg_ga4__events') }}
+
+),
+
+bought as (
+
+    select
+        i.row_id,
+        i.raw_table,
+        i.raw_rowid,
+        i.source,
+        i.position,
+        i.origin,
+        i.time_zone,
+        i.expects,
+        i.raw_error,
+        i.ingested_at,
+        i.raw_available_at,
+        cast(null as varchar) as client_event_id,
+        'purchase' as event_name,
+        o.created_at as event_at,
+        false as is_odd_local_time,
+        o.user_id,
+        o.anonymous_id,
+        o.source_session_id,
+        i.product_id,
+        cast(null as varchar) as category_name,
+        i.quantity,
+        i.price,
+        coalesce(i.currency, o.currency) as currency,
+        i.order_id,
+        i.line_id,
+        i.has_bad_number,
+        cast(null as varchar) as query,
+        cast(null as varchar) as device_name,
+        cast(null as varchar) as user_agent,
+        cast(null as varchar) as page,
+        cast(null as varchar) as referrer,
+        cast(null as varchar) as campaign,
+        cast(null as varchar) as country,
+        cast(null as varchar) as consent,
+        i.properties,
+        o.known_at as order_known_at,
+        true as needs_order,
+        coalesce(o.is_disordered, false) as is_disordered
+    from {{ ref('stg_shop__order_items') }} as i
+    left join orders as o on i.order_id = o.order_id
+
+),
+
+returned as (
+
+    select
+        r.row_id,
+        r.raw_table,
+        r.raw_rowid,
+        r.source,
+        r.position,
+        r.origin,
+        r.time_zone,
+        r.expects,
+        r.raw_error,
+        r.ingested_at,
+        r.raw_available_at,
+        r.refund_id as client_event_id,
+        'refund' as event_name,
+        r.refunded_at as event_at,
+        r.is_odd_local_time,
+        coalesce(r.user_id, o.user_id) as user_id,
+        o.anonymous_id,
+        cast(null as varchar) as source_session_id,
+        r.product_id,
+        cast(null as varchar) as category_name,
+        r.quantity,
+        cast(r.amount / nullif(r.quantity, 0) as decimal(18, 4)) as price,
+        coalesce(r.currency, o.currency) as currency,
+        r.order_id,
+        r.line_id,
+        r.has_bad_number,
+        cast(null as varchar) as query,
+        cast(null as varchar) as device_name,
+        cast(null as varchar) as user_agent,
+        cast(null as varchar) as page,
+        cast(null as varchar) as referrer,
+        cast(null as varchar) as campaign,
+        cast(null as varchar) as country,
+        cast(null as varchar) as consent,
+        r.properties,
+        o.known_at as order_known_at,
+        r.order_id is not null as needs_order,
+        coalesce(o.is_disordered, false) as is_disordered
+    from {{ ref('stg_shop__refunds') }} as r
+    left join orders as o on r.order_id = o.order_id
+
+)
+
+select * from tracked
+union all
+select * from bought
+union all
+select * from returned

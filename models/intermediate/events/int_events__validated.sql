@@ -1,0 +1,349 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key='row_id',
+    post_hook="{{ move_watermark('int_events__arrived') }}",
+) }}
+-- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
+--
+-- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
+-- key, an order, a busy day of one identity) or that waited for a customer, a product or an order to arrive.
+{% set rules = validation_rules() %}
+{% set incremental = is_incremental() %}
+with arrived as (
+
+    select * from {{ ref('int_events__arrived') }}
+
+),
+
+users as (
+
+    select * from {{ ref('int_identity__users') }}
+
+),
+
+products as (
+
+    select product_id, min(known_at) as known_at, max(arrived_in) as changed_in
+    from {{ ref('int_identity__product_versions') }}
+    group by product_id
+
+),
+
+{% if incremental %}
+watermark as (
+
+    select {{ watermark(this.identifier) }} as snapshot
+
+),
+
+replaced as (
+
+    select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id
+    from {{ this }} as t
+    inner join arrived as a on t.row_id = a.row_id
+
+),
+
+touched_keys as (
+
+    select dedup_key from arrived union select dedup_key from replaced
+
+),
+
+touched_client_keys as (
+
+    select client_key from arrived where client_key is not null
+    union
+    select client_key from replaced where client_key is not null
+
+),
+
+touched_orders as (
+
+    select purchase_order_id from arrived where purchase_order_id is not null
+    union
+    select purchase_order_id from replaced where purchase_order_id is not null
+
+),
+
+touched_days as (
+
+    select distinct identity, event_day from arrived where identity is not null and event_day is not null
+
+),
+
+reopened as (
+
+    select t.row_id
+    from {{ this }} as t
+    inner join users as u on t.user_id = u.user_id
+    where u.changed_in > (select w.snapshot from watermark as w)
+        and t.expects like '%customers%'
+        and t.user_known_at is distinct from u.known_at
+    union
+    select t.row_id
+    from {{ this }} as t
+    inner join {{ ref('int_identity__product_versions') }} as p on t.product_id = p.product_id
+    where p.arrived_in > (select w.snapshot from watermark as w)
+        and (t.product_known_at is distinct from p.first_known_at or t.available_at >= p.known_at)
+
+),
+
+known as (
+
+    select t.*
+    from {{ this }} as t
+    where t.row_id not in (select a.row_id from arrived as a)
+        and (
+            t.dedup_key in (select k.dedup_key from touched_keys as k)
+            or t.client_key in (select k.client_key from touched_client_keys as k)
+            or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
+            or (t.identity, t.event_day) in (select (d.identity, d.event_day) from touched_days as d)
+            or t.row_id in (select r.row_id from reopened as r)
+        )
+
+),
+
+{% endif %}
+candidates as (
+
+    select
+        {{ arrived_columns('a') }}
+        {% if incremental %},
+        false as was_judged,
+        o.arrival_day as prior_arrival_day,
+        false as is_duplicate_key,
+        false as is_duplicate_client_key,
+        false as is_repeated_order,
+        false as is_over_rate
+        {% endif %}
+    from arrived as a
+    {% if incremental %}
+    left join (
+        select row_id, least(arrival_day, prior_arrival_day) as arrival_day
+        from {{ this }}
+        where row_id in (select r.row_id from replaced as r)
+    ) as o on a.row_id = o.row_id
+    union all
+    select
+        {{ arrived_columns('k') }},
+        true as was_judged,
+        least(k.arrival_day, k.prior_arrival_day) as prior_arrival_day,
+        k.is_duplicate_key,
+        k.is_duplicate_client_key,
+        k.is_repeated_order,
+        k.is_over_rate
+    from known as k
+    {% endif %}
+
+),
+
+-- A row without an identity, a moment or a type is nobody's duplicate: two unreadable rows are two unreadable rows.
+whole as (
+
+    select *
+    from candidates
+    where raw_error is null and identity is not null and event_at is not null and event_type is not null
+
+),
+
+duplicate_keys as (
+
+    {{ later_in_group('whole', 'dedup_key', incremental, 'touched_keys') }}
+
+),
+
+duplicate_client_keys as (
+
+    {{ later_in_group('whole', 'client_key', incremental, 'touched_client_keys') }}
+
+),
+
+-- An order is told by the shop's database, if it is; else by the hit of it that arrived first.
+order_tellers as (
+
+    select
+        purchase_order_id,
+        max(case when origin = 'database' then 1 else 0 end) as in_database,
+        count(distinct case when origin = 'database' then null else event_at end) as web_moments
+    from whole
+    where purchase_order_id is not null
+    group by purchase_order_id
+
+),
+
+first_hits as (
+
+    select purchase_order_id, event_at as teller_at
+    from (
+        select
+            w.purchase_order_id,
+            w.event_at,
+            row_number() over (
+                partition by w.purchase_order_id order by w.raw_available_at, w.position, w.event_at, w.row_id
+            ) as place
+        from whole as w
+        inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
+        where t.in_database = 0 and t.web_moments > 1
+    ) as hits
+    where place = 1
+
+),
+
+repeated_orders as (
+
+    select w.row_id
+    from whole as w
+    inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
+    left join first_hits as f on w.purchase_order_id = f.purchase_order_id
+    where (t.in_database = 1 and w.origin <> 'database')
+        or (t.in_database = 0 and w.event_at <> f.teller_at)
+
+),
+
+busy_days as (
+
+    select identity, event_day
+    from whole
+    group by identity, event_day
+    having count(*) > {{ var('max_events_per_identity_day') }}
+
+),
+
+-- By order of arrival, so that what comes later never changes the verdict on what came before.
+over_rate as (
+
+    select row_id
+    from (
+        select
+            w.row_id,
+            row_number() over (
+                partition by w.identity, w.event_day order by w.raw_available_at, w.position, w.row_id
+            ) as place
+        from whole as w
+        inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
+        where w.origin <> 'database'
+    ) as places
+    where place > {{ var('max_events_per_identity_day') }}
+
+),
+
+joined as (
+
+    select
+        c.*,
+        {% if not incremental %}cast(null as date) as prior_arrival_day,{% endif %}
+        {{ in_group('dk', 'c.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key') }} as is_copy_by_key,
+        {{ in_group('dc', 'c.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key') }} as is_copy_by_client_key,
+        {{ in_group('ro', 'c.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id') }} as is_order_again,
+        {% if incremental %}
+        case
+            when (c.identity, c.event_day) in (select (d.identity, d.event_day) from touched_days as d)
+                then o.row_id is not null
+            else coalesce(c.is_over_rate, false)
+        end as is_too_many,
+        {% else %}
+        o.row_id is not null as is_too_many,
+        {% endif %}
+        u.known_at as user_seen_at,
+        p.known_at as product_seen_at
+    from candidates as c
+    left join duplicate_keys as dk on c.row_id = dk.row_id
+    left join duplicate_client_keys as dc on c.row_id = dc.row_id
+    left join repeated_orders as ro on c.row_id = ro.row_id
+    left join over_rate as o on c.row_id = o.row_id
+    left join users as u on c.user_id = u.user_id
+    left join products as p on c.product_id = p.product_id
+
+),
+
+judged as (
+
+    select
+        *,
+        case
+            when {{ any_rule(rules) }} then {{ list_of_true(rules) }}
+            else {{ empty_list() }}
+        end as broken
+    from joined
+
+),
+
+severities as (
+
+    select
+        {{ collect("case when severity = 'error' then rule_id end") }} as errors,
+        {{ collect("case when severity = 'warn' then rule_id end") }} as warnings
+    from {{ ref('validation_rules') }}
+
+),
+
+ruled as (
+
+    select
+        j.*,
+        {{ list_within('j.broken', 's.warnings') }} as warnings,
+        {{ list_within('j.broken', 's.errors') }} as errors,
+        {{ list_of_true([
+            ('duplicate_key', 'j.is_copy_by_key'),
+            ('duplicate_event_id', 'j.is_copy_by_client_key'),
+            ('repeated_order', 'j.is_order_again'),
+        ]) }} as copies
+    from judged as j
+    cross join severities as s
+
+),
+
+decided as (
+
+    select
+        r.*,
+        case
+            when {{ list_size('r.copies') }} > 0 then 'duplicate'
+            when {{ list_size('r.errors') }} > 0 then 'quarantined'
+            else 'kept'
+        end as verdict,
+        case when {{ list_size('r.copies') }} > 0 then r.copies else r.errors end as reasons,
+        -- Known to be clean only once all that the verdict rests on had arrived, and never before it happened.
+        greatest(
+            r.raw_available_at,
+            r.event_at,
+            case when r.expects like '%customers%' then r.user_seen_at end,
+            case when r.expects like '%products%' then r.product_seen_at end,
+            r.order_known_at
+        ) as available_at
+    from ruled as r
+
+)
+
+select
+    {{ arrived_columns('d') }},
+
+    ---------- the verdict
+    d.verdict,
+    d.reasons,
+    d.warnings,
+    d.is_copy_by_key as is_duplicate_key,
+    d.is_copy_by_client_key as is_duplicate_client_key,
+    d.is_order_again as is_repeated_order,
+    d.is_too_many as is_over_rate,
+
+    ---------- what it rests on
+    d.user_seen_at as user_known_at,
+    v.first_known_at as product_known_at,
+    d.available_at,
+    case when d.verdict = 'kept' then cast(d.available_at as date) end as arrival_day,
+    d.prior_arrival_day,
+
+    ---------- what the catalogue said by then
+    v.brand,
+    coalesce(v.category, d.category) as product_category,
+    v.price as list_price,
+
+    {{ pinned() }} as built_in
+from decided as d
+left join {{ ref('int_identity__product_versions') }} as v
+    on d.product_id = v.product_id
+    and d.available_at >= v.known_at
+    and (d.available_at < v.known_until or v.known_until is null)

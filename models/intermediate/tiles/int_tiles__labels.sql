@@ -1,0 +1,23 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook="{{ forget_days('arrival_day', first_changed_day()) }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- How often which label was seen among the clickstream, by arrival day.
+{% for label in ['device', 'country'] %}
+select
+    arrival_day,
+    '{{ label }}' as measure,
+    'all' as group_by,
+    'all' as group_key,
+    {{ label }} as observed,
+    cast(count(*) as bigint) as n
+from {{ ref('int_events__validated') }}
+where verdict = 'kept' and {{ label }} is not null and origin <> 'database'
+{% if is_incremental() %}
+    and arrival_day >= {{ first_changed_day() }}
+{% endif %}
+group by arrival_day, {{ label }}
+{{ "union all" if not loop.last }}
+{% endfor %}

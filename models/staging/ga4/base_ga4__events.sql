@@ -1,0 +1,1 @@
+select * from {{ lake_rows('ga4_events') }} as arrived

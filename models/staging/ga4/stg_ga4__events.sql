@@ -1,0 +1,61 @@
+-- One row for each item of an event, and one for an event without items.
+with raw_events as (
+
+    select * from {{ ref('base_ga4__events') }}
+
+),
+
+unfolded as (
+
+    select
+        raw_events.*,
+        unfolded.item,
+        unfolded.item_index
+    from raw_events
+    {{ unfold_items('raw_events.items') }}
+
+),
+
+final as (
+
+    select
+        {{ row_id('ga4_events', 'raw_rowid', 'item_index') }} as row_id,
+        'ga4_events' as raw_table,
+        {{ provenance() }},
+
+        ---------- what: GA4 has no id for an event, and times it to the microsecond
+        cast(null as varchar) as client_event_id,
+        {{ clean_text('event_name') }} as event_name,
+        {{ parse_time(clean_text('event_timestamp'), "'UTC'") }} as event_at,
+        false as is_odd_local_time,
+
+        ---------- who
+        {{ clean_text('user_id') }} as user_id,
+        {{ clean_text('user_pseudo_id') }} as anonymous_id,
+        cast({{ parameter('event_params', 'ga_session_id', 'int') }} as varchar) as source_session_id,
+
+        ---------- product
+        {{ product_key('item.item_id') }} as product_id,
+        {{ clean_text('item.item_category') }} as category_name,
+        cast(item.quantity as decimal(18, 3)) as quantity,
+        try_cast(item.price as decimal(18, 4)) as price,
+        coalesce(upper({{ clean_text(parameter('event_params', 'currency', 'string')) }}), 'USD') as currency,
+        {{ clean_text('ecommerce.transaction_id') }} as order_id,
+        cast(null as varchar) as line_id,
+        false as has_bad_number,
+
+        ---------- context
+        {{ clean_text(parameter('event_params', 'search_term', 'string')) }} as query,
+        {{ clean_text('device.category') }} as device_name,
+        cast(null as varchar) as user_agent,
+        {{ clean_text(parameter('event_params', 'page_location', 'string')) }} as page,
+        {{ clean_text(parameter('event_params', 'page_referrer', 'string')) }} as referrer,
+        {{ clean_text('traffic_source."medium"') }} as campaign,
+        {{ clean_text('geo.country') }} as country,
+        case when lower(privacy_info.analytics_storage) in ('no', '0', 'denied') then 'denied' end as consent,
+        cast(null as varchar) as properties
+    from unfolded
+
+)
+
+select * from final

@@ -1,0 +1,1 @@
+select * from {{ lake_table('customers') }} as customers

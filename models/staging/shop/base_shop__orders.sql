@@ -1,0 +1,1 @@
+select * from {{ lake_table('orders') }} as orders

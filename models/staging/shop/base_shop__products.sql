@@ -1,0 +1,1 @@
+select * from {{ lake_table('products') }} as products

@@ -1,0 +1,13 @@
+select
+    {{ row_id('order_items', 'raw_rowid') }} as row_id,
+    'order_items' as raw_table,
+    {{ provenance() }},
+    {{ clean_text('order_id') }} as order_id,
+    {{ clean_text('line_id') }} as line_id,
+    {{ product_key('product_id') }} as product_id,
+    {{ to_quantity('quantity') }} as quantity,
+    {{ to_money('price') }} as price,
+    upper({{ clean_text('currency') }}) as currency,
+    {{ not_a_number('quantity') }} or {{ not_a_number('price') }} as has_bad_number,
+    properties
+from {{ ref('base_shop__order_items') }}

@@ -1,0 +1,16 @@
+-- Every version of every order header.
+select
+    arrived_in,
+    {{ provenance() }},
+    {{ clean_text('order_id') }} as order_id,
+    {{ clean_text('user_id') }} as user_id,
+    {{ clean_text('anonymous_id') }} as anonymous_id,
+    {{ clean_text('session_id') }} as source_session_id,
+    lower({{ clean_text('status') }}) as status,
+    upper({{ clean_text('currency') }}) as currency,
+    {{ parse_time(clean_text('created_at'), "coalesce(_time_zone, 'UTC')") }} as created_at,
+    {{ parse_time(clean_text('paid_at'), "coalesce(_time_zone, 'UTC')") }} as paid_at,
+    {{ parse_time(clean_text('shipped_at'), "coalesce(_time_zone, 'UTC')") }} as shipped_at,
+    {{ parse_time(clean_text('updated_at'), "coalesce(_time_zone, 'UTC')") }} as updated_at,
+    payload
+from {{ ref('base_shop__orders') }}
