@@ -122,3 +122,11 @@ cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interva
 
 {% macro all_but(relation, columns) %}{{ return(adapter.dispatch('all_but', 'finegrain')(relation, columns)) }}{% endmacro %}
 {% macro duckdb__all_but(relation, columns) %}{{ relation }}.* exclude ({{ columns | join(', ') }}){% endmacro %}
+
+{% macro asof_left_join(left, right, on_equal, left_time, right_time) %}{{ return(adapter.dispatch('asof_left_join', 'finegrain')(left, right, on_equal, left_time, right_time)) }}{% endmacro %}
+{# `left` with, of the rows of `right` that agree on `on_equal`, the last one not later than it. Both are "relation as alias". #}
+{% macro duckdb__asof_left_join(left, right, on_equal, left_time, right_time) -%}
+{{ left }}
+    asof left join {{ right }}
+        on {% for pair in on_equal %}{{ pair[0] }} = {{ pair[1] }} and {% endfor %}{{ left_time }} >= {{ right_time }}
+{%- endmacro %}

@@ -1,0 +1,63 @@
+{# The bounds of what is believable, from an outlier rule (columns method, scale, factor, min_count) and a fit
+   (columns n, q25, q75, mean, std, log_mean, log_std): quartile fences or standard deviations, raw or on logarithms.
+   Null where the rule is unknown, the fit too small or without spread to speak of. #}
+{% macro outlier_bound(rule, fit, side) -%}
+{%- set sign = '-' if side == 'low' else '+' -%}
+{%- set quartile = 'q25' if side == 'low' else 'q75' -%}
+case
+    when {{ fit }}.n < {{ rule }}.min_count then null
+    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'raw'
+        then {{ fit }}.{{ quartile }} {{ sign }} {{ rule }}.factor * ({{ fit }}.q75 - {{ fit }}.q25)
+    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'log' and {{ fit }}.q25 > 0
+        then exp(ln({{ fit }}.{{ quartile }}) {{ sign }} {{ rule }}.factor * greatest(ln({{ fit }}.q75) - ln({{ fit }}.q25), 0.05))
+    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'raw'
+        then {{ fit }}.mean {{ sign }} {{ rule }}.factor * {{ fit }}.std
+    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'log'
+        then exp({{ fit }}.log_mean {{ sign }} {{ rule }}.factor * greatest({{ fit }}.log_std, 0.05))
+end
+{%- endmacro %}
+
+{# The group of a row that a rule of seeds/outlier_rules.csv or seeds/imputation_rules.csv names. #}
+{% macro group_of(group_by, columns) -%}
+case {{ group_by }}
+    {%- for name, column in columns.items() %}
+    when '{{ name }}' then {{ column }}
+    {%- endfor %}
+    when 'all' then 'all'
+end
+{%- endmacro %}
+
+{# A value after an outlier rule: capped, removed, or left as it is and flagged. #}
+{% macro treated(value, low, high, action) -%}
+case
+    when {{ action }} = 'cap' then least(greatest({{ value }}, coalesce({{ low }}, {{ value }})), coalesce({{ high }}, {{ value }}))
+    when {{ action }} = 'remove' and ({{ value }} < {{ low }} or {{ value }} > {{ high }}) then null
+    else {{ value }}
+end
+{%- endmacro %}
+
+
+{# Which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
+   fits did, which is what an arrival on day D does to the days from D + fit_lag_days on. #}
+{% macro find_rows_to_clean() -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+create or replace temporary table rows_to_clean as
+select v.row_id
+from {{ ref('int_events__validated') }} as v
+where v.built_in > coalesce({{ watermark(this.identifier) }}, -1)
+union
+select s.row_id
+from {{ ref('int_events__sessionized') }} as s
+where s.built_in > coalesce({{ watermark(this.identifier) }}, -1)
+union
+select v.row_id
+from {{ ref('int_events__validated') }} as v
+where v.event_day >= {{ add_days(first_changed_day(), var('fit_lag_days')) }}
+{%- endif %}
+{%- endmacro %}
+
+{% macro forget_rows_to_clean() -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+delete from {{ this }} where row_id in (select r.row_id from rows_to_clean as r)
+{%- endif %}
+{%- endmacro %}

@@ -1,0 +1,131 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook=["{{ find_touched_sessions() }}", "{{ forget_touched_sessions() }}"],
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- Kept events in their sessions. A session is what the source says or, where it says nothing, a run of one identity's
+-- events without a gap longer than session_gap_minutes. An order of the shop's database joins the session of the same
+-- order's web hit or, without one, of the last web event of its identity within order_join_minutes.
+--
+-- An incremental build takes up again only the sessions that a changed event touches (macros/sessions.sql).
+{% set incremental = is_incremental() %}
+with kept as (
+
+    select
+        v.row_id,
+        v.identity,
+        v.event_at,
+        v.dedup_key as event_id,
+        v.origin,
+        v.source_session_id,
+        v.purchase_order_id
+    from {{ ref('int_events__validated') }} as v
+    where v.verdict = 'kept'
+    {% if incremental %}
+        and (
+            v.row_id in (select t.row_id from touched_rows as t)
+            or v.row_id in (select s.row_id from touched_session_rows as s)
+        )
+    {% endif %}
+
+),
+
+web_hits as (
+
+    select
+        purchase_order_id,
+        identity,
+        min(source_session_id) as source_session_id
+    from {{ ref('int_events__validated') }}
+    where is_repeated_order and origin <> 'database' and source_session_id is not null and purchase_order_id is not null
+    {% if incremental %}
+        and purchase_order_id in (select k.purchase_order_id from kept as k)
+    {% endif %}
+    group by purchase_order_id, identity
+
+),
+
+told as (
+
+    select
+        k.*,
+        coalesce(k.source_session_id, h.source_session_id) as told_session_id
+    from kept as k
+    left join web_hits as h
+        on k.purchase_order_id = h.purchase_order_id and k.identity = h.identity and k.origin = 'database'
+
+),
+
+-- The last web event before each of an identity's events, to lead an order home. An ordered fold, not a self-join.
+led as (
+
+    select
+        *,
+        max(case when origin <> 'database' then event_at end) over before_it as last_web_at,
+        last_value(case when origin <> 'database' then coalesce(told_session_id, '') end ignore nulls) over before_it as last_web_session_id
+    from told
+    window before_it as (
+        partition by identity order by event_at, event_id rows between unbounded preceding and current row
+    )
+
+),
+
+chained as (
+
+    select
+        *,
+        case
+            when told_session_id is not null then told_session_id
+            when origin = 'database' and last_web_at >= event_at - {{ minutes(var('order_join_minutes')) }}
+                then nullif(last_web_session_id, '')
+        end as chain
+    from led
+
+),
+
+cut as (
+
+    select
+        *,
+        case
+            when chain is not null then 0
+            when lag(event_at) over in_chain >= event_at - {{ minutes(var('session_gap_minutes')) }} then 0
+            else 1
+        end as is_start
+    from chained
+    window in_chain as (partition by identity, chain order by event_at, event_id)
+
+),
+
+numbered as (
+
+    select
+        *,
+        sum(is_start) over (
+            partition by identity, chain order by event_at, event_id rows between unbounded preceding and current row
+        ) as run_number
+    from cut
+
+),
+
+named as (
+
+    select
+        *,
+        first_value(event_id) over (
+            partition by identity, chain, run_number order by event_at, event_id
+        ) as first_event_id
+    from numbered
+
+)
+
+select
+    row_id,
+    event_id,
+    identity,
+    event_at,
+    chain,
+    {{ id_hash(['identity', 'first_event_id']) }} as session_id,
+    {{ pinned() }} as built_in
+from named
