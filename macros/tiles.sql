@@ -1,0 +1,144 @@
+{#
+  The additive state that features are made of, declared once. Each tile is a grain of clean events by event day and
+  arrival day; each of its measures is [name, how it adds up, SQL over clean events]. A tile model applies it to closed
+  days, the as-of macros apply the same to the events of the day that is still open.
+#}
+
+{% macro tile_keys(tile) %}
+{{ return({
+    'identity_day': ['identity'],
+    'identity_product': ['identity', 'product_id', 'category', 'brand'],
+    'identity_session': ['identity', 'session_id'],
+    'identity_order': ['identity', 'order_key'],
+    'item': ['product_id', 'category'],
+}[tile]) }}
+{% endmacro %}
+
+{# Which clean events a tile is made of. #}
+{% macro tile_filter(tile) %}
+{{ return({
+    'identity_day': 'true',
+    'identity_product': 'product_id is not null',
+    'identity_session': 'session_id is not null',
+    'identity_order': 'order_key is not null',
+    'item': 'product_id is not null',
+}[tile]) }}
+{% endmacro %}
+
+{% macro count_of(event_type) %}cast(count(case when event_type = '{{ event_type }}' then 1 end) as bigint){% endmacro %}
+{% macro count_if(condition) %}cast(count(case when {{ condition }} then 1 end) as bigint){% endmacro %}
+{% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
+
+{% macro tile_measures(tile) %}
+{%- set priced = "event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null" -%}
+{%- set bought = "event_type = 'purchase'" -%}
+{%- set discounted = bought ~ " and list_price > price" -%}
+{%- set counts = [
+    ['views', 'sum', count_of('view_item')],
+    ['list_views', 'sum', count_of('view_item_list')],
+    ['searches', 'sum', count_of('search')],
+    ['cart_adds', 'sum', count_of('add_to_cart')],
+    ['cart_removes', 'sum', count_of('remove_from_cart')],
+    ['checkouts', 'sum', count_of('begin_checkout')],
+    ['wishlist_adds', 'sum', count_of('add_to_wishlist')],
+] -%}
+{%- set sales = [
+    ['units', 'sum', sum_if(bought, 'quantity')],
+    ['revenue', 'sum', sum_if(bought, 'amount')],
+    ['gross_revenue', 'sum', sum_if(bought, 'gross_amount')],
+    ['refunds', 'sum', sum_if("event_type = 'refund'", 'amount')],
+    ['refunded_units', 'sum', sum_if("event_type = 'refund'", 'quantity')],
+] -%}
+{%- set prices = [
+    ['priced_events', 'sum', count_if(priced)],
+    ['price_total', 'sum', sum_if(priced, 'price')],
+    ['price_square_total', 'sum', "cast(coalesce(sum(case when " ~ priced ~ " then price * price end), 0) as decimal(38, 8))"],
+    ['ranked_events', 'sum', count_if(priced ~ ' and price_percentile is not null')],
+    ['price_percentile_total', 'sum', sum_if(priced, 'price_percentile')],
+    ['listed_amount', 'sum', sum_if(bought ~ ' and list_price is not null', 'greatest(list_price, price) * quantity')],
+    ['discount_amount', 'sum', sum_if(discounted, '(list_price - price) * quantity')],
+] -%}
+{%- set moments = [
+    ['first_at', 'min', 'min(event_at)'],
+    ['last_at', 'max', 'max(event_at)'],
+    ['last_view_at', 'max', "max(case when event_type = 'view_item' then event_at end)"],
+    ['last_cart_add_at', 'max', "max(case when event_type = 'add_to_cart' then event_at end)"],
+    ['last_order_at', 'max', "max(case when event_type = 'purchase' then event_at end)"],
+] -%}
+{%- set habits = [
+    ['night_events', 'sum', count_if('extract(hour from event_at) < 6')],
+    ['morning_events', 'sum', count_if('extract(hour from event_at) between 6 and 11')],
+    ['afternoon_events', 'sum', count_if('extract(hour from event_at) between 12 and 17')],
+    ['evening_events', 'sum', count_if('extract(hour from event_at) >= 18')],
+    ['weekend_events', 'sum', count_if('extract(isodow from event_at) >= 6')],
+    ['desktop_events', 'sum', count_if("device = 'desktop'")],
+    ['mobile_events', 'sum', count_if("device = 'mobile'")],
+    ['tablet_events', 'sum', count_if("device = 'tablet'")],
+    ['device_events', 'sum', count_if('device is not null')],
+] -%}
+{%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
+{{ return({
+    'identity_day': events + counts + sales + prices + moments + habits,
+    'identity_product': events + counts + sales + moments,
+    'identity_session': events + [
+        ['first_at', 'min', 'min(event_at)'],
+        ['last_at', 'max', 'max(event_at)'],
+        ['cart_adds', 'sum', count_of('add_to_cart')],
+        ['purchases', 'sum', count_of('purchase')],
+        ['cart_value', 'sum', "cast(coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as decimal(38, 4))"],
+    ],
+    'identity_order': [
+        ['ordered_at', 'min', 'min(event_at)'],
+        ['units', 'sum', sum_if('true', 'quantity')],
+        ['revenue', 'sum', sum_if('true', 'amount')],
+        ['gross_revenue', 'sum', sum_if('true', 'gross_amount')],
+    ],
+    'item': events + counts + sales + prices + moments,
+}[tile]) }}
+{% endmacro %}
+
+{# SQL: the rows of a tile from `source`, a relation of clean events, by `also` columns and the tile's own keys and days. #}
+{% macro tile_rows(tile, source, also=[]) -%}
+select
+    {%- for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}
+    {{ key }},
+    {%- endfor %}
+    {%- for name, combine, expression in tile_measures(tile) %}
+    {{ expression }} as {{ name }}{{ "," if not loop.last }}
+    {%- endfor %}
+from {{ source }}
+where {{ tile_filter(tile) }}
+group by {% for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}{{ key }}{{ ", " if not loop.last }}{% endfor %}
+{%- endmacro %}
+
+{# The one grain by which a tile model replaces what changed, and pre-hooks that find and forget it. #}
+{% macro tile_grain(tile) %}{{ return('product_id' if tile == 'item' else 'identity') }}{% endmacro %}
+
+{% macro find_touched_tiles(tile) -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+create or replace temporary table touched_tiles as
+select {{ tile_grain(tile) }} as entity, event_day
+from {{ ref('int_events__validated') }}
+where built_in > coalesce({{ watermark(this.identifier) }}, -1)
+    and {{ tile_grain(tile) }} is not null and event_day is not null
+union
+select {{ tile_grain(tile) }} as entity, event_day
+from {{ ref('int_events__cleaned') }}
+where built_in > coalesce({{ watermark(this.identifier) }}, -1)
+    and {{ tile_grain(tile) }} is not null;
+delete from {{ this }}
+where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
+{%- endif %}
+{%- endmacro %}
+
+{# The clean events a tile model reads: all, or those of the entities and days that changed. #}
+{% macro tile_source(tile) -%}
+{%- if is_incremental() -%}
+(
+    select * from {{ ref('int_events__cleaned') }}
+    where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
+) as touched_events
+{%- else -%}
+{{ ref('int_events__cleaned') }} as events
+{%- endif -%}
+{%- endmacro %}
