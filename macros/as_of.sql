@@ -1,0 +1,135 @@
+{#
+  The as-of rule, in one place. A feature at moment t sees events with event_at < t that were available_at <= t. A window
+  of n days covers the n whole UTC days before t's day, and t's day up to t; windows of an hour or a day end at t itself.
+
+  What arrived before t's day is read from tiles, which are closed; what arrived on t's day is read from the events and
+  folded by the very same measures.
+#}
+
+{# CTE bodies. `members`: the spine with the identities that were known, at as_of, to be each customer's. #}
+{% macro as_of_members(spine, key='customer_id') -%}
+select
+    s.{{ key }},
+    s.as_of,
+    cast(s.as_of as date) as as_of_day,
+    l.identity
+from {{ spine }} as s
+inner join {{ ref('int_identity__links') }} as l
+    on s.{{ key }} = l.{{ key }}
+    and l.known_from <= s.as_of
+    and (l.known_to > s.as_of or l.known_to is null)
+{%- endmacro %}
+
+{# The rows of a tile that were visible at each as_of: `members` is a CTE with entity, as_of, as_of_day and `link`. #}
+{% macro as_of_tiles(tile, members='members', entity='customer_id', link='identity') -%}
+{%- set carried = tile_keys(tile) + ['event_day', 'arrival_day'] -%}
+select
+    m.{{ entity }}{{ ' as entity_key' if entity == link }},
+    m.as_of,
+    m.as_of_day,
+    {%- for key in carried if key != entity or entity == link %}
+    t.{{ key }},
+    {%- endfor %}
+    {%- for name, combine, expression in tile_measures(tile) %}
+    t.{{ name }}{{ "," if not loop.last }}
+    {%- endfor %}
+from {{ members }} as m
+inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} and t.arrival_day < m.as_of_day
+union all
+select
+    {{ 'entity_key' if entity == link else entity }},
+    as_of,
+    as_of_day,
+    {%- for key in carried if key != entity or entity == link %}
+    {{ key }},
+    {%- endfor %}
+    {%- for name, combine, expression in tile_measures(tile) %}
+    {{ name }}{{ "," if not loop.last }}
+    {%- endfor %}
+from (
+    {{ tile_rows(
+        tile,
+        "(" ~ as_of_open_events(members, entity, link) ~ ") as open_events",
+        also=['entity_key' if entity == link else entity, 'as_of', 'as_of_day']
+    ) | indent(4) }}
+) as open_tiles
+{%- endmacro %}
+
+{# The visible events that arrived on as_of's own day, which no tile may speak for. #}
+{% macro as_of_open_events(members, entity, link) -%}
+select
+    m.{{ entity }}{{ ' as entity_key' if entity == link }},
+    m.as_of,
+    m.as_of_day,
+    e.*
+from {{ members }} as m
+inner join {{ ref('int_events__cleaned') }} as e
+    on m.{{ link }} = e.{{ link }}
+    and e.arrival_day = m.as_of_day
+    and e.available_at <= m.as_of
+    and e.event_at < m.as_of
+where e.arrival_day >= (select min(d.as_of_day) from {{ members }} as d)
+{%- endmacro %}
+
+{# The visible events of the 24 hours before each as_of. #}
+{% macro as_of_last_day(members='members', entity='customer_id', link='identity') -%}
+select
+    m.{{ entity }}{{ ' as entity_key' if entity == link }},
+    m.as_of,
+    e.*
+from {{ members }} as m
+inner join {{ ref('int_events__cleaned') }} as e
+    on m.{{ link }} = e.{{ link }}
+    and e.event_at >= m.as_of - interval 24 hour
+    and e.event_at < m.as_of
+    and e.available_at <= m.as_of
+where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ members }} as d)
+{%- endmacro %}
+
+{# The windows made of days, as [suffix, days]; lifetime has none. #}
+{% macro day_windows() %}
+{%- set windows = [] -%}
+{%- for days in var('day_windows') %}{% do windows.append([days ~ 'd', days]) %}{% endfor -%}
+{% do windows.append(['lifetime', none]) %}
+{{ return(windows) }}
+{% endmacro %}
+
+{# SQL: whether a tile row's event day lies in the window; true for the lifetime. #}
+{% macro in_window(days, day='event_day', as_of_day='as_of_day') -%}
+{%- if days is none -%} true {%- else -%} {{ day }} >= {{ add_days(as_of_day, -1 * days) }} {%- endif -%}
+{%- endmacro %}
+
+{# SQL: a measure of tile rows summed over a window; 0 where there is nothing. #}
+{% macro window_sum(measure, days, type) -%}
+cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
+{%- endmacro %}
+
+{# SQL: distinct values over a window. #}
+{% macro window_distinct(expression, days, condition='true') -%}
+cast(count(distinct case when {{ in_window(days) }} and {{ condition }} then {{ expression }} end) as bigint)
+{%- endmacro %}
+
+{# SQL: numerator / denominator; null when there is nothing to share. #}
+{% macro share(numerator, denominator) -%}
+case when {{ denominator }} > 0 then cast({{ numerator }} as double) / cast({{ denominator }} as double) end
+{%- endmacro %}
+
+{# SQL: a rate pulled towards a prior by `smoothing_strength` pseudo-observations (the posterior mean of a beta-binomial
+   model whose prior mean is `prior`), within 0 and 1. #}
+{% macro smoothed_rate(successes, trials, prior) -%}
+least((cast({{ successes }} as double) + {{ var('smoothing_strength') }} * {{ prior }})
+    / (greatest(cast({{ trials }} as double), cast({{ successes }} as double)) + {{ var('smoothing_strength') }}), 1.0)
+{%- endmacro %}
+
+{# SQL: a sum of `value` weighted by 0.5 ^ (age in days / half-life), in exact millionths, so that order never shows. #}
+{% macro decayed_sum(value, half_life, day='event_day', as_of_day='as_of_day') -%}
+coalesce(cast(sum(cast(round(cast({{ value }} as double)
+    * power(0.5, {{ days_between(day, as_of_day) }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000, 0)
+{%- endmacro %}
+
+{# SQL: sample standard deviation from exact sums of integers or decimals. #}
+{% macro exact_std(n, total, total_square) -%}
+case when {{ n }} > 1 then round(sqrt(greatest(
+    cast({{ n }} * {{ total_square }} - {{ total }} * {{ total }} as double) / (cast({{ n }} as double) * ({{ n }} - 1)), 0
+)), 6) end
+{%- endmacro %}

@@ -1,0 +1,409 @@
+{% set counts = ['views', 'list_views', 'searches', 'cart_adds', 'cart_removes', 'checkouts', 'wishlist_adds'] %}
+{% set money = ['units', 'revenue', 'gross_revenue', 'refunds'] %}
+{% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
+{% set devices = ['desktop', 'mobile', 'tablet'] %}
+with spine as (
+
+    select customer_id, as_of from {{ ref('spine_customers') }}
+
+),
+
+members as (
+
+    {{ as_of_members('spine') | indent(4) }}
+
+),
+
+---------- what each source of state says at as_of
+
+days as (
+
+    {{ as_of_tiles('identity_day') | indent(4) }}
+
+),
+
+products as (
+
+    {{ as_of_tiles('identity_product') | indent(4) }}
+
+),
+
+sessions as (
+
+    {{ as_of_tiles('identity_session') | indent(4) }}
+
+),
+
+orders as (
+
+    {{ as_of_tiles('identity_order') | indent(4) }}
+
+),
+
+last_day as (
+
+    {{ as_of_last_day() | indent(4) }}
+
+),
+
+---------- the last hour and the last 24 hours, exact
+
+recent as (
+
+    select
+        customer_id,
+        as_of,
+        {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
+        {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
+        {% for measure, event_type in [
+            ('views', 'view_item'), ('list_views', 'view_item_list'), ('searches', 'search'), ('cart_adds', 'add_to_cart'),
+            ('cart_removes', 'remove_from_cart'), ('checkouts', 'begin_checkout'), ('wishlist_adds', 'add_to_wishlist'),
+        ] %}
+        {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        cast(count(distinct case when {{ inside }} then order_key end) as bigint) as orders_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
+        cast(count(distinct case when {{ inside }} then session_id end) as bigint) as sessions_{{ suffix }},
+        cast(count(distinct case when {{ inside }} then event_day end) as bigint) as active_days_{{ suffix }},
+        cast(count(distinct case when {{ inside }} then product_id end) as bigint) as distinct_products_{{ suffix }},
+        cast(count(distinct case when {{ inside }} and product_id is not null then category end) as bigint) as distinct_categories_{{ suffix }},
+        cast(count(distinct case when {{ inside }} and product_id is not null then brand end) as bigint) as distinct_brands_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from last_day
+    group by customer_id, as_of
+
+),
+
+---------- windows of days
+
+by_day as (
+
+    select
+        customer_id,
+        as_of,
+        min(first_at) as first_event_at,
+        max(last_at) as last_event_at,
+        max(last_view_at) as last_view_at,
+        max(last_cart_add_at) as last_cart_add_at,
+        {% for suffix, days in day_windows() %}
+        {% for measure in counts %}
+        {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% for measure in money %}
+        {{ window_sum(measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {{ window_distinct('event_day', days) }} as active_days_{{ suffix }},
+        {% endfor %}
+        {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
+        {{ share(window_sum('discount_amount', days, 'decimal(38, 4)'), window_sum('listed_amount', days, 'decimal(38, 4)')) }} as discount_share_{{ suffix }},
+        {{ share(window_sum('price_total', days, 'decimal(38, 4)'), window_sum('priced_events', days, 'bigint')) }} as price_mean_{{ suffix }},
+        {{ exact_std(
+            window_sum('priced_events', days, 'bigint'), window_sum('price_total', days, 'decimal(18, 4)'), window_sum('price_square_total', days, 'decimal(28, 8)')
+        ) }} as price_std_{{ suffix }},
+        {{ share(window_sum('price_percentile_total', days, 'decimal(38, 4)'), window_sum('ranked_events', days, 'bigint')) }} as price_percentile_mean_{{ suffix }},
+        {{ share(window_sum('refunded_units', days, 'decimal(38, 4)'), window_sum('units', days, 'decimal(38, 4)')) }} as returned_share_{{ suffix }},
+        {% for habit in habits %}
+        {{ share(window_sum(habit ~ '_events', days, 'bigint'), window_sum('events', days, 'bigint')) }} as {{ habit }}_share_{{ suffix }},
+        {% endfor %}
+        {% for device in devices %}
+        {{ share(window_sum(device ~ '_events', days, 'bigint'), window_sum('device_events', days, 'bigint')) }} as {{ device }}_share_{{ suffix }}{{ "," }}
+        {% endfor %}
+        {% endfor %}
+        cast(count(*) as bigint) as tile_rows
+    from days
+    group by customer_id, as_of
+
+),
+
+by_product as (
+
+    select
+        customer_id,
+        as_of,
+        {% for suffix, days in day_windows() %}
+        {{ window_distinct('product_id', days) }} as distinct_products_{{ suffix }},
+        {{ window_distinct('category', days) }} as distinct_categories_{{ suffix }},
+        {{ window_distinct('brand', days) }} as distinct_brands_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from products
+    group by customer_id, as_of
+
+),
+
+category_counts as (
+
+    select
+        customer_id,
+        as_of,
+        category,
+        {{ window_sum('events', 90, 'bigint') }} as events_90d,
+        {{ window_sum('events', none, 'bigint') }} as events_lifetime
+    from products
+    where category is not null
+    group by customer_id, as_of, category
+
+),
+
+category_totals as (
+
+    select
+        *,
+        sum(events_90d) over (partition by customer_id, as_of) as all_90d,
+        sum(events_lifetime) over (partition by customer_id, as_of) as all_lifetime
+    from category_counts
+
+),
+
+by_category as (
+
+    select
+        customer_id,
+        as_of,
+        {% for suffix in ['90d', 'lifetime'] %}
+        -- Shannon entropy, in nats.
+        round(sum(case
+            when events_{{ suffix }} > 0
+                then -(cast(events_{{ suffix }} as double) / all_{{ suffix }}) * ln(cast(events_{{ suffix }} as double) / all_{{ suffix }})
+        end), 9) as category_entropy_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from category_totals
+    group by customer_id, as_of
+
+),
+
+---------- sessions and carts
+
+whole_sessions as (
+
+    select
+        customer_id,
+        as_of,
+        as_of_day,
+        session_id,
+        {% for suffix, days in day_windows() %}
+        sum(case when {{ in_window(days) }} then events end) as events_{{ suffix }},
+        {% endfor %}
+        {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
+        {{ whole_seconds(
+            'min(case when ' ~ in_window(days) ~ ' then first_at end)', 'max(case when ' ~ in_window(days) ~ ' then last_at end)'
+        ) }} as seconds_{{ suffix }},
+        {% endfor %}
+        max(event_day) as last_day,
+        max(last_at) as last_at,
+        sum(cart_adds) as cart_adds,
+        sum(purchases) as purchases,
+        greatest(sum(cart_value), 0) as cart_value
+    from sessions
+    group by customer_id, as_of, as_of_day, session_id
+
+),
+
+by_session as (
+
+    select
+        customer_id,
+        as_of,
+        {% for suffix, days in day_windows() %}
+        cast(count(events_{{ suffix }}) as bigint) as sessions_{{ suffix }},
+        {% endfor %}
+        {% for suffix in ['90d', 'lifetime'] %}
+        {{ share('sum(seconds_' ~ suffix ~ ')', 'count(seconds_' ~ suffix ~ ')') }} as session_seconds_mean_{{ suffix }},
+        {% endfor %}
+        {% for suffix, days in [('30d', 30), ('90d', 90), ('lifetime', none)] %}
+        {% set abandoned %}cart_adds > 0 and purchases = 0
+            and last_at < as_of - {{ minutes(var('session_gap_minutes')) }} and {{ in_window(days, 'last_day') }}{% endset %}
+        {{ count_if(abandoned) }} as abandoned_carts_{{ suffix }},
+        {{ sum_if(abandoned, 'cart_value') }} as abandoned_cart_value_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from whole_sessions
+    group by customer_id, as_of
+
+),
+
+---------- orders
+
+whole_orders as (
+
+    select
+        customer_id,
+        as_of,
+        as_of_day,
+        order_key,
+        min(ordered_at) as ordered_at,
+        {% for suffix, days in day_windows() %}
+        count(case when {{ in_window(days) }} then 1 end) as lines_{{ suffix }},
+        {% endfor %}
+        sum(revenue) as revenue
+    from orders
+    group by customer_id, as_of, as_of_day, order_key
+
+),
+
+spaced_orders as (
+
+    select
+        *,
+        {{ whole_seconds(
+            'lag(ordered_at) over (partition by customer_id, as_of order by ordered_at, order_key)', 'ordered_at'
+        ) }} as gap_seconds
+    from whole_orders
+
+),
+
+by_order as (
+
+    select
+        customer_id,
+        as_of,
+        {% for suffix, days in day_windows() %}
+        {{ count_if('lines_' ~ suffix ~ ' > 0') }} as orders_{{ suffix }},
+        {% endfor %}
+        min(ordered_at) as first_order_at,
+        max(ordered_at) as last_order_at,
+        {{ share('sum(revenue)', 'count(*)') }} as order_value_mean,
+        cast(max(revenue) as decimal(38, 4)) as order_value_max,
+        {{ share('sum(gap_seconds)', '(count(gap_seconds) * 86400)') }} as order_gap_days_mean,
+        {{ exact_std(
+            'count(gap_seconds)', 'cast(sum(gap_seconds) as decimal(19, 0))',
+            'cast(sum(cast(gap_seconds as decimal(19, 0)) * cast(gap_seconds as decimal(19, 0))) as decimal(38, 0))'
+        ) }} / 86400 as order_gap_days_std
+    from spaced_orders
+    group by customer_id, as_of
+
+),
+
+---------- what the shop as a whole does, for the rates of those of whom little is known
+
+moments as (
+
+    select distinct as_of, cast(as_of as date) as as_of_day from spine
+
+),
+
+shop as (
+
+    select
+        m.as_of,
+        coalesce({{ share('sum(t.cart_adds)', 'sum(t.views)') }}, 0) as cart_rate,
+        coalesce({{ share('sum(t.units)', 'sum(t.cart_adds)') }}, 0) as order_rate
+    from moments as m
+    left join {{ ref('int_tiles__item') }} as t on t.arrival_day < m.as_of_day
+    group by m.as_of
+
+),
+
+rfm as (
+
+    select
+        s.customer_id,
+        s.as_of,
+        max(case when b.measure = 'recency_days' then b.score end) as rfm_recency_score,
+        max(case when b.measure = 'orders' then b.score end) as rfm_frequency_score,
+        max(case when b.measure = 'revenue' then b.score end) as rfm_monetary_score
+    from spine as s
+    inner join by_order as o on s.customer_id = o.customer_id and s.as_of = o.as_of
+    inner join by_day as d on s.customer_id = d.customer_id and s.as_of = d.as_of
+    inner join {{ ref('int_fits__rfm_bounds') }} as b
+        on (b.measure = 'recency_days' and {{ hours_between('o.last_order_at', 's.as_of') }} / 24 >= b.at_least
+            and ({{ hours_between('o.last_order_at', 's.as_of') }} / 24 < b.below or b.below is null))
+        or (b.measure = 'orders' and o.orders_365d > 0 and o.orders_365d >= b.at_least and (o.orders_365d < b.below or b.below is null))
+        or (b.measure = 'revenue' and o.orders_365d > 0 and d.revenue_365d >= b.at_least and (d.revenue_365d < b.below or b.below is null))
+    group by s.customer_id, s.as_of
+
+),
+
+final as (
+
+    select
+        ---------- key
+        s.customer_id,
+        s.as_of,
+        b.built_from,
+
+        ---------- windows
+        {% for suffix in ['1h', '24h'] %}
+        {% for measure in counts + ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
+        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% for measure in money %}
+        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% endfor %}
+        {% for suffix, days in day_windows() %}
+        {% for measure in counts + money + ['active_days'] %}
+        coalesce(d.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
+        coalesce(v.sessions_{{ suffix }}, 0) as sessions_{{ suffix }},
+        coalesce(p.distinct_products_{{ suffix }}, 0) as distinct_products_{{ suffix }},
+        coalesce(p.distinct_categories_{{ suffix }}, 0) as distinct_categories_{{ suffix }},
+        coalesce(p.distinct_brands_{{ suffix }}, 0) as distinct_brands_{{ suffix }},
+        {% endfor %}
+
+        ---------- recency and tenure
+        {{ hours_between('d.last_view_at', 's.as_of') }} as hours_since_view,
+        {{ hours_between('d.last_cart_add_at', 's.as_of') }} as hours_since_cart_add,
+        {{ hours_between('o.last_order_at', 's.as_of') }} as hours_since_order,
+        {{ hours_between('d.last_event_at', 's.as_of') }} as hours_since_session,
+        {{ hours_between('d.first_event_at', 's.as_of') }} / 24 as tenure_days,
+
+        ---------- orders
+        o.order_value_mean,
+        o.order_value_max,
+        o.order_gap_days_mean,
+        o.order_gap_days_std,
+        o.order_gap_days_mean - {{ hours_between('o.last_order_at', 's.as_of') }} / 24 as days_to_expected_order,
+        {% for suffix in ['90d', 'lifetime'] %}
+        d.discount_share_{{ suffix }},
+        d.returned_share_{{ suffix }} as return_rate_{{ suffix }},
+        {% endfor %}
+
+        ---------- rates, smoothed towards the shop's
+        {% for suffix in ['90d', 'lifetime'] %}
+        {{ smoothed_rate('coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'coalesce(d.views_' ~ suffix ~ ', 0)', 'least(h.cart_rate, 1)') }} as view_to_cart_rate_{{ suffix }},
+        {{ smoothed_rate('coalesce(d.units_' ~ suffix ~ ', 0)', 'coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'least(h.order_rate, 1)') }} as cart_to_order_rate_{{ suffix }},
+        {% endfor %}
+
+        ---------- carts
+        {% for suffix in ['30d', '90d', 'lifetime'] %}
+        coalesce(v.abandoned_carts_{{ suffix }}, 0) as abandoned_carts_{{ suffix }},
+        coalesce(v.abandoned_cart_value_{{ suffix }}, 0) as abandoned_cart_value_{{ suffix }},
+        {% endfor %}
+
+        ---------- taste and habit
+        {% for suffix in ['90d', 'lifetime'] %}
+        d.price_mean_{{ suffix }},
+        d.price_std_{{ suffix }},
+        d.price_percentile_mean_{{ suffix }},
+        c.category_entropy_{{ suffix }},
+        {% for habit in habits + devices %}
+        d.{{ habit }}_share_{{ suffix }},
+        {% endfor %}
+        v.session_seconds_mean_{{ suffix }},
+        v.session_seconds_mean_{{ suffix }} is null as session_seconds_mean_{{ suffix }}_was_missing,
+        {% endfor %}
+
+        ---------- segment
+        cast(f.rfm_recency_score as integer) as rfm_recency_score,
+        cast(f.rfm_frequency_score as integer) as rfm_frequency_score,
+        cast(f.rfm_monetary_score as integer) as rfm_monetary_score,
+        g.segment as rfm_segment
+    from spine as s
+    cross join {{ ref('int_identity__build') }} as b
+    left join recent as r on s.customer_id = r.customer_id and s.as_of = r.as_of
+    left join by_day as d on s.customer_id = d.customer_id and s.as_of = d.as_of
+    left join by_product as p on s.customer_id = p.customer_id and s.as_of = p.as_of
+    left join by_category as c on s.customer_id = c.customer_id and s.as_of = c.as_of
+    left join by_session as v on s.customer_id = v.customer_id and s.as_of = v.as_of
+    left join by_order as o on s.customer_id = o.customer_id and s.as_of = o.as_of
+    left join shop as h on s.as_of = h.as_of
+    left join rfm as f on s.customer_id = f.customer_id and s.as_of = f.as_of
+    left join {{ ref('int_fits__rfm_segments') }} as g
+        on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score
+
+)
+
+select * from final
