@@ -1,0 +1,358 @@
+"""What people and machines do: visits with their funnels, orders, and bots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestration.simulation.numbers import Array, Rows, size, take, weighted
+from orchestration.simulation.words import (
+    ADD,
+    AGENTS,
+    APP,
+    BOT_AGENTS,
+    CAMPAIGNS,
+    CART,
+    CHANNEL_ROWS,
+    CHECKOUT,
+    DAY,
+    DETAIL,
+    HOUR,
+    KIND,
+    LIST,
+    LOGIN,
+    MARKET_CURRENCY,
+    MARKETS,
+    MINUTE,
+    NO_QUANTITY,
+    PAGE,
+    PAYMENT,
+    PURCHASE,
+    QUERY_WORDS,
+    REMOVE,
+    SEARCH,
+    SECOND,
+    SELECT,
+    STORE,
+    TYPES,
+    VIEW,
+    VISIT_ROWS,
+    WEB,
+    WISH,
+)
+from orchestration.simulation.world import World
+
+#: Who is logged in during a visit.
+NEVER, FROM_THE_START, ON_THE_WAY = range(3)
+
+
+@dataclass
+class Counters:
+    """Numbers that go on from block to block, and the end of each household's last visit (µs)."""
+
+    last_end: Array
+    session: int = 0
+    event: int = 0
+    order: int = 0
+
+
+def visit(
+    world: World, rng: np.random.Generator, visits: Array, first_hour: int, counters: Counters
+) -> tuple[Rows, Rows]:
+    """The visits of some hours: rows of behaviour, clean but for denied consents, and the purchases among them.
+
+    `visits` counts them by hour, from `first_hour` on, and market.
+    """
+    begun = _arrivals(world, rng, visits, first_hour)
+    looks, happens = _script(world, rng, begun)
+    events = _events(rng, begun, looks, happens)
+    _leave_out_overlaps(world, begun, events, counters)
+    rows = _rows(world, rng, begun, looks, events, counters)
+    return rows, take(rows, np.flatnonzero(rows["type"] == PURCHASE))
+
+
+def _arrivals(world: World, rng: np.random.Generator, visits: Array, first_hour: int) -> Rows:
+    """Who comes when, where, and logged in or not. One row a visit."""
+    hour, market = (index.repeat(visits.ravel()) for index in np.indices(visits.shape).reshape(2, -1))
+    n = len(hour)
+    start = world.start + ((first_hour + hour + rng.random(n)) * HOUR).astype(np.int64)
+    person = weighted(rng, world.activity, world.people_from[market], world.people_from[market + 1])
+    channel = _channels(rng, market)
+    start = _into_the_odd_hour(world, rng, start, channel)
+    start = _to_clock(start, channel)
+    known = (world.customer[person] >= 0) & (start > world.signup[person] + 2 * MINUTE)
+    u = rng.random(n)
+    login = np.select(
+        [~known, u < 0.45, (u < 0.68) & (channel != STORE)], [NEVER, FROM_THE_START, ON_THE_WAY], default=NEVER
+    )
+    views = np.minimum(rng.geometric(0.28, n), 14)
+    device = np.where(
+        channel == APP,
+        len(world.agents) + person,
+        world.device_from[person] + (rng.random(n) * world.devices[person]).astype(int),
+    )
+    return {
+        "start": start,
+        "person": person,
+        "market": market,
+        "channel": channel,
+        "login": login,
+        "views": views,
+        "login_at": (rng.random(n) * views).astype(int),
+        "device": device,
+        "campaign": np.where(rng.random(n) < 0.45, 0, rng.integers(1, len(CAMPAIGNS), n)),
+        "declines": rng.random(n) < 0.01,
+    }
+
+
+def _to_clock(t: Array, channel: Array) -> Array:
+    """Moments as the channel's clock has them: whole seconds in the store, milliseconds on the web."""
+    return t - np.where(channel == STORE, t % SECOND, np.where(channel == WEB, t % 1000, 0))
+
+
+def _channels(rng: np.random.Generator, market: Array) -> Array:
+    """A channel for each visit; the store stands in Germany."""
+    web, app, store = (share / mean for share, mean in zip(CHANNEL_ROWS, VISIT_ROWS, strict=True))
+    u = rng.random(len(market)) * (web + app + store)
+    store_here = np.where(market == 0, store / MARKETS[0].share, 0)
+    # Elsewhere web and app share what the store takes in Germany.
+    scale = (web + app + store - store_here) / (web + app)
+    return np.where(u < store_here, STORE, np.where(u < store_here + app * scale, APP, WEB))
+
+
+def _into_the_odd_hour(world: World, rng: np.random.Generator, start: Array, channel: Array) -> Array:
+    """Move some of the store's visits of a clock-change day into the hour that does not exist or comes twice."""
+    for hour in world.clock_changes:
+        day = world.start + hour * HOUR // DAY * DAY
+        there = (channel == STORE) & (start >= day) & (start < day + DAY) & (rng.random(len(start)) < 0.15)
+        # Clocks go back: the hour before the change and the hour after it read the same.
+        twice = int(world.offset[0, hour] < world.offset[0, hour - 1])
+        within = (rng.random(len(start)) * (1 + twice) * 45 * MINUTE).astype(np.int64)
+        start = np.where(there, world.start + (hour - twice) * HOUR + within, start)
+    return start
+
+
+def _script(world: World, rng: np.random.Generator, begun: Rows) -> tuple[Rows, Array]:
+    """One row for each product that a visit looks at, and flags for all that happens around it, in the order of TYPES."""
+    views, login = begun["views"], begun["login"]
+    visit = np.repeat(np.arange(len(views)), views)
+    nth = np.arange(len(visit)) - np.repeat(np.cumsum(views) - views, views)
+    low, high = np.zeros(len(visit), int), np.full(len(visit), world.products)
+    keen = rng.random(len(visit)) < 0.65
+    liked = world.favourite[begun["person"][visit[keen]]]
+    low[keen], high[keen] = world.products_from[liked], world.products_from[liked + 1]
+    looks = {
+        "visit": visit,
+        "nth": nth,
+        "product": weighted(rng, world.popularity, low, high),
+        "quantity": rng.choice([1, 2, 3, 4, 6], len(visit), p=[0.82, 0.11, 0.04, 0.02, 0.01]),
+    }
+
+    u = rng.random((len(visit), len(TYPES)), dtype=np.float32)
+    online = begun["channel"][visit] != STORE
+    first, last = nth == 0, nth == views[visit] - 1
+    now = (login[visit] == ON_THE_WAY) & (nth == begun["login_at"][visit])
+    again = (login[visit] == FROM_THE_START) & first & (u[:, LOGIN] < 0.25)
+    happens = np.zeros(u.shape, bool)
+    happens[:, PAGE] = first & online
+    happens[:, LOGIN] = online & (now | again)
+    happens[:, SEARCH] = u[:, SEARCH] < 0.2
+    happens[:, LIST] = online & (u[:, LIST] < 0.4)
+    happens[:, SELECT] = online & (happens[:, SEARCH] | happens[:, LIST]) & (u[:, SELECT] < 0.6)
+    happens[:, VIEW] = True
+    happens[:, WISH] = online & (u[:, WISH] < 0.05)
+    happens[:, ADD] = u[:, ADD] < np.where(login[visit] != NEVER, 0.17, 0.09)
+    happens[:, REMOVE] = online & happens[:, ADD] & (u[:, REMOVE] < 0.1)
+    filled = np.zeros(len(views), bool)
+    filled[visit[happens[:, ADD] & ~happens[:, REMOVE] & online]] = True
+    at_the_till = last & filled[visit]
+    happens[:, CART] = at_the_till & (u[:, CART] < 0.7)
+    happens[:, CHECKOUT] = at_the_till & (u[:, CHECKOUT] < 0.55)
+    happens[:, PAYMENT] = happens[:, CHECKOUT] & (u[:, PAYMENT] < 0.85)
+    happens[:, PURCHASE] = happens[:, PAYMENT] & (u[:, PURCHASE] < 0.9)
+    return looks, happens
+
+
+def _events(rng: np.random.Generator, begun: Rows, looks: Rows, happens: Array) -> Rows:
+    """Look by look, flag by flag: the events in their order, each some seconds after the one before."""
+    look, kind = np.nonzero(happens)
+    visit = looks["visit"][look]
+    opens = np.r_[True, visit[1:] != visit[:-1]]
+    passed = np.cumsum(np.where(opens, 0, np.clip(rng.lognormal(np.log(20), 0.9, len(look)), 1.2, 540)))
+    passed -= passed[opens][np.cumsum(opens) - 1]
+    t = begun["start"][visit] + (passed * SECOND).astype(np.int64)
+    return {"look": look, "type": kind, "visit": visit, "t": t, "kept": np.ones(len(look), bool)}
+
+
+def _leave_out_overlaps(world: World, begun: Rows, events: Rows, counters: Counters) -> None:
+    """Clear `kept` on the events of visits that begin within an hour of another one of their household."""
+    visit, t = events["visit"], events["t"]
+    end = t[np.r_[visit[1:] != visit[:-1], True]]
+    household, start = world.household[begun["person"]], begun["start"]
+    by_start = np.lexsort((start, household))
+    who, opens = household[by_start], start[by_start]
+    # The latest end so far within the household: a running maximum, lifted so that no household reaches into the next.
+    lift = (who - who.min(initial=0)) * ((int(end.max(initial=0)) - int(start.min(initial=0))) // 1000 + 1)
+    ends = (end[by_start] - int(start.min(initial=0))) // 1000 + lift
+    latest = (np.maximum.accumulate(ends) - lift) * 1000 + int(start.min(initial=0))
+    before = np.r_[0, latest[:-1]]
+    before[np.r_[True, who[1:] != who[:-1]]] = 0
+    apart = opens > np.maximum(before, counters.last_end[who]) + HOUR
+    np.maximum.at(counters.last_end, who[apart], end[by_start][apart])
+    kept = np.empty(len(start), bool)
+    kept[by_start] = apart
+    events["kept"] = kept[visit]
+
+
+def _rows(world: World, rng: np.random.Generator, begun: Rows, looks: Rows, events: Rows, counters: Counters) -> Rows:
+    """The rows of the events that are kept: one for each item of an event that has several."""
+    n = len(begun["start"])
+    look, kind, visit = events["look"], events["type"], events["visit"]
+    app = begun["channel"][visit] == APP
+    lines, line_count, line_from = _cart_lines(world, n, looks, events)
+    has_cart = (kind == PURCHASE) | (app & ((kind == CHECKOUT) | (kind == PAYMENT)))
+    items = np.select([~events["kept"], has_cart, (kind == LIST) & app], [0, line_count[visit], 3], default=1)
+
+    # From here on, one place a row: e is its event, s its visit.
+    e = np.repeat(np.arange(len(look)), items)
+    s, nth = visit[e], np.arange(len(e)) - np.repeat(np.cumsum(items) - items, items)
+    kind, has_cart, channel = kind[e], has_cart[e], begun["channel"][s]
+    source = look[e]
+    source[has_cart] = lines[line_from[s[has_cart]] + nth[has_cart]]
+    product = looks["product"][source]
+    category = world.category[product]
+    # A list shows a product and those next to it.
+    listed = (kind == LIST) & (channel == APP)
+    first, end = world.products_from[category], world.products_from[category + 1]
+    product = np.where(listed, first + (product - first + nth) % (end - first), product)
+    names_product = np.isin(kind, (SELECT, VIEW, WISH, ADD, REMOVE)) | listed | has_cart
+    counts = np.isin(kind, (ADD, REMOVE)) | has_cart
+    t = _to_clock(events["t"][e], channel)
+    currency = MARKET_CURRENCY[begun["market"][s]]
+
+    bought = (events["type"] == PURCHASE) & events["kept"]
+    order = np.where(bought, counters.order + np.cumsum(bought), -1)
+    buys = np.zeros(n, bool)
+    buys[visit[bought]] = True
+    denied = begun["declines"] & ~buys & (begun["login"] == NEVER) & (begun["channel"] != STORE)
+    since = looks["nth"][look[e]] - begun["login_at"][s]
+    logged_in = (begun["login"][s] == FROM_THE_START) | (
+        (begun["login"][s] == ON_THE_WAY) & ((since > 0) | ((since == 0) & (kind >= LOGIN)))
+    )
+    device = begun["device"][s]
+    words = category * len(QUERY_WORDS) + looks["nth"][look[e]] % len(QUERY_WORDS)
+    rows = {
+        "t": t,
+        "received": t,
+        "type": kind.astype(np.int8),
+        "channel": channel.astype(np.int8),
+        "session": counters.session + s,
+        "began": begun["start"][s],
+        "device": device,
+        "market": begun["market"][s].astype(np.int8),
+        "user": np.where(logged_in, world.customer[begun["person"][s]], -1).astype(np.int32),
+        "product": np.where(names_product, product, -1).astype(np.int32),
+        "category": np.where(names_product | (kind == LIST), category, -1).astype(np.int16),
+        "quantity": np.where(counts, looks["quantity"][source], NO_QUANTITY),
+        "price": np.where(names_product, world.shown_price(product, t, currency), np.nan),
+        "currency": np.where(names_product, currency, -1).astype(np.int8),
+        "order": order[e],
+        "query": np.where(kind == SEARCH, words, -1).astype(np.int32),
+        "agent": world.agents[np.minimum(device, len(world.agents) - 1)].astype(np.int16),
+        "campaign": begun["campaign"][s].astype(np.int8),
+        "consent": np.where(denied[s], 2, np.where(s % 20 == 0, 0, 1)).astype(np.int8),
+        "event": counters.event + e,
+        "uid": counters.event + np.arange(len(e)),
+        "kind": np.where(denied[s], KIND["denied_consent"], 0).astype(np.int8),
+        "detail": np.zeros(len(e), np.int8),
+        "truth": np.full(len(e), np.nan),
+    }
+    counters.session += n
+    counters.event += max(len(look), len(e))
+    counters.order += int(bought.sum())
+    return rows
+
+
+def _cart_lines(world: World, visits: int, looks: Rows, events: Rows) -> tuple[Array, Array, Array]:
+    """What is left in each visit's cart, each product once: the looks that put it there, and by visit how many there are
+    and where they begin."""
+    added = np.zeros(size(looks), bool)
+    added[events["look"][events["type"] == ADD]] = True
+    added[events["look"][events["type"] == REMOVE]] = False
+    look = np.flatnonzero(added)
+    _, once = np.unique(looks["visit"][look] * world.products + looks["product"][look], return_index=True)
+    look = look[once]
+    count = np.bincount(looks["visit"][look], minlength=visits)
+    return look, count, np.cumsum(count) - count
+
+
+def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
+    """Machines on the web shop: some say so, some click faster than people can, some go slowly and never sleep."""
+    declared, fast, stealthy = (DETAIL[name] for name in ("declared", "fast", "stealthy"))
+
+    def runs(sort: int, share: float, low: int, high: int, needs: int) -> tuple[Array, Array]:
+        """Runs of one sort and their lengths, to make up that share of all rows; none in a shop smaller than `needs`."""
+        count = max(1, round(world.events * share * 2 / (low + high))) if world.events >= needs else 0
+        return np.full(count, sort), rng.integers(low, high, count)
+
+    sorts = (
+        runs(declared, 0.004, 30, 90, 0),
+        runs(fast, 0.003, 1500, 2500, 20_000),
+        runs(stealthy, 0.0015, 500, 750, 20_000),
+    )
+    sort, length = (np.concatenate(column) for column in zip(*sorts, strict=True))
+    run = np.repeat(np.arange(len(sort)), length)
+    n = len(run)
+    opens = np.r_[True, run[1:] != run[:-1]]
+    gap = np.select(
+        [sort[run] == declared, sort[run] == fast],
+        [0.5 + rng.exponential(4, n), 1 + rng.exponential(8, n)],
+        default=rng.uniform(200, 420, n),
+    )
+    passed = np.cumsum(gap)
+    passed -= passed[opens][run]
+    # A fast one does its work within one day; a stealthy one takes two or three.
+    took = (passed[np.r_[opens[1:], True]] * SECOND).astype(np.int64)
+    whole_days = np.where(sort == stealthy, 3, 1)
+    day = (rng.random(len(sort)) * np.maximum(world.days - whole_days, 1)).astype(int)
+    room = np.where(sort == fast, np.maximum(DAY - took, 0), DAY)
+    begin = world.start + day * DAY + (rng.random(len(sort)) * room).astype(np.int64)
+    t = begin[run] + (passed * SECOND).astype(np.int64)
+    t -= t % 1000
+    kind = rng.choice([VIEW, LIST, PAGE], n, p=[0.8, 0.15, 0.05])
+    product = weighted(rng, world.popularity, np.zeros(n, int), np.full(n, world.products))
+    market = rng.integers(0, len(MARKETS), len(sort))[run]
+    agent = np.where(
+        sort == declared,
+        len(AGENTS) + rng.integers(0, len(BOT_AGENTS), len(sort)),
+        rng.integers(0, len(AGENTS), len(sort)),
+    )
+    rows = {
+        "t": t,
+        "received": t + 100_000,
+        "type": kind.astype(np.int8),
+        "channel": np.full(n, WEB, np.int8),
+        "session": (1 << 40) + run,
+        "began": begin[run],
+        "device": len(world.agents) + world.people + run,
+        "market": market.astype(np.int8),
+        "user": np.full(n, -1, np.int32),
+        "product": np.where(kind == VIEW, product, -1).astype(np.int32),
+        "category": np.where(kind == PAGE, -1, world.category[product]).astype(np.int16),
+        "quantity": np.full(n, NO_QUANTITY, np.int64),
+        "price": np.where(kind == VIEW, world.shown_price(product, t, MARKET_CURRENCY[market]), np.nan),
+        "currency": np.where(kind == VIEW, MARKET_CURRENCY[market], -1).astype(np.int8),
+        "order": np.full(n, -1),
+        "query": np.full(n, -1, np.int32),
+        "agent": agent[run].astype(np.int16),
+        "campaign": np.zeros(n, np.int8),
+        "consent": np.ones(n, np.int8),
+        "event": counters.event + np.arange(n),
+        "uid": counters.event + np.arange(n),
+        "kind": np.full(n, KIND["bot"], np.int8),
+        "detail": sort[run].astype(np.int8),
+        "truth": np.full(n, np.nan),
+    }
+    counters.event += n
+    return rows

@@ -1,0 +1,152 @@
+"""The names of things in the simulated shop, and the numbers that stand for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+SECOND: Final = 1_000_000
+MINUTE: Final = 60 * SECOND
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+
+@dataclass(frozen=True)
+class Market:
+    code: str
+    country: str
+    currency: str
+    zone: str
+    share: float
+
+
+MARKETS: Final = (
+    Market("DE", "Germany", "EUR", "Europe/Berlin", 0.30),
+    Market("FR", "France", "EUR", "Europe/Paris", 0.12),
+    Market("ES", "Spain", "EUR", "Europe/Madrid", 0.08),
+    Market("GB", "United Kingdom", "GBP", "Europe/London", 0.18),
+    Market("SE", "Sweden", "SEK", "Europe/Stockholm", 0.10),
+    Market("US", "United States", "USD", "America/New_York", 0.14),
+    Market("US", "United States", "USD", "America/Los_Angeles", 0.08),
+)
+CURRENCIES: Final = ("EUR", "USD", "GBP", "SEK")
+#: Units of a currency for one euro, as the shop's price list uses them all year.
+RATES: Final = (1.0, 1.04, 0.84, 11.3)
+#: The currency of each market.
+MARKET_CURRENCY: Final = np.array([CURRENCIES.index(market.currency) for market in MARKETS])
+#: Written where a currency should be; no table of rates has them.
+UNKNOWN_CURRENCIES: Final = ("XXX", "ZZZ", "POINTS")
+
+CATEGORIES: Final = (
+    "electronics", "computers", "smartphones", "kitchenware", "furniture", "gardening", "toys and games", "books",
+    "clothing", "footwear", "cosmetics", "sporting goods", "groceries", "pet supplies", "stationery", "musical instruments",
+)  # fmt: skip
+
+
+def misspellings(category: str) -> tuple[str, ...]:
+    """How careless hands write a category: a letter lost, doubled, swapped or wrong, and odd case and spacing."""
+    at = len(category) // 2
+    return (
+        category[: at - 1] + category[at:],
+        category[:at] + category[at] + category[at:],
+        category[:-2] + category[-1] + category[-2],
+        category[:at] + ("x" if category[at] != "x" else "z") + category[at + 1 :],
+        category.upper() + "  ",
+        " " + category[:at] + category[at + 1 :].title(),
+    )
+
+
+#: Every way a category is written: the right ones first, then each one's misspellings in turn.
+SPELLINGS: Final = CATEGORIES + tuple(text for category in CATEGORIES for text in misspellings(category))
+WRONG_WAYS: Final = len(misspellings(CATEGORIES[0]))
+
+#: The canonical event types, by code, each with the word that the shop's own tracker uses.
+TYPES: Final = {
+    "page_view": "page", "login": "login", "search": "search", "view_item_list": "list", "select_item": "click",
+    "view_item": "view", "add_to_wishlist": "wish", "add_to_cart": "cart_add", "remove_from_cart": "cart_remove",
+    "view_cart": "cart", "begin_checkout": "checkout", "add_payment_info": "payment", "purchase": "buy",
+}  # fmt: skip
+(PAGE, LOGIN, SEARCH, LIST, SELECT, VIEW, WISH, ADD, REMOVE, CART, CHECKOUT, PAYMENT, PURCHASE) = range(len(TYPES))
+STORE_WORDS: Final = {SEARCH: "find", VIEW: "look", ADD: "basket"}
+
+WEB, APP, STORE = range(3)
+#: Share of the rows by channel, and (measured) rows of an average visit there.
+CHANNEL_ROWS: Final = (0.65, 0.30, 0.05)
+VISIT_ROWS: Final = (9.2, 11.95, 4.55)
+#: Share of all rows that is neither a machine's nor a second copy, as measured.
+CLEAN_SHARE: Final = 0.985
+
+#: Planted dirt. The number is used inside; the name is the truth file's.
+KINDS: Final = (
+    "clean", "exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin", "late_event",
+    "naive_local_time", "wrong_unit", "misspelt_category", "price_outlier", "missing_value", "orphan_user",
+    "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
+    "bad_quantity", "bad_price", "orphan_order",
+)  # fmt: skip
+KIND: Final = {name: code for code, name in enumerate(KINDS)}
+
+DETAILS: Final = (
+    "", "price, at random", "price, not at random", "quantity, at random", "cut short", "plain text", "an array",
+    "a bad time", "declared", "fast", "stealthy", "missing hour", "doubled hour", "ordinary hour", "times 100",
+    "divided by 100", "times 10", "same bytes", "other id, page and agent", "same id, a few ms off",
+)  # fmt: skip
+DETAIL: Final = {name: code for code, name in enumerate(DETAILS)}
+
+#: Stands for a quantity that is not there.
+NO_QUANTITY: Final = -(2**31)
+#: People and products from here on exist in no table of the shop.
+GHOST_USER: Final = 9_000_000
+GHOST_PRODUCT: Final = 900_000
+
+_WINDOWS, _MAC = "Windows NT 10.0; Win64; x64", "Macintosh; Intel Mac OS X 10_15_7"
+_PIXEL, _IPHONE, _IPAD = (
+    "Linux; Android 14; Pixel 8",
+    "iPhone; CPU iPhone OS 17_4 like Mac OS X",
+    "iPad; CPU OS 17_4 like Mac OS X",
+)
+
+
+def _chrome(system: str, version: int) -> str:
+    return f"Mozilla/5.0 ({system}) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{version}.0.0.0 Safari/537.36"
+
+
+def _safari(system: str, version: int) -> str:
+    return f"Mozilla/5.0 ({system}) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.{version} Mobile/15E148 Safari/604.1"
+
+
+#: (device, user agent) of people's browsers.
+AGENTS: Final = (
+    *(("desktop", _chrome(_WINDOWS, version)) for version in range(124, 134)),
+    *(("desktop", _chrome(_MAC, version)) for version in range(128, 134)),
+    *(("mobile", _chrome(_PIXEL, version)) for version in range(124, 134)),
+    *(("mobile", _safari(_IPHONE, version)) for version in range(1, 7)),
+    *(("tablet", _safari(_IPAD, version)) for version in range(1, 5)),
+)
+BOT_AGENTS: Final = (
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+    "Mozilla/5.0 (compatible; AhrefsBot/7.0; +http://ahrefs.com/robot/)",
+    "Mozilla/5.0 (compatible; Yahoo! Slurp; http://help.yahoo.com/help/us/ysearch/slurp)",
+    "Baiduspider+(+http://www.baidu.com/search/spider.htm)",
+    "python-requests/2.32.3",
+)
+#: (referrer, campaign) by which a visit came; none for those who typed the address.
+CAMPAIGNS: Final = (
+    None,
+    ("https://www.google.com/", None),
+    ("https://www.google.com/", "brand_search"),
+    ("https://www.instagram.com/", "spring_looks"),
+    ("https://mail.example/", "newsletter"),
+    ("https://deals.example/", "promo_week"),
+)
+QUERY_WORDS: Final = ("best", "cheap", "new", "small", "blue", "gift", "used", "sale")
+BRANDS: Final = (
+    "Aurora", "Birch", "Cobalt", "Delta", "Ember", "Fjord", "Granite", "Harbor", "Iris", "Juniper", "Kestrel", "Lumen",
+)  # fmt: skip
+
+
+def queries() -> list[str]:
+    """Every search text: each word with each category, category by category."""
+    return [f"{word} {category}" for category in CATEGORIES for word in QUERY_WORDS]
