@@ -104,12 +104,12 @@ def _customers(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gene
         con,
         query
         + """, gaps as (
-            select n, 'income' as what, income as value from numbered where income_missing
-            union all select n, 'born', born from numbered where born_missing
-            union all select n, 'household', household from numbered where household_missing
+            select n, number, 'income' as what, income as value from numbered where income_missing
+            union all select n, number, 'birth_year', born from numbered where born_missing
+            union all select n, number, 'household_size', household from numbered where household_missing
         )
         select 'missing_value' as kind, 'customers' as raw_table, 'shop_database' as source,
-            'customers.csv#' || n as position, what as detail, value::double as true_value, null::varchar as true_text
+            'customers.csv#' || n as position, printf('C%07d', number) as key, what as detail, value::double as true_value, null::varchar as true_text
         from gaps order by n, what""",
         facts=facts,
     )
@@ -165,13 +165,15 @@ def _products(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gener
         con,
         query
         + """, dirt as (
-            select n, number, 'misspelt_category' as kind, null::double as value, right_category::varchar as text
+            select n, number, 'misspelt_category' as kind, null::varchar as detail, null::double as value,
+                right_category::varchar as text
             from numbered where misspelt
-            union all select n, number, 'wrong_unit', grams, unit::varchar from numbered where "foreign" and not weight_missing
-            union all select n, number, 'missing_value', grams, 'weight' from numbered where weight_missing
+            union all select n, number, 'wrong_unit', unit::varchar, grams, null from numbered
+            where "foreign" and not weight_missing
+            union all select n, number, 'missing_value', 'weight', grams, null from numbered where weight_missing
         )
         select kind, 'products' as raw_table, 'shop_database' as source, 'products.csv#' || n as position,
-            printf('SKU-%06d', number) as detail, value as true_value, text as true_text
+            printf('SKU-%06d', number) as key, detail, value as true_value, text as true_text
         from dirt order by n, kind""",
         versions=versions,
     )
@@ -263,7 +265,8 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
             _ask(
                 con,
                 """select 'disordered_times' as kind, 'order_items' as raw_table, 'shop_database' as source,
-                'order_items.parquet#' || n as position, disorder as detail, null::double as true_value, order_id as true_text
+                'order_items.parquet#' || n as position, order_id as key, disorder as detail, null::double as true_value,
+                null::varchar as true_text
             from (select *, row_number() over () as n from items) where disorder is not null order by n""",
                 items=items,
             )
@@ -330,7 +333,7 @@ def _refunds(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Genera
     truth = _ask(
         con,
         """select 'orphan_order' as kind, 'refunds' as raw_table, 'shop_database' as source, 'refunds.parquet#' || n as position,
-            order_id as detail, null::double as true_value, null::varchar as true_text
+            order_id as key, null::varchar as detail, null::double as true_value, null::varchar as true_text
         from refunds where u < 0.0005 or n = 1 order by n""",
         refunds=refunds,
     )

@@ -46,10 +46,11 @@ from orchestration.simulation.world import World
 
 
 class Truth:
-    """What is wrong with which row: (kind, raw_table, source, position, detail, true_value, true_text), by kind."""
+    """What is wrong with which row, a file a kind: where the row is (`position` as the loader numbers it; `key` is the
+    product, customer or order of a table's row), in which way it is wrong, and what should have been there."""
 
     SCHEMA: Final = pa.schema(
-        [(name, pa.string()) for name in ("kind", "raw_table", "source", "position", "detail")]
+        [(name, pa.string()) for name in ("kind", "raw_table", "source", "position", "key", "detail")]
         + [("true_value", pa.float64()), ("true_text", pa.string())]
     )
 
@@ -67,6 +68,7 @@ class Truth:
             pa.repeat(raw_table, len(kind)),
             pa.repeat(source, len(kind)),
             position,
+            pa.nulls(len(kind), pa.string()),
             coded(np.where(rows["detail"] > 0, rows["detail"], -1), DETAILS).cast(pa.string()),
             pa.array(value, mask=np.isnan(value) | misspelt),
             coded(np.where(misspelt, np.nan_to_num(value), -1).astype(int), CATEGORIES).cast(pa.string()),
