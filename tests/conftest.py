@@ -1,0 +1,64 @@
+"""What all tests share: where the project and the real data are, a home of their own, and dbt in a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from orchestration.settings import Settings, settings
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# The time one example takes says nothing on a shared machine; in CI the examples are the same in every run.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of this project."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared_data(project: Path) -> Path:
+    """The folder of real shops' data beside the project; the test is skipped where it is absent."""
+    folder = project.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real data (../shared/data beside the project) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of DuckDB extensions for all tests: unpacking them again for each would cost seconds."""
+    return tmp_path_factory.mktemp("extensions")
+
+
+@pytest.fixture
+def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A fresh FINEGRAIN_HOME, in the environment of this test and of the processes it starts."""
+    for name in [name for name in os.environ if name.startswith("FINEGRAIN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FINEGRAIN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
+    return settings()
+
+
+def run_dbt(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `dbt <arguments>` on the dbt project in `folder`, in a process of its own; its output is text."""
+    return subprocess.run(
+        [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments],
+        cwd=folder,
+        env={**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
