@@ -3,10 +3,10 @@
 {% macro value_sums(value) -%}
 cast(count(*) as bigint) as n,
         cast(sum(cast({{ value }} as decimal(18, 4))) as decimal(38, 4)) as total,
-        cast(sum(cast({{ value }} as decimal(18, 4)) * cast({{ value }} as decimal(18, 4))) as decimal(38, 8)) as total_square,
+        cast(sum(cast({{ value }} as decimal(19, 4)) * cast({{ value }} as decimal(19, 4))) as decimal(38, 8)) as total_square,
         cast(count(case when {{ value }} > 0 then 1 end) as bigint) as log_n,
         cast(coalesce(sum({{ log_micros(value) }}), 0) as decimal(38, 0)) as log_total,
-        cast(coalesce(sum(cast({{ log_micros(value) }} as decimal(18, 0)) * cast({{ log_micros(value) }} as decimal(18, 0))), 0) as decimal(38, 0)) as log_total_square
+        cast(coalesce(sum(cast({{ log_micros(value) }} as decimal(19, 0)) * cast({{ log_micros(value) }} as decimal(19, 0))), 0) as decimal(38, 0)) as log_total_square
 {%- endmacro %}
 
 {% macro log_micros(value) -%}

@@ -8,7 +8,7 @@
     from {{ source('lake', table) }} at (version => getvariable('pinned'))
     where getvariable('since') is null
     union all
-    select * exclude (snapshot_id, rowid, change_type), rowid as raw_rowid
+    select *, rowid as raw_rowid
     from ducklake_table_insertions(
         'lake', 'raw', '{{ table }}',
         least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
