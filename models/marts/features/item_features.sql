@@ -1,0 +1,313 @@
+{% set counts = ['views', 'list_views', 'cart_adds', 'cart_removes', 'wishlist_adds', 'orders'] %}
+{% set money = ['units', 'revenue', 'gross_revenue', 'refunds'] %}
+{% set rate_windows = ['30d', 'lifetime'] %}
+with spine as (
+
+    select product_id, as_of from {{ ref('spine_items') }}
+
+),
+
+---------- ranks and category rates need all items of a moment, whichever of them the spine asks for
+
+moments as (
+
+    select distinct as_of, cast(as_of as date) as as_of_day from spine
+
+),
+
+catalogue as (
+
+    select
+        m.as_of,
+        v.product_id,
+        v.category,
+        v.brand,
+        v.price,
+        v.first_known_at,
+        v.created_at
+    from moments as m
+    inner join {{ ref('int_identity__product_versions') }} as v
+        on v.known_at <= m.as_of and (v.known_until > m.as_of or v.known_until is null)
+
+),
+
+members as (
+
+    select distinct p.product_id, m.as_of, m.as_of_day
+    from moments as m
+    cross join (
+        select product_id, arrival_day from {{ ref('int_tiles__item') }}
+        union
+        select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
+    ) as p
+    where p.arrival_day <= m.as_of_day
+
+),
+
+---------- what each source of state says at as_of
+
+days as (
+
+    {{ as_of_tiles('item', entity='product_id', link='product_id') | indent(4) }}
+
+),
+
+last_day as (
+
+    {{ as_of_last_day(entity='product_id', link='product_id') | indent(4) }}
+
+),
+
+known_links as (
+
+    select
+        m.as_of,
+        m.as_of_day,
+        l.identity,
+        l.customer_id
+    from moments as m
+    inner join {{ ref('int_identity__links') }} as l
+        on l.known_from <= m.as_of and (l.known_to > m.as_of or l.known_to is null)
+
+),
+
+shoppers as (
+
+    {{ as_of_tiles('identity_product', members='known_links') | indent(4) }}
+
+),
+
+---------- windows
+
+recent as (
+
+    select
+        product_id,
+        as_of,
+        {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
+        {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
+        {% for measure, event_type in [
+            ('views', 'view_item'), ('list_views', 'view_item_list'), ('cart_adds', 'add_to_cart'),
+            ('cart_removes', 'remove_from_cart'), ('wishlist_adds', 'add_to_wishlist'),
+        ] %}
+        {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        cast(count(distinct case when {{ inside }} then order_key end) as bigint) as orders_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
+        {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
+        cast(count(distinct case when {{ inside }} then customer_id end) as bigint) as users_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from (
+        select e.*, l.customer_id
+        from last_day as e
+        inner join known_links as l on e.identity = l.identity and e.as_of = l.as_of
+    ) as resolved
+    group by product_id, as_of
+
+),
+
+by_day as (
+
+    select
+        product_id,
+        as_of,
+        max(category) as seen_category,
+        min(first_at) as first_seen_at,
+        max(last_at) as last_seen_at,
+        max(last_order_at) as last_order_at,
+        {% for suffix, days in day_windows() %}
+        {% for measure in counts %}
+        {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% for measure in money %}
+        {{ window_sum(measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% endfor %}
+        {{ window_sum('refunded_units', none, 'decimal(38, 4)') }} as refunded_units_lifetime,
+        {{ share(window_sum('price_total', 30, 'decimal(38, 4)'), window_sum('priced_events', 30, 'bigint')) }} as price_mean_30d,
+        -- The whole days before today, so that a morning does not look like a slump.
+        {% for days in [7, 30] %}
+        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then views end), 0) as double) / {{ days }} as views_sma_{{ days }}d,
+        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then units end), 0) as double) / {{ days }} as units_sma_{{ days }}d,
+        {% endfor %}
+        -- An exponential average: weights halve with every half-life, and add up to one.
+        {% for half_life in var('half_lives') %}
+        {{ decayed_sum('case when event_day < as_of_day then views end', half_life) }}
+            * (1 - power(0.5, 1 / {{ half_life }}.0)) / power(0.5, 1 / {{ half_life }}.0) as views_ema_{{ half_life }}d{{ "," if not loop.last }}
+        {% endfor %}
+    from days
+    group by product_id, as_of
+
+),
+
+by_customer as (
+
+    select
+        product_id,
+        as_of,
+        as_of_day,
+        customer_id,
+        max(event_day) as last_day,
+        count(distinct case when units > 0 then event_day end) as days_bought
+    from shoppers
+    group by product_id, as_of, as_of_day, customer_id
+
+),
+
+by_users as (
+
+    select
+        product_id,
+        as_of,
+        {% for suffix, days in day_windows() %}
+        {{ count_if(in_window(days, 'last_day')) }} as users_{{ suffix }},
+        {% endfor %}
+        {{ count_if('days_bought > 0') }} as buyers_lifetime,
+        {{ share('count(case when days_bought > 1 then 1 end)', 'count(case when days_bought > 0 then 1 end)') }} as repeat_buy_rate
+    from by_customer
+    group by product_id, as_of
+
+),
+
+latest_prices as (
+
+    select product_id, as_of, price
+    from (
+        select
+            product_id,
+            as_of,
+            {{ share('sum(price_total)', 'sum(priced_events)') }} as price,
+            row_number() over (partition by product_id, as_of order by event_day desc) as newest
+        from days
+        where priced_events > 0
+        group by product_id, as_of, event_day
+    ) as daily
+    where newest = 1
+
+),
+
+---------- one row an item of the shop
+
+items as (
+
+    select
+        m.product_id,
+        m.as_of,
+        coalesce(c.category, d.seen_category) as category,
+        c.brand,
+        coalesce(cast(c.price as double), l.price) as price_now,
+        least(coalesce(c.created_at, c.first_known_at), c.first_known_at, d.first_seen_at) as born_at,
+        d.last_seen_at,
+        d.last_order_at,
+        {% for suffix, days in day_windows() %}
+        {% for measure in counts + money %}
+        coalesce(d.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% endfor %}
+        coalesce(d.refunded_units_lifetime, 0) as refunded_units_lifetime,
+        d.price_mean_30d,
+        {% for days in [7, 30] %}
+        coalesce(d.views_sma_{{ days }}d, 0) as views_sma_{{ days }}d,
+        coalesce(d.units_sma_{{ days }}d, 0) as units_sma_{{ days }}d,
+        {% endfor %}
+        {% for half_life in var('half_lives') %}
+        coalesce(d.views_ema_{{ half_life }}d, 0) as views_ema_{{ half_life }}d{{ "," if not loop.last }}
+        {% endfor %}
+    from members as m
+    left join catalogue as c on m.product_id = c.product_id and m.as_of = c.as_of
+    left join by_day as d on m.product_id = d.product_id and m.as_of = d.as_of
+    left join latest_prices as l on m.product_id = l.product_id and m.as_of = l.as_of
+    where c.product_id is not null or d.product_id is not null
+
+),
+
+ranked as (
+
+    select
+        *,
+        {% for suffix in rate_windows %}
+        {{ share('sum(cart_adds_' ~ suffix ~ ') over in_category', 'sum(views_' ~ suffix ~ ') over in_category') }} as category_cart_rate_{{ suffix }},
+        {{ share('sum(orders_' ~ suffix ~ ') over in_category', 'sum(cart_adds_' ~ suffix ~ ') over in_category') }} as category_order_rate_{{ suffix }},
+        {{ share('sum(orders_' ~ suffix ~ ') over in_category', 'sum(views_' ~ suffix ~ ') over in_category') }} as category_buy_rate_{{ suffix }},
+        {% endfor %}
+        cast(rank() over (partition by as_of order by views_7d desc) as bigint) as popularity_rank_7d,
+        cast(rank() over (partition by as_of order by views_30d desc) as bigint) as popularity_rank_30d,
+        cast(rank() over (partition by as_of order by revenue_30d desc) as bigint) as revenue_rank_30d,
+        case
+            when price_now is not null
+                then percent_rank() over (partition by as_of, category, price_now is null order by price_now)
+        end as price_percentile_in_category
+    from items
+    window in_category as (partition by as_of, category)
+
+),
+
+final as (
+
+    select
+        ---------- key
+        s.product_id,
+        s.as_of,
+        b.built_from,
+
+        ---------- windows
+        {% for suffix in ['1h', '24h'] %}
+        {% for measure in counts + money + ['users'] %}
+        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% endfor %}
+        {% for suffix, days in day_windows() %}
+        {% for measure in counts + money %}
+        i.{{ measure }}_{{ suffix }},
+        {% endfor %}
+        coalesce(u.users_{{ suffix }}, 0) as users_{{ suffix }},
+        {% endfor %}
+
+        ---------- recency and age
+        {{ hours_between('i.last_seen_at', 's.as_of') }} as hours_since_event,
+        {{ hours_between('i.last_order_at', 's.as_of') }} as hours_since_order,
+        greatest({{ hours_between('i.born_at', 's.as_of') }} / 24, 0) as age_days,
+
+        ---------- rates, smoothed towards the category's
+        {% for suffix in rate_windows %}
+        {{ smoothed_rate('i.cart_adds_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_cart_rate_' ~ suffix ~ ', 0), 1)') }} as view_to_cart_rate_{{ suffix }},
+        {{ smoothed_rate('i.orders_' ~ suffix, 'i.cart_adds_' ~ suffix, 'least(coalesce(i.category_order_rate_' ~ suffix ~ ', 0), 1)') }} as cart_to_order_rate_{{ suffix }},
+        {{ smoothed_rate('i.orders_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_buy_rate_' ~ suffix ~ ', 0), 1)') }} as view_to_order_rate_{{ suffix }},
+        {% endfor %}
+        u.repeat_buy_rate,
+        least({{ share('i.refunded_units_lifetime', 'i.units_lifetime') }}, 1.0) as return_rate_lifetime,
+
+        ---------- popularity
+        i.popularity_rank_7d,
+        i.popularity_rank_30d,
+        i.revenue_rank_30d,
+        i.views_sma_7d,
+        i.views_sma_30d,
+        i.units_sma_7d,
+        i.units_sma_30d,
+        {% for half_life in var('half_lives') %}
+        i.views_ema_{{ half_life }}d,
+        {% endfor %}
+        -- Above 1 when the last week ran ahead of the last month; one view a month is added to both, so that a
+        -- single view does not make a trend.
+        (i.views_sma_7d + 1 / 30.0) / (i.views_sma_30d + 1 / 30.0) as views_trend_7d_30d,
+        (i.units_sma_7d + 1 / 30.0) / (i.units_sma_30d + 1 / 30.0) as units_trend_7d_30d,
+
+        ---------- price
+        i.category,
+        i.brand,
+        i.price_now,
+        i.price_mean_30d,
+        {{ share('i.price_now', 'i.price_mean_30d') }} as price_to_mean_30d,
+        i.price_percentile_in_category
+    from spine as s
+    cross join {{ ref('int_identity__build') }} as b
+    inner join ranked as i on s.product_id = i.product_id and s.as_of = i.as_of
+    left join recent as r on s.product_id = r.product_id and s.as_of = r.as_of
+    left join by_users as u on s.product_id = u.product_id and s.as_of = u.as_of
+
+)
+
+select * from final
