@@ -77,7 +77,7 @@ class Score:
 def score(warehouse: Path, truth: Path) -> list[Score]:
     """Compare the warehouse of a build over a simulated shop with that shop's truth.
 
-    `truth` is the simulation's folder or its `truth` folder. Raises FinegrainError when either is not what it should be.
+    `truth` is the simulation's folder or its `truth` folder. Raises FinegrainError when one of them is not there.
     """
     folder = truth / "truth" if (truth / "truth").is_dir() else truth
     files = sorted(str(path) for path in folder.glob("*.parquet") if path.stem not in _BACKGROUND)
@@ -153,11 +153,12 @@ create temp table judged as
         and (verdict <> 'kept' or (source, position) in (select (t.source, t.position) from truth as t))
     group by raw_table, source, position;
 create temp table cleaned as
-    select v.raw_table, v.source, v.position, v.rate, c.price, c.price_is_outlier, c.price_was_missing, c.quantity_was_missing
+    select v.raw_table, v.source, v.position, v.rate, c.price, c.price_is_outlier, c.price_was_missing,
+        c.quantity_was_missing
     from int_events__cleaned as c
     inner join int_events__validated as v on c.row_id = v.row_id
     where v.source in {sources} and (c.price_is_outlier or c.price_was_missing or c.quantity_was_missing);
-create macro planted(what) as table select * from truth where kind = what;
+create temp macro planted(what) as table select * from truth where kind = what;
 """
 
 
@@ -180,13 +181,15 @@ def _duplicates(con: duckdb.DuckDBPyConnection) -> list[Score]:
     answered, right = _counts(
         con,
         f"""select count(*), count(*) filter ((source, position) in
-            (select (t.source, t.position) from truth as t where t.kind in {DUPLICATES})) from judged where has_duplicate""",
+            (select (t.source, t.position) from truth as t where t.kind in {DUPLICATES})) from judged
+                where has_duplicate""",
     )
     scores = []
     for kind in DUPLICATES:
         planted, found = _counts(
             con,
-            f"select count(*), count(*) filter (is_duplicate) from planted('{kind}') left join judged using (raw_table, source, position)",
+            f"""select count(*), count(*) filter (is_duplicate) from planted('{kind}')
+            left join judged using (raw_table, source, position)""",
         )
         scores.append(Score(kind, None, planted, found, answered, right, "precision over all copies; must be 1.00"))
     return scores
@@ -211,7 +214,8 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
     outliers = """(
         select raw_table, source, position from cleaned where price_is_outlier
         union select raw_table, source, position from judged
-        where list_contains(reasons, 'price_out_of_range') and position not in (select position from planted('bad_price'))
+        where list_contains(reasons, 'price_out_of_range') and position not in (select position
+            from planted('bad_price'))
     )"""
     missing = (
         "(select distinct raw_table, source, position from cleaned where price_was_missing or quantity_was_missing)"
@@ -240,10 +244,12 @@ def _by_detail(
     planted = f"(select * from planted('{kind}') where {only})"
     answered, right = _counts(
         con,
-        f"select count(*), count(*) filter ((source, position) in (select (t.source, t.position) from {planted} as t)) from {found}",
+        f"""select count(*), count(*) filter ((source, position) in (select (t.source, t.position) from {planted} as t))
+        from {found}""",
     )
     by_detail = con.execute(
-        f"""select detail, count(*), count(*) filter ((source, position) in (select (f.source, f.position) from {found} as f))
+        f"""select detail, count(*), count(*) filter ((source, position) in (select (f.source, f.position)
+            from {found} as f))
         from {planted} group by detail order by detail"""
     ).fetchall()
     total = sum(row[1] for row in by_detail)
@@ -263,7 +269,8 @@ def _profile_gaps(con: duckdb.DuckDBPyConnection) -> Score:
         con,
         f"""with t as (select distinct key, detail from planted('missing_value') where raw_table = 'customers'),
         g as (select distinct * from ({gaps}))
-        select (select count(*) from t), (select count(*) from t semi join g using (key, detail)), (select count(*) from g)""",
+        select (select count(*) from t), (select count(*) from t semi join g using (key, detail)),
+            (select count(*) from g)""",
     )
     return Score("missing_value", "of customers", planted, recalled, answered, recalled)
 
@@ -271,7 +278,8 @@ def _profile_gaps(con: duckdb.DuckDBPyConnection) -> Score:
 def _weight_gaps(con: duckdb.DuckDBPyConnection) -> Score:
     planted, recalled, answered, error = _counts(
         con,
-        """with t as (select key, any_value(true_value) as grams from planted('missing_value') where raw_table = 'products' group by key)
+        """with t as (select key, any_value(true_value) as grams from planted('missing_value')
+            where raw_table = 'products' group by key)
         select (select count(*) from t), count(t.key), count(*), median(abs(p.weight_grams / t.grams - 1))
         from dim_products as p left join t on p.product_id = t.key
         where p.weight_was_missing and p.is_in_catalogue""",

@@ -134,7 +134,7 @@ def _into_the_odd_hour(world: World, rng: np.random.Generator, start: Array, cha
 
 
 def _script(world: World, rng: np.random.Generator, begun: Rows) -> tuple[Rows, Array]:
-    """One row for each product that a visit looks at, and flags for all that happens around it, in the order of TYPES."""
+    """One row for each product that a visit looks at, and a flag for each of TYPES that happens around it."""
     views, login = begun["views"], begun["login"]
     visit = np.repeat(np.arange(len(views)), views)
     nth = np.arange(len(visit)) - np.repeat(np.cumsum(views) - views, views)
@@ -275,8 +275,8 @@ def _rows(world: World, rng: np.random.Generator, begun: Rows, looks: Rows, even
 
 
 def _cart_lines(world: World, visits: int, looks: Rows, events: Rows) -> tuple[Array, Array, Array]:
-    """What is left in each visit's cart, each product once: the looks that put it there, and by visit how many there are
-    and where they begin."""
+    """What is left in each visit's cart, each product once: the looks that put it there, and by visit how many they
+    are and where they begin."""
     added = np.zeros(size(looks), bool)
     added[events["look"][events["type"] == ADD]] = True
     added[events["look"][events["type"] == REMOVE]] = False
@@ -292,7 +292,7 @@ def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
     declared, fast, stealthy = (DETAIL[name] for name in ("declared", "fast", "stealthy"))
 
     def runs(sort: int, share: float, low: int, high: int, needs: int) -> tuple[Array, Array]:
-        """Runs of one sort and their lengths, to make up that share of all rows; none in a shop smaller than `needs`."""
+        """Runs of one sort and their lengths, for that share of all rows; none in a shop smaller than `needs`."""
         count = max(1, round(world.events * share * 2 / (low + high))) if world.events >= needs else 0
         return np.full(count, sort), rng.integers(low, high, count)
 

@@ -31,6 +31,8 @@ from orchestration.simulation.world import World
 _UNITS: Final = ("g", "kg", "lb", "oz", "KG", "lbs", "grams")
 _GRAMS: Final = (1.0, 1000.0, 453.59237, 28.349523125, 1000.0, 453.59237, 1.0)
 
+_DISORDER: Final = ("paid before created", "shipped before paid")
+
 Delivery = tuple[str, pa.Table, list[pa.Table]]
 
 
@@ -84,10 +86,12 @@ def _customers(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gene
     with versions as (
         select * from facts
         union all
-        select * replace (changed_again as changed, not newsletter as newsletter) from facts where changed_again is not null
+        select * replace (changed_again as changed, not newsletter as newsletter) from facts
+            where changed_again is not null
     ),
     numbered as (
-        select *, row_number() over (order by changed, number) as n from versions where changed < make_timestamp({world.export})
+        select *, row_number() over (order by changed, number) as n from versions
+            where changed < make_timestamp({world.export})
     )
     """
     table = _ask(
@@ -109,7 +113,8 @@ def _customers(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gene
             union all select n, number, 'household_size', household from numbered where household_missing
         )
         select 'missing_value' as kind, 'customers' as raw_table, 'shop_database' as source,
-            'customers.csv#' || n as position, printf('C%07d', number) as key, what as detail, value::double as true_value, null::varchar as true_text
+            'customers.csv#' || n as position, printf('C%07d', number) as key, what as detail,
+                value::double as true_value, null::varchar as true_text
         from gaps order by n, what""",
         facts=facts,
     )
@@ -155,7 +160,8 @@ def _products(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gener
     table = _ask(
         con,
         query
-        + """select printf('SKU-%06d', number) as sku, brand || ' ' || trim(right_category::varchar) || ' ' || number as name,
+        + """select printf('SKU-%06d', number) as sku,
+            brand || ' ' || trim(right_category::varchar) || ' ' || number as name,
             brand::varchar as brand, category::varchar as category, price as price_eur,
             case when not weight_missing then weight end as weight, unit::varchar as unit, created, changed
             from numbered order by n""",
@@ -211,13 +217,14 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
     third = np.maximum(second, shipped) + minutes(1, 30)
     headers = pa.table(
         {
-            "number": header["order"], "phone": header["phone"], "buyer": pa.array(header["user"], mask=header["user"] < 0),
+            "number": header["order"], "phone": header["phone"],
+            "buyer": pa.array(header["user"], mask=header["user"] < 0),
             "channel": header["channel"], "id": mix(header["device"]), "id_of_session": mix(header["session"]),
             "began": header["began"] // SECOND,
             "currency": coded(MARKET_CURRENCY[header["market"]], CURRENCIES),
             "created": times(created), "paid": times(paid), "shipped": times(shipped, cancelled),
             "first": times(first), "second": times(second), "third": times(third),
-            "disorder": coded(np.where(paid_first, 0, np.where(shipped_first, 1, -1)), ["paid before created", "shipped before paid"]),
+            "disorder": coded(np.select([paid_first, shipped_first], [0, 1], default=-1), _DISORDER),
         }
     )  # fmt: skip
     lines = pa.table({**line, "sku": world.sku[line["product"]]})
@@ -225,12 +232,16 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
     con.register("line_rows", lines)
     con.execute(
         f"""
-        create temp table header as select *, printf('%s%09d', case when phone then 'P' else 'W' end, number) as order_id,
+        create temp table header as select *, printf('%s%09d', case when phone then 'P' else 'W' end,
+            number) as order_id,
             printf('C%07d', buyer) as user_id,
-            case when phone then null when channel = {APP} then {APP_VISITOR} else printf('%016x', id) end as anonymous_id,
-            case when phone then null when channel = {APP} then began::varchar else printf('%016x', id_of_session) end as session_id
+            case when phone then null when channel = {APP} then {APP_VISITOR} else printf('%016x',
+                id) end as anonymous_id,
+            case when phone then null when channel = {APP} then began::varchar else printf('%016x',
+                id_of_session) end as session_id
         from headers;
-        create temp table line as select h.*, row_number() over (partition by order_id order by l.sku) as line_id, l.sku, l.quantity, l.price
+        create temp table line as select h.*, row_number() over (partition by order_id order by l.sku) as line_id,
+            l.sku, l.quantity, l.price
         from line_rows as l inner join header as h on l."order" = h.number
         """
     )
@@ -241,12 +252,16 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
             con,
             f"""
         with versions as (
-            select order_id, 'created' as status, null::timestamp as paid_at, null::timestamp as shipped_at, "first" as updated_at from header
+            select order_id, 'created' as status, null::timestamp as paid_at, null::timestamp as shipped_at,
+                "first" as updated_at from header
             union all select order_id, 'paid', paid, null, "second" from header
-            union all select order_id, case when shipped is null then 'cancelled' else 'shipped' end, paid, shipped, third from header
+            union all select order_id, case when shipped is null then 'cancelled' else 'shipped' end, paid, shipped,
+                third from header
         )
-        select v.order_id, user_id, anonymous_id, session_id, v.status, currency::varchar as currency, created as created_at,
-            paid_at, shipped_at, v.updated_at, case when phone then 'phone' when channel = {APP} then 'app' else 'web' end as channel
+        select v.order_id, user_id, anonymous_id, session_id, v.status, currency::varchar as currency,
+            created as created_at,
+            paid_at, shipped_at, v.updated_at, case when phone then 'phone' when channel = {APP} then 'app'
+                else 'web' end as channel
         from versions as v inner join header using (order_id) where {known} order by v.updated_at, v.order_id
         """,
         ),
@@ -254,7 +269,8 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
     )
     items = _ask(
         con,
-        f"""select order_id, line_id, printf('SKU-%06d', sku) as product_id, quantity, price, currency::varchar as currency,
+        f"""select order_id, line_id, printf('SKU-%06d', sku) as product_id, quantity, price,
+            currency::varchar as currency,
             "first" as updated_at, disorder::varchar as disorder
         from line where {known.replace("updated_at", '"first"')} order by "first", order_id, line_id""",
     )
@@ -265,7 +281,8 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
             _ask(
                 con,
                 """select 'disordered_times' as kind, 'order_items' as raw_table, 'shop_database' as source,
-                'order_items.parquet#' || n as position, order_id as key, disorder as detail, null::double as true_value,
+                'order_items.parquet#' || n as position, order_id as key, disorder as detail,
+                    null::double as true_value,
                 null::varchar as true_text
             from (select *, row_number() over () as n from items) where disorder is not null order by n""",
                 items=items,
@@ -292,7 +309,8 @@ def _with_phone_orders(world: World, rng: np.random.Generator, header: Rows, lin
     of, product = of[unique], product[unique]
     phone = {
         **{name: np.full(n, -1, column.dtype) for name, column in header.items()},
-        "t": t, "order": base + np.arange(n), "user": world.customer[person], "market": market, "phone": np.ones(n, bool),
+        "t": t, "order": base + np.arange(n), "user": world.customer[person], "market": market,
+        "phone": np.ones(n, bool),
     }  # fmt: skip
     phone_line = {
         "order": base + of, "product": product, "quantity": rng.integers(1, 3, len(of)),
@@ -304,22 +322,29 @@ def _with_phone_orders(world: World, rng: np.random.Generator, header: Rows, lin
 def _refunds(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generator, known: str) -> Delivery:
     count = con.execute("select count(*) from line").fetchall()[0][0]
     chances = pa.table(
-        {"u": rng.random(count), "back": (rng.uniform(2, 20, count) * DAY).astype(np.int64), "noted": rng.integers(60, 3600, count) * SECOND,
-         "part": rng.random(count)}
-    )  # fmt: skip
+        {
+            "u": rng.random(count),
+            "back": (rng.uniform(2, 20, count) * DAY).astype(np.int64),
+            "noted": rng.integers(60, 3600, count) * SECOND,
+            "part": rng.random(count),
+        }
+    )
     refunds = _ask(
         con,
         f"""
         with chance as (select *, row_number() over () as sold_line from chances),
         sold as (select *, row_number() over (order by order_id, line_id) as sold_line from line),
         back as (
-            select sold.*, (1 + floor(part * quantity))::bigint as returned, shipped + to_microseconds(back) as refunded_at,
+            select sold.*, (1 + floor(part * quantity))::bigint as returned,
+                shipped + to_microseconds(back) as refunded_at,
                 shipped + to_microseconds(back + noted) as updated_at, u
             from sold inner join chance using (sold_line) where u < 0.05 and shipped is not null and disorder is null
         ),
         numbered as (select *, row_number() over (order by updated_at, order_id, line_id) as n from back where {known})
-        select printf('R%07d', n) as refund_id, order_id, line_id::varchar as line_id, user_id, printf('SKU-%06d', sku) as product_id,
-            returned as quantity, round(returned * price, 2) as amount, currency::varchar as currency, refunded_at, updated_at, n, u
+        select printf('R%07d', n) as refund_id, order_id, line_id::varchar as line_id, user_id, printf('SKU-%06d',
+            sku) as product_id,
+            returned as quantity, round(returned * price, 2) as amount, currency::varchar as currency, refunded_at,
+                updated_at, n, u
         from numbered order by n
         """,
         chances=chances,
@@ -327,12 +352,15 @@ def _refunds(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Genera
     # Now and then one names an order that no table holds.
     refunds = _ask(
         con,
-        "select * replace (case when u < 0.0005 or n = 1 then 'W9' || substr(order_id, 3) else order_id end as order_id) from refunds order by n",
+        """select * replace (
+            case when u < 0.0005 or n = 1 then 'W9' || substr(order_id, 3) else order_id end as order_id
+        ) from refunds order by n""",
         refunds=refunds,
     )
     truth = _ask(
         con,
-        """select 'orphan_order' as kind, 'refunds' as raw_table, 'shop_database' as source, 'refunds.parquet#' || n as position,
+        """select 'orphan_order' as kind, 'refunds' as raw_table, 'shop_database' as source,
+            'refunds.parquet#' || n as position,
             order_id as key, null::varchar as detail, null::double as true_value, null::varchar as true_text
         from refunds where u < 0.0005 or n = 1 order by n""",
         refunds=refunds,

@@ -124,7 +124,7 @@ def stale(session: Array) -> Array:
 
 
 def _copies(rng: np.random.Generator, rows: Rows, at: Array, marked: Array, counters: Counters) -> Rows:
-    """Second deliveries of rows: the same, nearly the same, or the same id at another time. On the web all come later."""
+    """Second deliveries of rows: the same, nearly the same, or the same id at another time; later, on the web."""
     copy = take(rows, at)
     n = len(at)
     copy["kind"] = marked

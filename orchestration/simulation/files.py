@@ -256,7 +256,11 @@ class Files:
                 "path": coded(rows["type"], paths),
                 "client": coded(
                     rows["agent"].astype(int) * len(MARKETS) + rows["market"],
-                    [f',"device":"{kind}","ua":"{text}","country":"{m.code}"' for kind, text in agents for m in MARKETS],
+                    [
+                        f',"device":"{device_name}","ua":"{text}","country":"{market.code}"'
+                        for device_name, text in agents
+                        for market in MARKETS
+                    ],
                 ),
                 "campaign": coded(
                     rows["campaign"].astype(int) - 1,
@@ -265,7 +269,7 @@ class Files:
                 "consent": coded(rows["consent"].astype(int) - 1, [',"consent":"granted"', ',"consent":"denied"']),
                 "ext": coded(
                     (device % np.uint64(7)).astype(int) - 1,
-                    [f',"ext":{{"v":"4.{i}.0","viewport":"{900 + 100 * i}x800","ab":"{"ab"[i % 2]}"}}' for i in range(6)],
+                    [f',"ext":{{"v":"4.{i}.0","viewport":"{900 + 100 * i}x800","ab":{i % 2}}}' for i in range(6)],
                 ),
             },
         )  # fmt: skip

@@ -41,7 +41,8 @@ UNKNOWN_CURRENCIES: Final = ("XXX", "ZZZ", "POINTS")
 
 CATEGORIES: Final = (
     "electronics", "computers", "smartphones", "kitchenware", "furniture", "gardening", "toys and games", "books",
-    "clothing", "footwear", "cosmetics", "sporting goods", "groceries", "pet supplies", "stationery", "musical instruments",
+    "clothing", "footwear", "cosmetics", "sporting goods", "groceries", "pet supplies", "stationery",
+    "musical instruments",
 )  # fmt: skip
 
 
@@ -113,7 +114,8 @@ def _chrome(system: str, version: int) -> str:
 
 
 def _safari(system: str, version: int) -> str:
-    return f"Mozilla/5.0 ({system}) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.{version} Mobile/15E148 Safari/604.1"
+    browser = f"Version/17.{version} Mobile/15E148 Safari/604.1"
+    return f"Mozilla/5.0 ({system}) AppleWebKit/605.1.15 (KHTML, like Gecko) {browser}"
 
 
 #: (device, user agent) of people's browsers.

@@ -110,7 +110,8 @@ class World:
         demand = _demand(begin, days, offset, first, length, share)
         rows_of_visit = 1 / sum(part / mean for part, mean in zip(CHANNEL_ROWS, VISIT_ROWS, strict=True))
         return World(
-            seed=seed, days=days, start=begin, events=events, visits=max(50, round(events * CLEAN_SHARE / rows_of_visit)),
+            seed=seed, days=days, start=begin, events=events,
+            visits=max(50, round(events * CLEAN_SHARE / rows_of_visit)),
             people_from=people_from, activity=running(weight), customer=customer, signup=signup, known=known,
             household=household, device_from=device_from, devices=devices,
             favourite=rng.integers(0, len(CATEGORIES), people), agents=rng.integers(0, len(AGENTS), total_devices),
