@@ -301,7 +301,7 @@ class Files:
         number = self.rows[name] + 1 + np.arange(size(rows))
         self.rows[name] += len(number)
         if name != "stream":
-            rows, number = _losers(rows, number)
+            number = losers(rows, number)
         dirty = np.flatnonzero(rows["kind"])
         self.truth.add(raw_table, source, positions(base, number[dirty]), take(rows, dirty))
 
@@ -321,9 +321,8 @@ class Files:
         for low, high in pairwise(edges):
             base = f"events_{table['event_date'][low]}.parquet"
             pq.write_table(table.slice(low, high - low), self.out / "ga4" / base)
-            part, number = _losers(
-                {name: column[low:high] for name, column in events.items()}, 1 + np.arange(high - low)
-            )
+            part = take(events, np.arange(low, high))
+            number = losers(part, 1 + np.arange(high - low))
             dirty = np.flatnonzero(part["kind"])
             self.truth.add("ga4_events", "shop_app", positions(base, number[dirty]), take(part, dirty))
 
@@ -373,8 +372,11 @@ class Files:
         pq.write_table(links, truth / "identity_links.parquet")
 
 
-def _losers(rows: Rows, number: Array) -> tuple[Rows, Array]:
-    """Where a row and its copy arrive at one moment, positions decide, compared as text: 'x#10' comes before 'x#9'.
-    There the first of the two is the one that does not survive."""
+def losers(rows: Rows, number: Array) -> Array:
+    """The row number to note for each row, where a row and its copy, next to each other, arrive at one moment.
+
+    Positions decide then, compared as text: 'x#10' comes before 'x#9', so there it is the first that does not survive.
+    """
     loses = (rows["kind"] == KIND["exact_duplicate"]) & np.isin(number, 10 ** np.arange(1, 12))
-    return rows, np.where(loses, number - 1, number)
+    noted: Array = np.where(loses, number - 1, number)
+    return noted
