@@ -61,7 +61,7 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-class Plugin(BasePlugin):  # type: ignore[misc]
+class Plugin(BasePlugin):
     """Attach the lake once per connection; set `pinned` and `as_of` on every cursor."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
@@ -97,7 +97,8 @@ class Plugin(BasePlugin):  # type: ignore[misc]
 
     def _record(self) -> None:
         """Note who writes to the warehouse now, so that `publish` can find that very run's test results."""
-        if getattr(get_flags(), "WHICH", None) in READING_COMMANDS:
+        flags: Any = get_flags()  # type: ignore[no-untyped-call]
+        if getattr(flags, "WHICH", None) in READING_COMMANDS:
             return
         moment = as_of()
         path = last_build(settings())
@@ -113,4 +114,4 @@ class Plugin(BasePlugin):  # type: ignore[misc]
                 }
             )
         )
-        os.replace(draft, path)
+        draft.replace(path)

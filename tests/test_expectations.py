@@ -282,6 +282,7 @@ CASES = [
     ),
 ]
 
+
 def declared(table: str) -> dict[str, Any]:
     """The table as a dbt source with every case on it, each named after its place in CASES."""
     of_table, by_column = [], defaultdict(list)

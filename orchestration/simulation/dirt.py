@@ -57,7 +57,7 @@ def soil(world: World, rng: np.random.Generator, rows: Rows, counters: Counters)
         ("near_duplicate", "other id, page and agent", 0.004, web),
         ("redelivered_event", "same id, a few ms off", 0.004, web),
         ("late_event", "", 0.008, web),
-        ("naive_local_time", "ordinary hour", 0.05, store),
+        ("naive_local_time", "", 0.05, store),
         ("misspelt_category", "", 0.006, web & (rows["category"] >= 0)),
         ("price_outlier", "times 100", 0.003, priced),
         ("price_outlier", "divided by 100", 0.003, priced),
@@ -84,8 +84,8 @@ def soil(world: World, rng: np.random.Generator, rows: Rows, counters: Counters)
         marked[hit], rows["detail"][hit] = KIND[name], DETAIL[detail]
         base += rate
     odd, which = _odd_hours(world, rows)
-    changed = odd & free & (marked == 0)
-    marked[changed], rows["detail"][changed] = KIND["naive_local_time"], which[changed]
+    local = (marked == KIND["naive_local_time"]) | (odd & free & (marked == 0))
+    marked[local], rows["detail"][local] = KIND["naive_local_time"], which[local]
 
     copied = np.isin(marked, [KIND["exact_duplicate"], KIND["near_duplicate"], KIND["redelivered_event"]])
     kind[:] = np.where((marked > 0) & ~copied, marked, kind)

@@ -1,0 +1,279 @@
+"""Land files in the lake by a mapping: all of one mapping's files in one transaction, each file once."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from orchestration import console, lake, landing
+from orchestration.contracts import columns
+from orchestration.errors import FinegrainError
+from orchestration.files import DataFile, Look, find, look
+from orchestration.lake import quote
+from orchestration.mapping import Table, mapping_files, nearest, read_mapping
+from orchestration.settings import Settings, settings
+
+#: Paths given on the command line in place of the mapping's `files`: for the only table, or by table.
+Paths = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+@dataclass
+class FileReport:
+    """One file's part in a load. `malformed` of its `rows` could not be read and landed with their reason.
+    `skipped` says why nothing was done; `notes` what the user may want to know."""
+
+    source: str
+    table: str
+    file: str
+    rows: int = 0
+    malformed: int = 0
+    skipped: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoadReport:
+    """What a load did. `snapshot` is the lake's newest after it; `seconds` is wall time."""
+
+    files: list[FileReport]
+    snapshot: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Rows landed by this load."""
+        return sum(file.rows for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "rows": self.rows}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One mapping entry with its files: `where` names it in errors, `number` counts the entries of its table."""
+
+    where: str
+    table: str
+    mapping: Table
+    zone: str
+    number: int
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One mapping file, read and checked, with the files it names."""
+
+    path: Path
+    source: str
+    entries: tuple[Entry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for entry in self.entries for file in entry.files)
+
+
+def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | None = None) -> list[Plan]:
+    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet.
+
+    `paths` stand in for the mapping's `files` (`table=path` where the mapping fills several tables); `data` is
+    the folder where its relative paths begin (default: the current one).
+    """
+    found = mapping_files(mapping)
+    if paths and len(found) > 1:
+        raise FinegrainError(f"{mapping}: paths go with one mapping, and this folder holds {len(found)}")
+    base = Path(data) if data is not None else Path.cwd()
+    if not base.is_dir():
+        raise FinegrainError(f"{base}: no such data folder")
+    plans = []
+    for path in found:
+        read = read_mapping(path)
+        given = _by_table(path, paths, {name: len(entries) for name, entries in read.tables.items()})
+        entries = []
+        for table, mapped in read.tables.items():
+            for number, entry in enumerate(mapped):
+                where = f"{path}: tables.{table}" + (f"[{number + 1}]" if len(mapped) > 1 else "")
+                if table in given:
+                    files = find(given[table], entry.format, Path.cwd())
+                else:
+                    files = find(entry.files, entry.format, base)
+                if table == "ga4_events" and any(file.format == "csv" for file in files):
+                    raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
+                zone = entry.time_zone or read.time_zone
+                entries.append(Entry(where, table, entry, zone, number, tuple(files)))
+        plans.append(Plan(path, read.source, tuple(entries)))
+    return plans
+
+
+def _by_table(path: Path, paths: Paths | None, tables: dict[str, int]) -> dict[str, list[str]]:
+    """Which table each path of the command line is for."""
+    if not paths:
+        return {}
+    if isinstance(paths, Mapping):
+        given = {table: list(files) for table, files in paths.items()}
+    else:
+        given = {}
+        for text in paths:
+            table, mark, rest = text.partition("=")
+            if mark and table in tables:
+                given.setdefault(table, []).append(rest)
+            elif len(tables) == 1:
+                given.setdefault(next(iter(tables)), []).append(text)
+            else:
+                raise FinegrainError(
+                    f"{text}: the mapping {path} fills several tables; say which, as in {next(iter(tables))}={rest or text}"
+                )
+    for table in given:
+        if table not in tables:
+            raise FinegrainError(f"{path}: the mapping does not fill '{table}'{nearest(table, tables)}")
+        if tables[table] > 1:
+            raise FinegrainError(f"{path}: {table} has several entries, so paths cannot stand in for their files")
+    return given
+
+
+def load(
+    mapping: str | Path,
+    paths: Paths | None = None,
+    data: str | Path | None = None,
+    again: bool = False,
+    *,
+    where: Settings | None = None,
+    now: datetime | None = None,
+    quiet: bool = True,
+) -> LoadReport:
+    """Land the files of a mapping (or of every mapping in a folder) in the lake.
+
+    Each mapping's files land in one transaction or not at all. A file that its table holds already (same name,
+    same bytes, same source) is skipped unless `again`. `now` is the moment of arrival, naive UTC.
+    Raises FinegrainError; the lake is then as it was before the mapping that failed.
+    """
+    where = where or settings()
+    started = time.monotonic()
+    plans = plan(mapping, paths, data)
+    where.home.mkdir(parents=True, exist_ok=True)
+    reports: list[FileReport] = []
+    # Looking costs about a third of landing, so each byte counts once for either.
+    with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, _one_at_a_time(where):
+        con = lake.connect(where)
+        try:
+            scratch = where.home / "tmp"
+            con.execute(f"set temp_directory = {quote(str(scratch))}")
+            for each in plans:
+                reports += _load(con, each, again, now or datetime.now(UTC).replace(tzinfo=None), advance)
+            [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+        finally:
+            con.close()
+    return LoadReport(reports, int(snapshot), time.monotonic() - started)
+
+
+@contextmanager
+def _one_at_a_time(where: Settings) -> Iterator[None]:
+    """Two loads at once could both miss that the other lands the same file; the second waits."""
+    with (where.home / "load.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _load(
+    con: duckdb.DuckDBPyConnection, plan: Plan, again: bool, now: datetime, advance: console.Advance
+) -> list[FileReport]:
+    """One mapping: look at every file, bind all, then land all in one transaction."""
+    reports: list[FileReport] = []
+    landings: list[tuple[Entry, list[tuple[DataFile, str]]]] = []
+    looks: dict[tuple[str, str], Look] = {}
+    names: dict[tuple[str, str], str] = {}
+    already = {
+        (str(table), str(file), str(fingerprint))
+        for table, file, fingerprint in con.execute(
+            "select raw_table, file, fingerprint from lake.raw.loads where source = ?", [plan.source]
+        ).fetchall()
+    }
+    known = {(table, file) for table, file, _ in already}
+    taken: set[tuple[str, str]] = set()
+    for entry in plan.entries:
+        selects: list[tuple[DataFile, str]] = []
+        for file in entry.files:
+            report = FileReport(plan.source, entry.table, file.name)
+            reports.append(report)
+            seen = look(file)
+            advance(file.size, file.name)
+            looks[entry.table, file.name] = seen
+            if (entry.table, file.name, seen.fingerprint) in already and not again:
+                report.skipped = "already there"
+                advance(file.size, file.name)
+                continue
+            bound = landing.bind(con, file, seen, entry.table, entry.mapping, entry.zone, entry.where)
+            landing.check_sample(con, bound, entry.where)
+            report.notes += bound.opened.notes
+            # Positions tell rows apart: a file that came again with other bytes, and a second entry over the same
+            # file, must not repeat those of the first.
+            name, suffix = file.name, f".{entry.number + 1}" if (entry.table, file.name) in taken else ""
+            if (entry.table, name) in known and (entry.table, name, seen.fingerprint) not in already:
+                name += "@" + seen.fingerprint.partition("-")[2][:8]
+            taken.add((entry.table, file.name))
+            names[entry.table, name] = file.name
+            selects.append((file, landing.select(bound, plan.source, name, suffix, now)))
+        landings.append((entry, selects))
+    if any(selects for _, selects in landings):
+        lake.retry(lambda: _land(con, plan, landings, looks, names, now, advance, reports))
+    return reports
+
+
+def _land(
+    con: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    landings: list[tuple[Entry, list[tuple[DataFile, str]]]],
+    looks: dict[tuple[str, str], Look],
+    names: dict[tuple[str, str], str],
+    now: datetime,
+    advance: console.Advance,
+    reports: list[FileReport],
+) -> None:
+    """The transaction: rows, and the note of each file, together."""
+    with lake.transaction(con):
+        for entry, selects in landings:
+            shown = ", ".join(f'"{name}"' for name in columns(entry.table))
+            for batch in landing.batches(selects):
+                union = " union all ".join(text for _, text in batch)
+                try:
+                    con.execute(f"insert into lake.raw.{entry.table} ({shown}) {union}")
+                except duckdb.TransactionException:
+                    raise
+                except duckdb.Error as error:
+                    raise _of_file(con, batch, error) from None
+                for file, _ in batch:
+                    advance(file.size, file.name)
+        for table in {entry.table for entry, selects in landings if selects}:
+            counts = con.execute(
+                f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{table} "
+                "where _ingested_at = ? and _source = ? group by 1",
+                [now, plan.source],
+            ).fetchall()
+            found = {names[table, str(name)]: (int(rows), int(bad)) for name, rows, bad in counts}
+            for name in {name for (of, _), name in names.items() if of == table}:
+                rows, bad = found.get(name, (0, 0))
+                con.execute(
+                    "insert into lake.raw.loads values (?, ?, ?, ?, ?, ?)",
+                    [plan.source, table, name, looks[table, name].fingerprint, rows, now],
+                )
+                report = next(r for r in reports if r.table == table and r.file == name and r.skipped is None)
+                report.rows, report.malformed = rows, bad
+
+
+def _of_file(
+    con: duckdb.DuckDBPyConnection, batch: list[tuple[DataFile, str]], error: duckdb.Error
+) -> Exception:
+    """Name the file of a batch that could not be read."""
+    if "locked" in str(error) or "onflict" in str(error):
+        return error
+    return landing.unreadable(batch[0][0], error) if len(batch) == 1 else error

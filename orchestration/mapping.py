@@ -1,0 +1,412 @@
+"""A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/connect.md).
+
+Everything a user can misspell is checked here, before a byte of data is read: keys, table and field names, time
+zones, and the one scalar expression that `sql:` may hold. What depends on the data (do these columns exist?) is
+checked in `landing`. Errors name the file, the key, and the nearest right spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import duckdb
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from orchestration.contracts import EVENT_TIME, RAW_TABLES
+from orchestration.errors import FinegrainError
+
+Format = Literal["parquet", "csv", "jsonl"]
+
+#: Fields without which a row of a table means nothing: each tuple needs at least one of its names mapped.
+REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "events": (("event_type",), ("event_at",), ("user_id", "anonymous_id")),
+    "ga4_events": (),
+    "customers": (("customer_id",),),
+    "products": (("product_id",),),
+    "orders": (("order_id",),),
+    "order_items": (("order_id",), ("product_id",)),
+    "refunds": (("order_id",),),
+}
+
+_EXTENSIONS: Final[dict[str, Format]] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+
+
+def format_of(name: str) -> Format | None:
+    """The format that a file's name tells; `.gz` after it is looked through (Parquet is never gzipped)."""
+    return _EXTENSIONS.get(Path(name.removesuffix(".gz")).suffix.lower())
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where something is near, else the list of what is known."""
+    known = list(known)
+    lowered = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), lowered, 1, 0.6)
+    if close:
+        return f"; did you mean '{lowered[close[0]]}'?"
+    return f"; known are: {', '.join(known)}" if known else ""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Field(_Strict):
+    """Where one contract field comes from: exactly one of a `column`, a constant `value` or a `sql` expression.
+    `map` translates a column's values; those it does not name pass through."""
+
+    column: str | None = None
+    value: str | int | float | bool | None = None
+    sql: str | None = None
+    map: dict[str, str | None] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"column": given}
+        if not isinstance(given, dict):
+            raise ValueError("write a column name, or {value: a constant}, or {sql: an expression}")
+        return given
+
+    @field_validator("map", mode="before")
+    @classmethod
+    def _texts(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            raise ValueError("write {value in the file: value here, …}")
+        if any(isinstance(value, bool) for pair in given.items() for value in pair):
+            raise ValueError('YAML reads yes, no, on, off, true and false as truth values: put them in quotes, "no"')
+        return {str(key): value if value is None else str(value) for key, value in given.items()}
+
+    @model_validator(mode="after")
+    def _one(self) -> Field:
+        if len(self.model_fields_set & {"column", "value", "sql"}) != 1:
+            raise ValueError("give exactly one of column, value and sql")
+        if self.map is not None and self.column is None:
+            raise ValueError("map goes with column")
+        if self.sql is not None:
+            expression(self.sql)
+        return self
+
+
+class Column(_Strict):
+    """A column of the file, by name."""
+
+    column: str
+
+
+class Table(_Strict):
+    """How some files become rows of one raw table."""
+
+    files: tuple[str, ...]
+    format: Format | None = None
+    origin: Literal["web", "database"] = "web"
+    time_zone: str | None = None
+    expects: tuple[Literal["customers", "products"], ...] = ()
+    available_at: Literal["event_time", "now"] | Column
+    where: str | None = None
+    distinct: bool = False
+    fields: dict[str, Field] = {}
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        files = [given] if isinstance(given, str) else given
+        if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
+            raise ValueError("write a path, a glob, or a list of them")
+        return tuple(files)
+
+    @field_validator("expects", mode="before")
+    @classmethod
+    def _sorted(cls, given: Any) -> Any:
+        return tuple(sorted(set(given))) if isinstance(given, list) and all(isinstance(x, str) for x in given) else given
+
+    @field_validator("available_at", mode="before")
+    @classmethod
+    def _moment(cls, given: Any) -> Any:
+        if isinstance(given, dict) and list(given) == ["column"] and isinstance(given["column"], str):
+            return Column(column=given["column"])
+        if given in ("event_time", "now"):
+            return given
+        raise ValueError("write event_time, now, or {column: the column that holds the arrival time}")
+
+    @field_validator("where")
+    @classmethod
+    def _condition(cls, given: str | None) -> str | None:
+        if given is not None:
+            expression(given)
+        return given
+
+
+class Mapping(_Strict):
+    """A whole mapping file. `tables` holds one or more `Table` by raw table."""
+
+    source: str
+    time_zone: str = "UTC"
+    tables: dict[str, tuple[Table, ...]]
+
+    @field_validator("source")
+    @classmethod
+    def _name(cls, given: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9_]*", given):
+            raise ValueError("write a short name of a-z, 0-9 and _, beginning with a letter")
+        return given
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _lists(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not given:
+            raise ValueError("write raw tables and how each is filled")
+        return {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
+
+
+class _Unique(yaml.SafeLoader):
+    """YAML, but a key given twice is an error: the plain loader drops the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_mapping(path: str | Path) -> Mapping:
+    """Read and check one mapping file. Raises FinegrainError that lists everything wrong with it."""
+    path = Path(path)
+    try:
+        given = yaml.load(path.read_text("utf-8"), Loader=_Unique)
+    except FileNotFoundError:
+        raise FinegrainError(f"{path}: no such mapping file") from None
+    except OSError as error:
+        raise FinegrainError(f"{path}: the mapping cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise FinegrainError(f"{path}: the mapping is not UTF-8 text; is this the data and not the mapping?") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise FinegrainError(f"{path}{line}: this is not valid YAML: {problem}") from None
+    if not isinstance(given, dict):
+        raise FinegrainError(f"{path}: a mapping has the keys source, time_zone and tables (see docs/connect.md)")
+    try:
+        mapping = Mapping.model_validate(given)
+    except ValidationError as error:
+        details = error.errors()
+        problems = [_sentence(detail, given) for detail in details if not _echo(detail, details)]
+    else:
+        problems = list(_problems(mapping))
+    if problems:
+        raise FinegrainError("\n".join(f"{path}: {problem}" for problem in problems))
+    return mapping
+
+
+def mapping_files(path: str | Path) -> list[Path]:
+    """The mapping files that `path` names: itself, or every YAML file in the folder."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in (".yml", ".yaml"))
+    if not files:
+        raise FinegrainError(f"{path}: the folder holds no mapping (*.yml)")
+    return files
+
+
+def _echo(detail: Any, details: list[Any]) -> bool:
+    """A key that is missing only because it was misspelt, which is said already."""
+    return detail["type"] == "missing" and any(
+        other["type"] == "extra_forbidden"
+        and other["loc"][:-1] == detail["loc"][:-1]
+        and difflib.get_close_matches(str(other["loc"][-1]), [detail["loc"][-1]], 1, 0.6)
+        for other in details
+    )
+
+
+def _where(location: Iterable[Any], given: Any) -> str:
+    """A place in the file as the user wrote it: `tables.events.fields.price`."""
+    words: list[str] = []
+    for step in location:
+        if isinstance(step, int) and not isinstance(given, list):
+            continue  # a single mapping that was wrapped into a list
+        try:
+            given = given[step]
+        except (KeyError, IndexError, TypeError):
+            given = None
+        if isinstance(step, int):
+            words[-1] += f"[{step + 1}]"
+        else:
+            words.append(str(step))
+    return ".".join(words)
+
+
+def _sentence(detail: Any, given: Any) -> str:
+    """One pydantic error as a sentence."""
+    location = [step for step in detail["loc"] if step != "[key]"]
+    where = _where(location, given)
+    depth = sum(not isinstance(step, int) for step in location)
+    match detail["type"]:
+        case "extra_forbidden":
+            model: type[BaseModel] = Mapping if depth == 1 else Table if depth == 3 else Field
+            return f"{where}: no such key" + nearest(str(location[-1]), model.model_fields)
+        case "missing":
+            hint = ""
+            if location[-1] == "available_at":
+                hint = ": say when the shop could have known a row: event_time, now, or {column: …}"
+            return f"{where}: this key is missing" + hint
+        case "literal_error":
+            known = re.findall("'([^']*)'", detail["ctx"]["expected"])
+            return f"{where}: '{detail['input']}' is not one of its values" + nearest(str(detail["input"]), known)
+        case "model_type" | "dict_type":
+            return f"{where}: write keys and values here, not {json.dumps(detail['input'], default=str)[:60]}"
+        case _:
+            message = detail["msg"].removeprefix("Value error, ")
+            return f"{where}: {message[0].lower()}{message[1:]}" if message[1].islower() else f"{where}: {message}"
+
+
+def _problems(mapping: Mapping) -> Iterator[str]:
+    """What one key alone does not show."""
+    if mapping.time_zone not in time_zones():
+        yield f"time_zone: '{mapping.time_zone}' is no time zone" + _zone_hint(mapping.time_zone)
+    for name, entries in mapping.tables.items():
+        if name not in RAW_TABLES:
+            yield f"tables.{name}: no such raw table" + nearest(name, RAW_TABLES)
+            continue
+        for number, table in enumerate(entries, 1):
+            where = f"tables.{name}" + (f"[{number}]" if len(entries) > 1 else "")
+            yield from _table_problems(where, name, table)
+
+
+def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
+    if table.time_zone is not None and table.time_zone not in time_zones():
+        yield f"{where}.time_zone: '{table.time_zone}' is no time zone" + _zone_hint(table.time_zone)
+    if name == "ga4_events":
+        if table.fields:
+            yield f"{where}.fields: GA4's export keeps its own shape; leave `fields` out"
+        if table.format == "csv":
+            yield f"{where}.format: GA4's export is nested; export it as parquet or jsonl"
+        return
+    for field in table.fields:
+        if field not in RAW_TABLES[name]:
+            yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])
+    for names in REQUIRED[name]:
+        if not table.fields.keys() & set(names):
+            yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing"
+    if table.available_at == "event_time" and EVENT_TIME[name] not in table.fields:
+        yield (
+            f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
+            "map it, or write now or {column: …}"
+        )
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """The zones DuckDB knows; it reads the times, so its list counts and not the machine's."""
+    return frozenset(row[0] for row in duckdb.connect().execute("select name from pg_timezone_names()").fetchall())
+
+
+def _zone_hint(zone: str) -> str:
+    close = difflib.get_close_matches(zone, time_zones(), 1, 0.6)
+    return f"; did you mean '{close[0]}'?" if close else "; write an IANA name like Europe/London"
+
+
+#: What an expression may be made of. All else (subqueries, windows, stars, parameters) reads more than its row.
+_CLASSES: Final = frozenset(
+    {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA", "OPERATOR"}
+)
+_MACROS: Final = re.compile(
+    "nullif|split_part|fdiv|fmod|date_add|days_in_month|json|md5_number_(lower|upper)|round_even|roundbankers|(list|array|map)_.*"
+)
+_SETTINGS: Final = frozenset({"current_setting", "getenv", "getvariable"})
+
+
+@cache
+def _functions() -> frozenset[str]:
+    """Scalar functions that give the same value at every load."""
+    found = duckdb.connect().execute(
+        "select distinct lower(function_name), function_type, stability from duckdb_functions()"
+    )
+    return frozenset(
+        name
+        for name, kind, stability in found.fetchall()
+        if (kind == "scalar" and stability == "CONSISTENT" and name not in _SETTINGS)
+        or (kind == "macro" and _MACROS.fullmatch(name))
+    )
+
+
+@cache
+def expression(text: str) -> tuple[str, ...]:
+    """Check that `text` is one scalar expression over a row; the columns it names, in order of appearance.
+
+    The parser, not a pattern, decides: the text must be one SELECT of one item, from nowhere, whose tree holds
+    only row-wise parts. Raises ValueError with a sentence.
+    """
+    con = duckdb.connect()
+    [(answer,)] = con.execute("select json_serialize_sql(?)", ["select " + text]).fetchall()
+    tree = json.loads(answer)
+    if tree["error"]:
+        raise ValueError(f"'{_short(text)}' is no SQL expression: {tree['error_message'].splitlines()[0]} (quote a column that is an SQL word, as in \"at\")")
+    statements = [statement["node"] for statement in tree["statements"]]
+    node = statements[0] if len(statements) == 1 else {}
+    one = (
+        node.get("type") == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and node["from_table"]["type"] == "EMPTY"
+        and not node["modifiers"]
+        and not node["cte_map"]["map"]
+        and not any(node[part] for part in ("where_clause", "group_expressions", "having", "qualify", "sample"))
+    )
+    if not one or text.rstrip().endswith(";"):
+        raise ValueError(f"'{_short(text)}' is not one scalar expression over the row's columns")
+    if node["select_list"][0]["alias"]:
+        raise ValueError(f"'{_short(text)}' has a name of its own; leave the alias out")
+    return tuple(dict.fromkeys(_columns(node["select_list"][0], text, frozenset())))
+
+
+def _columns(node: Any, text: str, bound: frozenset[str], lambdas: bool = False) -> Iterator[str]:
+    """Walk an expression's tree, refuse what is not row-wise, yield the columns that no lambda binds."""
+    if isinstance(node, list):
+        for child in node:
+            yield from _columns(child, text, bound, lambdas)
+    if not isinstance(node, dict):
+        return
+    kind = node.get("class")
+    if kind is not None and kind not in _CLASSES:
+        raise ValueError(f"'{_short(text)}' reads more than the row's own columns ({kind.lower()})")
+    if kind == "CONSTANT":
+        return
+    if kind == "COLUMN_REF":
+        if node["column_names"][0] not in bound:
+            yield node["column_names"][0]
+        return
+    if kind == "FUNCTION" and node["function_name"].lower() not in _functions():
+        raise ValueError(
+            f"'{_short(text)}': {node['function_name']}() is not a function that gives the same value for the same row"
+        )
+    if kind == "LAMBDA" and lambdas:  # elsewhere the same arrow reads a member of JSON
+        left = node["lhs"] if isinstance(node["lhs"], list) else [node["lhs"]]
+        names = [child["column_names"][0] for part in left for child in (part.get("children") or [part])]
+        yield from _columns(node["expr"], text, bound | set(names))
+        return
+    lambdas = kind == "FUNCTION" and re.match("list_|array_|apply|filter|reduce", node["function_name"]) is not None
+    for value in node.values():
+        yield from _columns(value, text, bound, lambdas)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "…"

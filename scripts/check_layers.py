@@ -1,0 +1,306 @@
+"""Check the rules of the house on the dbt project: who may read whom, what each model must say, and no engine's name.
+
+    python scripts/check_layers.py [PROJECT]
+
+Prints one line a finding, `file:line: what is wrong: how to mend it`, and exits with 1 if there is any.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+#: What the files of a layer may refer to; `source` is a raw table of the lake.
+MAY_READ: Final = {
+    "staging": {"source", "staging"},
+    "intermediate": {"staging", "seeds", "intermediate"},
+    "marts": {"intermediate", "marts"},
+    "snapshots": {"intermediate", "marts"},
+}
+
+#: How a model's name begins, from the folder that it is in.
+NAMES: Final = {"staging": r"(stg|base)_{folder}__\w+", "intermediate": r"int_{folder}__\w+"}
+
+#: What one engine has and the other has not, and so belongs behind a macro in macros/engine.
+ENGINE_WORDS: Final = re.compile(
+    r"""
+      :: | \b qualify \b | \b asof \s+ (left \s+)? join \b
+    | \b (
+        getvariable | table_insertions | struct_pack | unnest | explode | posexplode | from_json | get_json_object
+      | arg_max | arg_min | epoch | strptime | strftime | date_format | to_timestamp | md5_number | damerau_levenshtein
+      | regexp_matches | regexp_full_match | collect_list | collect_set | named_struct
+      | (ducklake | read | list | epoch) _ \w+
+      ) \s* (?= \( )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+_JINJA_COMMENT: Final = re.compile(r"{#.*?#}", re.DOTALL)
+_SQL_COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_JINJA: Final = re.compile(r"{{.*?}}|{%.*?%}", re.DOTALL)
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_SQL_TEXT: Final = re.compile(r"'[^']*'")
+_REFERENCE: Final = re.compile(r"\b(ref|source)\s*\(\s*((?:['\"][\w.]+['\"]\s*,?\s*)+)(~?)")
+_MACRO: Final = re.compile(r"{%-?\s*macro\s+(\w+)(.*?){%-?\s*endmacro", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A ref() or source() found in a file, at a line counted from 1; `via` is the macro that holds it, if one does.
+
+    Of a name that Jinja puts together, as in `ref('int_tiles__' ~ grain)`, the known beginning stands with a `*`.
+    """
+
+    kind: str
+    name: str
+    line: int
+    via: str = ""
+
+
+def blank(text: str, *patterns: re.Pattern[str]) -> str:
+    """`text` with what matches turned into spaces, so that lines keep their numbers."""
+    for pattern in patterns:
+        text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    return text
+
+
+def line_of(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
+def references(text: str) -> Iterator[Reference]:
+    """The ref() and source() calls of a file without comments."""
+    for match in _REFERENCE.finditer(text):
+        names = re.findall(r"[\w.]+", match[2])
+        name = ".".join(names[:2]) if match[1] == "source" else names[-1] + "*" * bool(match[3])
+        yield Reference(match[1], name, line_of(text, match.start()))
+
+
+def sql_outside_of_calls(text: str) -> str:
+    """The SQL that a file spells itself: calls of macros are blanked, but the SQL texts within them are not."""
+
+    def keep_texts(match: re.Match[str]) -> str:
+        kept = [" "] * len(match[0])
+        for quoted in _QUOTED.finditer(match[0]):
+            kept[quoted.start() + 1 : quoted.end() - 1] = quoted[0][1:-1]
+        return "".join("\n" if old == "\n" else new for old, new in zip(match[0], kept, strict=True))
+
+    # A quoted SQL text holds data, not SQL: blank it before the texts within Jinja, which do hold SQL, come out.
+    masked = _JINJA.sub(lambda match: re.sub(r"[^\n]", "\0", match[0]), text)
+    masked = blank(masked, _SQL_TEXT)
+    jinja = _JINJA.finditer(text)
+    pieces, end = [], 0
+    for match in jinja:
+        pieces += [masked[end : match.start()], keep_texts(match)]
+        end = match.end()
+    return "".join([*pieces, masked[end:]])
+
+
+class Project:
+    """A dbt project as files: its models by name, what they say of themselves, and what its macros read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = sorted((root / "models").rglob("*.sql"))
+        self.findings: list[str] = []
+
+    def find(self, path: Path, line: int, problem: str) -> None:
+        self.findings.append(f"{path.relative_to(self.root)}:{line}: {problem}")
+
+    def text(self, path: Path) -> str:
+        """A file without its comments."""
+        return blank(path.read_text(encoding="utf-8"), _JINJA_COMMENT, _SQL_COMMENT)
+
+    def layer(self, path: Path) -> str:
+        """staging, intermediate or marts for a model; snapshots, seeds or macros for other files."""
+        parts = path.relative_to(self.root).parts
+        return parts[1] if parts[0] == "models" and len(parts) > 2 else parts[0]
+
+    def yaml(self, path: Path) -> dict[str, Any]:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            self.find(path, mark.line + 1 if mark else 1, "this is no YAML: " + str(getattr(error, "problem", error)))
+            content = None
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Everything that ref() can name."""
+        named = {path.stem: path for path in [*self.models, *(self.root / "seeds").rglob("*.csv")]}
+        for path in (self.root / "snapshots").rglob("*.*"):
+            if path.suffix == ".sql":
+                blocks = re.findall(r"{%-?\s*snapshot\s+(\w+)", self.text(path))
+                named |= dict.fromkeys(blocks, path)
+            elif path.suffix in {".yml", ".yaml"}:
+                named |= {entry["name"]: path for entry in self.yaml(path).get("snapshots", [])}
+        return named
+
+    @cached_property
+    def properties(self) -> dict[Path, dict[str, dict[str, Any]]]:
+        """By folder and model: what the folder's YAML files say of the model, and its unit tests."""
+        said: dict[Path, dict[str, dict[str, Any]]] = {}
+        for path in sorted([*(self.root / "models").rglob("*.yml"), *(self.root / "models").rglob("*.yaml")]):
+            content = self.yaml(path)
+            folder = said.setdefault(path.parent, {})
+            for entry in content.get("models") or []:
+                folder.setdefault(entry["name"], {}).update(entry)
+            for unit_test in content.get("unit_tests") or []:
+                folder.setdefault(unit_test["model"], {})["unit_tests"] = True
+        return said
+
+    @cached_property
+    def folder_configs(self) -> dict[str, Any]:
+        """The `models:` part of dbt_project.yml, below the project's own name."""
+        content = self.yaml(self.root / "dbt_project.yml")
+        configs: dict[str, Any] = (content.get("models") or {}).get(content.get("name")) or {}
+        return configs
+
+    def config(self, path: Path, said: dict[str, Any], key: str) -> Any:
+        """A model's config `key`: from its YAML or else from the nearest folder in dbt_project.yml."""
+        if key in (config := said.get("config") or {}):
+            return config[key]
+        found, level = None, self.folder_configs
+        for part in ("", *path.relative_to(self.root / "models").with_suffix("").parts):
+            level = level.get(part, {}) if part else level
+            found = level.get(f"+{key}", level.get(key, found))
+        return found
+
+    @cached_property
+    def macros(self) -> dict[str, tuple[list[Reference], str]]:
+        """By macro: the references that stand in it, and its text."""
+        found = {}
+        for path in (self.root / "macros").rglob("*.sql"):
+            for name, body in _MACRO.findall(self.text(path)):
+                found[name] = (list(references(body)), body)
+        return found
+
+    def reads(self, path: Path) -> Iterator[Reference]:
+        """What a file reads, itself or through the macros that it calls."""
+        text = self.text(path)
+        yield from references(text)
+        seen: set[str] = set()
+        waiting = [(name, line_of(text, match.start())) for name, match in self.calls(text)]
+        while waiting:
+            name, line = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            found, body = self.macros[name]
+            yield from (Reference(each.kind, each.name, line, name) for each in found)
+            waiting += [(called, line) for called, _ in self.calls(body)]
+
+    def calls(self, text: str) -> Iterator[tuple[str, re.Match[str]]]:
+        """The project's macros that a text calls; a dispatched one stands for its implementations."""
+        for tag in _JINJA.finditer(text):
+            for match in re.finditer(r"\b(\w+)\s*\(|dispatch\(\s*['\"](\w+)", tag[0]):
+                called = match[1] or match[2]
+                for name in (called, f"duckdb__{called}", f"spark__{called}", f"default__{called}"):
+                    if name in self.macros:
+                        yield name, tag
+
+    def check(self) -> list[str]:
+        """All findings, in the order of files and lines."""
+        for path in self.models:
+            self.check_place(path)
+            if self.layer(path) in MAY_READ:
+                self.check_reads(path)
+                self.check_properties(path)
+            self.check_engine(path)
+        for path in sorted((self.root / "snapshots").rglob("*.*")):
+            self.check_reads(path)
+        for folder in ("snapshots", "macros", "tests"):
+            for path in sorted((self.root / folder).rglob("*.sql")):
+                if path.relative_to(self.root).parts[:2] != ("macros", "engine"):
+                    self.check_engine(path)
+        return self.findings
+
+    def check_place(self, path: Path) -> None:
+        layer, folder = self.layer(path), path.parent.name
+        if layer not in MAY_READ:
+            self.find(path, 1, "a model lives in models/staging, models/intermediate or models/marts: move it to one")
+        elif layer in NAMES:
+            pattern = NAMES[layer].format(folder=folder)
+            if not re.fullmatch(pattern, path.stem):
+                wanted = re.sub(r"\((\w+)\|.*?\)", r"\1", pattern).replace(r"\w+", "…")
+                self.find(
+                    path, 1, f"a model of {layer}/{folder} is called {wanted}: rename it, or move it to its folder"
+                )
+
+    def check_reads(self, path: Path) -> None:
+        layer = self.layer(path)
+        allowed = MAY_READ[layer]
+        for each in self.reads(path):
+            by = f" (through the macro {each.via})" if each.via else ""
+            if each.kind == "source":
+                if "source" not in allowed:
+                    self.find(
+                        path, each.line, f"reads the source {each.name}{by}: only staging does; ref() a staging model"
+                    )
+                continue
+            targets = fnmatch.filter(self.files, each.name)
+            if not targets:
+                near = get_close_matches(each.name, self.files, n=1)
+                hint = f"did you mean {near[0]}?" if near else "add it, or mend the name"
+                self.find(path, each.line, f"reads {each.name}{by}, which is no model, seed or snapshot: {hint}")
+            for name in targets:
+                target = self.files[name]
+                read = self.layer(target)
+                if read not in allowed:
+                    may = " and ".join(sorted(allowed - {"source"}))
+                    self.find(path, each.line, f"reads {name}{by} of {read}: {layer} reads {may} only")
+                elif layer == "staging" and target.parent != path.parent:
+                    self.find(path, each.line, f"reads {name}{by}: staging reads its own folder; join in intermediate")
+
+    def check_properties(self, path: Path) -> None:
+        said = self.properties.get(path.parent, {}).get(path.stem, {})
+        if not set(said) - {"unit_tests"}:
+            self.find(path, 1, f"nothing is said of this model: describe it in {path.stem}.yml beside it")
+            return
+        meta = {**(self.config(path, {}, "meta") or {}), **(said.get("meta") or {})}
+        meta |= (said.get("config") or {}).get("meta") or {}
+        tested = [*_tests(said), *(test for column in said.get("columns") or [] for test in _tests(column))]
+        missing = [
+            *(["a description"] if not str(said.get("description") or "").strip() else []),
+            *(f"config.meta.{key}" for key in ("grain", "owner") if not meta.get(key)),
+            *(["a test"] if not tested and not said.get("unit_tests") else []),
+        ]
+        if missing:
+            self.find(path, 1, f"its YAML lacks {', '.join(missing)}: add it in {path.stem}.yml beside it")
+        if self.layer(path) == "marts" and not (self.config(path, said, "contract") or {}).get("enforced"):
+            self.find(path, 1, "a mart without a contract: set config.contract.enforced to true in its YAML")
+
+    def check_engine(self, path: Path) -> None:
+        text = sql_outside_of_calls(self.text(path))
+        for match in ENGINE_WORDS.finditer(text):
+            self.find(
+                path,
+                line_of(text, match.start()),
+                f"{' '.join(match[0].split())} is not the same on DuckDB and Spark: "
+                + ("write cast(… as …)" if match[0] == "::" else "put it behind a macro in macros/engine"),
+            )
+
+
+def _tests(entry: dict[str, Any]) -> list[Any]:
+    return [*(entry.get("data_tests") or []), *(entry.get("tests") or [])]
+
+
+def main(root: Path) -> int:
+    project = Project(root)
+    findings = project.check()
+    print("\n".join(findings) if findings else f"layers: {len(project.models)} models, all in order")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()))
