@@ -91,7 +91,7 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
         con.execute("set timezone = 'UTC'")
         con.execute("set preserve_insertion_order = false")
         con.execute(f"attach {quote(str(warehouse))} as warehouse (read_only)")
-        con.execute("use warehouse.main")
+        con.execute("set search_path = 'warehouse.main,warehouse.marts'")
         _check(con, warehouse)
         con.execute(_PREPARE.replace("{files}", str(files)).replace("{sources}", str(SOURCES)))
         return [

@@ -9,7 +9,6 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from datetime import UTC, datetime
@@ -19,21 +18,12 @@ from typing import Any
 import duckdb
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
-from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.settings import Settings, settings
-
-#: dbt commands that leave the warehouse's tables as they are; after any other, what was audited is no longer what is there.
-READING_COMMANDS = frozenset({"compile", "debug", "generate", "list", "parse", "show", "test"})
-
-
-def last_build(where: Settings) -> Path:
-    """The file that says which dbt invocation last wrote to the warehouse, and of which snapshot."""
-    return where.home / "build.json"
+from orchestration.settings import settings
 
 
 def as_of() -> datetime | None:
@@ -86,7 +76,6 @@ class Plugin(BasePlugin):
             with self._lock:
                 if self._invocation != get_invocation_id():
                     self._pinned = snapshot(cursor)
-                    self._record()
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
@@ -94,24 +83,3 @@ class Plugin(BasePlugin):
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
         literal = f"timestamp '{moment.isoformat(sep=' ')}'" if moment else "null::timestamp"
         cursor.execute(f"set variable as_of = {literal}")
-
-    def _record(self) -> None:
-        """Note who writes to the warehouse now, so that `publish` can find that very run's test results."""
-        flags: Any = get_flags()  # type: ignore[no-untyped-call]
-        if getattr(flags, "WHICH", None) in READING_COMMANDS:
-            return
-        moment = as_of()
-        path = last_build(settings())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(
-            json.dumps(
-                {
-                    "invocation_id": get_invocation_id(),
-                    "snapshot": self._pinned,
-                    "as_of": moment.isoformat() if moment else None,
-                    "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
-        )
-        draft.replace(path)

@@ -1,3 +1,4 @@
+{{ config(materialized='view') }}
 -- One vocabulary: event types, currencies, categories, devices, identities; and the keys that tell two rows are one event.
 with unified as (
 

@@ -1,3 +1,4 @@
+{{ config(materialized='view') }}
 -- Every event-bearing raw row that this build has to judge, from all sources, in one shape.
 {% set shared = [
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'time_zone', 'expects', 'raw_error', 'ingested_at',

@@ -1,0 +1,213 @@
+"""Build the warehouse with dbt, in this process, and say what came of it: by model, by test, with the rows that failed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from orchestration import console
+from orchestration.dbt_plugin import as_of
+from orchestration.errors import FinegrainError
+from orchestration.lake import quote
+from orchestration.settings import PROJECT, Settings, settings
+
+#: Rows of a failed test that are shown.
+SHOWN = 5
+
+
+@dataclass
+class Node:
+    """One model, seed, snapshot or test of a run. `seconds` is wall time; `failures` counts a test's failing rows, of
+    which `rows` are the first few, kept whole in the warehouse's table `kept_in`."""
+
+    name: str
+    kind: str
+    status: str
+    seconds: float
+    message: str | None = None
+    failures: int = 0
+    kept_in: str | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return self.status in ("error", "fail", "runtime error")
+
+
+@dataclass
+class Build:
+    """What a dbt run did. `seconds` is wall time, dbt's own start-up included."""
+
+    nodes: list[Node]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every model was built and every test held."""
+        return all(node.status in ("success", "pass", "warn") for node in self.nodes)
+
+    @property
+    def failed(self) -> list[Node]:
+        """What failed, in the order of the run; what was skipped in consequence is left out."""
+        return [node for node in self.nodes if node.failed]
+
+    def count(self, *kinds: str) -> int:
+        """How many nodes of these kinds ran."""
+        return sum(node.kind in kinds for node in self.nodes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+@contextlib.contextmanager
+def _environment(where: Settings, extra: Mapping[str, str | None]) -> Iterator[None]:
+    """dbt reads paths and moments from the environment; set them for one run alone."""
+    wanted: dict[str, str | None] = {
+        "FINEGRAIN_HOME": str(where.home),
+        "FINEGRAIN_LAKE_CATALOG": str(where.lake_catalog),
+        "FINEGRAIN_LAKE_DATA": str(where.lake_data),
+        "FINEGRAIN_WAREHOUSE": str(where.warehouse),
+        "FINEGRAIN_PUBLISHED": str(where.published),
+        "FINEGRAIN_EXTENSIONS": str(where.extensions),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        **extra,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def run_dbt(
+    arguments: Sequence[str],
+    *,
+    where: Settings | None = None,
+    project: Path = PROJECT,
+    moment: str | None = None,
+    on_node: Callable[[str, bool], None] | None = None,
+) -> Build:
+    """Run one dbt command in this process: `run_dbt(["build", "--full-refresh"])`.
+
+    `moment` is the as-of time of the build (ISO 8601); `on_node(name, done)` follows it. A test that fails is in the
+    answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
+    """
+    where = where or settings()
+    where.home.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with _environment(where, {"FINEGRAIN_AS_OF": moment} if moment is not None else {}):
+        as_of()  # a wrong moment is told before anything starts
+        result = _invoke(arguments, where, project, on_node)
+    nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
+    if result.exception is not None or (not result.success and not nodes):
+        raise FinegrainError(_sentence(result.exception))
+    _fetch_failures(where, nodes)
+    return Build(nodes, time.monotonic() - started)
+
+
+def _is_run(result: Any) -> bool:
+    return hasattr(result, "results") and not isinstance(result, list)
+
+
+def _invoke(
+    arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, bool], None] | None
+) -> Any:
+    main = importlib.import_module("dbt.cli.main")
+
+    def heard(event: Any) -> None:
+        if on_node is None:
+            return
+        if event.info.name == "NodeStart":
+            on_node(event.data.node_info.node_name, False)
+        elif event.info.name == "NodeFinished":
+            on_node(event.data.node_info.node_name, True)
+
+    own = ["--quiet", "--no-use-colors", "--log-path", str(where.home / "logs"), "--log-level-file", "info"]
+    place = ["--project-dir", str(project), "--profiles-dir", str(project)]
+    command, *rest = arguments
+    try:
+        return main.dbtRunner(callbacks=[heard]).invoke([*own, command, *place, *rest])
+    finally:
+        _let_go()
+
+
+def _let_go() -> None:
+    """dbt-duckdb keeps the warehouse open as long as the process lives; nobody else could read it."""
+    manager = importlib.import_module("dbt.adapters.duckdb.connections").DuckDBConnectionManager
+    with contextlib.suppress(Exception):
+        manager.env().close()
+    manager.close_all_connections()
+
+
+def _sentence(error: BaseException | None) -> str:
+    text = str(error) if error else "dbt could not run; see its log under var/logs"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "dbt: " + " ".join(lines[:4])
+
+
+def _node(result: Any) -> Node:
+    node = result.node
+    kind = str(node.resource_type.value if hasattr(node.resource_type, "value") else node.resource_type)
+    kept_in = None
+    if kind == "test" and node.config.get("store_failures"):
+        kept_in = f"{node.schema}.{node.alias}"
+    return Node(
+        name=node.name,
+        kind=kind,
+        status=str(result.status.value if hasattr(result.status, "value") else result.status),
+        seconds=round(result.execution_time, 3),
+        message=result.message,
+        failures=int(result.failures or 0),
+        kept_in=kept_in,
+    )
+
+
+def _fetch_failures(where: Settings, nodes: list[Node]) -> None:
+    """Read the first rows that broke each failed test from where dbt stored them."""
+    failed = [node for node in nodes if node.status == "fail" and node.kept_in]
+    if not failed:
+        return
+    with duckdb.connect() as con:
+        con.execute(f"attach {quote(str(where.warehouse))} as warehouse (read_only)")
+        for node in failed:
+            schema, _, table = (node.kept_in or "").partition(".")
+            found = con.execute(f'select * from warehouse."{schema}"."{table}" limit {SHOWN}')
+            names = [column[0] for column in found.description or []]
+            node.rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            node.kept_in = f'"{schema}"."{table}"'
+
+
+def build(
+    *,
+    where: Settings | None = None,
+    full_refresh: bool = False,
+    moment: str | None = None,
+    snapshot: int | None = None,
+    quiet: bool = True,
+) -> Build:
+    """Build and audit everything: `dbt build`, with a bar that follows it. Raises FinegrainError as `run_dbt` does."""
+    arguments = ["build", *(["--full-refresh"] if full_refresh else [])]
+    with console.progress("build", 1, quiet=quiet) as advance:
+
+        def follow(name: str, done: bool) -> None:
+            advance(0, name)
+
+        return run_dbt(arguments, where=where, moment=moment, on_node=follow)
