@@ -10,6 +10,9 @@ create table if not exists {{ target.schema }}.builds (
     invocation_id varchar, command varchar, built_from bigint, as_of timestamp, status varchar, is_whole boolean,
     passed bigint, failed bigint, opened_at timestamp, closed_at timestamp
 );
+create table if not exists {{ target.schema }}.build_failures (
+    invocation_id varchar, node varchar, status varchar, failures bigint, kept_in varchar
+);
 insert into {{ target.schema }}.builds
 select
     '{{ invocation_id }}', '{{ flags.WHICH }}', {{ pinned() }}, {{ requested_as_of() }}, 'open', false,
@@ -31,6 +34,12 @@ set
     passed = {{ results | length - failed }},
     failed = {{ failed }},
     closed_at = cast('{{ modules.datetime.datetime.utcnow().strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp)
-where invocation_id = '{{ invocation_id }}'
+where invocation_id = '{{ invocation_id }}';
+{%- for result in results if result.status in ['error', 'fail', 'runtime error'] %}
+insert into {{ target.schema }}.build_failures values (
+    '{{ invocation_id }}', '{{ result.node.name }}', '{{ result.status }}', {{ result.failures or 0 }},
+    {{ "'" ~ result.node.schema ~ "." ~ result.node.alias ~ "'" if result.node.resource_type == 'test' else 'null' }}
+);
+{%- endfor %}
 {%- endif %}
 {%- endmacro %}

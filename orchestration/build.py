@@ -103,11 +103,12 @@ def run_dbt(
     where: Settings | None = None,
     project: Path = PROJECT,
     moment: str | None = None,
-    on_node: Callable[[str, bool], None] | None = None,
+    on_node: Callable[[str, int, int], None] | None = None,
 ) -> Build:
     """Run one dbt command in this process: `run_dbt(["build", "--full-refresh"])`.
 
-    `moment` is the as-of time of the build (ISO 8601); `on_node(name, done)` follows it. A test that fails is in the
+    `moment` is the as-of time of the build (ISO 8601); `on_node(name, number, of)` is called as each
+    node starts. A test that fails is in the
     answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
     """
     where = where or settings()
@@ -128,17 +129,13 @@ def _is_run(result: Any) -> bool:
 
 
 def _invoke(
-    arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, bool], None] | None
+    arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, int, int], None] | None
 ) -> Any:
     main = importlib.import_module("dbt.cli.main")
 
     def heard(event: Any) -> None:
-        if on_node is None:
-            return
-        if event.info.name == "NodeStart":
-            on_node(event.data.node_info.node_name, False)
-        elif event.info.name == "NodeFinished":
-            on_node(event.data.node_info.node_name, True)
+        if on_node is not None and event.info.name == "LogStartLine":
+            on_node(event.data.node_info.node_name, event.data.index, event.data.total)
 
     own = ["--quiet", "--no-use-colors", "--log-path", str(where.home / "logs"), "--log-level-file", "info"]
     place = ["--project-dir", str(project), "--profiles-dir", str(project)]
@@ -207,7 +204,7 @@ def build(
     arguments = ["build", *(["--full-refresh"] if full_refresh else [])]
     with console.progress("build", 1, quiet=quiet) as advance:
 
-        def follow(name: str, done: bool) -> None:
-            advance(0, name)
+        def follow(name: str, number: int, of: int) -> None:
+            advance(1 / of, name)
 
         return run_dbt(arguments, where=where, moment=moment, on_node=follow)

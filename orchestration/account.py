@@ -1,0 +1,143 @@
+"""An account of what is published: what came in, what became of it, what the marts hold. Read as any reader would."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+from orchestration.errors import FinegrainError
+from orchestration.publish import DATABASE, current
+from orchestration.settings import Settings, settings
+
+#: Rows and columns of the sample of `user_features`.
+SAMPLE_ROWS: Final = 4
+SAMPLE: Final = ["views_24h", "views_7d", "views_30d", "cart_adds_30d", "orders_365d", "revenue_365d", "order_value_mean", "hours_since_view", "hours_since_order", "tenure_days", "sessions_90d", "distinct_categories_90d", "category_entropy_90d", "view_to_cart_rate_90d", "price_percentile_mean_90d", "mobile_share_90d", "abandoned_carts_30d", "rfm_segment"]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Counts of rows. `sources`: by source, rows that came and what they ended as; `reasons`: quarantined rows by reason
+    (a row may have several); `cleaned`: values capped, removed or imputed, by what; `marts`: rows and columns by name;
+    `sample`: a few customers, column by column."""
+
+    published: str
+    built_from: int
+    as_of: str
+    sources: list[dict[str, Any]]
+    reasons: dict[str, int]
+    cleaned: dict[str, int]
+    marts: dict[str, tuple[int, int]]
+    sample: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def show(self, out: Console) -> None:
+        """Print it for people."""
+        table = _table("What came in", "source", "raw rows", "judged", "kept", "duplicates", "quarantined")
+        for row in self.sources:
+            table.add_row(row["source"], *(f"{row[name]:,}" for name in list(row)[1:]))
+        if len(self.sources) > 1:
+            table.add_section()
+            table.add_row("all", *(f"{sum(row[name] for row in self.sources):,}" for name in list(self.sources[0])[1:]))
+        out.print(table)
+        out.print("An export's event with several items is judged item by item.\n", style="dim")
+        for title, counts in (("Why rows were quarantined", self.reasons), ("What cleaning changed", self.cleaned)):
+            table = _table(title, "", "rows")
+            for name, count in counts.items():
+                table.add_row(name, f"{count:,}")
+            out.print(table)
+            out.print()
+        table = _table("What is published", "mart", "rows", "columns")
+        for mart, (rows, columns) in self.marts.items():
+            table.add_row(mart, f"{rows:,}", str(columns))
+        out.print(table)
+        out.print()
+        if self.sample:
+            table = _table(f"user_features, a sample, as of {self.as_of} UTC", "", *[""] * len(self.sample))
+            for column in self.sample[0]:
+                table.add_row(column, *(_value(row[column]) for row in self.sample))
+            out.print(table)
+            out.print()
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left", header_style="dim")
+    return table
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = str(value)
+    return text[:8] + "…" if len(text) > 20 else text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def account(where: Settings | None = None) -> Account:
+    """Read the published marts. Raises FinegrainError when nothing is published."""
+    where = where or settings()
+    folder = current(where)
+    if folder is None:
+        raise FinegrainError(f"nothing is published in {where.published}; run `finegrain build` and `finegrain publish`")
+    with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
+        built_from, as_of = con.execute("select any_value(built_from), any_value(as_of) from dim_products").fetchall()[0]
+        names = [row[0] for row in con.execute("select table_name from duckdb_tables() order by 1").fetchall()]
+        return Account(
+            published=str(where.published / DATABASE),
+            built_from=built_from,
+            as_of=str(as_of)[:19],
+            sources=_dicts(con, _SOURCES),
+            reasons=dict(con.execute(_REASONS).fetchall()),
+            cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
+            marts={
+                name: (
+                    con.execute(f'select count(*) from "{name}"').fetchall()[0][0],
+                    len(con.execute(f'from "{name}" limit 0').description or []),
+                )
+                for name in names
+            },
+            sample=_dicts(con, _SAMPLE),
+        )
+
+
+def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    found = con.execute(query)
+    columns = [column[0] for column in found.description or []]
+    return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
+
+
+_SOURCES: Final = """
+    select source, sum(raw_rows)::bigint as raw_rows, sum(judged_rows)::bigint as judged, sum(kept)::bigint as kept,
+        sum(duplicates)::bigint as duplicates, sum(quarantined)::bigint as quarantined
+    from event_ledger group by source order by raw_rows desc, source
+"""
+_REASONS: Final = """
+    select reason, count(*) from (select unnest(reasons) as reason from quarantined_events) group by reason
+    order by count(*) desc, reason
+"""
+_CLEANED: Final = """
+    select 'price outliers treated', count(*) filter (price_is_outlier) from fct_events
+    union all select 'quantity outliers treated', count(*) filter (quantity_is_outlier) from fct_events
+    union all select 'weight outliers treated', count(*) filter (weight_is_outlier) from dim_products
+    union all select 'income outliers flagged', count(*) filter (income_is_outlier) from dim_customers
+    union all select 'categories corrected in the catalogue', count(*) filter (category_is_corrected) from dim_products
+    union all (
+        select record || ' ' || column_name || ' imputed', sum(imputed_rows)::bigint
+        from missingness_audit group by record, column_name order by record, column_name
+    )
+"""
+# Customers of whom much is known, from different segments.
+_SAMPLE: Final = f"""
+    select customer_id, {", ".join(SAMPLE)} from user_features
+    qualify row_number() over (partition by rfm_segment order by views_365d desc, customer_id) = 1
+    order by revenue_365d desc, customer_id limit {SAMPLE_ROWS}
+"""

@@ -1,0 +1,213 @@
+"""The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
+
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to mend first.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from orchestration import __version__, console
+from orchestration.errors import FinegrainError
+
+app = typer.Typer(
+    help="From a shop's raw events to tested, point-in-time-correct personalization features.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
+AsOf = Annotated[
+    str | None, typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset).")
+]
+FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
+
+
+class DemoData(StrEnum):
+    """What `finegrain demo` runs on."""
+
+    simulated = "simulated"
+    completejourney = "completejourney"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for the files; made if it is not there.")] = Path("shop"),
+    events: Annotated[int, typer.Option(help="Rows of behaviour, about.")] = 1_000_000,
+    days: Annotated[int, typer.Option(help="Days of history.")] = 90,
+    start: Annotated[str, typer.Option(metavar="DATE", help="The first day.")] = "2025-01-06",
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Write the files of a simulated shop, and beside them the truth about their dirt."""
+    from orchestration.simulate import simulate as run
+
+    try:
+        first = date.fromisoformat(start)
+    except ValueError:
+        raise FinegrainError(f"--start is '{start}', which is no date; write it like 2025-01-06") from None
+    with console.progress("simulate", 1, quiet=as_json) as advance:
+        before = 0.0
+
+        def follow(done: int, total: int) -> None:
+            nonlocal before
+            advance(done / total - before, "")
+            before = done / total
+
+        summary = run(out, events=events, seed=seed, days=days, start=first, progress=follow)
+    if as_json:
+        console.show_json({"out": summary.out, "rows": summary.rows, "truth": summary.truth})
+        return
+    console.out().print(f"{summary.events:,} rows of behaviour over {days} days in {summary.out}")
+    console.out().print(f"load them with: finegrain load examples/simulated_shop --data {summary.out}")
+
+
+@app.command()
+def load(
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Land files that the lake holds already once more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Land files in the lake by a mapping."""
+    from orchestration.load import load as run
+
+    report = run(mapping, paths, data, again, quiet=as_json)
+    if as_json:
+        console.show_json(report.as_dict())
+        return
+    out = console.out()
+    for file in report.files:
+        said = file.skipped or f"{file.rows:,} rows" + (f", {file.malformed:,} of them malformed" if file.malformed else "")
+        out.print(f"{file.source}.{file.table} {file.file}: {said}")
+        for note in file.notes:
+            out.print(f"  {note}")
+    out.print(f"{report.rows:,} rows landed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+
+
+@app.command()
+def build(full_refresh: FullRefresh = False, as_of: AsOf = None, as_json: Json = False) -> None:
+    """Build the warehouse from the lake and audit it (`dbt build`)."""
+    from orchestration.build import build as run
+
+    done = run(full_refresh=full_refresh, moment=as_of, quiet=as_json)
+    if as_json:
+        console.show_json(done.as_dict())
+    else:
+        console.out().print(
+            f"{done.count('model', 'seed', 'snapshot')} models, seeds and snapshots and "
+            f"{done.count('test', 'unit_test')} tests in {done.seconds:.1f} s"
+        )
+        for node in done.failed:
+            err = console.err()
+            err.print(f"failed: {node.name}: {node.message}", style="red")
+            for row in node.rows:
+                err.print("  " + ", ".join(f"{name}={value}" for name, value in row.items()), markup=False)
+            if node.kept_in:
+                err.print(f"  all rows: {node.kept_in} in the warehouse")
+    if not done.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(as_json: Json = False) -> None:
+    """Put the audited marts in place for readers, in one step."""
+    from orchestration.publish import publish as run
+
+    done = run()
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    table = Table("mart", "rows", "columns", box=None, pad_edge=False)
+    for mart, (rows, columns) in done.marts.items():
+        table.add_row(mart, f"{rows:,}", str(columns))
+    console.out().print(table)
+    what = f"published in {done.seconds:.1f} s" if done.is_new else "this build is published already"
+    console.out().print(f"{what}: {done.folder.parent.parent / 'finegrain.duckdb'} (lake snapshot {done.built_from})")
+
+
+@app.command()
+def report(as_json: Json = False) -> None:
+    """Say what came in, what became of it, and what the marts hold."""
+    from orchestration.account import account
+
+    told = account()
+    if as_json:
+        console.show_json(told.as_dict())
+    else:
+        told.show(console.out())
+
+
+@app.command()
+def demo(
+    data: Annotated[DemoData, typer.Option(help="A simulated shop, or the Dunnhumby Complete Journey.")] = DemoData.simulated,
+    events: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 50_000,
+) -> None:
+    """The whole way, from raw files to published features, and an account of it."""
+    from orchestration.demo import demo as run
+
+    if not run(data.value, events=events):
+        raise typer.Exit(1)
+
+
+@bench_app.command("cleaning")
+def bench_cleaning(
+    shop: Annotated[Path, typer.Option(help="Folder of the simulated shop that was loaded.")] = Path("shop"),
+    as_json: Json = False,
+) -> None:
+    """Score the cleaning against the truth of the simulated shop that the warehouse was built from."""
+    from orchestration.cleaning_score import score, table
+    from orchestration.settings import settings
+
+    scores = score(settings().warehouse, shop)
+    if as_json:
+        console.show_json(
+            [{**vars(row), "precision": row.precision, "recall": row.recall, "fails": row.fails} for row in scores]
+        )
+    else:
+        console.out().print(table(scores))
+    if any(row.fails for row in scores):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
+    try:
+        app()
+    except FinegrainError as error:
+        for line in str(error).splitlines():
+            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
