@@ -1,0 +1,54 @@
+# What one types here. `make` alone prints this list.
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak lint format bench docs lock clean setup setup-dev
+
+# Which data `make demo` runs on: simulated, or completejourney.
+DATA ?= simulated
+# How many simulated events `make bench` measures.
+EVENTS ?= 1000000
+BIN := .venv/bin
+# dbt keeps its traces out of the project's folder and asks nobody.
+export DBT_SEND_ANONYMOUS_USAGE_STATS := false
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
+	@$(BIN)/finegrain demo --data $(DATA)
+
+test: setup-dev ## All tests but the long ones
+	@$(BIN)/python -m pytest
+
+soak: setup-dev ## The long proofs
+	@$(BIN)/python -m pytest -m soak
+
+lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/check_layers.py
+	$(BIN)/sqlfluff lint models snapshots tests/singular
+
+format: setup-dev ## Lay out Python and SQL
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix models snapshots tests/singular
+
+bench: setup-dev ## Time by stage and model, and peak memory, at EVENTS simulated events
+	@$(BIN)/python benchmarks/pipeline.py --events $(EVENTS)
+
+docs: setup ## dbt's documentation, in target/
+	@$(BIN)/dbt docs generate --static
+
+lock: setup-dev ## Resolve the dependencies anew (needs uv)
+	@scripts/lock
+
+clean: ## Remove what was made here: the environment, var/, dbt's folders
+	rm -rf .venv var target logs dbt_packages *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup:
+	@scripts/setup
+
+setup-dev:
+	@scripts/setup dev
