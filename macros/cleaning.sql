@@ -17,13 +17,23 @@ case
 end
 {%- endmacro %}
 
-{# The group of a row that a rule of seeds/outlier_rules.csv or seeds/imputation_rules.csv names. #}
-{% macro group_of(group_by, columns) -%}
-case {{ group_by }}
-    {%- for name, column in columns.items() %}
-    when '{{ name }}' then {{ column }}
+{# A column of the fit that applies: of a chain of groups from narrow to wide, [name, column, alias of its joined fit], the
+   first one that has bounds, which is to say a rule and history enough. #}
+{% macro narrowest(chain, column) -%}
+case
+    {%- for name, key, alias in chain %}
+    when {{ alias }}.low is not null or {{ alias }}.high is not null then {{ alias }}.{{ column }}
     {%- endfor %}
-    when 'all' then 'all'
+end
+{%- endmacro %}
+
+{# The median to impute: that of the group that the rule names or, where it has none yet, of the next wider one. #}
+{% macro imputed_from(chain, group_by) -%}
+case {{ group_by }}
+    {%- for name, key, alias in chain %}
+    when '{{ name }}' then coalesce(
+        {%- for wider in chain[loop.index0:] %}{{ wider[2] }}.q50{{ ", " if not loop.last }}{% endfor %}, null)
+    {%- endfor %}
 end
 {%- endmacro %}
 
@@ -35,7 +45,6 @@ case
     else {{ value }}
 end
 {%- endmacro %}
-
 
 {# Which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
    fits did, which is what an arrival on day D does to the days from D + fit_lag_days on. #}

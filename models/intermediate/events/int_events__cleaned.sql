@@ -5,7 +5,11 @@
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
-{% set groups = {'product_id': 'product_id', 'category': 'product_category', 'event_type': 'event_type'} %}
+{# The groups that a value may be compared with, from narrow to wide: [rule's name, column of the event, alias of the join]. #}
+{% set groups = {
+    'price': [['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['all', "'all'", 'pa']],
+    'quantity': [['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa']],
+} %}
 with events as (
 
     select
@@ -40,57 +44,21 @@ modes as (
 
 ),
 
-rules as (
-
-    select
-        e.row_id,
-        po.action as price_outlier_action,
-        {{ group_of('po.group_by', groups) }} as price_outlier_group,
-        po.group_by as price_outlier_by,
-        qo.action as quantity_outlier_action,
-        {{ group_of('qo.group_by', groups) }} as quantity_outlier_group,
-        qo.group_by as quantity_outlier_by
-    from events as e
-    left join (select * from {{ ref('outlier_rules') }} where column_name = 'price') as po on true
-    left join (select * from {{ ref('outlier_rules') }} where column_name = 'quantity') as qo on true
-
-),
-
-grouped as (
-
-    select
-        e.row_id,
-        e.event_type,
-        e.product_id,
-        e.product_category,
-        e.fit_day,
-        e.price_reported,
-        e.quantity,
-        r.price_outlier_by,
-        r.price_outlier_group,
-        r.quantity_outlier_by,
-        r.quantity_outlier_group
-    from events as e
-    inner join rules as r on e.row_id = r.row_id
-
-),
-
 -- The fits that are asked for, each once: far fewer than events.
 asked as (
 
-    select distinct 'price' as measure, price_outlier_by as group_by, price_outlier_group as group_key, fit_day from grouped
-    union
-    select distinct 'quantity', quantity_outlier_by, quantity_outlier_group, fit_day from grouped
-    union
-    select distinct 'price', 'product_id', product_id, fit_day from grouped
-    union
-    select distinct 'price', 'category', product_category, fit_day from grouped
-    union
-    select distinct 'price', 'all', 'all', fit_day from grouped
-    union
-    select distinct 'quantity', 'event_type', event_type, fit_day from grouped
-    union
-    select distinct 'quantity', 'all', 'all', fit_day from grouped
+    {% for measure, chain in groups.items() %}
+    {% set last_measure = loop.last %}
+    {% for group_by, column, alias in chain %}
+    select distinct
+        '{{ measure }}' as measure,
+        '{{ group_by }}' as group_by,
+        {{ column }} as group_key,
+        fit_day
+    from events
+    {{ "union all" if not (loop.last and last_measure) }}
+    {% endfor %}
+    {% endfor %}
 
 ),
 
@@ -110,22 +78,20 @@ answered as (
 
 ),
 
--- The limits of each group and day, worked out once.
-limits as (
+-- With the limits of what is believable, where a rule says so and the group is old enough.
+bounded as (
 
     select
-        a.measure,
-        a.group_by,
-        a.group_key,
-        a.fit_day,
+        a.*,
+        o.action,
         {{ outlier_bound('o', 'a', 'low') }} as low,
         {{ outlier_bound('o', 'a', 'high') }} as high
     from answered as a
-    inner join {{ ref('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by
+    left join {{ ref('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by
 
 ),
 
-labels_asked as (
+days as (
 
     select distinct fit_day from events
 
@@ -138,7 +104,7 @@ labels as (
         d.most_frequent as device,
         c.most_frequent as country
     from {{ asof_left_join(
-        'labels_asked as l', "(select * from modes where measure = 'device') as d", [], 'l.fit_day', 'd.valid_on'
+        'days as l', "(select * from modes where measure = 'device') as d", [], 'l.fit_day', 'd.valid_on'
     ) }}
     {{ asof_left_join('', "(select * from modes where measure = 'country') as c", [], 'l.fit_day', 'c.valid_on') }}
 
@@ -147,44 +113,60 @@ labels as (
 imputations as (
 
     select
-        max(case when column_name = 'price' then action end) = 'impute' as of_price,
+        {% for column in ['price', 'quantity', 'device', 'country'] %}
+        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
+        {% endfor %}
         max(case when column_name = 'price' then group_by end) as price_by,
-        max(case when column_name = 'quantity' then action end) = 'impute' as of_quantity,
-        max(case when column_name = 'quantity' then group_by end) as quantity_by,
-        max(case when column_name = 'device' then action end) = 'impute' as of_device,
-        max(case when column_name = 'country' then action end) = 'impute' as of_country
+        max(case when column_name = 'quantity' then group_by end) as quantity_by
     from {{ ref('imputation_rules') }}
     where record = 'event'
+
+),
+
+fitted as (
+
+    select
+        e.*,
+        s.session_id,
+        l.device as frequent_device,
+        l.country as frequent_country,
+        {% for measure, chain in groups.items() %}
+        {% for bound in ['low', 'high', 'action'] %}
+        {{ narrowest(chain, bound) }} as {{ measure }}_{{ bound }},
+        {% endfor %}
+        {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median{{ "," if not loop.last }}
+        {% endfor %}
+    from events as e
+    cross join imputations as i
+    left join sessions as s on e.row_id = s.row_id
+    left join labels as l on e.fit_day = l.fit_day
+    {% for measure, chain in groups.items() %}
+    {% for group_by, column, alias in chain %}
+    left join bounded as {{ alias }}
+        on {{ alias }}.measure = '{{ measure }}' and {{ alias }}.group_by = '{{ group_by }}'
+        and {{ 'e.' ~ column if group_by != 'all' else column }} = {{ alias }}.group_key
+        and e.fit_day = {{ alias }}.fit_day
+    {% endfor %}
+    {% endfor %}
 
 ),
 
 treated as (
 
     select
-        e.*,
-        s.session_id,
-        pl.low as price_low,
-        pl.high as price_high,
-        ql.low as quantity_low,
-        ql.high as quantity_high,
-        coalesce(e.price_reported < pl.low or e.price_reported > pl.high, false) as price_is_outlier,
-        coalesce(e.quantity < ql.low or e.quantity > ql.high, false) as quantity_is_outlier,
-        cast(round({{ treated('cast(e.price_reported as double)', 'pl.low', 'pl.high', 'r.price_outlier_action') }}, 4) as decimal(18, 4)) as price_treated,
-        cast(round({{ treated('cast(e.quantity as double)', 'ql.low', 'ql.high', 'r.quantity_outlier_action') }}, 3) as decimal(18, 3)) as quantity_treated,
-        e.price_reported is null and e.product_id is not null as price_was_missing,
-        e.quantity is null and e.product_id is not null
-            and e.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as quantity_was_missing,
-        e.device is null and e.origin <> 'database' as device_was_missing,
-        e.country is null and e.origin <> 'database' as country_was_missing
-    from events as e
-    inner join rules as r on e.row_id = r.row_id
-    left join sessions as s on e.row_id = s.row_id
-    left join limits as pl
-        on pl.measure = 'price' and r.price_outlier_by = pl.group_by and r.price_outlier_group = pl.group_key
-        and e.fit_day = pl.fit_day
-    left join limits as ql
-        on ql.measure = 'quantity' and r.quantity_outlier_by = ql.group_by and r.quantity_outlier_group = ql.group_key
-        and e.fit_day = ql.fit_day
+        f.*,
+        {% for measure, raw, places in [('price', 'price_reported', 4), ('quantity', 'quantity', 3)] %}
+        coalesce(f.{{ raw }} < f.{{ measure }}_low or f.{{ raw }} > f.{{ measure }}_high, false) as {{ measure }}_is_outlier,
+        cast(round({{ treated(
+            'cast(f.' ~ raw ~ ' as double)', 'f.' ~ measure ~ '_low', 'f.' ~ measure ~ '_high', 'f.' ~ measure ~ '_action'
+        ) }}, {{ places }}) as decimal(18, {{ places }})) as {{ measure }}_treated,
+        {% endfor %}
+        f.price_reported is null and f.product_id is not null as price_was_missing,
+        f.quantity is null and f.product_id is not null
+        and f.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as quantity_was_missing,
+        f.device is null and f.origin <> 'database' as device_was_missing,
+        f.country is null and f.origin <> 'database' as country_was_missing
+    from fitted as f
 
 ),
 
@@ -192,43 +174,30 @@ filled as (
 
     select
         t.*,
-        -- A group that is too young to have a median borrows that of the next wider one.
         case
             when t.price_treated is null and t.product_id is not null and i.of_price
-                then cast(round(coalesce(
-                    case when i.price_by = 'product_id' then fp.q50 end,
-                    case when i.price_by in ('product_id', 'category') then fc.q50 end,
-                    fa.q50
-                ), 4) as decimal(18, 4))
+                then cast(round(t.price_median, 4) as decimal(18, 4))
             else t.price_treated
         end as price_clean,
         case
             when t.quantity_was_missing and i.of_quantity
-                then cast(round(coalesce(case when i.quantity_by = 'event_type' then qt.q50 end, qa.q50, 1), 3) as decimal(18, 3))
+                then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
             else t.quantity_treated
         end as quantity_clean,
-        case when t.device_was_missing and i.of_device then l.device else t.device end as device_clean,
-        case when t.country_was_missing and i.of_country then l.country else t.country end as country_clean,
-        case when fc.n is null then null else (
+        case when t.device_was_missing and i.of_device then t.frequent_device else t.device end as device_clean,
+        case when t.country_was_missing and i.of_country then t.frequent_country else t.country end as country_clean,
+        -- The share of the category's prices up to this one, to the twentieth, in percent.
+        case when c.n > 0 and t.price_treated is not null then 5 * (
             {%- for step in quantile_steps() %}
-            case when t.price_treated >= fc.q{{ '%02d' % step }} then 1 else 0 end{{ " +" if not loop.last }}
+            case when t.price_treated >= c.q{{ '%02d' % step }} then 1 else 0 end{{ " +" if not loop.last }}
             {%- endfor %}
-        ) end as price_rank
+        ) end as price_percentile
     from treated as t
     cross join imputations as i
-    left join answered as fp
-        on fp.measure = 'price' and fp.group_by = 'product_id' and t.product_id = fp.group_key and t.fit_day = fp.fit_day
-        and t.price_treated is null
-    left join answered as fc
-        on fc.measure = 'price' and fc.group_by = 'category' and t.product_category = fc.group_key and t.fit_day = fc.fit_day
-    left join answered as fa
-        on fa.measure = 'price' and fa.group_by = 'all' and t.fit_day = fa.fit_day and t.price_treated is null
-    left join answered as qt
-        on qt.measure = 'quantity' and qt.group_by = 'event_type' and t.event_type = qt.group_key and t.fit_day = qt.fit_day
-        and t.quantity_was_missing
-    left join answered as qa
-        on qa.measure = 'quantity' and qa.group_by = 'all' and t.fit_day = qa.fit_day and t.quantity_was_missing
-    left join labels as l on t.fit_day = l.fit_day
+    left join answered as c
+        on
+            c.measure = 'price' and c.group_by = 'category'
+            and t.product_category = c.group_key and t.fit_day = c.fit_day
 
 )
 
@@ -265,8 +234,7 @@ select
     price_reported as price_raw,
     price_is_outlier,
     price_was_missing,
-    -- The share of the category's prices below this one, to the twentieth, in percent.
-    case when price_treated is not null then cast(price_rank * 5 as integer) end as price_percentile,
+    cast(price_percentile as integer) as price_percentile,
     quantity_clean as quantity,
     quantity as quantity_raw,
     quantity_is_outlier,
