@@ -27,6 +27,7 @@
 
 {% macro count_of(event_type) %}cast(count(case when event_type = '{{ event_type }}' then 1 end) as bigint){% endmacro %}
 {% macro count_if(condition) %}cast(count(case when {{ condition }} then 1 end) as bigint){% endmacro %}
+{% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
 {% macro tile_measures(tile) %}

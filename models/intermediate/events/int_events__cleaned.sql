@@ -127,15 +127,15 @@ fitted as (
 
     select
         e.*,
-        s.session_id,
-        l.device as frequent_device,
-        l.country as frequent_country,
         {% for measure, chain in groups.items() %}
         {% for bound in ['low', 'high', 'action'] %}
         {{ narrowest(chain, bound) }} as {{ measure }}_{{ bound }},
         {% endfor %}
-        {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median{{ "," if not loop.last }}
+        {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
         {% endfor %}
+        s.session_id,
+        l.device as frequent_device,
+        l.country as frequent_country
     from events as e
     cross join imputations as i
     left join sessions as s on e.row_id = s.row_id

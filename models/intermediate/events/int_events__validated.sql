@@ -47,7 +47,9 @@ replaced as (
 
 touched_keys as (
 
-    select dedup_key from arrived union select dedup_key from replaced
+    select dedup_key from arrived
+    union
+    select dedup_key from replaced
 
 ),
 
@@ -234,9 +236,15 @@ joined as (
     select
         c.*,
         {% if not incremental %}cast(null as date) as prior_arrival_day,{% endif %}
-        {{ in_group('dk', 'c.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key') }} as is_copy_by_key,
-        {{ in_group('dc', 'c.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key') }} as is_copy_by_client_key,
-        {{ in_group('ro', 'c.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id') }} as is_order_again,
+        {{ in_group(
+            'dk', 'c.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key'
+        ) }} as is_copy_by_key,
+        {{ in_group(
+            'dc', 'c.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key'
+        ) }} as is_copy_by_client_key,
+        {{ in_group(
+            'ro', 'c.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id'
+        ) }} as is_order_again,
         {% if incremental %}
         case
             when (c.identity, c.event_day) in (select (d.identity, d.event_day) from touched_days as d)

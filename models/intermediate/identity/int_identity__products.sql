@@ -83,7 +83,7 @@ select
         when j.weight_grams_raw is null or (l.action = 'remove' and (j.weight_grams_raw < l.low or j.weight_grams_raw > l.high))
             then cast(l.median as decimal(18, 3))
         when l.action = 'cap'
-            then cast(least(greatest(cast(j.weight_grams_raw as double), coalesce(l.low, j.weight_grams_raw)), coalesce(l.high, j.weight_grams_raw)) as decimal(18, 3))
+            then cast({{ treated('cast(j.weight_grams_raw as double)', 'l.low', 'l.high', "'cap'") }} as decimal(18, 3))
         else j.weight_grams_raw
     end as weight_grams,
     j.weight_grams_raw is null as weight_was_missing,

@@ -60,8 +60,9 @@ rules as (
 
     select
         {% for column in ['birth_year', 'household_size', 'income', 'gender', 'country'] %}
-        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }}{{ "," if not loop.last }}
+        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
         {% endfor %}
+        count(*) as rules
     from {{ ref('imputation_rules') }}
     where record = 'customer'
 

@@ -4,6 +4,7 @@
     pre_hook="{{ find_touched_tiles('identity_day') }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
--- What each identity did on each day, by the day it arrived (macros/tiles.sql). A late event adds a row and rewrites none.
+-- What each identity did on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
+-- and rewrites none.
 -- depends_on: {{ ref('int_events__validated') }}
 {{ tile_rows('identity_day', tile_source('identity_day')) }}

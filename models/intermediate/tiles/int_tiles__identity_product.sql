@@ -4,6 +4,7 @@
     pre_hook="{{ find_touched_tiles('identity_product') }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
--- What each identity did with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row and rewrites none.
+-- What each identity did with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
+-- and rewrites none.
 -- depends_on: {{ ref('int_events__validated') }}
 {{ tile_rows('identity_product', tile_source('identity_product')) }}

@@ -14,7 +14,9 @@ with observed as (
         product_category as category,
         event_type,
         price_reported as price,
-        quantity
+        {{ log_bucket('price_reported') }} as price_bucket,
+        quantity,
+        {{ log_bucket('quantity') }} as quantity_bucket
     from {{ ref('int_events__validated') }}
     where verdict = 'kept'
     {% if is_incremental() %}
@@ -38,14 +40,14 @@ prices as (
             when grouping(category) = 0 then category
             else 'all'
         end as group_key,
-        {{ log_bucket('price') }} as bucket,
+        price_bucket as bucket,
         {{ value_sums('price') }}
     from observed
     where price is not null and product_id is not null
     group by grouping sets (
-        (arrival_day, {{ log_bucket('price') }}, product_id),
-        (arrival_day, {{ log_bucket('price') }}, category),
-        (arrival_day, {{ log_bucket('price') }})
+        (arrival_day, price_bucket, product_id),
+        (arrival_day, price_bucket, category),
+        (arrival_day, price_bucket)
     )
 
 ),
@@ -65,14 +67,14 @@ quantities as (
             when grouping(category) = 0 then category
             else 'all'
         end as group_key,
-        {{ log_bucket('quantity') }} as bucket,
+        quantity_bucket as bucket,
         {{ value_sums('quantity') }}
     from observed
     where quantity is not null
     group by grouping sets (
-        (arrival_day, {{ log_bucket('quantity') }}, event_type),
-        (arrival_day, {{ log_bucket('quantity') }}, category),
-        (arrival_day, {{ log_bucket('quantity') }})
+        (arrival_day, quantity_bucket, event_type),
+        (arrival_day, quantity_bucket, category),
+        (arrival_day, quantity_bucket)
     )
 
 )

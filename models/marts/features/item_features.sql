@@ -82,8 +82,6 @@ shoppers as (
 recent as (
 
     select
-        product_id,
-        as_of,
         {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
         {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
         {% for measure, event_type in [
@@ -92,13 +90,15 @@ recent as (
         ] %}
         {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
         {% endfor %}
-        cast(count(distinct case when {{ inside }} then order_key end) as bigint) as orders_{{ suffix }},
+        {{ count_distinct_if(inside, 'order_key') }} as orders_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
-        cast(count(distinct case when {{ inside }} then customer_id end) as bigint) as users_{{ suffix }}{{ "," if not loop.last }}
+        {{ count_distinct_if(inside, 'customer_id') }} as users_{{ suffix }},
         {% endfor %}
+        product_id,
+        as_of
     from (
         select e.*, l.customer_id
         from last_day as e
@@ -111,12 +111,6 @@ recent as (
 by_day as (
 
     select
-        product_id,
-        as_of,
-        max(category) as seen_category,
-        min(first_at) as first_seen_at,
-        max(last_at) as last_seen_at,
-        max(last_order_at) as last_order_at,
         {% for suffix, days in day_windows() %}
         {% for measure in counts %}
         {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
@@ -126,17 +120,25 @@ by_day as (
         {% endfor %}
         {% endfor %}
         {{ window_sum('refunded_units', none, 'decimal(38, 4)') }} as refunded_units_lifetime,
-        {{ share(window_sum('price_total', 30, 'decimal(38, 4)'), window_sum('priced_events', 30, 'bigint')) }} as price_mean_30d,
+        {{ window_share('price_total', 'priced_events', 30) }} as price_mean_30d,
         -- The whole days before today, so that a morning does not look like a slump.
         {% for days in [7, 30] %}
-        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then views end), 0) as double) / {{ days }} as views_sma_{{ days }}d,
-        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then units end), 0) as double) / {{ days }} as units_sma_{{ days }}d,
+        {% for measure in ['views', 'units'] %}
+        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then {{ measure }} end), 0) as double)
+        / {{ days }} as {{ measure }}_sma_{{ days }}d,
+        {% endfor %}
         {% endfor %}
         -- An exponential average: weights halve with every half-life, and add up to one.
         {% for half_life in var('half_lives') %}
         {{ decayed_sum('case when event_day < as_of_day then views end', half_life) }}
-            * (1 - power(0.5, 1 / {{ half_life }}.0)) / power(0.5, 1 / {{ half_life }}.0) as views_ema_{{ half_life }}d{{ "," if not loop.last }}
+        * (1 - power(0.5, 1 / {{ half_life }}.0)) / power(0.5, 1 / {{ half_life }}.0) as views_ema_{{ half_life }}d,
         {% endfor %}
+        product_id,
+        as_of,
+        max(category) as seen_category,
+        min(first_at) as first_seen_at,
+        max(last_at) as last_seen_at,
+        max(last_order_at) as last_order_at
     from days
     group by product_id, as_of
 
@@ -193,14 +195,6 @@ latest_prices as (
 items as (
 
     select
-        m.product_id,
-        m.as_of,
-        coalesce(c.category, d.seen_category) as category,
-        c.brand,
-        coalesce(cast(c.price as double), l.price) as price_now,
-        least(coalesce(c.created_at, c.first_known_at), c.first_known_at, d.first_seen_at) as born_at,
-        d.last_seen_at,
-        d.last_order_at,
         {% for suffix, days in day_windows() %}
         {% for measure in counts + money %}
         coalesce(d.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
@@ -213,8 +207,16 @@ items as (
         coalesce(d.units_sma_{{ days }}d, 0) as units_sma_{{ days }}d,
         {% endfor %}
         {% for half_life in var('half_lives') %}
-        coalesce(d.views_ema_{{ half_life }}d, 0) as views_ema_{{ half_life }}d{{ "," if not loop.last }}
+        coalesce(d.views_ema_{{ half_life }}d, 0) as views_ema_{{ half_life }}d,
         {% endfor %}
+        m.product_id,
+        m.as_of,
+        coalesce(c.category, d.seen_category) as category,
+        c.brand,
+        coalesce(cast(c.price as double), l.price) as price_now,
+        least(coalesce(c.created_at, c.first_known_at), c.first_known_at, d.first_seen_at) as born_at,
+        d.last_seen_at,
+        d.last_order_at
     from members as m
     left join catalogue as c on m.product_id = c.product_id and m.as_of = c.as_of
     left join by_day as d on m.product_id = d.product_id and m.as_of = d.as_of
@@ -228,9 +230,9 @@ ranked as (
     select
         *,
         {% for suffix in rate_windows %}
-        {{ share('sum(cart_adds_' ~ suffix ~ ') over in_category', 'sum(views_' ~ suffix ~ ') over in_category') }} as category_cart_rate_{{ suffix }},
-        {{ share('sum(orders_' ~ suffix ~ ') over in_category', 'sum(cart_adds_' ~ suffix ~ ') over in_category') }} as category_order_rate_{{ suffix }},
-        {{ share('sum(orders_' ~ suffix ~ ') over in_category', 'sum(views_' ~ suffix ~ ') over in_category') }} as category_buy_rate_{{ suffix }},
+        {{ share_in_category('cart_adds_' ~ suffix, 'views_' ~ suffix) }} as category_cart_rate_{{ suffix }},
+        {{ share_in_category('orders_' ~ suffix, 'cart_adds_' ~ suffix) }} as category_order_rate_{{ suffix }},
+        {{ share_in_category('orders_' ~ suffix, 'views_' ~ suffix) }} as category_buy_rate_{{ suffix }},
         {% endfor %}
         cast(rank() over (partition by as_of order by views_7d desc) as bigint) as popularity_rank_7d,
         cast(rank() over (partition by as_of order by views_30d desc) as bigint) as popularity_rank_30d,
@@ -272,9 +274,15 @@ final as (
 
         ---------- rates, smoothed towards the category's
         {% for suffix in rate_windows %}
-        {{ smoothed_rate('i.cart_adds_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_cart_rate_' ~ suffix ~ ', 0), 1)') }} as view_to_cart_rate_{{ suffix }},
-        {{ smoothed_rate('i.orders_' ~ suffix, 'i.cart_adds_' ~ suffix, 'least(coalesce(i.category_order_rate_' ~ suffix ~ ', 0), 1)') }} as cart_to_order_rate_{{ suffix }},
-        {{ smoothed_rate('i.orders_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_buy_rate_' ~ suffix ~ ', 0), 1)') }} as view_to_order_rate_{{ suffix }},
+        {{ smoothed_rate(
+            'i.cart_adds_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_cart_rate_' ~ suffix ~ ', 0), 1)'
+        ) }} as view_to_cart_rate_{{ suffix }},
+        {{ smoothed_rate(
+            'i.orders_' ~ suffix, 'i.cart_adds_' ~ suffix, 'least(coalesce(i.category_order_rate_' ~ suffix ~ ', 0), 1)'
+        ) }} as cart_to_order_rate_{{ suffix }},
+        {{ smoothed_rate(
+            'i.orders_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_buy_rate_' ~ suffix ~ ', 0), 1)'
+        ) }} as view_to_order_rate_{{ suffix }},
         {% endfor %}
         u.repeat_buy_rate,
         least({{ share('i.refunded_units_lifetime', 'i.units_lifetime') }}, 1.0) as return_rate_lifetime,

@@ -51,8 +51,6 @@ last_day as (
 recent as (
 
     select
-        customer_id,
-        as_of,
         {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
         {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
         {% for measure, event_type in [
@@ -61,17 +59,19 @@ recent as (
         ] %}
         {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
         {% endfor %}
-        cast(count(distinct case when {{ inside }} then order_key end) as bigint) as orders_{{ suffix }},
+        {{ count_distinct_if(inside, 'order_key') }} as orders_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
         {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
-        cast(count(distinct case when {{ inside }} then session_id end) as bigint) as sessions_{{ suffix }},
-        cast(count(distinct case when {{ inside }} then event_day end) as bigint) as active_days_{{ suffix }},
-        cast(count(distinct case when {{ inside }} then product_id end) as bigint) as distinct_products_{{ suffix }},
-        cast(count(distinct case when {{ inside }} and product_id is not null then category end) as bigint) as distinct_categories_{{ suffix }},
-        cast(count(distinct case when {{ inside }} and product_id is not null then brand end) as bigint) as distinct_brands_{{ suffix }}{{ "," if not loop.last }}
+        {{ count_distinct_if(inside, 'session_id') }} as sessions_{{ suffix }},
+        {{ count_distinct_if(inside, 'event_day') }} as active_days_{{ suffix }},
+        {{ count_distinct_if(inside, 'product_id') }} as distinct_products_{{ suffix }},
+        {{ count_distinct_if(inside ~ ' and product_id is not null', 'category') }} as distinct_categories_{{ suffix }},
+        {{ count_distinct_if(inside ~ ' and product_id is not null', 'brand') }} as distinct_brands_{{ suffix }},
         {% endfor %}
+        customer_id,
+        as_of
     from last_day
     group by customer_id, as_of
 
@@ -98,18 +98,20 @@ by_day as (
         {{ window_distinct('event_day', days) }} as active_days_{{ suffix }},
         {% endfor %}
         {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
-        {{ share(window_sum('discount_amount', days, 'decimal(38, 4)'), window_sum('listed_amount', days, 'decimal(38, 4)')) }} as discount_share_{{ suffix }},
-        {{ share(window_sum('price_total', days, 'decimal(38, 4)'), window_sum('priced_events', days, 'bigint')) }} as price_mean_{{ suffix }},
+        {{ window_share('discount_amount', 'listed_amount', days) }} as discount_share_{{ suffix }},
+        {{ window_share('price_total', 'priced_events', days) }} as price_mean_{{ suffix }},
         {{ exact_std(
-            window_sum('priced_events', days, 'bigint'), window_sum('price_total', days, 'decimal(18, 4)'), window_sum('price_square_total', days, 'decimal(28, 8)')
+            window_sum('priced_events', days, 'bigint'),
+            window_sum('price_total', days, 'decimal(18, 4)'),
+            window_sum('price_square_total', days, 'decimal(28, 8)')
         ) }} as price_std_{{ suffix }},
-        {{ share(window_sum('price_percentile_total', days, 'decimal(38, 4)'), window_sum('ranked_events', days, 'bigint')) }} as price_percentile_mean_{{ suffix }},
-        {{ share(window_sum('refunded_units', days, 'decimal(38, 4)'), window_sum('units', days, 'decimal(38, 4)')) }} as returned_share_{{ suffix }},
+        {{ window_share('price_percentile_total', 'ranked_events', days) }} as price_percentile_mean_{{ suffix }},
+        {{ window_share('refunded_units', 'units', days) }} as returned_share_{{ suffix }},
         {% for habit in habits %}
-        {{ share(window_sum(habit ~ '_events', days, 'bigint'), window_sum('events', days, 'bigint')) }} as {{ habit }}_share_{{ suffix }},
+        {{ window_share(habit ~ '_events', 'events', days) }} as {{ habit }}_share_{{ suffix }},
         {% endfor %}
         {% for device in devices %}
-        {{ share(window_sum(device ~ '_events', days, 'bigint'), window_sum('device_events', days, 'bigint')) }} as {{ device }}_share_{{ suffix }}{{ "," }}
+        {{ window_share(device ~ '_events', 'device_events', days) }} as {{ device }}_share_{{ suffix }},
         {% endfor %}
         {% endfor %}
         cast(count(*) as bigint) as tile_rows
@@ -121,13 +123,13 @@ by_day as (
 by_product as (
 
     select
-        customer_id,
-        as_of,
         {% for suffix, days in day_windows() %}
         {{ window_distinct('product_id', days) }} as distinct_products_{{ suffix }},
         {{ window_distinct('category', days) }} as distinct_categories_{{ suffix }},
-        {{ window_distinct('brand', days) }} as distinct_brands_{{ suffix }}{{ "," if not loop.last }}
+        {{ window_distinct('brand', days) }} as distinct_brands_{{ suffix }},
         {% endfor %}
+        customer_id,
+        as_of
     from products
     group by customer_id, as_of
 
@@ -160,15 +162,15 @@ category_totals as (
 by_category as (
 
     select
-        customer_id,
-        as_of,
         {% for suffix in ['90d', 'lifetime'] %}
         -- Shannon entropy, in nats.
         round(sum(case
             when events_{{ suffix }} > 0
                 then -(cast(events_{{ suffix }} as double) / all_{{ suffix }}) * ln(cast(events_{{ suffix }} as double) / all_{{ suffix }})
-        end), 9) as category_entropy_{{ suffix }}{{ "," if not loop.last }}
+        end), 9) as category_entropy_{{ suffix }},
         {% endfor %}
+        customer_id,
+        as_of
     from category_totals
     group by customer_id, as_of
 
@@ -204,8 +206,6 @@ whole_sessions as (
 by_session as (
 
     select
-        customer_id,
-        as_of,
         {% for suffix, days in day_windows() %}
         cast(count(events_{{ suffix }}) as bigint) as sessions_{{ suffix }},
         {% endfor %}
@@ -216,8 +216,10 @@ by_session as (
         {% set abandoned %}cart_adds > 0 and purchases = 0
             and last_at < as_of - {{ minutes(var('session_gap_minutes')) }} and {{ in_window(days, 'last_day') }}{% endset %}
         {{ count_if(abandoned) }} as abandoned_carts_{{ suffix }},
-        {{ sum_if(abandoned, 'cart_value') }} as abandoned_cart_value_{{ suffix }}{{ "," if not loop.last }}
+        {{ sum_if(abandoned, 'cart_value') }} as abandoned_cart_value_{{ suffix }},
         {% endfor %}
+        customer_id,
+        as_of
     from whole_sessions
     group by customer_id, as_of
 
@@ -363,8 +365,12 @@ final as (
 
         ---------- rates, smoothed towards the shop's
         {% for suffix in ['90d', 'lifetime'] %}
-        {{ smoothed_rate('coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'coalesce(d.views_' ~ suffix ~ ', 0)', 'least(h.cart_rate, 1)') }} as view_to_cart_rate_{{ suffix }},
-        {{ smoothed_rate('coalesce(d.units_' ~ suffix ~ ', 0)', 'coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'least(h.order_rate, 1)') }} as cart_to_order_rate_{{ suffix }},
+        {{ smoothed_rate(
+            'coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'coalesce(d.views_' ~ suffix ~ ', 0)', 'least(h.cart_rate, 1)'
+        ) }} as view_to_cart_rate_{{ suffix }},
+        {{ smoothed_rate(
+            'coalesce(d.units_' ~ suffix ~ ', 0)', 'coalesce(d.cart_adds_' ~ suffix ~ ', 0)', 'least(h.order_rate, 1)'
+        ) }} as cart_to_order_rate_{{ suffix }},
         {% endfor %}
 
         ---------- carts

@@ -1,19 +1,25 @@
 -- How much of what is missing, by source and kind of event. A share that differs much between kinds is not missing at random.
 {% set imputed = ['price', 'quantity', 'device', 'country'] %}
-{% set plain = ['user_id', 'anonymous_id', 'product_id', 'category', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer', 'campaign', 'list_price'] %}
+{% set plain = [
+    'user_id', 'anonymous_id', 'product_id', 'category', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer',
+    'campaign', 'list_price',
+] %}
+{% set of_customers = ['birth_year', 'gender', 'country', 'household_size', 'income'] %}
+{% set of_products = ['title', 'brand', 'category'] %}
 with events as (
 
     select
-        source,
-        event_type,
-        count(*) as all_rows,
         {% for column in plain %}
-        count({{ column }}) as with_{{ column }},
+        count(*) - count({{ column }}) as without_{{ column }},
+        0 as imputed_{{ column }},
         {% endfor %}
         {% for column in imputed %}
         count(case when {{ column }}_was_missing then 1 end) as without_{{ column }},
-        count(case when {{ column }}_was_missing and {{ column }} is not null then 1 end) as imputed_{{ column }}{{ "," if not loop.last }}
+        count(case when {{ column }}_was_missing and {{ column }} is not null then 1 end) as imputed_{{ column }},
         {% endfor %}
+        source,
+        event_type,
+        count(*) as all_rows
     from {{ ref('int_events__cleaned') }}
     group by source, event_type
 
@@ -22,12 +28,12 @@ with events as (
 profiles as (
 
     select
-        source,
-        count(*) as all_rows,
-        {% for column in ['birth_year', 'gender', 'country', 'household_size', 'income'] %}
+        {% for column in of_customers %}
         count(case when {{ column }}_was_missing then 1 end) as without_{{ column }},
-        count(case when {{ column }}_was_missing and {{ column }} is not null then 1 end) as imputed_{{ column }}{{ "," if not loop.last }}
+        count(case when {{ column }}_was_missing and {{ column }} is not null then 1 end) as imputed_{{ column }},
         {% endfor %}
+        source,
+        count(*) as all_rows
     from {{ ref('int_identity__profiles') }}
     group by source
 
@@ -36,12 +42,13 @@ profiles as (
 products as (
 
     select
-        count(*) as all_rows,
+        {% for column in of_products %}
+        count(*) - count({{ column }}) as without_{{ column }},
+        0 as imputed_{{ column }},
+        {% endfor %}
         count(case when weight_was_missing then 1 end) as without_weight,
         count(case when weight_was_missing and weight_grams is not null then 1 end) as imputed_weight,
-        count(case when title is null then 1 end) as without_title,
-        count(case when brand is null then 1 end) as without_brand,
-        count(case when category is null then 1 end) as without_category
+        count(*) as all_rows
     from {{ ref('int_identity__products') }}
     where is_in_catalogue
 
@@ -49,23 +56,25 @@ products as (
 
 long as (
 
-    {% for column in plain %}
-    select 'event' as record, source, event_type, '{{ column }}' as column_name, all_rows, all_rows - with_{{ column }} as missing_rows, 0 as imputed_rows from events
-    union all
+    {% for record, relation, source, event_type, columns in [
+        ('event', 'events', 'source', 'event_type', plain + imputed),
+        ('customer', 'profiles', 'source', "'all'", of_customers),
+        ('product', 'products', "'catalogue'", "'all'", of_products + ['weight']),
+    ] %}
+    {% set is_last = loop.last %}
+    {% for column in columns %}
+    select
+        '{{ record }}' as record,
+        {{ source }} as source,
+        {{ event_type }} as event_type,
+        '{{ column }}' as column_name,
+        all_rows,
+        without_{{ column }} as missing_rows,
+        imputed_{{ column }} as imputed_rows
+    from {{ relation }}
+    {{ "union all" if not (loop.last and is_last) }}
     {% endfor %}
-    {% for column in imputed %}
-    select 'event' as record, source, event_type, '{{ column }}' as column_name, all_rows, without_{{ column }} as missing_rows, imputed_{{ column }} as imputed_rows from events
-    union all
     {% endfor %}
-    {% for column in ['birth_year', 'gender', 'country', 'household_size', 'income'] %}
-    select 'customer' as record, source, 'all' as event_type, '{{ column }}' as column_name, all_rows, without_{{ column }} as missing_rows, imputed_{{ column }} as imputed_rows from profiles
-    union all
-    {% endfor %}
-    {% for column in ['title', 'brand', 'category'] %}
-    select 'product' as record, 'catalogue' as source, 'all' as event_type, '{{ column }}' as column_name, all_rows, without_{{ column }} as missing_rows, 0 as imputed_rows from products
-    union all
-    {% endfor %}
-    select 'product' as record, 'catalogue' as source, 'all' as event_type, 'weight' as column_name, all_rows, without_weight as missing_rows, imputed_weight as imputed_rows from products
 
 )
 

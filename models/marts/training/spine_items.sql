@@ -5,6 +5,6 @@ select distinct
 from (
     select product_id, arrival_day from {{ ref('int_tiles__item') }}
     union
-    select product_id, cast(first_known_at as date) from {{ ref('int_identity__product_versions') }}
+    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
 ) as p
 inner join {{ ref('int_identity__build') }} as b on p.arrival_day <= b.as_of_day
