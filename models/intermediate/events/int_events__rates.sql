@@ -35,6 +35,6 @@ held as (
 
 select
     currency,
-    {{ unfold(day_range('rate_date', "coalesce(next_date, " ~ add_days('rate_date', 1200) ~ ")")) }} as rate_date,
+    {{ unfold(day_range('rate_date', "coalesce(next_date, " ~ add_days('rate_date', var('fx_hold_days')) ~ ")")) }} as rate_date,
     rate
 from held
