@@ -41,5 +41,5 @@ upper({{ clean_text(column) }})
 
 {# How category names are compared: without case, or runs of white space, or a slash at the end. #}
 {% macro category_spelling(column) -%}
-regexp_replace(rtrim(lower(trim({{ column }})), '/'), '\s+', ' ', 'g')
+nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')
 {%- endmacro %}

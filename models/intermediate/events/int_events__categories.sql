@@ -1,20 +1,10 @@
 -- Every spelling of a category that was ever delivered, and the category it stands for: as seeds/category_map.csv says;
 -- else, where one slip of the keyboard (two in a long name) leads to exactly one mapped category, that one; else itself.
-with delivered as (
-
-    select category as category_name from {{ lake_table('events') }} as e
-    union
-    select {{ unfold('items') }}.item_category from {{ lake_table('ga4_events') }} as g
-    union
-    select category from {{ lake_table('products') }} as p
-
-),
-
-spellings as (
+with spellings as (
 
     select distinct {{ category_spelling('category_name') }} as spelling
-    from delivered
-    where {{ clean_text('category_name') }} is not null
+    from {{ ref('stg_lake__category_names') }}
+    where {{ category_spelling(clean_text('category_name')) }} is not null
 
 ),
 
