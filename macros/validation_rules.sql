@@ -17,13 +17,18 @@
     ('quantity_out_of_range', 'quantity <= 0 or quantity > ' ~ var('max_quantity')),
     ('unknown_currency', 'event_at is not null and price is not null and rate is null'),
     ('consent_denied', "lower(consent) in ('denied', 'false', 'no', '0')"),
-    ('bot_user_agent', matches('lower(user_agent)', '(^|[^a-z])(bot|crawler|spider|scraper|headlesschrome|curl|wget|python-requests)([^a-z]|$)|bot[/; ]')),
+    ('bot_user_agent', matches('lower(user_agent)', machine_words())),
     ('bot_rate', 'is_too_many'),
     ('odd_local_time', 'is_odd_local_time'),
     ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
     ('zero_price', "price = 0 and event_type = 'purchase'"),
 ]) }}
 {% endmacro %}
+
+{# How machines call themselves, in lower case: Googlebot, AdsBot-Google, Baiduspider; but Cubot is a maker of phones. #}
+{% macro machine_words() -%}
+(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(headlesschrome|curl|wget|python-requests)([^a-z]|$)
+{%- endmacro %}
 
 {# True of a row that breaks any of the rules. #}
 {% macro any_rule(rules) -%}
