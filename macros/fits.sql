@@ -49,6 +49,15 @@ end
 {# The twentieths at which a fit keeps quantiles, in percent. #}
 {% macro quantile_steps() %}{{ return(range(5, 100, 5)) }}{% endmacro %}
 
+{# SQL: how much of a fit's histogram lies up to `value`, in percent, to the twentieth; null for null. #}
+{% macro steps_reached(value, fit) -%}
+case when {{ value }} is not null then 5 * (
+    {%- for step in quantile_steps() %}
+    case when {{ value }} >= {{ fit }}.q{{ '%02d' % step }} then 1 else 0 end{{ " +" if not loop.last }}
+    {%- endfor %}
+) end
+{%- endmacro %}
+
 {#
   Fits of one histogram table: for each (measure, group_by, group_key) and each day on which something new arrived in
   it, the quantiles, means and deviations of all that had arrived by the end of that day.

@@ -16,10 +16,11 @@ with events as (
         v.*,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v
-    where v.verdict = 'kept'
-    {% if is_incremental() %}
+    where
+        v.verdict = 'kept'
+        {% if is_incremental() %}
         and v.row_id in (select r.row_id from rows_to_clean as r)
-    {% endif %}
+        {% endif %}
 
 ),
 
@@ -143,9 +144,10 @@ fitted as (
     {% for measure, chain in groups.items() %}
     {% for group_by, column, alias in chain %}
     left join bounded as {{ alias }}
-        on {{ alias }}.measure = '{{ measure }}' and {{ alias }}.group_by = '{{ group_by }}'
-        and {{ 'e.' ~ column if group_by != 'all' else column }} = {{ alias }}.group_key
-        and e.fit_day = {{ alias }}.fit_day
+        on
+            {{ alias }}.measure = '{{ measure }}' and {{ alias }}.group_by = '{{ group_by }}'
+            and {{ 'e.' ~ column if group_by != 'all' else column }} = {{ alias }}.group_key
+            and e.fit_day = {{ alias }}.fit_day
     {% endfor %}
     {% endfor %}
 
@@ -187,11 +189,7 @@ filled as (
         case when t.device_was_missing and i.of_device then t.frequent_device else t.device end as device_clean,
         case when t.country_was_missing and i.of_country then t.frequent_country else t.country end as country_clean,
         -- The share of the category's prices up to this one, to the twentieth, in percent.
-        case when c.n > 0 and t.price_treated is not null then 5 * (
-            {%- for step in quantile_steps() %}
-            case when t.price_treated >= c.q{{ '%02d' % step }} then 1 else 0 end{{ " +" if not loop.last }}
-            {%- endfor %}
-        ) end as price_percentile
+        case when c.n > 0 then {{ steps_reached('t.price_treated', 'c') }} end as price_percentile
     from treated as t
     cross join imputations as i
     left join answered as c

@@ -21,13 +21,11 @@ with kept as (
         v.source_session_id,
         v.purchase_order_id
     from {{ ref('int_events__validated') }} as v
-    where v.verdict = 'kept'
-    {% if incremental %}
-        and (
-            v.row_id in (select t.row_id from touched_rows as t)
-            or v.row_id in (select s.row_id from touched_session_rows as s)
-        )
-    {% endif %}
+    where
+        v.verdict = 'kept'
+        {% if incremental %}
+        and v.row_id in (select t.row_id from touched_rows as t union select s.row_id from touched_session_rows as s)
+        {% endif %}
 
 ),
 
@@ -38,10 +36,11 @@ web_hits as (
         identity,
         min(source_session_id) as source_session_id
     from {{ ref('int_events__validated') }}
-    where is_repeated_order and origin <> 'database' and source_session_id is not null and purchase_order_id is not null
-    {% if incremental %}
+    where
+        is_repeated_order and origin <> 'database' and source_session_id is not null and purchase_order_id is not null
+        {% if incremental %}
         and purchase_order_id in (select k.purchase_order_id from kept as k)
-    {% endif %}
+        {% endif %}
     group by purchase_order_id, identity
 
 ),

@@ -39,7 +39,12 @@ watermark as (
 
 replaced as (
 
-    select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id
+    select
+        t.row_id,
+        t.dedup_key,
+        t.client_key,
+        t.purchase_order_id,
+        least(t.arrival_day, t.prior_arrival_day) as arrival_day
     from {{ this }} as t
     inner join arrived as a on t.row_id = a.row_id
 
@@ -111,31 +116,25 @@ known as (
 candidates as (
 
     select
-        {{ arrived_columns('a') }}
-        {% if incremental %},
-        false as was_judged,
+        {% if incremental %}
         o.arrival_day as prior_arrival_day,
         false as is_duplicate_key,
         false as is_duplicate_client_key,
         false as is_repeated_order,
-        false as is_over_rate
+        false as is_over_rate,
         {% endif %}
+        {{ arrived_columns('a') }}
     from arrived as a
     {% if incremental %}
-    left join (
-        select row_id, least(arrival_day, prior_arrival_day) as arrival_day
-        from {{ this }}
-        where row_id in (select r.row_id from replaced as r)
-    ) as o on a.row_id = o.row_id
+    left join replaced as o on a.row_id = o.row_id
     union all
     select
-        {{ arrived_columns('k') }},
-        true as was_judged,
         least(k.arrival_day, k.prior_arrival_day) as prior_arrival_day,
         k.is_duplicate_key,
         k.is_duplicate_client_key,
         k.is_repeated_order,
-        k.is_over_rate
+        k.is_over_rate,
+        {{ arrived_columns('k') }}
     from known as k
     {% endif %}
 
@@ -352,6 +351,7 @@ select
     {{ pinned() }} as built_in
 from decided as d
 left join {{ ref('int_identity__product_versions') }} as v
-    on d.product_id = v.product_id
-    and d.available_at >= v.known_at
-    and (d.available_at < v.known_until or v.known_until is null)
+    on
+        d.product_id = v.product_id
+        and d.available_at >= v.known_at
+        and (d.available_at < v.known_until or v.known_until is null)

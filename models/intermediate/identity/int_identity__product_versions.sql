@@ -22,8 +22,9 @@ with versions as (
     from {{ ref('stg_shop__products') }} as p
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('p.category_name') }} = c.spelling
     left join {{ ref('int_events__rates') }} as r
-        on coalesce(p.currency, '{{ var("reporting_currency") }}') = r.currency
-        and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
+        on
+            coalesce(p.currency, '{{ var("reporting_currency") }}') = r.currency
+            and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
     left join {{ ref('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
     where p.product_id is not null and p.raw_error is null
 

@@ -14,10 +14,11 @@ select
     {{ label }} as observed,
     cast(count(*) as bigint) as n
 from {{ ref('int_events__validated') }}
-where verdict = 'kept' and {{ label }} is not null and origin <> 'database'
-{% if is_incremental() %}
+where
+    verdict = 'kept' and {{ label }} is not null and origin <> 'database'
+    {% if is_incremental() %}
     and arrival_day >= {{ first_changed_day() }}
-{% endif %}
+    {% endif %}
 group by arrival_day, {{ label }}
 {{ "union all" if not loop.last }}
 {% endfor %}

@@ -7,49 +7,41 @@ with customers as (
 
 ),
 
-numbers as (
+-- Each value once, when it was first seen of its customer or product.
+numbers_seen as (
 
     {% for measure in ['birth_year', 'household_size', 'income'] %}
-    select * from (
-        select
-            '{{ measure }}' as measure,
-            'all' as group_key,
-            cast(raw_available_at as date) as arrival_day,
-            cast({{ measure }} as decimal(18, 4)) as value,
-            row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
-        from customers
-        where {{ measure }} is not null
-    ) as seen
-    where place = 1
+    select
+        '{{ measure }}' as measure,
+        'all' as group_key,
+        cast(raw_available_at as date) as arrival_day,
+        cast({{ measure }} as decimal(18, 4)) as value,
+        row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
+    from customers
+    where {{ measure }} is not null
     union all
     {% endfor %}
-    select * from (
-        select
-            'weight' as measure,
-            category as group_key,
-            cast(known_at as date) as arrival_day,
-            cast(weight_grams as decimal(18, 4)) as value,
-            row_number() over (partition by product_id order by known_at) as place
-        from {{ ref('int_identity__product_versions') }}
-        where weight_grams is not null and category is not null
-    ) as seen
-    where place = 1
+    select
+        'weight' as measure,
+        category as group_key,
+        cast(known_at as date) as arrival_day,
+        cast(weight_grams as decimal(18, 4)) as value,
+        row_number() over (partition by product_id order by known_at) as place
+    from {{ ref('int_identity__product_versions') }}
+    where weight_grams is not null and category is not null
 
 ),
 
-labels as (
+labels_seen as (
 
     {% for measure in ['gender', 'country'] %}
-    select * from (
-        select
-            'customer_{{ measure }}' as measure,
-            cast(raw_available_at as date) as arrival_day,
-            {{ measure }} as observed,
-            row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
-        from customers
-        where {{ measure }} is not null
-    ) as seen
-    where place = 1
+    select
+        'customer_{{ measure }}' as measure,
+        cast(raw_available_at as date) as arrival_day,
+        {{ measure }} as observed,
+        row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
+    from customers
+    where {{ measure }} is not null
     {{ "union all" if not loop.last }}
     {% endfor %}
 
@@ -63,8 +55,9 @@ select
     {{ log_bucket('value') }} as bucket,
     cast(null as varchar) as observed,
     {{ value_sums('value') }}
-from numbers
-group by 1, 2, 3, 4, 5
+from numbers_seen
+where place = 1
+group by measure, group_key, arrival_day, bucket
 union all
 select
     measure,
@@ -79,5 +72,6 @@ select
     cast(null as bigint) as log_n,
     cast(null as decimal(38, 0)) as log_total,
     cast(null as decimal(38, 0)) as log_total_square
-from labels
+from labels_seen
+where place = 1
 group by measure, arrival_day, observed

@@ -18,69 +18,30 @@ with observed as (
         quantity,
         {{ log_bucket('quantity') }} as quantity_bucket
     from {{ ref('int_events__validated') }}
-    where verdict = 'kept'
-    {% if is_incremental() %}
+    where
+        verdict = 'kept'
+        {% if is_incremental() %}
         and arrival_day >= {{ first_changed_day() }}
-    {% endif %}
-
-),
-
-prices as (
-
-    select
-        arrival_day,
-        'price' as measure,
-        case
-            when grouping(product_id) = 0 then 'product_id'
-            when grouping(category) = 0 then 'category'
-            else 'all'
-        end as group_by,
-        case
-            when grouping(product_id) = 0 then product_id
-            when grouping(category) = 0 then category
-            else 'all'
-        end as group_key,
-        price_bucket as bucket,
-        {{ value_sums('price') }}
-    from observed
-    where price is not null and product_id is not null
-    group by grouping sets (
-        (arrival_day, price_bucket, product_id),
-        (arrival_day, price_bucket, category),
-        (arrival_day, price_bucket)
-    )
-
-),
-
-quantities as (
-
-    select
-        arrival_day,
-        'quantity' as measure,
-        case
-            when grouping(event_type) = 0 then 'event_type'
-            when grouping(category) = 0 then 'category'
-            else 'all'
-        end as group_by,
-        case
-            when grouping(event_type) = 0 then event_type
-            when grouping(category) = 0 then category
-            else 'all'
-        end as group_key,
-        quantity_bucket as bucket,
-        {{ value_sums('quantity') }}
-    from observed
-    where quantity is not null
-    group by grouping sets (
-        (arrival_day, quantity_bucket, event_type),
-        (arrival_day, quantity_bucket, category),
-        (arrival_day, quantity_bucket)
-    )
+        {% endif %}
 
 )
 
-select * from prices
-where group_key is not null
-union all
-select * from quantities
-where group_key is not null
+{% for measure, condition, groups in [
+    ('price', 'product_id is not null', {'product_id': 'product_id', 'category': 'category', 'all': "'all'"}),
+    ('quantity', 'true', {'event_type': 'event_type', 'category': 'category', 'all': "'all'"}),
+] %}
+{% set is_last = loop.last %}
+{% for group_by, group_key in groups.items() %}
+select
+    arrival_day,
+    '{{ measure }}' as measure,
+    '{{ group_by }}' as group_by,
+    {{ group_key }} as group_key,
+    {{ measure }}_bucket as bucket,
+    {{ value_sums(measure) }}
+from observed
+where {{ measure }} is not null and {{ condition }} and {{ group_key }} is not null
+group by arrival_day, {{ group_key }}, {{ measure }}_bucket
+{{ "union all" if not (loop.last and is_last) }}
+{% endfor %}
+{% endfor %}

@@ -27,7 +27,15 @@ catalogue as (
         v.created_at
     from moments as m
     inner join {{ ref('int_identity__product_versions') }} as v
-        on v.known_at <= m.as_of and (v.known_until > m.as_of or v.known_until is null)
+        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+
+),
+
+sightings as (
+
+    select product_id, arrival_day from {{ ref('int_tiles__item') }}
+    union
+    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
 
 ),
 
@@ -35,12 +43,7 @@ members as (
 
     select distinct p.product_id, m.as_of, m.as_of_day
     from moments as m
-    cross join (
-        select product_id, arrival_day from {{ ref('int_tiles__item') }}
-        union
-        select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
-    ) as p
-    where p.arrival_day <= m.as_of_day
+    inner join sightings as p on m.as_of_day >= p.arrival_day
 
 ),
 
@@ -67,7 +70,7 @@ known_links as (
         l.customer_id
     from moments as m
     inner join {{ ref('int_identity__links') }} as l
-        on l.known_from <= m.as_of and (l.known_to > m.as_of or l.known_to is null)
+        on m.as_of >= l.known_from and (m.as_of < l.known_to or l.known_to is null)
 
 ),
 

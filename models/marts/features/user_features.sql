@@ -292,28 +292,37 @@ shop as (
         coalesce({{ share('sum(t.cart_adds)', 'sum(t.views)') }}, 0) as cart_rate,
         coalesce({{ share('sum(t.units)', 'sum(t.cart_adds)') }}, 0) as order_rate
     from moments as m
-    left join {{ ref('int_tiles__item') }} as t on t.arrival_day < m.as_of_day
+    left join {{ ref('int_tiles__item') }} as t on m.as_of_day > t.arrival_day
     group by m.as_of
+
+),
+
+rfm_values as (
+
+    select customer_id, as_of, 'recency_days' as measure, {{ hours_between('last_order_at', 'as_of') }} / 24 as score_of from by_order
+    union all
+    select customer_id, as_of, 'orders' as measure, cast(orders_365d as double) as score_of from by_order
+    where orders_365d > 0
+    union all
+    select o.customer_id, o.as_of, 'revenue' as measure, cast(d.revenue_365d as double) as score_of
+    from by_order as o
+    inner join by_day as d on o.customer_id = d.customer_id and o.as_of = d.as_of
+    where o.orders_365d > 0
 
 ),
 
 rfm as (
 
     select
-        s.customer_id,
-        s.as_of,
-        max(case when b.measure = 'recency_days' then b.score end) as rfm_recency_score,
-        max(case when b.measure = 'orders' then b.score end) as rfm_frequency_score,
-        max(case when b.measure = 'revenue' then b.score end) as rfm_monetary_score
-    from spine as s
-    inner join by_order as o on s.customer_id = o.customer_id and s.as_of = o.as_of
-    inner join by_day as d on s.customer_id = d.customer_id and s.as_of = d.as_of
+        v.customer_id,
+        v.as_of,
+        max(case when v.measure = 'recency_days' then b.score end) as rfm_recency_score,
+        max(case when v.measure = 'orders' then b.score end) as rfm_frequency_score,
+        max(case when v.measure = 'revenue' then b.score end) as rfm_monetary_score
+    from rfm_values as v
     inner join {{ ref('int_fits__rfm_bounds') }} as b
-        on (b.measure = 'recency_days' and {{ hours_between('o.last_order_at', 's.as_of') }} / 24 >= b.at_least
-            and ({{ hours_between('o.last_order_at', 's.as_of') }} / 24 < b.below or b.below is null))
-        or (b.measure = 'orders' and o.orders_365d > 0 and o.orders_365d >= b.at_least and (o.orders_365d < b.below or b.below is null))
-        or (b.measure = 'revenue' and o.orders_365d > 0 and d.revenue_365d >= b.at_least and (d.revenue_365d < b.below or b.below is null))
-    group by s.customer_id, s.as_of
+        on v.measure = b.measure and v.score_of >= b.at_least and (v.score_of < b.below or b.below is null)
+    group by v.customer_id, v.as_of
 
 ),
 
