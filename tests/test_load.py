@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import threading
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, Phase, given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import lake
+from orchestration import lake, landing
+from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
-from orchestration.load import LoadReport, load
+from orchestration.files import look
+from orchestration.load import LoadReport, load, plan
 from orchestration.settings import Settings
 
 NOW = datetime(2024, 6, 1, 12, 0)
@@ -130,38 +133,55 @@ def test_csv_rows_of_the_wrong_width_are_kept_with_their_line(home: Settings, tm
     assert got[1][3] == "short,2024-01-01" and got[3][3] == "a,b,c,d,e"
 
 
-# Every example is a load of its own, so shrinking one would take minutes.
-a_few = examples(
-    max_examples=25,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),
-)
 cell = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\x01", exclude_categories=["Cs"]), max_size=6)
+many = examples(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@a_few
+@pytest.fixture
+def memory() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A raw table of events outside any lake: twenty drawn files land in it while one lake opens."""
+    with duckdb.connect() as con:
+        con.execute("set timezone = 'UTC'")
+        con.execute(f"create table events ({', '.join(f'{name} {kind}' for name, kind in columns('events').items())})")
+        yield con
+
+
+def land(con: duckdb.DuckDBPyConnection, mapping: Path, data: Path) -> None:
+    """Replace the rows of `memory` with those of a mapping's one file, by the SELECT that the loader inserts."""
+    [planned] = plan(mapping, data=data)
+    [entry] = planned.entries
+    [file] = entry.files
+    bound = landing.bind(con, file, look(file), entry.table, entry.mapping, entry.zone, entry.where)
+    landing.check_sample(con, bound, entry.where)
+    con.execute("delete from events")
+    con.execute(f"insert into events {landing.select(bound, planned.source, file.name, '', NOW)}")
+
+
+@many
 @given(st.lists(st.tuples(cell, cell, cell), max_size=30), st.sampled_from([",", ";", "\t"]))
-def test_any_csv_survives_the_trip(home: Settings, tmp_path: Path, table: list[tuple[str, str, str]], mark: str) -> None:
+def test_any_csv_survives_the_trip(
+    memory: duckdb.DuckDBPyConnection, tmp_path: Path, table: list[tuple[str, str, str]], mark: str
+) -> None:
     text = io.StringIO()
     writer = csv.writer(text, delimiter=mark, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerows([("t", "s", "u"), *table])
     (tmp_path / "any.csv").write_bytes(text.getvalue().encode())
-    source = f"s{len(rows(home, 'from lake.raw.loads'))}"
     fields = {"event_type": "t", "event_at": {"value": "2024-01-01"}, "session_id": "s", "user_id": "u"}
-    load(shop(tmp_path, {"files": "any.csv", "fields": fields}, source=source), data=tmp_path)
-    got = rows(home, f"select event_type, session_id, user_id, _error from lake.raw.events where _source = '{source}' "
-                     "order by split_part(_position, '#', 2)::int")
+    land(memory, shop(tmp_path, {"files": "any.csv", "fields": fields}), tmp_path)
+    got = memory.execute(
+        "select event_type, session_id, user_id, _error from events order by split_part(_position, '#', 2)::int"
+    ).fetchall()
     assert got == [(*(value or None for value in row), None) for row in table]
 
 
-@a_few
+@many
 @given(st.lists(st.sampled_from(["x,2024-01-01,u", "x", "x,y,z,w", 'x,"a\nb",u']), min_size=1, max_size=40))
-def test_positions_count_malformed_rows(home: Settings, tmp_path: Path, records: list[str]) -> None:
+def test_positions_count_malformed_rows(
+    memory: duckdb.DuckDBPyConnection, tmp_path: Path, records: list[str]
+) -> None:
     (tmp_path / "n.csv").write_text("t,at,u\n" + "\n".join(records) + "\n")
-    source = f"s{len(rows(home, 'from lake.raw.loads'))}"
-    load(shop(tmp_path, {"files": "n.csv"}, source=source), data=tmp_path)
-    got = rows(home, f"select split_part(_position, '#', 2)::int, _error is not null from lake.raw.events "
-                     f"where _source = '{source}' order by 1")
+    land(memory, shop(tmp_path, {"files": "n.csv"}), tmp_path)
+    got = memory.execute("select split_part(_position, '#', 2)::int, _error is not null from events order by 1").fetchall()
     assert [row[0] for row in got] == list(range(1, len(records) + 1)), records
     assert [row[1] for row in got] == [record.count(",") != 2 for record in records]
 
