@@ -115,6 +115,29 @@ def load(
 
 
 @app.command()
+def doctor(
+    mapping: Annotated[
+        str | None, typer.Argument(help="A mapping file, or a folder of them; without one, this machine is looked at.")
+    ] = None,
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a mapping against its data before anything is loaded, and say what is wrong, by field."""
+    from orchestration.doctor import examine
+
+    report = examine(mapping, paths, data, quiet=as_json)
+    if as_json:
+        console.show_json(report.as_dict())
+    else:
+        console.out().print(report.render())
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def build(full_refresh: FullRefresh = False, as_of: AsOf = None, as_json: Json = False) -> None:
     """Build the warehouse from the lake and audit it (`dbt build`)."""
     from orchestration.build import build as run

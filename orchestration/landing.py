@@ -11,7 +11,7 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -40,11 +40,13 @@ _numbers = itertools.count()
 @dataclass
 class Opened:
     """A file as a relation: its own `columns` (name to DuckDB type) plus `__n` (row number from 1), `__bad` (why
-    the row could not be read, or NULL) and `__payload` (the row as it was delivered)."""
+    the row could not be read, or NULL) and `__payload` (the row as it was delivered). `names` are all columns the
+    file is seen to have; of JSON lines `columns` holds only those that the mapping reads."""
 
     file: DataFile
     columns: dict[str, str]
     relation: str
+    names: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -72,32 +74,49 @@ def path_literal(file: DataFile) -> str:
 
 
 @cache
-def _time_macros() -> Any:
-    text = (settings.PROJECT / "macros" / "engine" / "time.sql").read_text("utf-8")
+def macros(file: str) -> Any:
+    """The macros of one file below macros/, each a function that gives SQL. Only those that are plain Jinja work."""
+    text = (settings.PROJECT / "macros" / file).read_text("utf-8")
     return Environment().from_string(text).module
 
 
 def parse_time(value: str, zone: str) -> str:
     """SQL that reads the text `value` (SQL) as a UTC timestamp: the same macro that the models use."""
-    return str(_time_macros().duckdb__parse_time(value, zone))
+    return str(macros("engine/time.sql").duckdb__parse_time(value, zone))
 
 
 def local_time_is_odd(value: str, zone: str) -> str:
     """SQL, true for a naive local time that occurs twice or never in `zone`."""
-    return str(_time_macros().duckdb__local_time_is_odd(value, zone))
+    return str(macros("engine/time.sql").duckdb__local_time_is_odd(value, zone))
 
 
 def bind(
     con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, zone: str, where: str
 ) -> Bound:
     """Open a file and bind its mapping to its columns. `where` is how errors name the mapping's entry."""
+    return bind_opened(con, open_file(con, file, look, table, entry, where), table, entry, zone, where)
+
+
+def open_file(
+    con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str
+) -> Opened:
+    """Learn a file's columns and set its malformed rows aside. Only JSON lines depend on `entry`, for their keys."""
     try:
-        opened = _open(con, file, look, table, entry, where)
+        return _open(con, file, look, table, entry, where)
+    except duckdb.Error as error:
+        raise unreadable(file, error) from None
+
+
+def bind_opened(
+    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, zone: str, where: str
+) -> Bound:
+    """Bind a mapping to the columns of a file that is open."""
+    try:
         if table == "ga4_events":
             return _bind_ga4(con, opened, entry, zone)
         return _bind(con, opened, table, entry, zone, where)
     except duckdb.Error as error:
-        raise unreadable(file, error) from None
+        raise unreadable(opened.file, error) from None
 
 
 def unreadable(file: DataFile, error: duckdb.Error) -> FinegrainError:
@@ -143,7 +162,7 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile) -> Opened:
         f"(select *, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
         f"from (select {shown}, file_row_number + 1 as __n from {read}))"
     )
-    return Opened(file, kinds, relation)
+    return Opened(file, kinds, relation, tuple(kinds))
 
 
 def _read_lines(file: DataFile) -> str:
@@ -181,7 +200,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Ope
         f"(select {everything}, __n, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
         f"from {numbered}{rest})"
     )
-    return Opened(file, kinds, relation)
+    return Opened(file, kinds, relation, tuple(names))
 
 
 def _header(file: DataFile) -> tuple[list[str], str, int]:
@@ -276,8 +295,8 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
             f"(select __json from {lines} where line is not null limit {SAMPLE})) group by key order by min(key)"
         ).fetchall()
     }
-    wanted = _wanted(table, entry, list(seen))
-    opened = Opened(file, dict.fromkeys(wanted, "VARCHAR"), "")
+    wanted = read_columns(table, entry, list(seen))
+    opened = Opened(file, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), ?)) from {lines}", [name]
@@ -299,8 +318,8 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
     return opened
 
 
-def _wanted(table: str, entry: Table, seen: list[str]) -> list[str]:
-    """The keys of a JSON object that a mapping reads."""
+def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
+    """The columns that a mapping reads of a file, which is seen to have some."""
     if table == "ga4_events":
         return list(RAW_TABLES[table])
     exact, loose = set(seen), {name.lower(): name for name in seen}

@@ -1,0 +1,868 @@
+"""Look at a mapping and its data before anything is loaded, and say what is wrong, by field.
+
+The doctor binds files exactly as the loader does (`landing`), copies a look at their rows into a temporary table, and
+asks it what the models will ask later: does it read as a time, is the name known to the seeds, who is missing. It
+writes nothing. Mistakes in the mapping itself, and files that are not there, are errors before it begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import duckdb
+import yaml
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from orchestration import console, lake, landing, settings
+from orchestration.contracts import EVENT_TIME, RAW_TABLES
+from orchestration.errors import FinegrainError
+from orchestration.files import DataFile, Look, look
+from orchestration.lake import quote
+from orchestration.landing import Bound, identifier, macros, parse_time
+from orchestration.load import Entry, Paths, Plan, plan
+from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
+from orchestration.settings import Settings
+
+Level = Literal["error", "warning", "note"]
+
+#: Rows of one mapping entry that are looked at one by one; of more, every k-th.
+ROWS: Final = 200_000
+#: Free disk space, in bytes, below which a build may fail.
+LITTLE_SPACE: Final = 2 * 2**30
+#: Numbers that the models read, beside those of which the loader refuses a file.
+NUMBERS: Final = landing.NUMBERS | {"household_size", "income"}
+#: What tells two rows of a table apart; the first is needed, the others count where they are mapped.
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "events": ("event_id", "product_id", "line_id"),
+    "customers": ("customer_id", "updated_at"),
+    "products": ("product_id", "updated_at"),
+    "orders": ("order_id", "updated_at"),
+    "order_items": ("line_id", "order_id", "updated_at"),
+    "refunds": ("refund_id", "line_id", "updated_at"),
+}
+#: Under these names a GA4 export holds what other tables call event_type and anonymous_id.
+_GA4_REQUIRED: Final = (("event_name",), ("event_timestamp",), ("user_id", "user_pseudo_id"))
+_STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know. An `error` would stop a load or leaves a field or a file without use; a `warning` costs rows
+    or values; a `note` costs nothing. `where` is the mapping's entry or a file, `field` a contract field or ""."""
+
+    level: Level
+    where: str
+    field: str
+    message: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, as the mapping spells it."""
+        return f"{self.where}.fields.{self.field}" if self.field else self.where
+
+
+@dataclass(frozen=True)
+class FieldLook:
+    """What one contract field holds. Of the rows looked at `filled` are not empty and `read` could be read as what the
+    field is (`kind`: time, number or text). `first` and `last` are the bounds of what was read, `example` a value."""
+
+    name: str
+    origin: str
+    kind: str
+    filled: int
+    read: int
+    first: str | None
+    last: str | None
+    example: str | None
+
+
+@dataclass
+class EntryLook:
+    """One entry of a mapping: its `rows`, of which `looked_at` were looked at one by one (all of them when equal), and
+    `malformed` of those could not be read at all."""
+
+    where: str
+    source: str
+    table: str
+    files: list[str]
+    rows: int = 0
+    looked_at: int = 0
+    malformed: int = 0
+    fields: list[FieldLook] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line about this machine."""
+
+    level: Literal["error", "warning", "fine"]
+    what: str
+    said: str
+
+
+@dataclass
+class Report:
+    """What the doctor saw: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
+
+    entries: list[EntryLook] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, level: Level) -> int:
+        """How many findings there are of a level."""
+        return sum(finding.level == level for entry in self.entries for finding in entry.findings) + sum(
+            check.level == level for check in self.checks
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """1 with an error, else 0."""
+        return int(self.count("error") > 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"errors": self.count("error"), "warnings": self.count("warning"), "notes": self.count("note"), **asdict(self)}
+
+    def render(self) -> RenderableType:
+        """For people."""
+        parts: list[RenderableType] = [_shown(entry) for entry in self.entries]
+        if self.checks:
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            for check in self.checks:
+                style = "" if check.level == "fine" else _STYLES[check.level]
+                table.add_row(check.what, Text("ok" if check.level == "fine" else check.level, style), Text(check.said))
+            parts.append(table)
+        levels: tuple[Level, ...] = ("error", "warning", "note")
+        counted = [_count(self.count(level), level) for level in levels]
+        parts.append(Text(f"{', '.join(counted)} in {self.seconds:.1f} s" + ("" if self.checks else "; nothing was loaded")))
+        return Group(*parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def _shown(entry: EntryLook) -> RenderableType:
+    all_of_them = "all of them" if entry.rows == entry.looked_at else f"a sample of {entry.looked_at:,}"
+    files = entry.files[0] if len(entry.files) == 1 else f"{len(entry.files):,} files"
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{entry.source}.{entry.table}", "bold"),
+            f"  {files}, {entry.rows:,} rows" + (f", {all_of_them} looked at" if entry.rows else ""),
+            (f"  ({entry.where})", "dim"),
+        )
+    ]
+    if entry.fields:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("field", "from", "filled", "read as", "values"):
+            table.add_column(name, justify="right" if name == "filled" else "left", overflow="ellipsis", no_wrap=True)
+        good = entry.looked_at - entry.malformed
+        for each in entry.fields:
+            reads = each.kind if each.read == each.filled else f"{each.kind} {_share(each.read, each.filled)}"
+            span = each.example or ""
+            if each.first is not None:
+                span = each.first if each.first == each.last else f"{each.first} .. {each.last}"
+            table.add_row(*(Text(x) for x in (each.name, each.origin, _share(each.filled, good), reads, span)))
+        parts.append(Padding(table, (0, 0, 0, 2)))
+    for finding in entry.findings:
+        about = f"{finding.field}: " if finding.field else ""
+        parts.append(Text.assemble("  ", (finding.level, _STYLES[finding.level]), f" {about}{finding.message}"))
+    parts.append(Text())
+    return Group(*parts)
+
+
+def _share(part: int, whole: int) -> str:
+    """A share that never rounds to all or nothing."""
+    if part in (0, whole):
+        return "–" if not whole else "100 %" if part else "0 %"
+    percent = 100 * part / whole
+    return "<0.1 %" if percent < 0.1 else ">99.9 %" if percent > 99.9 else f"{percent:.1f} %"
+
+
+def examine(
+    mapping: str | Path | None = None,
+    paths: Paths | None = None,
+    data: str | Path | None = None,
+    where: Settings | None = None,
+    *,
+    now: datetime | None = None,
+    quiet: bool = True,
+) -> Report:
+    """Look at the data of a mapping, or of every mapping in a folder; without one, at this machine.
+
+    Arguments are those of `load`; `now` is naive UTC. Raises FinegrainError for mistakes in the mappings and for files
+    that are not there, of all mappings together; whatever the data is like is in the report.
+    """
+    where = where or settings.settings()
+    started = time.monotonic()
+    if mapping is None:
+        report = Report(checks=list(_checks(where)))
+    else:
+        plans = _plans(mapping, paths, data)
+        now = now or datetime.now(UTC).replace(tzinfo=None)
+        with console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance, duckdb.connect() as con:
+            con.execute("set timezone = 'UTC'")
+            exams = [_Exam(con, each, entry, now) for each in plans for entry in each.entries]
+            for exam in exams:
+                exam.open(advance)
+            loaded = _Loaded(where)
+            _same_bytes(exams)
+            for exam in exams:
+                exam.judge()
+            for what, name in (("customers", "user_id"), ("products", "product_id")):
+                _orphans(con, exams, loaded, what, name)
+            for exam in exams:
+                exam.note_what_is_loaded(loaded)
+                exam.seen.findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.level))
+        report = Report(entries=[exam.seen for exam in exams])
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _plans(mapping: str | Path, paths: Paths | None, data: str | Path | None) -> list[Plan]:
+    found = mapping_files(mapping)
+    if len(found) == 1 or paths:
+        return plan(mapping, paths, data)
+    plans: list[Plan] = []
+    mistakes: list[str] = []
+    for path in found:
+        try:
+            plans += plan(path, None, data)
+        except FinegrainError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise FinegrainError("\n".join(dict.fromkeys(mistakes)))
+    return plans
+
+
+# --- one entry of a mapping --------------------------------------------------------------------------------------
+
+
+def clean(column: str) -> str:
+    """SQL of a field's text as the models see it: trimmed, and null where nothing is said."""
+    return str(macros("fields.sql").clean_text(identifier(column)))
+
+
+class _Exam:
+    """One entry while it is looked at. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the
+    contract's fields; `step` says that every step-th row of a file is in it."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, plan: Plan, entry: Entry, now: datetime) -> None:
+        self.con, self.plan, self.entry, self.now = con, plan, entry, now
+        self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
+        self.bounds: list[Bound] = []
+        self.looks: dict[DataFile, Look] = {}
+        self.table = f"__looked_{plan.path.stem}_{entry.table}_{entry.number}"
+        self.step = 1
+        self.fields = list(entry.mapping.fields) if entry.table != "ga4_events" else list(RAW_TABLES["ga4_events"])
+        self.unread: dict[str, int] = {}
+
+    def say(self, level: Level, message: str, field: str = "", where: str | None = None) -> None:
+        self.seen.findings.append(Finding(level, where or self.entry.where, field, message))
+
+    def refused(self, error: FinegrainError, field: str = "") -> None:
+        """What the loader says in refusing a file."""
+        message = str(error).removeprefix(f"{self.entry.where}.fields.{field}: ").removeprefix(f"{self.entry.where}.")
+        self.say("error", message.removeprefix(f"{self.entry.where}: "), field)
+
+    def open(self, advance: console.Advance) -> None:
+        """Look through every file and copy rows of it."""
+        kinds = RAW_TABLES[self.entry.table]
+        shown = ", ".join(f"{identifier(name)} {kinds[name]}" for name in self.fields)
+        self.con.execute(
+            f"create temp table {identifier(self.table)} (__file int, __n bigint, __bad varchar, __available varchar, {shown})"
+        )
+        limit = max(landing.SAMPLE, ROWS // len(self.entry.files))
+        for number, file in enumerate(self.entry.files):
+            try:
+                self.looks[file] = look(file)
+                bound = self._bind(file)
+                if bound is not None:
+                    self._copy(number, bound, limit)
+            except FinegrainError as error:
+                self.refused(error)
+            advance(file.size, file.name)
+        if self.bounds:
+            counted = f"select count(*), count(__bad) from {identifier(self.table)}"
+            [(self.seen.looked_at, self.seen.malformed)] = self.con.execute(counted).fetchall()
+
+    def _copy(self, number: int, bound: Bound, limit: int) -> None:
+        try:
+            [(rows,)] = self.con.execute(f"select count(*) from ({bound.rows})").fetchall()
+            if bound.entry.where or bound.entry.distinct:
+                [(there,)] = self.con.execute(f"select count(*) from {bound.opened.relation}").fetchall()
+                what = " and ".join(name for name in ("where", "distinct") if getattr(bound.entry, name))
+                self.say("note", f"{what} keeps {rows:,} of {there:,} rows of {bound.opened.file.name}")
+            step = -(-rows // limit) or 1
+            shown = ", ".join(identifier(name) for name in bound.fields)
+            self.con.execute(
+                f"insert into {identifier(self.table)} by name select {number} as __file, __n, __bad, __available, {shown} "
+                f"from ({bound.rows}) where (__n - 1) % {step} = 0"
+            )
+        except duckdb.Error as error:
+            raise landing.unreadable(bound.opened.file, error) from None
+        self.step = max(self.step, step)
+        self.seen.rows += rows
+        self.bounds.append(bound)
+        for name in _unread(bound):
+            self.unread[name] = self.unread.get(name, 0) + 1
+        for note in bound.opened.notes:
+            self.say("note", note)
+
+    def _bind(self, file: DataFile) -> Bound | None:
+        """Bind a file; where that fails, find out which fields it fails for, and bind the others."""
+        entry = self.entry
+        whole = entry.mapping
+        if entry.table == "ga4_events":
+            return landing.bind(self.con, file, self.looks[file], entry.table, whole, entry.zone, entry.where)
+        bare = whole.model_copy(update={"fields": {}, "available_at": "now", "where": None, "distinct": False})
+        opened = landing.open_file(self.con, file, self.looks[file], entry.table, bare, entry.where)
+
+        def tried(**parts: Any) -> FinegrainError | Bound:
+            part = bare.model_copy(update=parts)
+            try:
+                mine = opened
+                if file.format == "jsonl":
+                    mine = landing.open_file(self.con, file, self.looks[file], entry.table, part, entry.where)
+                return landing.bind_opened(self.con, mine, entry.table, part, entry.zone, entry.where)
+            except FinegrainError as error:
+                return error
+
+        everything = {name: getattr(whole, name) for name in ("fields", "available_at", "where", "distinct")}
+        bound = tried(**everything)
+        if isinstance(bound, FinegrainError):
+            before = len(self.seen.findings)
+            good = {}
+            for name, source in whole.fields.items():
+                part = tried(fields={name: source})
+                if isinstance(part, FinegrainError):
+                    self.refused(part, name)
+                else:
+                    good[name] = source
+            if isinstance(whole.available_at, Column):
+                part = tried(available_at=whole.available_at)
+                if isinstance(part, FinegrainError):
+                    self.refused(part)
+                    everything["available_at"] = "now"
+            elif whole.available_at == "event_time" and EVENT_TIME[entry.table] not in good:
+                everything["available_at"] = "now"
+            part = tried(where=whole.where)
+            if isinstance(part, FinegrainError):
+                self.refused(part)
+                everything["where"] = None
+            if len(self.seen.findings) == before:
+                raise bound
+            bound = tried(**{**everything, "fields": good}) if good else bound
+            if isinstance(bound, FinegrainError):
+                return None
+        self._check_sample(bound)
+        return bound
+
+    def _check_sample(self, bound: Bound) -> None:
+        """What the loader refuses for its values. It stops at the first field; here each has its turn."""
+        try:
+            landing.check_sample(self.con, bound, self.entry.where)
+        except FinegrainError:
+            for name in bound.fields:
+                try:
+                    landing.check_sample(self.con, replace(bound, fields=(name,)), self.entry.where)
+                except FinegrainError as error:
+                    self.refused(error, name)
+
+    # --- judging -------------------------------------------------------------------------------------------------
+
+    def ask(self, select: str, where: str = "true", rest: str = "") -> list[tuple[Any, ...]]:
+        """What `select` gives of the rows that could be read; `rest` is what follows the condition."""
+        return self.con.execute(
+            f"select {select} from {identifier(self.table)} where __bad is null and ({where}) {rest}"
+        ).fetchall()
+
+    def about(self, rows: int) -> str:
+        """A count of rows, as of all rows and not only of those looked at."""
+        good = self.seen.looked_at - self.seen.malformed
+        return f"{rows:,} of {good:,} rows{'' if self.seen.looked_at == self.seen.rows else ' looked at'} ({_share(rows, good)})"
+
+    def common(self, select: str, where: str) -> str:
+        """The most common values of an expression, as a list for a sentence."""
+        found = self.ask(
+            f"{select} as v, count(*)", f"({where}) and {select} is not null", "group by v order by 2 desc, 1 limit 3"
+        )
+        return ", ".join(f"'{_brief(value)}'" + (f" ({count:,})" if count > 1 else "") for value, count in found)
+
+    def judge(self) -> None:
+        """Say what is wrong with the rows."""
+        if not self.bounds:
+            return
+        if not self.seen.rows:
+            self.say("warning", "no rows at all")
+            return
+        self._malformed()
+        good = self.seen.looked_at - self.seen.malformed
+        if not good:
+            return
+        self._look_at_fields(good)
+        self._required(good)
+        self._arrival()
+        self._names()
+        self._limits()
+        self._repeats()
+        if self.unread:
+            files = len(self.bounds)
+            names = ", ".join(
+                f"'{name}'" + ("" if count == files else f" (in {count} of {files} files)")
+                for name, count in self.unread.items()
+            )
+            self.say("note", f"nothing maps {names}; the payload keeps {'it' if len(self.unread) == 1 else 'them'}")
+
+    def _malformed(self) -> None:
+        bad, looked_at = self.seen.malformed, self.seen.looked_at
+        if not bad:
+            return
+        found = self.con.execute(
+            f"select __bad, count(*), min_by(__n, (__file, __n)), min_by(__file, (__file, __n)) "
+            f"from {identifier(self.table)} where __bad is not null group by 1 order by 2 desc, 1 limit 3"
+        ).fetchall()
+        why = "; ".join(f"{said}: {count:,}, first {self.entry.files[file].name}#{n}" for said, count, n, file in found)
+        level: Level = "error" if bad == looked_at else "warning"
+        share = _share(bad, looked_at)
+        self.say(level, f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})")
+
+    def _kind(self, name: str) -> tuple[str, str]:
+        """(kind, SQL of its value) of a field."""
+        if landing.is_time(name):
+            return "time", parse_time(clean(name), quote(self.entry.zone))
+        if name in NUMBERS:
+            return "number", f"try_cast({clean(name)} as decimal(28, 6))"
+        nested = RAW_TABLES[self.entry.table][name] != "VARCHAR"
+        return ("nested", identifier(name)) if nested else ("text", clean(name))
+
+    def _look_at_fields(self, good: int) -> None:
+        for name in self.fields:
+            kind, value = self._kind(name)
+            filled_if = identifier(name) if kind == "nested" else clean(name)
+            ordered = kind in ("time", "number")
+            bounds = f"min({value}), max({value})" if ordered else "null, null"
+            example = "null" if kind == "nested" else f"min_by({clean(name)}, (__file, __n)) filter ({clean(name)} is not null)"
+            [(filled, read, first, last, one)] = self.ask(f"count({filled_if}), count({value}), {bounds}, {example}")
+            source = self.entry.mapping.fields.get(name)
+            origin = name if source is None else source.column or ("sql" if source.sql else f"= {source.value}")
+            self.seen.fields.append(
+                FieldLook(name, origin, kind, filled, read, _bound_text(first), _bound_text(last), _brief(one) if one else None)
+            )
+            said = any(finding.field == name and finding.level == "error" for finding in self.seen.findings)
+            if said:
+                continue
+            if read < filled:
+                bad = self.common(clean(name), f"{value} is null")
+                word = "a time" if kind == "time" else "a number"
+                if read:
+                    self.say("warning", f"{self.about(filled - read)} hold what is no {word.split()[1]}: {bad}", name)
+                else:
+                    self.say("error", f"none of its {filled:,} values is {word}: {bad}", name)
+            elif not filled and source is not None and name not in _required_names(self.entry.table):
+                self.say("warning", "empty in every row", name)
+            if kind == "time" and read:
+                self._times(name, value, first)
+
+    def _times(self, name: str, value: str, first: datetime) -> None:
+        odd = landing.local_time_is_odd(clean(name), quote(self.entry.zone))
+        [(count,)] = self.ask("count(*)", odd)
+        if count:
+            examples = self.common(clean(name), odd)
+            what = f"local times that {self.entry.zone} has twice or never, as the clocks change"
+            self.say("note", f"{self.about(count)} are {what}: {examples}; of two the first is taken", name)
+        if first < datetime(2000, 1, 1):
+            [(count,)] = self.ask("count(*)", f"{value} < timestamp '2000-01-01'")
+            examples = self.common(clean(name), f"{value} < timestamp '2000-01-01'")
+            self.say("warning", f"{self.about(count)} are dated before 2000: {examples}; is this another unit of epoch time?", name)
+        late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
+        said = "dated in the future"
+        if name == EVENT_TIME[self.entry.table] and isinstance(self.entry.mapping.available_at, Column):
+            arrived = parse_time("__available", quote(self.entry.zone))
+            minutes = _variable("future_tolerance_minutes", 10)
+            late = f"least(coalesce({arrived}, {late}) + interval {int(minutes)} minute, {late})"
+            said = "dated later than they arrived, or in the future"
+        [(count,)] = self.ask("count(*)", f"{value} > {late}")
+        if count:
+            level: Level = "error" if count == self.seen.fields[-1].read else "warning"
+            quarantine = ", and would be quarantined" if self.entry.table in ("events", "ga4_events", "refunds") else ""
+            self.say(level, f"{self.about(count)} are {said}{quarantine}: {self.common(clean(name), f'{value} > {late}')}", name)
+
+    def _required(self, good: int) -> None:
+        for names in _GA4_REQUIRED if self.entry.table == "ga4_events" else REQUIRED[self.entry.table]:
+            mapped = [name for name in names if name in self.fields]
+            if not mapped or any(f.field in mapped and f.level == "error" for f in self.seen.findings):
+                continue
+            empty = " and ".join(f"{clean(name)} is null" for name in mapped)
+            [(missing,)] = self.ask("count(*)", empty)
+            if missing:
+                [(file, n)] = self.ask("__file, __n", empty, "order by 1, 2 limit 1")
+                place = f"{self.entry.files[file].name}#{n}"
+                what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
+                if missing == good:
+                    self.say("error", f"{what} in every row; no row could be used", mapped[0])
+                else:
+                    said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used"
+                    self.say("warning", said, mapped[0])
+
+    def _arrival(self) -> None:
+        how = self.entry.mapping.available_at
+        if how == "now":
+            self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
+        if isinstance(how, Column) and self.bounds[0].entry.available_at != "now":
+            text = str(macros("fields.sql").clean_text("__available"))
+            parsed = parse_time("__available", quote(self.entry.zone))
+            [(bad,)] = self.ask("count(*)", f"{parsed} is null")
+            if bad:
+                examples = self.common("__available", f"{text} is not null and {parsed} is null")
+                what = f"hold no time in '{how.column}'" + (f": {examples}" if examples else "")
+                level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
+                self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
+
+    def _names(self) -> None:
+        """Names that the seeds do not know."""
+        kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
+        if kind in self.fields:
+            known = _seed("event_types.csv", "raw_name")
+            self._unknown(kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined")
+        if "currency" in self.fields:
+            currencies = ["EUR", *(str(name).upper() for name in _header("fx_rates.csv")[1:])]
+            said = "seeds/fx_rates.csv has no rate for"
+            self._unknown("currency", f"upper({clean('currency')})", currencies, said, "have no price that could be used")
+        if "weight_unit" in self.fields:
+            units = _seed("unit_conversions.csv", "unit")
+            said = "seeds/unit_conversions.csv does not hold"
+            self._unknown("weight_unit", f"lower({clean('weight_unit')})", units, said, "have a weight that cannot be used")
+        money = next((name for name in ("price", "amount") if name in self.fields), None)
+        if money and "currency" not in self.fields:
+            self.say("note", f"no currency is mapped, so it is taken for {_variable('reporting_currency', 'USD')}", money)
+        if "category" in self.fields:
+            spelling = str(macros("fields.sql").category_spelling(clean("category")))
+            known = [*_seed("category_map.csv", "raw_category"), *_seed("category_map.csv", "category")]
+            found = self.ask(f"{spelling} as v", f"{spelling} is not null", "group by v order by count(*) desc, 1")
+            strange = [str(value) for (value,) in found if value not in known]
+            if strange:
+                most = ", ".join(f"'{_brief(value)}'" for value in strange[:3])
+                self.say(
+                    "note",
+                    f"{len(strange):,} of {_count(len(found), 'spelling')} are not in seeds/category_map.csv; each stands "
+                    f"for itself, or for the one it is a slip of: {most}",
+                    "category",
+                )
+
+    def _unknown(self, name: str, value: str, known: Iterable[str], said: str, then: str) -> None:
+        known = list(known)
+        unknown = f"{value} is not null and not list_contains([{', '.join(quote(each) for each in known)}], {value})"
+        found = self.ask(f"min({clean(name)}), count(*), {value} as v", unknown, "group by v order by 2 desc, 3")
+        if not found:
+            return
+        rows = sum(count for _, count, _ in found)
+        filled = next(each.filled for each in self.seen.fields if each.name == name)
+        shown = []
+        for spelled, count, _ in found[:5]:
+            hint = nearest(str(spelled), known)
+            shown.append(f"'{_brief(spelled)}' ({count:,}{hint if 'did you mean' in hint else ''})")
+        more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+        level: Level = "error" if rows == filled else "warning"
+        self.say(level, f"{said} {', '.join(shown)}{more}; {self.about(rows)} {then}", name)
+
+    def _limits(self) -> None:
+        """Numbers that no believable row has."""
+        for name, low, limit in (("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")):
+            if name not in self.fields or self.entry.table not in ("events", "order_items", "refunds"):
+                continue
+            value = self._kind(name)[1]
+            outside = f"{value} {low} or {value} > {int(_variable(limit, 0))}"
+            [(count,)] = self.ask("count(*)", outside)
+            if count:
+                self.say("warning", f"{self.about(count)} are {low} or > {_variable(limit, 0):,}, and would be quarantined: {self.common(clean(name), outside)}", name)
+
+    def _repeats(self) -> None:
+        """Rows that share their key. Of a big table a part of the keys is followed through all its rows, since a
+        sample of rows would part them."""
+        key, *others = KEYS.get(self.entry.table, ("",))
+        if key not in self.fields:
+            return
+        names = [key, *(name for name in others if name in self.fields)]
+        whole = self.seen.looked_at == self.seen.rows
+        shown = ", ".join(identifier(name) for name in names)
+        rows = identifier(self.table) if whole else "(" + " union all ".join(
+            f"(select {shown}, __bad from ({bound.rows}) where hash({identifier(key)}) % {self.step} = 0)"
+            for bound in self.bounds if set(names) <= set(bound.fields)
+        ) + ")"
+        [(again, example)] = self.con.execute(
+            f"select coalesce(sum(n - 1), 0)::bigint, max_by({identifier(key)}, n) filter (n > 1) from (select {shown}, count(*) as n "
+            f"from {rows} where __bad is null and {clean(key)} is not null group by {shown})"
+        ).fetchall()
+        if not again:
+            return
+        about = f"{again:,}" if whole else f"about {again * self.step:,}"
+        then = "an event that comes again counts once" if self.entry.table == "events" else "which of them is right cannot be told"
+        level: Level = "note" if self.entry.table == "events" else "warning"
+        self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
+
+    def note_what_is_loaded(self, loaded: _Loaded) -> None:
+        """Files that a load would skip."""
+        there = [
+            file.name
+            for file, seen in self.looks.items()
+            if (self.plan.source, self.entry.table, file.name, seen.fingerprint) in loaded.files
+        ]
+        if there:
+            self.say("note", f"in the lake already, so a load skips: {', '.join(there[:3])}{' …' if len(there) > 3 else ''}")
+
+
+def _unread(bound: Bound) -> list[str]:
+    """The columns of a file that nothing reads."""
+    if bound.table == "ga4_events":
+        return []
+    names = bound.opened.names
+    wanted = {name.lower() for name in landing.read_columns(bound.table, bound.entry, names)}
+    return [name for name in names if name.lower() not in wanted]
+
+
+def _required_names(table: str) -> set[str]:
+    return {name for names in (_GA4_REQUIRED if table == "ga4_events" else REQUIRED[table]) for name in names}
+
+
+def _brief(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
+def _bound_text(value: Any) -> str | None:
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds")
+    return None if value is None else f"{value:f}".rstrip("0").rstrip(".")
+
+
+# --- entries together --------------------------------------------------------------------------------------------
+
+
+def _id(table: str, text: str) -> str:
+    """SQL of an id as the models compare it: a product's without case, a user's as it is."""
+    return f"upper({text})" if table == "products" else text
+
+
+class _Loaded:
+    """What the lake holds already: `files` as (source, table, name, fingerprint); `ids` of customers and products."""
+
+    def __init__(self, where: Settings) -> None:
+        self.files: set[tuple[str, str, str, str]] = set()
+        self.ids: dict[str, list[str]] = {"customers": [], "products": []}
+        if not where.lake_catalog.exists():
+            return
+        try:
+            con = lake.connect(where, read_only=True)
+        except (duckdb.Error, OSError):
+            return  # the doctor says so when it is asked about the machine
+        try:
+            self.files = set(con.execute("select source, raw_table, file, fingerprint from lake.raw.loads").fetchall())
+            for table in self.ids:
+                key = _id(table, clean(KEYS[table][0]))
+                found = con.execute(f"select distinct {key} from lake.raw.{table} where {key} is not null").fetchnumpy()
+                self.ids[table] = list(next(iter(found.values())))
+        except duckdb.Error:
+            pass
+        finally:
+            con.close()
+
+
+def _same_bytes(exams: Sequence[_Exam]) -> None:
+    """One file under two names is every row twice."""
+    for exam in exams:
+        first: dict[str, DataFile] = {}
+        for file, seen in exam.looks.items():
+            twin = first.setdefault(seen.fingerprint, file)
+            if twin is not file:
+                exam.say("warning", f"{file.path} holds the same bytes as {twin.path}; each of its rows would land twice")
+
+
+def _orphans(
+    con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Loaded, what: str, name: str
+) -> None:
+    """Users and products that rows expect and no mapping, nor the lake, provides."""
+    asking = [exam for exam in exams if exam.bounds and what in exam.entry.mapping.expects]
+    if not asking:
+        return
+    key = KEYS[what][0]
+    given = [
+        f"select distinct {_id(what, clean(key))} as id from ({bound.rows}) where __bad is null"
+        for exam in exams
+        if exam.entry.table == what
+        for bound in exam.bounds
+        if key in bound.fields
+    ]
+    known = f"__known_{what}"
+    con.execute(f"create temp table {known} as {' union all '.join(given)}" if given else f"create temp table {known} (id varchar)")
+    if loaded.ids[what]:
+        con.execute(f"insert into {known} select unnest(?)", [loaded.ids[what]])
+    for exam in asking:
+        items = exam.entry.table == "ga4_events" and what == "products"
+        if not items and name not in exam.fields:
+            continue
+        if not given and not loaded.ids[what]:
+            exam.say(
+                "warning",
+                f"expects {what}, but no mapping looked at here provides them and the lake holds none; rows that name one wait "
+                "in quarantine until they arrive",
+            )
+            continue
+        relation, ids = identifier(exam.table), f"select {clean(name)} as given from {identifier(exam.table)} where __bad is null"
+        if items:
+            ids = f"select nullif(trim(item.item_id), '') as given from (select unnest(items) as item from {relation} where __bad is null)"
+        missing = f"given is not null and {_id(what, 'given')} not in (select id from {known} where id is not null)"
+        [(rows, lost)] = con.execute(f"select count(given), count(*) filter ({missing}) from ({ids})").fetchall()
+        if lost:
+            found = con.execute(f"select given from ({ids}) where {missing} group by 1 order by count(*) desc, 1 limit 3").fetchall()
+            examples = ", ".join(f"'{_brief(row[0])}'" for row in found)
+            field = "items" if items else name
+            exam.say(
+                "error" if lost == rows else "warning",
+                f"{lost:,} of {rows:,} ids ({_share(lost, rows)}) are not among the {what}: {examples}; such rows wait in quarantine",
+                field,
+            )
+
+
+# --- seeds and variables -----------------------------------------------------------------------------------------
+
+
+@cache
+def _header(seed: str) -> list[str]:
+    with (settings.PROJECT / "seeds" / seed).open(encoding="utf-8", newline="") as stream:
+        return next(csv.reader(stream))
+
+
+@cache
+def _seed(seed: str, column: str) -> list[str]:
+    """A column of a seed, in lower case as the models compare it."""
+    with (settings.PROJECT / "seeds" / seed).open(encoding="utf-8", newline="") as stream:
+        return [row[column].lower() for row in csv.DictReader(stream) if row[column]]
+
+
+@cache
+def _variable(name: str, default: Any) -> Any:
+    """A variable of dbt_project.yml."""
+    return yaml.safe_load((settings.PROJECT / "dbt_project.yml").read_text("utf-8")).get("vars", {}).get(name, default)
+
+
+# --- the machine -------------------------------------------------------------------------------------------------
+
+
+def _checks(where: Settings) -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    old = sys.version_info < (3, 11)
+    yield Check("error" if old else "fine", "Python", version + (": finegrain needs 3.11 or newer" if old else ""))
+    yield _duckdb(where)
+    try:
+        core, adapter = importlib.metadata.version("dbt-core"), importlib.metadata.version("dbt-duckdb")
+        yield Check("fine", "dbt", f"dbt-core {core}, dbt-duckdb {adapter}")
+    except importlib.metadata.PackageNotFoundError as error:
+        yield Check("error", "dbt", f"{error.name} is not installed; run make setup")
+    yield _packages()
+    yield _lake(where)
+    yield _warehouse(where)
+    yield _published(where)
+    free = shutil.disk_usage(_existing(where.home)).free
+    little = free < LITTLE_SPACE
+    yield Check("warning" if little else "fine", "disk", f"{free / 2**30:.1f} GB free at {where.home}" + ("; a build may need more" if little else ""))
+
+
+def _duckdb(where: Settings) -> Check:
+    try:
+        wheel = importlib.metadata.version("duckdb-extension-ducklake")
+        if wheel != duckdb.__version__:
+            return Check("error", "DuckDB", f"{duckdb.__version__}, but its extensions are of {wheel}; the versions must be equal")
+        where.extensions.mkdir(parents=True, exist_ok=True)
+        with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+            lake.load_extensions(con)
+    except (duckdb.Error, OSError, ImportError) as error:
+        return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
+    return Check("fine", "DuckDB", f"{duckdb.__version__} with {' and '.join(lake.EXTENSIONS)}")
+
+
+def _packages() -> Check:
+    folder = settings.PROJECT / "dbt_packages" / "dbt_expectations"
+    if not (folder / "dbt_project.yml").is_file():
+        return Check("error", "dbt packages", "dbt_expectations is not in dbt_packages/; run make setup, or dbt deps")
+    if folder.resolve().parent.name == "fallback_packages":
+        return Check("fine", "dbt packages", "dbt_expectations: the stand-in of fallback_packages/")
+    version = yaml.safe_load((folder / "dbt_project.yml").read_text("utf-8")).get("version", "")
+    return Check("fine", "dbt packages", f"dbt_expectations {version} of dbt's hub")
+
+
+def _lake(where: Settings) -> Check:
+    places = {where.lake_catalog.parent, where.lake_data, where.lake_catalog}
+    closed = [place for place in sorted(places) if not os.access(_existing(place), os.W_OK)]
+    if closed:
+        return Check("error", "lake", f"{closed[0]} cannot be written")
+    if not where.lake_catalog.exists():
+        return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
+    try:
+        con = lake.connect(where, read_only=True)
+    except (duckdb.Error, OSError, FinegrainError) as error:
+        return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
+    try:
+        [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+        counts = {table: con.execute(f"select count(*) from lake.raw.{table}").fetchall()[0][0] for table in RAW_TABLES}
+    except duckdb.Error as error:
+        return Check("error", "lake", f"{where.lake_catalog} cannot be read: {_line(error)}")
+    finally:
+        con.close()
+    held = ", ".join(f"{count:,} {table}" for table, count in counts.items() if count)
+    return Check("fine", "lake", f"snapshot {snapshot}: {held or 'no rows'}")
+
+
+def _warehouse(where: Settings) -> Check:
+    if not where.warehouse.exists():
+        return Check("fine", "warehouse", f"none yet at {where.warehouse}; finegrain build makes it")
+    size = f"{where.warehouse.stat().st_size / 2**20:,.0f} MB"
+    try:
+        with duckdb.connect(str(where.warehouse), read_only=True) as con:
+            found = con.execute(
+                "select command, status, built_from from main.builds order by opened_at desc limit 1"
+            ).fetchall()
+    except duckdb.CatalogException:
+        return Check("warning", "warehouse", f"{size}; it holds no build")
+    except duckdb.Error as error:
+        if "lock" in str(error).lower():
+            return Check("fine", "warehouse", f"{size}; another process is writing it")
+        return Check("error", "warehouse", f"{where.warehouse} does not open: {_line(error)}")
+    if not found:
+        return Check("warning", "warehouse", f"{size}; it holds no build")
+    command, status, snapshot = found[0]
+    level: Literal["warning", "fine"] = "fine" if status == "passed" else "warning"
+    return Check(level, "warehouse", f"{size}; the last dbt {command}, of snapshot {snapshot}: {status}")
+
+
+def _published(where: Settings) -> Check:
+    from orchestration.publish import current
+
+    folder = current(where)
+    if folder is None:
+        return Check("fine", "published", f"nothing yet at {where.published}; finegrain publish puts it there")
+    return Check("fine", "published", f"version {folder.name} at {where.published}")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
