@@ -83,6 +83,10 @@ cast(case
 end as integer)
 {%- endmacro %}
 
+{% macro is_finite(value) %}{{ return(adapter.dispatch('is_finite', 'finegrain')(value)) }}{% endmacro %}
+{# False of NaN and of the infinities. #}
+{% macro duckdb__is_finite(value) %}isfinite({{ value }}){% endmacro %}
+
 {% macro matches(text, pattern) %}{{ return(adapter.dispatch('matches', 'finegrain')(text, pattern)) }}{% endmacro %}
 {% macro duckdb__matches(text, pattern) %}regexp_matches({{ text }}, '{{ pattern }}'){% endmacro %}
 
