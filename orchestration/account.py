@@ -39,14 +39,14 @@ class Account:
 
     def show(self, out: Console) -> None:
         """Print it for people."""
-        table = _table("What came in", "source", "raw rows", "judged", "kept", "duplicates", "quarantined")
+        table = _table("What came in", "source", "raw rows", "kept", "duplicates", "quarantined")
         for row in self.sources:
             table.add_row(row["source"], *(f"{row[name]:,}" for name in list(row)[1:]))
         if len(self.sources) > 1:
             table.add_section()
             table.add_row("all", *(f"{sum(row[name] for row in self.sources):,}" for name in list(self.sources[0])[1:]))
         out.print(table)
-        out.print("An export's event with several items is judged item by item.\n", style="dim")
+        out.print("An export's event with several items is kept if one of them is.\n", style="dim")
         for title, counts in (("Why rows were quarantined", self.reasons), ("What cleaning changed", self.cleaned)):
             table = _table(title, "", "rows")
             for name, count in counts.items():
@@ -116,8 +116,8 @@ def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
 
 
 _SOURCES: Final = """
-    select source, sum(raw_rows)::bigint as raw_rows, sum(judged_rows)::bigint as judged, sum(kept)::bigint as kept,
-        sum(duplicates)::bigint as duplicates, sum(quarantined)::bigint as quarantined
+    select source, sum(raw_rows)::bigint as raw_rows, sum(kept)::bigint as kept, sum(duplicates)::bigint as duplicates,
+        sum(quarantined)::bigint as quarantined
     from event_ledger group by source order by raw_rows desc, source
 """
 _REASONS: Final = """

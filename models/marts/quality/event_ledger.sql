@@ -1,21 +1,26 @@
--- For each source and day of arrival: what came in, and what became of it. Every raw row is counted exactly once.
+-- For each source and day of arrival: what came in, and what became of it. Every raw row is counted exactly once: as kept
+-- if anything in it is, else as quarantined if anything in it is, else as a duplicate. Only an export's event with several
+-- items holds more than one thing to judge; these are counted by themselves, as items.
 with judged as (
+
+    select raw_table, raw_rowid, source, raw_available_at, verdict from {{ ref('int_events__validated') }}
+    union all
+    select raw_table, raw_rowid, source, raw_available_at, verdict from {{ ref('int_identity__records') }}
+
+),
+
+raw_rows as (
 
     select
         raw_table,
+        raw_rowid,
         source,
         cast(raw_available_at as date) as arrival_day,
-        raw_rowid,
-        verdict
-    from {{ ref('int_events__validated') }}
-    union all
-    select
-        raw_table,
-        source,
-        cast(raw_available_at as date) as arrival_day,
-        raw_rowid,
-        verdict
-    from {{ ref('int_identity__records') }}
+        {{ count_if("verdict = 'kept'") }} as kept,
+        {{ count_if("verdict = 'duplicate'") }} as duplicates,
+        {{ count_if("verdict = 'quarantined'") }} as quarantined
+    from judged
+    group by raw_table, raw_rowid, source, cast(raw_available_at as date)
 
 ),
 
@@ -25,12 +30,13 @@ counted as (
         raw_table,
         source,
         arrival_day,
-        count(distinct raw_rowid) as judged_raw_rows,
-        count(*) as judged_rows,
-        {{ count_if("verdict = 'kept'") }} as kept,
-        {{ count_if("verdict = 'duplicate'") }} as duplicates,
-        {{ count_if("verdict = 'quarantined'") }} as quarantined
-    from judged
+        {{ count_if('kept > 0') }} as kept,
+        {{ count_if('kept = 0 and quarantined = 0') }} as duplicates,
+        {{ count_if('kept = 0 and quarantined > 0') }} as quarantined,
+        cast(sum(kept) as bigint) as kept_items,
+        cast(sum(duplicates) as bigint) as duplicate_items,
+        cast(sum(quarantined) as bigint) as quarantined_items
+    from raw_rows
     group by raw_table, source, arrival_day
 
 )
@@ -40,11 +46,13 @@ select
     coalesce(r.source, c.source) as source,
     coalesce(r.arrival_day, c.arrival_day) as arrival_day,
     cast(coalesce(r.raw_rows, 0) as bigint) as raw_rows,
-    cast(coalesce(c.judged_raw_rows, 0) as bigint) as judged_raw_rows,
-    cast(coalesce(c.judged_rows, 0) as bigint) as judged_rows,
     coalesce(c.kept, 0) as kept,
     coalesce(c.duplicates, 0) as duplicates,
     coalesce(c.quarantined, 0) as quarantined,
+    coalesce(c.kept_items, 0) as kept_items,
+    coalesce(c.duplicate_items, 0) as duplicate_items,
+    coalesce(c.quarantined_items, 0) as quarantined_items,
+    b.as_of,
     b.built_from
 from {{ ref('int_events__raw_counts') }} as r
 full outer join counted as c

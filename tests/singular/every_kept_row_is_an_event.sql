@@ -1,0 +1,44 @@
+-- What the ledger calls kept is what the facts hold, once each, by source and kind of system.
+with ledger as (
+
+    select
+        source,
+        sum(kept_items) as kept,
+        sum(quarantined_items) as quarantined
+    from {{ ref('event_ledger') }}
+    where raw_table in ('events', 'ga4_events', 'order_items', 'refunds')
+    group by source
+
+),
+
+events as (
+
+    select
+        source,
+        count(*) as kept,
+        count(distinct event_id) as distinct_kept
+    from {{ ref('fct_events') }}
+    group by source
+
+),
+
+quarantined as (
+
+    select source, count(*) as quarantined from {{ ref('quarantined_events') }} group by source
+
+)
+
+select
+    l.source,
+    l.kept,
+    coalesce(e.kept, 0) as events,
+    coalesce(e.distinct_kept, 0) as distinct_events,
+    l.quarantined,
+    coalesce(q.quarantined, 0) as quarantined_events
+from ledger as l
+full outer join events as e on l.source = e.source
+full outer join quarantined as q on coalesce(l.source, e.source) = q.source
+where l.source is null
+    or l.kept <> coalesce(e.kept, 0)
+    or l.kept <> coalesce(e.distinct_kept, 0)
+    or l.quarantined <> coalesce(q.quarantined, 0)

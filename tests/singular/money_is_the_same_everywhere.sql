@@ -1,0 +1,59 @@
+-- The money of the purchases is the money of the order lines, the orders, the sessions, the customers' and the items'
+-- lifetimes: to the cent, before and after the treatment of outliers, refunds too. A mart of features sees events up to its
+-- moment only, and a purchase without a product is no item's.
+with events as (
+
+    select
+        e.event_type,
+        e.order_id,
+        e.product_id,
+        e.amount,
+        e.gross_amount,
+        e.available_at <= b.as_of and e.event_at < b.as_of as is_seen
+    from {{ ref('fct_events') }} as e
+    cross join {{ ref('int_identity__build') }} as b
+
+),
+
+said as (
+
+    select
+        {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
+        {{ sum_if("event_type = 'purchase'", 'gross_amount') }} as gross_revenue,
+        {{ sum_if("event_type = 'purchase' and is_seen", 'amount') }} as seen_revenue,
+        {{ sum_if("event_type = 'purchase' and is_seen", 'gross_amount') }} as seen_gross_revenue,
+        {{ sum_if("event_type = 'refund' and is_seen", 'amount') }} as seen_refunds,
+        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_revenue,
+        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'gross_amount') }} as item_gross_revenue,
+        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount') }} as item_refunds
+    from events
+
+),
+
+compared as (
+
+    {% for mart, column, expected in [
+        ('fct_order_items', 'revenue', 'revenue'),
+        ('fct_order_items', 'gross_revenue', 'gross_revenue'),
+        ('fct_orders', 'revenue', 'revenue'),
+        ('fct_orders', 'gross_revenue', 'gross_revenue'),
+        ('fct_sessions', 'revenue', 'revenue'),
+        ('user_features', 'revenue_lifetime', 'seen_revenue'),
+        ('user_features', 'gross_revenue_lifetime', 'seen_gross_revenue'),
+        ('user_features', 'refunds_lifetime', 'seen_refunds'),
+        ('item_features', 'revenue_lifetime', 'item_revenue'),
+        ('item_features', 'gross_revenue_lifetime', 'item_gross_revenue'),
+        ('item_features', 'refunds_lifetime', 'item_refunds'),
+    ] %}
+    select
+        '{{ mart }}.{{ column }}' as summed,
+        s.{{ expected }} as expected,
+        (select coalesce(sum(m.{{ column }}), 0) from {{ ref(mart) }} as m) as found
+    from said as s
+    {{ "union all" if not loop.last }}
+    {% endfor %}
+
+)
+
+select * from compared
+where expected <> found
