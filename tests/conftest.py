@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import hypothesis
@@ -50,6 +51,34 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
     monkeypatch.setenv("FINEGRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
     return settings()
+
+
+@pytest.fixture(scope="session")
+def built_shop(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Settings:
+    """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read.
+    Its files are in `home / "shop"`."""
+    from orchestration.build import build
+    from orchestration.load import load
+    from orchestration.simulate import simulate
+
+    where = settings_at(tmp_path_factory.mktemp("built") / "home", extensions)
+    simulate(where.home / "shop", events=3000, days=20, start=date(2025, 3, 20))
+    load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
+    done = build(where=where)
+    assert done.passed, [(node.name, node.message) for node in done.failed]
+    return where
+
+
+def settings_at(home: Path, extensions: Path) -> Settings:
+    """Everything below one folder, whatever the environment says."""
+    return Settings(
+        home=home,
+        lake_catalog=home / "lake" / "catalog.sqlite",
+        lake_data=home / "lake" / "data",
+        warehouse=home / "warehouse.duckdb",
+        published=home / "published",
+        extensions=extensions,
+    )
 
 
 def run_dbt(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

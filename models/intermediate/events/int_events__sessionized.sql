@@ -24,7 +24,11 @@ with kept as (
     where
         v.verdict = 'kept'
         {% if incremental %}
-        and v.row_id in (select t.row_id from touched_rows as t union select s.row_id from touched_session_rows as s)
+        and v.row_id in (
+            select t.row_id from touched_rows as t
+            union
+            select s.row_id from touched_session_rows as s
+        )
         {% endif %}
 
 ),

@@ -1,0 +1,239 @@
+"""What readers see: the audited marts, whole, old or new, never half of either."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+import sqlalchemy
+
+from orchestration.account import account
+from orchestration.build import run_dbt
+from orchestration.errors import FinegrainError
+from orchestration.publish import publish
+from orchestration.settings import Settings
+
+
+@pytest.fixture
+def shop(built_shop: Settings, tmp_path: Path) -> Settings:
+    """A warehouse of one's own, to publish from and to break."""
+    where = replace(built_shop, warehouse=tmp_path / "warehouse.duckdb", published=tmp_path / "published")
+    shutil.copy(built_shop.warehouse, where.warehouse)
+    return where
+
+
+def scribble(where: Settings, sql: str) -> None:
+    with duckdb.connect(str(where.warehouse)) as con:
+        con.execute(sql)
+
+
+def another_build(where: Settings, change: str) -> None:
+    """Stand in for a later build: a change, and the record of a build that passed."""
+    scribble(
+        where,
+        f"{change}; insert into main.builds by name select * replace ('later' || random() as invocation_id, "
+        "opened_at + interval 1 hour as opened_at) from main.builds order by opened_at desc limit 1",
+    )
+
+
+def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
+    done = publish(shop)
+    with duckdb.connect() as con:
+        con.execute(f"attach '{shop.warehouse}' as warehouse (read_only)")
+        con.execute(f"attach '{shop.published / 'finegrain.duckdb'}' as published (read_only)")
+        marts = con.execute(
+            "select table_name from information_schema.tables where table_catalog = 'warehouse' and table_schema = 'marts'"
+        ).fetchall()
+        assert sorted(done.marts) == sorted(name for (name,) in marts) and len(marts) >= 10
+        for (name,) in marts:
+            for copy in (f"published.main.{name}", f"'{shop.published}/parquet/{name}.parquet'"):
+                counts = con.execute(
+                    f"select (select count(*) from warehouse.marts.{name}), (select count(*) from {copy}), "
+                    f"(select count(*) from (from warehouse.marts.{name} except all from {copy}))"
+                ).fetchall()
+                assert counts == [(done.marts[name][0], done.marts[name][0], 0)], copy
+
+
+def test_descriptions_travel_with_the_marts(shop: Settings) -> None:
+    publish(shop)
+    query = "select table_name, comment from duckdb_tables() where schema_name = '{}' and comment is not null order by 1"
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        wanted = con.execute(query.format("marts")).fetchall()
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        assert con.execute(query.format("main")).fetchall() >= wanted and wanted
+        [(described,)] = con.execute(
+            "select count(*) from duckdb_columns() where table_name = 'user_features' and comment is null"
+        ).fetchall()
+        assert described == 0
+
+
+READER = """
+import sys
+if sys.argv[1] == "duckdb":
+    import duckdb
+    con = duckdb.connect(sys.argv[2], read_only=True)
+    ask = lambda sql: con.execute(sql).fetchall()[0][0]
+else:
+    import sqlalchemy
+    con = sqlalchemy.create_engine(f"duckdb:///{sys.argv[2]}", connect_args={"read_only": True}).connect()
+    ask = lambda sql: con.execute(sqlalchemy.text(sql)).scalar()
+for sql in sys.stdin:
+    print(ask(sql), flush=True)
+"""
+
+
+class Reader:
+    """A process that holds the published file open and answers queries."""
+
+    def __init__(self, how: str, path: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", READER, how, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, sql: str) -> str:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(sql + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+@pytest.fixture(params=["duckdb", "sqlalchemy"])
+def reader(shop: Settings, request: pytest.FixtureRequest) -> Iterator[Reader]:
+    publish(shop)
+    opened = Reader(request.param, shop.published / "finegrain.duckdb")
+    yield opened
+    opened.close()
+
+
+def test_an_open_reader_is_not_disturbed(shop: Settings, reader: Reader) -> None:
+    users, items = "select count(*) from user_features", "select count(*) from item_features"
+    before = reader.ask(users)
+    assert int(before) > 0
+    for _ in range(3):  # more often than versions are kept
+        another_build(shop, "delete from marts.user_features; delete from marts.item_features")
+        assert publish(shop).is_new
+    # Also what it had not touched yet.
+    assert reader.ask(users) == before and int(reader.ask(items)) > 0
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        assert con.execute(users).fetchall() == [(0,)]
+    engine = sqlalchemy.create_engine(
+        f"duckdb:///{shop.published / 'finegrain.duckdb'}", connect_args={"read_only": True}
+    )
+    with engine.connect() as link:
+        assert link.execute(sqlalchemy.text(users)).scalar() == 0
+    engine.dispose()
+    assert len(list((shop.published / "versions").iterdir())) == 2
+
+
+def test_a_build_is_published_once(shop: Settings) -> None:
+    assert publish(shop).is_new
+    link = (shop.published / "current").readlink()
+    assert not publish(shop).is_new
+    assert (shop.published / "current").readlink() == link
+
+
+def test_without_a_build_nothing_is_published(shop: Settings) -> None:
+    with pytest.raises(FinegrainError, match="does not exist; run `finegrain build`"):
+        publish(replace(shop, warehouse=shop.home / "none.duckdb"))
+    scribble(shop, "delete from main.builds")
+    with pytest.raises(FinegrainError, match="holds no build"):
+        publish(shop)
+    with pytest.raises(FinegrainError, match="nothing is published"):
+        account(shop)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("status = 'open', command = 'build'", "the last `dbt build` did not end"),
+        ("is_whole = false, command = 'run'", "the last `dbt run` changed the warehouse without a whole audit"),
+        ("status = 'failed', failed = 1", "did not pass its audit"),
+    ],
+)
+def test_what_was_not_audited_whole_stays_unpublished(shop: Settings, change: str, said: str) -> None:
+    publish(shop)
+    before = (shop.published / "current").readlink()
+    another_build(shop, "delete from marts.user_features")
+    scribble(shop, f"update main.builds set {change} where invocation_id like 'later%'")
+    with pytest.raises(FinegrainError, match=said):
+        publish(shop)
+    assert (shop.published / "current").readlink() == before
+    assert account(shop).marts["user_features"][0] > 0
+
+
+def test_a_warehouse_that_is_being_written_is_not_read(shop: Settings) -> None:
+    code = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(shop.warehouse)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout and writer.stdout.readline() == "open\n"
+    with pytest.raises(FinegrainError, match="is being written by another process"):
+        publish(shop)
+    writer.communicate()
+    assert publish(shop).is_new
+
+
+@pytest.fixture
+def broken_project(project: Path, tmp_path: Path) -> Path:
+    """The project with one test more, which fails on two rows."""
+    copy = tmp_path / "project"
+    kept = ["models", "seeds", "macros", "snapshots", "dbt_packages", "fallback_packages", "tests/singular", "tests/generic"]
+    for name in kept:
+        if (project / name).exists():
+            shutil.copytree(project / name, copy / name, symlinks=True)
+    for name in ("dbt_project.yml", "profiles.yml", "packages.yml"):
+        shutil.copy(project / name, copy / name)
+    (copy / "tests" / "singular" / "no_mugs.sql").write_text(
+        "select product_id, category from {{ ref('dim_products') }} order by product_id limit 2"
+    )
+    return copy
+
+
+def test_a_failed_audit_names_the_test_and_the_rows_and_publishes_nothing(shop: Settings, broken_project: Path) -> None:
+    publish(shop)
+    before = (shop.published / "current").readlink()
+    done = run_dbt(["build", "--exclude-resource-type", "unit_test"], where=shop, project=broken_project)
+    assert not done.passed
+    [failed] = done.failed
+    assert (failed.name, failed.failures, failed.kept_in) == ("no_mugs", 2, '"audit"."no_mugs"')
+    assert [sorted(row) for row in failed.rows] == [["category", "product_id"]] * 2
+    with pytest.raises(FinegrainError, match=r"(?s)did not pass its audit.*no_mugs: 2 rows, kept in audit.no_mugs"):
+        publish(shop)
+    assert (shop.published / "current").readlink() == before
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        assert con.execute("select count(*) from audit.no_mugs").fetchall() == [(2,)]
+
+
+def test_a_partial_run_closes_the_gate(shop: Settings) -> None:
+    assert publish(shop).is_new
+    assert run_dbt(["run", "--select", "dim_products"], where=shop).passed
+    with pytest.raises(FinegrainError, match="without a whole audit"):
+        publish(shop)
+    # Reading opens it for nobody and closes it for nobody.
+    assert run_dbt(["compile", "--select", "dim_products"], where=shop)
+    with pytest.raises(FinegrainError, match="without a whole audit"):
+        publish(shop)
+
+
+def test_the_account_adds_up(shop: Settings) -> None:
+    publish(shop)
+    told = account(shop)
+    assert {row["source"] for row in told.sources} == {"shop_web", "shop_app", "shop_store", "shop_database"}
+    for row in told.sources:
+        assert row["judged"] == row["kept"] + row["duplicates"] + row["quarantined"] >= row["raw_rows"] > 0
+    landed = json.loads((shop.home / "shop" / "simulation.json").read_text())["rows"]
+    assert sum(row["raw_rows"] for row in told.sources) == sum(
+        count for name, count in landed.items() if name != "ga4_items"
+    )
+    assert told.reasons["malformed"] > 0 and told.cleaned["event price imputed"] > 0
+    assert told.sample and {"customer_id", "rfm_segment"} <= set(told.sample[0])
