@@ -1,10 +1,12 @@
 {#
   A watermark is the last lake snapshot that an incremental model has taken in. It moves in the model's own
-  transaction (a post-hook), so a build that dies leaves data and watermark agreeing.
+  transaction (a post-hook), so a build that dies leaves data and watermark agreeing. Beside it stands by which rules (seeds,
+  vars, SQL) the model was begun: an incremental build applies rules to new rows alone, so rules that changed since ask for
+  a full refresh (tests/singular/what_is_built_follows_the_rules.sql).
 #}
 
 {% macro create_watermarks() -%}
-create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint)
+create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, rules varchar)
 {%- endmacro %}
 
 {# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
@@ -23,9 +25,16 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 
 {# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). #}
 {% macro move_watermark(upstream=none) -%}
+{%- set snapshot -%}
+{%- if upstream -%}
+(select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ upstream }}')
+{%- else -%} {{ pinned() }}
+{%- endif -%}
+{%- endset -%}
+{%- if is_incremental() -%}
+update {{ target.schema }}.watermarks set snapshot = {{ snapshot }} where model = '{{ this.identifier }}'
+{%- else -%}
 delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
-insert into {{ target.schema }}.watermarks
-select '{{ this.identifier }}', {% if upstream %}(
-    select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ upstream }}'
-){% else %}{{ pinned() }}{% endif %}
+insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ snapshot }}, {{ rules_of_today() }}
+{%- endif %}
 {%- endmacro %}

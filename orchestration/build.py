@@ -13,10 +13,10 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console
-from orchestration.dbt_plugin import as_of
+from orchestration import console, lake, warehouse
+from orchestration.dbt_plugin import as_of, rules
+from orchestration.dbt_plugin import snapshot as pinned_snapshot
 from orchestration.errors import FinegrainError
-from orchestration.lake import quote
 from orchestration.settings import PROJECT, Settings, settings
 
 #: Rows of a failed test that are shown.
@@ -183,7 +183,7 @@ def _fetch_failures(where: Settings, nodes: list[Node]) -> None:
     if not failed:
         return
     with duckdb.connect() as con:
-        con.execute(f"attach {quote(str(where.warehouse))} as warehouse (read_only)")
+        warehouse.attach(con, where.warehouse)
         for node in failed:
             schema, _, table = (node.kept_in or "").partition(".")
             found = con.execute(f'select * from warehouse."{schema}"."{table}" limit {SHOWN}')
@@ -200,11 +200,38 @@ def build(
     snapshot: int | None = None,
     quiet: bool = True,
 ) -> Build:
-    """Build and audit everything: `dbt build`, with a bar that follows it. Raises FinegrainError as `run_dbt` does."""
-    arguments = ["build", *(["--full-refresh"] if full_refresh else [])]
-    with console.progress("build", 1, quiet=quiet) as advance:
+    """Build and audit everything: `dbt build`, with a bar that follows it.
+
+    From scratch when that is asked for, and also when an incremental build would give another result: rules changed, or
+    `snapshot` (of the lake; default the newest) lies before what is built. Raises FinegrainError as `run_dbt` does.
+    """
+    where = where or settings()
+    with (
+        _environment(where, {"FINEGRAIN_SNAPSHOT": str(snapshot)} if snapshot is not None else {}),
+        console.progress("build", 1, quiet=quiet) as advance,
+    ):
 
         def follow(name: str, number: int, of: int) -> None:
             advance(1 / of, name)
 
+        afresh = full_refresh or _must_start_afresh(where)
+        arguments = ["build", *(["--full-refresh"] if afresh else [])]
         return run_dbt(arguments, where=where, moment=moment, on_node=follow)
+
+
+def _must_start_afresh(where: Settings) -> bool:
+    """Whether the warehouse was begun by other rules than today's, or has gone past the snapshot that is asked for."""
+    if not where.warehouse.exists():
+        return False
+    with lake.connect(where) as con:
+        wanted = pinned_snapshot(con)
+    with duckdb.connect() as con:
+        warehouse.attach(con, where.warehouse)
+        try:
+            [(stale,)] = con.execute(
+                "select count(*) from warehouse.main.watermarks where rules is distinct from ? or snapshot > ?",
+                [rules(), wanted],
+            ).fetchall()
+        except duckdb.CatalogException:  # nothing has been built in it yet
+            return False
+    return bool(stale)

@@ -5,10 +5,13 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
+- `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from datetime import UTC, datetime
@@ -16,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import yaml
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.settings import settings
+from orchestration.settings import PROJECT, settings
 
 
 def as_of() -> datetime | None:
@@ -51,6 +56,22 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
+def rules(project: Path = PROJECT) -> str:
+    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, staging, steps and macros.
+
+    Exchange rates are left out: they grow by the day, and a new day's rate says nothing of the days before.
+    """
+    digest = hashlib.sha256()
+    files = [*(project / "seeds").glob("*.csv"), *(project / "macros").rglob("*.sql")]
+    files += [*(project / "models" / "staging").rglob("*.sql"), *(project / "models" / "intermediate").rglob("*.sql")]
+    for path in sorted(path for path in files if path.name != "fx_rates.csv"):
+        digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
+    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
+    flags: Any = get_flags()  # type: ignore[no-untyped-call]
+    digest.update(json.dumps({**said, **(getattr(flags, "VARS", None) or {})}, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
 class Plugin(BasePlugin):
     """Attach the lake once per connection; set `pinned` and `as_of` on every cursor."""
 
@@ -58,6 +79,7 @@ class Plugin(BasePlugin):
         self._lock = threading.Lock()
         self._invocation: str | None = None
         self._pinned = 0
+        self._rules = ""
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         where = settings()
@@ -76,10 +98,12 @@ class Plugin(BasePlugin):
             with self._lock:
                 if self._invocation != get_invocation_id():
                     self._pinned = snapshot(cursor)
+                    self._rules = rules()
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
         cursor.execute("set timezone = 'UTC'")
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
+        cursor.execute(f"set variable rules = '{self._rules}'")
         literal = f"timestamp '{moment.isoformat(sep=' ')}'" if moment else "null::timestamp"
         cursor.execute(f"set variable as_of = {literal}")

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration import __version__
+from orchestration import __version__, warehouse
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
@@ -66,12 +66,10 @@ def publish(where: Settings | None = None) -> Publication:
     that wrote to the warehouse was a whole `dbt build` whose every test passed."""
     where = where or settings()
     started = time.monotonic()
-    if not where.warehouse.exists():
-        raise FinegrainError(f"{where.warehouse} does not exist; run `finegrain build` first")
     where.published.mkdir(parents=True, exist_ok=True)
     with duckdb.connect() as con, _one_at_a_time(where):
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
-        _attach(con, where.warehouse)
+        warehouse.attach(con, where.warehouse)
         invocation, built_from, as_of = _audited(con, where.warehouse)
         name = f"{built_from}-{invocation[:8]}"
         folder = where.published / "versions" / name
@@ -102,16 +100,7 @@ def _one_at_a_time(where: Settings) -> Iterator[None]:
         yield
 
 
-def _attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
-    try:
-        con.execute(f"attach {quote(str(warehouse))} as warehouse (read_only)")
-    except duckdb.IOException as error:
-        if "lock" in str(error).lower():
-            raise FinegrainError(f"{warehouse} is being written by another process; publish when it has ended") from None
-        raise FinegrainError(f"{warehouse} cannot be opened: {str(error).splitlines()[0]}") from None
-
-
-def _audited(con: duckdb.DuckDBPyConnection, warehouse: Path) -> tuple[str, int, datetime | None]:
+def _audited(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int, datetime | None]:
     """(invocation, snapshot, as_of) of the last build, if it was whole and passed (macros/builds.sql keeps the record)."""
     try:
         found = con.execute(
@@ -121,7 +110,7 @@ def _audited(con: duckdb.DuckDBPyConnection, warehouse: Path) -> tuple[str, int,
     except duckdb.CatalogException:
         found = []
     if not found:
-        raise FinegrainError(f"{warehouse} holds no build; run `finegrain build` first")
+        raise FinegrainError(f"{path} holds no build; run `finegrain build` first")
     invocation, command, status, is_whole, built_from, as_of = found[0]
     kept = "what is published stays as it is"
     if status == "open":

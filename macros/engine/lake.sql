@@ -31,6 +31,10 @@
 {% macro pinned() %}{{ return(adapter.dispatch('pinned', 'finegrain')()) }}{% endmacro %}
 {% macro duckdb__pinned() %}cast(getvariable('pinned') as bigint){% endmacro %}
 
+{# A fingerprint of the rules by which this build works. #}
+{% macro rules_of_today() %}{{ return(adapter.dispatch('rules_of_today', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__rules_of_today() %}cast(getvariable('rules') as varchar){% endmacro %}
+
 {# The moment the user asked the build to be made for, or null. #}
 {% macro requested_as_of() %}{{ return(adapter.dispatch('requested_as_of', 'finegrain')()) }}{% endmacro %}
 {% macro duckdb__requested_as_of() %}cast(getvariable('as_of') as timestamp){% endmacro %}

@@ -1,0 +1,83 @@
+"""The build as a whole: bare dbt, an empty lake, and rules that changed under what is built."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import run_dbt as dbt_command
+
+from orchestration import lake
+from orchestration.build import _must_start_afresh, build, run_dbt
+from orchestration.dbt_plugin import rules
+from orchestration.errors import FinegrainError
+from orchestration.settings import Settings
+
+
+def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> None:
+    """No lake, no warehouse, every unit test before its model was ever built: green, and nothing to publish but empty marts."""
+    done = dbt_command(project, "build", "--target-path", str(home.home / "target"))
+    assert done.returncode == 0, done.stdout[-3000:]
+    with duckdb.connect(str(home.warehouse), read_only=True) as con:
+        assert con.execute("select status, is_whole from main.builds").fetchall() == [("passed", True)]
+        assert con.execute("select count(*) from marts.user_features").fetchall() == [(0,)]
+
+
+@pytest.fixture
+def shop(built_shop: Settings, tmp_path: Path) -> Settings:
+    """A warehouse of one's own."""
+    where = replace(built_shop, warehouse=tmp_path / "warehouse.duckdb")
+    shutil.copy(built_shop.warehouse, where.warehouse)
+    return where
+
+
+def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None:
+    assert not _must_start_afresh(shop)
+    with duckdb.connect(str(shop.warehouse)) as con:
+        con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__item'")
+    assert _must_start_afresh(shop)
+    # And bare dbt does not pass it by.
+    [failed] = run_dbt(["test", "--select", "what_is_built_follows_the_rules"], where=shop).failed
+    assert [row["model"] for row in failed.rows] == ["int_tiles__item"]
+
+
+def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lake.connect(shop, read_only=True) as con:
+        first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
+    monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest))
+    assert not _must_start_afresh(shop)
+    monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest - 1))
+    assert _must_start_afresh(shop)
+    monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
+    with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
+        build(where=shop)
+
+
+def test_what_the_fingerprint_of_the_rules_sees(project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    for name in ("seeds", "macros", "models"):
+        shutil.copytree(project / name, copy / name)
+    shutil.copy(project / "dbt_project.yml", copy)
+    before = rules(copy)
+    assert before == rules(project) == rules(copy)
+
+    def changed(path: str, old: str, new: str) -> bool:
+        """Whether a change of a file changes the fingerprint; the file is put back."""
+        file = copy / path
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+        differs = rules(copy) != before
+        file.write_text(text)
+        return differs
+
+    assert changed("seeds/outlier_rules.csv", "8.0", "9.0")
+    assert changed("dbt_project.yml", "session_gap_minutes: 30", "session_gap_minutes: 31")
+    assert changed("macros/sessions.sql", "touched", "moved")
+    assert changed("models/intermediate/events/int_events__cleaned.sql", "with events", "with  events")
+    assert not changed("seeds/fx_rates.csv", "\n", "\n\n")
+    assert not changed("models/marts/core/dim_products.sql", "select", "select ")
+    assert rules(copy) == before
