@@ -26,12 +26,19 @@ nullif(nullif(trim({{ column }}), ''), '(not set)')
 ({{ clean_text(column) }} is not null and try_cast({{ clean_text(column) }} as decimal(28, 6)) is null)
 {%- endmacro %}
 
+{# A number (text, or an engine's own) as decimal(18, `scale`). One too large for that is held at its end, where the rules
+   on ranges find it: as null it would pass for missing and be imputed. #}
+{% macro to_decimal(number, scale) -%}
+{%- set largest = '9' * (18 - scale) -%}
+coalesce(try_cast({{ number }} as decimal(18, {{ scale }})), cast(sign(try_cast({{ number }} as decimal(28, 6))) * {{ largest }} as decimal(18, {{ scale }})))
+{%- endmacro %}
+
 {% macro to_money(column) -%}
-try_cast({{ clean_text(column) }} as decimal(18, 4))
+{{ to_decimal(clean_text(column), 4) }}
 {%- endmacro %}
 
 {% macro to_quantity(column) -%}
-try_cast({{ clean_text(column) }} as decimal(18, 3))
+{{ to_decimal(clean_text(column), 3) }}
 {%- endmacro %}
 
 {# The one spelling of a product id. #}

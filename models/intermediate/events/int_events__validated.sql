@@ -354,4 +354,5 @@ left join {{ ref('int_identity__product_versions') }} as v
     on
         d.product_id = v.product_id
         and d.available_at >= v.known_at
-        and (d.available_at < v.known_until or v.known_until is null)
+        -- Not `or v.known_until is null`: a join on an `or` compares every event with every version.
+    and d.available_at < coalesce(v.known_until, timestamp '9999-12-31')

@@ -37,12 +37,13 @@ final as (
         ---------- product
         {{ product_key('item.item_id') }} as product_id,
         {{ clean_text('item.item_category') }} as category_name,
-        cast(item.quantity as decimal(18, 3)) as quantity,
-        try_cast(item.price as decimal(18, 4)) as price,
+        {{ to_decimal('item.quantity', 3) }} as quantity,
+        {{ to_decimal('item.price', 4) }} as price,
         coalesce(upper({{ clean_text(parameter('event_params', 'currency', 'string')) }}), 'USD') as currency,
         {{ clean_text('ecommerce.transaction_id') }} as order_id,
-        cast(null as varchar) as line_id,
-        false as has_bad_number,
+        -- Two variants of a product are two lines of an order; of any other event, a product listed twice is one.
+        case when lower({{ clean_text('event_name') }}) in ('purchase', 'refund') then cast(item_index as varchar) end as line_id,
+        item.price is not null and try_cast(item.price as decimal(28, 6)) is null as has_bad_number,
 
         ---------- context
         {{ clean_text(parameter('event_params', 'search_term', 'string')) }} as query,
