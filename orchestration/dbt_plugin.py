@@ -89,7 +89,10 @@ class Plugin(BasePlugin):
         config.setdefault("extension_directory", str(where.extensions))
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        lake.attach(conn)
+        try:
+            lake.attach(conn)
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.

@@ -669,7 +669,7 @@ class _Loaded:
             return
         try:
             con = lake.connect(where, read_only=True)
-        except (duckdb.Error, OSError):
+        except (duckdb.Error, FinegrainError):
             return  # the doctor says so when it is asked about the machine
         try:
             self.files = set(con.execute("select source, raw_table, file, fingerprint from lake.raw.loads").fetchall())
@@ -815,7 +815,7 @@ def _lake(where: Settings) -> Check:
         return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
     try:
         con = lake.connect(where, read_only=True)
-    except (duckdb.Error, OSError, FinegrainError) as error:
+    except (duckdb.Error, FinegrainError) as error:
         return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
     try:
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()

@@ -12,6 +12,7 @@ import duckdb
 from duckdb_extensions import import_extension
 
 from orchestration.contracts import RAW_TABLES, columns
+from orchestration.errors import FinegrainError
 from orchestration.settings import Settings, settings
 
 EXTENSIONS = ("sqlite_scanner", "ducklake")
@@ -37,8 +38,24 @@ def quote(text: str) -> str:
 
 
 def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, read_only: bool = False) -> None:
-    """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist."""
+    """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist. Raises FinegrainError
+    where it cannot be opened or written; a catalogue that others keep busy is a duckdb.Error still."""
     where = where or settings()
+    try:
+        _attach(con, where, read_only)
+    except OSError as error:
+        raise FinegrainError(f"{error.filename or where.lake_catalog}: the lake cannot be kept here: {error.strerror}") from None
+    except (duckdb.Error, sqlite3.Error) as error:
+        if busy(error):
+            raise
+        said = str(error).splitlines()[0]
+        raise FinegrainError(f"{where.lake_catalog}: the lake does not open: {said}") from None
+    con.execute("set timezone = 'UTC'")
+    if not read_only:
+        _create_tables(con)
+
+
+def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) -> None:
     load_extensions(con)
     new = not where.lake_catalog.exists()
     if new and read_only:
@@ -53,9 +70,6 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     if read_only:
         options += ", read_only"
     con.execute(f"attach {quote('ducklake:sqlite:' + str(where.lake_catalog))} as lake ({options})")
-    con.execute("set timezone = 'UTC'")
-    if not read_only:
-        _create_tables(con)
 
 
 def _create_tables(con: duckdb.DuckDBPyConnection) -> None:
@@ -88,14 +102,18 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     con.execute("commit")
 
 
+def busy(error: Exception) -> bool:
+    """Whether an error says only that another writer was there first."""
+    return "locked" in str(error) or "conflict" in str(error).lower()
+
+
 def retry(work, attempts: int = 8):  # type: ignore[no-untyped-def]
     """Run `work()` again, with jitter, when two writers met in the catalogue."""
     for attempt in range(attempts):
         try:
             return work()
         except (duckdb.TransactionException, duckdb.IOException) as error:
-            contended = "locked" in str(error) or "conflict" in str(error).lower()
-            if not contended or attempt == attempts - 1:
+            if not busy(error) or attempt == attempts - 1:
                 raise
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
@@ -103,7 +121,10 @@ def retry(work, attempts: int = 8):  # type: ignore[no-untyped-def]
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the lake attached as `lake`."""
     where = where or settings()
-    where.extensions.mkdir(parents=True, exist_ok=True)
+    try:
+        where.extensions.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
     con = duckdb.connect(config={"extension_directory": str(where.extensions)})
     attach(con, where, read_only=read_only)
     return con

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -160,12 +161,14 @@ def load(
     where = where or settings()
     started = time.monotonic()
     plans = plan(mapping, paths, data)
-    where.home.mkdir(parents=True, exist_ok=True)
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, _one_at_a_time(where):
         con = lake.connect(where)
         try:
+            for place in (where.lake_catalog.parent, where.lake_catalog, where.lake_data):
+                if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
+                    raise FinegrainError(f"{place}: the lake is here, and cannot be written")
             scratch = where.home / "tmp"
             con.execute(f"set temp_directory = {quote(str(scratch))}")
             for each in plans:
@@ -179,7 +182,14 @@ def load(
 @contextmanager
 def _one_at_a_time(where: Settings) -> Iterator[None]:
     """Two loads at once could both miss that the other lands the same file; the second waits."""
-    with (where.home / "load.lock").open("w") as handle:
+    try:
+        where.home.mkdir(parents=True, exist_ok=True)
+        handle = (where.home / "load.lock").open("w")
+    except OSError as error:
+        raise FinegrainError(
+            f"{error.filename}: this cannot be written: {error.strerror}; FINEGRAIN_HOME says where everything is kept"
+        ) from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -225,8 +235,21 @@ def _load(
             selects.append((file, landing.select(bound, plan.source, name, suffix, now)))
         landings.append((entry, selects))
     if any(selects for _, selects in landings):
-        lake.retry(lambda: _land(con, plan, landings, looks, names, now, advance, reports))
+        try:
+            lake.retry(lambda: _land(con, plan, landings, looks, names, now, advance, reports))
+        except _Failed as failed:
+            raise _of_file(con, failed) from None
+        except duckdb.Error as error:
+            raise FinegrainError(f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed") from None
     return reports
+
+
+class _Failed(Exception):
+    """A batch of files that did not land, and DuckDB's error."""
+
+    def __init__(self, batch: list[tuple[DataFile, str]], error: duckdb.Error) -> None:
+        super().__init__(str(error))
+        self.batch, self.error = batch, error
 
 
 def _land(
@@ -247,10 +270,10 @@ def _land(
                 union = " union all ".join(text for _, text in batch)
                 try:
                     con.execute(f"insert into lake.raw.{entry.table} ({shown}) {union}")
-                except duckdb.TransactionException:
-                    raise
                 except duckdb.Error as error:
-                    raise _of_file(con, batch, error) from None
+                    if isinstance(error, duckdb.TransactionException) or lake.busy(error):
+                        raise
+                    raise _Failed(batch, error) from None
                 for file, _ in batch:
                     advance(file.size, file.name)
         for table in {entry.table for entry, selects in landings if selects}:
@@ -270,10 +293,11 @@ def _land(
                 report.rows, report.malformed = rows, bad
 
 
-def _of_file(
-    con: duckdb.DuckDBPyConnection, batch: list[tuple[DataFile, str]], error: duckdb.Error
-) -> Exception:
-    """Name the file of a batch that could not be read."""
-    if "locked" in str(error) or "onflict" in str(error):
-        return error
-    return landing.unreadable(batch[0][0], error) if len(batch) == 1 else error
+def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:
+    """Name the file that could not be read to its end: read each again, alone. If all can be, the lake is at fault."""
+    for file, text in failed.batch:
+        try:
+            con.execute(f"select bit_xor(hash(landed)) from ({text}) as landed").fetchall()
+        except duckdb.Error as error:
+            return landing.unreadable(file, error)
+    return FinegrainError(f"the lake cannot be written: {str(failed.error).splitlines()[0]}")
