@@ -560,8 +560,8 @@ class _Exam:
                 most = ", ".join(f"'{_brief(value)}'" for value in strange[:3])
                 self.say(
                     "note",
-                    f"{len(strange):,} of {_count(len(found), 'spelling')} are not in seeds/category_map.csv; each stands "
-                    f"for itself, or for the one it is a slip of: {most}",
+                    f"seeds/category_map.csv does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
+                    f"{len(found):,} spellings); each stands for itself, or for the mapped one that it is a slip of",
                     "category",
                 )
 

@@ -41,6 +41,7 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist. Raises FinegrainError
     where it cannot be opened or written; a catalogue that others keep busy is a duckdb.Error still."""
     where = where or settings()
+    read_only = read_only and where.lake_catalog.exists()
     try:
         _attach(con, where, read_only)
     except OSError as error:
@@ -58,8 +59,6 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
 def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) -> None:
     load_extensions(con)
     new = not where.lake_catalog.exists()
-    if new and read_only:
-        read_only = False
     where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
     where.lake_data.mkdir(parents=True, exist_ok=True)
     if new:

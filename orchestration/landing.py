@@ -248,7 +248,9 @@ def _set_aside(
         f"""create or replace temp table {kept} as
         select line - 1 as n, trim(any_value(csv_line), chr(10) || chr(13)) as raw,
             case
-                when bool_or(error_type in ('MISSING COLUMNS', 'TOO MANY COLUMNS'))
+                when bool_or(error_type = 'MISSING COLUMNS')  -- an error for each column that is missing
+                    then min(try_cast(regexp_extract(error_message, 'Found: ([0-9]+)', 1) as bigint)) || ' columns instead of {len(names)}'
+                when bool_or(error_type = 'TOO MANY COLUMNS')  -- and one for each that is too many
                     then max(try_cast(regexp_extract(error_message, 'Found: ([0-9]+)', 1) as bigint)) || ' columns instead of {len(names)}'
                 else 'not CSV: ' || lower(any_value(error_type))
             end as why,

@@ -116,10 +116,10 @@ def test_json_lines_that_are_no_objects_are_kept(home: Settings, tmp_path: Path)
 
 
 def test_csv_rows_of_the_wrong_width_are_kept_with_their_line(home: Settings, tmp_path: Path) -> None:
-    text = 't,at,u\r\nlogin,2024-01-01,a\r\nshort,2024-01-01\r\nlogin,2024-01-01,"b\r\nb"\r\na,b,c,d,e\r\na,b,c,d\r\nlogin,2024-01-02,c\r\n'
+    text = 't,at,u\r\nlogin,2024-01-01,a\r\nshort,2024-01-01\r\nlogin,2024-01-01,"b\r\nb"\r\na,b,c,d,e\r\na,b,c,d\r\nlogin,2024-01-02,c\r\nx\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
     report = load(shop(tmp_path, {"files": "a.csv"}), data=tmp_path, now=NOW)
-    assert (report.rows, report.files[0].malformed) == (6, 3)
+    assert (report.rows, report.files[0].malformed) == (7, 4)
     got = rows(home, "select _position, _error, user_id, payload from lake.raw.events order by _position")
     assert [(row[0], row[1]) for row in got] == [
         ("a.csv#1", None),
@@ -128,8 +128,9 @@ def test_csv_rows_of_the_wrong_width_are_kept_with_their_line(home: Settings, tm
         ("a.csv#4", "5 columns instead of 3"),
         ("a.csv#5", "4 columns instead of 3"),
         ("a.csv#6", None),
+        ("a.csv#7", "1 columns instead of 3"),
     ]
-    assert [row[2] for row in got] == ["a", None, "b\r\nb", None, None, "c"]
+    assert [row[2] for row in got] == ["a", None, "b\r\nb", None, None, "c", None]
     assert got[1][3] == "short,2024-01-01" and got[3][3] == "a,b,c,d,e"
 
 
