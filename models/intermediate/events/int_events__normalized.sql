@@ -1,5 +1,10 @@
 {{ config(materialized='view') }}
 -- One vocabulary: event types, currencies, categories, devices, identities; and the keys that tell two rows are one event.
+{% set key = [] %}
+{% for column in var('dedup_key') %}
+{# An engagement is many kinds of event; two kinds of one moment are no copies. #}
+{% do key.append("case when t.event_type = 'engagement' then lower(t.event_name) else t.event_type end" if column == 'event_type' else column) %}
+{% endfor %}
 with unified as (
 
     select * from {{ ref('int_events__unified') }}
@@ -35,7 +40,7 @@ select
     coalesce(t.currency, case when t.price is not null then t.money_currency end) as currency,
     r.rate,
     cast(round(t.price * r.rate, 4) as decimal(18, 4)) as price_reported,
-    {{ id_hash(var('dedup_key') | map('string')) }} as dedup_key,
+    {{ id_hash(key) }} as dedup_key,
     -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
     case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,
     -- The third layer: an order seen again.

@@ -212,15 +212,16 @@ busy_days as (
 
 ),
 
--- By order of arrival, so that what comes later never changes the verdict on what came before.
+-- By order of arrival, so that what comes later never changes the verdict on what came before. The items of one hit share
+-- its moment and count as one: a person's full cart is many rows.
 over_rate as (
 
     select row_id
     from (
         select
             w.row_id,
-            row_number() over (
-                partition by w.identity, w.event_day order by w.raw_available_at, w.position, w.row_id
+            dense_rank() over (
+                partition by w.identity, w.event_day order by w.raw_available_at, w.event_at
             ) as place
         from whole as w
         inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
