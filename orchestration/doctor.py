@@ -41,11 +41,14 @@ Level = Literal["error", "warning", "note"]
 
 #: Rows of one mapping entry that are looked at one by one; of more, every k-th.
 ROWS: Final = 200_000
+#: Columns that nothing maps, of which a note gives the names.
+NAMED: Final = 10
 #: Free disk space, in bytes, below which a build may fail.
 LITTLE_SPACE: Final = 2 * 2**30
 #: Numbers that the models read, beside those of which the loader refuses a file.
 NUMBERS: Final = landing.NUMBERS | {"household_size", "income"}
-#: What tells two rows of a table apart; the first is needed, the others count where they are mapped.
+#: What tells two rows of a table apart; the first is needed, the others count where they are mapped. Of rows that are
+#: no events, the one that arrived later is the newer version.
 KEYS: Final[dict[str, tuple[str, ...]]] = {
     "events": ("event_id", "product_id", "line_id"),
     "customers": ("customer_id", "updated_at"),
@@ -423,11 +426,13 @@ class _Exam:
         self._repeats()
         if self.unread:
             files = len(self.bounds)
-            names = ", ".join(
+            names = [
                 f"'{name}'" + ("" if count == files else f" (in {count} of {files} files)")
                 for name, count in self.unread.items()
-            )
-            self.say("note", f"nothing maps {names}; the payload keeps {'it' if len(self.unread) == 1 else 'them'}")
+            ]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            kept = "it" if len(names) == 1 else "them"
+            self.say("note", f"nothing maps {', '.join(names[:NAMED])}{more}; the payload keeps {kept}")
 
     def _malformed(self) -> None:
         bad, looked_at = self.seen.malformed, self.seen.looked_at
@@ -599,8 +604,9 @@ class _Exam:
         if key not in self.fields:
             return
         names = [key, *(name for name in others if name in self.fields)]
+        apart = names if self.entry.table == "events" else [*names, "__available"]
         whole = self.seen.looked_at == self.seen.rows
-        shown = ", ".join(identifier(name) for name in names)
+        shown = ", ".join(identifier(name) for name in apart)
         rows = identifier(self.table) if whole else "(" + " union all ".join(
             f"(select {shown}, __bad from ({bound.rows}) where hash({identifier(key)}) % {self.step} = 0)"
             for bound in self.bounds if set(names) <= set(bound.fields)

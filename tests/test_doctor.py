@@ -225,6 +225,9 @@ def test_ids_that_come_twice(clinic: Clinic) -> None:
     entry = {"files": "c.csv", "available_at": "now", "fields": {"customer_id": "id", "updated_at": "at"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries
     assert said(customers, "warning", "customer_id").startswith("1 rows repeat another's customer_id + updated_at, as 'c2'")
+    entry = {"files": "c.csv", "available_at": {"column": "at"}, "fields": {"customer_id": "id"}}
+    [customers] = clinic.look(clinic.mapping(customers=entry)).entries  # told apart by when they arrived
+    assert said(customers, "warning", "customer_id").startswith("1 rows repeat another's customer_id, as 'c2'")
 
 
 def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +288,9 @@ def test_columns_that_nothing_maps(clinic: Clinic) -> None:
     path = clinic.mapping(events={"files": "a.jsonl", "available_at": "event_time", "fields": FIELDS})
     [seen] = clinic.look(path).entries
     assert said(seen, "note") == "nothing maps 'z'; the payload keeps it"
+    names = ",".join(f"c{n}" for n in range(12))
+    seen = clinic.events(LINE + "," * 12, header=f"t,at,u,{names}")
+    assert said(seen, "note").endswith("'c9' and 2 more; the payload keeps them")
 
 
 def test_times_in_the_future_and_the_far_past(clinic: Clinic) -> None:
