@@ -139,7 +139,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"errors": self.count("error"), "warnings": self.count("warning"), "notes": self.count("note"), **asdict(self)}
+        return {
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "notes": self.count("note"),
+            **asdict(self),
+        }
 
     def render(self) -> RenderableType:
         """For people."""
@@ -152,7 +157,9 @@ class Report:
             parts.append(table)
         levels: tuple[Level, ...] = ("error", "warning", "note")
         counted = [_count(self.count(level), level) for level in levels]
-        parts.append(Text(f"{', '.join(counted)} in {self.seconds:.1f} s" + ("" if self.checks else "; nothing was loaded")))
+        parts.append(
+            Text(f"{', '.join(counted)} in {self.seconds:.1f} s" + ("" if self.checks else "; nothing was loaded"))
+        )
         return Group(*parts)
 
 
@@ -218,7 +225,10 @@ def examine(
     else:
         plans = _plans(mapping, paths, data)
         now = now or datetime.now(UTC).replace(tzinfo=None)
-        with console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance, duckdb.connect() as con:
+        with (
+            console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance,
+            duckdb.connect() as con,
+        ):
             con.execute("set timezone = 'UTC'")
             exams = [_Exam(con, each, entry, now) for each in plans for entry in each.entries]
             for exam in exams:
@@ -445,7 +455,9 @@ class _Exam:
         why = "; ".join(f"{said}: {count:,}, first {self.entry.files[file].name}#{n}" for said, count, n, file in found)
         level: Level = "error" if bad == looked_at else "warning"
         share = _share(bad, looked_at)
-        self.say(level, f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})")
+        self.say(
+            level, f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})"
+        )
 
     def _kind(self, name: str) -> tuple[str, str]:
         """(kind, SQL of its value) of a field."""
@@ -462,12 +474,25 @@ class _Exam:
             filled_if = identifier(name) if kind == "nested" else clean(name)
             ordered = kind in ("time", "number")
             bounds = f"min({value}), max({value})" if ordered else "null, null"
-            example = "null" if kind == "nested" else f"min_by({clean(name)}, (__file, __n)) filter ({clean(name)} is not null)"
+            example = (
+                "null"
+                if kind == "nested"
+                else f"min_by({clean(name)}, (__file, __n)) filter ({clean(name)} is not null)"
+            )
             [(filled, read, first, last, one)] = self.ask(f"count({filled_if}), count({value}), {bounds}, {example}")
             source = self.entry.mapping.fields.get(name)
             origin = name if source is None else source.column or ("sql" if source.sql else f"= {source.value}")
             self.seen.fields.append(
-                FieldLook(name, origin, kind, filled, read, _bound_text(first), _bound_text(last), _brief(one) if one else None)
+                FieldLook(
+                    name,
+                    origin,
+                    kind,
+                    filled,
+                    read,
+                    _bound_text(first),
+                    _bound_text(last),
+                    _brief(one) if one else None,
+                )
             )
             said = any(finding.field == name and finding.level == "error" for finding in self.seen.findings)
             if said:
@@ -494,7 +519,11 @@ class _Exam:
         if first < datetime(2000, 1, 1):
             [(count,)] = self.ask("count(*)", f"{value} < timestamp '2000-01-01'")
             examples = self.common(clean(name), f"{value} < timestamp '2000-01-01'")
-            self.say("warning", f"{self.about(count)} are dated before 2000: {examples}; is this another unit of epoch time?", name)
+            self.say(
+                "warning",
+                f"{self.about(count)} are dated before 2000: {examples}; is this another unit of epoch time?",
+                name,
+            )
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
         said = "dated in the future"
         if name == EVENT_TIME[self.entry.table] and isinstance(self.entry.mapping.available_at, Column):
@@ -506,7 +535,11 @@ class _Exam:
         if count:
             level: Level = "error" if count == self.seen.fields[-1].read else "warning"
             quarantine = ", and would be quarantined" if self.entry.table in ("events", "ga4_events", "refunds") else ""
-            self.say(level, f"{self.about(count)} are {said}{quarantine}: {self.common(clean(name), f'{value} > {late}')}", name)
+            self.say(
+                level,
+                f"{self.about(count)} are {said}{quarantine}: {self.common(clean(name), f'{value} > {late}')}",
+                name,
+            )
 
     def _required(self, good: int) -> None:
         for names in _GA4_REQUIRED if self.entry.table == "ga4_events" else REQUIRED[self.entry.table]:
@@ -544,18 +577,26 @@ class _Exam:
         kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
         if kind in self.fields:
             known = _seed("event_types.csv", "raw_name")
-            self._unknown(kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined")
+            self._unknown(
+                kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined"
+            )
         if "currency" in self.fields:
             currencies = ["EUR", *(str(name).upper() for name in _header("fx_rates.csv")[1:])]
             said = "seeds/fx_rates.csv has no rate for"
-            self._unknown("currency", f"upper({clean('currency')})", currencies, said, "have no price that could be used")
+            self._unknown(
+                "currency", f"upper({clean('currency')})", currencies, said, "have no price that could be used"
+            )
         if "weight_unit" in self.fields:
             units = _seed("unit_conversions.csv", "unit")
             said = "seeds/unit_conversions.csv does not hold"
-            self._unknown("weight_unit", f"lower({clean('weight_unit')})", units, said, "have a weight that cannot be used")
+            self._unknown(
+                "weight_unit", f"lower({clean('weight_unit')})", units, said, "have a weight that cannot be used"
+            )
         money = next((name for name in ("price", "amount") if name in self.fields), None)
         if money and "currency" not in self.fields:
-            self.say("note", f"no currency is mapped, so it is taken for {_variable('reporting_currency', 'USD')}", money)
+            self.say(
+                "note", f"no currency is mapped, so it is taken for {_variable('reporting_currency', 'USD')}", money
+            )
         if "category" in self.fields:
             spelling = str(macros("fields.sql").category_spelling(clean("category")))
             known = [*_seed("category_map.csv", "raw_category"), *_seed("category_map.csv", "category")]
@@ -595,7 +636,11 @@ class _Exam:
             outside = f"{value} {low} or {value} > {int(_variable(limit, 0))}"
             [(count,)] = self.ask("count(*)", outside)
             if count:
-                self.say("warning", f"{self.about(count)} are {low} or > {_variable(limit, 0):,}, and would be quarantined: {self.common(clean(name), outside)}", name)
+                self.say(
+                    "warning",
+                    f"{self.about(count)} are {low} or > {_variable(limit, 0):,}, and would be quarantined: {self.common(clean(name), outside)}",
+                    name,
+                )
 
     def _repeats(self) -> None:
         """Rows that share their key. Of a big table a part of the keys is followed through all its rows, since a
@@ -607,10 +652,17 @@ class _Exam:
         apart = names if self.entry.table == "events" else [*names, "__available"]
         whole = self.seen.looked_at == self.seen.rows
         shown = ", ".join(identifier(name) for name in apart)
-        rows = identifier(self.table) if whole else "(" + " union all ".join(
-            f"(select {shown}, __bad from ({bound.rows}) where hash({identifier(key)}) % {self.step} = 0)"
-            for bound in self.bounds if set(names) <= set(bound.fields)
-        ) + ")"
+        rows = (
+            identifier(self.table)
+            if whole
+            else "("
+            + " union all ".join(
+                f"(select {shown}, __bad from ({bound.rows}) where hash({identifier(key)}) % {self.step} = 0)"
+                for bound in self.bounds
+                if set(names) <= set(bound.fields)
+            )
+            + ")"
+        )
         [(again, example)] = self.con.execute(
             f"select coalesce(sum(n - 1), 0)::bigint, max_by({identifier(key)}, n) filter (n > 1) from (select {shown}, count(*) as n "
             f"from {rows} where __bad is null and {clean(key)} is not null group by {shown})"
@@ -618,7 +670,11 @@ class _Exam:
         if not again:
             return
         about = f"{again:,}" if whole else f"about {again * self.step:,}"
-        then = "an event that comes again counts once" if self.entry.table == "events" else "which of them is right cannot be told"
+        then = (
+            "an event that comes again counts once"
+            if self.entry.table == "events"
+            else "which of them is right cannot be told"
+        )
         level: Level = "note" if self.entry.table == "events" else "warning"
         self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
 
@@ -630,7 +686,9 @@ class _Exam:
             if (self.plan.source, self.entry.table, file.name, seen.fingerprint) in loaded.files
         ]
         if there:
-            self.say("note", f"in the lake already, so a load skips: {', '.join(there[:3])}{' …' if len(there) > 3 else ''}")
+            self.say(
+                "note", f"in the lake already, so a load skips: {', '.join(there[:3])}{' …' if len(there) > 3 else ''}"
+            )
 
 
 def _unread(bound: Bound) -> list[str]:
@@ -696,12 +754,12 @@ def _same_bytes(exams: Sequence[_Exam]) -> None:
         for file, seen in exam.looks.items():
             twin = first.setdefault(seen.fingerprint, file)
             if twin is not file:
-                exam.say("warning", f"{file.path} holds the same bytes as {twin.path}; each of its rows would land twice")
+                exam.say(
+                    "warning", f"{file.path} holds the same bytes as {twin.path}; each of its rows would land twice"
+                )
 
 
-def _orphans(
-    con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Loaded, what: str, name: str
-) -> None:
+def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Loaded, what: str, name: str) -> None:
     """Users and products that rows expect and no mapping, nor the lake, provides."""
     asking = [exam for exam in exams if exam.bounds and what in exam.entry.mapping.expects]
     if not asking:
@@ -715,7 +773,11 @@ def _orphans(
         if key in bound.fields
     ]
     known = f"__known_{what}"
-    con.execute(f"create temp table {known} as {' union all '.join(given)}" if given else f"create temp table {known} (id varchar)")
+    con.execute(
+        f"create temp table {known} as {' union all '.join(given)}"
+        if given
+        else f"create temp table {known} (id varchar)"
+    )
     if loaded.ids[what]:
         con.execute(f"insert into {known} select unnest(?)", [loaded.ids[what]])
     for exam in asking:
@@ -729,13 +791,18 @@ def _orphans(
                 "in quarantine until they arrive",
             )
             continue
-        relation, ids = identifier(exam.table), f"select {clean(name)} as given from {identifier(exam.table)} where __bad is null"
+        relation, ids = (
+            identifier(exam.table),
+            f"select {clean(name)} as given from {identifier(exam.table)} where __bad is null",
+        )
         if items:
             ids = f"select nullif(trim(item.item_id), '') as given from (select unnest(items) as item from {relation} where __bad is null)"
         missing = f"given is not null and {_id(what, 'given')} not in (select id from {known} where id is not null)"
         [(rows, lost)] = con.execute(f"select count(given), count(*) filter ({missing}) from ({ids})").fetchall()
         if lost:
-            found = con.execute(f"select given from ({ids}) where {missing} group by 1 order by count(*) desc, 1 limit 3").fetchall()
+            found = con.execute(
+                f"select given from ({ids}) where {missing} group by 1 order by count(*) desc, 1 limit 3"
+            ).fetchall()
             examples = ", ".join(f"'{_brief(row[0])}'" for row in found)
             field = "items" if items else name
             exam.say(
@@ -786,14 +853,22 @@ def _checks(where: Settings) -> Iterator[Check]:
     yield _published(where)
     free = shutil.disk_usage(_existing(where.home)).free
     little = free < LITTLE_SPACE
-    yield Check("warning" if little else "fine", "disk", f"{free / 2**30:.1f} GB free at {where.home}" + ("; a build may need more" if little else ""))
+    yield Check(
+        "warning" if little else "fine",
+        "disk",
+        f"{free / 2**30:.1f} GB free at {where.home}" + ("; a build may need more" if little else ""),
+    )
 
 
 def _duckdb(where: Settings) -> Check:
     try:
         wheel = importlib.metadata.version("duckdb-extension-ducklake")
         if wheel != duckdb.__version__:
-            return Check("error", "DuckDB", f"{duckdb.__version__}, but its extensions are of {wheel}; the versions must be equal")
+            return Check(
+                "error",
+                "DuckDB",
+                f"{duckdb.__version__}, but its extensions are of {wheel}; the versions must be equal",
+            )
         where.extensions.mkdir(parents=True, exist_ok=True)
         with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
             lake.load_extensions(con)

@@ -67,7 +67,9 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
     path = _in_package(pattern) if pattern.startswith("package://") else base / Path(pattern).expanduser()
     if path.is_dir():
         inside = sorted(
-            file for file in path.rglob("*") if file.is_file() and format_of(file.name) == (form or format_of(file.name))
+            file
+            for file in path.rglob("*")
+            if file.is_file() and format_of(file.name) == (form or format_of(file.name))
         )
         inside = [file for file in inside if format_of(file.name) and not file.name.startswith((".", "_"))]
         if not inside:

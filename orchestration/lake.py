@@ -45,7 +45,9 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     try:
         _attach(con, where, read_only)
     except OSError as error:
-        raise FinegrainError(f"{error.filename or where.lake_catalog}: the lake cannot be kept here: {error.strerror}") from None
+        raise FinegrainError(
+            f"{error.filename or where.lake_catalog}: the lake cannot be kept here: {error.strerror}"
+        ) from None
     except (duckdb.Error, sqlite3.Error) as error:
         if busy(error):
             raise

@@ -134,9 +134,7 @@ def unreadable(file: DataFile, error: duckdb.Error) -> FinegrainError:
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
-def _open(
-    con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str
-) -> Opened:
+def _open(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str) -> Opened:
     match file.format:
         case "parquet":
             return _open_parquet(con, file)
@@ -239,7 +237,9 @@ def _set_aside(
     table, scan, kept = f"__rejects_{number}", f"__scans_{number}", f"__malformed_{number}"
     text = f"concat_ws(',', {', '.join(identifier(name) for name in names)})"
     folded = f"regexp_replace({text}, '(\\r?\\n)+', chr(10), 'g')"
-    lines = f"1 + case when contains({text}, chr(10)) then len({folded}) - len(replace({folded}, chr(10), '')) else 0 end"
+    lines = (
+        f"1 + case when contains({text}, chr(10)) then len({folded}) - len(replace({folded}, chr(10), '')) else 0 end"
+    )
     [(found,)] = con.execute(
         f"select coalesce(sum({lines if quoted else '1'}), 0) from read_csv({dialect}, store_rejects = true, "
         f"rejects_table = '{table}', rejects_scan = '{scan}', rejects_limit = 0)"
@@ -267,7 +267,9 @@ def _set_aside(
             f"select count(*) - {header_lines} from {_read_lines(file)} where trim(line, chr(13)) <> ''"
         ).fetchall()
         if unclosed is not None or found + in_rejects < present:
-            raise FinegrainError(f"{file.path}: line {_stray_quote(con, file)} opens a quotation mark that is never closed")
+            raise FinegrainError(
+                f"{file.path}: line {_stray_quote(con, file)} opens a quotation mark that is never closed"
+            )
     return kept if count else None
 
 
@@ -367,7 +369,7 @@ def is_time(name: str) -> bool:
 def _check_kind(where: str, name: str, kind: str, said: str) -> None:
     """Refuse a column whose type can never be what the field means."""
     if _nested(kind) and name != "properties":
-        raise FinegrainError(f"{where}: {said} is nested ({_brief(kind)}); take a part of it, say {{sql: \"x.y\"}}")
+        raise FinegrainError(f'{where}: {said} is nested ({_brief(kind)}); take a part of it, say {{sql: "x.y"}}')
     if kind == "BLOB":
         raise FinegrainError(f'{where}: {said} is binary; decode it, say {{sql: "decode(x)"}}')
     base = kind.partition("(")[0]
@@ -381,9 +383,7 @@ def _brief(kind: str) -> str:
     return kind if len(kind) <= 40 else kind[:39] + "…"
 
 
-def _bind(
-    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, zone: str, where: str
-) -> Bound:
+def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, zone: str, where: str) -> Bound:
     tries: list[str] = []
     failed: list[str] = []
     values: dict[str, str] = {}
@@ -395,7 +395,9 @@ def _bind(
             _check_kind(place, name, kind, "the expression's value")
             # An expression that fails on one row must not fail the load, nor pass for an absent value.
             tries.append(f"try({{'v': ({source.sql}\n)}}) as {identifier('__try_' + name)}")
-            failed.append(f"when {identifier('__try_' + name)} is null then {quote(f'the sql of {name} fails on this row')}")
+            failed.append(
+                f"when {identifier('__try_' + name)} is null then {quote(f'the sql of {name} fails on this row')}"
+            )
             values[name] = as_text(identifier("__try_" + name) + ".v", kind)
         else:
             values[name] = _plain(opened, source, name, place)
@@ -415,9 +417,7 @@ def _bind(
     bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {opened.relation})" if tries else opened.relation
-    rows = (
-        f"select __n, {bad} as __bad, __payload, {available} as __available, {shown} from {relation} where {keep}"
-    )
+    rows = f"select __n, {bad} as __bad, __payload, {available} as __available, {shown} from {relation} where {keep}"
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
         rows = f"select * from ({rows}) where __n in (select min(__n) from ({rows}) group by {keys})"
@@ -455,7 +455,11 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     try:
         described = con.execute(f"describe select ({text}\n) as v from (select {empty or 'null as __none'})").fetchall()
     except duckdb.Error as error:
-        hint = "" if opened.file.format == "parquet" else " (columns of a text file are text: cast them, as in try_cast(x as double))"
+        hint = (
+            ""
+            if opened.file.format == "parquet"
+            else " (columns of a text file are text: cast them, as in try_cast(x as double))"
+        )
         raise FinegrainError(f"{place}: {str(error).splitlines()[0]}{hint}") from None
     return str(described[0][1]).strip('"')
 
@@ -568,7 +572,9 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
             )
 
 
-def batches(files: list[tuple[DataFile, str]], size: int = 64 * 2**20, count: int = 50) -> Iterator[list[tuple[DataFile, str]]]:
+def batches(
+    files: list[tuple[DataFile, str]], size: int = 64 * 2**20, count: int = 50
+) -> Iterator[list[tuple[DataFile, str]]]:
     """Group small files, so that the lake does not get a small file for each: (file, SELECT) pairs."""
     batch: list[tuple[DataFile, str]] = []
     for pair in files:

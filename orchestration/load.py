@@ -240,7 +240,9 @@ def _load(
         except _Failed as failed:
             raise _of_file(con, failed) from None
         except duckdb.Error as error:
-            raise FinegrainError(f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed") from None
+            raise FinegrainError(
+                f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed"
+            ) from None
     return reports
 
 

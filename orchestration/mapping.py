@@ -133,7 +133,9 @@ class Table(_Strict):
     @field_validator("expects", mode="before")
     @classmethod
     def _sorted(cls, given: Any) -> Any:
-        return tuple(sorted(set(given))) if isinstance(given, list) and all(isinstance(x, str) for x in given) else given
+        return (
+            tuple(sorted(set(given))) if isinstance(given, list) and all(isinstance(x, str) for x in given) else given
+        )
 
     @field_validator("available_at", mode="before")
     @classmethod
@@ -326,7 +328,19 @@ def _zone_hint(zone: str) -> str:
 
 #: What an expression may be made of. All else (subqueries, windows, stars, parameters) reads more than its row.
 _CLASSES: Final = frozenset(
-    {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "LAMBDA", "OPERATOR"}
+    {
+        "BETWEEN",
+        "CASE",
+        "CAST",
+        "COLLATE",
+        "COLUMN_REF",
+        "COMPARISON",
+        "CONJUNCTION",
+        "CONSTANT",
+        "FUNCTION",
+        "LAMBDA",
+        "OPERATOR",
+    }
 )
 _MACROS: Final = re.compile(
     "nullif|split_part|fdiv|fmod|date_add|days_in_month|json|md5_number_(lower|upper)|round_even|roundbankers|(list|array|map)_.*"
@@ -359,7 +373,9 @@ def expression(text: str) -> tuple[str, ...]:
     [(answer,)] = con.execute("select json_serialize_sql(?)", ["select " + text]).fetchall()
     tree = json.loads(answer)
     if tree["error"]:
-        raise ValueError(f"'{_short(text)}' is no SQL expression: {tree['error_message'].splitlines()[0]} (quote a column that is an SQL word, as in \"at\")")
+        raise ValueError(
+            f"'{_short(text)}' is no SQL expression: {tree['error_message'].splitlines()[0]} (quote a column that is an SQL word, as in \"at\")"
+        )
     statements = [statement["node"] for statement in tree["statements"]]
     node = statements[0] if len(statements) == 1 else {}
     one = (

@@ -47,7 +47,9 @@ def contracts() -> str:
     for table, fields in RAW_TABLES.items():
         needed = "; ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED[table])
         facts = f"Must be mapped: {needed}. " if needed else "Nothing is mapped: the columns keep their names. "
-        parts.append(f"### {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n")
+        parts.append(
+            f"### {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n"
+        )
         parts.append("".join(f"| `{name}` | {told[table][name]} |\n" for name in fields) + "\n")
     parts.append("### What every row carries besides\n\n| column | meaning |\n|---|---|\n")
     every = [*META_COLUMNS, "payload"]

@@ -32,9 +32,15 @@ class Shop:
     folder: Path
     where: Settings
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None, as_owner: bool = False) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None, as_owner: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         given = {name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")}
-        given |= {"FINEGRAIN_HOME": str(self.where.home), "FINEGRAIN_EXTENSIONS": str(self.where.extensions), **(env or {})}
+        given |= {
+            "FINEGRAIN_HOME": str(self.where.home),
+            "FINEGRAIN_EXTENSIONS": str(self.where.extensions),
+            **(env or {}),
+        }
         return subprocess.run(
             [sys.executable, "-m", "orchestration.cli", *arguments],
             cwd=self.folder,
@@ -133,7 +139,11 @@ def bad_file(shop: Shop, name: str, write: Callable[[Path], object]) -> str:
     [
         ("empty.csv", _text(b""), ["empty.csv: the file is empty (0 bytes)"]),
         ("column.csv", _text(b"t,when,u\nlogin,2024-01-01,a\n"), ["fields.event_at", "column.csv has no column 'at'"]),
-        ("type.csv", _text(b"t,at,u\n" + b"login,soon,a\n" * 30), ["fields.event_at", "is a time; the first is 'soon'"]),
+        (
+            "type.csv",
+            _text(b"t,at,u\n" + b"login,soon,a\n" * 30),
+            ["fields.event_at", "is a time; the first is 'soon'"],
+        ),
         ("cut.parquet", _truncated, ["cut.parquet: this is no whole Parquet file (cut off, or another format)"]),
         ("rotten.parquet", _rotten, ["rotten.parquet: this is no whole Parquet file"]),
         ("latin.csv", _text(b"t,at,u\nlogin,2024-01-01,caf\xe9\n"), ["latin.csv: line 2 is not UTF-8", "iconv"]),
@@ -151,7 +161,11 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
     [
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
         ("text.parquet", b"t,at,u\n", r"text\.parquet: this is no whole Parquet file"),
-        ("quote.csv", b't,at,u\nlogin,2024-01-01,"a\nlogin,2024-01-02,b\n', r"quote\.csv: line 2 opens a quotation mark"),
+        (
+            "quote.csv",
+            b't,at,u\nlogin,2024-01-01,"a\nlogin,2024-01-02,b\n',
+            r"quote\.csv: line 2 opens a quotation mark",
+        ),
         ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
         ("data.bin", b"x", r"data\.bin: the name does not tell the format; add `format: parquet`"),
     ],
@@ -197,19 +211,29 @@ def test_a_bad_mapping_is_named(shop: Shop, text: str, words: list[str]) -> None
 def test_options_and_moments_that_are_none(shop: Shop) -> None:
     wrong = shop.run("load", shop.mapping(), "--agian")
     assert (wrong.returncode, wrong.stdout) == (2, "") and "No such option: --agian" in wrong.stderr
-    refused(shop.run("build", env={"FINEGRAIN_AS_OF": "yesterday"}), "FINEGRAIN_AS_OF (--as-of) is 'yesterday'", "2024-03-31T00:00:00Z")
+    refused(
+        shop.run("build", env={"FINEGRAIN_AS_OF": "yesterday"}),
+        "FINEGRAIN_AS_OF (--as-of) is 'yesterday'",
+        "2024-03-31T00:00:00Z",
+    )
 
 
 def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
     mapping = shop.mapping()
     (tmp_path / "file").write_text("")
-    refused(shop.run("load", mapping, env={"FINEGRAIN_HOME": str(tmp_path / "file")}), f"{tmp_path / 'file'}: this cannot be written")
+    refused(
+        shop.run("load", mapping, env={"FINEGRAIN_HOME": str(tmp_path / "file")}),
+        f"{tmp_path / 'file'}: this cannot be written",
+    )
     (shop.folder / "more.csv").write_text("t,at,u\nlogin,2024-01-01,new\n")
     for place in (shop.where.lake_data, shop.where.lake_catalog):
         mode = place.stat().st_mode
         place.chmod(0o555)
         try:
-            refused(shop.run("load", mapping, "more.csv", as_owner=True), f"{place}: the lake is here, and cannot be written")
+            refused(
+                shop.run("load", mapping, "more.csv", as_owner=True),
+                f"{place}: the lake is here, and cannot be written",
+            )
         finally:
             place.chmod(mode)
 

@@ -78,7 +78,10 @@ def test_the_errors_of_the_page_are_real(folder: Path) -> None:
 
 def test_the_page_loads(folder: Path) -> None:
     report = load("shop.yml")
-    assert [(file.file, file.rows, file.malformed) for file in report.files] == [("visits.csv", 7, 1), ("catalogue.csv", 2, 0)]
+    assert [(file.file, file.rows, file.malformed) for file in report.files] == [
+        ("visits.csv", 7, 1),
+        ("catalogue.csv", 2, 0),
+    ]
 
 
 def test_the_contracts_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

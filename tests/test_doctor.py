@@ -46,7 +46,9 @@ class Clinic:
         path.write_text(yaml.safe_dump(text))
         return path
 
-    def events(self, *lines: str, header: str = "t,at,u", fields: dict[str, Any] | None = None, **entry: Any) -> EntryLook:
+    def events(
+        self, *lines: str, header: str = "t,at,u", fields: dict[str, Any] | None = None, **entry: Any
+    ) -> EntryLook:
         """Look at one CSV of events."""
         time_zone = entry.pop("time_zone", "UTC")
         self.file("a.csv", *lines, header=header)
@@ -185,7 +187,9 @@ def test_currencies_without_a_rate(clinic: Clinic) -> None:
     fields = {"price": "p", "currency": "c"}
     rows = [LINE + ",1,eur", LINE + ",1,USD", LINE + ",1,GBB"]
     seen = clinic.events(*rows, header="t,at,u,p,c", fields=fields)
-    assert said(seen, "warning", "currency").startswith("seeds/fx_rates.csv has no rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3")
+    assert said(seen, "warning", "currency").startswith(
+        "seeds/fx_rates.csv has no rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3"
+    )
     without = clinic.events(*rows, header="t,at,u,p,c", fields={"price": "p"})
     assert said(without, "note", "price") == "no currency is mapped, so it is taken for USD"
 
@@ -195,7 +199,9 @@ def test_units_and_categories(clinic: Clinic) -> None:
     fields = {"product_id": "id", "weight": "w", "weight_unit": "wu", "category": "c", "updated_at": "at"}
     path = clinic.mapping(products={"files": "p.csv", "available_at": "event_time", "fields": fields})
     [seen] = clinic.look(path).entries
-    assert said(seen, "warning", "weight_unit").startswith("seeds/unit_conversions.csv does not hold 'stone' (1); 1 of 2")
+    assert said(seen, "warning", "weight_unit").startswith(
+        "seeds/unit_conversions.csv does not hold 'stone' (1); 1 of 2"
+    )
     known = {row.lower() for row in doctor._seed("category_map.csv", "raw_category")}
     if "shoes" not in known:
         assert "'shoes'" in said(seen, "note", "category")
@@ -207,7 +213,9 @@ def test_required_fields_that_are_empty(clinic: Clinic) -> None:
         "empty in 1 of 4 rows (25.0 %), first a.csv#4; such rows cannot be used"
     )
     either = {"user_id": "u", "anonymous_id": "v"}
-    seen = clinic.events("login,2024-01-01,a,", "login,2024-01-01,,b", "login,2024-01-01,,", header="t,at,u,v", fields=either)
+    seen = clinic.events(
+        "login,2024-01-01,a,", "login,2024-01-01,,b", "login,2024-01-01,,", header="t,at,u,v", fields=either
+    )
     assert said(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
     assert "no row could be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
 
@@ -224,7 +232,9 @@ def test_ids_that_come_twice(clinic: Clinic) -> None:
     clinic.file("c.csv", "c1,2024-01-01", "c1,2024-01-02", "c2,2024-01-01", "c2,2024-01-01", header="id,at")
     entry = {"files": "c.csv", "available_at": "now", "fields": {"customer_id": "id", "updated_at": "at"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries
-    assert said(customers, "warning", "customer_id").startswith("1 rows repeat another's customer_id + updated_at, as 'c2'")
+    assert said(customers, "warning", "customer_id").startswith(
+        "1 rows repeat another's customer_id + updated_at, as 'c2'"
+    )
     entry = {"files": "c.csv", "available_at": {"column": "at"}, "fields": {"customer_id": "id"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries  # told apart by when they arrived
     assert said(customers, "warning", "customer_id").startswith("1 rows repeat another's customer_id, as 'c2'")
@@ -245,7 +255,10 @@ def test_a_sample_is_taken_from_the_whole_file(clinic: Clinic, monkeypatch: pyte
     monkeypatch.setattr("orchestration.landing.SAMPLE", 100)
     seen = clinic.events(*lines(500), *["login,2024-02-01,u"] * 500)
     assert (seen.rows, seen.looked_at) == (1000, 100)
-    assert (looked(seen, "event_at").first, looked(seen, "event_at").last) == ("2024-01-01 10:00:00", "2024-02-01 00:00:00")
+    assert (looked(seen, "event_at").first, looked(seen, "event_at").last) == (
+        "2024-01-01 10:00:00",
+        "2024-02-01 00:00:00",
+    )
     text = io.StringIO()
     Console(file=text, width=160).print(Report([seen]).render())
     assert "1,000 rows, a sample of 100 looked at" in text.getvalue()
@@ -261,7 +274,9 @@ def test_customers_and_products_that_nobody_provides(clinic: Clinic) -> None:
 def test_users_and_products_that_are_not_among_those_provided(clinic: Clinic) -> None:
     clinic.file("c.csv", "u1", "u2", header="id")
     clinic.file("p.csv", "sku-1", header="id")
-    clinic.file("a.csv", "login,2024-01-01,u1,SKU-1", "login,2024-01-01,u9,SKU-2", "login,2024-01-01,,", header="t,at,u,p")
+    clinic.file(
+        "a.csv", "login,2024-01-01,u1,SKU-1", "login,2024-01-01,u9,SKU-2", "login,2024-01-01,,", header="t,at,u,p"
+    )
     maps = clinic.folder / "maps"
     maps.mkdir()
     one = {"available_at": "now", "files": "c.csv", "fields": {"customer_id": "id"}}
@@ -282,7 +297,11 @@ def test_users_and_products_that_are_not_among_those_provided(clinic: Clinic) ->
 
 
 def test_columns_that_nothing_maps(clinic: Clinic) -> None:
-    seen = clinic.events(LINE + ",1,2", header="t,at,u,x,y", fields={"price": {"sql": "try_cast(X as double)"}, "currency": {"value": "EUR"}})
+    seen = clinic.events(
+        LINE + ",1,2",
+        header="t,at,u,x,y",
+        fields={"price": {"sql": "try_cast(X as double)"}, "currency": {"value": "EUR"}},
+    )
     assert said(seen, "note") == "nothing maps 'y'; the payload keeps it"
     (clinic.folder / "a.jsonl").write_text('{"t": "login", "at": "2024-01-01", "u": "a", "z": 1}\n')
     path = clinic.mapping(events={"files": "a.jsonl", "available_at": "event_time", "fields": FIELDS})
@@ -345,7 +364,9 @@ def test_files_that_a_load_would_skip(clinic: Clinic) -> None:
 def test_ga4_exports(clinic: Clinic) -> None:
     row = """select '20240101' event_date, {at} event_timestamp, '{name}' event_name, 'p1' user_pseudo_id,
         [{{'item_id': 'i1', 'item_category': 'x'}}] items"""
-    sql = " union all ".join([row.format(at=1704067200000000, name="page_view"), row.format(at=1704067200000001, name="pageveiw")])
+    sql = " union all ".join(
+        [row.format(at=1704067200000000, name="page_view"), row.format(at=1704067200000001, name="pageveiw")]
+    )
     duckdb.connect().execute(f"copy ({sql}) to '{clinic.folder / 'g.parquet'}' (format parquet)")
     clinic.file("p.csv", "i2", header="id")
     products = {"files": "p.csv", "available_at": "now", "fields": {"product_id": "id"}}
@@ -392,7 +413,9 @@ def test_the_simulated_shop(clinic: Clinic, project: Path) -> None:
     assert len(report.entries) == 8 and all(entry.rows == entry.looked_at > 0 for entry in report.entries)
     web = next(entry for entry in report.entries if entry.source == "shop_web")
     assert web.malformed > 0
-    assert {"event_at", "currency", "product_id"} <= {finding.field for finding in web.findings if finding.level == "warning"}
+    assert {"event_at", "currency", "product_id"} <= {
+        finding.field for finding in web.findings if finding.level == "warning"
+    }
 
 
 def test_the_report_for_people_and_programs(clinic: Clinic) -> None:
@@ -426,12 +449,20 @@ def test_a_fresh_machine_is_fine(home: Settings) -> None:
 
 def test_a_lake_and_a_warehouse_are_told(clinic: Clinic, home: Settings) -> None:
     clinic.file("a.csv", *lines(2))
-    load(clinic.mapping(events={"files": "a.csv", "available_at": "event_time", "fields": FIELDS}), data=clinic.folder, where=home)
+    load(
+        clinic.mapping(events={"files": "a.csv", "available_at": "event_time", "fields": FIELDS}),
+        data=clinic.folder,
+        where=home,
+    )
     with duckdb.connect(str(home.warehouse)) as con:
-        con.execute("create table builds as select 'build' as command, 'failed' as status, 7 as built_from, now() as opened_at")
+        con.execute(
+            "create table builds as select 'build' as command, 'failed' as status, 7 as built_from, now() as opened_at"
+        )
     found = checks(home)
     assert found["lake"][0] == "fine" and found["lake"][1].endswith(": 2 events")
-    assert found["warehouse"][0] == "warning" and found["warehouse"][1].endswith("the last dbt build, of snapshot 7: failed")
+    assert found["warehouse"][0] == "warning" and found["warehouse"][1].endswith(
+        "the last dbt build, of snapshot 7: failed"
+    )
 
 
 def test_what_is_broken_is_an_error(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

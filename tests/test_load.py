@@ -80,7 +80,9 @@ def test_csv_rows_land_as_text_with_provenance(home: Settings, tmp_path: Path) -
 
 
 def test_a_naive_time_is_read_in_the_zone(home: Settings, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("t,at,u\nlogin,2024-01-15 10:00:00,a\nlogin,2023-07-15 10:00:00,a\nlogin,rubbish,a\n")
+    (tmp_path / "a.csv").write_text(
+        "t,at,u\nlogin,2024-01-15 10:00:00,a\nlogin,2023-07-15 10:00:00,a\nlogin,rubbish,a\n"
+    )
     load(shop(tmp_path, {"files": "a.csv"}, time_zone="Europe/London"), data=tmp_path, now=NOW)
     got = rows(home, "select available_at from lake.raw.events order by _position")
     assert got == [(datetime(2024, 1, 15, 10),), (datetime(2023, 7, 15, 9),), (NOW,)]
@@ -95,7 +97,10 @@ def test_typed_columns_keep_their_meaning_as_text(home: Settings, tmp_path: Path
     fields = {"event_type": "t", "event_at": "at", "user_id": "u", "price": "price", "quantity": "quantity"}
     fields |= {"session_id": "local", "consent": "flag", "properties": "props"}
     load(shop(tmp_path, {"files": "a.parquet", "fields": fields}), data=tmp_path, now=NOW)
-    [got] = rows(home, "select available_at, user_id, price, quantity, session_id, consent, properties, payload from lake.raw.events")
+    [got] = rows(
+        home,
+        "select available_at, user_id, price, quantity, session_id, consent, properties, payload from lake.raw.events",
+    )
     assert got[:6] == (datetime(2024, 1, 1, 8), "17850", "2.55", None, "2024-01-01 09:00:00.123456", "true")
     assert json.loads(got[6]) == {"a": [1, 2]}
     assert json.loads(got[7])["quantity"] is None
@@ -108,7 +113,10 @@ def test_json_lines_that_are_no_objects_are_kept(home: Settings, tmp_path: Path)
     fields = {"event_type": "t", "event_at": "at", "user_id": "u", "properties": "p"}
     report = load(shop(tmp_path, {"files": "a.jsonl", "fields": fields}), data=tmp_path, now=NOW)
     assert (report.rows, report.files[0].malformed) == (7, 5)
-    got = rows(home, "select _position, _error, event_type, user_id, properties, payload from lake.raw.events order by _position")
+    got = rows(
+        home,
+        "select _position, _error, event_type, user_id, properties, payload from lake.raw.events order by _position",
+    )
     assert [row[0] for row in got] == [f"a.jsonl#{n}" for n in (1, 2, 3, 5, 6, 7, 8)]
     assert [row[5] for row in got] == [line for line in lines if line]  # the raw line itself
     assert got[0][1:5] == (None, "search", "é", '{"k":[1]}')
@@ -177,12 +185,12 @@ def test_any_csv_survives_the_trip(
 
 @many
 @given(st.lists(st.sampled_from(["x,2024-01-01,u", "x", "x,y,z,w", 'x,"a\nb",u']), min_size=1, max_size=40))
-def test_positions_count_malformed_rows(
-    memory: duckdb.DuckDBPyConnection, tmp_path: Path, records: list[str]
-) -> None:
+def test_positions_count_malformed_rows(memory: duckdb.DuckDBPyConnection, tmp_path: Path, records: list[str]) -> None:
     (tmp_path / "n.csv").write_text("t,at,u\n" + "\n".join(records) + "\n")
     land(memory, shop(tmp_path, {"files": "n.csv"}), tmp_path)
-    got = memory.execute("select split_part(_position, '#', 2)::int, _error is not null from events order by 1").fetchall()
+    got = memory.execute(
+        "select split_part(_position, '#', 2)::int, _error is not null from events order by 1"
+    ).fetchall()
     assert [row[0] for row in got] == list(range(1, len(records) + 1)), records
     assert [row[1] for row in got] == [record.count(",") != 2 for record in records]
 
@@ -237,7 +245,9 @@ def test_all_files_of_a_mapping_land_or_none(home: Settings, tmp_path: Path) -> 
     before = rows(home, "select count(*) from lake.snapshots()")
     with pytest.raises(FinegrainError, match=r"b\.parquet"):
         load(shop(tmp_path, {"files": ["a.csv", "b.parquet"]}), data=tmp_path)
-    assert rows(home, "select (select count(*) from lake.raw.events), (select count(*) from lake.raw.loads)") == [(0, 0)]
+    assert rows(home, "select (select count(*) from lake.raw.events), (select count(*) from lake.raw.loads)") == [
+        (0, 0)
+    ]
     assert rows(home, "select count(*) from lake.snapshots()") == before
 
 
@@ -254,7 +264,10 @@ def test_fields_from_values_maps_and_expressions(home: Settings, tmp_path: Path)
         "price": {"value": 3},
     }
     report = load(shop(tmp_path, {"files": "a.csv", "fields": fields}), data=tmp_path)
-    got = rows(home, "select event_type, user_id, anonymous_id, quantity, currency, consent, price, _error from lake.raw.events order by _position")
+    got = rows(
+        home,
+        "select event_type, user_id, anonymous_id, quantity, currency, consent, price, _error from lake.raw.events order by _position",
+    )
     assert got[0] == ("it's", None, "guest-2024-01-01", "3", "GB'P", "true", "3", None)
     assert got[1] == (None, "x", None, "4", "GB'P", "true", "3", None)
     assert got[2] == (None,) * 7 + ("the sql of quantity fails on this row",)
@@ -272,7 +285,13 @@ def test_values_from_files_never_become_sql(home: Settings, tmp_path: Path) -> N
 
 def test_where_leaves_rows_out_and_distinct_takes_the_first(home: Settings, tmp_path: Path) -> None:
     write_parquet(tmp_path / "f.parquet", "select 'h' || (i % 3) as h, i from range(20) t(i)")
-    entry = {"files": "f.parquet", "available_at": "now", "where": "i >= 4", "distinct": True, "fields": {"customer_id": "h"}}
+    entry = {
+        "files": "f.parquet",
+        "available_at": "now",
+        "where": "i >= 4",
+        "distinct": True,
+        "fields": {"customer_id": "h"},
+    }
     load(shop(tmp_path, entry, "customers"), data=tmp_path)
     assert rows(home, "select customer_id, _position from lake.raw.customers order by 1") == [
         ("h0", "f.parquet#7"),
@@ -299,7 +318,9 @@ def test_two_entries_over_one_file_do_not_share_positions(home: Settings, tmp_pa
 
 
 def test_arrival_from_a_column(home: Settings, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("t,at,u,got\nlogin,2024-01-01,a,1704203045\nlogin,2024-01-01,a,2030-01-01\nlogin,2024-01-01,a,\n")
+    (tmp_path / "a.csv").write_text(
+        "t,at,u,got\nlogin,2024-01-01,a,1704203045\nlogin,2024-01-01,a,2030-01-01\nlogin,2024-01-01,a,\n"
+    )
     load(shop(tmp_path, {"files": "a.csv", "available_at": {"column": "got"}}), data=tmp_path, now=NOW)
     got = rows(home, "select available_at from lake.raw.events order by _position")
     assert got == [(datetime(2024, 1, 2, 13, 44, 5),), (NOW,), (NOW,)]
@@ -363,7 +384,9 @@ def test_two_loads_at_once_land_a_file_once(home: Settings, tmp_path: Path) -> N
 
 def test_a_big_file_lands_in_bounded_memory(home: Settings, tmp_path: Path) -> None:
     """Two million lines land under a limit that their text alone exceeds."""
-    table = pa.table({"t": ["view_item"] * 500_000, "at": ["2024-01-01"] * 500_000, "u": [f"u{i:0100}" for i in range(500_000)]})
+    table = pa.table(
+        {"t": ["view_item"] * 500_000, "at": ["2024-01-01"] * 500_000, "u": [f"u{i:0100}" for i in range(500_000)]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     duckdb.connect().execute(f"copy (from '{tmp_path / 'a.parquet'}') to '{tmp_path / 'a.csv'}' (header)")
     assert load(shop(tmp_path, {"files": ["a.parquet", "a.csv"]}), data=tmp_path).rows == 1_000_000
@@ -379,7 +402,12 @@ def test_a_big_file_lands_in_bounded_memory(home: Settings, tmp_path: Path) -> N
     ],
 )
 def test_real_shops_land_whole(
-    home: Settings, shared_data: Path, project: Path, monkeypatch: pytest.MonkeyPatch, file: str, expected: dict[str, int]
+    home: Settings,
+    shared_data: Path,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    expected: dict[str, int],
 ) -> None:
     monkeypatch.chdir(project)
     load(project / "examples" / f"{file}.yml")
