@@ -288,7 +288,7 @@ final as (
         ) }} as view_to_order_rate_{{ suffix }},
         {% endfor %}
         u.repeat_buy_rate,
-        least({{ share('i.refunded_units_lifetime', 'i.units_lifetime') }}, 1.0) as return_rate_lifetime,
+        {{ share('least(i.refunded_units_lifetime, i.units_lifetime)', 'i.units_lifetime') }} as return_rate_lifetime,
 
         ---------- popularity
         i.popularity_rank_7d,

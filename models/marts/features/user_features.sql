@@ -369,7 +369,8 @@ final as (
         o.order_gap_days_mean - {{ hours_between('o.last_order_at', 's.as_of') }} / 24 as days_to_expected_order,
         {% for suffix in ['90d', 'lifetime'] %}
         d.discount_share_{{ suffix }},
-        d.returned_share_{{ suffix }} as return_rate_{{ suffix }},
+        -- What comes back may have been bought before the window.
+        case when d.returned_share_{{ suffix }} > 1 then 1 else d.returned_share_{{ suffix }} end as return_rate_{{ suffix }},
         {% endfor %}
 
         ---------- rates, smoothed towards the shop's
