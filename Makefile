@@ -27,6 +27,7 @@ lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/check_layers.py
+	$(BIN)/python scripts/describe_features.py --check
 	$(BIN)/sqlfluff lint models snapshots tests/singular
 
 format: setup-dev ## Lay out Python and SQL

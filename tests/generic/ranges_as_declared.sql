@@ -1,13 +1,15 @@
 {#
-  Every number of the model is finite, and lies within the range that its column's YAML declares: `config.meta.range`, as
-  [lowest, highest], null for no limit.
+  Every number of the model is finite and as its column's YAML declares it in `config.meta`: within `range` ([lowest, highest],
+  null for no limit), and there if `null_means` says never null.
 #}
 {% test ranges_as_declared(model) %}
 {%- set rules = {} -%}
-{%- for node in graph.nodes.values() if execute and node.resource_type == 'model' and node.name == model.identifier -%}
+{%- for node in (graph.nodes.values() if execute else []) if node.resource_type == 'model' and node.name == model.identifier -%}
     {%- for column in node.columns.values() -%}
-        {%- set lowest, highest = (column.get('config') or {}).get('meta', {}).get('range', [none, none]) -%}
+        {%- set meta = (column.get('config') or {}).get('meta', {}) -%}
+        {%- set lowest, highest = meta.get('range', [none, none]) -%}
         {%- set predicates = [] -%}
+        {%- if meta.get('null_means') == 'never null' %}{% do predicates.append(column.name ~ ' is not null') %}{% endif -%}
         {%- if column.data_type == 'double' %}{% do predicates.append(is_finite(column.name)) %}{% endif -%}
         {%- if lowest is not none %}{% do predicates.append(column.name ~ ' >= ' ~ lowest) %}{% endif -%}
         {%- if highest is not none %}{% do predicates.append(column.name ~ ' <= ' ~ highest) %}{% endif -%}

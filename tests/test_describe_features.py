@@ -1,0 +1,77 @@
+"""scripts/describe_features.py: the YAML of the feature marts is what is declared, and says all that it must of each column."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from describe_features import KEYS, Declaration, main
+
+FEATURES = Path("models") / "marts" / "features"
+
+
+def written(root: Path, mart: str) -> dict[str, dict[str, object]]:
+    """The columns of a mart's YAML, by name."""
+    [model] = yaml.safe_load((root / FEATURES / f"{mart}.yml").read_text(encoding="utf-8"))["models"]
+    names = [column["name"] for column in model["columns"]]
+    assert len(set(names)) == len(names)
+    return {column["name"]: column for column in model["columns"]}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, project: Path) -> Path:
+    """What the script reads and writes, to be changed."""
+    (tmp_path / FEATURES).mkdir(parents=True)
+    shutil.copy(project / "dbt_project.yml", tmp_path)
+    for mart in KEYS:
+        shutil.copy(project / FEATURES / f"{mart}.yml", tmp_path / FEATURES)
+    return tmp_path
+
+
+def test_the_yaml_is_what_is_declared(project: Path) -> None:
+    assert main(["--check"], project) == 0
+
+
+@pytest.mark.parametrize("mart", KEYS)
+def test_every_feature_says_all_that_it_must(project: Path, mart: str) -> None:
+    for name, column in list(written(project, mart).items())[3:]:
+        meta = column["config"]["meta"]  # type: ignore[index]
+        assert column["data_type"] and str(column["description"]).endswith("."), name
+        assert {"unit", "window", "null_means", "owner"} <= set(meta), name
+        assert "{" not in str(column["description"]), name
+
+
+def test_a_change_by_hand_is_told_and_undone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / FEATURES / "user_features.yml"
+    before = path.read_text()
+    path.write_text(before.replace("name: views_7d, data_type: bigint", "name: views_7d, data_type: double"))
+    assert main(["--check"], copy) == 1
+    assert "user_features.yml" in capsys.readouterr().out
+    assert main([], copy) == 0
+    assert path.read_text() == before
+
+
+def test_what_stands_above_the_columns_is_kept(copy: Path) -> None:
+    path = copy / FEATURES / "item_features.yml"
+    path.write_text(path.read_text().replace("one row per product and as_of", "mine"))
+    assert main(["--check"], copy) == 0
+
+
+def test_windows_and_half_lives_are_the_projects(copy: Path) -> None:
+    path = copy / "dbt_project.yml"
+    text = path.read_text()
+    changed = text.replace("day_windows: [7, 30, 90, 365]", "day_windows: [7, 14, 30, 90, 365]")
+    path.write_text(changed.replace("half_lives: [7, 30]", "half_lives: [3]"))
+    main([], copy)
+    assert written(copy, "user_features")["views_14d"]["description"] == "Product views in the last 14 days."
+    items = written(copy, "item_features")
+    assert "views_ema_3d" in items and "views_ema_7d" not in items
+
+
+def test_names_are_declared_once() -> None:
+    declared = Declaration({"day_windows": [7, 30, 90, 365], "half_lives": [7, 30]}).marts()
+    for features in declared.values():
+        names = [feature.name for feature in features]
+        assert len(set(names)) == len(names)
