@@ -52,7 +52,8 @@ class Build:
     @property
     def passed(self) -> bool:
         """Whether every model was built and every test held."""
-        return all(node.status in ("success", "pass", "warn") for node in self.nodes)
+        # An exposure is a node without anything to do.
+        return all(node.status in ("success", "pass", "warn", "no-op") for node in self.nodes)
 
     @property
     def failed(self) -> list[Node]:
