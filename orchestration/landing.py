@@ -303,7 +303,7 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
     opened = Opened(file, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
-            f"select count(__json), count(*) filter (list_contains(json_keys(__json), ?)) from {lines}", [name]
+            f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
         ).fetchall()[0]
         if with_it:
             continue

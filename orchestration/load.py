@@ -205,7 +205,7 @@ def _load(
     already = {
         (str(table), str(file), str(fingerprint))
         for table, file, fingerprint in con.execute(
-            "select raw_table, file, fingerprint from lake.raw.loads where source = ?", [plan.source]
+            f"select raw_table, file, fingerprint from lake.raw.loads where source = {quote(plan.source)}"
         ).fetchall()
     }
     known = {(table, file) for table, file, _ in already}
@@ -278,21 +278,22 @@ def _land(
                     raise _Failed(batch, error) from None
                 for file, _ in batch:
                     advance(file.size, file.name)
+        # Literals, here and elsewhere: DuckDB imports pandas, where it is installed, to read a list of parameters.
+        moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+        noted: list[str] = []
         for table in {entry.table for entry, selects in landings if selects}:
             counts = con.execute(
                 f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{table} "
-                "where _ingested_at = ? and _source = ? group by 1",
-                [now, plan.source],
+                f"where _ingested_at = {moment} and _source = {quote(plan.source)} group by 1"
             ).fetchall()
             found = {names[table, str(name)]: (int(rows), int(bad)) for name, rows, bad in counts}
             for name in {name for (of, _), name in names.items() if of == table}:
                 rows, bad = found.get(name, (0, 0))
-                con.execute(
-                    "insert into lake.raw.loads values (?, ?, ?, ?, ?, ?)",
-                    [plan.source, table, name, looks[table, name].fingerprint, rows, now],
-                )
+                texts = ", ".join(map(quote, (plan.source, table, name, looks[table, name].fingerprint)))
+                noted.append(f"({texts}, {rows}, {moment})")
                 report = next(r for r in reports if r.table == table and r.file == name and r.skipped is None)
                 report.rows, report.malformed = rows, bad
+        con.execute(f"insert into lake.raw.loads values {', '.join(noted)}")
 
 
 def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:

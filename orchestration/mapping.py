@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from orchestration.contracts import EVENT_TIME, RAW_TABLES
 from orchestration.errors import FinegrainError
+from orchestration.lake import quote
 
 Format = Literal["parquet", "csv", "jsonl"]
 
@@ -369,8 +370,10 @@ def expression(text: str) -> tuple[str, ...]:
     The parser, not a pattern, decides: the text must be one SELECT of one item, from nowhere, whose tree holds
     only row-wise parts. Raises ValueError with a sentence.
     """
+    if "\0" in text:
+        raise ValueError("a SQL expression holds no NUL characters")
     con = duckdb.connect()
-    [(answer,)] = con.execute("select json_serialize_sql(?)", ["select " + text]).fetchall()
+    [(answer,)] = con.execute(f"select json_serialize_sql({quote('select ' + text)})").fetchall()
     tree = json.loads(answer)
     if tree["error"]:
         raise ValueError(
