@@ -127,7 +127,12 @@ union
 select {{ tile_grain(tile) }} as entity, event_day
 from {{ ref('int_events__cleaned') }}
 where built_in > coalesce({{ watermark(this.identifier) }}, -1)
-    and {{ tile_grain(tile) }} is not null;
+    and {{ tile_grain(tile) }} is not null
+union
+select {{ tile_grain(tile) }} as entity, event_day
+from {{ moved_rows() }}
+where moved_in > coalesce({{ watermark(this.identifier) }}, -1)
+    and {{ tile_grain(tile) }} is not null and event_day is not null;
 delete from {{ this }}
 where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
 {%- endif %}

@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key='row_id',
+    pre_hook="{{ remember_moves() }}",
     post_hook="{{ move_watermark('int_events__arrived') }}",
 ) }}
 -- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
@@ -44,6 +45,8 @@ replaced as (
         t.dedup_key,
         t.client_key,
         t.purchase_order_id,
+        t.identity,
+        t.event_day,
         least(t.arrival_day, t.prior_arrival_day) as arrival_day
     from {{ this }} as t
     inner join arrived as a on t.row_id = a.row_id
@@ -76,7 +79,9 @@ touched_orders as (
 
 touched_days as (
 
-    select distinct identity, event_day from arrived where identity is not null and event_day is not null
+    select identity, event_day from arrived where identity is not null and event_day is not null
+    union
+    select identity, event_day from replaced where identity is not null and event_day is not null
 
 ),
 
