@@ -1,4 +1,5 @@
--- The newest version of every order header, and since when the order is known at all.
+-- The newest version of every order header, and since when what events take from it is known: a buyer or a moment that
+-- a later version brought must not be seen before that version had arrived.
 with versions as (
 
     select * from {{ ref('stg_shop__orders') }}
@@ -10,11 +11,13 @@ ranked as (
 
     select
         *,
-        min(raw_available_at) over (partition by order_id) as known_at,
+        min(raw_available_at) over (
+            partition by order_id, user_id, anonymous_id, source_session_id, currency, created_at
+        ) as known_at,
         max(arrived_in) over (partition by order_id) as changed_in,
         row_number() over (
             partition by order_id
-            order by updated_at desc nulls last, raw_available_at desc, position desc, raw_rowid desc
+            order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
         ) as newest
     from versions
 
