@@ -10,14 +10,24 @@
 {%- for column in columns %}{{ alias }}.{{ column }}{{ ",\n        " if not loop.last }}{% endfor -%}
 {%- endmacro %}
 
-{# The rows of `relation` that are not the first of their group by (arrival, position): the copies. Only groups of two
-   and more are sorted, which spares a sort of everything. In an incremental build only whole (touched) groups count. #}
+{# SQL: who came first. Positions are told apart by source and table; what is left of ties is one row delivered twice, of
+   which either may go first, and the items of one row. #}
+{% macro arrival_order(alias) -%}
+{{ alias }}.raw_available_at, {{ alias }}.position, {{ alias }}.source, {{ alias }}.raw_table, {{ alias }}.row_id
+{%- endmacro %}
+
+{# The rows of `relation` that are not the first of their group: the copies. The shop's database goes before all others,
+   as it does for orders, lest two copies each be taken for the other's; then who came first. Only groups of two and
+   more are sorted, which spares a sort of everything. In an incremental build only whole (touched) groups count. #}
 {% macro later_in_group(relation, key, incremental, touched) -%}
     select row_id
     from (
         select
             w.row_id,
-            row_number() over (partition by w.{{ key }} order by w.raw_available_at, w.position, w.row_id) as place
+            row_number() over (
+                partition by w.{{ key }}
+                order by case when w.origin = 'database' then 0 else 1 end, {{ arrival_order('w') }}
+            ) as place
         from {{ relation }} as w
         where w.{{ key }} in (
             select g.{{ key }} from {{ relation }} as g

@@ -187,7 +187,7 @@ first_hits as (
             w.purchase_order_id,
             w.event_at,
             row_number() over (
-                partition by w.purchase_order_id order by w.raw_available_at, w.position, w.event_at, w.row_id
+                partition by w.purchase_order_id order by w.raw_available_at, w.position, w.event_at
             ) as place
         from whole as w
         inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id

@@ -5,10 +5,12 @@ with versions as (
     select
         p.product_id,
         p.raw_available_at as known_at,
+        coalesce(p.updated_at, p.raw_available_at) as said_at,
         p.updated_at,
         p.created_at,
         p.arrived_in,
         p.position,
+        p.source,
         p.raw_rowid,
         p.title,
         p.brand,
@@ -34,14 +36,14 @@ ordered as (
 
     select
         *,
-        max(coalesce(updated_at, known_at)) over (
+        max(said_at) over (
             partition by product_id
             order by known_at
-            rows between unbounded preceding and current row
+            range between unbounded preceding and current row
         ) as newest_so_far,
         row_number() over (
             partition by product_id, known_at
-            order by updated_at desc nulls last, position desc, raw_rowid desc
+            order by said_at desc, position desc, source desc, raw_rowid desc
         ) as newest_of_moment,
         min(known_at) over (partition by product_id) as first_known_at,
         max(arrived_in) over (partition by product_id) as changed_in
@@ -67,4 +69,4 @@ select
     price,
     weight_grams
 from ordered
-where newest_of_moment = 1 and coalesce(updated_at, known_at) >= newest_so_far
+where newest_of_moment = 1 and said_at >= newest_so_far

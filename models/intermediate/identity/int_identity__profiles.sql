@@ -6,7 +6,7 @@ with versions as (
         *,
         row_number() over (
             partition by user_id
-            order by updated_at desc nulls last, raw_available_at desc, position desc, raw_rowid desc
+            order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
         ) as newest
     from {{ ref('stg_shop__customers') }}
     where user_id is not null and raw_error is null

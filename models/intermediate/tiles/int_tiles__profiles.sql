@@ -1,7 +1,7 @@
 -- What customers and products were first seen to have, by the day it arrived: numbers by bucket, labels by value.
 with customers as (
 
-    select user_id, raw_available_at, position, raw_rowid, birth_year, household_size, income, gender, country
+    select user_id, raw_available_at, position, source, raw_rowid, birth_year, household_size, income, gender, country
     from {{ ref('stg_shop__customers') }}
     where user_id is not null and raw_error is null
 
@@ -16,7 +16,7 @@ numbers_seen as (
         'all' as group_key,
         cast(raw_available_at as date) as arrival_day,
         cast({{ measure }} as decimal(18, 4)) as value,
-        row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
+        row_number() over (partition by user_id order by raw_available_at, position, source, raw_rowid) as place
     from customers
     where {{ measure }} is not null
     union all
@@ -39,7 +39,7 @@ labels_seen as (
         'customer_{{ measure }}' as measure,
         cast(raw_available_at as date) as arrival_day,
         {{ measure }} as observed,
-        row_number() over (partition by user_id order by raw_available_at, position, raw_rowid) as place
+        row_number() over (partition by user_id order by raw_available_at, position, source, raw_rowid) as place
     from customers
     where {{ measure }} is not null
     {{ "union all" if not loop.last }}
