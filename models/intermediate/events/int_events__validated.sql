@@ -343,7 +343,7 @@ select
     d.is_too_many as is_over_rate,
 
     ---------- what it rests on
-    d.user_seen_at as user_known_at,
+    case when d.expects like '%customers%' then d.user_seen_at end as user_known_at,
     v.first_known_at as product_known_at,
     d.available_at,
     case when d.verdict = 'kept' then cast(d.available_at as date) end as arrival_day,
