@@ -40,6 +40,8 @@ end
 {# A value after an outlier rule: capped, removed, or left as it is and flagged. #}
 {% macro treated(value, low, high, action) -%}
 case
+    -- Said first, since least() and greatest() pass over nulls: what is missing is not at the fence.
+    when {{ value }} is null then null
     when {{ action }} = 'cap' then least(greatest({{ value }}, coalesce({{ low }}, {{ value }})), coalesce({{ high }}, {{ value }}))
     when {{ action }} = 'remove' and ({{ value }} < {{ low }} or {{ value }} > {{ high }}) then null
     else {{ value }}
