@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from small_shops import Houses
 
 from orchestration.settings import Settings, settings
 
@@ -41,6 +42,12 @@ def shared_data(project: Path) -> Path:
 def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder of DuckDB extensions for all tests: unpacking them again for each would cost seconds."""
     return tmp_path_factory.mktemp("extensions")
+
+
+@pytest.fixture(scope="session")
+def houses(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Houses:
+    """Makes homes for small shops and builds them, with dbt's first, slow run shared by all tests."""
+    return Houses(tmp_path_factory.mktemp("houses"), extensions)
 
 
 @pytest.fixture

@@ -1,0 +1,552 @@
+"""Small shops with every kind of dirt, landed row by row as a test wants it, and the warehouses that dbt makes of them.
+
+A shop is a list of raw rows; each says when the shop could have known it (`available_at`), while the order in which
+rows are landed is the test's to choose. Rows go into the lake as Arrow tables, one transaction a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from orchestration import lake
+from orchestration.build import Build, run_dbt
+from orchestration.contracts import columns
+from orchestration.settings import Settings
+
+#: So low that shoppers of a small shop reach it; the project's own limit is a bot's.
+MAX_EVENTS_PER_IDENTITY_DAY = 12
+VARS = {"max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY}
+
+EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
+RECORD_TABLES = ("customers", "products", "orders")
+
+#: Columns in which two warehouses over the same rows may differ: which build or lake snapshot a row came through, and
+#: numbers that the lake gives by order of landing. `prior_arrival_day` remembers a former verdict for the next build.
+BOOKKEEPING = frozenset(
+    {"arrived_in", "built_from", "built_in", "changed_in", "prior_arrival_day", "raw_rowid", "row_id"}
+)
+#: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds.
+UNCOMPARED = frozenset({"build_failures", "builds", "int_events__arrived", "moved_rows", "watermarks"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One raw row: its table, where and when it came from, and its contract fields as text (GA4's as JSON)."""
+
+    table: str
+    source: str
+    position: str
+    available_at: datetime
+    fields: dict[str, Any] = field(default_factory=dict)
+    origin: str = "web"
+    expects: str = ""
+    time_zone: str = "UTC"
+    error: str | None = None
+
+    def again(self, **changes: Any) -> Row:
+        """The same row, delivered with these differences."""
+        fields = {**self.fields, **changes.pop("fields", {})}
+        return replace(self, fields=fields, **changes)
+
+    def landed(self) -> dict[str, Any]:
+        """The row as the lake holds it."""
+        return {
+            "_source": self.source,
+            "_position": self.position,
+            "_origin": self.origin,
+            "_time_zone": self.time_zone,
+            "_expects": self.expects,
+            "_error": self.error,
+            "_ingested_at": self.available_at,
+            "available_at": self.available_at,
+            **({} if self.error else self.fields),
+            "payload": json.dumps(self.fields, sort_keys=True, default=str),
+        }
+
+
+def land(where: Settings, rows: Iterable[Row]) -> None:
+    """Append rows to the lake in the order given, in one transaction."""
+    by_table: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_table.setdefault(row.table, []).append(row.landed())
+    con = lake.connect(where)
+    try:
+        with lake.transaction(con):
+            for table, landed in by_table.items():
+                kinds = columns(table)
+                arrays = {
+                    name: pa.array(
+                        [each.get(name) for each in landed],
+                        pa.timestamp("us") if kind == "TIMESTAMP" else pa.string(),
+                    )
+                    for name, kind in kinds.items()
+                }
+                con.register("landing", pa.table(arrays))
+                shown = ", ".join(
+                    f'"{name}"'
+                    if kind in ("VARCHAR", "TIMESTAMP")
+                    else f'cast(cast("{name}" as json) as {kind}) as "{name}"'
+                    for name, kind in kinds.items()
+                )
+                names = ", ".join(f'"{name}"' for name in kinds)
+                con.execute(f"insert into lake.raw.{table} ({names}) select {shown} from landing")
+                con.unregister("landing")
+    finally:
+        con.close()
+
+
+class Houses:
+    """Makes homes for small shops and builds them; one for a test session, since dbt's first run is slow."""
+
+    def __init__(self, root: Path, extensions: Path) -> None:
+        self.root = root
+        self.extensions = extensions
+        self._made = 0
+        self._template: Path | None = None
+
+    def make(self, name: str = "house") -> Settings:
+        """A fresh home: an empty lake, and a warehouse that was built from it once."""
+        if self._template is None:
+            self._template = self._first()
+        where = self._settings(name)
+        lake.connect(where).close()
+        shutil.copyfile(self._template, where.warehouse)
+        return where
+
+    def beside(self, where: Settings) -> Settings:
+        """Another home over the same lake, with the warehouse as it is now."""
+        other = replace(self._settings("beside"), lake_catalog=where.lake_catalog, lake_data=where.lake_data)
+        shutil.copyfile(where.warehouse, other.warehouse)
+        return other
+
+    def run(self, where: Settings, *arguments: str, without: str | None = None) -> Build:
+        """`dbt run` over the present lake; every model must succeed. Views are there already: they stay. What hangs on
+        the model `without` is skipped, and it too, as if it had failed."""
+        skipped = ["config.materialized:view", *([f"{without}+"] if without else [])]
+        return self._dbt(where, "run", "--exclude", *skipped, *arguments)
+
+    def _settings(self, name: str) -> Settings:
+        self._made += 1
+        home = self.root / f"{name}-{self._made}"
+        home.mkdir(parents=True)
+        return Settings(
+            home=home,
+            lake_catalog=home / "lake" / "catalog.sqlite",
+            lake_data=home / "lake" / "data",
+            warehouse=home / "warehouse.duckdb",
+            published=home / "published",
+            extensions=self.extensions,
+        )
+
+    def _first(self) -> Path:
+        where = self._settings("template")
+        self._dbt(where, "seed")
+        with duckdb.connect(str(where.warehouse)) as con:
+            # Rules that a small shop has enough rows to meet.
+            con.execute("update outlier_rules set min_count = 4, factor = least(factor, 2)")
+        self._dbt(where, "run")
+        return where.warehouse
+
+    def _dbt(self, where: Settings, command: str, *arguments: str) -> Build:
+        own = ["--vars", json.dumps(VARS), "--target-path", str(self.root / "target"), "--no-write-json"]
+        build = run_dbt([command, *own, *arguments], where=where)
+        broken = [f"{node.name}: {node.message}" for node in build.nodes if node.status != "success"]
+        assert not broken, "\n".join(broken)
+        return build
+
+
+# --- comparing warehouses ------------------------------------------------------------------------------------------
+
+
+def compared_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """Every kept table of the steps and every mart, with the columns that hold values."""
+    found = con.execute(
+        "select c.schema_name || '.' || c.table_name, list(c.column_name order by c.column_index) "
+        "from duckdb_columns() as c left join duckdb_views() as v on c.table_oid = v.view_oid "
+        "where c.schema_name in ('main', 'marts') and not c.internal and (v.view_oid is null or c.schema_name = 'marts') "
+        "group by all order by all"
+    ).fetchall()
+    return {
+        table: [name for name in names if name not in BOOKKEEPING]
+        for table, names in found
+        if table.split(".")[1] not in UNCOMPARED
+    }
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """How two warehouses differ in values, whatever the order of rows: a line or more a table. Empty: they agree."""
+    found: list[str] = []
+    with (
+        duckdb.connect(str(one.warehouse), read_only=True) as ours,
+        duckdb.connect(str(other.warehouse), read_only=True) as theirs,
+        duckdb.connect() as con,
+    ):
+        tables, others = compared_columns(ours), compared_columns(theirs)
+        for table in sorted(set(tables) | set(others)):
+            if tables.get(table) != others.get(table):
+                found.append(f"{table}: columns {tables.get(table)} and {others.get(table)}")
+                continue
+            names = [f'"{name}"' for name in tables[table]]
+            query = f"select {', '.join(names)} from {table}"
+            con.register("one", ours.execute(query).to_arrow_table())
+            con.register("other", theirs.execute(query).to_arrow_table())
+            found += _rows_apart(con, table, names)
+    return found
+
+
+def _rows_apart(con: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:
+    found = []
+    for these, those in (("one", "other"), ("other", "one")):
+        apart = con.execute(f"select * from {these} except all select * from {those}").fetchall()
+        if apart:
+            found.append(f"{table}: {len(apart)} rows only in {these}, such as{_shown(names, apart)}")
+    if found:
+        unequal = [
+            name
+            for name in names
+            if con.execute(f"select {name} from one except all select {name} from other limit 1").fetchall()
+            or con.execute(f"select {name} from other except all select {name} from one limit 1").fetchall()
+        ]
+        found.append(f"    unequal columns: {', '.join(unequal)}")
+    return found
+
+
+def _shown(names: list[str], rows: list[tuple[Any, ...]]) -> str:
+    return "".join(
+        "\n    " + ", ".join(f"{name}={value}" for name, value in zip(names, row, strict=True) if value is not None)
+        for row in sorted(rows, key=repr)[:3]
+    )
+
+
+# --- a shop --------------------------------------------------------------------------------------------------------
+
+#: The clocks of Berlin go forward on the last of March: a naive time of that night occurs never.
+FIRST_DAY = date(2024, 3, 26)
+DAYS = 9
+WINDOW_EDGES = (1, 7, 8, 30, 31, 90, 91, 365, 366)
+CATEGORIES = ("books", "Books", "boks", "footwear", "Footwear/", "fotwear", "(not set)", "weird corner", None)
+CURRENCIES = ("USD", "USD", "USD", "EUR", "EUR", "GBP", "JPY", None, None, None, "XXX")
+GA4_ITEM = re.findall(r"(\w+) [A-Z]+", columns("ga4_events")["items"].partition("(")[2])
+TYPES = (
+    *("view_item",) * 6,
+    *("add_to_cart",) * 4,
+    *("purchase",) * 3,
+    "remove_from_cart",
+    "view_item_list",
+    "search",
+    "begin_checkout",
+    "add_to_wishlist",
+    "login",
+    "page_view",
+    "refund",
+    "Pageview",
+    "nonsense",
+)
+
+
+def at(day: date, seconds: float = 0, microseconds: int = 0) -> datetime:
+    """A moment of a UTC day."""
+    return datetime.combine(day, time()) + timedelta(seconds=seconds, microseconds=microseconds)
+
+
+class ShopMaker:
+    """Draws a shop from a random generator. Moments, ids and prices come from few values, so that rows meet."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.users = [f"U{n}" for n in range(6)]
+        self.visitors = [f"V{n}" for n in range(5)]
+        self.products = [f"P{n}" for n in range(6)]
+        self.rows: list[Row] = []
+        self._lines: dict[tuple[str, str], int] = {}
+
+    def shop(self, events: int = 160, orders: int = 14) -> list[Row]:
+        """All rows of a shop, in no particular order."""
+        self._customers()
+        self._products()
+        for _ in range(events):
+            self._event()
+        for _ in range(events // 12):
+            self._ga4_event()
+        self._rush()
+        for number in range(orders):
+            self._order(f"O{number}")
+        self._copies()
+        return self.rows
+
+    # ---------- drawing
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def moment(self) -> datetime:
+        """Mostly of a few days and on few minutes; sometimes at midnight, or long ago, at the edge of a window."""
+        day = FIRST_DAY + timedelta(days=self.random.randrange(DAYS))
+        if self.chance(0.12):
+            day -= timedelta(days=self.random.choice(WINDOW_EDGES))
+        if self.chance(0.12):
+            return at(day, 0, self.random.choice((-1, 0, 1)))
+        return at(day, 3600 * self.random.randrange(24) + 60 * self.random.choice((0, 1, 12, 29, 30, 31, 59)))
+
+    def arrival(self, happened: datetime) -> datetime:
+        """When a row of that moment arrived: at once, a little later, or days late."""
+        delays = (0, 0, 0, 0.5, 7, 60, 3600, 86400, 2 * 86400, 5 * 86400)
+        return happened + timedelta(seconds=self.random.choice(delays))
+
+    def add(self, table: str, source: str, available_at: datetime, fields: dict[str, Any], **more: Any) -> Row:
+        """Add a row. Sources deliver files of the same names, so positions tell rows apart within a source only."""
+        number = self._lines[table, source] = self._lines.get((table, source), 0) + 1
+        row = Row(table, source, f"{table}.csv#{number}", available_at, fields, **more)
+        self.rows.append(row)
+        return row
+
+    def written(self, moment: datetime, zone: str) -> str:
+        """A moment as a source spells it: with an offset, as an epoch, or naive in the source's zone."""
+        if zone != "UTC":
+            return (moment + timedelta(hours=1)).isoformat(sep=" ")
+        spelled = self.random.randrange(4)
+        if spelled == 0:
+            return str(int(moment.replace(tzinfo=UTC).timestamp() * 1_000_000 + 0.5))
+        if spelled == 1:
+            return (moment + timedelta(hours=2)).isoformat() + "+02:00"
+        return moment.isoformat() + ("Z" if spelled == 2 else "")
+
+    # ---------- what the database says
+
+    def _customers(self) -> None:
+        for user in self.users[:-1]:  # the last one never turns up
+            known_at = at(FIRST_DAY - timedelta(days=400))
+            if self.chance(0.4):
+                known_at = self.arrival(self.moment())
+            for _ in range(self.random.choice((1, 1, 2, 3))):
+                updated_at = known_at - timedelta(days=self.random.choice((0, 0, 1, 3)))
+                fields = {
+                    "customer_id": user,
+                    "created_at": at(FIRST_DAY - timedelta(days=500)).isoformat(),
+                    "updated_at": updated_at.isoformat() if self.chance(0.9) else None,
+                    "birth_year": self.random.choice(("1970", "1985", "2001", "old", None)),
+                    "gender": self.random.choice(("f", "M", "x", None)),
+                    "country": self.random.choice(("DE", "FR", None)),
+                    "household_size": self.random.choice(("1", "2", "4", None)),
+                    "income": self.random.choice(("20000", "30000", "30500", "4000000", None)),
+                    "marketing_consent": self.random.choice(("true", "no", None)),
+                }
+                self.add("customers", self.random.choice(("shop", "till")), known_at, fields, origin="database")
+                known_at = self.arrival(self.moment()) if self.chance(0.7) else known_at
+        self.add("customers", "shop", self.moment(), {"customer_id": None}, origin="database")
+        self.add("customers", "shop", self.moment(), {}, origin="database", error="cut off")
+
+    def _products(self) -> None:
+        for product in self.products[:-1]:
+            known_at = at(FIRST_DAY - timedelta(days=400))
+            if self.chance(0.4):
+                known_at = self.arrival(self.moment())
+            for _ in range(self.random.choice((1, 2, 3, 4))):
+                # Versions overtake each other, and some say not when they were written.
+                updated_at = known_at - timedelta(days=self.random.choice((0, 0, 1, 2, 5)))
+                fields = {
+                    "product_id": self.random.choice((product, product.lower())),
+                    "title": f"title {self.random.randrange(100)}",
+                    "brand": self.random.choice(("acme", "zenith", None)),
+                    "category": self.random.choice(CATEGORIES),
+                    "price": self.random.choice(("10", "12.50", "20", "999", None)),
+                    "currency": self.random.choice(CURRENCIES),
+                    "weight": self.random.choice(("100", "120", "0.1", "50000", None)),
+                    "weight_unit": self.random.choice(("g", "kg", "lb", "stone", None)),
+                    "created_at": at(FIRST_DAY - timedelta(days=500)).isoformat() if self.chance(0.5) else None,
+                    "updated_at": updated_at.isoformat() if self.chance(0.8) else None,
+                }
+                self.add("products", self.random.choice(("shop", "till")), known_at, fields, origin="database")
+                known_at = self.arrival(self.moment()) if self.chance(0.8) else known_at
+
+    def _order(self, order_id: str) -> None:
+        created_at = self.moment()
+        user = self.random.choice((*self.users, None))
+        visitor = self.random.choice((*self.visitors, None))
+        session = self.random.choice((None, None, f"s{self.random.randrange(4)}"))
+        header = {
+            "order_id": order_id,
+            "user_id": user,
+            "anonymous_id": visitor,
+            "session_id": session,
+            "status": "new",
+            "currency": self.random.choice(CURRENCIES),
+            "created_at": created_at.isoformat(),
+            "updated_at": created_at.isoformat(),
+        }
+        arrived_at = self.arrival(created_at)
+        versions = []
+        if self.chance(0.92):
+            versions.append(self.add("orders", "shop", arrived_at, header, origin="database"))
+        while self.chance(0.45):  # paid, shipped, or mended: even the buyer and the moment may change
+            happened = created_at + timedelta(days=self.random.randrange(4), hours=1)
+            change = {
+                "status": "paid",
+                "paid_at": (happened - timedelta(days=self.random.choice((0, 0, 0, 9)))).isoformat(),
+                "updated_at": happened.isoformat() if self.chance(0.9) else None,
+            }
+            if self.chance(0.35):
+                change["created_at"] = self.moment().isoformat()
+            if self.chance(0.35):
+                change["user_id"] = self.random.choice((*self.users, None))
+            header = {**header, **change}
+            source = self.random.choice(("shop", "till"))
+            versions.append(self.add("orders", source, self.arrival(happened), header, origin="database"))
+        bought = []
+        for number in range(self.random.choice((1, 1, 2, 3))):
+            fields = {
+                "order_id": self.random.choice((order_id, order_id, order_id + " ")),
+                "line_id": self.random.choice((str(number + 1), str(number + 1), None)),
+                "product_id": self.random.choice(self.products),
+                "quantity": self.random.choice((*("1", "1", "2") * 4, "1.5", "40", "0", None)),
+                "price": self.random.choice((*("10", "12.50", "20") * 4, "999", "-1", "ten", None)),
+                "currency": self.random.choice((None, "EUR")),
+            }
+            if self.chance(0.9):
+                bought.append(fields)
+                self.add(
+                    "order_items", self.random.choice(("shop", "till")), self.arrival(created_at), fields,
+                    origin="database", expects=self.random.choice(("customers,products", "")),
+                )  # fmt: skip
+        while self.chance(0.6):  # hits of the same order on the web: its own moment or another, once or more
+            hit_at = self.random.choice((created_at, created_at, self.moment()))
+            line = self.random.choice(bought) if bought and self.chance(0.7) else {}
+            self._web(
+                self.random.choice(("web", "app")), "purchase", hit_at, user if self.chance(0.8) else None, visitor,
+                order_id=order_id, product_id=line.get("product_id", self.random.choice(self.products)),
+                line_id=line.get("line_id"), price="15", quantity="1", currency="USD",
+            )  # fmt: skip
+        while self.chance(0.3):
+            refunded_at = created_at + timedelta(days=self.random.randrange(6), hours=2)
+            fields = {
+                "refund_id": f"R{self.random.randrange(10)}",
+                "order_id": self.random.choice((*(order_id,) * 6, "O99", None)),
+                "line_id": self.random.choice(("1", None)),
+                "user_id": self.random.choice((user, None)),
+                "product_id": self.random.choice(self.products),
+                "quantity": self.random.choice((*("1", "2") * 4, "0", None)),
+                "amount": self.random.choice(("10", "25", None)),
+                "currency": self.random.choice(("USD", "EUR", None)),
+                "refunded_at": refunded_at.isoformat(),
+            }
+            self.add("refunds", "shop", self.arrival(refunded_at), fields, origin="database", expects="customers")
+
+    # ---------- what was seen on the web
+
+    def _web(
+        self, source: str, kind: str, moment: datetime, user: str | None, visitor: str | None, **fields: Any
+    ) -> Row:
+        zone = "Europe/Berlin" if source == "store" else "UTC"
+        return self.add(
+            "events", source, self.arrival(moment),
+            {
+                "event_type": kind,
+                "event_at": self.written(moment, zone),
+                "user_id": user,
+                "anonymous_id": visitor,
+                **fields,
+            },
+            time_zone=zone,
+            expects={"web": "customers,products", "app": "products", "store": ""}[source],
+        )  # fmt: skip
+
+    def _event(self) -> None:
+        source = self.random.choice(("web", "web", "app", "store"))
+        kind = self.random.choice(TYPES)
+        # A visitor signs in now and then, and not always as the same customer.
+        visitor = self.random.choice((*self.visitors, None))
+        signed_in = kind == "login" or self.chance(0.35)
+        user = self.random.choice(self.users) if signed_in or visitor is None else None
+        moment = self.moment()
+        row = self._web(
+            source, kind, moment, user if self.chance(0.98) else None, visitor,
+            event_id=f"E{self.random.randrange(60)}" if self.chance(0.4) else None,
+            session_id=self.random.choice((None, None, f"s{self.random.randrange(4)}")),
+            product_id=self.random.choice((*self.products, self.products[0].lower(), None)),
+            category=self.random.choice(CATEGORIES),
+            quantity=self.random.choice((*(None, "1", "2", "3") * 4, "50", "0", "many")),
+            price=self.random.choice((*(None, "10", "10", "11", "12.50", "13", "20") * 3, "999", "999", "0", "-5", "ten")),
+            currency=self.random.choice(CURRENCIES),
+            order_id=f"W{self.random.randrange(6)}" if kind == "purchase" and self.chance(0.7) else None,
+            device=self.random.choice(("desktop", "iOS", "tablet", "fridge", None)),
+            user_agent="Googlebot/2.1" if self.chance(0.03) else "Mozilla",
+            page=self.random.choice(("/", "/p", None)),
+            campaign=self.random.choice(("mail", None)),
+            country=self.random.choice(("DE", "FR", None)),
+            consent="denied" if self.chance(0.03) else None,
+        )  # fmt: skip
+        if self.chance(0.02):
+            self.rows[-1] = replace(row, error="no JSON")
+        elif self.chance(0.03):
+            self.rows[-1] = row.again(fields={"event_at": self.random.choice((None, "soon", "2031-01-01T00:00:00Z"))})
+
+    def _ga4_event(self) -> None:
+        moment = self.moment()
+        items = [
+            {
+                **dict.fromkeys(GA4_ITEM),
+                "item_id": self.random.choice(self.products),
+                "item_category": self.random.choice(CATEGORIES),
+                "price": self.random.choice((10.0, 11.5, None)),
+                "quantity": self.random.choice((1, 2, None)),
+            }
+            for _ in range(self.random.randrange(4))
+        ]
+        session = self.random.randrange(3)
+        value = {"string_value": None, "int_value": session, "float_value": None, "double_value": None}
+        parameters = [{"key": "ga_session_id", "value": value}] if session else []
+        order = {
+            "transaction_id": f"W{self.random.randrange(6)}",
+            "purchase_revenue": None,
+            "total_item_quantity": None,
+        }
+        kind = self.random.choice(("view_item", "add_to_cart", "purchase", "scroll"))
+        fields = {
+            "event_timestamp": str(int(moment.replace(tzinfo=UTC).timestamp() * 1_000_000 + 0.5)),
+            "event_name": kind,
+            "user_id": self.random.choice((None, None, *self.users[:2])),
+            "user_pseudo_id": self.random.choice(self.visitors),
+            "event_params": json.dumps(parameters),
+            "ecommerce": json.dumps(order) if kind == "purchase" else None,
+            "items": json.dumps(items),
+            "device": json.dumps({"category": "mobile", "operating_system": None, "language": None, "web_info": None}),
+        }
+        self.add("ga4_events", "ga4", self.arrival(moment), fields)
+
+    def _rush(self) -> None:
+        """One identity does more in a day than a person would, some of it late and some of it twice."""
+        day = FIRST_DAY + timedelta(days=self.random.randrange(DAYS))
+        visitor = self.random.choice((None, *self.visitors))
+        for number in range(MAX_EVENTS_PER_IDENTITY_DAY + 5):
+            self._web(
+                self.random.choice(("web", "app")), "view_item", at(day, 1800 * (number // 2)),
+                "U0" if visitor is None else None, visitor, product_id=self.random.choice(self.products[:3]),
+            )  # fmt: skip
+
+    def _copies(self) -> None:
+        """Rows that come again: the very same delivery, the same file under another name, the event from elsewhere."""
+        for row in self.random.sample(self.rows, k=len(self.rows) // 8):
+            kind = self.random.randrange(4)
+            later = row.available_at + timedelta(seconds=self.random.choice((0, 0, 30, 90000)))
+            if kind == 0:
+                self.rows.append(row)
+            elif kind == 1:
+                self.rows.append(row.again(position="again-" + row.position, available_at=later))
+            elif row.table == "events" and row.error is None:
+                # Another source of the same kind, at the same place in a file of the same name.
+                other = "app" if row.source == "web" else "web"
+                changes = {"page": "/other", "price": self.random.choice(("10", "14"))} if kind == 2 else {}
+                self.rows.append(row.again(source=other, available_at=later, fields=changes))
+            else:
+                self.rows.append(row.again(position=row.position + ".2", available_at=later))

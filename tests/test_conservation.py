@@ -1,0 +1,122 @@
+"""Nothing is lost and nothing counts twice: every raw row ends as exactly one of kept, duplicate and quarantined, and the
+counts add up by source and day of arrival. What there is to count is taken from the rows that were landed, not from SQL."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from random import Random
+from typing import Any
+
+import duckdb
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, land
+
+from orchestration.settings import Settings
+
+#: What a raw row may end as, the strongest first.
+ENDS = ("kept", "quarantined", "duplicate")
+
+
+def judged_as(row: Row) -> int:
+    """How many rows are judged of a raw one: GA4's tells of each item."""
+    items = json.loads(row.fields["items"]) if row.table == "ga4_events" and not row.error else []
+    return max(len(items), 1)
+
+
+def check_conserved(where: Settings, rows: list[Row]) -> None:
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+
+        def ask(query: str) -> list[tuple[Any, ...]]:
+            return con.execute(query).fetchall()
+
+        verdicts = ask(
+            "select raw_table, source, position, raw_available_at, raw_rowid, verdict, reasons from int_events__validated "
+            "union all select raw_table, source, position, raw_available_at, raw_rowid, verdict, [reason] "
+            "from int_identity__records"
+        )
+        ledger = ask(
+            "select raw_table, source, arrival_day, raw_rows, kept, duplicates, quarantined, "
+            "kept_items, duplicate_items, quarantined_items from marts.event_ledger"
+        )
+        kept = ask("select source, row_id from int_events__validated where verdict = 'kept' order by all")
+        cleaned = ask("select source, row_id from int_events__cleaned order by all")
+        facts = ask("select count(*), count(distinct event_id) from marts.fct_events")
+        quarantined = ask("select count(*) from marts.quarantined_events")
+        readable = ask(
+            "select row_id, dedup_key, client_key, purchase_order_id, verdict from int_events__validated "
+            "where raw_error is null and identity is not null and event_at is not null and event_type is not null"
+        )
+
+    # Each row that was landed is judged, once.
+    landed = Counter(
+        (row.table, row.source, row.position, row.available_at) for row in rows for _ in range(judged_as(row))
+    )
+    assert Counter(verdict[:4] for verdict in verdicts) == landed
+    for *_, verdict, reasons in verdicts:
+        assert verdict in ENDS
+        assert bool([reason for reason in reasons if reason]) == (verdict != "kept")
+
+    # The ledger says as much, by source and day: of a row with several items, that it is kept if any of them is.
+    raw = Counter((row.table, row.source, row.available_at.date()) for row in rows)
+    by_row: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for table, source, _, moment, rowid, verdict, _ in verdicts:
+        by_row[table, source, moment.date(), rowid].append(verdict)
+    ends = Counter((*key, next(end for end in ENDS if end in found)) for (*key, _), found in by_row.items())
+    items = Counter((table, source, moment.date(), verdict) for table, source, _, moment, _, verdict, _ in verdicts)
+    assert {line[:3]: line[3] for line in ledger} == dict(raw) and len(ledger) == len(raw)
+    for *key, raw_rows, kept_rows, duplicates, spoilt, kept_items, duplicate_items, spoilt_items in ledger:
+        assert raw_rows == kept_rows + duplicates + spoilt, key
+        assert (kept_rows, spoilt, duplicates) == tuple(ends[(*key, end)] for end in ENDS), key
+        assert (kept_items, spoilt_items, duplicate_items) == tuple(items[(*key, end)] for end in ENDS), key
+    assert {line[0] for line in ledger} == {*EVENT_TABLES, *RECORD_TABLES}
+
+    # What is kept is what the marts hold, once each.
+    assert cleaned == kept
+    assert facts == [(len(kept), len(kept))]
+    assert quarantined == [(sum(v[5] == "quarantined" and v[0] in EVENT_TABLES for v in verdicts),)]
+
+    # Of rows that are copies of each other, by whatever key, one at least is no duplicate.
+    groups = Groups()
+    for row_id, *keys, _ in readable:
+        for name, key in zip(("dedup", "client", "order"), keys, strict=True):
+            if key is not None:
+                groups.join(row_id, (name, key))
+    told = {groups.of(row_id) for row_id, *_, verdict in readable if verdict != "duplicate"}
+    lost = [row_id for row_id, *_, verdict in readable if verdict == "duplicate" and groups.of(row_id) not in told]
+    assert not lost, f"all copies of these were taken for duplicates: {lost}"
+
+
+class Groups:
+    """Which things hang together, however many steps apart."""
+
+    def __init__(self) -> None:
+        self._parents: dict[Any, Any] = {}
+
+    def of(self, thing: Any) -> Any:
+        while (parent := self._parents.setdefault(thing, thing)) != thing:
+            thing = parent
+        return thing
+
+    def join(self, one: Any, other: Any) -> None:
+        self._parents[self.of(one)] = self.of(other)
+
+
+def check_one_shop(houses: Houses, seed: int) -> None:
+    random = Random(seed)
+    rows = ShopMaker(random).shop()
+    random.shuffle(rows)
+    house = houses.make("conserved")
+    for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        land(house, part)
+        houses.run(house)
+    check_conserved(house, rows)
+
+
+@settings(
+    phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None, max_examples=2
+)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_raw_row_has_one_verdict_and_the_counts_add_up(houses: Houses, seed: int) -> None:
+    check_one_shop(houses, seed)

@@ -1,0 +1,253 @@
+"""Fits look back: what arrives on day D enters no fit before D and cleans no event before D + 2. And a fit is what the
+values that had arrived say, worked out here from the sorted values themselves."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Houses, Row, ShopMaker, at, land
+
+from orchestration.settings import Settings
+
+DAY = timedelta(days=1)
+#: The width of a histogram's bucket, as a ratio.
+BUCKET = 1.02
+#: By measure, where its fits are told apart: name of the group to column of the verdicts.
+GROUPS = {
+    "price": {"product_id": "product_id", "category": "product_category", "all": None},
+    "quantity": {"event_type": "event_type", "category": "product_category", "all": None},
+}
+
+Fits = dict[tuple[str, str, str], dict[date, dict[str, Any]]]
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    answer = con.execute(query)
+    names = [column[0] for column in answer.description or []]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def group_key(row: dict[str, Any], column: str | None) -> str | None:
+    return "all" if column is None else row[column]
+
+
+@pytest.fixture(scope="module")
+def built(houses: Houses) -> tuple[Settings, list[dict[str, Any]], Fits]:
+    """A shop built in two goes, its verdicts on kept rows, and its fits of numbers."""
+    random = Random(20240401)
+    rows = ShopMaker(random).shop(events=260)
+    house = houses.make("fits")
+    random.shuffle(rows)
+    for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+        land(house, part)
+        houses.run(house)
+    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
+        fits: Fits = defaultdict(dict)
+        for fit in rows_of(con, "select * from int_fits__numbers"):
+            days = fits[fit["measure"], fit["group_by"], fit["group_key"]]
+            assert fit["valid_on"] not in days
+            days[fit["valid_on"]] = fit
+    return house, kept, fits
+
+
+def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
+    _, kept, fits = built
+    arrived: dict[tuple[str, str, str], dict[date, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in kept:
+        for measure, value in (("price", row["price_reported"]), ("quantity", row["quantity"])):
+            if value is None or (measure == "price" and row["product_id"] is None):
+                continue
+            for group_by, column in GROUPS[measure].items():
+                key = group_key(row, column)
+                if key is not None:
+                    arrived[measure, group_by, key][row["arrival_day"]].append(float(value))
+
+    assert {group: set(days) for group, days in arrived.items()} == {group: set(days) for group, days in fits.items()}
+    for group, days in arrived.items():
+        so_far: list[float] = []
+        for day in sorted(days):
+            so_far = sorted(so_far + days[day])
+            fit = fits[group][day]
+            values = np.array(so_far)
+            assert fit["n"] == len(values)
+            assert fit["mean"] == pytest.approx(values.mean())
+            assert fit["std"] == (pytest.approx(values.std(ddof=1), abs=1e-6) if len(values) > 1 else None)
+            logs = np.log(values[values > 0])
+            assert fit["log_mean"] == (pytest.approx(logs.mean(), abs=1e-6) if len(logs) else None)
+            assert fit["log_std"] == (pytest.approx(logs.std(ddof=1), abs=2e-3) if len(logs) > 1 else None)
+            for step in range(5, 100, 5):
+                exact = so_far[
+                    -(-len(so_far) * step // 100) - 1
+                ]  # the smallest value that `step` percent do not exceed
+                assert exact / BUCKET - 1e-9 <= fit[f"q{step:02d}"] <= exact * BUCKET + 1e-9, (group, day, step)
+
+
+def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
+    house, kept, _ = built
+    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        modes = {(row["measure"], row["valid_on"]): row for row in rows_of(con, "select * from int_fits__modes")}
+    expected: dict[tuple[str, date], tuple[str, int, int]] = {}
+    for label in ("device", "country"):
+        seen = [row for row in kept if row[label] is not None and row["origin"] != "database"]
+        for day in {row["arrival_day"] for row in seen}:
+            counts = Counter(row[label] for row in seen if row["arrival_day"] <= day)
+            name, n = min(counts.items(), key=lambda item: (-item[1], item[0]))
+            expected[label, day] = (name, n, counts.total())
+    assert {key: (row["most_frequent"], row["n"], row["all_n"]) for key, row in modes.items()} == expected
+
+
+def latest(fits: Fits, measure: str, group_by: str, key: str | None, day: date) -> dict[str, Any] | None:
+    """The fit that was valid on a day."""
+    days = fits.get((measure, group_by, key or ""), {})
+    known = sorted(days)
+    place = bisect_right(known, day)
+    return days[known[place - 1]] if place else None
+
+
+def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | None:
+    """The limits that an outlier rule draws from a fit."""
+    if fit["n"] < rule["min_count"]:
+        return None
+    factor = rule["factor"]
+    match rule["method"], rule["scale"]:
+        case "iqr", "log":
+            if fit["q25"] <= 0:
+                return None
+            spread = factor * max(math.log(fit["q75"] / fit["q25"]), 0.05)
+            return fit["q25"] * math.exp(-spread), fit["q75"] * math.exp(spread)
+        case "zscore", "log":
+            if fit["log_mean"] is None:
+                return None
+            spread = factor * max(fit["log_std"] or 0, 0.05)
+            return math.exp(fit["log_mean"] - spread), math.exp(fit["log_mean"] + spread)
+    raise AssertionError(f"no rule of this shop is {rule}")
+
+
+def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
+    house, kept, fits = built
+    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        cleaned = {row["row_id"]: row for row in rows_of(con, "select * from int_events__cleaned")}
+        rules = rows_of(con, "select * from outlier_rules")
+        imputing = {
+            row["column_name"]: row for row in rows_of(con, "select * from imputation_rules where record = 'event'")
+        }
+    assert set(cleaned) == {row["row_id"] for row in kept}
+    happened: Counter[str] = Counter()
+    for row in kept:
+        clean, fit_day = cleaned[row["row_id"]], row["event_day"] - 2 * DAY
+        for measure, raw in (("price", row["price_reported"]), ("quantity", row["quantity"])):
+            known = {
+                group_by: latest(fits, measure, group_by, group_key(row, column), fit_day)
+                for group_by, column in GROUPS[measure].items()
+            }
+            drawn = [
+                (bounds(rule, fit), rule["action"])
+                for group_by, fit in known.items()
+                for rule in rules
+                if fit and rule["column_name"] == measure and rule["group_by"] == group_by
+            ]
+            limits, action = next(((limits, action) for limits, action in drawn if limits), (None, None))
+            value = None if raw is None else float(raw)
+            is_outlier = bool(value is not None and limits and not limits[0] <= value <= limits[1])
+            if is_outlier and action == "cap":
+                value = min(max(value, limits[0]), limits[1])
+                happened[f"{measure} capped"] += 1
+            was_missing = raw is None and row["product_id"] is not None
+            if measure == "quantity":
+                was_missing &= row["event_type"] in ("add_to_cart", "remove_from_cart", "purchase", "refund")
+            if was_missing and imputing[measure]["action"] == "impute":
+                names = list(GROUPS[measure])
+                wider = names[names.index(imputing[measure]["group_by"]) :]
+                value = next(
+                    (known[name]["q50"] for name in wider if known[name]), 1.0 if measure == "quantity" else None
+                )
+                happened[f"{measure} imputed"] += value is not None
+            where = f"{measure} of {row['source']} {row['position']}, {row['event_at']}, raw {raw}, limits {limits}"
+            assert clean[f"{measure}_is_outlier"] == is_outlier, where
+            assert clean[f"{measure}_was_missing"] == was_missing, where
+            assert clean[measure] == (
+                None if value is None else pytest.approx(Decimal(value), abs=Decimal("0.0006"))
+            ), where
+    # The shop is of use only if all of this occurs in it.
+    assert all(happened[case] for case in ("price capped", "price imputed", "quantity capped", "quantity imputed")), (
+        happened
+    )
+
+
+def planted(day: date, number: int, arrived: datetime) -> Row:
+    """A stranger puts something in a cart at a price that nobody ever saw, from a device and a land of its own."""
+    fields = {
+        "event_type": "add_to_cart",
+        "event_at": at(day, 36000 + number).isoformat(),
+        "anonymous_id": f"stranger {number}",
+        "product_id": f"P{number % 5}",
+        "category": "books",
+        "quantity": "9000",
+        "price": "90000",
+        "currency": "USD",
+        "device": "tablet",
+        "country": "XX",
+    }
+    return Row("events", "store", f"planted#{number}", arrived, fields)
+
+
+def test_what_arrives_on_a_day_changes_nothing_before_it(
+    built: tuple[Settings, list[dict[str, Any]], Fits], houses: Houses
+) -> None:
+    """Some of the strangers come in time, some of what they did is days old when it arrives."""
+    house, _, _ = built
+    day = FIRST_DAY + (DAYS - 4) * DAY
+    then = houses.beside(house)
+    strangers = [planted(day - number % 2 * 5 * DAY, number, at(day, 40000)) for number in range(40)]
+    customers = [
+        Row("customers", "shop", f"planted#{n}", at(day, 40000), {"customer_id": f"planted {n}", "income": "77000000",
+            "birth_year": "1901", "household_size": "90", "gender": "x", "country": "XX"}, origin="database")
+        for n in range(40)
+    ]  # fmt: skip
+    products = [
+        Row("products", "shop", f"planted#{n}", at(day, 40000), {"product_id": f"planted {n}", "category": "books",
+            "weight": "900", "weight_unit": "kg"}, origin="database")
+        for n in range(40)
+    ]  # fmt: skip
+    land(then, [*strangers, *customers, *products])
+    houses.run(then)
+
+    for table, when, since in (
+        ("int_fits__numbers", "valid_on", day),
+        ("int_fits__modes", "valid_on", day),
+        ("int_fits__profile_numbers", "valid_on", day),
+        ("int_fits__profile_modes", "valid_on", day),
+        ("int_events__cleaned", "event_day", day + 2 * DAY),
+    ):
+        before, after = values_of(house, table), values_of(then, table)
+        changed = {
+            row[when] for row in before.keys() ^ after.keys() if not str(row["anonymous_id"]).startswith("stranger")
+        }
+        assert changed, f"{table}: what was planted changed nothing at all"
+        assert min(changed) >= since, f"{table}: changed on {sorted(changed)}"
+
+
+class Values(dict[str, Any]):
+    """A row that can be a member of a set."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(map(repr, self.values())))
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def values_of(where: Settings, table: str) -> Counter[Values]:
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        rows = rows_of(con, f"select * from {table}")
+    return Counter(Values({name: value for name, value in row.items() if name not in BOOKKEEPING}) for row in rows)
