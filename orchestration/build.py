@@ -199,9 +199,12 @@ def build(
     full_refresh: bool = False,
     moment: str | None = None,
     snapshot: int | None = None,
+    unit_tests: bool = False,
     quiet: bool = True,
 ) -> Build:
     """Build and audit everything: `dbt build`, with a bar that follows it.
+
+    Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for.
 
     From scratch when that is asked for, and also when an incremental build would give another result: rules changed, or
     `snapshot` (of the lake; default the newest) lies before what is built. Raises FinegrainError as `run_dbt` does.
@@ -217,6 +220,8 @@ def build(
 
         afresh = full_refresh or _must_start_afresh(where)
         arguments = ["build", *(["--full-refresh"] if afresh else [])]
+        if not unit_tests:
+            arguments += ["--exclude-resource-type", "unit_test"]
         return run_dbt(arguments, where=where, moment=moment, on_node=follow)
 
 
