@@ -186,9 +186,10 @@ def taste(events: list[Event]) -> dict[str, Any]:
         "weekend": sum(event["event_at"].weekday() >= 5 for event in events),
     }
     refunded = total(event["quantity"] for event in of_type(events, "refund"))
+    units = total(event["quantity"] for event in bought)
     return {
         "discount_share": ratio(saved, full),
-        "return_rate": ratio(refunded, total(event["quantity"] for event in bought)),
+        "return_rate": ratio(min(refunded, units), units),
         "price_mean": ratio(total(prices), len(prices)),
         "price_std": spread(prices),
         "price_percentile_mean": ratio(sum(ranks), len(ranks)),
@@ -363,13 +364,6 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
         every = sums(events)
         found |= {f"{measure}_{window}": every[measure] for measure in measures.split()}
         found[f"users_{window}"] = distinct(event["customer"] for event in events)
-        if not window.endswith("h"):
-            # To be mended: an order that names a product in several lines counts once for each day on which some of them
-            # arrived, since an item's tile is by day of arrival and counts cannot tell that it is one order.
-            bought_in = of_type(events, "purchase")
-            found[f"orders_{window}"] = distinct(
-                (order_of(event), event["category"], event["available_at"].date()) for event in bought_in
-            )
 
     moments = [event["event_at"] for event in mine]
     ordered = [event["event_at"] for event in of_type(mine, "purchase")]
