@@ -11,6 +11,7 @@
     'identity_session': ['identity', 'session_id'],
     'identity_order': ['identity', 'order_key'],
     'item': ['product_id', 'category'],
+    'item_order': ['product_id', 'order_key'],
 }[tile]) }}
 {% endmacro %}
 
@@ -22,6 +23,7 @@
     'identity_session': 'session_id is not null',
     'identity_order': 'order_key is not null',
     'item': 'product_id is not null',
+    'item_order': 'product_id is not null and order_key is not null',
 }[tile]) }}
 {% endmacro %}
 
@@ -96,6 +98,7 @@
         ['gross_revenue', 'sum', sum_if('true', 'gross_amount')],
     ],
     'item': events + counts + orders + sales + prices + moments,
+    'item_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
 }[tile]) }}
 {% endmacro %}
 
@@ -114,7 +117,7 @@ group by {% for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}{
 {%- endmacro %}
 
 {# The one grain by which a tile model replaces what changed, and pre-hooks that find and forget it. #}
-{% macro tile_grain(tile) %}{{ return('product_id' if tile == 'item' else 'identity') }}{% endmacro %}
+{% macro tile_grain(tile) %}{{ return(tile_keys(tile)[0]) }}{% endmacro %}
 
 {% macro find_touched_tiles(tile) -%}
 {% if execute and not starts_afresh(this.identifier) -%}

@@ -55,6 +55,12 @@ days as (
 
 ),
 
+bought as (
+
+    {{ as_of_tiles('item_order', entity='product_id', link='product_id') | indent(4) }}
+
+),
+
 last_day as (
 
     {{ as_of_last_day(entity='product_id', link='product_id') | indent(4) }}
@@ -115,7 +121,7 @@ by_day as (
 
     select
         {% for suffix, days in day_windows() %}
-        {% for measure in counts %}
+        {% for measure in counts if measure != 'orders' %}
         {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
         {% endfor %}
         {% for measure in money %}
@@ -143,6 +149,20 @@ by_day as (
         max(last_at) as last_seen_at,
         max(last_order_at) as last_order_at
     from days
+    group by product_id, as_of
+
+),
+
+-- An order whose lines arrived on several days stands in several tiles and is one order.
+by_order as (
+
+    select
+        {% for suffix, days in day_windows() %}
+        {{ window_distinct('order_key', days) }} as orders_{{ suffix }},
+        {% endfor %}
+        product_id,
+        as_of
+    from bought
     group by product_id, as_of
 
 ),
@@ -200,7 +220,7 @@ items as (
     select
         {% for suffix, days in day_windows() %}
         {% for measure in counts + money %}
-        coalesce(d.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
+        coalesce({{ 'o' if measure == 'orders' else 'd' }}.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
         {% endfor %}
         {% endfor %}
         coalesce(d.refunded_units_lifetime, 0) as refunded_units_lifetime,
@@ -223,6 +243,7 @@ items as (
     from members as m
     left join catalogue as c on m.product_id = c.product_id and m.as_of = c.as_of
     left join by_day as d on m.product_id = d.product_id and m.as_of = d.as_of
+    left join by_order as o on m.product_id = o.product_id and m.as_of = o.as_of
     left join latest_prices as l on m.product_id = l.product_id and m.as_of = l.as_of
     where c.product_id is not null or d.product_id is not null
 

@@ -1,0 +1,10 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook="{{ find_touched_tiles('item_order') }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- Which orders each product was in, by day and the day it arrived (macros/tiles.sql). A late event adds a row
+-- and rewrites none.
+-- depends_on: {{ ref('int_events__validated') }}
+{{ tile_rows('item_order', tile_source('item_order')) }}
