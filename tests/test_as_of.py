@@ -185,6 +185,7 @@ def taste(events: list[Event]) -> dict[str, Any]:
         "evening": sum(hour >= 18 for hour in hours),
         "weekend": sum(event["event_at"].weekday() >= 5 for event in events),
     }
+    units = total(event["quantity"] for event in bought)
     refunded = total(event["quantity"] for event in of_type(events, "refund"))
     units = total(event["quantity"] for event in bought)
     return {
