@@ -1,9 +1,10 @@
 {{ config(materialized='view') }}
 -- One vocabulary: event types, currencies, categories, devices, identities; and the keys that tell two rows are one event.
+{# An engagement is many kinds of event; two kinds of one moment are no copies. #}
+{% set kind = "case when t.event_type = 'engagement' then lower(t.event_name) else t.event_type end" %}
 {% set key = [] %}
 {% for column in var('dedup_key') %}
-{# An engagement is many kinds of event; two kinds of one moment are no copies. #}
-{% do key.append("case when t.event_type = 'engagement' then lower(t.event_name) else t.event_type end" if column == 'event_type' else column) %}
+{% do key.append(kind if column == 'event_type' else column) %}
 {% endfor %}
 with unified as (
 
