@@ -9,11 +9,11 @@ case
     when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'raw'
         then {{ fit }}.{{ quartile }} {{ sign }} {{ rule }}.factor * ({{ fit }}.q75 - {{ fit }}.q25)
     when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'log' and {{ fit }}.q25 > 0
-        then exp(ln({{ fit }}.{{ quartile }}) {{ sign }} {{ rule }}.factor * greatest(ln({{ fit }}.q75) - ln({{ fit }}.q25), 0.05))
+        then exp(ln({{ fit }}.{{ quartile }}) {{ sign }} {{ rule }}.factor * greatest(ln({{ fit }}.q75) - ln({{ fit }}.q25), {{ var('min_log_spread') }}))
     when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'raw'
         then {{ fit }}.mean {{ sign }} {{ rule }}.factor * {{ fit }}.std
     when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'log'
-        then exp({{ fit }}.log_mean {{ sign }} {{ rule }}.factor * greatest({{ fit }}.log_std, 0.05))
+        then exp({{ fit }}.log_mean {{ sign }} {{ rule }}.factor * greatest({{ fit }}.log_std, {{ var('min_log_spread') }}))
 end
 {%- endmacro %}
 
@@ -37,13 +37,18 @@ case {{ group_by }}
 end
 {%- endmacro %}
 
+{# SQL: whether a value is beyond its bounds. Zero has no logarithm, so a rule on the log scale says nothing of it: a gift is
+   no outlier. #}
+{% macro is_outlier(value, low, high, scale) -%}
+coalesce(({{ value }} < {{ low }} or {{ value }} > {{ high }}) and ({{ value }} > 0 or {{ scale }} <> 'log'), false)
+{%- endmacro %}
+
 {# A value after an outlier rule: capped, removed, or left as it is and flagged. #}
-{% macro treated(value, low, high, action) -%}
+{% macro treated(value, low, high, scale, action) -%}
 case
-    -- Said first, since least() and greatest() pass over nulls: what is missing is not at the fence.
-    when {{ value }} is null then null
-    when {{ action }} = 'cap' then least(greatest({{ value }}, coalesce({{ low }}, {{ value }})), coalesce({{ high }}, {{ value }}))
-    when {{ action }} = 'remove' and ({{ value }} < {{ low }} or {{ value }} > {{ high }}) then null
+    when not {{ is_outlier(value, low, high, scale) }} then {{ value }}
+    when {{ action }} = 'cap' then case when {{ value }} < {{ low }} then {{ low }} else {{ high }} end
+    when {{ action }} = 'remove' then null
     else {{ value }}
 end
 {%- endmacro %}

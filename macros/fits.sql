@@ -83,7 +83,16 @@ with steps as (
 
 days as (
 
-    select distinct {{ keys }}, valid_on from steps
+    select
+        {{ keys }},
+        valid_on,
+        {%- for name in sum_names() %}
+        cast(sum(sum({{ name }})) over (
+            partition by {{ keys }} order by valid_on rows between unbounded preceding and current row
+        ) as {{ sum_type(name) }}) as {{ name }}{{ "," if not loop.last }}
+        {%- endfor %}
+    from steps
+    group by {{ keys }}, valid_on
 
 ),
 
@@ -101,10 +110,10 @@ added as (
         d.group_by,
         d.group_key,
         d.valid_on,
+        d.n as all_n,
         b.bucket,
-        {%- for name in sum_names() %}
-        cast(sum(coalesce(s.{{ name }}, 0)) over so_far as {{ sum_type(name) }}) as {{ name }}{{ "," if not loop.last }}
-        {%- endfor %}
+        sum(coalesce(s.n, 0)) over so_far as n,
+        sum(coalesce(s.total, 0)) over so_far as total
     from days as d
     inner join buckets as b
         on d.measure = b.measure and d.group_by = b.group_by and d.group_key = b.group_key and d.valid_on >= b.first_on
@@ -122,25 +131,23 @@ added as (
 ranked as (
 
     select
-        *,
+        {{ keys }},
+        valid_on,
+        all_n,
         -- A bucket's value is the mean of what fell into it: exact wherever it holds one value only.
         cast(total as double) / n as bucket_value,
         sum(n) over (
             partition by {{ keys }}, valid_on order by bucket rows between unbounded preceding and current row
-        ) as running_n,
-        sum(n) over (partition by {{ keys }}, valid_on) as all_n
+        ) as running_n
     from added
 
 ),
 
-fitted as (
+quantiles as (
 
     select
         {{ keys }},
         valid_on,
-        {%- for name in sum_names() %}
-        sum({{ name }}) as {{ name }},
-        {%- endfor %}
         {%- for step in quantile_steps() %}
         min(case when running_n * 100 >= all_n * {{ step }} then bucket_value end) as q{{ '%02d' % step }}{{ "," if not loop.last }}
         {%- endfor %}
@@ -150,19 +157,23 @@ fitted as (
 )
 
 select
-    {{ keys }},
-    valid_on,
-    cast(n as bigint) as n,
+    d.measure,
+    d.group_by,
+    d.group_key,
+    d.valid_on,
+    d.n,
     {%- for step in quantile_steps() %}
-    q{{ '%02d' % step }},
+    q.q{{ '%02d' % step }},
     {%- endfor %}
-    cast(total as double) / n as mean,
-    {{ std_of('n', 'total', 'total_square') }} as std,
-    case when log_n > 0 then cast(log_total as double) / log_n / 1000000 end as log_mean,
-    {{ std_of('log_n', 'log_total', 'log_total_square') }} / 1000000 as log_std
-from fitted
+    cast(d.total as double) / d.n as mean,
+    {{ std_of('d.n', 'd.total', 'd.total_square') }} as std,
+    case when d.log_n > 0 then cast(d.log_total as double) / d.log_n / 1000000 end as log_mean,
+    {{ std_of('d.log_n', 'd.log_total', 'd.log_total_square') }} / 1000000 as log_std
+from days as d
+inner join quantiles as q
+    on d.measure = q.measure and d.group_by = q.group_by and d.group_key = q.group_key and d.valid_on = q.valid_on
 {% if first_day %}
-where valid_on >= {{ first_day }}
+where d.valid_on >= {{ first_day }}
 {% endif %}
 {%- endmacro %}
 

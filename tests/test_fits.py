@@ -21,6 +21,8 @@ from orchestration.settings import Settings
 DAY = timedelta(days=1)
 #: The width of a histogram's bucket, as a ratio.
 BUCKET = 1.02
+#: Below this no spread of logarithms counts, as in dbt_project.yml.
+MIN_LOG_SPREAD = 0.125
 #: By measure, where its fits are told apart: name of the group to column of the verdicts.
 GROUPS = {
     "price": {"product_id": "product_id", "category": "product_category", "all": None},
@@ -123,12 +125,12 @@ def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | N
         case "iqr", "log":
             if fit["q25"] <= 0:
                 return None
-            spread = factor * max(math.log(fit["q75"] / fit["q25"]), 0.05)
+            spread = factor * max(math.log(fit["q75"] / fit["q25"]), MIN_LOG_SPREAD)
             return fit["q25"] * math.exp(-spread), fit["q75"] * math.exp(spread)
         case "zscore", "log":
             if fit["log_mean"] is None:
                 return None
-            spread = factor * max(fit["log_std"] or 0, 0.05)
+            spread = factor * max(fit["log_std"] or 0, MIN_LOG_SPREAD)
             return math.exp(fit["log_mean"] - spread), math.exp(fit["log_mean"] + spread)
     raise AssertionError(f"no rule of this shop is {rule}")
 
@@ -151,14 +153,15 @@ def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings,
                 for group_by, column in GROUPS[measure].items()
             }
             drawn = [
-                (bounds(rule, fit), rule["action"])
+                (bounds(rule, fit), rule["action"], rule["scale"])
                 for group_by, fit in known.items()
                 for rule in rules
                 if fit and rule["column_name"] == measure and rule["group_by"] == group_by
             ]
-            limits, action = next(((limits, action) for limits, action in drawn if limits), (None, None))
+            limits, action, scale = next((each for each in drawn if each[0]), (None, None, None))
             value = None if raw is None else float(raw)
             is_outlier = bool(value is not None and limits and not limits[0] <= value <= limits[1])
+            is_outlier &= scale != "log" or (value or 0) > 0  # zero has no logarithm
             if is_outlier and action == "cap":
                 value = min(max(value, limits[0]), limits[1])
                 happened[f"{measure} capped"] += 1

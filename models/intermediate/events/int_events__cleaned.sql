@@ -84,6 +84,7 @@ bounded as (
 
     select
         a.*,
+        o.scale,
         o.action,
         {{ outlier_bound('o', 'a', 'low') }} as low,
         {{ outlier_bound('o', 'a', 'high') }} as high
@@ -129,7 +130,7 @@ fitted as (
     select
         e.*,
         {% for measure, chain in groups.items() %}
-        {% for bound in ['low', 'high', 'action'] %}
+        {% for bound in ['low', 'high', 'scale', 'action'] %}
         {{ narrowest(chain, bound) }} as {{ measure }}_{{ bound }},
         {% endfor %}
         {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
@@ -158,10 +159,11 @@ treated as (
     select
         f.*,
         {% for measure, raw, places in [('price', 'price_reported', 4), ('quantity', 'quantity', 3)] %}
-        coalesce(f.{{ raw }} < f.{{ measure }}_low or f.{{ raw }} > f.{{ measure }}_high, false) as {{ measure }}_is_outlier,
-        cast(round({{ treated(
-            'cast(f.' ~ raw ~ ' as double)', 'f.' ~ measure ~ '_low', 'f.' ~ measure ~ '_high', 'f.' ~ measure ~ '_action'
-        ) }}, {{ places }}) as decimal(18, {{ places }})) as {{ measure }}_treated,
+        {% set bounds = ['f.' ~ measure ~ '_low', 'f.' ~ measure ~ '_high', 'f.' ~ measure ~ '_scale'] %}
+        {{ is_outlier('f.' ~ raw, *bounds) }} as {{ measure }}_is_outlier,
+        cast(round(
+            {{ treated('cast(f.' ~ raw ~ ' as double)', *bounds, action='f.' ~ measure ~ '_action') }}, {{ places }}
+        ) as decimal(18, {{ places }})) as {{ measure }}_treated,
         {% endfor %}
         f.price_reported is null and f.product_id is not null as price_was_missing,
         f.quantity is null and f.product_id is not null

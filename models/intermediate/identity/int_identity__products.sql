@@ -47,6 +47,7 @@ limits as (
         f.q50 as median,
         {{ outlier_bound('w', 'f', 'low') }} as low,
         {{ outlier_bound('w', 'f', 'high') }} as high,
+        w.scale,
         w.action
     from bounds as f
     left join weight_rule as w on true
@@ -79,14 +80,10 @@ joined as (
 
 select
     j.*,
-    case
-        when j.weight_grams_raw is null or (l.action = 'remove' and (j.weight_grams_raw < l.low or j.weight_grams_raw > l.high))
-            then cast(l.median as decimal(18, 3))
-        when l.action = 'cap'
-            then cast({{ treated('cast(j.weight_grams_raw as double)', 'l.low', 'l.high', "'cap'") }} as decimal(18, 3))
-        else j.weight_grams_raw
-    end as weight_grams,
+    cast(round(coalesce(
+        {{ treated('cast(j.weight_grams_raw as double)', 'l.low', 'l.high', 'l.scale', 'l.action') }}, l.median
+    ), 3) as decimal(18, 3)) as weight_grams,
     j.weight_grams_raw is null as weight_was_missing,
-    coalesce(j.weight_grams_raw < l.low or j.weight_grams_raw > l.high, false) as weight_is_outlier
+    {{ is_outlier('j.weight_grams_raw', 'l.low', 'l.high', 'l.scale') }} as weight_is_outlier
 from joined as j
 left join limits as l on j.category = l.category
