@@ -79,7 +79,9 @@ def measure(home: Path, events: int) -> None:
             builds.append(json.loads(out))
     console = Console(width=100)
     memory = psutil.virtual_memory().total / 2**30
-    console.print(f"{events:,} events; {os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}")
+    console.print(
+        f"{events:,} events; {os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
+    )
     table = Table("stage", "seconds", "peak MiB", box=None)
     for name, seconds, peak in stages:
         table.add_row(name, f"{seconds:.1f}", f"{peak:,.0f}")

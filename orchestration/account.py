@@ -15,7 +15,26 @@ from orchestration.settings import Settings, settings
 
 #: Rows and columns of the sample of `user_features`.
 SAMPLE_ROWS: Final = 4
-SAMPLE: Final = ["views_24h", "views_7d", "views_30d", "cart_adds_30d", "orders_365d", "revenue_365d", "order_value_mean", "hours_since_view", "hours_since_order", "tenure_days", "sessions_90d", "distinct_categories_90d", "category_entropy_90d", "view_to_cart_rate_90d", "price_percentile_mean_90d", "mobile_share_90d", "abandoned_carts_30d", "rfm_segment"]
+SAMPLE: Final = [
+    "views_24h",
+    "views_7d",
+    "views_30d",
+    "cart_adds_30d",
+    "orders_365d",
+    "revenue_365d",
+    "order_value_mean",
+    "hours_since_view",
+    "hours_since_order",
+    "tenure_days",
+    "sessions_90d",
+    "distinct_categories_90d",
+    "category_entropy_90d",
+    "view_to_cart_rate_90d",
+    "price_percentile_mean_90d",
+    "mobile_share_90d",
+    "abandoned_carts_30d",
+    "rfm_segment",
+]
 
 
 @dataclass(frozen=True)
@@ -87,9 +106,13 @@ def account(where: Settings | None = None) -> Account:
     where = where or settings()
     folder = current(where)
     if folder is None:
-        raise FinegrainError(f"nothing is published in {where.published}; run `finegrain build` and `finegrain publish`")
+        raise FinegrainError(
+            f"nothing is published in {where.published}; run `finegrain build` and `finegrain publish`"
+        )
     with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
-        built_from, as_of = con.execute("select any_value(built_from), any_value(as_of) from dim_products").fetchall()[0]
+        built_from, as_of = con.execute("select any_value(built_from), any_value(as_of) from dim_products").fetchall()[
+            0
+        ]
         names = [row[0] for row in con.execute("select table_name from duckdb_tables() order by 1").fetchall()]
         return Account(
             published=str(where.published / DATABASE),

@@ -29,7 +29,8 @@ app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
 AsOf = Annotated[
-    str | None, typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset).")
+    str | None,
+    typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset)."),
 ]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
@@ -92,7 +93,8 @@ def simulate(
 def load(
     mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
     paths: Annotated[
-        list[str] | None, typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several.")
+        list[str] | None,
+        typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Land files that the lake holds already once more.")] = False,
@@ -107,7 +109,9 @@ def load(
         return
     out = console.out()
     for file in report.files:
-        said = file.skipped or f"{file.rows:,} rows" + (f", {file.malformed:,} of them malformed" if file.malformed else "")
+        said = file.skipped or f"{file.rows:,} rows" + (
+            f", {file.malformed:,} of them malformed" if file.malformed else ""
+        )
         out.print(f"{file.source}.{file.table} {file.file}: {said}")
         for note in file.notes:
             out.print(f"  {note}")
@@ -120,7 +124,8 @@ def doctor(
         str | None, typer.Argument(help="A mapping file, or a folder of them; without one, this machine is looked at.")
     ] = None,
     paths: Annotated[
-        list[str] | None, typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several.")
+        list[str] | None,
+        typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
     as_json: Json = False,
@@ -192,7 +197,9 @@ def report(as_json: Json = False) -> None:
 
 @app.command()
 def demo(
-    data: Annotated[DemoData, typer.Option(help="A simulated shop, or the Dunnhumby Complete Journey.")] = DemoData.simulated,
+    data: Annotated[
+        DemoData, typer.Option(help="A simulated shop, or the Dunnhumby Complete Journey.")
+    ] = DemoData.simulated,
     events: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 50_000,
 ) -> None:
     """The whole way, from raw files to published features, and an account of it."""

@@ -42,7 +42,12 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
         yield lambda done, what: None
         return
     if sys.stderr.isatty():
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+        )
         with Progress(*columns, TimeElapsedColumn(), console=err(), transient=True) as bar:
             task = bar.add_task(title, total=max(total, 1e-9))
             yield lambda done, what: bar.update(task, advance=done, description=f"{title} {what}")

@@ -21,9 +21,7 @@ META_COLUMNS: Final[dict[str, str]] = {
     "available_at": "TIMESTAMP",
 }
 
-_PARAMETER: Final = (
-    'STRUCT("key" VARCHAR, "value" STRUCT(string_value VARCHAR, int_value BIGINT, float_value DOUBLE, double_value DOUBLE))[]'
-)
+_PARAMETER: Final = 'STRUCT("key" VARCHAR, "value" STRUCT(string_value VARCHAR, int_value BIGINT, float_value DOUBLE, double_value DOUBLE))[]'
 _GA4_ITEM: Final = (
     "STRUCT(item_id VARCHAR, item_name VARCHAR, item_brand VARCHAR, item_variant VARCHAR, item_category VARCHAR, "
     "item_category2 VARCHAR, item_category3 VARCHAR, price DOUBLE, price_in_usd DOUBLE, quantity BIGINT, "
@@ -56,10 +54,16 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
         "customer_id created_at updated_at birth_year gender country household_size income acquisition_channel "
         "marketing_consent properties"
     ),
-    "products": _text("product_id title brand category price currency weight weight_unit created_at updated_at properties"),
-    "orders": _text("order_id user_id anonymous_id session_id status currency created_at paid_at shipped_at updated_at properties"),
+    "products": _text(
+        "product_id title brand category price currency weight weight_unit created_at updated_at properties"
+    ),
+    "orders": _text(
+        "order_id user_id anonymous_id session_id status currency created_at paid_at shipped_at updated_at properties"
+    ),
     "order_items": _text("order_id line_id product_id quantity price currency updated_at properties"),
-    "refunds": _text("refund_id order_id line_id user_id product_id quantity amount currency refunded_at updated_at properties"),
+    "refunds": _text(
+        "refund_id order_id line_id user_id product_id quantity amount currency refunded_at updated_at properties"
+    ),
 }
 
 #: The field that names a row's own moment, by table; `available_at: event_time` in a mapping reads it.

@@ -52,7 +52,9 @@ def demo(data: str, *, events: int) -> bool:
     out.print(f"\nPublished: {_shown(where.published / 'finegrain.duckdb')} and {_shown(where.published / 'parquet')}/")
     out.print("\nTry next:")
     out.print("  . .venv/bin/activate")
-    out.print(f"  python -c \"import duckdb; print(duckdb.connect('{_shown(where.published)}/finegrain.duckdb').sql('from item_features'))\"")
+    out.print(
+        f"  python -c \"import duckdb; print(duckdb.connect('{_shown(where.published)}/finegrain.duckdb').sql('from item_features'))\""
+    )
     out.print(f"  FINEGRAIN_HOME={home} dbt docs generate && FINEGRAIN_HOME={home} dbt docs serve")
     if data == "simulated":
         out.print(f"  FINEGRAIN_HOME={home} finegrain bench cleaning --shop {home}/shop")

@@ -63,7 +63,9 @@ def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
 
 def test_descriptions_travel_with_the_marts(shop: Settings) -> None:
     publish(shop)
-    query = "select table_name, comment from duckdb_tables() where schema_name = '{}' and comment is not null order by 1"
+    query = (
+        "select table_name, comment from duckdb_tables() where schema_name = '{}' and comment is not null order by 1"
+    )
     with duckdb.connect(str(shop.warehouse), read_only=True) as con:
         wanted = con.execute(query.format("marts")).fetchall()
     with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
@@ -187,7 +189,16 @@ def test_a_warehouse_that_is_being_written_is_not_read(shop: Settings) -> None:
 def broken_project(project: Path, tmp_path: Path) -> Path:
     """The project with one test more, which fails on two rows."""
     copy = tmp_path / "project"
-    kept = ["models", "seeds", "macros", "snapshots", "dbt_packages", "fallback_packages", "tests/singular", "tests/generic"]
+    kept = [
+        "models",
+        "seeds",
+        "macros",
+        "snapshots",
+        "dbt_packages",
+        "fallback_packages",
+        "tests/singular",
+        "tests/generic",
+    ]
     for name in kept:
         if (project / name).exists():
             shutil.copytree(project / name, copy / name, symlinks=True)
