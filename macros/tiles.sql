@@ -79,11 +79,10 @@
     ['tablet_events', 'sum', count_if("device = 'tablet'")],
     ['device_events', 'sum', count_if('device is not null')],
 ] -%}
-{%- set orders = [['orders', 'sum', 'cast(count(distinct order_key) as bigint)']] -%}
 {%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
 {{ return({
     'identity_day': events + counts + sales + prices + moments + habits,
-    'identity_product': events + counts + orders + sales + moments,
+    'identity_product': events + counts + sales + moments,
     'identity_session': events + [
         ['first_at', 'min', 'min(event_at)'],
         ['last_at', 'max', 'max(event_at)'],
@@ -97,7 +96,7 @@
         ['revenue', 'sum', sum_if('true', 'amount')],
         ['gross_revenue', 'sum', sum_if('true', 'gross_amount')],
     ],
-    'item': events + counts + orders + sales + prices + moments,
+    'item': events + counts + sales + prices + moments,
     'item_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
 }[tile]) }}
 {% endmacro %}
