@@ -106,13 +106,13 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
             from int_events__validated where verdict = 'kept'"""
         )
         con.execute(
-            """create table dim_products as from (values ('P1', 'x', 250.0, true, true), ('P2', 'BOOKS', 1000.0,
+            """create schema marts; create table marts.dim_products as from (values ('P1', 'x', 250.0, true, true), ('P2', 'BOOKS', 1000.0,
                 false, true),
                 ('P3', 'x', 2.2, false, true), ('P4', 'x', null, true, true), ('P5', 'x', null, true, false))
                 as t(product_id, category, weight_grams, weight_was_missing, is_in_catalogue)"""
         )
         con.execute(
-            """create table dim_customers as from (values ('C1', true, true, false, false), ('C2', true, true, false,
+            """create table marts.dim_customers as from (values ('C1', true, true, false, false), ('C2', true, true, false,
                 false),
                 (null, false, true, true, true))
                 as t(user_id, has_profile, income_was_missing, birth_year_was_missing, household_size_was_missing)"""
@@ -167,7 +167,7 @@ def test_says_what_is_missing(built: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(FinegrainError, match="does not exist"):
         score(tmp_path / "none.duckdb", shop)
     with duckdb.connect(str(warehouse)) as con:
-        con.execute("alter table dim_products drop weight_grams")
+        con.execute("alter table marts.dim_products drop weight_grams")
     with pytest.raises(FinegrainError, match=r"no column dim_products\.weight_grams"):
         score(warehouse, shop)
     with duckdb.connect(str(warehouse)) as con:
