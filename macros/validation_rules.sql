@@ -27,7 +27,11 @@
 
 {# How machines call themselves, in lower case: Googlebot, AdsBot-Google, Baiduspider; but Cubot is a maker of phones. #}
 {% macro machine_words() -%}
-(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(headlesschrome|curl|wget|python-requests)([^a-z]|$)
+{%- set names = [
+    'slurp', 'facebookexternalhit', 'ia_archiver', 'mediapartners-google', 'headlesschrome', 'phantomjs', 'scrapy', 'curl',
+    'wget', 'libwww-perl', 'go-http-client', 'python-requests', 'python-urllib', 'aiohttp', 'httpx',
+] -%}
+(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])({{ names | join('|') }})([^a-z]|$)
 {%- endmacro %}
 
 {# True of a row that breaks any of the rules. #}

@@ -77,10 +77,13 @@ class World:
         early = rng.random(people) < 0.75
         signup = begin + np.where(early, -rng.random(people) * 700 * DAY, rng.random(people) * days * DAY).astype(int)
         signup -= signup % SECOND
-        # A few customers reach the customer table days after they began to shop: their events have to wait.
+        # A few customers reach the customer table days after they began to shop: their events have to wait. All reach it
+        # before the files are taken, or their events would be orphans that the truth does not know.
         late = rng.random(people) < 0.01
         wait = (0.5 + 0.2 * days * rng.random(people)) * DAY
-        known = np.where(late, np.maximum(signup, begin) + wait.astype(int), signup + 2 * SECOND)
+        known = np.where(
+            late, np.minimum(np.maximum(signup, begin) + wait.astype(int), begin + days * DAY), signup + 2 * SECOND
+        )
         known -= known % SECOND
         household = np.arange(people)
         shared = np.flatnonzero((rng.random(people - 1) < 0.02) & (people_market[1:] == people_market[:-1])) + 1
