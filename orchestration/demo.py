@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +64,7 @@ def demo(data: str, *, events: int) -> bool:
 
 def _home(name: str) -> Settings:
     base = settings()
-    home = base.home / "demo" / name
-    return replace(
-        base,
-        home=home,
-        lake_catalog=home / "lake" / "catalog.sqlite",
-        lake_data=home / "lake" / "data",
-        warehouse=home / "warehouse.duckdb",
-        published=home / "published",
-    )
+    return Settings.below(base.home / "demo" / name, base.extensions)
 
 
 def _shown(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 PROJECT = Path(os.environ.get("FINEGRAIN_PROJECT", Path(__file__).resolve().parent.parent))
@@ -21,19 +21,25 @@ class Settings:
     published: Path
     extensions: Path
 
+    @classmethod
+    def below(cls, home: Path, extensions: Path | None = None) -> Settings:
+        """Everything below one folder, whatever the environment says."""
+        return cls(
+            home=home,
+            lake_catalog=home / "lake" / "catalog.sqlite",
+            lake_data=home / "lake" / "data",
+            warehouse=home / "warehouse.duckdb",
+            published=home / "published",
+            extensions=extensions or home / "extensions",
+        )
+
 
 def settings() -> Settings:
     """Read the environment now, so that one process can work on several homes in turn."""
-    home = Path(os.environ.get("FINEGRAIN_HOME", PROJECT / "var")).resolve()
-
-    def path(variable: str, default: Path) -> Path:
-        return Path(os.environ.get(variable, default)).resolve()
-
-    return Settings(
-        home=home,
-        lake_catalog=path("FINEGRAIN_LAKE_CATALOG", home / "lake" / "catalog.sqlite"),
-        lake_data=path("FINEGRAIN_LAKE_DATA", home / "lake" / "data"),
-        warehouse=path("FINEGRAIN_WAREHOUSE", home / "warehouse.duckdb"),
-        published=path("FINEGRAIN_PUBLISHED", home / "published"),
-        extensions=path("FINEGRAIN_EXTENSIONS", home / "extensions"),
-    )
+    default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME", PROJECT / "var")).resolve())
+    told = {
+        field.name: Path(os.environ[variable]).resolve()
+        for field in fields(Settings)
+        if (variable := f"FINEGRAIN_{field.name.upper()}") in os.environ
+    }
+    return replace(default, **told)

@@ -68,24 +68,12 @@ def built_shop(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Se
     from orchestration.load import load
     from orchestration.simulate import simulate
 
-    where = settings_at(tmp_path_factory.mktemp("built") / "home", extensions)
+    where = Settings.below(tmp_path_factory.mktemp("built") / "home", extensions)
     simulate(where.home / "shop", events=3000, days=20, start=date(2025, 3, 20))
     load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
     done = build(where=where)
     assert done.passed, [(node.name, node.message) for node in done.failed]
     return where
-
-
-def settings_at(home: Path, extensions: Path) -> Settings:
-    """Everything below one folder, whatever the environment says."""
-    return Settings(
-        home=home,
-        lake_catalog=home / "lake" / "catalog.sqlite",
-        lake_data=home / "lake" / "data",
-        warehouse=home / "warehouse.duckdb",
-        published=home / "published",
-        extensions=extensions,
-    )
 
 
 def run_dbt(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

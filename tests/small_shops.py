@@ -140,14 +140,7 @@ class Houses:
         self._made += 1
         home = self.root / f"{name}-{self._made}"
         home.mkdir(parents=True)
-        return Settings(
-            home=home,
-            lake_catalog=home / "lake" / "catalog.sqlite",
-            lake_data=home / "lake" / "data",
-            warehouse=home / "warehouse.duckdb",
-            published=home / "published",
-            extensions=self.extensions,
-        )
+        return Settings.below(home, self.extensions)
 
     def _first(self) -> Path:
         where = self._settings("template")
