@@ -38,7 +38,7 @@ def another_build(where: Settings, change: str) -> None:
     """Stand in for a later build: a change, and the record of a build that passed."""
     scribble(
         where,
-        f"{change}; insert into main.builds by name select * replace ('later' || random() as invocation_id, "
+        f"{change}; insert into main.builds by name select * replace (uuid() || ' later' as invocation_id, "
         "opened_at + interval 1 hour as opened_at) from main.builds order by opened_at desc limit 1",
     )
 
@@ -166,7 +166,7 @@ def test_what_was_not_audited_whole_stays_unpublished(shop: Settings, change: st
     publish(shop)
     before = (shop.published / "current").readlink()
     another_build(shop, "delete from marts.user_features")
-    scribble(shop, f"update main.builds set {change} where invocation_id like 'later%'")
+    scribble(shop, f"update main.builds set {change} where invocation_id like '% later'")
     with pytest.raises(FinegrainError, match=said):
         publish(shop)
     assert (shop.published / "current").readlink() == before
