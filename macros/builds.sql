@@ -4,8 +4,11 @@
   bare `dbt build`, a partial run, or a process that was killed.
 #}
 
+{# Whether the running dbt command writes to the warehouse. #}
+{% macro writes() %}{{ return(flags.WHICH in ['build', 'run', 'seed', 'snapshot', 'clone', 'run-operation', 'retry']) }}{% endmacro %}
+
 {% macro open_build() -%}
-{% if flags.WHICH in ['build', 'run', 'seed', 'snapshot', 'clone', 'run-operation', 'retry'] -%}
+{% if writes() -%}
 create table if not exists {{ target.schema }}.builds (
     invocation_id varchar, command varchar, built_from bigint, as_of timestamp, status varchar, is_whole boolean,
     passed bigint, failed bigint, opened_at timestamp, closed_at timestamp
@@ -21,7 +24,7 @@ select
 {%- endmacro %}
 
 {% macro close_build(results) -%}
-{% if execute and flags.WHICH in ['build', 'run', 'seed', 'snapshot', 'clone', 'run-operation', 'retry'] -%}
+{% if execute and writes() -%}
 {%- set wanted = [] -%}
 {%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] and node.unique_id not in selected_resources -%}
 {%- do wanted.append(node.unique_id) -%}

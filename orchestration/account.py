@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestration.errors import FinegrainError
-from orchestration.publish import DATABASE, current
+from orchestration.publish import DATABASE, current, marts_of
 from orchestration.settings import Settings, settings
 
 #: Rows and columns of the sample of `user_features`.
@@ -113,7 +113,6 @@ def account(where: Settings | None = None) -> Account:
         built_from, as_of = con.execute("select any_value(built_from), any_value(as_of) from dim_products").fetchall()[
             0
         ]
-        names = [row[0] for row in con.execute("select table_name from duckdb_tables() order by 1").fetchall()]
         return Account(
             published=str(where.published / DATABASE),
             built_from=built_from,
@@ -121,13 +120,7 @@ def account(where: Settings | None = None) -> Account:
             sources=_dicts(con, _SOURCES),
             reasons=dict(con.execute(_REASONS).fetchall()),
             cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
-            marts={
-                name: (
-                    con.execute(f'select count(*) from "{name}"').fetchall()[0][0],
-                    len(con.execute(f'from "{name}" limit 0').description or []),
-                )
-                for name in names
-            },
+            marts=marts_of(folder),
             sample=_dicts(con, _SAMPLE),
         )
 

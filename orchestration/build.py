@@ -73,12 +73,7 @@ class Build:
 def _environment(where: Settings, extra: Mapping[str, str | None]) -> Iterator[None]:
     """dbt reads paths and moments from the environment; set them for one run alone."""
     wanted: dict[str, str | None] = {
-        "FINEGRAIN_HOME": str(where.home),
-        "FINEGRAIN_LAKE_CATALOG": str(where.lake_catalog),
-        "FINEGRAIN_LAKE_DATA": str(where.lake_data),
-        "FINEGRAIN_WAREHOUSE": str(where.warehouse),
-        "FINEGRAIN_PUBLISHED": str(where.published),
-        "FINEGRAIN_EXTENSIONS": str(where.extensions),
+        **where.environment(),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         **extra,
     }
@@ -108,9 +103,8 @@ def run_dbt(
 ) -> Build:
     """Run one dbt command in this process: `run_dbt(["build", "--full-refresh"])`.
 
-    `moment` is the as-of time of the build (ISO 8601); `on_node(name, number, of)` is called as each
-    node starts. A test that fails is in the
-    answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
+    `moment` is the as-of time of the build (ISO 8601); `on_node(name, number, of)` is called as each node starts. A test
+    that fails is in the answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
     """
     where = where or settings()
     where.home.mkdir(parents=True, exist_ok=True)
@@ -166,7 +160,7 @@ def _node(result: Any) -> Node:
     kind = str(node.resource_type.value if hasattr(node.resource_type, "value") else node.resource_type)
     kept_in = None
     if kind == "test" and node.config.get("store_failures"):
-        kept_in = f"{node.schema}.{node.alias}"
+        kept_in = f'"{node.schema}"."{node.alias}"'
     return Node(
         name=node.name,
         kind=kind,
@@ -186,11 +180,9 @@ def _fetch_failures(where: Settings, nodes: list[Node]) -> None:
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         for node in failed:
-            schema, _, table = (node.kept_in or "").partition(".")
-            found = con.execute(f'select * from warehouse."{schema}"."{table}" limit {SHOWN}')
+            found = con.execute(f"select * from warehouse.{node.kept_in} limit {SHOWN}")
             names = [column[0] for column in found.description or []]
             node.rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-            node.kept_in = f'"{schema}"."{table}"'
 
 
 def build(

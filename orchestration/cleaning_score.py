@@ -15,7 +15,7 @@ import duckdb
 from rich.table import Table
 
 from orchestration.errors import FinegrainError
-from orchestration.lake import quote
+from orchestration.warehouse import attach
 
 SOURCES: Final = ("shop_web", "shop_app", "shop_store", "shop_database")
 
@@ -85,12 +85,10 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
         raise FinegrainError(
             f"{truth} holds no truth of a simulated shop; run `finegrain simulate` and name its folder"
         )
-    if not warehouse.exists():
-        raise FinegrainError(f"{warehouse} does not exist; load the simulated shop and run `finegrain build` first")
     with duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
         con.execute("set preserve_insertion_order = false")
-        con.execute(f"attach {quote(str(warehouse))} as warehouse (read_only)")
+        attach(con, warehouse)
         con.execute("set search_path = 'warehouse.main,warehouse.marts'")
         _check(con, warehouse)
         con.execute(_PREPARE.replace("{files}", str(files)).replace("{sources}", str(SOURCES)))

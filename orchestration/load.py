@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, find, look
 from orchestration.lake import quote
+from orchestration.locks import one_at_a_time
 from orchestration.mapping import Table, mapping_files, nearest, read_mapping
 from orchestration.settings import Settings, settings
 
@@ -163,7 +162,9 @@ def load(
     plans = plan(mapping, paths, data)
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
-    with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, _one_at_a_time(where):
+    # Two loads at once could both miss that the other lands the same file.
+    one = one_at_a_time(where.home / "load.lock")
+    with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
             for place in (where.lake_catalog.parent, where.lake_catalog, where.lake_data):
@@ -177,21 +178,6 @@ def load(
         finally:
             con.close()
     return LoadReport(reports, int(snapshot), time.monotonic() - started)
-
-
-@contextmanager
-def _one_at_a_time(where: Settings) -> Iterator[None]:
-    """Two loads at once could both miss that the other lands the same file; the second waits."""
-    try:
-        where.home.mkdir(parents=True, exist_ok=True)
-        handle = (where.home / "load.lock").open("w")
-    except OSError as error:
-        raise FinegrainError(
-            f"{error.filename}: this cannot be written: {error.strerror}; FINEGRAIN_HOME says where everything is kept"
-        ) from None
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _load(

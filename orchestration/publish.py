@@ -11,13 +11,10 @@ A version is written whole beside the others before the link moves, so a reader 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +26,7 @@ from orchestration import __version__, warehouse
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
+from orchestration.locks import one_at_a_time
 from orchestration.settings import Settings, settings
 
 DATABASE: Final = "finegrain.duckdb"
@@ -61,13 +59,18 @@ def current(where: Settings | None = None) -> Path | None:
     return link.resolve() if link.exists() else None
 
 
+def marts_of(version: Path) -> dict[str, tuple[int, int]]:
+    """Rows and columns of each mart of a published version, by name."""
+    about = json.loads((version / "about.json").read_text("utf-8"))
+    return {mart: (size["rows"], size["columns"]) for mart, size in about["marts"].items()}
+
+
 def publish(where: Settings | None = None) -> Publication:
     """Publish the warehouse's marts. Raises FinegrainError, and leaves what is published as it is, unless the last thing
     that wrote to the warehouse was a whole `dbt build` whose every test passed."""
     where = where or settings()
     started = time.monotonic()
-    where.published.mkdir(parents=True, exist_ok=True)
-    with duckdb.connect() as con, _one_at_a_time(where):
+    with duckdb.connect() as con, one_at_a_time(where.published / ".lock"):
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
         warehouse.attach(con, where.warehouse)
         invocation, built_from, as_of = _audited(con, where.warehouse)
@@ -88,16 +91,7 @@ def publish(where: Settings | None = None) -> Publication:
             _point(where.published / DATABASE, Path("current") / DATABASE)
             _point(where.published / "parquet", Path("current") / "parquet")
             _forget(folder)
-    about = json.loads((folder / "about.json").read_text("utf-8"))
-    marts = {mart: (size["rows"], size["columns"]) for mart, size in about["marts"].items()}
-    return Publication(folder, marts, built_from, as_of, time.monotonic() - started, is_new)
-
-
-@contextmanager
-def _one_at_a_time(where: Settings) -> Iterator[None]:
-    with (where.published / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return Publication(folder, marts_of(folder), built_from, as_of, time.monotonic() - started, is_new)
 
 
 def _audited(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int, datetime | None]:

@@ -33,6 +33,14 @@ class Settings:
             extensions=extensions or home / "extensions",
         )
 
+    def environment(self) -> dict[str, str]:
+        """The variables from which `settings` reads these very paths."""
+        return {_variable(field.name): str(getattr(self, field.name)) for field in fields(self)}
+
+
+def _variable(name: str) -> str:
+    return f"FINEGRAIN_{name.upper()}"
+
 
 def settings() -> Settings:
     """Read the environment now, so that one process can work on several homes in turn."""
@@ -40,6 +48,6 @@ def settings() -> Settings:
     told = {
         field.name: Path(os.environ[variable]).resolve()
         for field in fields(Settings)
-        if (variable := f"FINEGRAIN_{field.name.upper()}") in os.environ
+        if (variable := _variable(field.name)) in os.environ
     }
     return replace(default, **told)

@@ -137,6 +137,12 @@ def test_an_open_reader_is_not_disturbed(shop: Settings, reader: Reader) -> None
     assert len(list((shop.published / "versions").iterdir())) == 2
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence(shop: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FinegrainError, match="cannot be written: Not a directory; FINEGRAIN_HOME says"):
+        publish(replace(shop, published=tmp_path / "file" / "published"))
+
+
 def test_a_build_is_published_once(shop: Settings) -> None:
     assert publish(shop).is_new
     link = (shop.published / "current").readlink()

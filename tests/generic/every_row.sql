@@ -3,11 +3,5 @@
   breaks. As with a check constraint, a predicate that is null breaks nothing: where null is wrong, say `is not null`.
 #}
 {% test every_row(model, rules) %}
-with judged as (
-
-    {{ broken_rules(model, rules) | indent(4) }}
-
-)
-
-select * from judged where broken_rules <> ''
+{{ rows_that_break(model, rules) }}
 {% endtest %}

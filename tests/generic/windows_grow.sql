@@ -5,22 +5,15 @@
 {% test windows_grow(model) %}
 {%- set windows = ['1h', '24h'] + (day_windows() | map('first') | list) -%}
 {%- set rules = {} -%}
-{%- for node in (graph.nodes.values() if execute else []) if node.resource_type == 'model' and node.name == model.identifier -%}
-    {%- for column in node.columns if column.endswith('_1h') -%}
-        {%- set measure = column[:-3] -%}
-        {%- for shorter in windows[:-1] if measure ~ '_lifetime' in node.columns -%}
-            {%- set longer = windows[loop.index] -%}
-            {%- do rules.update({
-                measure ~ ' ' ~ shorter ~ ' <= ' ~ longer: measure ~ '_' ~ shorter ~ ' <= ' ~ measure ~ '_' ~ longer
-            }) -%}
-        {%- endfor -%}
+{%- set columns = declared_columns(model) -%}
+{%- for column in columns if column.endswith('_1h') -%}
+    {%- set measure = column[:-3] -%}
+    {%- for shorter in windows[:-1] if measure ~ '_lifetime' in columns -%}
+        {%- set longer = windows[loop.index] -%}
+        {%- do rules.update({
+            measure ~ ' ' ~ shorter ~ ' <= ' ~ longer: measure ~ '_' ~ shorter ~ ' <= ' ~ measure ~ '_' ~ longer
+        }) -%}
     {%- endfor -%}
 {%- endfor -%}
-with judged as (
-
-    {{ broken_rules(model, rules) | indent(4) }}
-
-)
-
-select * from judged where broken_rules <> ''
+{{ rows_that_break(model, rules) }}
 {% endtest %}
