@@ -20,32 +20,14 @@ inner join {{ ref('int_identity__links') }} as l
     and (l.known_to > s.as_of or l.known_to is null)
 {%- endmacro %}
 
-{# The rows of a tile that were visible at each as_of: `members` is a CTE with entity, as_of, as_of_day and `link`. #}
+{# The rows of a tile that were visible at each as_of, as (entity, as_of, as_of_day) and the tile's own columns: `members` is a
+   CTE with entity, as_of, as_of_day and `link`. Where entity and link are one column, the entity is called entity_key. #}
 {% macro as_of_tiles(tile, members='members', entity='customer_id', link='identity') -%}
-{%- set carried = tile_keys(tile) + ['event_day', 'arrival_day'] -%}
-select
-    m.{{ entity }}{{ ' as entity_key' if entity == link }},
-    m.as_of,
-    m.as_of_day,
-    {%- for key in carried if key != entity or entity == link %}
-    t.{{ key }},
-    {%- endfor %}
-    {%- for name, combine, expression in tile_measures(tile) %}
-    t.{{ name }}{{ "," if not loop.last }}
-    {%- endfor %}
+select m.{{ entity }}{{ ' as entity_key' if entity == link }}, m.as_of, m.as_of_day, t.*
 from {{ members }} as m
 inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} and t.arrival_day < m.as_of_day
 union all
-select
-    {{ 'entity_key' if entity == link else entity }},
-    as_of,
-    as_of_day,
-    {%- for key in carried if key != entity or entity == link %}
-    {{ key }},
-    {%- endfor %}
-    {%- for name, combine, expression in tile_measures(tile) %}
-    {{ name }}{{ "," if not loop.last }}
-    {%- endfor %}
+select *
 from (
     {{ tile_rows(
         tile,
@@ -93,6 +75,45 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {% do windows.append(['lifetime', none]) %}
 {{ return(windows) }}
 {% endmacro %}
+
+{# The windows that end at the moment itself, as [suffix, hours]. #}
+{% macro hour_windows() %}{{ return([['1h', 1], ['24h', 24]]) }}{% endmacro %}
+
+{# The suffixes of all windows, from the shortest to the lifetime. #}
+{% macro window_names() %}{{ return((hour_windows() + day_windows()) | map('first') | list) }}{% endmacro %}
+
+{# SQL: whether an event lies in a window of hours. #}
+{% macro in_hours(hours) %}event_at >= as_of - interval {{ hours }} hour{% endmacro %}
+
+{# The declared measures of an entity over the windows of hours, from events of the last day. #}
+{% macro measures_by_hours(entity) -%}
+{%- for suffix, hours in hour_windows() %}
+{%- for name, type, expression in declared_measures([entity], in_hours(hours)) %}
+{{ expression }} as {{ name }}_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
+
+{# The same over the windows of days, from tile rows. #}
+{% macro measures_by_days(entity) -%}
+{%- for suffix, days in day_windows() %}
+{%- for name, type, expression in declared_measures([entity]) %}
+{{ window_sum(name, days, type) }} as {{ name }}_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
+
+{# The names of an entity's declared measures. #}
+{% macro measure_names(entity) %}{{ return(declared_measures([entity]) | map('first') | list) }}{% endmacro %}
+
+{# SQL: columns <name>_<suffix> of a left-joined relation, 0 where it has no row. #}
+{% macro or_zero(alias, names, suffixes) -%}
+{%- for suffix in suffixes %}
+{%- for name in names %}
+coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
 
 {# SQL: whether a tile row's event day lies in the window; true for the lifetime. #}
 {% macro in_window(days, day='event_day', as_of_day='as_of_day') -%}

@@ -11,7 +11,7 @@
     'identity_session': ['identity', 'session_id'],
     'identity_order': ['identity', 'order_key'],
     'item': ['product_id', 'category'],
-    'item_order': ['product_id', 'order_key'],
+    'item_order': ['product_id', 'category', 'brand', 'identity', 'order_key'],
 }[tile]) }}
 {% endmacro %}
 
@@ -32,29 +32,45 @@
 {% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
+{# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item), as [name, type, SQL over
+   clean events]; `also` is a further condition. #}
+{% macro declared_measures(entities, also=none) %}
+{%- set found = [] -%}
+{%- for measure in var('measures') if measure.of | select('in', entities) | list -%}
+    {%- set condition = measure.where ~ (' and ' ~ also if also else '') -%}
+    {%- if 'sum' in measure -%}
+        {%- do found.append([measure.name, 'decimal(38, 4)', sum_if(condition, measure['sum'])]) -%}
+    {%- else -%}
+        {%- do found.append([measure.name, 'bigint', count_if(condition)]) -%}
+    {%- endif -%}
+{%- endfor -%}
+{{ return(found) }}
+{% endmacro %}
+
+{# Which entities' measures a tile holds. #}
+{% macro tile_entities(tile) %}
+{{ return({
+    'identity_day': ['user'],
+    'identity_product': ['taste', 'user_item'],
+    'item': ['item', 'category'],
+}.get(tile, [])) }}
+{% endmacro %}
+
 {% macro tile_measures(tile) %}
 {%- set priced = "event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null" -%}
 {%- set bought = "event_type = 'purchase'" -%}
 {%- set discounted = bought ~ " and list_price > price" -%}
-{%- set counts = [
-    ['views', 'sum', count_of('view_item')],
-    ['list_views', 'sum', count_of('view_item_list')],
-    ['searches', 'sum', count_of('search')],
-    ['cart_adds', 'sum', count_of('add_to_cart')],
-    ['cart_removes', 'sum', count_of('remove_from_cart')],
-    ['checkouts', 'sum', count_of('begin_checkout')],
-    ['wishlist_adds', 'sum', count_of('add_to_wishlist')],
-] -%}
-{%- set sales = [
-    ['units', 'sum', sum_if(bought, 'quantity')],
-    ['revenue', 'sum', sum_if(bought, 'amount')],
-    ['gross_revenue', 'sum', sum_if(bought, 'gross_amount')],
-    ['refunds', 'sum', sum_if("event_type = 'refund'", 'amount')],
-    ['refunded_units', 'sum', sum_if("event_type = 'refund'", 'quantity')],
-] -%}
-{%- set prices = [
+{%- set declared = [] -%}
+{%- for name, type, expression in declared_measures(tile_entities(tile)) -%}
+    {%- do declared.append([name, 'sum', expression]) -%}
+{%- endfor -%}
+{%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
+{%- set returns = [['refunded_units', 'sum', sum_if("event_type = 'refund'", 'quantity')]] -%}
+{%- set priced_sums = [
     ['priced_events', 'sum', count_if(priced)],
     ['price_total', 'sum', sum_if(priced, 'price')],
+] -%}
+{%- set prices = priced_sums + [
     ['price_square_total', 'sum', "cast(coalesce(sum(case when " ~ priced ~ " then cast(price as decimal(19, 4)) * cast(price as decimal(19, 4)) end), 0) as decimal(38, 8))"],
     ['ranked_events', 'sum', count_if(priced ~ ' and price_percentile is not null')],
     ['price_percentile_total', 'sum', sum_if(priced, 'price_percentile')],
@@ -79,10 +95,12 @@
     ['tablet_events', 'sum', count_if("device = 'tablet'")],
     ['device_events', 'sum', count_if('device is not null')],
 ] -%}
-{%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
 {{ return({
-    'identity_day': events + counts + sales + prices + moments + habits,
-    'identity_product': events + counts + sales + moments,
+    'identity_day': events + declared + returns + prices + moments + habits,
+    'identity_product': events + declared + priced_sums + moments + [
+        ['purchases', 'sum', count_of('purchase')],
+        ['last_cart_remove_at', 'max', "max(case when event_type = 'remove_from_cart' then event_at end)"],
+    ],
     'identity_session': events + [
         ['first_at', 'min', 'min(event_at)'],
         ['last_at', 'max', 'max(event_at)'],
@@ -96,7 +114,7 @@
         ['revenue', 'sum', sum_if('true', 'amount')],
         ['gross_revenue', 'sum', sum_if('true', 'gross_amount')],
     ],
-    'item': events + counts + sales + prices + moments,
+    'item': events + declared + returns + prices + moments,
     'item_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
 }[tile]) }}
 {% endmacro %}

@@ -1,5 +1,3 @@
-{% set counts = ['views', 'list_views', 'cart_adds', 'cart_removes', 'wishlist_adds', 'orders'] %}
-{% set money = ['units', 'revenue', 'gross_revenue', 'refunds'] %}
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
@@ -91,20 +89,10 @@ shoppers as (
 recent as (
 
     select
-        {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
-        {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
-        {% for measure, event_type in [
-            ('views', 'view_item'), ('list_views', 'view_item_list'), ('cart_adds', 'add_to_cart'),
-            ('cart_removes', 'remove_from_cart'), ('wishlist_adds', 'add_to_wishlist'),
-        ] %}
-        {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {{ count_distinct_if(inside, 'order_key') }} as orders_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
-        {{ count_distinct_if(inside, 'customer_id') }} as users_{{ suffix }},
+        {{ measures_by_hours('item') | indent(8) }}
+        {% for suffix, hours in hour_windows() %}
+        {{ count_distinct_if(in_hours(hours), 'order_key') }} as orders_{{ suffix }},
+        {{ count_distinct_if(in_hours(hours), 'customer_id') }} as users_{{ suffix }},
         {% endfor %}
         product_id,
         as_of
@@ -120,14 +108,7 @@ recent as (
 by_day as (
 
     select
-        {% for suffix, days in day_windows() %}
-        {% for measure in counts if measure != 'orders' %}
-        {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% for measure in money %}
-        {{ window_sum(measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
+        {{ measures_by_days('item') | indent(8) }}
         {{ window_sum('refunded_units', none, 'decimal(38, 4)') }} as refunded_units_lifetime,
         {{ window_share('price_total', 'priced_events', 30) }} as price_mean_30d,
         -- The whole days before today, so that a morning does not look like a slump.
@@ -218,11 +199,8 @@ latest_prices as (
 items as (
 
     select
-        {% for suffix, days in day_windows() %}
-        {% for measure in counts + money %}
-        coalesce({{ 'o' if measure == 'orders' else 'd' }}.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
+        {{ or_zero('d', measure_names('item'), day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('o', ['orders'], day_windows() | map('first') | list) | indent(8) }}
         coalesce(d.refunded_units_lifetime, 0) as refunded_units_lifetime,
         d.price_mean_30d,
         {% for days in [7, 30] %}
@@ -279,17 +257,9 @@ final as (
         b.built_from,
 
         ---------- windows
-        {% for suffix in ['1h', '24h'] %}
-        {% for measure in counts + money + ['users'] %}
-        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
-        {% for suffix, days in day_windows() %}
-        {% for measure in counts + money %}
-        i.{{ measure }}_{{ suffix }},
-        {% endfor %}
-        coalesce(u.users_{{ suffix }}, 0) as users_{{ suffix }},
-        {% endfor %}
+        {{ or_zero('r', measure_names('item') + ['orders', 'users'], hour_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('i', measure_names('item') + ['orders'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('u', ['users'], day_windows() | map('first') | list) | indent(8) }}
 
         ---------- recency and age
         {{ hours_between('i.last_seen_at', 's.as_of') }} as hours_since_event,

@@ -1,5 +1,4 @@
-{% set counts = ['views', 'list_views', 'searches', 'cart_adds', 'cart_removes', 'checkouts', 'wishlist_adds'] %}
-{% set money = ['units', 'revenue', 'gross_revenue', 'refunds'] %}
+{% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
 {% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
 {% set devices = ['desktop', 'mobile', 'tablet'] %}
 with spine as (
@@ -51,19 +50,10 @@ last_day as (
 recent as (
 
     select
-        {% for suffix, hours in [('1h', 1), ('24h', 24)] %}
-        {% set inside = "event_at >= as_of - interval " ~ hours ~ " hour" %}
-        {% for measure, event_type in [
-            ('views', 'view_item'), ('list_views', 'view_item_list'), ('searches', 'search'), ('cart_adds', 'add_to_cart'),
-            ('cart_removes', 'remove_from_cart'), ('checkouts', 'begin_checkout'), ('wishlist_adds', 'add_to_wishlist'),
-        ] %}
-        {{ count_if(inside ~ " and event_type = '" ~ event_type ~ "'") }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
+        {{ measures_by_hours('user') | indent(8) }}
+        {% for suffix, hours in hour_windows() %}
+        {% set inside = in_hours(hours) %}
         {{ count_distinct_if(inside, 'order_key') }} as orders_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'quantity') }} as units_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'amount') }} as revenue_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'purchase'", 'gross_amount') }} as gross_revenue_{{ suffix }},
-        {{ sum_if(inside ~ " and event_type = 'refund'", 'amount') }} as refunds_{{ suffix }},
         {{ count_distinct_if(inside, 'session_id') }} as sessions_{{ suffix }},
         {{ count_distinct_if(inside, 'event_day') }} as active_days_{{ suffix }},
         {{ count_distinct_if(inside, 'product_id') }} as distinct_products_{{ suffix }},
@@ -88,13 +78,8 @@ by_day as (
         max(last_at) as last_event_at,
         max(last_view_at) as last_view_at,
         max(last_cart_add_at) as last_cart_add_at,
+        {{ measures_by_days('user') | indent(8) }}
         {% for suffix, days in day_windows() %}
-        {% for measure in counts %}
-        {{ window_sum(measure, days, 'bigint') }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% for measure in money %}
-        {{ window_sum(measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
         {{ window_distinct('event_day', days) }} as active_days_{{ suffix }},
         {% endfor %}
         {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
@@ -335,24 +320,11 @@ final as (
         b.built_from,
 
         ---------- windows
-        {% for suffix in ['1h', '24h'] %}
-        {% for measure in counts + ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
-        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% for measure in money %}
-        coalesce(r.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
-        {% for suffix, days in day_windows() %}
-        {% for measure in counts + money + ['active_days'] %}
-        coalesce(d.{{ measure }}_{{ suffix }}, 0) as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
-        coalesce(v.sessions_{{ suffix }}, 0) as sessions_{{ suffix }},
-        coalesce(p.distinct_products_{{ suffix }}, 0) as distinct_products_{{ suffix }},
-        coalesce(p.distinct_categories_{{ suffix }}, 0) as distinct_categories_{{ suffix }},
-        coalesce(p.distinct_brands_{{ suffix }}, 0) as distinct_brands_{{ suffix }},
-        {% endfor %}
+        {{ or_zero('r', measure_names('user') + breadth, hour_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('d', measure_names('user') + ['active_days'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('o', ['orders'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('v', ['sessions'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('p', ['distinct_products', 'distinct_categories', 'distinct_brands'], day_windows() | map('first') | list) | indent(8) }}
 
         ---------- recency and tenure
         {{ hours_between('d.last_view_at', 's.as_of') }} as hours_since_view,

@@ -1,0 +1,66 @@
+"""What the columns of the feature marts mean: one module a mart, which declares each measure once.
+
+`scripts/describe_features.py` writes their YAML from here. A module has KEYS, the columns that tell rows apart, and
+`features(project)`. Measures that are plain counts and sums by window are declared in dbt_project.yml (`vars.measures`), and
+so are windows and half-lives, since the SQL reads them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+OWNER: Final = "personalization"
+MONEY: Final = "reporting currency"
+AMOUNT: Final = "decimal(38,4)"
+NEVER: Final = "never null"
+
+Range: TypeAlias = tuple[float | None, float | None] | None
+AT_LEAST_0: Final[Range] = (0, None)
+SHARE: Final[Range] = (0, 1)
+
+#: type, meaning and unit of measures that are not sums and so are no one's to declare in dbt_project.yml.
+Measures: TypeAlias = Mapping[str, tuple[str, str, str]]
+ORDERS: Final[Measures] = {"orders": ("bigint", "Distinct orders{}", "orders")}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null."""
+
+    name: str
+    data_type: str
+    meaning: str
+    unit: str
+    window: str = "none"
+    null_means: str = NEVER
+    range: Range = AT_LEAST_0
+
+
+class Project:
+    """The windows, half-lives and measures that the vars of a project declare."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self.day_windows = [f"{days}d" for days in variables["day_windows"]]
+        self.windows = ["1h", "24h", *self.day_windows, "lifetime"]
+        self.half_lives: list[int] = variables["half_lives"]
+        self._measures: list[dict[str, Any]] = variables["measures"]
+
+    def measures(self, entity: str) -> Measures:
+        """The declared measures of an entity."""
+        return {
+            each["name"]: (
+                AMOUNT if "sum" in each else "bigint",
+                each["meaning"] if "{}" in each["meaning"] else each["meaning"] + "{}",
+                each["unit"],
+            )
+            for each in self._measures
+            if entity in each["of"]
+        }
+
+    def by_window(self, measures: Measures, windows: list[str] | None = None) -> Iterator[Feature]:
+        """A feature for each measure and window (all windows unless told)."""
+        for window in windows or self.windows:
+            for name, (data_type, meaning, unit) in measures.items():
+                yield Feature(f"{name}_{window}", data_type, meaning, unit, window)

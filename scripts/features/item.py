@@ -1,0 +1,118 @@
+"""item_features: one row a product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from features import MONEY, ORDERS, SHARE, Feature, Measures, Project
+
+KEYS: Final = {"product_id": "The product (dim_products)."}
+
+
+def features(project: Project) -> Iterator[Feature]:
+    users: Measures = {"users": ("bigint", "Distinct customers who met the product{}", "customers")}
+    yield from project.by_window({**project.measures("item"), **ORDERS, **users})
+    yield Feature("hours_since_event", "double", "Hours since the last event", "hours", "lifetime", "no event yet")
+    yield Feature("hours_since_order", "double", "Hours since the last order", "hours", "lifetime", "no order yet")
+    yield Feature(
+        "age_days",
+        "double",
+        "Days since the product was made, first known or first seen, by the earliest",
+        "days",
+        "lifetime",
+    )
+    for window in ("30d", "lifetime"):
+        for name, meaning in (
+            ("view_to_cart", "Additions to the cart per view"),
+            ("cart_to_order", "Orders per addition to the cart"),
+            ("view_to_order", "Orders per view"),
+        ):
+            smoothed = f"{meaning}{{}}, smoothed towards the category's rate"
+            yield Feature(f"{name}_rate_{window}", "double", smoothed, "share", window, range=SHARE)
+    yield Feature(
+        "repeat_buy_rate",
+        "double",
+        "Share of its buyers who bought it on a second day",
+        "share",
+        "lifetime",
+        "nobody bought it yet",
+        SHARE,
+    )
+    yield Feature(
+        "return_rate_lifetime",
+        "double",
+        "Units given back{} per unit bought, at most 1",
+        "share",
+        "lifetime",
+        "nobody bought it yet",
+        SHARE,
+    )
+    for name, what, window in (
+        ("popularity_rank_7d", "views", "7d"),
+        ("popularity_rank_30d", "views", "30d"),
+        ("revenue_rank_30d", "revenue", "30d"),
+    ):
+        meaning = f"Rank among all products by {what}{{}}, 1 for the most, equal for equals"
+        yield Feature(name, "bigint", meaning, "rank", window, range=(1, None))
+    for measure in ("views", "units"):
+        for window in ("7d", "30d"):
+            yield Feature(
+                f"{measure}_sma_{window}",
+                "double",
+                f"Simple moving average: {measure} a day{{}}, whole days before today alone",
+                f"{'events' if measure == 'views' else 'units'} per day",
+                window,
+            )
+    for half_life in project.half_lives:
+        yield Feature(
+            f"views_ema_{half_life}d",
+            "double",
+            f"Exponential moving average of views a day{{}}, whole days before today alone, with a half-life of {half_life} days",
+            "events per day",
+            "lifetime",
+        )
+    for measure in ("views", "units"):
+        yield Feature(
+            f"{measure}_trend_7d_30d",
+            "double",
+            f"Trend of {measure}: the mean day of 7 days over that of 30, one a month added to both",
+            "ratio",
+            "30d",
+        )
+    unknown = "unknown to the catalogue and to its events"
+    yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None)
+    yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)
+    yield Feature(
+        "price_now",
+        "double",
+        "The catalogue's price by then or, without one, the mean price of the last day with a priced event",
+        MONEY,
+        "none",
+        unknown,
+    )
+    yield Feature(
+        "price_mean_30d",
+        "double",
+        "Mean price at which it was viewed, put into the cart or bought{}",
+        MONEY,
+        "30d",
+        "no event with a price",
+    )
+    yield Feature(
+        "price_to_mean_30d",
+        "double",
+        "price_now over price_mean_30d",
+        "ratio",
+        "30d",
+        "either is unknown, or the mean is 0",
+    )
+    yield Feature(
+        "price_percentile_in_category",
+        "double",
+        "Share of the category's other products that are cheaper",
+        "share",
+        "none",
+        "price_now is unknown",
+        SHARE,
+    )

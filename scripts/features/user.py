@@ -1,0 +1,196 @@
+"""user_features: one row a customer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from features import AMOUNT, MONEY, ORDERS, SHARE, Feature, Measures, Project
+
+KEYS: Final = {"customer_id": "The customer (dim_customers), as its identities were linked at as_of."}
+
+BREADTH: Final[Measures] = {
+    "sessions": ("bigint", "Sessions with an event{}", "sessions"),
+    "active_days": ("bigint", "Distinct UTC days with an event{}", "days"),
+    "distinct_products": ("bigint", "Distinct products met{}", "products"),
+    "distinct_categories": ("bigint", "Distinct categories of products met{}", "categories"),
+    "distinct_brands": ("bigint", "Distinct brands of products met{}", "brands"),
+}
+HABITS: Final = {
+    "night": "from 0 to 6 o'clock UTC",
+    "morning": "from 6 to 12 o'clock UTC",
+    "afternoon": "from 12 to 18 o'clock UTC",
+    "evening": "from 18 to 24 o'clock UTC",
+    "weekend": "on Saturday or Sunday, UTC",
+}
+
+
+def features(project: Project) -> Iterator[Feature]:
+    yield from project.by_window({**project.measures("user"), **ORDERS, **BREADTH})
+    for name, what in (
+        ("view", "product view"),
+        ("cart_add", "addition to the cart"),
+        ("order", "order"),
+        ("session", "event of any session"),
+    ):
+        yield Feature(
+            f"hours_since_{name}", "double", f"Hours since the last {what}", "hours", "lifetime", f"no {what} yet"
+        )
+    yield Feature("tenure_days", "double", "Days since the first event", "days", "lifetime", "no event yet")
+
+    none, one = "no order yet", "less than two orders yet"
+    yield Feature("order_value_mean", "double", "Mean revenue of an order", MONEY, "lifetime", none)
+    yield Feature("order_value_max", AMOUNT, "Greatest revenue of an order", MONEY, "lifetime", none)
+    yield Feature("order_gap_days_mean", "double", "Mean time from one order to the next", "days", "lifetime", one)
+    yield Feature(
+        "order_gap_days_std",
+        "double",
+        "Sample standard deviation of the time from one order to the next",
+        "days",
+        "lifetime",
+        "less than three orders yet",
+    )
+    yield Feature(
+        "days_to_expected_order",
+        "double",
+        "Days until an order is due, by the mean gap since the last one; below 0 when it is overdue",
+        "days",
+        "none",
+        one,
+        None,
+    )
+    for window in ("90d", "lifetime"):
+        yield Feature(
+            f"discount_share_{window}",
+            "double",
+            "Share of the list price that was taken off purchases{}",
+            "share",
+            window,
+            "nothing bought of which a list price is known",
+            SHARE,
+        )
+        yield Feature(
+            f"return_rate_{window}",
+            "double",
+            "Units given back{} per unit bought, at most 1",
+            "share",
+            window,
+            "nothing bought",
+            SHARE,
+        )
+    for window in ("90d", "lifetime"):
+        yield Feature(
+            f"view_to_cart_rate_{window}",
+            "double",
+            "Additions to the cart per product view{}, smoothed towards the shop's rate",
+            "share",
+            window,
+            range=SHARE,
+        )
+        yield Feature(
+            f"cart_to_order_rate_{window}",
+            "double",
+            "Units bought per addition to the cart{}, smoothed towards the shop's rate",
+            "share",
+            window,
+            range=SHARE,
+        )
+    for window in ("30d", "90d", "lifetime"):
+        yield Feature(
+            f"abandoned_carts_{window}",
+            "bigint",
+            "Sessions{} that are over, with additions to the cart and no purchase",
+            "sessions",
+            window,
+        )
+        yield Feature(
+            f"abandoned_cart_value_{window}",
+            AMOUNT,
+            "Money of what such sessions{} left in the cart",
+            MONEY,
+            window,
+        )
+    for window in ("90d", "lifetime"):
+        yield from _taste(window)
+    for name, meaning, null in (
+        ("recency", "Score of the days since the last order, 5 for the fewest", none),
+        ("frequency", "Score of the orders of 365 days, 5 for the most", "no order in 365 days"),
+        ("monetary", "Score of the revenue of 365 days, 5 for the most", "no order in 365 days"),
+    ):
+        yield Feature(f"rfm_{name}_score", "integer", meaning, "score", "365d", null, (1, 5))
+    yield Feature(
+        "rfm_segment",
+        "varchar",
+        "Segment by recency and frequency (seeds/rfm_segments.csv)",
+        "label",
+        "365d",
+        "no order in 365 days",
+        None,
+    )
+
+
+def _taste(window: str) -> Iterator[Feature]:
+    priced = "no product with a price viewed, put into the cart or bought"
+    yield Feature(
+        f"price_mean_{window}",
+        "double",
+        "Mean price of products viewed, put into the cart or bought{}",
+        MONEY,
+        window,
+        priced,
+    )
+    yield Feature(
+        f"price_std_{window}",
+        "double",
+        "Sample standard deviation of the prices of products viewed, put into the cart or bought{}",
+        MONEY,
+        window,
+        "less than two such prices",
+    )
+    yield Feature(
+        f"price_percentile_mean_{window}",
+        "double",
+        "Mean percentile within its category of the price of products viewed, put into the cart or bought{}",
+        "percent",
+        window,
+        "no such price in a category with a fit",
+        (0, 100),
+    )
+    yield Feature(
+        f"category_entropy_{window}",
+        "double",
+        "Shannon entropy of events over categories{}",
+        "nats",
+        window,
+        "no event about a product with a category",
+    )
+    for name, when in HABITS.items():
+        yield Feature(
+            f"{name}_share_{window}", "double", f"Share of events{{}} {when}", "share", window, "no event", SHARE
+        )
+    for device in ("desktop", "mobile", "tablet"):
+        yield Feature(
+            f"{device}_share_{window}",
+            "double",
+            f"Share of events{{}} by {device}, of those with a known device",
+            "share",
+            window,
+            "no event with a known device",
+            SHARE,
+        )
+    yield Feature(
+        f"session_seconds_mean_{window}",
+        "double",
+        "Mean length of a session{}, from first to last event",
+        "seconds",
+        window,
+        "no session",
+    )
+    yield Feature(
+        f"session_seconds_mean_{window}_was_missing",
+        "boolean",
+        "True where there is no session{} to take the mean length of",
+        "flag",
+        window,
+        range=None,
+    )

@@ -1,0 +1,184 @@
+"""A plain reading of clean events: what each feature is, worked out one event at a time in Python.
+
+It shares nothing with the SQL: no tiles, no windows, no macros, exact decimals; who a visitor belongs to is worked out again
+as well. One module a mart; each has `features(shop, as_of, asked)`, which gives the mart's rows at that moment, by key.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import statistics
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+Events = dict[str, list[Event]]
+
+EVENTS = (
+    *("event_id", "identity", "user_id", "anonymous_id", "session_id", "event_type", "event_at", "available_at"),
+    *("product_id", "category", "brand", "order_id", "list_price", "price", "price_percentile", "quantity"),
+    *("amount", "gross_amount", "device"),
+)
+COUNTS = {
+    "views": "view_item",
+    "list_views": "view_item_list",
+    "searches": "search",
+    "cart_adds": "add_to_cart",
+    "cart_removes": "remove_from_cart",
+    "checkouts": "begin_checkout",
+    "wishlist_adds": "add_to_wishlist",
+}
+PRICED = ("view_item", "add_to_cart", "purchase")
+HOUR, DAY, MICROSECOND = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "finegrain")
+SMOOTHING = 20
+
+
+@dataclass
+class Shop:
+    """A built shop: its clean events by time, and what the catalogue said since when."""
+
+    events: list[Event]
+    versions: list[dict[str, Any]]
+
+    def visible(self, as_of: datetime) -> list[Event]:
+        """The events that had happened and arrived by then, each with its `customer` of then. Worked out once a moment."""
+        if as_of not in self._seen:
+            owners = identities_at(self.events, as_of)
+            self._seen[as_of] = [
+                {**event, "customer": owners[event["identity"]]} for event in visible(self.events, as_of)
+            ]
+        return self._seen[as_of]
+
+    def of_closed_days(self, as_of: datetime) -> list[Event]:
+        """The events that had arrived before that moment's day."""
+        return [event for event in self.events if event["available_at"].date() < as_of.date()]
+
+    def __post_init__(self) -> None:
+        self._seen: dict[datetime, list[Event]] = {}
+
+
+def grouped(events: Iterable[Event], *names: str) -> dict[Any, list[Event]]:
+    """Events by the values of these fields (a tuple, or the value itself if there is one field); without nulls."""
+    found: dict[Any, list[Event]] = defaultdict(list)
+    for event in events:
+        key = tuple(event[name] for name in names)
+        if None not in key:
+            found[key if len(names) > 1 else key[0]].append(event)
+    return found
+
+
+def customer_of(identity: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, identity))
+
+
+def identities_at(events: list[Event], as_of: datetime) -> dict[str, str]:
+    """The customer of each identity that had been seen by then: a visitor belongs to the first login known on it."""
+    seen: dict[str, str] = {}
+    logins: dict[str, tuple[Any, ...]] = {}
+    for event in events:
+        if event["available_at"] > as_of:
+            continue
+        visitor = event["anonymous_id"] and "a:" + event["anonymous_id"]
+        for identity in filter(None, (event["identity"], visitor)):
+            seen.setdefault(identity, customer_of(identity))
+        if visitor and event["user_id"]:
+            login = (event["available_at"], event["event_at"], event["event_id"], "u:" + event["user_id"])
+            logins[visitor] = min(logins.get(visitor, login), login)
+    return {**seen, **{visitor: customer_of(login[-1]) for visitor, login in logins.items()}}
+
+
+def money(value: Decimal) -> Decimal:
+    """To four decimals, half away from zero."""
+    return value.quantize(Decimal("0.0001"), ROUND_HALF_UP)
+
+
+def total(values: Iterable[Decimal | None]) -> Decimal:
+    return sum((value for value in values if value is not None), Decimal(0))
+
+
+def ratio(part: Any, whole: Any) -> float | None:
+    return float(part) / float(whole) if whole > 0 else None
+
+
+def spread(values: list[Any]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def order_of(event: Event) -> Any:
+    """A purchase without an order id is an order of its own, of one identity at one moment."""
+    if event["event_type"] != "purchase":
+        return None
+    return event["order_id"] or (event["identity"], event["event_at"])
+
+
+def distinct(values: Iterable[Any]) -> int:
+    return len({value for value in values if value is not None})
+
+
+def of_type(events: list[Event], *kinds: str) -> list[Event]:
+    return [event for event in events if event["event_type"] in kinds]
+
+
+def whole_seconds(start: datetime, end: datetime) -> int:
+    return (end - start) // timedelta(seconds=1)
+
+
+def smoothed(successes: float, trials: float, prior: float) -> float:
+    return min((successes + SMOOTHING * prior) / (max(trials, successes) + SMOOTHING), 1.0)
+
+
+def sums(events: list[Event]) -> dict[str, Any]:
+    """Measures that every window has."""
+    bought, returned = of_type(events, "purchase"), of_type(events, "refund")
+    return {
+        **{measure: len(of_type(events, kind)) for measure, kind in COUNTS.items()},
+        "orders": distinct(map(order_of, events)),
+        "units": total(event["quantity"] for event in bought),
+        "revenue": total(event["amount"] for event in bought),
+        "gross_revenue": total(event["gross_amount"] for event in bought),
+        "refunds": total(event["amount"] for event in returned),
+        "sessions": distinct(event["session_id"] for event in events),
+        "active_days": distinct(event["event_at"].date() for event in events),
+        "distinct_products": distinct(event["product_id"] for event in events),
+        "distinct_categories": distinct(event["category"] for event in events if event["product_id"]),
+        "distinct_brands": distinct(event["brand"] for event in events if event["product_id"]),
+    }
+
+
+def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:
+    """The events of each window: hours end at the moment itself, days are whole days before the moment's day."""
+    inside = {"1h": as_of - HOUR, "24h": as_of - DAY}
+    midnight = datetime.combine(as_of.date(), datetime.min.time())
+    inside |= {f"{days}d": midnight - days * DAY for days in (7, 30, 90, 365)}
+    return {
+        **{name: [event for event in events if event["event_at"] >= start] for name, start in inside.items()},
+        "lifetime": events,
+    }
+
+
+def visible(events: list[Event], as_of: datetime) -> list[Event]:
+    return [event for event in events if event["event_at"] < as_of and event["available_at"] <= as_of]
+
+
+def versions_at(versions: list[dict[str, Any]], as_of: datetime) -> dict[str, dict[str, Any]]:
+    """What the catalogue said of each product by then."""
+    found: dict[str, dict[str, Any]] = {}
+    for version in sorted(versions, key=lambda version: version["known_at"]):
+        if version["known_at"] <= as_of:
+            found[version["product_id"]] = version
+    return found
+
+
+@functools.cache
+def seed(name: str) -> list[dict[str, str]]:
+    """The rows of one of the project's seeds."""
+    with (Path(__file__).parent.parent.parent / "seeds" / f"{name}.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
