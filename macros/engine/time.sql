@@ -17,8 +17,8 @@ case
             when length(split_part({{ value }}, '.', 1)) >= 15
                 then make_timestamp(try_cast(split_part({{ value }}, '.', 1) as bigint))
             when length(split_part({{ value }}, '.', 1)) >= 12
-                then make_timestamp(cast(try_cast({{ value }} as decimal(20, 3)) * 1000 as bigint))
-            else make_timestamp(cast(try_cast({{ value }} as decimal(20, 6)) * 1000000 as bigint))
+                then make_timestamp(cast(cast(try_cast({{ value }} as decimal(18, 3)) as decimal(38, 3)) * 1000 as bigint))
+            else make_timestamp(cast(cast(try_cast({{ value }} as decimal(18, 6)) as decimal(38, 6)) * 1000000 as bigint))
         end
     when regexp_matches({{ value }}, '[0-9]{2}:[0-9]{2}.*([+-][0-9]{2}(:?[0-9]{2})?|Z|z)$')
         then try_cast(try_cast(regexp_replace({{ value }}, '([+-][0-9]{2})([0-9]{2})$', '\1:\2') as timestamptz) at time zone 'UTC' as timestamp)

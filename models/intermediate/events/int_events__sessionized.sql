@@ -19,7 +19,7 @@ with kept as (
         v.dedup_key as event_id,
         v.origin,
         v.source_session_id,
-        v.purchase_order_id
+        case when v.origin = 'database' then v.purchase_order_id end as database_order_id
     from {{ ref('int_events__validated') }} as v
     where
         v.verdict = 'kept'
@@ -43,7 +43,7 @@ web_hits as (
     where
         is_repeated_order and origin <> 'database' and source_session_id is not null and purchase_order_id is not null
         {% if incremental %}
-        and purchase_order_id in (select k.purchase_order_id from kept as k)
+        and purchase_order_id in (select k.database_order_id from kept as k)
         {% endif %}
     group by purchase_order_id, identity
 
@@ -55,35 +55,54 @@ told as (
         k.*,
         coalesce(k.source_session_id, h.source_session_id) as told_session_id
     from kept as k
-    left join web_hits as h
-        on k.purchase_order_id = h.purchase_order_id and k.identity = h.identity and k.origin = 'database'
+    left join web_hits as h on k.database_order_id = h.purchase_order_id and k.identity = h.identity
 
 ),
 
--- The last web event before each of an identity's events, to lead an order home. An ordered fold, not a self-join.
+-- Orders that no session id tells of, and the last web event before each. They are few: a join in time, rather than a window
+-- over every event.
+astray as (
+
+    select row_id, identity, event_at from told where origin = 'database' and told_session_id is null
+
+),
+
+web_moments as (
+
+    select identity, event_at, told_session_id
+    from (
+        select
+            *,
+            row_number() over (partition by identity, event_at order by event_id desc) as place
+        from told
+        where origin <> 'database' and identity in (select a.identity from astray as a)
+    ) as hits
+    where place = 1
+
+),
+
 led as (
 
     select
-        *,
-        max(case when origin <> 'database' then event_at end) over before_it as last_web_at,
-        last_value(case when origin <> 'database' then coalesce(told_session_id, '') end ignore nulls) over before_it as last_web_session_id
-    from told
-    window before_it as (
-        partition by identity order by event_at, event_id rows between unbounded preceding and current row
-    )
+        a.row_id,
+        w.event_at as last_web_at,
+        w.told_session_id as last_web_session_id
+    from {{ asof_left_join('astray as a', 'web_moments as w', [('a.identity', 'w.identity')], 'a.event_at', 'w.event_at') }}
 
 ),
 
 chained as (
 
     select
-        *,
-        case
-            when told_session_id is not null then told_session_id
-            when origin = 'database' and last_web_at >= event_at - {{ minutes(var('order_join_minutes')) }}
-                then nullif(last_web_session_id, '')
-        end as chain
-    from led
+        t.*,
+        coalesce(
+            t.told_session_id,
+            case
+                when l.last_web_at >= t.event_at - {{ minutes(var('order_join_minutes')) }} then l.last_web_session_id
+            end
+        ) as chain
+    from told as t
+    left join led as l on t.row_id = l.row_id
 
 ),
 

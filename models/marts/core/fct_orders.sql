@@ -21,6 +21,7 @@ orders as (
     select
         order_key,
         min(order_id) as order_id,
+        min(case when origin = 'database' then order_id end) as database_order_id,
         min(identity) as identity,
         min(customer_id) as customer_id,
         min(session_id) as session_id,
@@ -62,4 +63,4 @@ select
     coalesce(r.refunded_units, 0) as refunded_units
 from orders as o
 left join refunds as r on o.order_id = r.order_id
-left join {{ ref('int_events__orders') }} as h on o.order_id = h.order_id and o.origin = 'database'
+left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id
