@@ -6,6 +6,7 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
 - `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
+- `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
 """
 
 from __future__ import annotations
@@ -56,6 +57,19 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
+def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
+    """The last snapshot, up to `pinned`, in which rows came into each raw table. A snapshot that only tidies up is none."""
+    found = con.execute(
+        "select t.table_name, max(s.snapshot_id) from ("
+        "  select snapshot_id, unnest("
+        "    coalesce(changes['tables_inserted_into'], []) || coalesce(changes['inlined_insert'], [])) as table_id"
+        "  from lake.snapshots() where snapshot_id <= ?"
+        ") as s inner join ducklake_table_info('lake') as t on cast(s.table_id as bigint) = t.table_id group by 1 order by 1",
+        [pinned],
+    ).fetchall()
+    return {str(table): int(newest) for table, newest in found}
+
+
 def rules(project: Path = PROJECT) -> str:
     """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, staging, steps and macros.
 
@@ -80,6 +94,7 @@ class Plugin(BasePlugin):
         self._invocation: str | None = None
         self._pinned = 0
         self._rules = ""
+        self._arrivals: dict[str, int] = {}
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         where = settings()
@@ -101,6 +116,7 @@ class Plugin(BasePlugin):
             with self._lock:
                 if self._invocation != get_invocation_id():
                     self._pinned = snapshot(cursor)
+                    self._arrivals = arrivals(cursor, self._pinned)
                     self._rules = rules()
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
@@ -108,5 +124,7 @@ class Plugin(BasePlugin):
         cursor.execute("set timezone = 'UTC'")
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
         cursor.execute(f"set variable rules = '{self._rules}'")
+        pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
+        cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
         literal = f"timestamp '{moment.isoformat(sep=' ')}'" if moment else "null::timestamp"
         cursor.execute(f"set variable as_of = {literal}")

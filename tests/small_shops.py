@@ -37,7 +37,7 @@ BOOKKEEPING = frozenset(
     {"arrived_in", "built_from", "built_in", "changed_in", "prior_arrival_day", "raw_rowid", "row_id"}
 )
 #: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds.
-UNCOMPARED = frozenset({"build_failures", "builds", "int_events__arrived", "moved_rows", "watermarks"})
+UNCOMPARED = frozenset({"build_failures", "builds", "int_events__arrived", "moved_rows", "states", "watermarks"})
 
 
 @dataclass(frozen=True)

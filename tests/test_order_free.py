@@ -230,6 +230,8 @@ def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, S
     houses.run(where)
     assert not differences(before, where)
     assert last_built(where) == last_built(before)
+    # No model's table was even touched, but for the one that says what is new.
+    assert {name for name, oid in tables_of(where).items() if tables_of(before)[name] != oid} == {"int_events__arrived"}
 
     later = at(MONDAY + timedelta(days=9))
     land(where, [event("web", "new#1", later, later, anonymous_id="new", product_id="M1")])
@@ -238,6 +240,24 @@ def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, S
     for table, (newest, count) in built.items():
         assert newest > last_built(before)[table][0]
         assert count == 1, f"{table}: {count} rows were worked on for one new event"
+
+
+def tables_of(where: Settings) -> dict[str, int]:
+    """The catalogue's number of each model's table: a table that is made anew gets another one."""
+    query = "select table_name, table_oid from duckdb_tables() where schema_name in ('main', 'marts')"
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        return dict(con.execute(query).fetchall())
+
+
+def test_a_change_of_one_input_builds_what_hangs_on_it(houses: Houses, cases: tuple[Settings, Settings]) -> None:
+    """A new customer is no event's business; a model whose SQL changed is built again."""
+    where = houses.beside(cases[0])
+    before = tables_of(where)
+    with duckdb.connect(str(where.warehouse)) as con:
+        con.execute("update states set state = 'of other SQL' where model = 'item_features'")
+    houses.run(where)
+    changed = {name for name, oid in tables_of(where).items() if before[name] != oid}
+    assert changed == {"int_events__arrived", "item_features"}
 
 
 def last_built(where: Settings) -> dict[str, tuple[int, int]]:

@@ -61,3 +61,7 @@
         )
 )
 {%- endmacro %}
+
+{# SQL: the last snapshot, up to the pinned one, in which rows came into a raw table. #}
+{% macro last_arrival_in(table) %}{{ return(adapter.dispatch('last_arrival_in', 'finegrain')(table)) }}{% endmacro %}
+{% macro duckdb__last_arrival_in(table) %}cast(coalesce(getvariable('arrivals')['{{ table }}'], 0) as varchar){% endmacro %}

@@ -1,4 +1,5 @@
 {{ config(
+    meta={'always': true},
     pre_hook="{{ set_since(watermark('int_events__validated')) }}",
     post_hook="{{ move_watermark() }}",
 ) }}

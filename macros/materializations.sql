@@ -1,0 +1,71 @@
+{#
+  A model whose inputs did not change is left as it is. What a table or incremental model holds follows from its SQL, the
+  rules, the moment asked for, and its inputs: the raw tables (told by the last snapshot in which rows came), the seeds, and
+  the models it reads. A fingerprint of these, its state, is kept when the model is built, in the model's own transaction;
+  a build that would come to the same state has nothing to do. A full refresh builds all the same.
+
+  dbt's own materializations do the work; a model that must run every time (its result is the news itself) says
+  `meta: {always: true}`.
+#}
+{% materialization table, adapter='duckdb', supported_languages=['sql'] %}
+{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{{ return(dbt.materialization_table_duckdb()) }}
+{% endmaterialization %}
+
+{% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
+{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{{ return(dbt.materialization_incremental_duckdb()) }}
+{% endmaterialization %}
+
+{% macro left_as_it_is() %}
+{%- call statement('main') -%} select 'unchanged' {%- endcall -%}
+{{ return({'relations': [this.incorporate(type='table')]}) }}
+{% endmacro %}
+
+{% macro states() -%} {{ target.schema }}.states {%- endmacro %}
+
+{% macro create_states() -%}
+create table if not exists {{ states() }} (model varchar, state varchar)
+{%- endmacro %}
+
+{# Whether the running model holds already what building it would give. Asked of the warehouse, since only it knows. #}
+{% macro is_as_it_would_be() %}
+{%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') or load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
+{%- set found = run_query(
+    "select count(*) from " ~ states() ~ " where model = '" ~ this.identifier ~ "' and state = " ~ state_of(model)
+) -%}
+{{ return(found.rows[0][0] > 0) }}
+{% endmacro %}
+
+{# Post-hook: remember the state that the model has come to. #}
+{% macro record_state() -%}
+{% if execute and model.resource_type == 'model' and config.get('materialized') != 'view' -%}
+delete from {{ states() }} where model = '{{ this.identifier }}';
+insert into {{ states() }} select '{{ this.identifier }}', {{ state_of(model) }}
+{%- endif %}
+{%- endmacro %}
+
+{# SQL: the state of a model by its inputs as they are now. #}
+{% macro state_of(node) -%}
+md5(concat_ws('|', '{{ local_md5(node.raw_code ~ node.config ~ node.columns) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
+    {%- for input in states_of_inputs(node) | unique | sort %}, {{ input }}{% endfor %}))
+{%- endmacro %}
+
+{# What a model reads, each as SQL for its state: a view stands for what it reads itself. #}
+{% macro states_of_inputs(node) %}
+{%- set found = [] -%}
+{%- for name in node.depends_on.nodes -%}
+    {%- set input = graph.sources.get(name) or graph.nodes[name] -%}
+    {%- if input.resource_type == 'source' -%}
+        {%- do found.append(last_arrival_in(input.name)) -%}
+    {%- elif input.resource_type == 'seed' -%}
+        {%- do found.append("'" ~ input.checksum.checksum ~ "'") -%}
+    {%- elif input.config.materialized in ('view', 'ephemeral') -%}
+        {%- do found.append("'" ~ local_md5(input.raw_code) ~ "'") -%}
+        {%- do found.extend(states_of_inputs(input)) -%}
+    {%- else -%}
+        {%- do found.append("(select coalesce(max(s.state), 'never built') from " ~ states() ~ " as s where s.model = '" ~ input.name ~ "')") -%}
+    {%- endif -%}
+{%- endfor -%}
+{{ return(found) }}
+{% endmacro %}
