@@ -2,11 +2,13 @@
 
     published/
       finegrain.duckdb -> current/finegrain.duckdb      what BI tools open
-      parquet          -> current/parquet               one file a mart
+      parquet          -> current/parquet               one folder a mart, of one file or of one a period
       current          -> versions/<snapshot>-<build>   the link that a publish swaps
       versions/                                         the newest ones; an open reader keeps the file it opened
 
-A version is written whole beside the others before the link moves, so a reader sees the old marts or the new ones.
+A version is made whole beside the others before the link moves, so a reader sees the old marts or the new ones. It is made of
+the version before: a mart's rows are told apart by period (their day or month) and compared by a digest; what is the same
+is taken over, Parquet files by a hard link. So a publish reads the marts once and writes what changed.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ DATABASE: Final = "finegrain.duckdb"
 SCHEMA: Final = "marts"
 #: Versions that stay on disk: the current one, and the one before for readers that open Parquet files by name.
 KEPT: Final = 2
+#: Rows a day above which a mart is kept by the day; by the month below, since small files cost more than they save.
+ROWS_A_DAY: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,19 @@ def publish(where: Settings | None = None) -> Publication:
             draft = where.published / f".draft-{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
             try:
-                _write(con, draft, invocation, built_from, as_of)
+                marts = _write(con, draft, current(where))
+                about = {
+                    "built_from": built_from,
+                    "as_of": as_of,
+                    "invocation_id": invocation,
+                    "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "finegrain": __version__,
+                    "duckdb": duckdb.__version__,
+                    "marts": {mart.name: mart.about() for mart in marts},
+                }
+                (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
+                for path in (draft, draft / DATABASE):
+                    _sync(path)
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.parent.mkdir(exist_ok=True)
                 draft.rename(folder)
@@ -125,10 +141,45 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int, date
     return str(invocation), int(built_from), as_of
 
 
-def _write(
-    con: duckdb.DuckDBPyConnection, draft: Path, invocation: str, built_from: int, as_of: datetime | None
-) -> None:
-    """Write one version into `draft`: the marts with their descriptions, twice, and a note about them."""
+@dataclass
+class _Mart:
+    """A mart as it is to be published. `digests`: by period, a digest of its rows; `layout`: its columns and how it is cut."""
+
+    name: str
+    comment: str | None
+    layout: list[list[str]]
+    period: str
+    digests: dict[str, str]
+    rows: int
+
+    @property
+    def source(self) -> str:
+        return f"warehouse.{identifier(SCHEMA)}.{identifier(self.name)}"
+
+    @property
+    def table(self) -> str:
+        return f"published.main.{identifier(self.name)}"
+
+    def about(self) -> dict[str, Any]:
+        """What about.json says of it; the next publish compares with that."""
+        return {
+            "rows": self.rows,
+            "columns": len(self.layout),
+            "layout": self.layout,
+            "period": self.period,
+            "digests": self.digests,
+        }
+
+    def changed_since(self, before: dict[str, Any] | None) -> set[str] | None:
+        """The periods whose rows are others than before; None when the mart has to be written whole."""
+        if before is None or (before.get("layout"), before.get("period")) != (self.layout, self.period):
+            return None
+        theirs = before["digests"]
+        return {period for period in self.digests.keys() | theirs if self.digests.get(period) != theirs.get(period)}
+
+
+def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None) -> list[_Mart]:
+    """Write one version into `draft`, as a folder of Parquet files and as a database with descriptions."""
     (draft / "parquet").mkdir(parents=True)
     found = con.execute(
         "select table_name, comment from duckdb_tables() where database_name = 'warehouse' and schema_name = $schema "
@@ -136,28 +187,96 @@ def _write(
         "and schema_name = $schema order by 1",
         {"schema": SCHEMA},
     ).fetchall()
+    marts = [_inspect(con, str(name), comment) for name, comment in found]
+    before = _before(previous)
+    changes = {mart.name: mart.changed_since(before.get(mart.name)) for mart in marts}
+    if before and previous:
+        shutil.copyfile(previous / DATABASE, draft / DATABASE)
     con.execute(f"attach {quote(str(draft / DATABASE))} as published")
-    marts: dict[str, dict[str, int]] = {}
-    for mart, comment in found:
-        table = f"published.main.{identifier(mart)}"
-        con.execute(f"create table {table} as from warehouse.{identifier(SCHEMA)}.{identifier(mart)}")
-        _describe(con, str(mart), table, comment)
-        parquet = quote(str(draft / "parquet" / f"{mart}.parquet"))
-        con.execute(f"copy {table} to {parquet} (format parquet, compression zstd)")
-        [(rows,)] = con.execute(f"select count(*) from {table}").fetchall()
-        marts[str(mart)] = {"rows": int(rows), "columns": len(con.execute(f"from {table} limit 0").description or [])}
+    for name in before:
+        if changes.get(name) is None:
+            con.execute(f"drop table published.main.{identifier(name)}")
+    con.execute("checkpoint published")  # what was dropped makes room for what comes
+    for mart in marts:
+        _write_mart(con, mart, changes[mart.name], draft / "parquet" / mart.name, previous)
     con.execute("detach published")
-    about = {
-        "built_from": built_from,
-        "as_of": as_of,
-        "invocation_id": invocation,
-        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "finegrain": __version__,
-        "marts": marts,
-    }
-    (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
-    for path in (draft, draft / DATABASE):
-        _sync(path)
+    return marts
+
+
+def _before(previous: Path | None) -> dict[str, Any]:
+    """What the version before says of each mart; nothing if it is not whole, or of another DuckDB, whose digests differ."""
+    try:
+        about = json.loads(((previous or Path()) / "about.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_whole = previous is not None and (previous / DATABASE).exists() and about.get("duckdb") == duckdb.__version__
+    return dict(about["marts"]) if is_whole else {}
+
+
+def _inspect(con: duckdb.DuckDBPyConnection, name: str, comment: str | None) -> _Mart:
+    """Read a mart once: its columns, and a digest of the rows of each period."""
+    source = f"warehouse.{identifier(SCHEMA)}.{identifier(name)}"
+    layout = [[str(column), str(kind)] for column, kind, *_ in con.execute(f"describe {source}").fetchall()]
+    moment = next((column for column, kind in layout if kind in ("DATE", "TIMESTAMP") and column != "as_of"), None)
+    if moment is None or "as_of" in dict(layout):  # of one moment: all of its rows change together
+        period = "'all'"
+        by_day = {}
+    else:
+        by_day = _digests(con, source, f"strftime({identifier(moment)}, '%Y-%m-%d')")
+        period = f"strftime({identifier(moment)}, '%Y-%m-%d')"
+        if sum(rows for rows, _ in by_day.values()) < ROWS_A_DAY * len(by_day):
+            period, by_day = f"strftime({identifier(moment)}, '%Y-%m')", {}
+    found = by_day or _digests(con, source, period)
+    return _Mart(
+        name,
+        comment,
+        layout,
+        period=f"coalesce({period}, 'none')",
+        digests={key: digest for key, (_, digest) in found.items()},
+        rows=sum(rows for rows, _ in found.values()),
+    )
+
+
+def _digests(con: duckdb.DuckDBPyConnection, source: str, period: str) -> dict[str, tuple[int, str]]:
+    """By period: how many rows, and a digest of them that knows no order."""
+    found = con.execute(
+        f"select coalesce({period}, 'none'), count(*), sum(hash(mart)) from {source} as mart group by 1 order by 1"
+    ).fetchall()
+    return {str(key): (int(rows), f"{rows}:{digest}") for key, rows, digest in found}
+
+
+def _write_mart(
+    con: duckdb.DuckDBPyConnection, mart: _Mart, changed: set[str] | None, folder: Path, previous: Path | None
+) -> None:
+    """Bring one mart into the database and the Parquet folder: whole, or the periods that changed."""
+    folder.mkdir()
+    if changed is None:
+        con.execute(f"create table {mart.table} as from {mart.source}")
+        _describe(con, mart.name, mart.table, mart.comment)
+        wanted = ""
+    else:
+        assert previous is not None
+        for file in sorted((previous / "parquet" / mart.name).glob("*.parquet")):
+            if file.stem not in changed and file.stem in mart.digests:
+                os.link(file, folder / file.name)
+        wanted = f"where {mart.period} in ({', '.join(map(quote, sorted(changed)))})" if changed else "where false"
+        if changed:
+            con.execute(f"delete from {mart.table} {wanted}")
+            con.execute(f"insert into {mart.table} from {mart.source} {wanted}")
+    periods = sorted(mart.digests.keys() if changed is None else changed & mart.digests.keys())
+    if len(periods) > 1:
+        scratch = folder / "periods"
+        con.execute(
+            f"copy (select *, {mart.period} as published_period from {mart.table} {wanted}) to {quote(str(scratch))} "
+            "(format parquet, compression zstd, partition_by (published_period))"
+        )
+        for written in scratch.glob("*/*.parquet"):
+            written.rename(folder / f"{written.parent.name.partition('=')[2]}.parquet")
+        shutil.rmtree(scratch)
+    elif periods or changed is None:
+        name = periods[0] if periods else "none"
+        path = quote(str(folder / f"{name}.parquet"))
+        con.execute(f"copy (from {mart.table} {wanted}) to {path} (format parquet, compression zstd)")
 
 
 def _describe(con: duckdb.DuckDBPyConnection, mart: str, table: str, comment: str | None) -> None:

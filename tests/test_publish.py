@@ -17,7 +17,7 @@ import sqlalchemy
 from orchestration.account import account
 from orchestration.build import run_dbt
 from orchestration.errors import FinegrainError
-from orchestration.publish import publish
+from orchestration.publish import Publication, publish
 from orchestration.settings import Settings
 
 
@@ -44,7 +44,11 @@ def another_build(where: Settings, change: str) -> None:
 
 
 def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
-    done = publish(shop)
+    same_as_the_warehouse(shop, publish(shop))
+
+
+def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
+    """Both copies of every mart hold the warehouse's rows, no more and no less."""
     with duckdb.connect() as con:
         con.execute(f"attach '{shop.warehouse}' as warehouse (read_only)")
         con.execute(f"attach '{shop.published / 'finegrain.duckdb'}' as published (read_only)")
@@ -53,12 +57,73 @@ def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
         ).fetchall()
         assert sorted(done.marts) == sorted(name for (name,) in marts) and len(marts) >= 10
         for (name,) in marts:
-            for copy in (f"published.main.{name}", f"'{shop.published}/parquet/{name}.parquet'"):
+            for copy in (f"published.main.{name}", f"'{shop.published}/parquet/{name}/*.parquet'"):
                 counts = con.execute(
                     f"select (select count(*) from warehouse.marts.{name}), (select count(*) from {copy}), "
                     f"(select count(*) from (from warehouse.marts.{name} except all from {copy}))"
                 ).fetchall()
                 assert counts == [(done.marts[name][0], done.marts[name][0], 0)], copy
+
+
+def files_of(shop: Settings) -> dict[str, int]:
+    """The inode of every published Parquet file: a file that was taken over keeps it."""
+    folder = shop.published / "parquet"
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.glob("*/*.parquet")}
+
+
+@pytest.mark.parametrize("rows_a_day", [1, 20_000])
+def test_a_publish_writes_what_changed(shop: Settings, monkeypatch: pytest.MonkeyPatch, rows_a_day: int) -> None:
+    monkeypatch.setattr("orchestration.publish.ROWS_A_DAY", rows_a_day)
+    publish(shop)
+    before = files_of(shop)
+    another_build(
+        shop,
+        "update int_events__cleaned set page = '/changed' where event_day = (select max(event_day) from int_events__cleaned); "
+        "delete from int_events__cleaned where event_day = (select min(event_day) from int_events__cleaned); "
+        "update marts.dim_products set title = 'changed' where product_id = (select min(product_id) from marts.dim_products)",
+    )
+    done = publish(shop)
+    same_as_the_warehouse(shop, done)
+    after = files_of(shop)
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        [(first, last)] = con.execute("select min(event_day), max(event_day) from marts.fct_events").fetchall()
+    changed = {name for name, inode in after.items() if before.get(name) != inode}
+    if rows_a_day == 1:
+        assert changed == {f"fct_events/{last}.parquet", "dim_products/all.parquet"}
+        assert {name.partition("/")[0] for name in before.keys() - after.keys()} == {"fct_events"}
+        assert all(name < f"fct_events/{first}" for name in before.keys() - after.keys())
+    else:
+        assert changed == {
+            f"fct_events/{first:%Y-%m}.parquet",
+            f"fct_events/{last:%Y-%m}.parquet",
+            "dim_products/all.parquet",
+        }
+    # And nothing, when nothing changed.
+    another_build(shop, "select 1")
+    same_as_the_warehouse(shop, publish(shop))
+    assert files_of(shop) == after
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "alter table marts.dim_products drop title",
+        "drop table marts.dim_products",
+        "create table marts.of_its_own as select 1 as one",
+        "delete from marts.fct_orders",
+    ],
+)
+def test_a_mart_of_another_shape_is_written_whole(shop: Settings, change: str) -> None:
+    publish(shop)
+    another_build(shop, change)
+    same_as_the_warehouse(shop, publish(shop))
+
+
+def test_a_broken_version_before_does_not_matter(shop: Settings) -> None:
+    publish(shop)
+    (shop.published / "current" / "about.json").write_text("{")
+    another_build(shop, "select 1")
+    same_as_the_warehouse(shop, publish(shop))
 
 
 def test_descriptions_travel_with_the_marts(shop: Settings) -> None:
