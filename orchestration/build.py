@@ -44,10 +44,11 @@ class Node:
 
 @dataclass
 class Build:
-    """What a dbt run did. `seconds` is wall time, dbt's own start-up included."""
+    """What a dbt run did. `seconds` is wall time; `startup_seconds` of them had passed when the first node was begun."""
 
     nodes: list[Node]
     seconds: float
+    startup_seconds: float
 
     @property
     def passed(self) -> bool:
@@ -109,27 +110,33 @@ def run_dbt(
     where = where or settings()
     where.home.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+    begun: list[float] = []
+
+    def follow(name: str, number: int, of: int) -> None:
+        begun.append(time.monotonic() - started)
+        if on_node:
+            on_node(name, number, of)
+
     with _environment(where, {"FINEGRAIN_AS_OF": moment} if moment is not None else {}):
         as_of()  # a wrong moment is told before anything starts
-        result = _invoke(arguments, where, project, on_node)
+        result = _invoke(arguments, where, project, follow)
     nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
     if result.exception is not None or (not result.success and not nodes):
         raise FinegrainError(_sentence(result.exception))
     _fetch_failures(where, nodes)
-    return Build(nodes, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Build(nodes, seconds, startup_seconds=min(begun, default=seconds))
 
 
 def _is_run(result: Any) -> bool:
     return hasattr(result, "results") and not isinstance(result, list)
 
 
-def _invoke(
-    arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, int, int], None] | None
-) -> Any:
+def _invoke(arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, int, int], None]) -> Any:
     main = importlib.import_module("dbt.cli.main")
 
     def heard(event: Any) -> None:
-        if on_node is not None and event.info.name == "LogStartLine":
+        if event.info.name == "LogStartLine":
             on_node(event.data.node_info.node_name, event.data.index, event.data.total)
 
     own = ["--quiet", "--no-use-colors", "--log-path", str(where.home / "logs"), "--log-level-file", "info"]
