@@ -140,11 +140,6 @@ case when {{ denominator }} > 0 then cast({{ numerator }} as double) / cast({{ d
 {{ share(window_sum(numerator, days, 'decimal(38, 4)'), window_sum(denominator, days, 'decimal(38, 4)')) }}
 {%- endmacro %}
 
-{# SQL: the same over all items of a category; the window is the query's `in_category`. #}
-{% macro share_in_category(numerator, denominator) -%}
-{{ share('sum(' ~ numerator ~ ') over in_category', 'sum(' ~ denominator ~ ') over in_category') }}
-{%- endmacro %}
-
 {# SQL: a rate pulled towards a prior by `smoothing_strength` pseudo-observations (the posterior mean of a beta-binomial
    model whose prior mean is `prior`), within 0 and 1. #}
 {% macro smoothed_rate(successes, trials, prior) -%}

@@ -32,7 +32,10 @@
 {% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
-{# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item), as [name, type, SQL over
+{# What was put in the cart less what was taken out. #}
+{% macro net_in_cart(value) %}cast(coalesce(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end), 0) as decimal(38, 4)){% endmacro %}
+
+{# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item, session), as [name, type, SQL over
    clean events]; `also` is a further condition. #}
 {% macro declared_measures(entities, also=none) %}
 {%- set found = [] -%}
@@ -106,7 +109,7 @@
         ['last_at', 'max', 'max(event_at)'],
         ['cart_adds', 'sum', count_of('add_to_cart')],
         ['purchases', 'sum', count_of('purchase')],
-        ['cart_value', 'sum', "cast(coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as decimal(38, 4))"],
+        ['cart_value', 'sum', net_in_cart('amount')],
     ],
     'identity_order': [
         ['ordered_at', 'min', 'min(event_at)'],

@@ -229,6 +229,14 @@ FIRST_DAY = date(2024, 3, 26)
 DAYS = 9
 WINDOW_EDGES = (1, 7, 8, 30, 31, 90, 91, 365, 366)
 CATEGORIES = ("books", "Books", "boks", "footwear", "Footwear/", "fotwear", "(not set)", "weird corner", None)
+REFERRERS = (
+    "https://www.Google.de/search?q=http://x",
+    "https://mail.google.com/",
+    "t.co",
+    "https://shot.com/#t.co",
+    None,
+    None,
+)
 CURRENCIES = ("USD", "USD", "USD", "EUR", "EUR", "GBP", "JPY", None, None, None, "XXX")
 GA4_ITEM = re.findall(r"(\w+) [A-Z]+", columns("ga4_events")["items"].partition("(")[2])
 TYPES = (
@@ -475,6 +483,7 @@ class ShopMaker:
             device=self.random.choice(("desktop", "iOS", "tablet", "fridge", None)),
             user_agent="Googlebot/2.1" if self.chance(0.03) else "Mozilla",
             page=self.random.choice(("/", "/p", None)),
+            referrer=self.random.choice(REFERRERS),
             campaign=self.random.choice(("mail", None)),
             country=self.random.choice(("DE", "FR", None)),
             consent="denied" if self.chance(0.03) else None,

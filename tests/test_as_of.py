@@ -40,9 +40,16 @@ class Mart:
 MARTS = (
     Mart("user", "spine_customers", ("customer_id",)),
     Mart("item", "spine_items", ("product_id",)),
+    Mart("category", "spine_categories", ("category",)),
+    Mart("session", "spine_sessions", ("session_id",)),
 )
 #: The one column of each spine beside as_of.
-SPINES = {"spine_customers": "customer_id", "spine_items": "product_id"}
+SPINES = {
+    "spine_customers": "customer_id",
+    "spine_items": "product_id",
+    "spine_categories": "category",
+    "spine_sessions": "session_id",
+}
 
 
 def clean_events(con: duckdb.DuckDBPyConnection) -> list[Event]:
@@ -108,10 +115,14 @@ def everything(shop: Shop) -> dict[str, list[str]]:
     """For each spine all that a shop ever had to ask for, and something that it never had."""
     identities = {event["identity"] for event in shop.events}
     identities |= {"a:" + event["anonymous_id"] for event in shop.events if event["anonymous_id"]}
-    products = {event["product_id"] for event in shop.events} | {row["product_id"] for row in shop.versions}
+    products, categories = (
+        {row[name] for rows in (shop.events, shop.versions) for row in rows} for name in ("product_id", "category")
+    )
     return {
         "spine_customers": sorted({customer_of(each) for each in identities | {"u:nobody"}}),
         "spine_items": sorted({"NOTHING", *products} - {None}),
+        "spine_categories": sorted({"nothing", *categories} - {None}),
+        "spine_sessions": sorted({"nothing", *(event["session_id"] for event in shop.events)} - {None}),
     }
 
 

@@ -28,6 +28,12 @@ md5(
 (epoch_us({{ to_time }}) - epoch_us({{ from_time }})) // 1000000
 {%- endmacro %}
 
+{% macro seconds_between(from_time, to_time) %}{{ return(adapter.dispatch('seconds_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{# Seconds with their fraction, exact to the microsecond and so fit to be summed; DECIMAL(18, 6). #}
+{% macro duckdb__seconds_between(from_time, to_time) -%}
+cast((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) * 0.000001 as decimal(18, 6))
+{%- endmacro %}
+
 {% macro hours_between(from_time, to_time) %}{{ return(adapter.dispatch('hours_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
 {% macro duckdb__hours_between(from_time, to_time) -%}
 ((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) / 3600000000.0)
@@ -71,6 +77,10 @@ list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
 {% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
 {% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}
 
+{% macro collect_by(expression, place) %}{{ return(adapter.dispatch('collect_by', 'finegrain')(expression, place)) }}{% endmacro %}
+{# A list of the values in the order of `place`. #}
+{% macro duckdb__collect_by(expression, place) %}list({{ expression }} order by {{ place }}){% endmacro %}
+
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 
@@ -89,6 +99,10 @@ end as integer)
 
 {% macro matches(text, pattern) %}{{ return(adapter.dispatch('matches', 'finegrain')(text, pattern)) }}{% endmacro %}
 {% macro duckdb__matches(text, pattern) %}regexp_matches({{ text }}, '{{ pattern }}'){% endmacro %}
+
+{% macro url_host(url) %}{{ return(adapter.dispatch('url_host', 'finegrain')(url)) }}{% endmacro %}
+{# The host of an address in lower case, with its port if one is said; the scheme may be missing. #}
+{% macro duckdb__url_host(url) %}regexp_extract(lower({{ url }}), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1){% endmacro %}
 
 {% macro edit_distance(left, right) %}{{ return(adapter.dispatch('edit_distance', 'finegrain')(left, right)) }}{% endmacro %}
 {% macro duckdb__edit_distance(left, right) %}damerau_levenshtein({{ left }}, {{ right }}){% endmacro %}

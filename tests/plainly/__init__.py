@@ -24,7 +24,7 @@ Events = dict[str, list[Event]]
 EVENTS = (
     *("event_id", "identity", "user_id", "anonymous_id", "session_id", "event_type", "event_at", "available_at"),
     *("product_id", "category", "brand", "order_id", "list_price", "price", "price_percentile", "quantity"),
-    *("amount", "gross_amount", "device"),
+    *("amount", "gross_amount", "device", "country", "page", "referrer", "campaign"),
 )
 COUNTS = {
     "views": "view_item",

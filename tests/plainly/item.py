@@ -78,13 +78,11 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
     ordered = [event["event_at"] for event in of_type(mine, "purchase")]
     born = moments + [version[name] for name in ("created_at", "first_known_at") if version and version[name]]
     bought: dict[str, set[date]] = defaultdict(set)
-    daily: dict[date, list[Decimal]] = defaultdict(list)
     for event in mine:
         if event["event_type"] == "purchase" and (event["quantity"] or 0) > 0:
             bought[event["customer"]].add(event["event_at"].date())
-        if event["event_type"] in PRICED and event["price"] is not None:
-            daily[event["event_at"].date()].append(event["price"])
-    seen_price = ratio(total(daily[max(daily)]), len(daily[max(daily)])) if daily else None
+    daily = prices_by_day(mine)
+    category, price = category_and_price(mine, version)
     month = [price for day, prices in daily.items() if day >= as_of.date() - 30 * DAY for price in prices]
     returned = ratio(
         total(event["quantity"] for event in of_type(mine, "refund")),
@@ -96,13 +94,12 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
         "age_days": max((as_of - min(born)) / DAY, 0),
         "repeat_buy_rate": ratio(sum(len(days) > 1 for days in bought.values()), len(bought)),
         "return_rate_lifetime": None if returned is None else min(returned, 1.0),
-        "category": (version and version["category"])
-        or max((event["category"] for event in mine if event["category"]), default=None),
+        "category": category,
         "brand": version and version["brand"],
-        "price_now": float(version["price"]) if version and version["price"] is not None else seen_price,
+        "price_now": price,
         "price_mean_30d": ratio(total(month), len(month)),
     }
-    price, mean = found["price_now"], found["price_mean_30d"]
+    mean = found["price_mean_30d"]
     found["price_to_mean_30d"] = None if price is None or mean is None else ratio(price, mean)
 
     # Of whole days alone, by how many days ago they were.
@@ -121,3 +118,23 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
         views = sum(len(of_type(events, "view_item")) * weights[age - 1] for age, events in days.items())
         found[f"views_ema_{span}d"] = views / sum(weights)
     return found
+
+
+def prices_by_day(events: list[Event]) -> dict[date, list[Decimal]]:
+    """The prices at which something was viewed, put into the cart or bought."""
+    daily: dict[date, list[Decimal]] = defaultdict(list)
+    for event in events:
+        if event["event_type"] in PRICED and event["price"] is not None:
+            daily[event["event_at"].date()].append(event["price"])
+    return daily
+
+
+def category_and_price(mine: list[Event], version: dict[str, Any] | None) -> tuple[str | None, float | None]:
+    """What a product is and costs: what the catalogue says, else what its events say."""
+    daily = prices_by_day(mine)
+    seen_price = ratio(total(daily[max(daily)]), len(daily[max(daily)])) if daily else None
+    return (
+        (version and version["category"])
+        or max((event["category"] for event in mine if event["category"]), default=None),
+        float(version["price"]) if version and version["price"] is not None else seen_price,
+    )

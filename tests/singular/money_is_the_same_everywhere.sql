@@ -1,12 +1,13 @@
 -- The money of the purchases is the money of the order lines, the orders, the sessions, the customers' and the items'
 -- lifetimes: to the cent, before and after the treatment of outliers, refunds too. A mart of features sees events up to its
--- moment only, and a purchase without a product is no item's.
+-- moment only, and a purchase without a product is no item's and no category's.
 with events as (
 
     select
         e.event_type,
         e.order_id,
         e.product_id,
+        e.category,
         e.amount,
         e.gross_amount,
         e.available_at <= b.as_of and e.event_at < b.as_of as is_seen
@@ -25,7 +26,8 @@ said as (
         {{ sum_if("event_type = 'refund' and is_seen", 'amount') }} as seen_refunds,
         {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_revenue,
         {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'gross_amount') }} as item_gross_revenue,
-        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount') }} as item_refunds
+        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount') }} as item_refunds,
+        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null and category is not null", 'amount') }} as category_revenue
     from events
 
 ),
@@ -44,6 +46,7 @@ compared as (
         ('item_features', 'revenue_lifetime', 'item_revenue'),
         ('item_features', 'gross_revenue_lifetime', 'item_gross_revenue'),
         ('item_features', 'refunds_lifetime', 'item_refunds'),
+        ('category_features', 'revenue_lifetime', 'category_revenue'),
     ] %}
     select
         '{{ mart }}.{{ column }}' as summed,

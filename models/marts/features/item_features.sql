@@ -7,51 +7,9 @@ with spine as (
 
 ---------- ranks and category rates need all items of a moment, whichever of them the spine asks for
 
-moments as (
+{{ items_at_moments() }},
 
-    select distinct as_of, cast(as_of as date) as as_of_day from spine
-
-),
-
-catalogue as (
-
-    select
-        m.as_of,
-        v.product_id,
-        v.category,
-        v.brand,
-        v.price,
-        v.first_known_at,
-        v.created_at
-    from moments as m
-    inner join {{ ref('int_identity__product_versions') }} as v
-        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
-
-),
-
-sightings as (
-
-    select product_id, arrival_day from {{ ref('int_tiles__item') }}
-    union
-    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
-
-),
-
-members as (
-
-    select distinct p.product_id, m.as_of, m.as_of_day
-    from moments as m
-    inner join sightings as p on m.as_of_day >= p.arrival_day
-
-),
-
----------- what each source of state says at as_of
-
-days as (
-
-    {{ as_of_tiles('item', entity='product_id', link='product_id') | indent(4) }}
-
-),
+---------- what else each source of state says at as_of
 
 bought as (
 
@@ -65,24 +23,7 @@ last_day as (
 
 ),
 
-known_links as (
-
-    select
-        m.as_of,
-        m.as_of_day,
-        l.identity,
-        l.customer_id
-    from moments as m
-    inner join {{ ref('int_identity__links') }} as l
-        on m.as_of >= l.known_from and (m.as_of < l.known_to or l.known_to is null)
-
-),
-
-shoppers as (
-
-    {{ as_of_tiles('identity_product', members='known_links') | indent(4) }}
-
-),
+{{ shoppers_at_moments() }},
 
 ---------- windows
 
@@ -111,13 +52,7 @@ by_day as (
         {{ measures_by_days('item') | indent(8) }}
         {{ window_sum('refunded_units', none, 'decimal(38, 4)') }} as refunded_units_lifetime,
         {{ window_share('price_total', 'priced_events', 30) }} as price_mean_30d,
-        -- The whole days before today, so that a morning does not look like a slump.
-        {% for days in [7, 30] %}
-        {% for measure in ['views', 'units'] %}
-        cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then {{ measure }} end), 0) as double)
-        / {{ days }} as {{ measure }}_sma_{{ days }}d,
-        {% endfor %}
-        {% endfor %}
+        {{ moving_averages(['views', 'units']) | indent(8) }}
         -- An exponential average: weights halve with every half-life, and add up to one.
         {% for half_life in var('half_lives') %}
         {{ decayed_sum('case when event_day < as_of_day then views end', half_life) }}
@@ -125,7 +60,6 @@ by_day as (
         {% endfor %}
         product_id,
         as_of,
-        max(category) as seen_category,
         min(first_at) as first_seen_at,
         max(last_at) as last_seen_at,
         max(last_order_at) as last_order_at
@@ -177,23 +111,6 @@ by_users as (
 
 ),
 
-latest_prices as (
-
-    select product_id, as_of, price
-    from (
-        select
-            product_id,
-            as_of,
-            {{ share('sum(price_total)', 'sum(priced_events)') }} as price,
-            row_number() over (partition by product_id, as_of order by event_day desc) as newest
-        from days
-        where priced_events > 0
-        group by product_id, as_of, event_day
-    ) as daily
-    where newest = 1
-
-),
-
 ---------- one row an item of the shop
 
 items as (
@@ -210,20 +127,17 @@ items as (
         {% for half_life in var('half_lives') %}
         coalesce(d.views_ema_{{ half_life }}d, 0) as views_ema_{{ half_life }}d,
         {% endfor %}
-        m.product_id,
-        m.as_of,
-        coalesce(c.category, d.seen_category) as category,
-        c.brand,
-        coalesce(cast(c.price as double), l.price) as price_now,
-        least(coalesce(c.created_at, c.first_known_at), c.first_known_at, d.first_seen_at) as born_at,
+        f.product_id,
+        f.as_of,
+        f.category,
+        f.brand,
+        f.price_now,
+        least(coalesce(f.created_at, f.first_known_at), f.first_known_at, d.first_seen_at) as born_at,
         d.last_seen_at,
         d.last_order_at
-    from members as m
-    left join catalogue as c on m.product_id = c.product_id and m.as_of = c.as_of
-    left join by_day as d on m.product_id = d.product_id and m.as_of = d.as_of
-    left join by_order as o on m.product_id = o.product_id and m.as_of = o.as_of
-    left join latest_prices as l on m.product_id = l.product_id and m.as_of = l.as_of
-    where c.product_id is not null or d.product_id is not null
+    from offers as f
+    left join by_day as d on f.product_id = d.product_id and f.as_of = d.as_of
+    left join by_order as o on f.product_id = o.product_id and f.as_of = o.as_of
 
 ),
 
@@ -231,11 +145,7 @@ ranked as (
 
     select
         *,
-        {% for suffix in rate_windows %}
-        {{ share_in_category('cart_adds_' ~ suffix, 'views_' ~ suffix) }} as category_cart_rate_{{ suffix }},
-        {{ share_in_category('orders_' ~ suffix, 'cart_adds_' ~ suffix) }} as category_order_rate_{{ suffix }},
-        {{ share_in_category('orders_' ~ suffix, 'views_' ~ suffix) }} as category_buy_rate_{{ suffix }},
-        {% endfor %}
+        {{ peer_rates(rate_windows) | indent(8) }}
         cast(rank() over (partition by as_of order by views_7d desc) as bigint) as popularity_rank_7d,
         cast(rank() over (partition by as_of order by views_30d desc) as bigint) as popularity_rank_30d,
         cast(rank() over (partition by as_of order by revenue_30d desc) as bigint) as revenue_rank_30d,
@@ -244,7 +154,7 @@ ranked as (
                 then percent_rank() over (partition by as_of, category, price_now is null order by price_now)
         end as price_percentile_in_category
     from items
-    window in_category as (partition by as_of, category)
+    window peers as (partition by as_of, category)
 
 ),
 
@@ -267,17 +177,7 @@ final as (
         greatest({{ hours_between('i.born_at', 's.as_of') }} / 24, 0) as age_days,
 
         ---------- rates, smoothed towards the category's
-        {% for suffix in rate_windows %}
-        {{ smoothed_rate(
-            'i.cart_adds_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_cart_rate_' ~ suffix ~ ', 0), 1)'
-        ) }} as view_to_cart_rate_{{ suffix }},
-        {{ smoothed_rate(
-            'i.orders_' ~ suffix, 'i.cart_adds_' ~ suffix, 'least(coalesce(i.category_order_rate_' ~ suffix ~ ', 0), 1)'
-        ) }} as cart_to_order_rate_{{ suffix }},
-        {{ smoothed_rate(
-            'i.orders_' ~ suffix, 'i.views_' ~ suffix, 'least(coalesce(i.category_buy_rate_' ~ suffix ~ ', 0), 1)'
-        ) }} as view_to_order_rate_{{ suffix }},
-        {% endfor %}
+        {{ smoothed_rates('i', rate_windows) | indent(8) }}
         u.repeat_buy_rate,
         {{ share('least(i.refunded_units_lifetime, i.units_lifetime)', 'i.units_lifetime') }} as return_rate_lifetime,
 
@@ -292,10 +192,8 @@ final as (
         {% for half_life in var('half_lives') %}
         i.views_ema_{{ half_life }}d,
         {% endfor %}
-        -- Above 1 when the last week ran ahead of the last month; one view a month is added to both, so that a
-        -- single view does not make a trend.
-        (i.views_sma_7d + 1 / 30.0) / (i.views_sma_30d + 1 / 30.0) as views_trend_7d_30d,
-        (i.units_sma_7d + 1 / 30.0) / (i.units_sma_30d + 1 / 30.0) as units_trend_7d_30d,
+        {{ trend('i', 'views') }} as views_trend_7d_30d,
+        {{ trend('i', 'units') }} as units_trend_7d_30d,
 
         ---------- price
         i.category,

@@ -1,0 +1,161 @@
+{#
+  What every mart that looks at all products of a moment shares: which products there are, what their tiles say, what the
+  catalogue offers; and the averages, trends and rates that items and categories have alike.
+#}
+
+{# CTEs, from `moments` to `offers`, on all products at each moment that `spine` asks of, whichever of them it asks for: ranks,
+   shares and rates compare each with all. #}
+{% macro items_at_moments(spine='spine') -%}
+moments as (
+
+    select distinct as_of, cast(as_of as date) as as_of_day from {{ spine }}
+
+),
+
+catalogue as (
+
+    select
+        m.as_of,
+        v.product_id,
+        v.category,
+        v.brand,
+        v.price,
+        v.first_known_at,
+        v.created_at
+    from moments as m
+    inner join {{ ref('int_identity__product_versions') }} as v
+        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+
+),
+
+sightings as (
+
+    select product_id, arrival_day from {{ ref('int_tiles__item') }}
+    union
+    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
+
+),
+
+members as (
+
+    select distinct p.product_id, m.as_of, m.as_of_day
+    from moments as m
+    inner join sightings as p on m.as_of_day >= p.arrival_day
+
+),
+
+days as (
+
+    {{ as_of_tiles('item', entity='product_id', link='product_id') | indent(4) }}
+
+),
+
+-- What events say of a product where the catalogue is silent: a category, and the price of the last day that had one.
+seen as (
+
+    select
+        product_id,
+        as_of,
+        max(category) as category,
+        max(case when newest = 1 then price end) as price
+    from (
+        select
+            product_id,
+            as_of,
+            max(category) as category,
+            {{ share('sum(price_total)', 'sum(priced_events)') }} as price,
+            row_number() over (
+                partition by product_id, as_of
+                order by case when sum(priced_events) > 0 then 0 else 1 end, event_day desc
+            ) as newest
+        from days
+        group by product_id, as_of, event_day
+    ) as daily
+    group by product_id, as_of
+
+),
+
+-- One row a product known at as_of.
+offers as (
+
+    select
+        m.product_id,
+        m.as_of,
+        coalesce(c.category, s.category) as category,
+        c.brand,
+        coalesce(cast(c.price as double), s.price) as price_now,
+        c.first_known_at,
+        c.created_at
+    from members as m
+    left join catalogue as c on m.product_id = c.product_id and m.as_of = c.as_of
+    left join seen as s on m.product_id = s.product_id and m.as_of = s.as_of
+    where c.product_id is not null or s.product_id is not null
+
+)
+{%- endmacro %}
+
+{# CTEs `known_links`, who was whose customer at each of the `moments`, and `shoppers`, what tiles say of who met which product. #}
+{% macro shoppers_at_moments() -%}
+known_links as (
+
+    select
+        m.as_of,
+        m.as_of_day,
+        l.identity,
+        l.customer_id
+    from moments as m
+    inner join {{ ref('int_identity__links') }} as l
+        on m.as_of >= l.known_from and (m.as_of < l.known_to or l.known_to is null)
+
+),
+
+shoppers as (
+
+    {{ as_of_tiles('identity_product', members='known_links') | indent(4) }}
+
+)
+{%- endmacro %}
+
+{# SQL: columns <measure>_sma_7d and _30d of tile rows: the mean day, of the whole days before today, so that a morning does not
+   look like a slump. #}
+{% macro moving_averages(measures) -%}
+{%- for days in [7, 30] %}
+{%- for measure in measures %}
+cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then {{ measure }} end), 0) as double)
+/ {{ days }} as {{ measure }}_sma_{{ days }}d,
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
+
+{# SQL: above 1 when the last week ran ahead of the last month. One a month is added to both, so that a single one does not make a
+   trend. #}
+{% macro trend(relation, measure) -%}
+({{ relation }}.{{ measure }}_sma_7d + 1 / 30.0) / ({{ relation }}.{{ measure }}_sma_30d + 1 / 30.0)
+{%- endmacro %}
+
+{# The steps from looking to buying: [name, measure of those who took it, measure of those who might have]. #}
+{% macro steps() %}
+{{ return([['view_to_cart', 'cart_adds', 'views'], ['cart_to_order', 'orders', 'cart_adds'], ['view_to_order', 'orders', 'views']]) }}
+{% endmacro %}
+
+{# SQL: columns peer_<step>_rate_<suffix>: how often all rows of the query's window `peers` took each step. #}
+{% macro peer_rates(suffixes) -%}
+{%- for suffix in suffixes %}
+{%- for step, taken, tried in steps() %}
+{{ share('sum(' ~ taken ~ '_' ~ suffix ~ ') over peers', 'sum(' ~ tried ~ '_' ~ suffix ~ ') over peers') }} as peer_{{ step }}_rate_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
+
+{# SQL: columns <step>_rate_<suffix> of a relation, smoothed towards its peers'. #}
+{% macro smoothed_rates(relation, suffixes) -%}
+{%- for suffix in suffixes %}
+{%- for step, taken, tried in steps() %}
+{{ smoothed_rate(
+    relation ~ '.' ~ taken ~ '_' ~ suffix,
+    relation ~ '.' ~ tried ~ '_' ~ suffix,
+    'least(coalesce(' ~ relation ~ '.peer_' ~ step ~ '_rate_' ~ suffix ~ ', 0), 1)'
+) }} as {{ step }}_rate_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}

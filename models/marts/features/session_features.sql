@@ -1,0 +1,234 @@
+{% set first_of = ['page', 'referrer', 'campaign', 'device', 'country'] %}
+{% set lists = [('last_products', 'product_id'), ('last_categories', 'category')] %}
+with spine as (
+
+    select session_id, as_of from {{ ref('spine_sessions') }}
+
+),
+
+---------- the events of each session that were visible at as_of
+
+-- On which days a session had events, so that those of all other days need not be read.
+session_days as (
+
+    select distinct s.session_id, s.as_of, t.event_day
+    from spine as s
+    inner join {{ ref('int_tiles__identity_session') }} as t on s.session_id = t.session_id
+
+),
+
+visible as (
+
+    select
+        d.as_of,
+        e.session_id,
+        e.event_id,
+        e.identity,
+        e.event_type,
+        e.event_at,
+        e.product_id,
+        e.category,
+        e.brand,
+        e.order_key,
+        e.quantity,
+        e.amount,
+        {% for column in first_of %}
+        e.{{ column }}{{ "," if not loop.last }}
+        {% endfor %}
+    from session_days as d
+    inner join {{ ref('int_events__cleaned') }} as e
+        on d.session_id = e.session_id
+        and d.event_day = e.event_day
+        and d.as_of > e.event_at
+        and d.as_of >= e.available_at
+    where e.event_day >= (select min(m.event_day) from session_days as m)
+
+),
+
+placed as (
+
+    select
+        *,
+        row_number() over in_order as place,
+        {{ seconds_between('event_at', 'lead(event_at) over in_order') }} as dwell_seconds
+    from visible
+    window in_order as (partition by session_id, as_of order by event_at, event_id)
+
+),
+
+-- The place of the first addition to the cart; null where none was.
+carted as (
+
+    select
+        *,
+        min(case when event_type = 'add_to_cart' then place end) over (partition by session_id, as_of) as first_add
+    from placed
+
+),
+
+---------- what each session adds up to
+
+sessions as (
+
+    select
+        session_id,
+        as_of,
+        min(identity) as identity,
+        min(event_at) as started_at,
+        max(event_at) as last_event_at,
+        count(*) as events,
+        {% for name, type, expression in declared_measures(['session']) %}
+        {{ expression }} as {{ name }},
+        {% endfor %}
+        count(distinct order_key) as orders,
+        count(distinct product_id) as distinct_products,
+        count(distinct category) as distinct_categories,
+        count(distinct brand) as distinct_brands,
+        cast(sum(case when event_type = 'view_item' then dwell_seconds end) as double)
+        / count(case when event_type = 'view_item' then dwell_seconds end) as dwell_seconds_mean,
+        cast(max(case when event_type = 'view_item' then dwell_seconds end) as double) as dwell_seconds_max,
+        {{ count_if('first_add is null or place < first_add') }} as events_before_first_cart_add,
+        {{ count_if('place > first_add') }} as events_after_first_cart_add,
+        {{ count_if("event_type = 'view_item' and (first_add is null or place < first_add)") }} as views_before_first_cart_add,
+        {{ count_if("event_type = 'view_item' and place > first_add") }} as views_after_first_cart_add,
+        min(case when place = first_add then event_at end) as first_cart_add_at,
+        greatest({{ net_in_cart('amount') }}, 0) as cart_value,
+        -- As in amounts, what says no quantity is one.
+        greatest({{ net_in_cart('coalesce(quantity, 1)') }}, 0) as cart_units,
+        {% for column in first_of %}
+        max(case when place = 1 then {{ column }} end) as {{ column }}{{ "," if not loop.last }}
+        {% endfor %}
+    from carted
+    group by session_id, as_of
+
+),
+
+---------- what it met last
+
+{% for name, column in lists %}
+{{ name }} as (
+
+    select
+        session_id,
+        as_of,
+        {{ collect_by(column, 'recency') }} as {{ name }}
+    from (
+        select
+            session_id,
+            as_of,
+            {{ column }},
+            row_number() over (partition by session_id, as_of order by max(place) desc) as recency
+        from placed
+        where {{ column }} is not null
+        group by session_id, as_of, {{ column }}
+    ) as met
+    where recency <= {{ var('session_last_k') }}
+    group by session_id, as_of
+
+),
+
+{% endfor %}
+---------- the way it came
+
+hosts as (
+
+    select distinct {{ url_host('referrer') }} as host
+    from sessions
+    where campaign is null and referrer is not null
+
+),
+
+-- A site is found among the whole parts of a host's name: `t.co` is not in `shot.com`.
+channels as (
+
+    select host, channel
+    from (
+        select
+            h.host,
+            c.channel,
+            row_number() over (partition by h.host order by length(c.site) desc, c.site) as closest
+        from hosts as h
+        inner join {{ ref('int_events__referrer_channels') }} as c
+            on position('.' || c.site || '.' in '.' || h.host || '.') > 0
+    ) as named
+    where closest = 1
+
+),
+
+final as (
+
+    select
+        ---------- key
+        s.session_id,
+        s.as_of,
+        b.built_from,
+
+        ---------- who and when
+        l.customer_id,
+        s.started_at,
+        s.last_event_at,
+        {{ whole_seconds('s.started_at', 's.last_event_at') }} as length_seconds,
+        cast({{ seconds_between('s.last_event_at', 's.as_of') }} as double) as seconds_since_last_event,
+        s.last_event_at < s.as_of - {{ minutes(var('session_gap_minutes')) }} as is_over,
+
+        ---------- what was done
+        s.events,
+        {% for name in measure_names('session') %}
+        s.{{ name }},
+        {% endfor %}
+        s.orders,
+        s.orders > 0 as has_order,
+        s.events = 1 as is_bounced,
+        s.dwell_seconds_mean,
+        s.dwell_seconds_max,
+
+        ---------- what was met
+        s.distinct_products,
+        s.distinct_categories,
+        s.distinct_brands,
+        {{ share('s.views', 's.distinct_products') }} as views_per_product,
+        {% for name, column in lists %}
+        coalesce({{ name }}.{{ name }}, {{ empty_list() }}) as {{ name }},
+        {% endfor %}
+
+        ---------- the cart
+        s.events_before_first_cart_add,
+        s.events_after_first_cart_add,
+        s.views_before_first_cart_add,
+        s.views_after_first_cart_add,
+        {{ whole_seconds('s.started_at', 's.first_cart_add_at') }} as seconds_to_first_cart_add,
+        s.cart_value,
+        s.cart_units,
+
+        ---------- how it began
+        s.page as entry_page,
+        s.referrer as entry_referrer,
+        s.campaign as entry_campaign,
+        case
+            when s.campaign is not null then 'campaign'
+            when s.referrer is null then 'direct'
+            else coalesce(c.channel, 'referral')
+        end as entry_channel,
+        s.device,
+        s.country,
+        case
+            when extract(hour from s.started_at) < 6 then 'night'
+            when extract(hour from s.started_at) < 12 then 'morning'
+            when extract(hour from s.started_at) < 18 then 'afternoon'
+            else 'evening'
+        end as day_part,
+        extract(isodow from s.started_at) >= 6 as is_weekend
+    from sessions as s
+    cross join {{ ref('int_identity__build') }} as b
+    inner join {{ ref('int_identity__links') }} as l
+        on s.identity = l.identity
+        and s.as_of >= l.known_from
+        and (s.as_of < l.known_to or l.known_to is null)
+    left join channels as c on {{ url_host('s.referrer') }} = c.host
+    {% for name, column in lists %}
+    left join {{ name }} on s.session_id = {{ name }}.session_id and s.as_of = {{ name }}.as_of
+    {% endfor %}
+
+)
+
+select * from final

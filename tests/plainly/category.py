@@ -1,0 +1,106 @@
+"""category_features, plainly."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+from plainly import (
+    DAY,
+    HOUR,
+    Event,
+    Shop,
+    distinct,
+    grouped,
+    of_type,
+    ratio,
+    smoothed,
+    sums,
+    total,
+    versions_at,
+    windows,
+)
+from plainly.item import category_and_price
+
+
+def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
+    """Every category known by then, of those asked for: shares and rates compare each with all."""
+    met = [event for event in shop.visible(as_of) if event["product_id"]]
+    of_category, of_product = grouped(met, "category"), grouped(met, "product_id")
+    catalogue = versions_at(shop.versions, as_of)
+    listed = [version["category"] for version in catalogue.values() if version["category"]]
+    offers = [
+        category_and_price(of_product.get(product, []), catalogue.get(product))
+        for product in of_product.keys() | catalogue.keys()
+    ]
+    found = {
+        category: {
+            **category_alone(of_category.get(category, []), as_of),
+            "products_in_catalogue": listed.count(category),
+            **quartiles([price for label, price in offers if label == category and price is not None]),
+        }
+        for category in of_category.keys() | set(listed)
+    }
+    for row in found.values():
+        for window in ("30d", "lifetime"):
+            for rate, part, whole in (
+                ("view_to_cart_rate", "cart_adds", "views"),
+                ("cart_to_order_rate", "orders", "cart_adds"),
+                ("view_to_order_rate", "orders", "views"),
+            ):
+                done, tried = (sum(other[f"{name}_{window}"] for other in found.values()) for name in (part, whole))
+                prior = min(ratio(done, tried) or 0, 1)
+                row[f"{rate}_{window}"] = smoothed(row[f"{part}_{window}"], row[f"{whole}_{window}"], prior)
+        for measure in ("views", "revenue"):
+            whole = sum(other[f"{measure}_30d"] for other in found.values())
+            row[f"share_of_{measure}_30d"] = ratio(row[f"{measure}_30d"], whole)
+    return {category: found[category] for category in asked if category in found}
+
+
+def category_alone(mine: list[Event], as_of: datetime) -> dict[str, Any]:
+    """What its own events say."""
+    found: dict[str, Any] = {}
+    measures = "views list_views cart_adds cart_removes wishlist_adds orders units revenue gross_revenue refunds"
+    inside = windows(mine, as_of)
+    for window, events in inside.items():
+        every = sums(events)
+        found |= {f"{measure}_{window}": every[measure] for measure in measures.split()}
+        found[f"users_{window}"] = distinct(event["customer"] for event in events)
+
+    ordered = of_type(mine, "purchase")
+    returned = ratio(
+        total(event["quantity"] for event in of_type(mine, "refund")), total(event["quantity"] for event in ordered)
+    )
+    found |= {
+        "items_with_events_30d": distinct(event["product_id"] for event in inside["30d"]),
+        "hours_since_event": min(((as_of - event["event_at"]) / HOUR for event in mine), default=None),
+        "hours_since_order": min(((as_of - event["event_at"]) / HOUR for event in ordered), default=None),
+        "return_rate_lifetime": None if returned is None else min(returned, 1.0),
+    }
+    for measure in ("views", "units"):
+        week, month = (
+            float(sums([event for event in mine if 1 <= age(event, as_of) <= days])[measure]) / days for days in (7, 30)
+        )
+        found |= {f"{measure}_sma_7d": week, f"{measure}_sma_30d": month}
+        found[f"{measure}_trend_7d_30d"] = (week + 1 / 30) / (month + 1 / 30)
+    return found
+
+
+def age(event: Event, as_of: datetime) -> int:
+    """How many days ago it happened, by the calendar."""
+    return (as_of.date() - event["event_at"].date()) // DAY
+
+
+def quartiles(prices: list[float]) -> dict[str, Any]:
+    """Prices at a quarter, half and three quarters of the way from the least to the greatest."""
+    ranked = sorted(prices)
+
+    def at(share: float) -> float | None:
+        if not ranked:
+            return None
+        place = share * (len(ranked) - 1)
+        low, high = ranked[math.floor(place)], ranked[math.ceil(place)]
+        return low + (high - low) * (place - math.floor(place))
+
+    return {"products_priced": len(ranked), "price_q25": at(0.25), "price_median": at(0.5), "price_q75": at(0.75)}
