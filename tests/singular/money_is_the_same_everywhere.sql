@@ -18,6 +18,7 @@ with events as (
 
 said as (
 
+    {% set of_category = "event_type = 'purchase' and is_seen and product_id is not null and category is not null" %}
     select
         {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
         {{ sum_if("event_type = 'purchase'", 'gross_amount') }} as gross_revenue,
@@ -27,7 +28,7 @@ said as (
         {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_revenue,
         {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'gross_amount') }} as item_gross_revenue,
         {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount') }} as item_refunds,
-        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null and category is not null", 'amount') }} as category_revenue
+        {{ sum_if(of_category, 'amount') }} as category_revenue
     from events
 
 ),

@@ -31,16 +31,17 @@ visible as (
         e.brand,
         e.order_key,
         e.quantity,
-        e.amount,
         {% for column in first_of %}
-        e.{{ column }}{{ "," if not loop.last }}
+        e.{{ column }},
         {% endfor %}
+        e.amount
     from session_days as d
     inner join {{ ref('int_events__cleaned') }} as e
-        on d.session_id = e.session_id
-        and d.event_day = e.event_day
-        and d.as_of > e.event_at
-        and d.as_of >= e.available_at
+        on
+            d.session_id = e.session_id
+            and d.event_day = e.event_day
+            and d.as_of > e.event_at
+            and d.as_of >= e.available_at
     where e.event_day >= (select min(m.event_day) from session_days as m)
 
 ),
@@ -73,6 +74,9 @@ sessions as (
     select
         session_id,
         as_of,
+        {% for column in first_of %}
+        max(case when place = 1 then {{ column }} end) as {{ column }},
+        {% endfor %}
         min(identity) as identity,
         min(event_at) as started_at,
         max(event_at) as last_event_at,
@@ -94,10 +98,7 @@ sessions as (
         min(case when place = first_add then event_at end) as first_cart_add_at,
         greatest({{ net_in_cart('amount') }}, 0) as cart_value,
         -- As in amounts, what says no quantity is one.
-        greatest({{ net_in_cart('coalesce(quantity, 1)') }}, 0) as cart_units,
-        {% for column in first_of %}
-        max(case when place = 1 then {{ column }} end) as {{ column }}{{ "," if not loop.last }}
-        {% endfor %}
+        greatest({{ net_in_cart('coalesce(quantity, 1)') }}, 0) as cart_units
     from carted
     group by session_id, as_of
 
@@ -221,9 +222,10 @@ final as (
     from sessions as s
     cross join {{ ref('int_identity__build') }} as b
     inner join {{ ref('int_identity__links') }} as l
-        on s.identity = l.identity
-        and s.as_of >= l.known_from
-        and (s.as_of < l.known_to or l.known_to is null)
+        on
+            s.identity = l.identity
+            and s.as_of >= l.known_from
+            and (s.as_of < l.known_to or l.known_to is null)
     left join channels as c on {{ url_host('s.referrer') }} = c.host
     {% for name, column in lists %}
     left join {{ name }} on s.session_id = {{ name }}.session_id and s.as_of = {{ name }}.as_of

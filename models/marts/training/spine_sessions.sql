@@ -5,6 +5,7 @@ select distinct
     b.as_of
 from {{ ref('int_tiles__identity_session') }} as t
 inner join {{ ref('int_identity__build') }} as b
-    on t.arrival_day <= b.as_of_day
-    and t.event_day <= b.as_of_day
-    and t.event_day >= {{ add_days('b.as_of_day', -1 * var('session_days')) }}
+    on
+        t.arrival_day <= b.as_of_day
+        and t.event_day <= b.as_of_day
+        and t.event_day >= {{ add_days('b.as_of_day', -1 * var('session_days')) }}
