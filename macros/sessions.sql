@@ -63,3 +63,10 @@ where row_id in (select t.row_id from touched_rows as t)
     or row_id in (select s.row_id from touched_session_rows as s)
 {%- endif %}
 {%- endmacro %}
+
+{# SQL: a list of a group's values of `column` whose `recency` is from 1, the newest, to `count`. #}
+{% macro newest_of(column, count) -%}
+{%- set values = [] -%}
+{%- for place in range(1, count + 1) %}{% do values.append('max(case when recency = ' ~ place ~ ' then ' ~ column ~ ' end)') %}{% endfor -%}
+{{ list_of_known(values) }}
+{%- endmacro %}

@@ -77,9 +77,15 @@ list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
 {% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
 {% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}
 
-{% macro collect_by(expression, place) %}{{ return(adapter.dispatch('collect_by', 'finegrain')(expression, place)) }}{% endmacro %}
-{# A list of the values in the order of `place`. #}
-{% macro duckdb__collect_by(expression, place) %}list({{ expression }} order by {{ place }}){% endmacro %}
+{% macro list_of_known(expressions) %}{{ return(adapter.dispatch('list_of_known', 'finegrain')(expressions)) }}{% endmacro %}
+{# A list, in the order given, of those expressions that are not null. #}
+{% macro duckdb__list_of_known(expressions) -%}
+list_filter([
+    {%- for expression in expressions %}
+    {{ expression }}{{ "," if not loop.last }}
+    {%- endfor %}
+], lambda x: x is not null)
+{%- endmacro %}
 
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}

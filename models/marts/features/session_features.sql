@@ -46,24 +46,18 @@ visible as (
 
 ),
 
+-- In the order of events, each with how often something had been added to the cart before it.
 placed as (
 
     select
         *,
         row_number() over in_order as place,
-        {{ seconds_between('event_at', 'lead(event_at) over in_order') }} as dwell_seconds
+        {{ seconds_between('event_at', 'lead(event_at) over in_order') }} as dwell_seconds,
+        count(case when event_type = 'add_to_cart' then 1 end) over (
+            in_order rows between unbounded preceding and 1 preceding
+        ) as adds_before
     from visible
     window in_order as (partition by session_id, as_of order by event_at, event_id)
-
-),
-
--- The place of the first addition to the cart; null where none was.
-carted as (
-
-    select
-        *,
-        min(case when event_type = 'add_to_cart' then place end) over (partition by session_id, as_of) as first_add
-    from placed
 
 ),
 
@@ -91,15 +85,16 @@ sessions as (
         cast(sum(case when event_type = 'view_item' then dwell_seconds end) as double)
         / count(case when event_type = 'view_item' then dwell_seconds end) as dwell_seconds_mean,
         cast(max(case when event_type = 'view_item' then dwell_seconds end) as double) as dwell_seconds_max,
-        {{ count_if('first_add is null or place < first_add') }} as events_before_first_cart_add,
-        {{ count_if('place > first_add') }} as events_after_first_cart_add,
-        {{ count_if("event_type = 'view_item' and (first_add is null or place < first_add)") }} as views_before_first_cart_add,
-        {{ count_if("event_type = 'view_item' and place > first_add") }} as views_after_first_cart_add,
-        min(case when place = first_add then event_at end) as first_cart_add_at,
+        -- The first addition itself is neither before nor after.
+        {{ count_if("adds_before = 0 and event_type <> 'add_to_cart'") }} as events_before_first_cart_add,
+        {{ count_if('adds_before > 0') }} as events_after_first_cart_add,
+        {{ count_if("adds_before = 0 and event_type = 'view_item'") }} as views_before_first_cart_add,
+        {{ count_if("adds_before > 0 and event_type = 'view_item'") }} as views_after_first_cart_add,
+        min(case when event_type = 'add_to_cart' then event_at end) as first_cart_add_at,
         greatest({{ net_in_cart('amount') }}, 0) as cart_value,
         -- As in amounts, what says no quantity is one.
         greatest({{ net_in_cart('coalesce(quantity, 1)') }}, 0) as cart_units
-    from carted
+    from placed
     group by session_id, as_of
 
 ),
@@ -112,7 +107,7 @@ sessions as (
     select
         session_id,
         as_of,
-        {{ collect_by(column, 'recency') }} as {{ name }}
+        {{ newest_of(column, var('session_last_k')) }} as {{ name }}
     from (
         select
             session_id,
@@ -123,7 +118,6 @@ sessions as (
         where {{ column }} is not null
         group by session_id, as_of, {{ column }}
     ) as met
-    where recency <= {{ var('session_last_k') }}
     group by session_id, as_of
 
 ),
