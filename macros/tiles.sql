@@ -61,6 +61,7 @@
 
 {% macro tile_measures(tile) %}
 {%- set priced = "event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null" -%}
+{%- set viewed_with_price = "event_type = 'view_item' and price is not null" -%}
 {%- set bought = "event_type = 'purchase'" -%}
 {%- set discounted = bought ~ " and list_price > price" -%}
 {%- set declared = [] -%}
@@ -103,6 +104,8 @@
     'identity_product': events + declared + priced_sums + moments + [
         ['purchases', 'sum', count_of('purchase')],
         ['last_cart_remove_at', 'max', "max(case when event_type = 'remove_from_cart' then event_at end)"],
+        ['last_priced_view_at', 'max', "max(case when " ~ viewed_with_price ~ " then event_at end)"],
+        ['last_view_price', 'last', last_by("case when " ~ viewed_with_price ~ " then price end", 'event_at')],
     ],
     'identity_session': events + [
         ['first_at', 'min', 'min(event_at)'],

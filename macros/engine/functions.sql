@@ -87,6 +87,12 @@ list_filter([
 ], lambda x: x is not null)
 {%- endmacro %}
 
+{% macro last_by(value, at) %}{{ return(adapter.dispatch('last_by', 'finegrain')(value, at)) }}{% endmacro %}
+{# Of a group, the value of the last moment that has one; of several at that moment the greatest, so that order never shows. #}
+{% macro duckdb__last_by(value, at) -%}
+arg_max({{ value }}, {'at': {{ at }}, 'value': {{ value }}})
+{%- endmacro %}
+
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 

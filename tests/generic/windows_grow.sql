@@ -1,13 +1,15 @@
 {#
   A measure by window, which is a count or a sum of what is not below zero, is no less over a longer window. Which columns
-  these are is told by their names: whatever there is as <measure>_1h up to <measure>_lifetime.
+  these are is told by their names: whatever there is as <measure>_7d (the shortest window of days) up to <measure>_lifetime.
 #}
 {% test windows_grow(model) %}
-{%- set windows = ['1h', '24h'] + (day_windows() | map('first') | list) -%}
 {%- set rules = {} -%}
 {%- set columns = declared_columns(model) -%}
-{%- for column in columns if column.endswith('_1h') -%}
-    {%- set measure = column[:-3] -%}
+{%- set shortest = '_' ~ (day_windows() | first | first) -%}
+{%- for column in columns if column.endswith(shortest) -%}
+    {%- set measure = column[:-(shortest | length)] -%}
+    {%- set windows = [] -%}
+    {%- for window in window_names() if measure ~ '_' ~ window in columns %}{% do windows.append(window) %}{% endfor -%}
     {%- for shorter in windows[:-1] if measure ~ '_lifetime' in columns -%}
         {%- set longer = windows[loop.index] -%}
         {%- do rules.update({

@@ -1,0 +1,275 @@
+{#
+  How much a customer likes something, told by what they did: affinities, and the features of a customer and a category or
+  brand, which are one definition for both.
+#}
+
+{# The measures of the tile identity_product that seeds/event_weights.csv may weigh. #}
+{% macro weighed_measures() %}{{ return(['views', 'cart_adds', 'purchases']) }}{% endmacro %}
+
+{# CTE body. The seed as one row; what it leaves out weighs nothing. #}
+{% macro event_weights() -%}
+select
+    {%- for measure in weighed_measures() %}
+    coalesce(max(case when measure = '{{ measure }}' then weight end), 0) as {{ measure }}{{ "," if not loop.last }}
+    {%- endfor %}
+from {{ ref('event_weights') }}
+{%- endmacro %}
+
+{# CTE body. Rows of the tile identity_product as `products`, each with the `weight` of its events by `weights`. #}
+{% macro weighed(products='products', weights='weights') -%}
+select
+    p.*,
+    {% for measure in weighed_measures() %}{{ "+ " if not loop.first }}p.{{ measure }} * w.{{ measure }} {% endfor %}as weight
+from {{ products }} as p
+cross join {{ weights }} as w
+{%- endmacro %}
+
+{# SQL: the sum of `weight` x 0.5 ^ (age in days / half-life), in billionths. The decay is rounded before it is multiplied, so that
+   the sum is one of whole numbers: equal histories come out equal, however tiles cut them, and share their rank. #}
+{% macro affinity_billionths(half_life, day='event_day', as_of_day='as_of_day') -%}
+cast(sum(weight * cast(round(power(0.5, {{ days_between(day, as_of_day) }} / {{ half_life }}.0) * 1000000000) as bigint)) as decimal(38, 0))
+{%- endmacro %}
+
+{# SQL: the affinity of `billionths`. #}
+{% macro affinity(billionths) %}cast({{ billionths }} as double) / 1000000000{% endmacro %}
+
+{# CTE body. The orders in each group of rows of an order tile, each once, though its lines came on several days: `ordered_at` by its
+   first line, `event_day` by its last, since an order is in each window that has a line of it. #}
+{% macro whole_orders(orders, keys) -%}
+select
+    {{ keys | join(', ') }},
+    order_key,
+    min(ordered_at) as ordered_at,
+    max(event_day) as event_day
+from {{ orders }}
+group by {{ keys | join(', ') }}, order_key
+{%- endmacro %}
+
+{# SQL: how many such orders there are in each window of days. #}
+{% macro orders_by_days() -%}
+{%- for suffix, days in day_windows() %}
+{{ count_if(in_window(days)) }} as orders_{{ suffix }},
+{%- endfor %}
+{%- endmacro %}
+
+{#
+  The features of each customer and `kind`, which is category or brand: a column of the tile identity_product, and of `shop_tile`,
+  which says what the shop as a whole did.
+
+  Lift (Brin et al. 1997, "Dynamic itemset counting and implication rules for market basket data", there called interest) is how
+  many times the share of the customer's events that the kind has is its share of the shop's; its logarithm is pointwise mutual
+  information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
+#}
+{% macro taste_features(kind, shop_tile) -%}
+{%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
+{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+{%- set longest = var('half_lives') | max -%}
+with spine as (
+
+    select customer_id, as_of from {{ ref('spine_customers') }}
+
+),
+
+members as (
+
+    {{ as_of_members('spine') | indent(4) }}
+
+),
+
+---------- what the customer did
+
+weights as (
+
+    {{ event_weights() | indent(4) }}
+
+),
+
+products as (
+
+    {{ as_of_tiles('identity_product') | indent(4) }}
+
+),
+
+weighed_products as (
+
+    {{ weighed() | indent(4) }}
+
+),
+
+by_{{ kind }} as (
+
+    select
+        {{ measures_by_days('taste') | indent(8) }}
+        {% for half_life in var('half_lives') %}
+        {{ affinity_billionths(half_life) }} as affinity_{{ half_life }}d,
+        {% endfor %}
+        {% for suffix, days in spans %}
+        {{ window_sum('events', days, 'bigint') }} as events_{{ suffix }},
+        {% endfor %}
+        {{ window_distinct('event_day', 90) }} as active_days_90d,
+        {{ window_distinct('product_id', none) }} as distinct_products_lifetime,
+        {{ share('sum(price_total)', 'sum(priced_events)') }} as price_mean_lifetime,
+        max(last_at) as last_event_at,
+        max(last_view_at) as last_view_at,
+        max(last_cart_add_at) as last_cart_add_at,
+        {{ key | join(', ') }}
+    from weighed_products
+    where {{ kind }} is not null
+    group by {{ key | join(', ') }}
+
+),
+
+orders as (
+
+    {{ as_of_tiles('item_order') | indent(4) }}
+
+),
+
+orders_with_{{ kind }} as (
+
+    {{ whole_orders('orders', key) | indent(4) }}
+
+),
+
+by_order as (
+
+    select
+        {{ orders_by_days() | indent(8) }}
+        max(ordered_at) as last_order_at,
+        {{ key | join(', ') }}
+    from orders_with_{{ kind }}
+    group by {{ key | join(', ') }}
+
+),
+
+-- Beside what the customer did with every {{ kind }}.
+compared as (
+
+    select
+        *,
+        {% for suffix, days in spans %}
+        sum(events_{{ suffix }}) over of_customer as all_events_{{ suffix }},
+        sum(revenue_{{ suffix }}) over of_customer as all_revenue_{{ suffix }},
+        {% endfor %}
+        sum(affinity_{{ longest }}d) over of_customer as all_affinity_{{ longest }}d,
+        cast(rank() over (partition by customer_id, as_of order by affinity_{{ longest }}d desc) as bigint) as preference_rank
+    from by_{{ kind }}
+    window of_customer as (partition by customer_id, as_of)
+
+),
+
+---------- what the shop as a whole did, by the end of the day before
+
+shop_days as (
+
+    select
+        {{ kind }},
+        event_day,
+        arrival_day,
+        sum(events) as events,
+        sum(priced_events) as priced_events,
+        sum(price_total) as price_total
+    from {{ ref('int_tiles__' ~ shop_tile) }}
+    where {{ kind }} is not null
+    group by {{ kind }}, event_day, arrival_day
+
+),
+
+moments as (
+
+    select distinct as_of_day from members
+
+),
+
+shop_by_{{ kind }} as (
+
+    select
+        m.as_of_day,
+        s.{{ kind }},
+        {% for suffix, days in spans %}
+        sum(case when {{ in_window(days, 's.event_day', 'm.as_of_day') }} then s.events else 0 end) as events_{{ suffix }},
+        {% endfor %}
+        {{ share('sum(s.price_total)', 'sum(s.priced_events)') }} as price_mean_lifetime
+    from moments as m
+    inner join shop_days as s on m.as_of_day > s.arrival_day
+    group by m.as_of_day, s.{{ kind }}
+
+),
+
+shop as (
+
+    select
+        *,
+        {% for suffix, days in spans %}
+        sum(events_{{ suffix }}) over (partition by as_of_day) as all_events_{{ suffix }}{{ "," if not loop.last }}
+        {% endfor %}
+    from shop_by_{{ kind }}
+
+),
+
+lifted as (
+
+    select
+        c.*,
+        {% for suffix, days in spans %}
+        case
+            when c.events_{{ suffix }} >= {{ [var('lift_min_support'), 1] | max }} and s.events_{{ suffix }} > 0
+                then cast(c.events_{{ suffix }} as double) / cast(c.all_events_{{ suffix }} as double)
+                    / (cast(s.events_{{ suffix }} as double) / cast(s.all_events_{{ suffix }} as double))
+        end as lift_{{ suffix }},
+        {% endfor %}
+        {{ share('c.price_mean_lifetime', 's.price_mean_lifetime') }} as price_ratio_lifetime
+    from compared as c
+    left join shop as s on c.as_of_day = s.as_of_day and c.{{ kind }} = s.{{ kind }}
+
+),
+
+final as (
+
+    select
+        ---------- key
+        l.customer_id,
+        l.{{ kind }},
+        l.as_of,
+        b.built_from,
+
+        ---------- windows
+        {% for suffix, days in day_windows() %}
+        {% for name in measure_names('taste') %}
+        l.{{ name }}_{{ suffix }},
+        {% endfor %}
+        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
+        {% endfor %}
+
+        ---------- preference
+        {% for half_life in var('half_lives') %}
+        {{ affinity('l.affinity_' ~ half_life ~ 'd') }} as {{ kind }}_affinity_{{ half_life }}d,
+        {% endfor %}
+        {{ share('l.affinity_' ~ longest ~ 'd', 'l.all_affinity_' ~ longest ~ 'd') }} as affinity_share_{{ longest }}d,
+        l.preference_rank,
+        {% for suffix, days in spans %}
+        {{ share('l.events_' ~ suffix, 'l.all_events_' ~ suffix) }} as share_of_events_{{ suffix }},
+        {{ share('l.revenue_' ~ suffix, 'l.all_revenue_' ~ suffix) }} as share_of_spend_{{ suffix }},
+        l.lift_{{ suffix }},
+        ln(l.lift_{{ suffix }}) as pmi_{{ suffix }},
+        {% endfor %}
+
+        ---------- recency and breadth
+        {{ hours_between('l.last_event_at', 'l.as_of') }} as hours_since_event,
+        {{ hours_between('l.last_view_at', 'l.as_of') }} as hours_since_view,
+        {{ hours_between('l.last_cart_add_at', 'l.as_of') }} as hours_since_cart_add,
+        {{ hours_between('o.last_order_at', 'l.as_of') }} as hours_since_order,
+        l.active_days_90d,
+        l.distinct_products_lifetime,
+
+        ---------- price
+        l.price_mean_lifetime,
+        l.price_ratio_lifetime
+    from lifted as l
+    cross join {{ ref('int_identity__build') }} as b
+    left join by_order as o on l.customer_id = o.customer_id and l.as_of = o.as_of and l.{{ kind }} = o.{{ kind }}
+
+)
+
+select * from final
+{%- endmacro %}
