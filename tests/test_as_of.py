@@ -42,6 +42,9 @@ MARTS = (
     Mart("item", "spine_items", ("product_id",)),
     Mart("category", "spine_categories", ("category",)),
     Mart("session", "spine_sessions", ("session_id",)),
+    Mart("user_category", "spine_customers", ("customer_id", "category")),
+    Mart("user_brand", "spine_customers", ("customer_id", "brand")),
+    Mart("user_item", "spine_customers", ("customer_id", "product_id")),
 )
 #: The one column of each spine beside as_of.
 SPINES = {

@@ -1,6 +1,6 @@
 -- The money of the purchases is the money of the order lines, the orders, the sessions, the customers' and the items'
 -- lifetimes: to the cent, before and after the treatment of outliers, refunds too. A mart of features sees events up to its
--- moment only, and a purchase without a product is no item's and no category's.
+-- moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
 with events as (
 
     select
@@ -48,6 +48,7 @@ compared as (
         ('item_features', 'gross_revenue_lifetime', 'item_gross_revenue'),
         ('item_features', 'refunds_lifetime', 'item_refunds'),
         ('category_features', 'revenue_lifetime', 'category_revenue'),
+        ('user_item_features', 'revenue_lifetime', 'item_revenue'),
     ] %}
     select
         '{{ mart }}.{{ column }}' as summed,

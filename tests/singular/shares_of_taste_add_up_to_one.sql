@@ -1,0 +1,18 @@
+-- A customer's shares over all categories, and over all brands, add up to one, or are null in all of them.
+{% set shares = [
+    'affinity_share_' ~ var('half_lives') | max ~ 'd',
+    'share_of_events_90d', 'share_of_events_lifetime', 'share_of_spend_90d', 'share_of_spend_lifetime',
+] %}
+{% for mart in ['user_category_features', 'user_brand_features'] %}
+select
+    '{{ mart }}' as mart,
+    customer_id,
+    as_of
+from {{ ref(mart) }}
+group by customer_id, as_of
+having
+    {% for name in shares %}
+    {{ "or " if not loop.first }}abs(sum({{ name }}) - 1) > 1e-9 or count({{ name }}) not in (0, count(*))
+    {% endfor %}
+{{ "union all" if not loop.last }}
+{% endfor %}
