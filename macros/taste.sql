@@ -3,25 +3,13 @@
   brand, which are one definition for both.
 #}
 
-{# The measures of the tile identity_product that seeds/event_weights.csv may weigh. #}
-{% macro weighed_measures() %}{{ return(['views', 'cart_adds', 'purchases']) }}{% endmacro %}
-
-{# CTE body. The seed as one row; what it leaves out weighs nothing. #}
-{% macro event_weights() -%}
-select
-    {%- for measure in weighed_measures() %}
-    coalesce(max(case when measure = '{{ measure }}' then weight end), 0) as {{ measure }}{{ "," if not loop.last }}
-    {%- endfor %}
-from {{ ref('event_weights') }}
-{%- endmacro %}
-
-{# CTE body. Rows of the tile identity_product as `products`, each with the `weight` of its events by `weights`. #}
-{% macro weighed(products='products', weights='weights') -%}
+{# CTE body. Rows of the tile identity_product, each with the `weight` of its events. #}
+{% macro weighed(products='products') -%}
 select
     p.*,
-    {% for measure in weighed_measures() %}{{ "+ " if not loop.first }}p.{{ measure }} * w.{{ measure }} {% endfor %}as weight
+    p.views * w.views + p.cart_adds * w.cart_adds + p.purchases * w.purchases as weight
 from {{ products }} as p
-cross join {{ weights }} as w
+cross join {{ ref('int_fits__event_weights') }} as w
 {%- endmacro %}
 
 {# SQL: the sum of `weight` x 0.5 ^ (age in days / half-life), in billionths. The decay is rounded before it is multiplied, so that
@@ -77,12 +65,6 @@ members as (
 ),
 
 ---------- what the customer did
-
-weights as (
-
-    {{ event_weights() | indent(4) }}
-
-),
 
 products as (
 

@@ -66,7 +66,7 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
         yield Feature(
             f"lift_{window}",
             "double",
-            f"Share of the customer's events{{}} over that of the shop's, which had arrived before today: (n_uc / n_u) / (n_c / n)",
+            "Share of the customer's events{} over that of the shop's, which had arrived before today: (n_uc / n_u) / (n_c / n)",
             "ratio",
             window,
             few,
@@ -89,7 +89,9 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
         null = "never null" if name == "event" else f"no {what.partition(',')[0]} yet"
         yield Feature(f"hours_since_{name}", "double", f"Hours since the last {what}", "hours", "lifetime", null)
     yield Feature("active_days_90d", "bigint", "Distinct UTC days with an event{}", "days", "90d")
-    yield Feature("distinct_products_lifetime", "bigint", "Distinct products met{}", "products", "lifetime", range=(1, None))
+    yield Feature(
+        "distinct_products_lifetime", "bigint", "Distinct products met{}", "products", "lifetime", range=(1, None)
+    )
     unpriced = "no product with a price viewed, put into the cart or bought"
     yield Feature(
         "price_mean_lifetime",

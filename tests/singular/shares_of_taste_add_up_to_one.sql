@@ -3,6 +3,10 @@
     'affinity_share_' ~ var('half_lives') | max ~ 'd',
     'share_of_events_90d', 'share_of_events_lifetime', 'share_of_spend_90d', 'share_of_spend_lifetime',
 ] %}
+{% set predicates = [] %}
+{% for name in shares %}
+{% do predicates.append('abs(sum(' ~ name ~ ') - 1) > 1e-9 or count(' ~ name ~ ') not in (0, count(*))') %}
+{% endfor %}
 {% for mart in ['user_category_features', 'user_brand_features'] %}
 select
     '{{ mart }}' as mart,
@@ -10,9 +14,6 @@ select
     as_of
 from {{ ref(mart) }}
 group by customer_id, as_of
-having
-    {% for name in shares %}
-    {{ "or " if not loop.first }}abs(sum({{ name }}) - 1) > 1e-9 or count({{ name }}) not in (0, count(*))
-    {% endfor %}
+having {{ predicates | join(' or ') }}
 {{ "union all" if not loop.last }}
 {% endfor %}

@@ -57,12 +57,6 @@ recent as (
 
 ---------- windows of days
 
-weights as (
-
-    {{ event_weights() | indent(4) }}
-
-),
-
 weighed_products as (
 
     {{ weighed() | indent(4) }}
