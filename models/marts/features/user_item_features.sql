@@ -139,6 +139,20 @@ since_order as (
 
 ---------- one row a customer and product
 
+-- The newest version holds for ever: a comparison, so that the join below stays one of columns and can be hashed.
+catalogue as (
+
+    select
+        product_id,
+        category,
+        brand,
+        price,
+        known_at,
+        coalesce(known_until, timestamp '9999-12-31') as known_until
+    from {{ ref('int_identity__product_versions') }}
+
+),
+
 final as (
 
     select
@@ -186,11 +200,7 @@ final as (
     cross join {{ ref('int_identity__build') }} as b
     left join recent as r on p.customer_id = r.customer_id and p.as_of = r.as_of and p.product_id = r.product_id
     left join since_order as o on p.customer_id = o.customer_id and p.as_of = o.as_of and p.product_id = o.product_id
-    left join {{ ref('int_identity__product_versions') }} as v
-        on
-            p.product_id = v.product_id
-            and p.as_of >= v.known_at
-            and (p.as_of < v.known_until or v.known_until is null)
+    left join catalogue as v on p.product_id = v.product_id and p.as_of >= v.known_at and p.as_of < v.known_until
 
 )
 
