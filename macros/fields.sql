@@ -54,3 +54,8 @@ upper({{ clean_text(column) }})
 {% macro category_spelling(column) -%}
 nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')
 {%- endmacro %}
+
+{# SQL: which order a purchase is of. One without an order id is an order of its own, of one identity at one moment. #}
+{% macro order_key() -%}
+case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end
+{%- endmacro %}

@@ -12,6 +12,7 @@
     'identity_order': ['identity', 'order_key'],
     'item': ['product_id', 'category'],
     'item_order': ['product_id', 'category', 'brand', 'identity', 'order_key'],
+    'meetings': ['identity', 'kind', 'product_id'],
 }[tile]) }}
 {% endmacro %}
 

@@ -224,8 +224,7 @@ select
     product_category as category,
     brand,
     order_id,
-    -- A purchase without an order id is an order of its own, of one identity at one moment.
-    case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end as order_key,
+    {{ order_key() }} as order_key,
     line_id,
     list_price,
 

@@ -1,0 +1,82 @@
+{#
+  What products are met together. A meeting is one identity's first sight of one product in one day, by kind; a basket is
+  what one order holds. Both keep the first `pair_basket_limit` products alone, by when they could be seen: so neither a bot
+  nor a wholesale order makes their square, and what arrives later never displaces what was counted
+  (docs/decisions/0003-pairs-are-counted-once-a-day.md).
+#}
+
+{# The kinds of meeting, by the event that makes them. #}
+{% macro meeting_kinds() %}{{ return({'view_item': 'viewed', 'add_to_cart': 'carted', 'purchase': 'bought'}) }}{% endmacro %}
+
+{# What is counted of two meetings of one identity: [count, kind of the product's, kind of the other's, hours that the other's
+   may be earlier, hours that it may be later]. #}
+{% macro pair_counts() %}
+{{ return([
+    ['co_views', 'viewed', 'viewed', 24, 24],
+    ['co_carts', 'carted', 'carted', 24, 24],
+    ['carts_to_orders', 'carted', 'bought', 0, 24],
+]) }}
+{% endmacro %}
+
+{# The names of all counts of a pair, those of baskets too. #}
+{% macro pair_count_names() %}{{ return(['co_views', 'co_carts', 'co_orders', 'carts_to_orders']) }}{% endmacro %}
+
+{# SQL: the first moment t that sees an event, by the as-of rule (event_at < t and available_at <= t). #}
+{% macro visible_at() %}greatest(available_at, event_at + interval 1 microsecond){% endmacro %}
+
+{# SQL: a count of tile rows, halved with every `half_life` days of age. The weight of a day is rounded, not the product: so
+   the sum is the same however a day's count is split by arrival, and ranks may hang on it. #}
+{% macro decayed_count(count, half_life) -%}
+cast(sum(({{ count }}) * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000
+{%- endmacro %}
+
+{# SQL: the keys of the orders of which a row was judged since the model's watermark. An order comes and goes with its rows,
+   all of which are judged again when its header moves it. #}
+{% macro touched_order_keys() -%}
+select {{ order_key() }} as order_key
+from {{ ref('int_events__validated') }}
+where built_in > coalesce({{ watermark(this.identifier) }}, -1) and event_type = 'purchase'
+{%- endmacro %}
+
+{% macro find_touched_baskets() -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+create or replace temporary table touched_baskets as
+select distinct k.order_key from ({{ touched_order_keys() }}) as k
+where k.order_key is not null;
+delete from {{ this }} where order_key in (select t.order_key from touched_baskets as t)
+{%- endif %}
+{%- endmacro %}
+
+{# The days whose pairs may have changed: where a row about a product came, left or changed its verdict, the days beside them, since
+   24 hours reach there, and the days of the other lines of touched orders. Cleaned values do not matter here. A pair is no
+   one identity's, so these days are counted anew, whole. #}
+{% macro find_touched_days() -%}
+{% if execute and not starts_afresh(this.identifier) -%}
+create or replace temporary table touched_days as
+with changed as (
+    select event_day
+    from {{ ref('int_events__validated') }}
+    where built_in > coalesce({{ watermark(this.identifier) }}, -1) and product_id is not null
+    union
+    select event_day
+    from {{ moved_rows() }}
+    where moved_in > coalesce({{ watermark(this.identifier) }}, -1) and product_id is not null
+)
+select {{ add_days('c.event_day', 'o.days') }} as event_day
+from changed as c
+cross join (values (-1), (0), (1)) as o (days)
+where c.event_day is not null
+union
+select e.event_day
+from {{ ref('int_events__cleaned') }} as e
+where e.order_key in (select k.order_key from ({{ touched_order_keys() }}) as k);
+delete from {{ this }} where event_day in (select t.event_day from touched_days as t)
+{%- endif %}
+{%- endmacro %}
+
+{# SQL: what the meetings of a pair add up to, by `pair_weights`, halved with every 30 days of age. #}
+{% macro pair_score() -%}
+{%- set terms = [] -%}
+{%- for name, weight in var('pair_weights').items() %}{% do terms.append(weight ~ ' * ' ~ name) %}{% endfor -%}
+{{ decayed_count(terms | join(' + '), 30) }}
+{%- endmacro %}

@@ -1,0 +1,235 @@
+{% set windows = [['30d', 30], ['90d', 90], ['lifetime', none]] %}
+{% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
+{# Each confidence: [name, count of the pair, what of the product it is a share of, what of the other makes its lift, the shop's total]. #}
+{% set confidences = [
+    ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
+    ['cart', 'co_carts', 'cart_days', 'cart_days', 'first_carts'],
+    ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
+    ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
+] %}
+with spine as (
+
+    select product_id, as_of, cast(as_of as date) as as_of_day from {{ ref('spine_items') }}
+
+),
+
+moments as (
+
+    select distinct as_of, as_of_day from spine
+
+),
+
+---------- the others of each product, by score
+
+scored as (
+
+    select
+        s.product_id,
+        s.as_of,
+        s.as_of_day,
+        p.other_product_id,
+        {{ pair_score() }} as pair_score
+    from spine as s
+    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and p.arrival_day < s.as_of_day
+    group by s.product_id, s.as_of, s.as_of_day, p.other_product_id
+
+),
+
+ranked as (
+
+    select
+        *,
+        row_number() over (partition by product_id, as_of order by pair_score desc, other_product_id) as pair_rank
+    from scored
+
+),
+
+kept as (
+
+    select * from ranked
+    where pair_rank <= {{ var('pairs_per_item') }}
+
+),
+
+---------- counts of the pairs that are kept
+
+forth as (
+
+    select
+        k.product_id,
+        k.other_product_id,
+        k.as_of,
+        {% for name in pair_count_names() %}
+        {% for suffix, days in windows %}
+        {{ window_sum(name, days, 'bigint') }} as {{ name }}_{{ suffix }},
+        {% endfor %}
+        {% for half_life in var('half_lives') if half_life >= 7 %}
+        {{ decayed_count(name, half_life) }} as {{ name }}_decayed_{{ half_life }}d,
+        {% endfor %}
+        {% endfor %}
+        cast(count(*) as bigint) as tile_rows
+    from kept as k
+    inner join {{ ref('int_tiles__item_pairs') }} as p
+        on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
+    group by k.product_id, k.other_product_id, k.as_of
+
+),
+
+-- The other product's own meetings that had this one near.
+back as (
+
+    select
+        k.product_id,
+        k.other_product_id,
+        k.as_of,
+        {% for name in marginals.values() %}
+        {{ window_sum(name, none, 'bigint') }} as {{ name }}{{ "," if not loop.last }}
+        {% endfor %}
+    from kept as k
+    inner join {{ ref('int_tiles__item_pairs') }} as p
+        on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
+    group by k.product_id, k.other_product_id, k.as_of
+
+),
+
+---------- what they are measured against
+
+alone as (
+
+    select
+        b.product_id,
+        m.as_of,
+        {% for name in marginals %}
+        sum(case when {{ in_window(90, 'b.event_day', 'm.as_of_day') }} then b.{{ name }} end) as {{ name }}_90d,
+        sum(b.{{ name }}) as {{ name }}_lifetime,
+        {% endfor %}
+        cast(count(*) as bigint) as tile_rows
+    from moments as m
+    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    group by b.product_id, m.as_of
+
+),
+
+shop as (
+
+    select
+        m.as_of,
+        sum(b.first_views) as first_views,
+        sum(b.first_carts) as first_carts,
+        sum(b.first_orders) as first_orders
+    from moments as m
+    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    group by m.as_of
+
+),
+
+catalogue as (
+
+    select m.as_of, v.product_id, v.category
+    from moments as m
+    inner join {{ ref('int_identity__product_versions') }} as v
+        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+
+),
+
+measured as (
+
+    select
+        k.product_id,
+        k.other_product_id,
+        k.as_of,
+        cast(k.pair_rank as bigint) as pair_rank,
+        k.pair_score,
+        c.category = o.category as is_same_category,
+        {% for name in pair_count_names() %}
+        {% for suffix, days in windows %}
+        f.{{ name }}_{{ suffix }},
+        {% endfor %}
+        {% for half_life in var('half_lives') if half_life >= 7 %}
+        f.{{ name }}_decayed_{{ half_life }}d,
+        {% endfor %}
+        {% endfor %}
+        {% for name, together, whole, other_whole, total in confidences %}
+        {% for suffix in ['90d', 'lifetime'] %}
+        {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
+        {% endfor %}
+        -- How often the other product is met by whoever comes.
+        {{ share('b.' ~ other_whole ~ '_lifetime', 's.' ~ total) }} as {{ name }}_base,
+        {% endfor %}
+        {% for whole, together in marginals.items() %}
+        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }}{{ "," if not loop.last }}
+        {% endfor %}
+    from kept as k
+    inner join forth as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of = f.as_of
+    inner join shop as s on k.as_of = s.as_of
+    left join back as r on k.product_id = r.product_id and k.other_product_id = r.other_product_id and k.as_of = r.as_of
+    left join alone as a on k.product_id = a.product_id and k.as_of = a.as_of
+    left join alone as b on k.other_product_id = b.product_id and k.as_of = b.as_of
+    left join catalogue as c on k.product_id = c.product_id and k.as_of = c.as_of
+    left join catalogue as o on k.other_product_id = o.product_id and k.as_of = o.as_of
+
+),
+
+-- Too few meetings say nothing.
+supported as (
+
+    select
+        *,
+        {% for name, together, whole, other_whole, total in confidences %}
+        case
+            when {{ together }}_lifetime >= {{ var('pair_min_support') }}
+                then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }}
+        end as lift_{{ together }},
+        {% endfor %}
+        {% for name, together, whole, other_whole, total in confidences[:3] %}
+        case
+            when {{ together }}_lifetime >= {{ var('pair_min_support') }}
+                then least(sqrt({{ name }}_confidence_lifetime * back_{{ together }}), 1)
+        end as cosine_{{ together }}{{ "," if not loop.last }}
+        {% endfor %}
+    from measured
+
+),
+
+final as (
+
+    select
+        ---------- key
+        p.product_id,
+        p.other_product_id,
+        p.as_of,
+        b.built_from,
+
+        ---------- rank
+        p.pair_rank,
+        p.pair_score,
+        p.is_same_category,
+
+        ---------- meetings
+        {% for name in pair_count_names() %}
+        {% for suffix, days in windows %}
+        p.{{ name }}_{{ suffix }},
+        {% endfor %}
+        {% for half_life in var('half_lives') if half_life >= 7 %}
+        p.{{ name }}_decayed_{{ half_life }}d,
+        {% endfor %}
+        {% endfor %}
+
+        ---------- how one leads to the other
+        {% for name, together, whole, other_whole, total in confidences %}
+        p.{{ name }}_confidence_90d,
+        p.{{ name }}_confidence_lifetime,
+        {% endfor %}
+        {% for name, together, whole, other_whole, total in confidences %}
+        p.lift_{{ together }},
+        ln(p.lift_{{ together }}) as pmi_{{ together }},
+        {% endfor %}
+        {% for name, together, whole, other_whole, total in confidences[:3] %}
+        p.cosine_{{ together }}{{ "," if not loop.last }}
+        {% endfor %}
+    from supported as p
+    cross join {{ ref('int_identity__build') }} as b
+
+)
+
+select * from final
