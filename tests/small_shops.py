@@ -26,7 +26,14 @@ from orchestration.settings import Settings
 
 #: So low that shoppers of a small shop reach it; the project's own limit is a bot's.
 MAX_EVENTS_PER_IDENTITY_DAY = 12
-VARS = {"max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY}
+#: So low that baskets overflow and few meetings count.
+MAX_PRODUCTS_PAIRED, PAIRS_PER_ITEM, MIN_SUPPORT = 3, 4, 3
+VARS = {
+    "max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY,
+    "pair_basket_limit": MAX_PRODUCTS_PAIRED,
+    "pairs_per_item": PAIRS_PER_ITEM,
+    "pair_min_support": MIN_SUPPORT,
+}
 
 EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")

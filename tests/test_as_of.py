@@ -45,6 +45,7 @@ MARTS = (
     Mart("user_category", "spine_customers", ("customer_id", "category")),
     Mart("user_brand", "spine_customers", ("customer_id", "brand")),
     Mart("user_item", "spine_customers", ("customer_id", "product_id")),
+    Mart("item_pair", "spine_items", ("product_id", "other_product_id")),
 )
 #: The one column of each spine beside as_of.
 SPINES = {

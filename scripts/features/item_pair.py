@@ -11,12 +11,12 @@ KEYS: Final = {
     "product_id": "The product that was asked for, a (dim_products).",
     "other_product_id": "The product that it is met with, b (dim_products).",
 }
-VIEWS: Final = "Days on which somebody viewed a and, within 24 hours before or after, b, counted once a visitor and day{}"
+VIEWS: Final = (
+    "Days on which somebody viewed a and, within 24 hours before or after, b, counted once a visitor and day{}"
+)
 CARTS: Final = "Days on which somebody put a into the cart and, within 24 hours before or after, b, counted once a visitor and day{}"
 ORDERS: Final = "Orders that hold both a and b{}"
-CARTS_TO_ORDERS: Final = (
-    "Days on which somebody put a into the cart and within 24 hours from then bought b, counted once a visitor and day{}"
-)
+CARTS_TO_ORDERS: Final = "Days on which somebody put a into the cart and within 24 hours from then bought b, counted once a visitor and day{}"
 COUNTS: Final[Measures] = {
     "co_views": ("bigint", VIEWS, "visitor days"),
     "co_carts": ("bigint", CARTS, "visitor days"),
@@ -26,9 +26,17 @@ COUNTS: Final[Measures] = {
 #: By the count it is made of: its name, what of a it is a share of, and what of b it is compared with.
 CONFIDENCES: Final = {
     "co_views": ("view", "the visitor days that viewed a", "the share of visitor days with a view that viewed b"),
-    "co_carts": ("cart", "the visitor days that put a into the cart", "the share of visitor days with a cart that put b in"),
+    "co_carts": (
+        "cart",
+        "the visitor days that put a into the cart",
+        "the share of visitor days with a cart that put b in",
+    ),
     "co_orders": ("order", "the orders of a", "the share of orders that hold b"),
-    "carts_to_orders": ("cart_to_order", "the visitor days that put a into the cart", "the share of orders that hold b"),
+    "carts_to_orders": (
+        "cart_to_order",
+        "the visitor days that put a into the cart",
+        "the share of orders that hold b",
+    ),
 }
 
 
@@ -47,15 +55,6 @@ def features(project: Project) -> Iterator[Feature]:
         "The four counts weighted by pair_weights, halved with every 30 days of age",
         "score",
         "lifetime",
-    )
-    yield Feature(
-        "is_same_category",
-        "boolean",
-        "Whether the catalogue had a and b in one category by then",
-        "flag",
-        "none",
-        "the catalogue knew no category of a or of b",
-        None,
     )
     half_lives = [days for days in project.half_lives if days >= 7]
     for count, (data_type, meaning, unit) in COUNTS.items():
@@ -103,3 +102,12 @@ def features(project: Project) -> Iterator[Feature]:
             too_few,
             SHARE,
         )
+    yield Feature(
+        "is_same_category",
+        "boolean",
+        "Whether the catalogue had a and b in one category by then",
+        "flag",
+        "none",
+        "the catalogue knew no category of a or of b",
+        None,
+    )

@@ -30,7 +30,7 @@ scored as (
         p.other_product_id,
         {{ pair_score() }} as pair_score
     from spine as s
-    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and p.arrival_day < s.as_of_day
+    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
     group by s.product_id, s.as_of, s.as_of_day, p.other_product_id
 
 ),
@@ -39,7 +39,7 @@ ranked as (
 
     select
         *,
-        row_number() over (partition by product_id, as_of order by pair_score desc, other_product_id) as pair_rank
+        row_number() over (partition by product_id, as_of order by pair_score desc, other_product_id asc) as pair_rank
     from scored
 
 ),
@@ -56,9 +56,6 @@ kept as (
 forth as (
 
     select
-        k.product_id,
-        k.other_product_id,
-        k.as_of,
         {% for name in pair_count_names() %}
         {% for suffix, days in windows %}
         {{ window_sum(name, days, 'bigint') }} as {{ name }}_{{ suffix }},
@@ -67,7 +64,9 @@ forth as (
         {{ decayed_count(name, half_life) }} as {{ name }}_decayed_{{ half_life }}d,
         {% endfor %}
         {% endfor %}
-        cast(count(*) as bigint) as tile_rows
+        k.product_id,
+        k.other_product_id,
+        k.as_of
     from kept as k
     inner join {{ ref('int_tiles__item_pairs') }} as p
         on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
@@ -79,12 +78,12 @@ forth as (
 back as (
 
     select
+        {% for name in marginals.values() %}
+        {{ window_sum(name, none, 'bigint') }} as {{ name }},
+        {% endfor %}
         k.product_id,
         k.other_product_id,
-        k.as_of,
-        {% for name in marginals.values() %}
-        {{ window_sum(name, none, 'bigint') }} as {{ name }}{{ "," if not loop.last }}
-        {% endfor %}
+        k.as_of
     from kept as k
     inner join {{ ref('int_tiles__item_pairs') }} as p
         on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
@@ -97,13 +96,12 @@ back as (
 alone as (
 
     select
-        b.product_id,
-        m.as_of,
         {% for name in marginals %}
-        sum(case when {{ in_window(90, 'b.event_day', 'm.as_of_day') }} then b.{{ name }} end) as {{ name }}_90d,
-        sum(b.{{ name }}) as {{ name }}_lifetime,
+        {{ window_sum(name, 90, 'bigint') }} as {{ name }}_90d,
+        {{ window_sum(name, none, 'bigint') }} as {{ name }}_lifetime,
         {% endfor %}
-        cast(count(*) as bigint) as tile_rows
+        b.product_id,
+        m.as_of
     from moments as m
     inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
     group by b.product_id, m.as_of
@@ -135,9 +133,6 @@ catalogue as (
 measured as (
 
     select
-        k.product_id,
-        k.other_product_id,
-        k.as_of,
         cast(k.pair_rank as bigint) as pair_rank,
         k.pair_score,
         c.category = o.category as is_same_category,
@@ -157,8 +152,11 @@ measured as (
         {{ share('b.' ~ other_whole ~ '_lifetime', 's.' ~ total) }} as {{ name }}_base,
         {% endfor %}
         {% for whole, together in marginals.items() %}
-        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }}{{ "," if not loop.last }}
+        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }},
         {% endfor %}
+        k.product_id,
+        k.other_product_id,
+        k.as_of
     from kept as k
     inner join forth as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of = f.as_of
     inner join shop as s on k.as_of = s.as_of
@@ -174,19 +172,14 @@ measured as (
 supported as (
 
     select
-        *,
         {% for name, together, whole, other_whole, total in confidences %}
-        case
-            when {{ together }}_lifetime >= {{ var('pair_min_support') }}
-                then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }}
-        end as lift_{{ together }},
+        {% set supported %}{{ together }}_lifetime >= {{ var('pair_min_support') }}{% endset %}
+        case when {{ supported }} then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }} end as lift_{{ together }},
+        {% if loop.index <= 3 %}
+        case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * back_{{ together }}) end as cosine_{{ together }},
+        {% endif %}
         {% endfor %}
-        {% for name, together, whole, other_whole, total in confidences[:3] %}
-        case
-            when {{ together }}_lifetime >= {{ var('pair_min_support') }}
-                then least(sqrt({{ name }}_confidence_lifetime * back_{{ together }}), 1)
-        end as cosine_{{ together }}{{ "," if not loop.last }}
-        {% endfor %}
+        *
     from measured
 
 ),
@@ -203,7 +196,6 @@ final as (
         ---------- rank
         p.pair_rank,
         p.pair_score,
-        p.is_same_category,
 
         ---------- meetings
         {% for name in pair_count_names() %}
@@ -225,8 +217,11 @@ final as (
         ln(p.lift_{{ together }}) as pmi_{{ together }},
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences[:3] %}
-        p.cosine_{{ together }}{{ "," if not loop.last }}
+        p.cosine_{{ together }},
         {% endfor %}
+
+        ---------- by the catalogue
+        p.is_same_category
     from supported as p
     cross join {{ ref('int_identity__build') }} as b
 

@@ -1,0 +1,69 @@
+"""Pairs stay few: neither a machine that looks at everything nor a wholesale order makes the square of what it meets."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+from small_shops import MAX_PRODUCTS_PAIRED, Houses, Row, at, land
+
+MONDAY = date(2024, 4, 1)
+PRODUCTS = 2000
+
+
+def hit(kind: str, visitor: str, product: int, day: date, second: float, **more: str) -> Row:
+    """An event. Those of one moment count as one hit, which keeps the machine below the rule against machines."""
+    moment = at(day, second)
+    fields = {
+        "event_type": kind,
+        "event_at": moment.isoformat(),
+        "anonymous_id": visitor,
+        "product_id": f"X{product:04}",
+    }
+    return Row("events", "web", f"{visitor} {kind} {day} {product}", moment, {**fields, **more})
+
+
+@pytest.fixture(scope="module")
+def warehouse(houses: Houses) -> Path:
+    """A visitor that views all products on two days, one that orders them all at once, and one day more."""
+    house = houses.make("crowd")
+    land(
+        house,
+        [
+            *(
+                hit("view_item", "machine", number, MONDAY + day, number // 200)
+                for day in (timedelta(0), timedelta(1))
+                for number in range(PRODUCTS)
+            ),
+            *(hit("purchase", "dealer", number, MONDAY, 0, order_id="all", price="1") for number in range(PRODUCTS)),
+            hit("login", "nobody", 0, MONDAY + timedelta(3), 0),
+        ],
+    )
+    houses.run(house)
+    return house.warehouse
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("select count(*) from int_events__cleaned where event_type = 'view_item'", 2 * PRODUCTS),
+        ("select count(*) from int_tiles__meetings where kind = 'viewed'", 2 * MAX_PRODUCTS_PAIRED),
+        # What is left is what could be seen first.
+        ("select max(product_id) from int_tiles__meetings", f"X{MAX_PRODUCTS_PAIRED - 1:04}"),
+        ("select count(*) from int_tiles__baskets", MAX_PRODUCTS_PAIRED),
+        (
+            "select count(*) from int_tiles__item_pairs where co_views > 0",
+            2 * MAX_PRODUCTS_PAIRED * (MAX_PRODUCTS_PAIRED - 1),
+        ),
+        (
+            "select count(*) from int_tiles__item_pairs where co_orders > 0",
+            MAX_PRODUCTS_PAIRED * (MAX_PRODUCTS_PAIRED - 1),
+        ),
+        ("select max(co_views_lifetime) from marts.item_pair_features", 2),
+    ],
+)
+def test_whoever_meets_everything_makes_few_pairs(warehouse: Path, query: str, expected: object) -> None:
+    with duckdb.connect(str(warehouse), read_only=True) as con:
+        assert con.execute(query).fetchall() == [(expected,)]
