@@ -102,6 +102,12 @@ def event(source: str, position: str, arrived: datetime, moment: datetime, kind:
     return Row("events", source, position, arrived, {"event_type": kind, "event_at": moment.isoformat(), **more})
 
 
+def bought(order_id: str, arrived: datetime, moment: datetime, product: str) -> Row:
+    fields = {"event_type": "purchase", "event_at": moment.isoformat(), "user_id": order_id, "order_id": order_id}
+    position = f"{order_id} {product} {moment}"
+    return Row("events", "till", position, arrived, {**fields, "product_id": product}, origin="database")
+
+
 def product(position: str, arrived: datetime, product_id: str, **more: str) -> Row:
     return Row("products", "shop", position, arrived, {"product_id": product_id, **more}, origin="database")
 
@@ -138,6 +144,11 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             )
         ],
         [order("both", at(MONDAY, 90), at(MONDAY), "both"), line("both", at(MONDAY, 90), "B1")],
+    ),
+    # A till's order over three days: its pair moves to another day with a line that could be seen before one of them.
+    "a line seen earlier": (
+        [bought("long", at(MONDAY, 4e5), at(MONDAY), "L1"), bought("long", at(MONDAY, 2e5), at(MONDAY, 2e5), "L2")],
+        [bought("long", at(MONDAY, 3e5), at(MONDAY, 2e5), "L1")],
     ),
     # Two versions of a product that arrived together, one of which does not say when it was written.
     "versions of one moment": (
@@ -202,6 +213,12 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "an order told twice at one moment",
             "select origin from int_events__cleaned where order_id = 'both'",
             [("database",)],
+        ),
+        (
+            "a line seen earlier",
+            "select product_id, event_day, arrival_day, co_orders from int_tiles__item_pairs "
+            "where product_id in ('L1', 'L2') and co_orders > 0 order by all",
+            [(item, MONDAY + timedelta(days=2), MONDAY + timedelta(days=3), 1) for item in ("L1", "L2")],
         ),
         ("versions of one moment", "select brand from int_events__cleaned where product_id = 'ONE'", [("undated",)]),
     ],
