@@ -196,6 +196,42 @@ def report(as_json: Json = False) -> None:
 
 
 @app.command()
+def catalog(
+    mart: Annotated[str | None, typer.Argument(help="A mart to tell in full; without one, a line each.")] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only features with this in their name or meaning.")
+    ] = None,
+    warehouse: Annotated[
+        bool, typer.Option("--warehouse", help="Figures of the warehouse instead of what is published.")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/features.md).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what each feature means, where it comes from and what its values look like."""
+    from orchestration.catalog import catalog as run
+    from orchestration.catalog import page, show
+
+    in_full = mart is not None or like is not None
+    told = run(
+        mart=mart,
+        like=like,
+        of_warehouse=warehouse,
+        lineage=in_full or as_json or write is not None,
+        quiet=as_json,
+    )
+    if write is not None:
+        write.write_text(page(told), "utf-8")
+    if as_json:
+        console.show_json(told.as_dict())
+    elif write is not None:
+        console.out().print(f"wrote {write}: {sum(len(each.features) for each in told.marts)} features")
+    else:
+        show(told, console.out(), in_full=in_full)
+
+
+@app.command()
 def demo(
     data: Annotated[
         DemoData, typer.Option(help="A simulated shop, or the Dunnhumby Complete Journey.")

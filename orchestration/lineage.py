@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,6 @@ from typing import Any, Final
 import duckdb
 
 from orchestration import console
-from orchestration.build import run_dbt
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.settings import PROJECT, Settings, settings
 
@@ -50,6 +50,15 @@ class Origin:
 
     def __or__(self, other: Origin) -> Origin:
         return Origin(self.values | other.values, self.conditions | other.conditions)
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """For JSON."""
+        return {"values": sorted(self.values), "conditions": sorted(self.conditions)}
+
+    @staticmethod
+    def union(origins: Iterable[Origin]) -> Origin:
+        """All of them together."""
+        return reduce(Origin.__or__, origins, NOTHING)
 
     def deciding(self) -> Origin:
         """The same where it only decides: what a condition looks at or, where it only tells constants apart, by what."""
@@ -78,10 +87,6 @@ def _is_struct(raw_field: str) -> bool:
     return "STRUCT" in RAW_TABLES.get(table, {}).get(name, "")
 
 
-def _union(origins: Iterable[Origin]) -> Origin:
-    return reduce(Origin.__or__, origins, NOTHING)
-
-
 @dataclass(frozen=True)
 class Lineage:
     """Of one mart: the raw tables and seeds it is made of, the models between, and, unless its SQL could not be traced, the
@@ -94,19 +99,20 @@ class Lineage:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        traced = self.columns and {
-            name: {"values": sorted(origin.values), "conditions": sorted(origin.conditions)}
-            for name, origin in self.columns.items()
-        }
+        traced = None
+        if self.columns is not None:
+            traced = {name: origin.as_dict() for name, origin in self.columns.items()}
         return {"raw": self.raw, "seeds": self.seeds, "models": self.models, "columns": traced}
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Lineage:
         """What `as_dict` made."""
-        traced = told["columns"] and {
-            name: Origin(frozenset(each["values"]), frozenset(each["conditions"]))
-            for name, each in told["columns"].items()
-        }
+        traced = None
+        if told["columns"] is not None:
+            traced = {
+                name: Origin(frozenset(each["values"]), frozenset(each["conditions"]))
+                for name, each in told["columns"].items()
+            }
         return cls(told["raw"], told["seeds"], told["models"], traced)
 
 
@@ -127,9 +133,9 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
         for name, node in sorted(manifest["nodes"].items())
         if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{FEATURES}/")
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_suffix(".draft")
-    draft.write_text(json.dumps({"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}))
+    told = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
+    draft = kept.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(told), "utf-8")
     draft.replace(kept)
     return found
 
@@ -139,13 +145,15 @@ def _fingerprint(project: Path) -> str:
     files = [project / "dbt_project.yml", Path(__file__), *(project / "seeds").glob("*.csv")]
     files += [*(project / "models").rglob("*.sql"), *(project / "macros").rglob("*.sql")]
     for path in sorted(files):
-        digest.update(str(path.name).encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def _compiled(where: Settings, *, quiet: bool) -> dict[str, Any]:
     """dbt's manifest with the SQL of the marts and all that they read, as of a first build: in an empty home of its own, so
     that no warehouse is opened and none is waited for."""
+    from orchestration.build import run_dbt  # dbt takes seconds to import, and what is kept needs none of it
+
     with tempfile.TemporaryDirectory() as folder, console.progress("trace lineage", 1, quiet=quiet) as advance:
         arguments = ["compile", "--full-refresh", "--target-path", folder]
         arguments += ["--select", f"+path:models/{FEATURES},resource_type:model"]
@@ -219,11 +227,10 @@ class Tracer:
 
     def mart(self, name: str) -> Lineage:
         """The lineage of one model."""
-        above = list(self._above(name))
-        kinds = {kind: [] for kind in ("source", "seed", "model")}  # type: dict[str, list[str]]
-        for each in above:
+        kinds: dict[str, set[str]] = {"source": set(), "seed": set(), "model": set()}
+        for each in self._above(name):
             node = self._nodes[each]
-            kinds.setdefault(node["resource_type"], []).append(node["name"])
+            kinds.setdefault(node["resource_type"], set()).add(node["name"])
         try:
             traced = {column: origin.of_contracts() for column, origin in self.model(name)}
         except NotTracedError:
@@ -249,7 +256,8 @@ class Tracer:
         table = node["name"]
         if node["resource_type"] == "source":
             return [
-                (each, Origin(frozenset({f"{table}.{each}"}))) for each in (*map(str.lower, columns(table)), *_LAKE_COLUMNS)
+                (each, Origin(frozenset({f"{table}.{each}"})))
+                for each in (*map(str.lower, columns(table)), *_LAKE_COLUMNS)
             ]
         if node["resource_type"] == "seed":
             with (PROJECT / node["original_file_path"]).open(encoding="utf-8", newline="") as file:
@@ -327,12 +335,21 @@ class Tracer:
         alias = source["alias"].lower()
         if kind == "BASE_TABLE":
             table = source["table_name"].lower()
-            return [_Table(alias or table, _renamed(self._relation(source["schema_name"].lower(), table, ctes), source))]
+            return [
+                _Table(alias or table, _renamed(self._relation(source["schema_name"].lower(), table, ctes), source))
+            ]
         if kind == "SUBQUERY":
             return [_Table(alias, _renamed(self._node(source["subquery"]["node"], ctes, outside), source))]
         if kind == "EXPRESSION_LIST":
             rows = [[self._expression(each, ctes, _Scope([], outside)) for each in row] for row in source["values"]]
-            return [_Table(alias, _renamed([(f"col{n}", _union(each)) for n, each in enumerate(zip(*rows, strict=True))], source))]
+            return [
+                _Table(
+                    alias,
+                    _renamed(
+                        [(f"col{n}", Origin.union(each)) for n, each in enumerate(zip(*rows, strict=True))], source
+                    ),
+                )
+            ]
         if kind == "TABLE_FUNCTION":
             function = source["function"]
             name = function["function_name"].lower()
@@ -373,30 +390,40 @@ class Tracer:
             return NOTHING if names[-1] == ASKED else scope.find(names)
         if kind == "CASE":
             checks = expression["case_checks"]
-            whens = _union(of(check["when_expr"]) for check in checks)
-            return whens.deciding() | _union(of(check["then_expr"]) for check in checks) | of(expression["else_expr"])
+            whens = Origin.union(of(check["when_expr"]) for check in checks)
+            return (
+                whens.deciding()
+                | Origin.union(of(check["then_expr"]) for check in checks)
+                | of(expression["else_expr"])
+            )
         if kind in ("FUNCTION", "WINDOW"):
             orders = expression["orders"] if kind == "WINDOW" else expression["order_bys"].get("orders", [])
-            order = _union(of(each["expression"]) for each in orders)
-            partition = _union(of(each) for each in expression.get("partitions", []))
-            children = _union(of(each) for each in expression["children"])
-            others = _union(of(expression.get(part)) for part in ("offset_expr", "default_expr"))
+            order = Origin.union(of(each["expression"]) for each in orders)
+            partition = Origin.union(of(each) for each in expression.get("partitions", []))
+            children = Origin.union(of(each) for each in expression["children"])
+            others = Origin.union(of(expression.get(part)) for part in ("offset_expr", "default_expr"))
             # The value of a rank is made of what it ranks by.
             ranked = kind == "WINDOW" and not expression["children"]
-            chosen = of(expression.get("filter") or expression.get("filter_expr")) | partition | (NOTHING if ranked else order)
+            chosen = (
+                of(expression.get("filter") or expression.get("filter_expr"))
+                | partition
+                | (NOTHING if ranked else order)
+            )
             return children | others | (order if ranked else NOTHING) | chosen.deciding()
         if kind == "SUBQUERY":
-            inner = _union(origin for _, origin in self._node(expression["subquery"]["node"], ctes, scope))
+            inner = Origin.union(origin for _, origin in self._node(expression["subquery"]["node"], ctes, scope))
             return inner | of(expression.get("child"))
         if kind == "LAMBDA":
             named = _parameters(expression["lhs"])
-            return self._expression(expression["expr"], ctes, _Scope([_Table("", [(name, NOTHING) for name in named])], scope))
+            return self._expression(
+                expression["expr"], ctes, _Scope([_Table("", [(name, NOTHING) for name in named])], scope)
+            )
         if kind == "OPERATOR" and expression["type"] == "STRUCT_EXTRACT":
             whole, key = expression["children"]
             return of(whole).within([str(key["value"]["value"]).lower()])
         if kind in ("CAST", "COMPARISON", "CONJUNCTION", "OPERATOR", "BETWEEN"):
             parts = [expression.get(name) for name in ("child", "left", "right", "input", "lower", "upper")]
-            return _union(map(of, [*parts, *expression.get("children", [])]))
+            return Origin.union(map(of, [*parts, *expression.get("children", [])]))
         raise NotTracedError(f"a {kind}")
 
 
