@@ -38,8 +38,10 @@ format: setup-dev ## Lay out Python and SQL
 bench: setup-dev ## Time by stage and model, and peak memory, at EVENTS simulated events
 	@$(BIN)/python benchmarks/pipeline.py --events $(EVENTS)
 
-docs: setup ## dbt's documentation, in target/
+docs: setup ## dbt's documentation, in target/; after `make demo`, the features' page, too
 	@$(BIN)/dbt docs generate --static
+	@! test -e var/demo/simulated/published/current || \
+		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/features.md
 
 lock: setup-dev ## Resolve the dependencies anew (needs uv)
 	@scripts/lock

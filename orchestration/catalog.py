@@ -304,7 +304,8 @@ def _simulated(where: Settings) -> dict[str, int]:
 
 # ---------------------------------------------------------------------------------------------------------- figures
 
-_NUMBER: Final = re.compile(r"(tiny|small|big|huge|u)?int(eger)?|double|float|real|decimal.*|numeric.*")
+_WHOLE: Final = re.compile(r"(tiny|small|big|huge|u)?int(eger)?")
+_NUMBER: Final = re.compile(rf"{_WHOLE.pattern}|double|float|real|decimal.*|numeric.*")
 
 
 def _kind(data_type: str) -> str:
@@ -340,9 +341,7 @@ def _figures(con: duckdb.DuckDBPyConnection, table: str, rows: int, features: li
     asked = ", ".join(_aggregates(each, table) for each in features)
     [answers] = con.execute(f"select {asked} from {table}").fetchall()
     told = dict(zip((each.name for each in features), answers, strict=True))
-    pictures = _pictures(
-        con, table, {each.name: told[each.name] for each in features if _kind(each.data_type) == "number"}
-    )
+    pictures = _pictures(con, table, [each for each in features if _kind(each.data_type) == "number"], told)
     return {name: _figure(rows, each, pictures.get(name, "")) for name, each in told.items()}
 
 
@@ -373,30 +372,41 @@ def _aggregates(feature: Feature, table: str) -> str:
     return "{" + ", ".join(f"'{name}': {sql}" for name, sql in parts.items()) + "}"
 
 
-def _pictures(con: duckdb.DuckDBPyConnection, table: str, told: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The histogram of each column of numbers, all in one pass."""
-    asked = {}
-    for name, each in told.items():
-        without_zeros = each["zeros"] > MOSTLY_ZERO * each["there"]
-        ends = each["ends_without_zeros"] if without_zeros else (each["quantiles"] or [])[1:6:4]
+def _pictures(
+    con: duckdb.DuckDBPyConnection, table: str, features: list[Feature], told: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """The histogram of each column of numbers, all in one pass. One value alone makes no picture."""
+    asked: dict[str, tuple[int, str]] = {}
+    for each in features:
+        figures = told[each.name]
+        without_zeros = figures["zeros"] > MOSTLY_ZERO * figures["there"]
+        ends = figures["ends_without_zeros"] if without_zeros else (figures["quantiles"] or [])[1:6:4]
         if not ends or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
             continue
-        value, (low, high) = f"cast({identifier(name)} as double)", ends
-        asked[name] = (
-            f"histogram(cast(least(floor(({value} - {low!r}) / {high - low!r} * {BINS}), {BINS - 1}) as integer)) "
-            f"filter ({value} between {low!r} and {high!r}{f' and {value} <> 0' if without_zeros else ''})"
+        low, high = ends
+        # Whole numbers have bins of whole numbers: no bin is empty only because none of them falls into it.
+        whole = _WHOLE.fullmatch(each.data_type.lower()) is not None
+        span = high - low + whole
+        bins = int(min(BINS, span)) if whole else BINS
+        value = f"cast({identifier(each.name)} as double)"
+        asked[each.name] = (
+            bins,
+            (
+                f"histogram(cast(least(floor(({value} - {low!r}) / {span!r} * {bins}), {bins - 1}) as integer)) "
+                f"filter ({value} between {low!r} and {high!r}{f' and {value} <> 0' if without_zeros else ''})"
+            ),
         )
     if not asked:
         return {}
-    [bins] = con.execute(f"select {', '.join(asked.values())} from {table}").fetchall()
-    return {name: picture(counts or {}) for name, counts in zip(asked, bins, strict=True)}
+    [counts] = con.execute(f"select {', '.join(sql for _, sql in asked.values())} from {table}").fetchall()
+    return {name: picture(found or {}, bins) for (name, (bins, _)), found in zip(asked.items(), counts, strict=True)}
 
 
-def picture(counts: Mapping[int, int]) -> str:
+def picture(counts: Mapping[int, int], bins: int = BINS) -> str:
     """Bins as blocks, the fullest one highest; an empty one is a dot."""
     most = max(counts.values(), default=0)
     steps = len(MARKS) - 1
-    return "".join(MARKS[math.ceil(counts.get(bin, 0) / most * steps)] for bin in range(BINS)) if most else ""
+    return "".join(MARKS[math.ceil(counts.get(bin, 0) / most * steps)] for bin in range(bins)) if most else ""
 
 
 def _figure(rows: int, told: Mapping[str, Any], drawn: str) -> Figures:
@@ -551,8 +561,8 @@ def page(told: Catalog) -> str:
 def _head(told: Catalog) -> Iterator[str]:
     yield "# The features"
     yield ""
-    yield "Written by `finegrain catalog --write docs/features.md` from `models/marts/features/*.yml`; not by hand."
-    yield "A feature of your own: [add-a-feature.md](add-a-feature.md)."
+    yield "Written by `finegrain catalog --write docs/features.md` from `models/marts/features/*.yml`, not by hand (`make docs` after"
+    yield "`make demo`). A feature of your own: [add-a-feature.md](add-a-feature.md)."
     yield ""
     if told.read_from is None:
         yield "Nothing is published yet, so there are no figures here."

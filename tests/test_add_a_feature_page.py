@@ -49,7 +49,7 @@ class Copy:
         return printed
 
     def change(self, name: str, diff: str) -> None:
-        """Apply a diff without line numbers; its context must be in the file once."""
+        """Apply a diff without line numbers; the lines that it begins from must be in the file once."""
         lines = diff.splitlines()
         before = "\n".join(line[1:] for line in lines if line[0] in " -") + "\n"
         after = "\n".join(line[1:] for line in lines if line[0] in " +") + "\n"
@@ -106,16 +106,15 @@ def test_the_page_does_what_it_says(copy: Copy) -> None:
     first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
     printed = copy.follow(BLOCKS[:first])
     assert re.search(rf"PASS .*{TEST}", printed), printed
-    assert "Views of books in the last 30 days." in printed and "events.category" in re.sub(
-        r"events: .*?category", "events.category", printed
-    )
+    assert "Views of books in the last 30 days." in printed and re.search(r"events: .*category", printed), printed
     copy.follow(BLOCKS[first:])
     expected = copy.expected()
     assert sum(views for views, _ in expected.values()) > 10
     assert copy.features() == expected
 
     # What the test beside it is for.
-    copy.change("dbt_project.yml", "- 'view_item' and category = 'books'\n+ 'view_item'\n")
+    declared = copy.folder / "dbt_project.yml"
+    declared.write_text(declared.read_text("utf-8").replace(" and category = 'books'", ""), "utf-8")
     done = copy.run(f"dbt test --select {TEST}")
     assert done.returncode == 1 and re.search(rf"FAIL 1 .*{TEST}", done.stdout), done.stdout
 
