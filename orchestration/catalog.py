@@ -389,12 +389,11 @@ def _pictures(
         span = high - low + whole
         bins = int(min(BINS, span)) if whole else BINS
         value = f"cast({identifier(each.name)} as double)"
+        begin, end, width = (f"cast('{number!r}' as double)" for number in (low, high, span))
         asked[each.name] = (
             bins,
-            (
-                f"histogram(cast(least(floor(({value} - {low!r}) / {span!r} * {bins}), {bins - 1}) as integer)) "
-                f"filter ({value} between {low!r} and {high!r}{f' and {value} <> 0' if without_zeros else ''})"
-            ),
+            f"histogram(cast(least(floor(({value} - {begin}) / {width} * {bins}), {bins - 1}) as integer)) "
+            f"filter ({value} between {begin} and {end}{f' and {value} <> 0' if without_zeros else ''})",
         )
     if not asked:
         return {}

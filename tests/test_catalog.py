@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from orchestration import catalog as module
 from orchestration.catalog import (
     BINS,
-    MARKS,
     Catalog,
     Feature,
     Figures,
