@@ -74,9 +74,14 @@ delete from {{ this }} where event_day in (select t.event_day from touched_days 
 {%- endif %}
 {%- endmacro %}
 
-{# SQL: what the meetings of a pair add up to, by `pair_weights`, halved with every 30 days of age. #}
-{% macro pair_score() -%}
+{# SQL: what the meetings of a pair add up to, by `pair_weights`. #}
+{% macro weighed_meetings() -%}
 {%- set terms = [] -%}
 {%- for name, weight in var('pair_weights').items() %}{% do terms.append(weight ~ ' * ' ~ name) %}{% endfor -%}
-{{ decayed_count(terms | join(' + '), 30) }}
+{{ terms | join(' + ') }}
+{%- endmacro %}
+
+{# SQL: the same, halved with every 30 days of age. #}
+{% macro pair_score() -%}
+{{ decayed_count(weighed_meetings(), 30) }}
 {%- endmacro %}

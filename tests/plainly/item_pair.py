@@ -36,8 +36,12 @@ def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[st
     found: dict[Any, dict[str, Any]] = {}
     for item in asked:
         pairs = {other: pair_features(counts, item, other, as_of.date()) for one, other in counts.pairs if one == item}
-        best = sorted(pairs, key=lambda other: (-pairs[other]["pair_score"], other))[:PAIRS_PER_ITEM]
-        for rank, other in enumerate(best, start=1):
+        undecayed = {
+            other: sum(weight * pair[f"{name}_lifetime"] for name, weight in WEIGHTS.items())
+            for other, pair in pairs.items()
+        }
+        best = sorted(pairs, key=lambda other: (-pairs[other]["pair_score"], -undecayed[other], other))
+        for rank, other in enumerate(best[:PAIRS_PER_ITEM], start=1):
             both = categories.get(item), categories.get(other)
             pairs[other] |= {
                 "pair_rank": rank,

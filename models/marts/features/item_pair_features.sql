@@ -28,7 +28,8 @@ scored as (
         s.as_of,
         s.as_of_day,
         p.other_product_id,
-        {{ pair_score() }} as pair_score
+        {{ pair_score() }} as pair_score,
+        sum({{ weighed_meetings() }}) as undecayed_score
     from spine as s
     inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
     group by s.product_id, s.as_of, s.as_of_day, p.other_product_id
@@ -39,7 +40,10 @@ ranked as (
 
     select
         *,
-        row_number() over (partition by product_id, as_of order by pair_score desc, other_product_id asc) as pair_rank
+        -- Where all is so long ago that nothing is left of the score, what there was decides.
+        row_number() over (
+            partition by product_id, as_of order by pair_score desc, undecayed_score desc, other_product_id asc
+        ) as pair_rank
     from scored
 
 ),
