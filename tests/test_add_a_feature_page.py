@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from orchestration.catalog import catalog
 from orchestration.load import load
 from orchestration.settings import PROJECT, Settings
 from orchestration.simulate import simulate
@@ -106,7 +107,9 @@ def test_the_page_does_what_it_says(copy: Copy) -> None:
     first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
     printed = copy.follow(BLOCKS[:first])
     assert re.search(rf"PASS .*{TEST}", printed), printed
-    assert "Views of books in the last 30 days." in printed and re.search(r"events: .*category", printed), printed
+    told = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
+    [feature] = [feature for mart in told.marts for feature in mart.features]
+    assert feature.meaning == "Views of books in the last 30 days." and feature.figures
     copy.follow(BLOCKS[first:])
     expected = copy.expected()
     assert sum(views for views, _ in expected.values()) > 10

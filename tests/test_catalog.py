@@ -52,7 +52,8 @@ def told(shop: Settings) -> Catalog:
 
 
 def values_of(shop: Settings, mart: str) -> pd.DataFrame:
-    return pd.read_parquet(shop.published / "parquet" / f"{mart}.parquet")
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        return con.sql(f"from {mart}").df()
 
 
 # ------------------------------------------------------------------------------------------------ what the YAML says
