@@ -25,7 +25,7 @@
 {% macro states() -%} {{ target.schema }}.states {%- endmacro %}
 
 {% macro create_states() -%}
-create table if not exists {{ states() }} (model varchar, state varchar)
+create table if not exists {{ states() }} (model varchar, state varchar, invocation_id varchar)
 {%- endmacro %}
 
 {# Whether the running model holds already what building it would give. Asked of the warehouse, since only it knows. #}
@@ -41,7 +41,7 @@ create table if not exists {{ states() }} (model varchar, state varchar)
 {% macro record_state() -%}
 {% if execute and model.resource_type == 'model' and config.get('materialized') != 'view' -%}
 delete from {{ states() }} where model = '{{ this.identifier }}';
-insert into {{ states() }} select '{{ this.identifier }}', {{ state_of(model) }}
+insert into {{ states() }} select '{{ this.identifier }}', {{ state_of(model) }}, '{{ invocation_id }}'
 {%- endif %}
 {%- endmacro %}
 

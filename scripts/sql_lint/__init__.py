@@ -73,7 +73,9 @@ _MACROS: dict[str, Callable[..., Any]] = {}
 
 def _load_macros() -> None:
     """Add every macro of the project to the context. Renamed in its own file, it is found through the context alone."""
-    sources = [file.read_text(encoding="utf-8") for file in Path("macros").rglob("*.sql")]
+    # A materialization is a tag of dbt's own, and no model calls one.
+    own = re.compile(r"{%-?\s*materialization\b.*?{%-?\s*endmaterialization\s*-?%}", re.DOTALL)
+    sources = [own.sub("", file.read_text(encoding="utf-8")) for file in Path("macros").rglob("*.sql")]
     tag = re.compile(r"({%-?\s*macro\s+)(\w+)")
     for source in sources:
         _CONTEXT.update({name: _macro(name) for _, name in tag.findall(source)})
