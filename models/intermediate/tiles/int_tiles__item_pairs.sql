@@ -106,12 +106,12 @@ together as (
 )
 
 select
+    {% for name in pair_count_names() %}
+    {{ count_if("counted = '" ~ name ~ "'") }} as {{ name }},
+    {% endfor %}
     product_id,
     other_product_id,
     event_day,
-    arrival_day,
-    {% for name in pair_count_names() %}
-    {{ count_if("counted = '" ~ name ~ "'") }} as {{ name }}{{ "," if not loop.last }}
-    {% endfor %}
+    arrival_day
 from together
 group by product_id, other_product_id, event_day, arrival_day

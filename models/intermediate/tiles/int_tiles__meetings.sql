@@ -21,7 +21,9 @@ with sights as (
         event_at,
         {{ visible_at() }} as visible_at
     from {{ tile_source('meetings') }}
-    where product_id is not null and event_type in ('{{ meeting_kinds() | join("', '") }}')
+    where
+        product_id is not null
+        and event_type in ('{{ meeting_kinds() | join("', '") }}')
 
 ),
 
