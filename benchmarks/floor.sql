@@ -1,0 +1,994 @@
+-- The floor: what one would type to get the marts once, for one moment, from the raw tables of the lake, and nothing else.
+-- benchmarks/floor.py runs it, in the project's folder and with the lake attached as `lake`; the build is measured against it
+-- and tests/test_benchmarks.py holds that both come to the same.
+--
+-- It is plain DuckDB and made to be fast. It knows that it runs once, after the last arrival: every clean event is visible, the
+-- newest link of an identity is the only one, so there are no tiles, no watermarks and no as-of joins on events. It leaves out
+-- what such a one-off would not need: the reasons and warnings of verdicts, quarantine and ledger, audits, snapshots, tests,
+-- `built_from`, and columns of fct_events that say how a row came to be as it is. The rules of validation and imputation
+-- stand in the SQL; lists of names, rates and outlier factors are read from seeds/.
+
+---------- reading text
+
+create temp macro said(x) as nullif(nullif(trim(x), ''), '(not set)');
+
+create temp macro spelling(x) as nullif(trim(rtrim(regexp_replace(lower(x), '\s+', ' ', 'g'), '/ ')), '');
+
+create temp macro money(x) as coalesce(
+    try_cast(x as decimal(18, 4)), cast(sign(try_cast(x as decimal(28, 6))) * 99999999999999 as decimal(18, 4))
+);
+
+create temp macro amount_of(x) as coalesce(
+    try_cast(x as decimal(18, 3)), cast(sign(try_cast(x as decimal(28, 6))) * 999999999999999 as decimal(18, 3))
+);
+
+create temp macro is_no_number(x) as case
+    when x is null or try_cast(x as decimal(18, 6)) is not null then false
+    else try_cast(x as decimal(28, 6)) is null
+end;
+
+create temp macro in_utc(local, zone) as case
+    when zone = 'UTC' then local
+    when timezone(zone, timezone(zone, local) - interval 1 hour) = local
+        then (timezone(zone, local) - interval 1 hour) at time zone 'UTC'
+    else timezone(zone, local) at time zone 'UTC'
+end;
+
+create temp macro moment(x, zone) as case
+    when regexp_full_match(x, '[0-9]{9,17}([.][0-9]+)?') then case
+        when length(split_part(x, '.', 1)) >= 15 then make_timestamp(try_cast(split_part(x, '.', 1) as bigint))
+        when length(split_part(x, '.', 1)) >= 12
+            then make_timestamp(cast(cast(try_cast(x as decimal(18, 3)) as decimal(38, 3)) * 1000 as bigint))
+        else make_timestamp(cast(cast(try_cast(x as decimal(18, 6)) as decimal(38, 6)) * 1000000 as bigint))
+    end
+    when regexp_matches(x, '[0-9]{2}:[0-9]{2}.*([+-][0-9]{2}(:?[0-9]{2})?|Z|z)$')
+        then try_cast(try_cast(regexp_replace(x, '([+-][0-9]{2})([0-9]{2})$', '\1:\2') as timestamptz) at time zone 'UTC' as timestamp)
+    else in_utc(try_cast(x as timestamp), zone)
+end;
+
+-- A null is spelled, so that it is neither dropped nor taken for ''.
+create temp macro spelled(x) as coalesce(replace(cast(x as varchar), '|', '||'), '|null');
+
+create temp macro uuid_of_digest(d) as cast(
+    substr(d, 1, 12) || '5' || substr(d, 14, 3)
+    || substr('89ab', 1 + (strpos('0123456789abcdef', substr(d, 17, 1)) - 1) % 4, 1) || substr(d, 18, 15) as uuid
+);
+
+create temp macro customer_of(identity) as
+    uuid_of_digest(sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(identity)));
+
+create temp macro bucket(x) as cast(
+    case when x = 0 then 0 else sign(x) * (100000 + floor(ln(abs(cast(x as double))) / ln(1.02))) end as integer
+);
+
+create temp macro hours(a, b) as (epoch_us(b) - epoch_us(a)) / 3600000000.0;
+
+create temp macro seconds(a, b) as (epoch_us(b) - epoch_us(a)) // 1000000;
+
+create temp macro share(a, b) as case when b > 0 then cast(a as double) / cast(b as double) end;
+
+create temp macro rate(a, b, prior) as
+    least((cast(a as double) + 20 * prior) / (greatest(cast(b as double), cast(a as double)) + 20), 1.0);
+
+create temp macro std(n, total, square) as
+    case when n > 1 then sqrt(greatest((cast(square as double) - cast(total as double) * cast(total as double) / n) / (n - 1), 0)) end;
+
+create temp macro exact_std(n, total, square) as case
+    when n > 1
+        then round(sqrt(greatest(cast(n * square - total * total as double) / (cast(n as double) * (n - 1)), 0)), 6)
+end;
+
+---------- what names stand for
+
+create temp table event_types as
+select raw_name, event_type from read_csv('seeds/event_types.csv');
+
+create temp table rates as
+with quoted as (
+    select rate_date, upper(name) as currency, per_euro
+    from (unpivot (from read_csv('seeds/fx_rates.csv')) on columns(* exclude rate_date) into name name value per_euro)
+    union all
+    select rate_date, 'EUR', 1.0 from read_csv('seeds/fx_rates.csv')
+),
+
+held as (
+    select
+        q.currency,
+        q.rate_date,
+        usd.per_euro / q.per_euro as rate,
+        lead(q.rate_date) over (partition by q.currency order by q.rate_date) as next_date
+    from quoted as q
+    inner join quoted as usd on q.rate_date = usd.rate_date and usd.currency = 'USD'
+)
+
+select
+    currency,
+    unnest(cast(range(cast(rate_date as timestamp), cast(coalesce(next_date, rate_date + 1200) as timestamp), interval 1 day) as date[])) as rate_date,
+    rate
+from held;
+
+-- Every category name as it was said: as the map has it, or one slip of the keyboard (two in a long name) away, or itself.
+create temp table categories as
+with names as (
+    select said(category) as name from lake.raw.events
+    union
+    select said(category) from lake.raw.products
+    union
+    select said(unnest(items).item_category) from lake.raw.ga4_events
+),
+
+spellings as (
+    select distinct spelling(name) as spelling from names where spelling(name) is not null
+),
+
+canonical as (
+    select distinct spelling(category) as spelling, category
+    from read_csv('seeds/category_map.csv', all_varchar = true) where category is not null
+),
+
+mapped as (
+    select spelling(raw_category) as spelling, category from read_csv('seeds/category_map.csv', all_varchar = true)
+    union
+    from canonical
+),
+
+near as (
+    select s.spelling, min(c.category) as category
+    from spellings as s
+    inner join canonical as c
+        on length(c.spelling) >= 4
+        and damerau_levenshtein(s.spelling, c.spelling) <= case when length(c.spelling) >= 8 then 2 else 1 end
+    group by s.spelling
+    having count(*) = 1
+)
+
+select
+    n.name,
+    case when m.spelling is not null then m.category else coalesce(near.category, spelling(n.name)) end as category,
+    m.spelling is null and near.category is not null as is_corrected
+from names as n
+left join mapped as m on spelling(n.name) = m.spelling
+left join near on spelling(n.name) = near.spelling
+where spelling(n.name) is not null;
+
+---------- the shop's own tables
+
+create temp table customers as
+select
+    said(customer_id) as user_id,
+    available_at,
+    _position as position,
+    _source as source,
+    rowid as raw_rowid,
+    moment(said(created_at), coalesce(_time_zone, 'UTC')) as created_at,
+    moment(said(updated_at), coalesce(_time_zone, 'UTC')) as updated_at,
+    try_cast(said(birth_year) as integer) as birth_year,
+    lower(said(gender)) as gender,
+    said(country) as country,
+    try_cast(said(household_size) as integer) as household_size,
+    money(said(income)) as income,
+    lower(said(acquisition_channel)) as acquisition_channel,
+    case
+        when lower(said(marketing_consent)) in ('true', 't', 'yes', '1', 'granted') then true
+        when lower(said(marketing_consent)) in ('false', 'f', 'no', '0', 'denied') then false
+    end as marketing_consent
+from lake.raw.customers
+where said(customer_id) is not null and _error is null;
+
+create temp table product_versions as
+with told as (
+    select
+        upper(said(product_id)) as product_id,
+        available_at as known_at,
+        _position as position,
+        _source as source,
+        rowid as raw_rowid,
+        said(title) as title,
+        said(brand) as brand,
+        said(category) as category_name,
+        money(said(price)) as price_raw,
+        upper(said(currency)) as currency,
+        try_cast(said(weight) as decimal(18, 6)) as weight,
+        coalesce(lower(said(weight_unit)), 'g') as weight_unit,
+        moment(said(created_at), coalesce(_time_zone, 'UTC')) as created_at,
+        moment(said(updated_at), coalesce(_time_zone, 'UTC')) as updated_at
+    from lake.raw.products
+    where said(product_id) is not null and _error is null
+),
+
+versions as (
+    select
+        t.* exclude (category_name, weight, weight_unit),
+        coalesce(t.updated_at, t.known_at) as said_at,
+        c.category,
+        coalesce(c.is_corrected, false) as category_is_corrected,
+        cast(round(t.price_raw * r.rate, 4) as decimal(18, 4)) as price,
+        cast(t.weight * u.factor as decimal(18, 3)) as weight_grams
+    from told as t
+    left join categories as c on t.category_name = c.name
+    left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(coalesce(t.updated_at, t.known_at) as date) = r.rate_date
+    left join read_csv('seeds/unit_conversions.csv') as u on t.weight_unit = u.unit
+),
+
+ordered as (
+    select
+        *,
+        max(said_at) over (partition by product_id order by known_at range between unbounded preceding and current row) as newest_so_far,
+        row_number() over (partition by product_id, known_at order by said_at desc, position desc, source desc, raw_rowid desc) as newest,
+        min(known_at) over (partition by product_id) as first_known_at
+    from versions
+)
+
+-- A version that arrived after a newer one was known never was the truth of any moment.
+select
+    * exclude (position, source, raw_rowid, said_at, newest_so_far, newest),
+    lead(known_at, 1, timestamp '9999-12-31') over (partition by product_id order by known_at) as known_until
+from ordered
+where newest = 1 and said_at >= newest_so_far;
+
+create temp table orders as
+with versions as (
+    select
+        said(order_id) as order_id,
+        said(user_id) as user_id,
+        said(anonymous_id) as anonymous_id,
+        said(session_id) as session_id,
+        lower(said(status)) as status,
+        upper(said(currency)) as currency,
+        moment(said(created_at), coalesce(_time_zone, 'UTC')) as created_at,
+        moment(said(paid_at), coalesce(_time_zone, 'UTC')) as paid_at,
+        moment(said(shipped_at), coalesce(_time_zone, 'UTC')) as shipped_at,
+        moment(said(updated_at), coalesce(_time_zone, 'UTC')) as updated_at,
+        available_at,
+        _position as position,
+        _source as source,
+        rowid as raw_rowid
+    from lake.raw.orders
+    where said(order_id) is not null and _error is null
+)
+
+select
+    *,
+    min(available_at) over (partition by order_id, user_id, anonymous_id, session_id, currency, created_at) as known_at,
+    coalesce(created_at > paid_at or paid_at > shipped_at or created_at > shipped_at, false) as is_disordered
+from versions
+qualify row_number() over (
+    partition by order_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
+) = 1;
+
+---------- every event-bearing row that has an identity, a moment and a type; no other is ever kept, or a copy
+
+create temp table arrived as
+with tracked as (
+    select
+        rowid * 4096 + 1 as row_id,
+        'events' as raw_table,
+        _source as source,
+        _position as position,
+        _origin as origin,
+        coalesce(_expects, '') as expects,
+        available_at as arrived_at,
+        said(event_id) as client_event_id,
+        said(event_type) as event_name,
+        moment(said(event_at), coalesce(_time_zone, 'UTC')) as event_at,
+        said(user_id) as user_id,
+        said(anonymous_id) as anonymous_id,
+        said(session_id) as source_session_id,
+        upper(said(product_id)) as product_id,
+        said(category) as category_name,
+        amount_of(said(quantity)) as quantity,
+        money(said(price)) as price,
+        upper(said(currency)) as currency,
+        said(order_id) as order_id,
+        said(line_id) as line_id,
+        said(query) as query,
+        said(device) as device_name,
+        said(page) as page,
+        said(referrer) as referrer,
+        said(campaign) as campaign,
+        said(country) as country,
+        properties,
+        cast(null as timestamp) as order_known_at,
+        coalesce(
+            is_no_number(said(quantity)) or is_no_number(said(price))
+            or lower(said(consent)) in ('denied', 'false', 'no', '0')
+            or regexp_matches(
+                lower(said(user_agent)),
+                '(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(slurp|facebookexternalhit|ia_archiver|mediapartners-google|headlesschrome|phantomjs|scrapy|curl|wget|libwww-perl|go-http-client|python-requests|python-urllib|aiohttp|httpx)([^a-z]|$)'
+            ),
+            false
+        ) as is_broken
+    from lake.raw.events
+    where _error is null
+    union all by name
+    select
+        (g.rowid * 512 + coalesce(u.item_index, 0)) * 8 + 2 as row_id,
+        'ga4_events' as raw_table,
+        g._source as source,
+        g._position as position,
+        g._origin as origin,
+        coalesce(g._expects, '') as expects,
+        g.available_at as arrived_at,
+        said(g.event_name) as event_name,
+        moment(said(g.event_timestamp), 'UTC') as event_at,
+        said(g.user_id) as user_id,
+        said(g.user_pseudo_id) as anonymous_id,
+        cast(list_filter(g.event_params, lambda p: p.key = 'ga_session_id')[1].value.int_value as varchar) as source_session_id,
+        upper(said(u.item.item_id)) as product_id,
+        said(u.item.item_category) as category_name,
+        amount_of(u.item.quantity) as quantity,
+        money(u.item.price) as price,
+        coalesce(upper(said(list_filter(g.event_params, lambda p: p.key = 'currency')[1].value.string_value)), 'USD') as currency,
+        said(g.ecommerce.transaction_id) as order_id,
+        case when lower(said(g.event_name)) in ('purchase', 'refund') then cast(u.item_index as varchar) end as line_id,
+        said(list_filter(g.event_params, lambda p: p.key = 'search_term')[1].value.string_value) as query,
+        said(g.device.category) as device_name,
+        said(list_filter(g.event_params, lambda p: p.key = 'page_location')[1].value.string_value) as page,
+        said(list_filter(g.event_params, lambda p: p.key = 'page_referrer')[1].value.string_value) as referrer,
+        said(g.traffic_source.medium) as campaign,
+        said(g.geo.country) as country,
+        coalesce(
+            (u.item.price is not null and try_cast(u.item.price as decimal(28, 6)) is null)
+            or lower(g.privacy_info.analytics_storage) in ('no', '0', 'denied'),
+            false
+        ) as is_broken
+    from lake.raw.ga4_events as g
+    left join lateral (
+        select unnest(g.items) as item, unnest(range(1, len(g.items) + 1)) as item_index
+    ) as u on true
+    where g._error is null
+    union all by name
+    select
+        i.rowid * 4096 + 3 as row_id,
+        'order_items' as raw_table,
+        i._source as source,
+        i._position as position,
+        i._origin as origin,
+        coalesce(i._expects, '') as expects,
+        i.available_at as arrived_at,
+        'purchase' as event_name,
+        o.created_at as event_at,
+        o.user_id,
+        o.anonymous_id,
+        o.session_id as source_session_id,
+        upper(said(i.product_id)) as product_id,
+        amount_of(said(i.quantity)) as quantity,
+        money(said(i.price)) as price,
+        coalesce(upper(said(i.currency)), o.currency) as currency,
+        said(i.order_id) as order_id,
+        said(i.line_id) as line_id,
+        i.properties,
+        o.known_at as order_known_at,
+        is_no_number(said(i.quantity)) or is_no_number(said(i.price)) or o.is_disordered as is_broken
+    from lake.raw.order_items as i
+    inner join orders as o on said(i.order_id) = o.order_id
+    where i._error is null
+    union all by name
+    select
+        r.rowid * 4096 + 4 as row_id,
+        'refunds' as raw_table,
+        r._source as source,
+        r._position as position,
+        r._origin as origin,
+        coalesce(r._expects, '') as expects,
+        r.available_at as arrived_at,
+        said(r.refund_id) as client_event_id,
+        'refund' as event_name,
+        moment(said(r.refunded_at), coalesce(r._time_zone, 'UTC')) as event_at,
+        coalesce(said(r.user_id), o.user_id) as user_id,
+        o.anonymous_id,
+        upper(said(r.product_id)) as product_id,
+        amount_of(said(r.quantity)) as quantity,
+        cast(money(said(r.amount)) / nullif(amount_of(said(r.quantity)), 0) as decimal(18, 4)) as price,
+        coalesce(upper(said(r.currency)), o.currency) as currency,
+        said(r.order_id) as order_id,
+        said(r.line_id) as line_id,
+        r.properties,
+        o.known_at as order_known_at,
+        is_no_number(said(r.quantity)) or is_no_number(said(r.amount)) or coalesce(o.is_disordered, false)
+        or (said(r.order_id) is not null and o.known_at is null) as is_broken
+    from lake.raw.refunds as r
+    left join orders as o on said(r.order_id) = o.order_id
+    where r._error is null
+),
+
+named as (
+    select
+        t.* exclude (event_name, category_name, device_name, currency, is_broken),
+        e.event_type,
+        coalesce('u:' || t.user_id, 'a:' || t.anonymous_id) as identity,
+        cast(t.event_at as date) as event_day,
+        c.category,
+        coalesce(t.currency, case when t.price is not null then 'USD' end) as currency,
+        cast(round(t.price * r.rate, 4) as decimal(18, 4)) as price_reported,
+        case
+            when lower(t.device_name) in ('desktop', 'mobile', 'tablet') then lower(t.device_name)
+            when lower(t.device_name) in ('phone', 'smartphone', 'app', 'ios', 'android') then 'mobile'
+            when lower(t.device_name) in ('web', 'pc', 'computer', 'laptop') then 'desktop'
+            when t.device_name is not null then 'other'
+        end as device,
+        case when e.event_type = 'engagement' then lower(t.event_name) else e.event_type end as kind,
+        t.is_broken
+        or coalesce(t.event_at > t.arrived_at + interval 10 minute, false)
+        or coalesce(t.price < 0 or t.price > 100000, false)
+        or coalesce(t.quantity <= 0 or t.quantity > 10000, false)
+        or (t.price is not null and r.rate is null) as is_broken
+    from tracked as t
+    inner join event_types as e on lower(t.event_name) = e.raw_name
+    left join categories as c on t.category_name = c.name
+    left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(t.event_at as date) = r.rate_date
+    where t.event_at is not null and coalesce(t.user_id, t.anonymous_id) is not null
+)
+
+select
+    * exclude (kind),
+    cast(md5(concat(
+        spelled(identity), '|,', spelled(event_at), '|,', spelled(product_id), '|,',
+        spelled(kind), '|,', spelled(order_id), '|,', spelled(line_id)
+    )) as uuid) as event_id
+from named;
+
+---------- copies: the same event by its key, or by its client's own id, or the same order told twice
+
+-- Only groups of two and more are sorted. They are found by a hash, and told apart by what was hashed.
+create temp table copies as
+with same_key as (
+    select row_id
+    from arrived
+    where event_id in (select event_id from arrived group by event_id having count(*) > 1)
+    qualify row_number() over (
+        partition by event_id
+        order by origin = 'database' desc, arrived_at, position, source, raw_table, row_id
+    ) > 1
+),
+
+hashed as (
+    select hash(source, client_event_id, product_id, line_id) as h from arrived
+    where client_event_id is not null
+    group by 1
+    having count(*) > 1
+),
+
+same_client_id as (
+    select row_id
+    from arrived
+    where client_event_id is not null and hash(source, client_event_id, product_id, line_id) in (select h from hashed)
+    qualify row_number() over (
+        partition by source, client_event_id, product_id, line_id
+        order by origin = 'database' desc, arrived_at, position, source, raw_table, row_id
+    ) > 1
+)
+
+select row_id, false as is_order from same_key
+union all
+select row_id, false from same_client_id
+union all
+select row_id, true
+from (
+    select
+        row_id,
+        origin = 'database' as is_told,
+        bool_or(origin = 'database') over (partition by order_id) as in_database,
+        event_at,
+        first_value(event_at) over (partition by order_id order by origin = 'database', arrived_at, position, event_at) as teller_at
+    from arrived
+    where event_type = 'purchase' and order_id is not null
+) as hits
+where case when in_database then not is_told else event_at <> teller_at end;
+
+-- More events of one identity in one day than a person makes, by order of arrival.
+create temp table too_many as
+select row_id
+from arrived
+where origin <> 'database'
+    and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) > 600)
+qualify dense_rank() over (partition by identity, event_day order by arrived_at, event_at) > 600;
+
+---------- kept events, with what the catalogue said by then
+
+create temp table kept as
+with users as (
+    select user_id, min(available_at) as known_at from customers group by user_id
+),
+
+products as (
+    select product_id, min(known_at) as known_at from product_versions group by product_id
+),
+
+known as (
+    select
+        a.* exclude (is_broken, expects),
+        greatest(
+            a.arrived_at,
+            a.event_at,
+            case when a.expects like '%customers%' then u.known_at end,
+            case when a.expects like '%products%' then p.known_at end,
+            a.order_known_at
+        ) as available_at
+    from arrived as a
+    left join users as u on a.user_id = u.user_id
+    left join products as p on a.product_id = p.product_id
+    where not a.is_broken
+        and not (a.expects like '%customers%' and a.user_id is not null and u.known_at is null)
+        and not (a.expects like '%products%' and a.product_id is not null and p.known_at is null)
+        and a.row_id not in (select row_id from copies)
+        and a.row_id not in (select row_id from too_many)
+)
+
+select
+    k.* exclude (category, order_known_at, raw_table, arrived_at),
+    cast(k.available_at as date) as arrival_day,
+    v.brand,
+    coalesce(v.category, k.category) as category,
+    v.price as list_price
+from known as k
+left join product_versions as v
+    on k.product_id = v.product_id and k.available_at >= v.known_at and k.available_at < v.known_until;
+
+---------- sessions
+
+-- An order of the shop's database is in the session of its web hit or, without one, of the identity's last event before it.
+create temp table order_chains as
+with hits as (
+    select order_id, identity, min(source_session_id) as session_id
+    from arrived
+    where row_id in (select row_id from copies where is_order) and origin <> 'database' and source_session_id is not null
+    group by order_id, identity
+),
+
+told as (
+    select k.row_id, k.identity, k.event_at, coalesce(k.source_session_id, h.session_id) as session_id
+    from kept as k
+    left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.event_type = 'purchase'
+    where k.origin = 'database'
+),
+
+astray as (
+    select * from told where session_id is null
+),
+
+web as (
+    select identity, event_at, max({'id': event_id, 'session': source_session_id})['session'] as session_id
+    from kept
+    where origin <> 'database' and identity in (select identity from astray)
+    group by identity, event_at
+)
+
+select row_id, session_id as chain from told where session_id is not null
+union all
+select a.row_id, case when w.event_at >= a.event_at - interval 30 minute then w.session_id end
+from astray as a
+asof left join web as w on a.identity = w.identity and a.event_at >= w.event_at;
+
+-- What the source tells apart needs no window, only its first event.
+create temp table told_sessions as
+with chained as (
+    select k.identity, coalesce(k.source_session_id, o.chain) as chain, k.event_at, k.event_id
+    from kept as k
+    left join order_chains as o on k.row_id = o.row_id
+)
+
+select
+    identity,
+    chain,
+    min({'at': event_at, 'id': event_id})['id'] as first_event_id
+from chained
+where chain is not null
+group by identity, chain;
+
+create temp table found_sessions as
+with started as (
+    select
+        k.row_id,
+        k.identity,
+        k.event_at,
+        k.event_id,
+        case
+            when lag(k.event_at) over (partition by k.identity order by k.event_at, k.event_id) >= k.event_at - interval 30 minute
+                then null
+            else k.event_id
+        end as starts
+    from kept as k
+    left join order_chains as o on k.row_id = o.row_id
+    where coalesce(k.source_session_id, o.chain) is null
+)
+
+select
+    row_id,
+    last_value(starts ignore nulls) over (
+        partition by identity order by event_at, event_id rows between unbounded preceding and current row
+    ) as first_event_id
+from started;
+
+---------- fits: what was usual by the end of each day
+
+-- Histograms in buckets of 2 % by arrival day, of each group that a value may be compared with.
+create temp table histograms as
+with prices as (
+    select arrival_day, product_id, category, price_reported as value, count(*) as n
+    from kept
+    where price_reported is not null and product_id is not null
+    group by all
+),
+
+quantities as (
+    select arrival_day, event_type, category, quantity as value, count(*) as n from kept where quantity is not null group by all
+),
+
+grouped as (
+    select 'price' as measure, arrival_day, value, n, unnest([
+        {'by': 'product_id', 'key': product_id}, {'by': 'category', 'key': category}, {'by': 'all', 'key': 'all'}
+    ], recursive := true)
+    from prices
+    union all
+    select 'quantity' as measure, arrival_day, value, n, unnest([
+        {'by': 'event_type', 'key': event_type}, {'by': 'category', 'key': category}, {'by': 'all', 'key': 'all'}
+    ], recursive := true)
+    from quantities
+)
+
+select
+    measure,
+    "by",
+    "key",
+    arrival_day as valid_on,
+    bucket(value) as bucket,
+    cast(sum(n) as bigint) as n,
+    sum(n * value) as total,
+    cast(sum(case when value > 0 then n end) as bigint) as log_n,
+    sum(n * micros) as log_total,
+    sum(n * micros * micros) as log_square
+from (
+    select *, case when value > 0 then cast(round(ln(cast(value as double)) * 1000000) as bigint) end as micros
+    from grouped
+    where "key" is not null
+) as observed
+group by all;
+
+create temp table fit_days as
+select
+    measure,
+    "by",
+    "key",
+    valid_on,
+    sum(sum(n)) over so_far as n,
+    sum(sum(log_n)) over so_far as log_n,
+    sum(sum(log_total)) over so_far as log_total,
+    sum(sum(log_square)) over so_far as log_square
+from histograms
+group by measure, "by", "key", valid_on
+window so_far as (partition by measure, "by", "key" order by valid_on rows between unbounded preceding and current row);
+
+-- The histogram of each group as it stood on each of its days, from the lowest bucket up.
+create temp table standing as
+with added as (
+    select
+        measure,
+        "by",
+        "key",
+        bucket,
+        valid_on,
+        lead(valid_on, 1, date '9999-12-31') over in_bucket as until,
+        sum(n) over (in_bucket rows between unbounded preceding and current row) as n,
+        sum(total) over (in_bucket rows between unbounded preceding and current row) as total
+    from histograms
+    window in_bucket as (partition by measure, "by", "key", bucket order by valid_on)
+)
+
+select
+    d.measure,
+    d."by",
+    d."key",
+    d.valid_on,
+    cast(a.total as double) / a.n as value,
+    sum(a.n) over (partition by d.measure, d."by", d."key", d.valid_on order by a.bucket rows between unbounded preceding and current row)
+    * 100 / d.n as reached
+from fit_days as d
+inner join added as a
+    on d.measure = a.measure and d."by" = a."by" and d."key" = a."key" and d.valid_on >= a.valid_on and d.valid_on < a.until;
+
+create temp table category_prices as
+select
+    "key" as category,
+    valid_on,
+    min(case when reached >= 5 then value end) as q05,
+    min(case when reached >= 10 then value end) as q10,
+    min(case when reached >= 15 then value end) as q15,
+    min(case when reached >= 20 then value end) as q20,
+    min(case when reached >= 25 then value end) as q25,
+    min(case when reached >= 30 then value end) as q30,
+    min(case when reached >= 35 then value end) as q35,
+    min(case when reached >= 40 then value end) as q40,
+    min(case when reached >= 45 then value end) as q45,
+    min(case when reached >= 50 then value end) as q50,
+    min(case when reached >= 55 then value end) as q55,
+    min(case when reached >= 60 then value end) as q60,
+    min(case when reached >= 65 then value end) as q65,
+    min(case when reached >= 70 then value end) as q70,
+    min(case when reached >= 75 then value end) as q75,
+    min(case when reached >= 80 then value end) as q80,
+    min(case when reached >= 85 then value end) as q85,
+    min(case when reached >= 90 then value end) as q90,
+    min(case when reached >= 95 then value end) as q95
+from standing
+where measure = 'price' and "by" = 'category'
+group by "key", valid_on;
+
+-- With the bounds of what is believable, where a rule says so and the group is old enough.
+create temp table fits as
+with quartiles as (
+    select
+        measure,
+        "by",
+        "key",
+        valid_on,
+        min(case when reached >= 25 then value end) as q25,
+        min(case when reached >= 50 then value end) as q50,
+        min(case when reached >= 75 then value end) as q75
+    from standing
+    group by measure, "by", "key", valid_on
+),
+
+spread as (
+    select
+        q.*,
+        r.action,
+        r.min_count,
+        d.n,
+        case when r.method = 'iqr' and q.q25 > 0 then ln(q.q25) when r.method = 'zscore' then cast(d.log_total as double) / d.log_n / 1000000 end as low_log,
+        case when r.method = 'iqr' and q.q25 > 0 then ln(q.q75) when r.method = 'zscore' then cast(d.log_total as double) / d.log_n / 1000000 end as high_log,
+        r.factor * greatest(case
+            when r.method = 'iqr' and q.q25 > 0 then ln(q.q75) - ln(q.q25)
+            when r.method = 'zscore' then std(d.log_n, d.log_total, d.log_square) / 1000000
+        end, 0.125) as reach
+    from quartiles as q
+    inner join fit_days as d on q.measure = d.measure and q."by" = d."by" and q."key" = d."key" and q.valid_on = d.valid_on
+    left join read_csv('seeds/outlier_rules.csv') as r on q.measure = r.column_name and q."by" = r.group_by and r.scale = 'log'
+)
+
+select
+    measure,
+    "by",
+    "key",
+    valid_on,
+    q50,
+    case when n >= min_count then exp(low_log - reach) end as low,
+    case when n >= min_count then exp(high_log + reach) end as high
+from spread;
+
+-- The fits that events ask for: of the narrowest group that has bounds, and the median of the narrowest that has one.
+create temp table price_fits as
+with asked as (
+    select distinct product_id, category, event_day, event_day - 2 as fit_day from kept
+),
+
+answered as (
+    select
+        a.product_id,
+        a.category,
+        a.event_day,
+        p.low as p_low,
+        p.high as p_high,
+        p.q50 as p_median,
+        c.low as c_low,
+        c.high as c_high,
+        c.q50 as c_median,
+        s.q50 as s_median
+    from asked as a
+    asof left join (from fits where measure = 'price' and "by" = 'product_id') as p on a.product_id = p."key" and a.fit_day >= p.valid_on
+    asof left join (from fits where measure = 'price' and "by" = 'category') as c on a.category = c."key" and a.fit_day >= c.valid_on
+    asof left join (from fits where measure = 'price' and "by" = 'all') as s on a.fit_day >= s.valid_on
+)
+
+select
+    product_id,
+    category,
+    event_day,
+    coalesce(p_low, c_low) as low,
+    coalesce(p_high, c_high) as high,
+    coalesce(p_median, c_median, s_median) as median
+from answered;
+
+create temp table quantity_fits as
+with asked as (
+    select distinct event_type, category, event_day, event_day - 2 as fit_day from kept
+)
+
+select
+    a.event_type,
+    a.category,
+    a.event_day,
+    c.low,
+    c.high,
+    coalesce(e.q50, c.q50, s.q50) as median
+from asked as a
+asof left join (from fits where measure = 'quantity' and "by" = 'event_type') as e on a.event_type = e."key" and a.fit_day >= e.valid_on
+asof left join (from fits where measure = 'quantity' and "by" = 'category') as c on a.category = c."key" and a.fit_day >= c.valid_on
+asof left join (from fits where measure = 'quantity' and "by" = 'all') as s on a.fit_day >= s.valid_on;
+
+create temp table category_price_days as
+select a.*, p.* exclude (category, valid_on)
+from (select distinct category, event_day from kept where category is not null) as a
+asof left join category_prices as p on a.category = p.category and a.event_day - 2 >= p.valid_on;
+
+-- The most frequent device and country so far; of equally frequent ones the first in alphabetical order.
+create temp table frequent as
+with seen as (
+    select 'device' as label, device as value, arrival_day, count(*) as n from kept where origin <> 'database' and device is not null group by all
+    union all
+    select 'country', country, arrival_day, count(*) from kept where origin <> 'database' and country is not null group by all
+),
+
+days as (
+    select distinct label, arrival_day as valid_on from seen
+),
+
+latest as (
+    select d.label, d.valid_on, min({'n': -n, 'value': value})['value'] as value
+    from (
+        select d.label, d.valid_on, s.value, sum(s.n) as n
+        from days as d
+        inner join seen as s on d.label = s.label and d.valid_on >= s.arrival_day
+        group by all
+    ) as d
+    group by all
+)
+
+select a.event_day, d.value as device, c.value as country
+from (select distinct event_day from kept) as a
+asof left join (from latest where label = 'device') as d on a.event_day - 2 >= d.valid_on
+asof left join (from latest where label = 'country') as c on a.event_day - 2 >= c.valid_on;
+
+---------- who is whose customer: a visitor is the customer of the first login on it
+
+create temp table links as
+with seen as (
+    select distinct identity from kept
+    union
+    select distinct 'a:' || anonymous_id from kept where anonymous_id is not null
+),
+
+logins as (
+    select 'a:' || anonymous_id as identity, min({'available_at': available_at, 'event_at': event_at, 'event_id': event_id, 'user_id': user_id})['user_id'] as user_id
+    from kept
+    where user_id is not null and anonymous_id is not null
+    group by anonymous_id
+)
+
+select s.identity, customer_of(coalesce('u:' || l.user_id, s.identity)) as customer_id
+from seen as s
+left join logins as l on s.identity = l.identity;
+
+---------- facts
+
+create table fct_events as
+with fitted as (
+    select
+        k.*,
+        coalesce(f.first_event_id, s.first_event_id) as first_event_id,
+        p.low as price_low,
+        p.high as price_high,
+        p.median as price_median,
+        q.low as quantity_low,
+        q.high as quantity_high,
+        q.median as quantity_median,
+        r.device as frequent_device,
+        r.country as frequent_country,
+        l.customer_id
+    from kept as k
+    left join links as l on k.identity = l.identity
+    left join order_chains as o on k.row_id = o.row_id
+    left join told_sessions as s on k.identity = s.identity and coalesce(k.source_session_id, o.chain) = s.chain
+    left join found_sessions as f on k.row_id = f.row_id
+    left join price_fits as p on k.product_id is not distinct from p.product_id and k.category is not distinct from p.category and k.event_day = p.event_day
+    left join quantity_fits as q on k.event_type = q.event_type and k.category is not distinct from q.category and k.event_day = q.event_day
+    left join frequent as r on k.event_day = r.event_day
+),
+
+treated as (
+    select
+        *,
+        coalesce((price_reported < price_low or price_reported > price_high) and price_reported > 0, false) as price_is_outlier,
+        coalesce((quantity < quantity_low or quantity > quantity_high) and quantity > 0, false) as quantity_is_outlier,
+        cast(round(case
+            when price_reported > 0 and price_reported < price_low then price_low
+            when price_reported > 0 and price_reported > price_high then price_high
+            else cast(price_reported as double)
+        end, 4) as decimal(18, 4)) as price_treated,
+        cast(round(case
+            when quantity > 0 and quantity < quantity_low then quantity_low
+            when quantity > 0 and quantity > quantity_high then quantity_high
+            else cast(quantity as double)
+        end, 3) as decimal(18, 3)) as quantity_treated,
+        price_reported is null and product_id is not null as price_was_missing,
+        quantity is null and product_id is not null
+        and event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as quantity_was_missing,
+        device is null and origin <> 'database' as device_was_missing,
+        country is null and origin <> 'database' as country_was_missing
+    from fitted
+),
+
+filled as (
+    select
+        t.* exclude (price, quantity, device, country),
+        t.price as price_in_currency,
+        t.quantity as quantity_raw,
+        case when t.price_was_missing then cast(round(t.price_median, 4) as decimal(18, 4)) else t.price_treated end as price,
+        case
+            when t.quantity_was_missing then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
+            else t.quantity_treated
+        end as quantity,
+        case when t.device_was_missing then t.frequent_device else t.device end as device,
+        case when t.country_was_missing then t.frequent_country else t.country end as country,
+        5 * (
+            (t.price_treated >= c.q05)::integer +
+            (t.price_treated >= c.q10)::integer +
+            (t.price_treated >= c.q15)::integer +
+            (t.price_treated >= c.q20)::integer +
+            (t.price_treated >= c.q25)::integer +
+            (t.price_treated >= c.q30)::integer +
+            (t.price_treated >= c.q35)::integer +
+            (t.price_treated >= c.q40)::integer +
+            (t.price_treated >= c.q45)::integer +
+            (t.price_treated >= c.q50)::integer +
+            (t.price_treated >= c.q55)::integer +
+            (t.price_treated >= c.q60)::integer +
+            (t.price_treated >= c.q65)::integer +
+            (t.price_treated >= c.q70)::integer +
+            (t.price_treated >= c.q75)::integer +
+            (t.price_treated >= c.q80)::integer +
+            (t.price_treated >= c.q85)::integer +
+            (t.price_treated >= c.q90)::integer +
+            (t.price_treated >= c.q95)::integer
+        ) as price_percentile
+    from treated as t
+    left join category_price_days as c on t.category = c.category and t.event_day = c.event_day
+)
+
+select
+    event_id,
+    customer_id,
+    identity,
+    user_id,
+    anonymous_id,
+    cast(md5(concat(spelled(identity), '|,', spelled(replace(cast(first_event_id as varchar), '-', '')))) as uuid) as session_id,
+    source,
+    origin,
+    event_type,
+    event_at,
+    event_day,
+    available_at,
+    arrival_day,
+    product_id,
+    category,
+    brand,
+    case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end as order_key,
+    order_id,
+    line_id,
+    price,
+    price_reported as price_raw,
+    price_is_outlier,
+    price_was_missing,
+    price_percentile,
+    quantity,
+    quantity_raw,
+    quantity_is_outlier,
+    quantity_was_missing,
+    cast(round(coalesce(price, 0) * coalesce(quantity, 1), 4) as decimal(18, 4)) as amount,
+    cast(round(coalesce(price_reported, 0) * coalesce(quantity_raw, 1), 4) as decimal(18, 4)) as gross_amount,
+    list_price,
+    currency,
+    price_in_currency,
+    device,
+    device_was_missing,
+    country,
+    country_was_missing,
+    query,
+    page,
+    referrer,
+    campaign,
+    properties
+from filled;
+
+set variable as_of = (select max(available_at) + interval 1 microsecond from fct_events);
+set variable today = cast(getvariable('as_of') as date);
