@@ -952,6 +952,7 @@ select
     user_id,
     anonymous_id,
     cast(md5(concat(spelled(identity), '|,', spelled(replace(cast(first_event_id as varchar), '-', '')))) as uuid) as session_id,
+    event_id = first_event_id as is_first_of_session,
     source,
     origin,
     event_type,
@@ -992,3 +993,284 @@ from filled;
 
 set variable as_of = (select max(available_at) + interval 1 microsecond from fct_events);
 set variable today = cast(getvariable('as_of') as date);
+
+create table fct_order_items as
+select
+    event_id as order_item_id,
+    order_key,
+    line_id,
+    customer_id,
+    event_at as ordered_at,
+    product_id,
+    category,
+    brand,
+    quantity,
+    price,
+    list_price,
+    amount as revenue,
+    gross_amount as gross_revenue,
+    currency,
+    price_in_currency,
+    session_id,
+    source
+from fct_events
+where event_type = 'purchase';
+
+create table fct_orders as
+with lines as (
+    select
+        order_key,
+        min(order_id) as order_id,
+        min(case when origin = 'database' then order_id end) as database_order_id,
+        min(identity) as identity,
+        min(customer_id) as customer_id,
+        min(session_id) as session_id,
+        min(source) as source,
+        min(origin) as origin,
+        min(event_at) as ordered_at,
+        min(currency) as currency,
+        count(*) as lines,
+        count(distinct product_id) as products,
+        sum(quantity) as units,
+        sum(amount) as revenue,
+        sum(gross_amount) as gross_revenue,
+        coalesce(sum(case when list_price > price then (list_price - price) * quantity end), 0) as discount
+    from fct_events
+    where event_type = 'purchase'
+    group by order_key
+),
+
+refunds as (
+    select order_id, sum(amount) as refunds, sum(quantity) as refunded_units
+    from fct_events
+    where event_type = 'refund' and order_id is not null
+    group by order_id
+)
+
+select
+    l.* exclude (database_order_id, discount),
+    cast(l.discount as decimal(38, 4)) as discount,
+    h.paid_at,
+    h.shipped_at,
+    h.status,
+    coalesce(r.refunds, 0) as refunds,
+    coalesce(r.refunded_units, 0) as refunded_units
+from lines as l
+left join refunds as r on l.order_id = r.order_id
+left join orders as h on l.database_order_id = h.order_id;
+
+create temp table sessions as
+select
+    session_id,
+    any_value(identity) as identity,
+    any_value(customer_id) as customer_id,
+    min(source) as source,
+    min(event_at) as started_at,
+    max(event_at) as ended_at,
+    min(case when event_day >= getvariable('today') - 90 then event_at end) as started_at_90d,
+    max(event_day) as last_day,
+    count(*) as events,
+    count(distinct product_id) as products,
+    count(distinct category) as categories,
+    count(case when event_type = 'view_item' then 1 end) as views,
+    count(case when event_type = 'search' then 1 end) as searches,
+    count(case when event_type = 'add_to_cart' then 1 end) as cart_adds,
+    count(case when event_type = 'begin_checkout' then 1 end) as checkouts,
+    count(case when event_type = 'purchase' then 1 end) as purchases,
+    count(distinct order_key) as orders,
+    coalesce(sum(case when event_type = 'purchase' then amount end), 0) as revenue,
+    coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as cart_value,
+    max(case when is_first_of_session then device end) as device,
+    max(case when is_first_of_session then country end) as country,
+    max(case when is_first_of_session then campaign end) as entry_campaign,
+    max(case when is_first_of_session then page end) as entry_page
+from fct_events
+group by session_id;
+
+create table fct_sessions as
+select
+    * exclude (started_at_90d, last_day, purchases, cart_value),
+    seconds(started_at, ended_at) as length_seconds,
+    events = 1 as is_bounce
+from sessions;
+
+---------- dimensions; a gap is filled with what was usual two days before
+
+-- Each number once, when it was first seen of its customer or product, as a histogram of what had arrived by then.
+create temp table profile_fits as
+with observed as (
+    unpivot (
+        select user_id, available_at, position, source, raw_rowid,
+            cast(birth_year as decimal(18, 4)) as birth_year,
+            cast(household_size as decimal(18, 4)) as household_size,
+            income
+        from customers
+    ) on birth_year, household_size, income into name measure value value
+),
+
+firsts as (
+    select measure, 'all' as category, value, available_at
+    from observed
+    qualify row_number() over (partition by measure, user_id order by available_at, position, source, raw_rowid) = 1
+    union all
+    select 'weight', category, cast(weight_grams as decimal(18, 4)), known_at
+    from product_versions
+    where weight_grams is not null and category is not null
+    qualify row_number() over (partition by product_id order by known_at) = 1
+),
+
+buckets as (
+    select measure, category, bucket(value) as bucket, count(*) as n, sum(value) as total, sum(cast(value as decimal(19, 4)) * cast(value as decimal(19, 4))) as square
+    from firsts
+    where cast(available_at as date) <= getvariable('today') - 2
+    group by all
+),
+
+standing as (
+    select
+        *,
+        sum(n) over (partition by measure, category order by bucket rows between unbounded preceding and current row) * 100
+        / sum(n) over (partition by measure, category) as reached
+    from buckets
+)
+
+select
+    measure,
+    category,
+    sum(n) as n,
+    sum(total) / sum(n) as mean,
+    std(sum(n), sum(total), sum(square)) as std,
+    min(case when reached >= 25 then cast(total as double) / n end) as q25,
+    min(case when reached >= 50 then cast(total as double) / n end) as q50,
+    min(case when reached >= 75 then cast(total as double) / n end) as q75
+from standing
+group by measure, category;
+
+create table dim_products as
+with rule as (
+    select factor, min_count from read_csv('seeds/outlier_rules.csv') where column_name = 'weight'
+),
+
+limits as (
+    select
+        f.category,
+        f.q50,
+        case when f.n >= r.min_count and f.q25 > 0 then exp(ln(f.q25) - r.factor * greatest(ln(f.q75) - ln(f.q25), 0.125)) end as low,
+        case when f.n >= r.min_count and f.q25 > 0 then exp(ln(f.q75) + r.factor * greatest(ln(f.q75) - ln(f.q25), 0.125)) end as high
+    from profile_fits as f
+    cross join rule as r
+    where f.measure = 'weight'
+),
+
+seen as (
+    select product_id, min(event_at) as first_seen_at, max(event_at) as last_seen_at, max(category) as category
+    from fct_events
+    where product_id is not null
+    group by product_id
+),
+
+joined as (
+    select
+        coalesce(v.product_id, s.product_id) as product_id,
+        v.title,
+        v.brand,
+        coalesce(v.category, s.category) as category,
+        coalesce(v.category_is_corrected, false) as category_is_corrected,
+        v.price,
+        v.price_raw,
+        v.currency,
+        v.weight_grams as weight_grams_raw,
+        v.created_at,
+        v.updated_at,
+        s.first_seen_at,
+        s.last_seen_at,
+        v.product_id is not null as is_in_catalogue
+    from (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+    full join seen as s on v.product_id = s.product_id
+)
+
+select
+    j.*,
+    coalesce((j.weight_grams_raw < l.low or j.weight_grams_raw > l.high) and j.weight_grams_raw > 0, false) as weight_is_outlier,
+    j.weight_grams_raw is null as weight_was_missing,
+    cast(round(
+        case when weight_is_outlier then l.q50 else coalesce(cast(j.weight_grams_raw as double), l.q50) end, 3
+    ) as decimal(18, 3)) as weight_grams
+from joined as j
+left join limits as l on j.category = l.category;
+
+create table dim_customers as
+with profiles as (
+    from customers
+    qualify row_number() over (
+        partition by user_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
+    ) = 1
+),
+
+firsts as (
+    select 'gender' as label, gender as value, available_at from customers where gender is not null
+    qualify row_number() over (partition by user_id order by available_at, position, source, raw_rowid) = 1
+    union all
+    select 'country', country, available_at from customers where country is not null
+    qualify row_number() over (partition by user_id order by available_at, position, source, raw_rowid) = 1
+),
+
+modes as (
+    select label, value
+    from firsts
+    where cast(available_at as date) <= getvariable('today') - 2
+    group by label, value
+    qualify row_number() over (partition by label order by count(*) desc, value) = 1
+),
+
+usual as (
+    select
+        (select q50 from profile_fits where measure = 'birth_year') as birth_year,
+        (select q50 from profile_fits where measure = 'household_size') as household_size,
+        (select value from modes where label = 'gender') as gender,
+        (select value from modes where label = 'country') as country,
+        f.mean as income_mean,
+        r.factor * f.std as income_reach,
+        f.n >= r.min_count as income_is_told
+    from (select 1) as one
+    left join profile_fits as f on f.measure = 'income'
+    left join read_csv('seeds/outlier_rules.csv') as r on r.column_name = 'income'
+),
+
+identified as (
+    select customer_id, count(*) as identities, min(case when identity like 'u:%' then substr(identity, 3) end) as user_id
+    from links
+    group by customer_id
+),
+
+seen as (
+    select customer_id, min(started_at) as first_seen_at, max(ended_at) as last_seen_at from sessions group by customer_id
+)
+
+select
+    coalesce(i.customer_id, customer_of('u:' || p.user_id)) as customer_id,
+    coalesce(p.user_id, i.user_id) as user_id,
+    coalesce(p.user_id, i.user_id) is null as is_anonymous,
+    p.user_id is not null as has_profile,
+    coalesce(i.identities, 0) as identities,
+    s.first_seen_at,
+    s.last_seen_at,
+    p.created_at,
+    p.updated_at,
+    case when p.user_id is not null then coalesce(p.birth_year, cast(round(u.birth_year) as integer)) end as birth_year,
+    p.birth_year is null as birth_year_was_missing,
+    case when p.user_id is not null then coalesce(p.gender, u.gender) end as gender,
+    p.gender is null as gender_was_missing,
+    case when p.user_id is not null then coalesce(p.country, u.country) end as country,
+    p.country is null as country_was_missing,
+    case when p.user_id is not null then coalesce(p.household_size, cast(round(u.household_size) as integer)) end as household_size,
+    p.household_size is null as household_size_was_missing,
+    p.income,
+    p.income is null as income_was_missing,
+    coalesce(abs(p.income - u.income_mean) > u.income_reach and u.income_is_told, false) as income_is_outlier,
+    p.acquisition_channel,
+    p.marketing_consent
+from identified as i
+full join profiles as p on i.customer_id = customer_of('u:' || p.user_id)
+left join seen as s on i.customer_id = s.customer_id
+cross join usual as u;
