@@ -1274,3 +1274,1317 @@ from identified as i
 full join profiles as p on i.customer_id = customer_of('u:' || p.user_id)
 left join seen as s on i.customer_id = s.customer_id
 cross join usual as u;
+
+---------- rollups: what features are made of, at the grains that several of them share
+
+-- What is counted (m_, by window) or added up beside (s_), one column each.
+create view measured as
+select
+    *,
+    cast(event_type = 'view_item' as integer) as m_views,
+    cast(event_type = 'view_item_list' as integer) as m_list_views,
+    cast(event_type = 'search' as integer) as m_searches,
+    cast(event_type = 'add_to_cart' as integer) as m_cart_adds,
+    cast(event_type = 'remove_from_cart' as integer) as m_cart_removes,
+    cast(event_type = 'begin_checkout' as integer) as m_checkouts,
+    cast(event_type = 'add_to_wishlist' as integer) as m_wishlist_adds,
+    case when event_type = 'purchase' then quantity end as m_units,
+    case when event_type = 'purchase' then amount end as m_revenue,
+    case when event_type = 'purchase' then gross_amount end as m_gross_revenue,
+    case when event_type = 'refund' then amount end as m_refunds,
+    case when event_type = 'refund' then quantity end as s_refunded_units,
+    event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null as is_priced
+from fct_events;
+
+create temp table user_days as
+select
+    customer_id,
+    event_day,
+    coalesce(sum(columns('^m_.*$')), 0) as '\0',
+    count(*) as s_events,
+    sum(s_refunded_units) as s_refunded_units,
+    count(case when is_priced then 1 end) as s_priced_events,
+    sum(case when is_priced then price end) as s_price_total,
+    sum(case when is_priced then cast(price as decimal(19, 4)) * cast(price as decimal(19, 4)) end) as s_price_square_total,
+    count(case when is_priced then price_percentile end) as s_ranked_events,
+    sum(case when is_priced then price_percentile end) as s_price_percentile_total,
+    sum(case when event_type = 'purchase' then round(greatest(list_price, price) * quantity, 4) end) filter (where list_price is not null) as s_listed_amount,
+    sum(case when event_type = 'purchase' and list_price > price then round((list_price - price) * quantity, 4) end) as s_discount_amount,
+    count(case when extract(hour from event_at) < 6 then 1 end) as s_night_events,
+    count(case when extract(hour from event_at) between 6 and 11 then 1 end) as s_morning_events,
+    count(case when extract(hour from event_at) between 12 and 17 then 1 end) as s_afternoon_events,
+    count(case when extract(hour from event_at) >= 18 then 1 end) as s_evening_events,
+    count(case when extract(isodow from event_at) >= 6 then 1 end) as s_weekend_events,
+    count(case when device = 'desktop' then 1 end) as s_desktop_events,
+    count(case when device = 'mobile' then 1 end) as s_mobile_events,
+    count(case when device = 'tablet' then 1 end) as s_tablet_events,
+    count(device) as s_device_events,
+    min(event_at) as first_at,
+    max(event_at) as last_at,
+    max(case when event_type = 'view_item' then event_at end) as last_view_at,
+    max(case when event_type = 'add_to_cart' then event_at end) as last_cart_add_at
+from measured
+group by customer_id, event_day;
+
+create temp table item_days as
+select
+    product_id,
+    category,
+    brand,
+    event_day,
+    -- The shop's own rates are those of closed days.
+    arrival_day < getvariable('today') as is_closed,
+    coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')), 0) as '\0',
+    count(*) as events,
+    coalesce(sum(s_refunded_units), 0) as refunded_units,
+    count(case when is_priced then 1 end) as priced_events,
+    coalesce(sum(case when is_priced then price end), 0) as price_total,
+    min(event_at) as first_at,
+    max(event_at) as last_at,
+    max(case when event_type = 'purchase' then event_at end) as last_order_at
+from measured
+where product_id is not null
+group by all;
+
+-- How much each kind of event says of a taste, and what is left of it at each age.
+create temp table decays as
+select age, cast(round(power(0.5, age / 1.0) * 1000000000) as bigint) as decay_1d, cast(round(power(0.5, age / 7.0) * 1000000000) as bigint) as decay_7d, cast(round(power(0.5, age / 30.0) * 1000000000) as bigint) as decay_30d
+from range((select getvariable('today') - min(event_day) from fct_events) + 1) as ages (age);
+
+create temp table user_item_tastes as
+select
+    e.customer_id,
+    e.product_id,
+    e.category,
+    e.brand,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')), 0) as '\1_lifetime',
+    count(*) filter (where event_day >= getvariable('today') - 90) as events_90d,
+    count(*) as events_lifetime,
+    sum(case event_type when 'view_item' then w.views when 'add_to_cart' then w.cart_adds when 'purchase' then w.purchases else 0 end * d.decay_1d) as affinity_1d,
+    sum(case event_type when 'view_item' then w.views when 'add_to_cart' then w.cart_adds when 'purchase' then w.purchases else 0 end * d.decay_7d) as affinity_7d,
+    sum(case event_type when 'view_item' then w.views when 'add_to_cart' then w.cart_adds when 'purchase' then w.purchases else 0 end * d.decay_30d) as affinity_30d,
+    count(case when is_priced then 1 end) as priced_events,
+    coalesce(sum(case when is_priced then price end), 0) as price_total,
+    -- One bit a day.
+    coalesce(bit_or(case when d.age <= 90 then cast(1 as hugeint) << cast(d.age as integer) end), 0) as days_90d,
+    max(event_day) as last_day,
+    min(case when event_type = 'purchase' and quantity > 0 then event_day end) as first_bought_on,
+    max(case when event_type = 'purchase' and quantity > 0 then event_day end) as last_bought_on,
+    min(event_at) as first_at,
+    max(event_at) as last_at,
+    max(case when event_type = 'view_item' then event_at end) as last_view_at,
+    max(case when event_type = 'add_to_cart' then event_at end) as last_cart_add_at,
+    max(case when event_type = 'remove_from_cart' then event_at end) as last_cart_remove_at,
+    max(case when event_type = 'purchase' then event_at end) as last_bought_at,
+    max({'at': event_at, 'price': price}) filter (where event_type = 'view_item' and price is not null) as last_view
+from measured as e
+inner join decays as d on getvariable('today') - e.event_day = d.age
+cross join (
+    select
+        coalesce(max(case when measure = 'views' then weight end), 0) as views,
+        coalesce(max(case when measure = 'cart_adds' then weight end), 0) as cart_adds,
+        coalesce(max(case when measure = 'purchases' then weight end), 0) as purchases
+    from read_csv('seeds/event_weights.csv')
+) as w
+where e.product_id is not null
+group by all;
+
+create temp table user_items as
+select
+    customer_id,
+    product_id,
+    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    max(last_day) as last_day,
+    min(first_bought_on) as first_bought_on,
+    max(last_bought_on) as last_bought_on,
+    min(first_at) as first_at,
+    max(last_view_at) as last_view_at,
+    max(last_cart_add_at) as last_cart_add_at,
+    max(last_cart_remove_at) as last_cart_remove_at,
+    max(last_bought_at) as last_bought_at,
+    max(last_view)['price'] as price_at_last_view
+from (select * exclude (days_90d) from user_item_tastes)
+group by customer_id, product_id;
+
+create temp table user_categories as
+select
+    customer_id,
+    category,
+    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    bit_count(bit_or(days)) as active_days_90d,
+    count(distinct product_id) as distinct_products_lifetime,
+    sum(priced_events) as priced_events,
+    sum(price_total) as price_total,
+    max(last_day) as last_day,
+    max(last_at) as last_at,
+    max(last_view_at) as last_view_at,
+    max(last_cart_add_at) as last_cart_add_at
+from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+where category is not null
+group by customer_id, category;
+
+
+create temp table user_brands as
+select
+    customer_id,
+    brand,
+    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    bit_count(bit_or(days)) as active_days_90d,
+    count(distinct product_id) as distinct_products_lifetime,
+    sum(priced_events) as priced_events,
+    sum(price_total) as price_total,
+    max(last_day) as last_day,
+    max(last_at) as last_at,
+    max(last_view_at) as last_view_at,
+    max(last_cart_add_at) as last_cart_add_at
+from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+where brand is not null
+group by customer_id, brand;
+
+
+-- Which orders held what.
+create temp table bought as
+select customer_id, product_id, category, brand, order_key, min(event_at) as ordered_at, max(event_day) as last_day
+from fct_events
+where order_key is not null and product_id is not null
+group by all;
+
+create temp table last_day as
+select *
+from measured
+where event_at >= getvariable('as_of') - interval 24 hour;
+
+---------- features of users
+
+create table user_features as
+with recent as (
+    select
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
+        count(distinct session_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as sessions_1h,
+        count(distinct event_day) filter (where event_at >= getvariable('as_of') - interval 1 hour) as active_days_1h,
+        count(distinct product_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as distinct_products_1h,
+        count(distinct case when product_id is not null then category end) filter (where event_at >= getvariable('as_of') - interval 1 hour) as distinct_categories_1h,
+        count(distinct case when product_id is not null then brand end) filter (where event_at >= getvariable('as_of') - interval 1 hour) as distinct_brands_1h,
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
+        count(distinct session_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as sessions_24h,
+        count(distinct event_day) filter (where event_at >= getvariable('as_of') - interval 24 hour) as active_days_24h,
+        count(distinct product_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as distinct_products_24h,
+        count(distinct case when product_id is not null then category end) filter (where event_at >= getvariable('as_of') - interval 24 hour) as distinct_categories_24h,
+        count(distinct case when product_id is not null then brand end) filter (where event_at >= getvariable('as_of') - interval 24 hour) as distinct_brands_24h,
+        customer_id
+    from last_day
+    group by customer_id
+),
+
+by_day as (
+    select
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        count(*) filter (where event_day >= getvariable('today') - 7) as active_days_7d,
+        count(*) filter (where event_day >= getvariable('today') - 30) as active_days_30d,
+        count(*) filter (where event_day >= getvariable('today') - 90) as active_days_90d,
+        count(*) filter (where event_day >= getvariable('today') - 365) as active_days_365d,
+        count(*) as active_days_lifetime,
+        min(first_at) as first_event_at,
+        max(last_at) as last_event_at,
+        max(last_view_at) as last_view_at,
+        max(last_cart_add_at) as last_cart_add_at,
+        customer_id
+    from user_days
+    group by customer_id
+),
+
+totals as (
+    select
+        customer_id,
+        coalesce(sum(columns('^s_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        coalesce(sum(columns('^s_(.*)$')), 0) as '\1_lifetime'
+    from user_days
+    group by customer_id
+),
+
+by_product as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as distinct_products_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as distinct_products_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as distinct_products_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as distinct_products_365d,
+        count(*) as distinct_products_lifetime,
+        customer_id
+    from user_items
+    group by customer_id
+),
+
+by_brand as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as distinct_brands_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as distinct_brands_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as distinct_brands_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as distinct_brands_365d,
+        count(*) as distinct_brands_lifetime,
+        customer_id
+    from user_brands
+    group by customer_id
+),
+
+by_category as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as distinct_categories_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as distinct_categories_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as distinct_categories_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as distinct_categories_365d,
+        count(*) as distinct_categories_lifetime,
+        -- Shannon entropy, in nats.
+        round(sum(
+            case when events_90d > 0 then -(cast(events_90d as double) / all_90d) * ln(cast(events_90d as double) / all_90d) end
+        ), 9) as category_entropy_90d,
+        round(sum(
+            case when events_lifetime > 0 then -(cast(events_lifetime as double) / all_lifetime) * ln(cast(events_lifetime as double) / all_lifetime) end
+        ), 9) as category_entropy_lifetime,
+        customer_id
+    from (
+        select
+            *,
+            sum(events_90d) over (partition by customer_id) as all_90d,
+            sum(events_lifetime) over (partition by customer_id) as all_lifetime
+        from user_categories
+    ) as shares
+    group by customer_id
+),
+
+by_session as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as sessions_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as sessions_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as sessions_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as sessions_365d,
+        count(*) as sessions_lifetime,
+        sum(seconds(started_at_90d, ended_at)) / count(started_at_90d) as session_seconds_mean_90d,
+        sum(seconds(started_at, ended_at)) / count(*) as session_seconds_mean_lifetime,
+        count(*) filter (where is_abandoned and last_day >= getvariable('today') - 30) as abandoned_carts_30d,
+        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned and last_day >= getvariable('today') - 30), 0) as abandoned_cart_value_30d,
+        count(*) filter (where is_abandoned and last_day >= getvariable('today') - 90) as abandoned_carts_90d,
+        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned and last_day >= getvariable('today') - 90), 0) as abandoned_cart_value_90d,
+        count(*) filter (where is_abandoned) as abandoned_carts_lifetime,
+        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned), 0) as abandoned_cart_value_lifetime,
+        customer_id
+    from (
+        select
+            *,
+            cart_adds > 0 and purchases = 0 and ended_at < getvariable('as_of') - interval 30 minute as is_abandoned
+        from sessions
+    ) as judged
+    group by customer_id
+),
+
+user_orders as (
+    select
+        *,
+        seconds(lag(ordered_at) over (partition by customer_id order by ordered_at, order_key), ordered_at) as gap
+    from (
+        select customer_id, order_key, min(event_at) as ordered_at, max(event_day) as last_day, sum(amount) as revenue
+        from fct_events
+        where order_key is not null
+        group by customer_id, order_key
+    ) as orders_of_users
+),
+
+by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        max(ordered_at) as last_order_at,
+        share(sum(revenue), count(*)) as order_value_mean,
+        max(revenue) as order_value_max,
+        share(sum(gap), count(gap) * 86400) as order_gap_days_mean,
+        exact_std(
+            count(gap), cast(sum(gap) as decimal(19, 0)),
+            cast(sum(cast(gap as decimal(19, 0)) * cast(gap as decimal(19, 0))) as decimal(38, 0))
+        ) / 86400 as order_gap_days_std,
+        customer_id
+    from user_orders
+    group by customer_id
+),
+
+shop as (
+    select
+        coalesce(share(sum(m_cart_adds), sum(m_views)), 0) as cart_rate,
+        coalesce(share(sum(m_units), sum(m_cart_adds)), 0) as order_rate
+    from item_days
+    where is_closed
+),
+
+bounds as (
+    select measure, score, at_least, coalesce(below, 'inf'::double) as below from read_csv('seeds/rfm_bounds.csv')
+),
+
+rfm as (
+    select o.customer_id, r.score as rfm_recency_score, f.score as rfm_frequency_score, m.score as rfm_monetary_score
+    from by_order as o
+    inner join by_day as d on o.customer_id = d.customer_id
+    inner join bounds as r
+        on r.measure = 'recency_days'
+        and hours(o.last_order_at, getvariable('as_of')) / 24 >= r.at_least and hours(o.last_order_at, getvariable('as_of')) / 24 < r.below
+    left join bounds as f on f.measure = 'orders' and o.orders_365d > 0 and o.orders_365d >= f.at_least and o.orders_365d < f.below
+    left join bounds as m
+        on m.measure = 'revenue' and o.orders_365d > 0
+        and cast(d.revenue_365d as double) >= m.at_least and cast(d.revenue_365d as double) < m.below
+)
+
+
+select
+    d.* exclude (first_event_at, last_event_at, last_view_at, last_cart_add_at),
+    getvariable('as_of') as as_of,
+    coalesce(columns(r.* exclude (customer_id)), 0),
+    coalesce(columns(p.* exclude (customer_id)), 0),
+    coalesce(columns(b.* exclude (customer_id)), 0),
+    coalesce(columns(c.* exclude (customer_id, category_entropy_90d, category_entropy_lifetime)), 0),
+    v.* exclude (customer_id, session_seconds_mean_90d, session_seconds_mean_lifetime),
+    coalesce(columns(o.* exclude (
+        customer_id, last_order_at, order_value_mean, order_value_max, order_gap_days_mean, order_gap_days_std
+    )), 0),
+    hours(d.last_view_at, getvariable('as_of')) as hours_since_view,
+    hours(d.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
+    hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
+    hours(d.last_event_at, getvariable('as_of')) as hours_since_session,
+    hours(d.first_event_at, getvariable('as_of')) / 24 as tenure_days,
+    o.order_value_mean,
+    o.order_value_max,
+    o.order_gap_days_mean,
+    o.order_gap_days_std,
+    o.order_gap_days_mean - hours(o.last_order_at, getvariable('as_of')) / 24 as days_to_expected_order,
+    share(t.discount_amount_90d, t.listed_amount_90d) as discount_share_90d,
+    -- What comes back may have been bought before the window.
+    case when d.units_90d > 0 then least(share(t.refunded_units_90d, d.units_90d), 1) end as return_rate_90d,
+    rate(d.cart_adds_90d, d.views_90d, least(h.cart_rate, 1)) as view_to_cart_rate_90d,
+    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate, 1)) as cart_to_order_rate_90d,
+    share(t.price_total_90d, t.priced_events_90d) as price_mean_90d,
+    exact_std(t.priced_events_90d, cast(t.price_total_90d as decimal(18, 4)), cast(t.price_square_total_90d as decimal(28, 8))) as price_std_90d,
+    share(t.price_percentile_total_90d, t.ranked_events_90d) as price_percentile_mean_90d,
+    c.category_entropy_90d,
+    share(t.night_events_90d, t.events_90d) as night_share_90d,
+    share(t.morning_events_90d, t.events_90d) as morning_share_90d,
+    share(t.afternoon_events_90d, t.events_90d) as afternoon_share_90d,
+    share(t.evening_events_90d, t.events_90d) as evening_share_90d,
+    share(t.weekend_events_90d, t.events_90d) as weekend_share_90d,
+    share(t.desktop_events_90d, t.device_events_90d) as desktop_share_90d,
+    share(t.mobile_events_90d, t.device_events_90d) as mobile_share_90d,
+    share(t.tablet_events_90d, t.device_events_90d) as tablet_share_90d,
+    v.session_seconds_mean_90d,
+    v.session_seconds_mean_90d is null as session_seconds_mean_90d_was_missing,
+    share(t.discount_amount_lifetime, t.listed_amount_lifetime) as discount_share_lifetime,
+    -- What comes back may have been bought before the window.
+    case when d.units_lifetime > 0 then least(share(t.refunded_units_lifetime, d.units_lifetime), 1) end as return_rate_lifetime,
+    rate(d.cart_adds_lifetime, d.views_lifetime, least(h.cart_rate, 1)) as view_to_cart_rate_lifetime,
+    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate, 1)) as cart_to_order_rate_lifetime,
+    share(t.price_total_lifetime, t.priced_events_lifetime) as price_mean_lifetime,
+    exact_std(t.priced_events_lifetime, cast(t.price_total_lifetime as decimal(18, 4)), cast(t.price_square_total_lifetime as decimal(28, 8))) as price_std_lifetime,
+    share(t.price_percentile_total_lifetime, t.ranked_events_lifetime) as price_percentile_mean_lifetime,
+    c.category_entropy_lifetime,
+    share(t.night_events_lifetime, t.events_lifetime) as night_share_lifetime,
+    share(t.morning_events_lifetime, t.events_lifetime) as morning_share_lifetime,
+    share(t.afternoon_events_lifetime, t.events_lifetime) as afternoon_share_lifetime,
+    share(t.evening_events_lifetime, t.events_lifetime) as evening_share_lifetime,
+    share(t.weekend_events_lifetime, t.events_lifetime) as weekend_share_lifetime,
+    share(t.desktop_events_lifetime, t.device_events_lifetime) as desktop_share_lifetime,
+    share(t.mobile_events_lifetime, t.device_events_lifetime) as mobile_share_lifetime,
+    share(t.tablet_events_lifetime, t.device_events_lifetime) as tablet_share_lifetime,
+    v.session_seconds_mean_lifetime,
+    v.session_seconds_mean_lifetime is null as session_seconds_mean_lifetime_was_missing,
+    f.* exclude (customer_id),
+    g.segment as rfm_segment
+from by_day as d
+inner join totals as t on d.customer_id = t.customer_id
+inner join by_session as v on d.customer_id = v.customer_id
+cross join shop as h
+left join recent as r on d.customer_id = r.customer_id
+left join by_product as p on d.customer_id = p.customer_id
+left join by_brand as b on d.customer_id = b.customer_id
+left join by_category as c on d.customer_id = c.customer_id
+left join by_order as o on d.customer_id = o.customer_id
+left join rfm as f on d.customer_id = f.customer_id
+left join read_csv('seeds/rfm_segments.csv') as g
+    on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score;
+
+---------- features of items and categories
+
+-- What is on offer: as the catalogue has it, or as events alone tell.
+create temp table offers as
+with days as (
+    select product_id, event_day, max(category) as category, sum(price_total) / nullif(sum(priced_events), 0) as price
+    from item_days
+    group by product_id, event_day
+),
+
+seen as (
+    select product_id, max(category) as category, arg_max(price, event_day) as price from days group by product_id
+)
+
+select
+    coalesce(v.product_id, s.product_id) as product_id,
+    coalesce(v.category, s.category) as category,
+    v.brand,
+    coalesce(cast(v.price as double), s.price) as price_now,
+    v.created_at,
+    v.first_known_at,
+    v.product_id is not null as is_in_catalogue
+from (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+full join seen as s on v.product_id = s.product_id;
+
+create table item_features as
+with recent as (
+    select
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
+        count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
+        count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
+        product_id
+    from last_day
+    where product_id is not null
+    group by product_id
+),
+
+by_day as (
+    select
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        sum(refunded_units) as refunded_units_lifetime,
+        share(
+            sum(price_total) filter (where event_day >= getvariable('today') - 30),
+            sum(priced_events) filter (where event_day >= getvariable('today') - 30)
+        ) as price_mean_30d,
+        coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as views_sma_7d,
+        coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as units_sma_7d,
+        coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 30 and event_day < getvariable('today')) as double), 0) / 30 as views_sma_30d,
+        coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 30 and event_day < getvariable('today')) as double), 0) / 30 as units_sma_30d,
+        coalesce(sum(m_views * power(0.5, (getvariable('today') - event_day) / 1.0)) filter (where event_day < getvariable('today')), 0)
+        * (1 - power(0.5, 1 / 1.0)) / power(0.5, 1 / 1.0) as views_ema_1d,
+        coalesce(sum(m_views * power(0.5, (getvariable('today') - event_day) / 7.0)) filter (where event_day < getvariable('today')), 0)
+        * (1 - power(0.5, 1 / 7.0)) / power(0.5, 1 / 7.0) as views_ema_7d,
+        coalesce(sum(m_views * power(0.5, (getvariable('today') - event_day) / 30.0)) filter (where event_day < getvariable('today')), 0)
+        * (1 - power(0.5, 1 / 30.0)) / power(0.5, 1 / 30.0) as views_ema_30d,
+        min(first_at) as first_seen_at,
+        max(last_at) as last_seen_at,
+        max(last_order_at) as last_order_at,
+        product_id
+    from item_days
+    group by product_id
+),
+
+by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        product_id
+    from (select product_id, order_key, max(last_day) as last_day from bought group by product_id, order_key) as orders_of_items
+    group by product_id
+),
+
+by_user as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as users_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as users_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as users_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as users_365d,
+        count(*) as users_lifetime,
+        share(count(case when first_bought_on < last_bought_on then 1 end), count(first_bought_on)) as repeat_buy_rate,
+        product_id
+    from user_items
+    group by product_id
+),
+
+items as (
+    select
+        coalesce(columns(d.* exclude (product_id, price_mean_30d, first_seen_at, last_seen_at, last_order_at)), 0),
+        coalesce(columns(o.* exclude (product_id)), 0),
+        d.price_mean_30d,
+        d.last_seen_at,
+        d.last_order_at,
+        f.* exclude (created_at, first_known_at, is_in_catalogue),
+        least(f.created_at, f.first_known_at, d.first_seen_at) as born_at
+    from offers as f
+    left join by_day as d on f.product_id = d.product_id
+    left join by_order as o on f.product_id = o.product_id
+),
+
+ranked as (
+    select
+        *,
+        least(coalesce(share(sum(cart_adds_30d) over peers, sum(views_30d) over peers), 0), 1) as peer_view_to_cart_rate_30d,
+        least(coalesce(share(sum(orders_30d) over peers, sum(cart_adds_30d) over peers), 0), 1) as peer_cart_to_order_rate_30d,
+        least(coalesce(share(sum(orders_30d) over peers, sum(views_30d) over peers), 0), 1) as peer_view_to_order_rate_30d,
+        least(coalesce(share(sum(cart_adds_lifetime) over peers, sum(views_lifetime) over peers), 0), 1) as peer_view_to_cart_rate_lifetime,
+        least(coalesce(share(sum(orders_lifetime) over peers, sum(cart_adds_lifetime) over peers), 0), 1) as peer_cart_to_order_rate_lifetime,
+        least(coalesce(share(sum(orders_lifetime) over peers, sum(views_lifetime) over peers), 0), 1) as peer_view_to_order_rate_lifetime,
+        rank() over (order by views_7d desc) as popularity_rank_7d,
+        rank() over (order by views_30d desc) as popularity_rank_30d,
+        rank() over (order by revenue_30d desc) as revenue_rank_30d,
+        case
+            when price_now is not null then percent_rank() over (partition by category, price_now is null order by price_now)
+        end as price_percentile_in_category
+    from items
+    window peers as (partition by category)
+)
+
+select
+    getvariable('as_of') as as_of,
+    i.* exclude (
+        refunded_units_lifetime, last_seen_at, last_order_at, born_at,
+        peer_view_to_cart_rate_30d, peer_cart_to_order_rate_30d, peer_view_to_order_rate_30d,
+        peer_view_to_cart_rate_lifetime, peer_cart_to_order_rate_lifetime, peer_view_to_order_rate_lifetime
+    ),
+    coalesce(columns(r.* exclude (product_id)), 0),
+    coalesce(columns(u.* exclude (product_id, repeat_buy_rate)), 0),
+    u.repeat_buy_rate,
+    hours(i.last_seen_at, getvariable('as_of')) as hours_since_event,
+    hours(i.last_order_at, getvariable('as_of')) as hours_since_order,
+    greatest(hours(i.born_at, getvariable('as_of')) / 24, 0) as age_days,
+    rate(i.cart_adds_30d, i.views_30d, i.peer_view_to_cart_rate_30d) as view_to_cart_rate_30d,
+    rate(i.orders_30d, i.cart_adds_30d, i.peer_cart_to_order_rate_30d) as cart_to_order_rate_30d,
+    rate(i.orders_30d, i.views_30d, i.peer_view_to_order_rate_30d) as view_to_order_rate_30d,
+    rate(i.cart_adds_lifetime, i.views_lifetime, i.peer_view_to_cart_rate_lifetime) as view_to_cart_rate_lifetime,
+    rate(i.orders_lifetime, i.cart_adds_lifetime, i.peer_cart_to_order_rate_lifetime) as cart_to_order_rate_lifetime,
+    rate(i.orders_lifetime, i.views_lifetime, i.peer_view_to_order_rate_lifetime) as view_to_order_rate_lifetime,
+    case when i.units_lifetime > 0 then share(least(i.refunded_units_lifetime, i.units_lifetime), i.units_lifetime) end as return_rate_lifetime,
+    (i.views_sma_7d + 1 / 30.0) / (i.views_sma_30d + 1 / 30.0) as views_trend_7d_30d,
+    (i.units_sma_7d + 1 / 30.0) / (i.units_sma_30d + 1 / 30.0) as units_trend_7d_30d,
+    share(i.price_now, i.price_mean_30d) as price_to_mean_30d
+from ranked as i
+left join recent as r on i.product_id = r.product_id
+left join by_user as u on i.product_id = u.product_id;
+
+create table category_features as
+with recent as (
+    select
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
+        count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
+        count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
+        category
+    from last_day
+    where product_id is not null and category is not null
+    group by category
+),
+
+by_day as (
+    select
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        sum(refunded_units) as refunded_units_lifetime,
+        coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as views_sma_7d,
+        coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as units_sma_7d,
+        coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 30 and event_day < getvariable('today')) as double), 0) / 30 as views_sma_30d,
+        coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 30 and event_day < getvariable('today')) as double), 0) / 30 as units_sma_30d,
+        count(distinct product_id) filter (where event_day >= getvariable('today') - 30) as items_with_events_30d,
+        max(last_at) as last_seen_at,
+        max(last_order_at) as last_order_at,
+        category
+    from item_days
+    where category is not null
+    group by category
+),
+
+by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        category
+    from (select category, order_key, max(last_day) as last_day from bought where category is not null group by category, order_key) as orders_of_categories
+    group by category
+),
+
+by_user as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as users_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as users_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as users_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as users_365d,
+        count(*) as users_lifetime,
+        category
+    from user_categories
+    group by category
+),
+
+offered as (
+    select
+        category,
+        count(*) filter (where is_in_catalogue) as products_in_catalogue,
+        count(price_now) as products_priced,
+        quantile_cont(price_now, 0.25) as price_q25,
+        quantile_cont(price_now, 0.5) as price_median,
+        quantile_cont(price_now, 0.75) as price_q75
+    from offers
+    where category is not null
+    group by category
+),
+
+categories as (
+    select
+        coalesce(d.category, f.category) as category,
+        coalesce(columns(d.* exclude (category, last_seen_at, last_order_at)), 0),
+        coalesce(columns(o.* exclude (category)), 0),
+        d.last_seen_at,
+        d.last_order_at,
+        coalesce(f.products_in_catalogue, 0) as products_in_catalogue,
+        coalesce(f.products_priced, 0) as products_priced,
+        f.price_q25,
+        f.price_median,
+        f.price_q75
+    from by_day as d
+    full join offered as f on d.category = f.category
+    left join by_order as o on d.category = o.category
+),
+
+compared as (
+    select
+        *,
+        least(coalesce(share(sum(cart_adds_30d) over peers, sum(views_30d) over peers), 0), 1) as peer_view_to_cart_rate_30d,
+        least(coalesce(share(sum(orders_30d) over peers, sum(cart_adds_30d) over peers), 0), 1) as peer_cart_to_order_rate_30d,
+        least(coalesce(share(sum(orders_30d) over peers, sum(views_30d) over peers), 0), 1) as peer_view_to_order_rate_30d,
+        least(coalesce(share(sum(cart_adds_lifetime) over peers, sum(views_lifetime) over peers), 0), 1) as peer_view_to_cart_rate_lifetime,
+        least(coalesce(share(sum(orders_lifetime) over peers, sum(cart_adds_lifetime) over peers), 0), 1) as peer_cart_to_order_rate_lifetime,
+        least(coalesce(share(sum(orders_lifetime) over peers, sum(views_lifetime) over peers), 0), 1) as peer_view_to_order_rate_lifetime,
+        share(views_30d, sum(views_30d) over peers) as share_of_views_30d,
+        share(revenue_30d, sum(revenue_30d) over peers) as share_of_revenue_30d
+    from categories
+    window peers as ()
+)
+
+select
+    getvariable('as_of') as as_of,
+    c.* exclude (
+        refunded_units_lifetime, last_seen_at, last_order_at,
+        peer_view_to_cart_rate_30d, peer_cart_to_order_rate_30d, peer_view_to_order_rate_30d,
+        peer_view_to_cart_rate_lifetime, peer_cart_to_order_rate_lifetime, peer_view_to_order_rate_lifetime
+    ),
+    coalesce(columns(r.* exclude (category)), 0),
+    coalesce(columns(u.* exclude (category)), 0),
+    hours(c.last_seen_at, getvariable('as_of')) as hours_since_event,
+    hours(c.last_order_at, getvariable('as_of')) as hours_since_order,
+    rate(c.cart_adds_30d, c.views_30d, c.peer_view_to_cart_rate_30d) as view_to_cart_rate_30d,
+    rate(c.orders_30d, c.cart_adds_30d, c.peer_cart_to_order_rate_30d) as cart_to_order_rate_30d,
+    rate(c.orders_30d, c.views_30d, c.peer_view_to_order_rate_30d) as view_to_order_rate_30d,
+    rate(c.cart_adds_lifetime, c.views_lifetime, c.peer_view_to_cart_rate_lifetime) as view_to_cart_rate_lifetime,
+    rate(c.orders_lifetime, c.cart_adds_lifetime, c.peer_cart_to_order_rate_lifetime) as cart_to_order_rate_lifetime,
+    rate(c.orders_lifetime, c.views_lifetime, c.peer_view_to_order_rate_lifetime) as view_to_order_rate_lifetime,
+    case when c.units_lifetime > 0 then share(least(c.refunded_units_lifetime, c.units_lifetime), c.units_lifetime) end as return_rate_lifetime,
+    (c.views_sma_7d + 1 / 30.0) / (c.views_sma_30d + 1 / 30.0) as views_trend_7d_30d,
+    (c.units_sma_7d + 1 / 30.0) / (c.units_sma_30d + 1 / 30.0) as units_trend_7d_30d,
+from compared as c
+left join recent as r on c.category = r.category
+left join by_user as u on c.category = u.category;
+
+---------- features of users and categories, brands, items
+
+create table user_category_features as
+with by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        max(ordered_at) as last_order_at,
+        customer_id,
+        category
+    from (
+        select customer_id, category, order_key, min(ordered_at) as ordered_at, max(last_day) as last_day
+        from bought
+        where category is not null
+        group by customer_id, category, order_key
+    ) as orders_of_users
+    group by customer_id, category
+),
+
+shop as (
+    select
+        *,
+        sum(events_90d) over () as all_events_90d,
+        sum(events_lifetime) over () as all_events_lifetime
+    from (
+        select
+            category,
+            coalesce(sum(events) filter (where event_day >= getvariable('today') - 90), 0) as events_90d,
+            sum(events) as events_lifetime,
+            share(sum(price_total), sum(priced_events)) as price_mean
+        from item_days
+        where is_closed and category is not null
+        group by category
+    ) as days
+),
+
+compared as (
+    select
+        *,
+        sum(events_90d) over of_customer as all_events_90d,
+        sum(events_lifetime) over of_customer as all_events_lifetime,
+        sum(revenue_90d) over of_customer as all_revenue_90d,
+        sum(revenue_lifetime) over of_customer as all_revenue_lifetime,
+        sum(affinity_30d) over of_customer as all_affinity_30d,
+        rank() over (partition by customer_id order by affinity_30d desc) as preference_rank
+    from user_categories
+    window of_customer as (partition by customer_id)
+),
+
+lifted as (
+    select
+        c.*,
+        case
+            when c.events_90d >= 5 and s.events_90d > 0
+                then c.events_90d / c.all_events_90d / (s.events_90d / s.all_events_90d)
+        end as lift_90d,
+        case
+            when c.events_lifetime >= 5 and s.events_lifetime > 0
+                then c.events_lifetime / c.all_events_lifetime / (s.events_lifetime / s.all_events_lifetime)
+        end as lift_lifetime,
+        share(c.price_total, c.priced_events) as price_mean_lifetime,
+        s.price_mean as shop_price_mean
+    from compared as c
+    left join shop as s on c.category = s.category
+)
+
+select
+    l.customer_id,
+    l.category,
+    getvariable('as_of') as as_of,
+    columns('^(views|cart_adds|units|revenue)_(7d|30d|90d|365d|lifetime)$'),
+    coalesce(columns(o.* exclude (customer_id, category, last_order_at)), 0),
+    cast(l.affinity_1d as double) / 1000000000 as category_affinity_1d,
+    cast(l.affinity_7d as double) / 1000000000 as category_affinity_7d,
+    cast(l.affinity_30d as double) / 1000000000 as category_affinity_30d,
+    share(l.affinity_30d, l.all_affinity_30d) as affinity_share_30d,
+    l.preference_rank,
+    share(events_90d, all_events_90d) as share_of_events_90d,
+    share(revenue_90d, all_revenue_90d) as share_of_spend_90d,
+    lift_90d,
+    ln(lift_90d) as pmi_90d,
+    share(events_lifetime, all_events_lifetime) as share_of_events_lifetime,
+    share(revenue_lifetime, all_revenue_lifetime) as share_of_spend_lifetime,
+    lift_lifetime,
+    ln(lift_lifetime) as pmi_lifetime,
+    hours(l.last_at, getvariable('as_of')) as hours_since_event,
+    hours(l.last_view_at, getvariable('as_of')) as hours_since_view,
+    hours(l.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
+    hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
+    l.active_days_90d,
+    l.distinct_products_lifetime,
+    l.price_mean_lifetime,
+    share(l.price_mean_lifetime, l.shop_price_mean) as price_ratio_lifetime
+from lifted as l
+left join by_order as o on l.customer_id = o.customer_id and l.category = o.category;
+
+create table user_brand_features as
+with by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        max(ordered_at) as last_order_at,
+        customer_id,
+        brand
+    from (
+        select customer_id, brand, order_key, min(ordered_at) as ordered_at, max(last_day) as last_day
+        from bought
+        where brand is not null
+        group by customer_id, brand, order_key
+    ) as orders_of_users
+    group by customer_id, brand
+),
+
+shop as (
+    select
+        *,
+        sum(events_90d) over () as all_events_90d,
+        sum(events_lifetime) over () as all_events_lifetime
+    from (
+        select
+            brand,
+            coalesce(sum(events) filter (where event_day >= getvariable('today') - 90), 0) as events_90d,
+            sum(events) as events_lifetime,
+            share(sum(price_total), sum(priced_events)) as price_mean
+        from item_days
+        where is_closed and brand is not null
+        group by brand
+    ) as days
+),
+
+compared as (
+    select
+        *,
+        sum(events_90d) over of_customer as all_events_90d,
+        sum(events_lifetime) over of_customer as all_events_lifetime,
+        sum(revenue_90d) over of_customer as all_revenue_90d,
+        sum(revenue_lifetime) over of_customer as all_revenue_lifetime,
+        sum(affinity_30d) over of_customer as all_affinity_30d,
+        rank() over (partition by customer_id order by affinity_30d desc) as preference_rank
+    from user_brands
+    window of_customer as (partition by customer_id)
+),
+
+lifted as (
+    select
+        c.*,
+        case
+            when c.events_90d >= 5 and s.events_90d > 0
+                then c.events_90d / c.all_events_90d / (s.events_90d / s.all_events_90d)
+        end as lift_90d,
+        case
+            when c.events_lifetime >= 5 and s.events_lifetime > 0
+                then c.events_lifetime / c.all_events_lifetime / (s.events_lifetime / s.all_events_lifetime)
+        end as lift_lifetime,
+        share(c.price_total, c.priced_events) as price_mean_lifetime,
+        s.price_mean as shop_price_mean
+    from compared as c
+    left join shop as s on c.brand = s.brand
+)
+
+select
+    l.customer_id,
+    l.brand,
+    getvariable('as_of') as as_of,
+    columns('^(views|cart_adds|units|revenue)_(7d|30d|90d|365d|lifetime)$'),
+    coalesce(columns(o.* exclude (customer_id, brand, last_order_at)), 0),
+    cast(l.affinity_1d as double) / 1000000000 as brand_affinity_1d,
+    cast(l.affinity_7d as double) / 1000000000 as brand_affinity_7d,
+    cast(l.affinity_30d as double) / 1000000000 as brand_affinity_30d,
+    share(l.affinity_30d, l.all_affinity_30d) as affinity_share_30d,
+    l.preference_rank,
+    share(events_90d, all_events_90d) as share_of_events_90d,
+    share(revenue_90d, all_revenue_90d) as share_of_spend_90d,
+    lift_90d,
+    ln(lift_90d) as pmi_90d,
+    share(events_lifetime, all_events_lifetime) as share_of_events_lifetime,
+    share(revenue_lifetime, all_revenue_lifetime) as share_of_spend_lifetime,
+    lift_lifetime,
+    ln(lift_lifetime) as pmi_lifetime,
+    hours(l.last_at, getvariable('as_of')) as hours_since_event,
+    hours(l.last_view_at, getvariable('as_of')) as hours_since_view,
+    hours(l.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
+    hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
+    l.active_days_90d,
+    l.distinct_products_lifetime,
+    l.price_mean_lifetime,
+    share(l.price_mean_lifetime, l.shop_price_mean) as price_ratio_lifetime
+from lifted as l
+left join by_order as o on l.customer_id = o.customer_id and l.brand = o.brand;
+
+create table user_item_features as
+with recent as (
+    select
+        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
+        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
+        customer_id,
+        product_id
+    from last_day
+    where product_id is not null
+    group by customer_id, product_id
+),
+
+by_order as (
+    select
+        count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
+        count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
+        count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
+        count(*) as orders_lifetime,
+        max(ordered_at) as last_order_at,
+        case when count(*) > 1 then hours(min(ordered_at), max(ordered_at)) / 24 / (count(*) - 1) end as reorder_gap_days_mean,
+        customer_id,
+        product_id
+    from (
+        select customer_id, product_id, order_key, min(ordered_at) as ordered_at, max(last_day) as last_day
+        from bought
+        group by customer_id, product_id, order_key
+    ) as orders_of_users
+    group by customer_id, product_id
+),
+
+-- How many orders the customer made after the moment of each.
+counted_orders as (
+    select
+        customer_id,
+        ordered_at,
+        sum(count(*)) over (partition by customer_id)
+        - sum(count(*)) over (partition by customer_id order by ordered_at) as orders_since
+    from (
+        select customer_id, order_key, min(event_at) as ordered_at
+        from fct_events
+        where order_key is not null
+        group by customer_id, order_key
+    ) as orders_of_users
+    group by customer_id, ordered_at
+),
+
+reordered as (
+    select b.*, c.orders_since
+    from by_order as b
+    asof left join counted_orders as c on b.customer_id = c.customer_id and b.last_order_at >= c.ordered_at
+)
+
+select
+    p.customer_id,
+    p.product_id,
+    getvariable('as_of') as as_of,
+    p.* exclude (
+        customer_id, product_id, events_90d, events_lifetime, affinity_1d, affinity_7d, affinity_30d, last_day, first_bought_on,
+        last_bought_on, first_at, last_view_at, last_cart_add_at, last_cart_remove_at, last_bought_at, price_at_last_view
+    ),
+    coalesce(columns(r.* exclude (customer_id, product_id)), 0),
+    coalesce(columns(o.* exclude (customer_id, product_id, last_order_at, reorder_gap_days_mean, orders_since)), 0),
+    hours(p.last_view_at, getvariable('as_of')) as hours_since_view,
+    hours(p.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
+    hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
+    hours(p.first_at, getvariable('as_of')) / 24 as days_since_first_event,
+    p.last_cart_add_at is not null
+    and (p.last_cart_remove_at is null or p.last_cart_add_at > p.last_cart_remove_at)
+    and (p.last_bought_at is null or p.last_cart_add_at > p.last_bought_at) as in_cart_now,
+    o.orders_since as orders_since_last,
+    o.reorder_gap_days_mean,
+    share(hours(o.last_order_at, getvariable('as_of')) / 24, o.reorder_gap_days_mean) as due_ratio,
+    cast(p.affinity_1d as double) / 1000000000 as item_affinity_1d,
+    cast(p.affinity_7d as double) / 1000000000 as item_affinity_7d,
+    cast(p.affinity_30d as double) / 1000000000 as item_affinity_30d,
+    v.category,
+    v.brand,
+    cast(v.price as double) as price_now,
+    cast(p.price_at_last_view as double) as price_at_last_view,
+    share(v.price, p.price_at_last_view) - 1 as price_change_since_view
+from user_items as p
+left join recent as r on p.customer_id = r.customer_id and p.product_id = r.product_id
+left join reordered as o on p.customer_id = o.customer_id and p.product_id = o.product_id
+left join (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+    on p.product_id = v.product_id;
+
+---------- features of sessions: those of the last month
+
+create table session_features as
+with visible as (
+    select *
+    from measured
+    where session_id in (select session_id from sessions where last_day >= getvariable('today') - 30)
+),
+
+placed as (
+    select
+        *,
+        row_number() over in_order as place,
+        cast((epoch_us(lead(event_at) over in_order) - epoch_us(event_at)) * 0.000001 as decimal(18, 6)) as dwell,
+        coalesce(sum(m_cart_adds) over (in_order rows between unbounded preceding and 1 preceding), 0) as adds_before
+    from visible
+    window in_order as (partition by session_id order by event_at, event_id)
+),
+
+summed as (
+    select
+        session_id,
+        any_value(customer_id) as customer_id,
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units|revenue|refunds)$')), 0) as '\1',
+        max(case when place = 1 then page end) as entry_page,
+        max(case when place = 1 then referrer end) as entry_referrer,
+        max(case when place = 1 then campaign end) as entry_campaign,
+        max(case when place = 1 then device end) as device,
+        max(case when place = 1 then country end) as country,
+        min(event_at) as started_at,
+        max(event_at) as last_event_at,
+        count(*) as events,
+        count(distinct order_key) as orders,
+        count(distinct product_id) as distinct_products,
+        count(distinct category) as distinct_categories,
+        count(distinct brand) as distinct_brands,
+        cast(sum(case when event_type = 'view_item' then dwell end) as double)
+        / count(case when event_type = 'view_item' then dwell end) as dwell_seconds_mean,
+        cast(max(case when event_type = 'view_item' then dwell end) as double) as dwell_seconds_max,
+        count(case when adds_before = 0 and event_type <> 'add_to_cart' then 1 end) as events_before_first_cart_add,
+        count(case when adds_before > 0 then 1 end) as events_after_first_cart_add,
+        count(case when adds_before = 0 and event_type = 'view_item' then 1 end) as views_before_first_cart_add,
+        count(case when adds_before > 0 and event_type = 'view_item' then 1 end) as views_after_first_cart_add,
+        min(case when event_type = 'add_to_cart' then event_at end) as first_cart_add_at,
+        greatest(coalesce(sum(
+            case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end
+        ), 0), 0) as cart_value,
+        greatest(coalesce(sum(
+            case event_type when 'add_to_cart' then coalesce(quantity, 1) when 'remove_from_cart' then -coalesce(quantity, 1) end
+        ), 0), 0) as cart_units
+    from placed
+    group by session_id
+),
+
+products as (
+    select session_id, arg_max(product_id, place, 5) as last_products
+    from (select session_id, product_id, max(place) as place from placed where product_id is not null group by all) as met
+    group by session_id
+),
+
+categories as (
+    select session_id, arg_max(category, place, 5) as last_categories
+    from (select session_id, category, max(place) as place from placed where category is not null group by all) as met
+    group by session_id
+),
+
+hosts as (
+    select
+        entry_referrer,
+        regexp_extract(lower(entry_referrer), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1) as host
+    from (select distinct entry_referrer from summed where entry_campaign is null and entry_referrer is not null) as referrers
+),
+
+channels as (
+    select h.entry_referrer, c.channel
+    from hosts as h
+    inner join read_csv('seeds/referrer_channels.csv') as c on contains('.' || h.host || '.', '.' || c.site || '.')
+    qualify row_number() over (partition by h.entry_referrer order by length(c.site) desc, c.site) = 1
+)
+
+select
+    getvariable('as_of') as as_of,
+    s.* exclude (first_cart_add_at),
+    seconds(s.started_at, s.last_event_at) as length_seconds,
+    cast((epoch_us(getvariable('as_of')) - epoch_us(s.last_event_at)) * 0.000001 as double) as seconds_since_last_event,
+    s.last_event_at < getvariable('as_of') - interval 30 minute as is_over,
+    s.orders > 0 as has_order,
+    s.events = 1 as is_bounced,
+    share(s.views, s.distinct_products) as views_per_product,
+    coalesce(p.last_products, []) as last_products,
+    coalesce(g.last_categories, []) as last_categories,
+    seconds(s.started_at, s.first_cart_add_at) as seconds_to_first_cart_add,
+    case
+        when s.entry_campaign is not null then 'campaign'
+        when s.entry_referrer is null then 'direct'
+        else coalesce(c.channel, 'referral')
+    end as entry_channel,
+    case
+        when extract(hour from s.started_at) < 6 then 'night'
+        when extract(hour from s.started_at) < 12 then 'morning'
+        when extract(hour from s.started_at) < 18 then 'afternoon'
+        else 'evening'
+    end as day_part,
+    extract(isodow from s.started_at) >= 6 as is_weekend
+from summed as s
+left join products as p on s.session_id = p.session_id
+left join categories as g on s.session_id = g.session_id
+left join channels as c on s.entry_referrer = c.entry_referrer and s.entry_campaign is null;
+
+---------- features of pairs of items, met within 24 hours or in one order, by the end of the day before
+
+-- Of each identity's day and of each order, what could be seen first, up to 50 products.
+create temp table meetings as
+with firsts as (
+    select
+        identity,
+        case event_type when 'view_item' then 'viewed' when 'add_to_cart' then 'carted' else 'bought' end as kind,
+        product_id,
+        event_day,
+        event_at as met_at,
+        greatest(available_at, event_at + interval 1 microsecond) as visible_at
+    from fct_events
+    where product_id is not null and event_type in ('view_item', 'add_to_cart', 'purchase')
+    qualify row_number() over (partition by identity, event_type, product_id, event_day order by visible_at, event_at) = 1
+)
+
+select *, row_number() over (partition by identity, kind, event_day order by visible_at, met_at, product_id) as place
+from firsts
+qualify place <= 50;
+
+create temp table baskets as
+with firsts as (
+    select identity, order_key, product_id, event_day, greatest(available_at, event_at + interval 1 microsecond) as visible_at
+    from fct_events
+    where product_id is not null and order_key is not null
+    qualify row_number() over (partition by identity, order_key, product_id order by visible_at, event_at) = 1
+)
+
+select *, row_number() over (partition by identity, order_key order by visible_at, product_id) as place
+from firsts
+qualify place <= 50;
+
+create temp table pair_days as
+with closed as (
+    select * from meetings where visible_at < getvariable('today')
+),
+
+-- Each meeting as seen from the days that 24 hours reach: days are joined on equality.
+others as (
+    select identity, kind, product_id, event_day + cast(d as integer) as event_day, met_at
+    from closed
+    cross join range(-1, 2) as days (d)
+),
+
+near as (
+    select distinct m.identity, m.kind, o.kind as other_kind, m.product_id, o.product_id as other_product_id, m.event_day
+    from closed as m
+    inner join others as o
+        on m.identity = o.identity
+        and m.event_day = o.event_day
+        and m.product_id <> o.product_id
+        and o.met_at between case when m.kind = o.kind then m.met_at - interval 24 hour else m.met_at end and m.met_at + interval 24 hour
+        and ((m.kind = o.kind and m.kind <> 'bought') or (m.kind = 'carted' and o.kind = 'bought'))
+),
+
+together as (
+    select product_id, other_product_id, event_day, kind || other_kind as counted from near
+    union all
+    select a.product_id, b.product_id, a.event_day, 'ordered'
+    from baskets as a
+    inner join baskets as b on a.identity = b.identity and a.order_key = b.order_key and a.product_id <> b.product_id
+    where greatest(a.visible_at, b.visible_at) < getvariable('today')
+)
+
+select
+    product_id,
+    other_product_id,
+    event_day,
+    count(case when counted = 'viewedviewed' then 1 end) as co_views,
+    count(case when counted = 'cartedcarted' then 1 end) as co_carts,
+    count(case when counted = 'ordered' then 1 end) as co_orders,
+    count(case when counted = 'cartedbought' then 1 end) as carts_to_orders
+from together
+group by product_id, other_product_id, event_day;
+
+create temp table pairs as
+select
+    product_id,
+    other_product_id,
+    coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 30), 0) as co_views_30d,
+    coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 90), 0) as co_views_90d,
+    sum(co_views) as co_views_lifetime,
+    cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_7d,
+    cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_30d,
+    coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 30), 0) as co_carts_30d,
+    coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 90), 0) as co_carts_90d,
+    sum(co_carts) as co_carts_lifetime,
+    cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_7d,
+    cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_30d,
+    coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 30), 0) as co_orders_30d,
+    coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 90), 0) as co_orders_90d,
+    sum(co_orders) as co_orders_lifetime,
+    cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_7d,
+    cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_30d,
+    coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 30), 0) as carts_to_orders_30d,
+    coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 90), 0) as carts_to_orders_90d,
+    sum(carts_to_orders) as carts_to_orders_lifetime,
+    cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_7d,
+    cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_30d,
+    cast(sum(
+        (co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders)
+        * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)
+    ) as double) / 1000000 as pair_score
+from pair_days
+group by product_id, other_product_id;
+
+create table item_pair_features as
+with counted as (
+    select product_id, event_day, kind, place from meetings
+    where kind <> 'bought' and visible_at < getvariable('today')
+    union all
+    select product_id, event_day, 'ordered', place from baskets
+    where visible_at < getvariable('today')
+),
+
+alone as (
+    select
+        product_id,
+        count(*) filter (where kind = 'viewed' and event_day >= getvariable('today') - 90) as view_days_90d,
+        count(*) filter (where kind = 'viewed') as view_days_lifetime,
+        count(*) filter (where kind = 'carted' and event_day >= getvariable('today') - 90) as cart_days_90d,
+        count(*) filter (where kind = 'carted') as cart_days_lifetime,
+        count(*) filter (where kind = 'ordered' and event_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where kind = 'ordered') as orders_lifetime
+    from counted
+    group by product_id
+),
+
+shop as (
+    select
+        count(*) filter (where kind = 'viewed') as first_views,
+        count(*) filter (where kind = 'carted') as first_carts,
+        count(*) filter (where kind = 'ordered') as first_orders
+    from counted
+    where place = 1
+),
+
+ranked as (
+    select *, row_number() over (partition by product_id order by pair_score desc, other_product_id) as pair_rank
+    from pairs
+    qualify pair_rank <= 50
+),
+
+catalogue as (
+    select product_id, category from product_versions
+    where known_at <= getvariable('as_of') and known_until > getvariable('as_of')
+),
+
+measured as (
+    select
+        p.*,
+        share(p.co_views_90d, a.view_days_90d) as view_confidence_90d,
+        share(p.co_views_lifetime, a.view_days_lifetime) as view_confidence_lifetime,
+        share(b.view_days_lifetime, s.first_views) as view_base,
+        share(p.co_carts_90d, a.cart_days_90d) as cart_confidence_90d,
+        share(p.co_carts_lifetime, a.cart_days_lifetime) as cart_confidence_lifetime,
+        share(b.cart_days_lifetime, s.first_carts) as cart_base,
+        share(p.co_orders_90d, a.orders_90d) as order_confidence_90d,
+        share(p.co_orders_lifetime, a.orders_lifetime) as order_confidence_lifetime,
+        share(b.orders_lifetime, s.first_orders) as order_base,
+        share(p.carts_to_orders_90d, a.cart_days_90d) as cart_to_order_confidence_90d,
+        share(p.carts_to_orders_lifetime, a.cart_days_lifetime) as cart_to_order_confidence_lifetime,
+        share(b.orders_lifetime, s.first_orders) as cart_to_order_base,
+        share(r.co_views_lifetime, b.view_days_lifetime) as back_co_views,
+        share(r.co_carts_lifetime, b.cart_days_lifetime) as back_co_carts,
+        share(r.co_orders_lifetime, b.orders_lifetime) as back_co_orders,
+        c.category = o.category as is_same_category
+    from ranked as p
+    cross join shop as s
+    left join pairs as r on p.other_product_id = r.product_id and p.product_id = r.other_product_id
+    left join alone as a on p.product_id = a.product_id
+    left join alone as b on p.other_product_id = b.product_id
+    left join catalogue as c on p.product_id = c.product_id
+    left join catalogue as o on p.other_product_id = o.product_id
+)
+
+select
+    getvariable('as_of') as as_of,
+    * exclude (view_base, cart_base, order_base, cart_to_order_base, back_co_views, back_co_carts, back_co_orders),
+    case when co_views_lifetime >= 3 then share(view_confidence_lifetime, view_base) end as lift_co_views,
+    ln(lift_co_views) as pmi_co_views,
+    case when co_carts_lifetime >= 3 then share(cart_confidence_lifetime, cart_base) end as lift_co_carts,
+    ln(lift_co_carts) as pmi_co_carts,
+    case when co_orders_lifetime >= 3 then share(order_confidence_lifetime, order_base) end as lift_co_orders,
+    ln(lift_co_orders) as pmi_co_orders,
+    case when carts_to_orders_lifetime >= 3 then share(cart_to_order_confidence_lifetime, cart_to_order_base) end as lift_carts_to_orders,
+    ln(lift_carts_to_orders) as pmi_carts_to_orders,
+    case when co_views_lifetime >= 3 then sqrt(view_confidence_lifetime * back_co_views) end as cosine_co_views,
+    case when co_carts_lifetime >= 3 then sqrt(cart_confidence_lifetime * back_co_carts) end as cosine_co_carts,
+    case when co_orders_lifetime >= 3 then sqrt(order_confidence_lifetime * back_co_orders) end as cosine_co_orders,
+from measured;
