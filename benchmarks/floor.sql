@@ -256,12 +256,31 @@ qualify row_number() over (
     partition by order_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
 ) = 1;
 
+-- Few browsers are many events' browser.
+create temp table machines as
+select distinct user_agent
+from lake.raw.events
+where regexp_matches(
+    lower(said(user_agent)),
+    '(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(slurp|facebookexternalhit|ia_archiver|mediapartners-google|headlesschrome|phantomjs|scrapy|curl|wget|libwww-perl|go-http-client|python-requests|python-urllib|aiohttp|httpx)([^a-z]|$)'
+);
+
 ---------- every event-bearing row that has an identity, a moment and a type; no other is ever kept, or a copy
 
 create temp table arrived as
-with tracked as (
+with ga4 as (
     select
-        rowid * 4096 + 1 as row_id,
+        * exclude (items, payload),
+        rowid,
+        unnest(case when len(items) > 0 then items else [null] end) as item,
+        unnest(case when len(items) > 0 then range(1, len(items) + 1) else [null] end) as item_index
+    from lake.raw.ga4_events
+    where _error is null
+),
+
+tracked as (
+    select
+        e.rowid * 4096 + 1 as row_id,
         'events' as raw_table,
         _source as source,
         _position as position,
@@ -292,17 +311,15 @@ with tracked as (
         coalesce(
             is_no_number(said(quantity)) or is_no_number(said(price))
             or lower(said(consent)) in ('denied', 'false', 'no', '0')
-            or regexp_matches(
-                lower(said(user_agent)),
-                '(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(slurp|facebookexternalhit|ia_archiver|mediapartners-google|headlesschrome|phantomjs|scrapy|curl|wget|libwww-perl|go-http-client|python-requests|python-urllib|aiohttp|httpx)([^a-z]|$)'
-            ),
+            or m.user_agent is not null,
             false
         ) as is_broken
-    from lake.raw.events
-    where _error is null
+    from lake.raw.events as e
+    left join machines as m on e.user_agent = m.user_agent
+    where e._error is null
     union all by name
     select
-        (g.rowid * 512 + coalesce(u.item_index, 0)) * 8 + 2 as row_id,
+        (g.rowid * 512 + coalesce(g.item_index, 0)) * 8 + 2 as row_id,
         'ga4_events' as raw_table,
         g._source as source,
         g._position as position,
@@ -314,13 +331,13 @@ with tracked as (
         said(g.user_id) as user_id,
         said(g.user_pseudo_id) as anonymous_id,
         cast(list_filter(g.event_params, lambda p: p.key = 'ga_session_id')[1].value.int_value as varchar) as source_session_id,
-        upper(said(u.item.item_id)) as product_id,
-        said(u.item.item_category) as category_name,
-        amount_of(u.item.quantity) as quantity,
-        money(u.item.price) as price,
+        upper(said(g.item.item_id)) as product_id,
+        said(g.item.item_category) as category_name,
+        amount_of(g.item.quantity) as quantity,
+        money(g.item.price) as price,
         coalesce(upper(said(list_filter(g.event_params, lambda p: p.key = 'currency')[1].value.string_value)), 'USD') as currency,
         said(g.ecommerce.transaction_id) as order_id,
-        case when lower(said(g.event_name)) in ('purchase', 'refund') then cast(u.item_index as varchar) end as line_id,
+        case when lower(said(g.event_name)) in ('purchase', 'refund') then cast(g.item_index as varchar) end as line_id,
         said(list_filter(g.event_params, lambda p: p.key = 'search_term')[1].value.string_value) as query,
         said(g.device.category) as device_name,
         said(list_filter(g.event_params, lambda p: p.key = 'page_location')[1].value.string_value) as page,
@@ -328,15 +345,11 @@ with tracked as (
         said(g.traffic_source.medium) as campaign,
         said(g.geo.country) as country,
         coalesce(
-            (u.item.price is not null and try_cast(u.item.price as decimal(28, 6)) is null)
+            (g.item.price is not null and try_cast(g.item.price as decimal(28, 6)) is null)
             or lower(g.privacy_info.analytics_storage) in ('no', '0', 'denied'),
             false
         ) as is_broken
-    from lake.raw.ga4_events as g
-    left join lateral (
-        select unnest(g.items) as item, unnest(range(1, len(g.items) + 1)) as item_index
-    ) as u on true
-    where g._error is null
+    from ga4 as g
     union all by name
     select
         i.rowid * 4096 + 3 as row_id,
@@ -2499,7 +2512,8 @@ select
     cast(sum(
         (co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders)
         * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)
-    ) as double) / 1000000 as pair_score
+    ) as double) / 1000000 as pair_score,
+    sum(co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders) as undecayed_score
 from pair_days
 group by product_id, other_product_id;
 
@@ -2535,7 +2549,7 @@ shop as (
 ),
 
 ranked as (
-    select *, row_number() over (partition by product_id order by pair_score desc, other_product_id) as pair_rank
+    select *, row_number() over (partition by product_id order by pair_score desc, undecayed_score desc, other_product_id) as pair_rank
     from pairs
     qualify pair_rank <= 50
 ),
@@ -2575,7 +2589,7 @@ measured as (
 
 select
     getvariable('as_of') as as_of,
-    * exclude (view_base, cart_base, order_base, cart_to_order_base, back_co_views, back_co_carts, back_co_orders),
+    * exclude (undecayed_score, view_base, cart_base, order_base, cart_to_order_base, back_co_views, back_co_carts, back_co_orders),
     case when co_views_lifetime >= 3 then share(view_confidence_lifetime, view_base) end as lift_co_views,
     ln(lift_co_views) as pmi_co_views,
     case when co_carts_lifetime >= 3 then share(cart_confidence_lifetime, cart_base) end as lift_co_carts,
