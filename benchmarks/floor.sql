@@ -1007,6 +1007,9 @@ from filled;
 set variable as_of = (select max(available_at) + interval 1 microsecond from fct_events);
 set variable today = cast(getvariable('as_of') as date);
 
+create table catalogue as
+from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of');
+
 create table fct_order_items as
 select
     event_id as order_item_id,
@@ -1198,7 +1201,7 @@ joined as (
         s.first_seen_at,
         s.last_seen_at,
         v.product_id is not null as is_in_catalogue
-    from (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+    from catalogue as v
     full join seen as s on v.product_id = s.product_id
 )
 
@@ -1753,7 +1756,7 @@ select
     v.created_at,
     v.first_known_at,
     v.product_id is not null as is_in_catalogue
-from (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+from catalogue as v
 full join seen as s on v.product_id = s.product_id;
 
 create table item_features as
@@ -2297,7 +2300,7 @@ select
 from user_items as p
 left join recent as r on p.customer_id = r.customer_id and p.product_id = r.product_id
 left join reordered as o on p.customer_id = o.customer_id and p.product_id = o.product_id
-left join (from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of')) as v
+left join catalogue as v
     on p.product_id = v.product_id;
 
 ---------- features of sessions: those of the last month
@@ -2552,11 +2555,6 @@ ranked as (
     select *, row_number() over (partition by product_id order by pair_score desc, undecayed_score desc, other_product_id) as pair_rank
     from pairs
     qualify pair_rank <= 50
-),
-
-catalogue as (
-    select product_id, category from product_versions
-    where known_at <= getvariable('as_of') and known_until > getvariable('as_of')
 ),
 
 measured as (
