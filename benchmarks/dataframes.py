@@ -44,7 +44,9 @@ def export(database: Path, folder: Path) -> None:
                 if built
                 else "catalogue"
             ),
-            "build": "select as_of from int_identity__build" if built else "select min(as_of) as as_of from user_features",
+            "build": "select as_of from int_identity__build"
+            if built
+            else "select min(as_of) as as_of from user_features",
         }
         for name, query in copies.items():
             con.execute(f"copy ({query}) to '{folder / name}.parquet' (format parquet)")
@@ -75,7 +77,9 @@ def main() -> None:
     parser.add_argument("files", type=Path, help="folder of Parquet files")
     parser.add_argument("--engine", choices=("polars", "pandas"), default="polars")
     parser.add_argument("--marts", nargs="*")
-    parser.add_argument("--export-from", type=Path, metavar="DATABASE", help="write the files from it, and nothing else")
+    parser.add_argument(
+        "--export-from", type=Path, metavar="DATABASE", help="write the files from it, and nothing else"
+    )
     given = parser.parse_args()
     if given.export_from:
         given.files.mkdir(parents=True, exist_ok=True)

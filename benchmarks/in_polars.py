@@ -7,33 +7,21 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
-
-DAYS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
-HOURS = {"1h": 1, "24h": 24}
-LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
-HALF_LIVES = (1, 7, 30)
-SMOOTHING = 20
-WEIGHTS = {"view_item": 1, "add_to_cart": 3, "purchase": 10}
-COUNTS = {
-    "views": "view_item",
-    "list_views": "view_item_list",
-    "searches": "search",
-    "cart_adds": "add_to_cart",
-    "cart_removes": "remove_from_cart",
-    "checkouts": "begin_checkout",
-    "wishlist_adds": "add_to_wishlist",
-}
-SUMS = {
-    "units": ("purchase", "quantity"),
-    "revenue": ("purchase", "amount"),
-    "gross_revenue": ("purchase", "gross_amount"),
-    "refunds": ("refund", "amount"),
-}
-OF_USER = [*COUNTS, *SUMS]
-OF_ITEM = [name for name in OF_USER if name not in ("searches", "checkouts")]
-OF_SESSION = [name for name in OF_USER if name != "gross_revenue"]
-OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue"]
-OF_TASTE = ["views", "cart_adds", "units", "revenue"]
+from measures import (
+    COUNTS,
+    DAYS,
+    HALF_LIVES,
+    HOURS,
+    LONG,
+    OF_ITEM,
+    OF_SESSION,
+    OF_TASTE,
+    OF_USER,
+    OF_USER_ITEM,
+    SMOOTHING,
+    SUMS,
+    WEIGHTS,
+)
 
 
 @dataclass
@@ -50,7 +38,10 @@ class Shop:
         kind = pl.col("event_type")
         events = pl.scan_parquet(folder / "events.parquet").with_columns(
             *(kind.eq(of).cast(pl.Int64).alias(name) for name, of in COUNTS.items()),
-            *(pl.when(kind == of).then(value).otherwise(0.0).fill_null(0.0).alias(name) for name, (of, value) in SUMS.items()),
+            *(
+                pl.when(kind == of).then(value).otherwise(0.0).fill_null(0.0).alias(name)
+                for name, (of, value) in SUMS.items()
+            ),
             refunded_units=pl.when(kind == "refund").then("quantity").otherwise(0.0).fill_null(0.0),
             weight=kind.replace_strict(WEIGHTS, default=0, return_dtype=pl.Int64),
             is_priced=kind.is_in(list(WEIGHTS)) & pl.col("price").is_not_null() & pl.col("product_id").is_not_null(),
@@ -68,7 +59,11 @@ class Shop:
 
     def sums(self, names: list[str], windows: dict[str, int | None] = DAYS) -> list[pl.Expr]:
         """Sums of columns by window of days."""
-        return [pl.col(name).filter(self.since(days)).sum().alias(f"{name}_{suffix}") for suffix, days in windows.items() for name in names]
+        return [
+            pl.col(name).filter(self.since(days)).sum().alias(f"{name}_{suffix}")
+            for suffix, days in windows.items()
+            for name in names
+        ]
 
     def counts(self, name: str, day: str = "last_day", windows: dict[str, int | None] = DAYS) -> list[pl.Expr]:
         """How many rows there are by window of days."""
@@ -83,7 +78,10 @@ class Shop:
         for suffix, hours in HOURS.items():
             inside = pl.col("event_at") >= self.as_of - timedelta(hours=hours)
             expressions += [pl.col(name).filter(inside).sum().alias(f"{name}_{suffix}") for name in names]
-            expressions += [of.filter(inside).drop_nulls().n_unique().cast(pl.Int64).alias(f"{name}_{suffix}") for name, of in distinct.items()]
+            expressions += [
+                of.filter(inside).drop_nulls().n_unique().cast(pl.Int64).alias(f"{name}_{suffix}")
+                for name, of in distinct.items()
+            ]
         last_day = self.events.filter(pl.col("event_at") >= self.as_of - timedelta(hours=24))
         return last_day.filter(pl.col(keys[-1]).is_not_null()).group_by(keys).agg(expressions)
 
@@ -140,8 +138,12 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         price_total=pl.col("price").filter(priced).sum(),
         ranked_events=pl.col("price_percentile").filter(priced).count().cast(pl.Int64),
         percentile_total=pl.col("price_percentile").filter(priced).sum(),
-        listed=(pl.max_horizontal("list_price", "price") * quantity).filter(bought & pl.col("list_price").is_not_null()).sum(),
-        discount=((pl.col("list_price") - pl.col("price")) * quantity).filter(bought & (pl.col("list_price") > pl.col("price"))).sum(),
+        listed=(pl.max_horizontal("list_price", "price") * quantity)
+        .filter(bought & pl.col("list_price").is_not_null())
+        .sum(),
+        discount=((pl.col("list_price") - pl.col("price")) * quantity)
+        .filter(bought & (pl.col("list_price") > pl.col("price")))
+        .sum(),
         first_at=pl.col("event_at").min(),
         last_at=pl.col("event_at").max(),
         last_view_at=pl.col("event_at").filter(pl.col("views") == 1).max(),
@@ -170,10 +172,16 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         .agg(*shop.counts("events", "event_day", LONG), last_day=pl.col("event_day").max())
     )
     result = by_day
-    for name, column in (("distinct_products", "product_id"), ("distinct_categories", "category"), ("distinct_brands", "brand")):
+    for name, column in (
+        ("distinct_products", "product_id"),
+        ("distinct_categories", "category"),
+        ("distinct_brands", "brand"),
+    ):
         last = met.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("last_day").max())
         result = joined(result, last.group_by(key).agg(shop.counts(name)), key)
-    by_category = met.filter(pl.col("category").is_not_null()).group_by(key, "category").agg(pl.col("^events_.*$").sum())
+    by_category = (
+        met.filter(pl.col("category").is_not_null()).group_by(key, "category").agg(pl.col("^events_.*$").sum())
+    )
     entropies = []
     for suffix in LONG:
         count = pl.col(f"events_{suffix}")
@@ -194,17 +202,23 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         purchases=bought.sum(),
         value=(pl.col("amount") * (pl.col("cart_adds") - pl.col("cart_removes"))).sum(),
     )
-    abandoned = (pl.col("adds") > 0) & (pl.col("purchases") == 0) & (pl.col("ended_at") < shop.as_of - timedelta(minutes=30))
+    abandoned = (
+        (pl.col("adds") > 0) & (pl.col("purchases") == 0) & (pl.col("ended_at") < shop.as_of - timedelta(minutes=30))
+    )
     of_sessions = [*shop.counts("sessions")]
     for suffix, start in (("90d", "started_at_90d"), ("lifetime", "started_at")):
-        of_sessions.append((pl.col("ended_at") - pl.col(start)).dt.total_seconds().mean().alias(f"session_seconds_mean_{suffix}"))
+        of_sessions.append(
+            (pl.col("ended_at") - pl.col(start)).dt.total_seconds().mean().alias(f"session_seconds_mean_{suffix}")
+        )
     for suffix, count in (("30d", 30), *LONG.items()):
         inside = abandoned & shop.since(count, "last_day")
         of_sessions.append(inside.sum().cast(pl.Int64).alias(f"abandoned_carts_{suffix}"))
         of_sessions.append(pl.col("value").clip(0).filter(inside).sum().alias(f"abandoned_cart_value_{suffix}"))
     result = joined(result, sessions.group_by(key).agg(of_sessions), key, zero=False)
-    orders = shop.orders([key]).sort(key, "ordered_at", "order_key").with_columns(
-        gap=pl.col("ordered_at").diff().over(key).dt.total_seconds()
+    orders = (
+        shop.orders([key])
+        .sort(key, "ordered_at", "order_key")
+        .with_columns(gap=pl.col("ordered_at").diff().over(key).dt.total_seconds())
     )
     by_order = orders.group_by(key).agg(
         *shop.counts("orders"),
@@ -252,7 +266,9 @@ def user_features(shop: Shop) -> pl.LazyFrame:
             "price_mean": share(of("price_total"), of("priced_events")),
             "price_percentile_mean": share(of("percentile_total"), of("ranked_events")),
             **{
-                f"{part}_share": share(of(part), of("device_events" if part in ("desktop", "mobile", "tablet") else "events"))
+                f"{part}_share": share(
+                    of(part), of("device_events" if part in ("desktop", "mobile", "tablet") else "events")
+                )
                 for part in parts
             },
         }
@@ -260,7 +276,14 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         final.append(of("session_seconds_mean").is_null().alias(f"session_seconds_mean_{suffix}_was_missing"))
     internal = [f"{name}_{suffix}" for suffix in LONG for name in (*beside, "met")]
     return result.with_columns(final).drop(
-        *internal, "first_at", "last_at", "last_view_at", "last_cart_add_at", "last_order_at", "cart_prior", "order_prior"
+        *internal,
+        "first_at",
+        "last_at",
+        "last_view_at",
+        "last_cart_add_at",
+        "last_order_at",
+        "cart_prior",
+        "order_prior",
     )
 
 
@@ -268,7 +291,9 @@ def item_days(shop: Shop) -> pl.LazyFrame:
     """What was done with each product on each day."""
     events = shop.events.filter(pl.col("product_id").is_not_null())
     priced = pl.col("is_priced")
-    return events.group_by("product_id", "category", "brand", "event_day", closed=pl.col("available_at").dt.date() < shop.today).agg(
+    return events.group_by(
+        "product_id", "category", "brand", "event_day", closed=pl.col("available_at").dt.date() < shop.today
+    ).agg(
         pl.col(*OF_ITEM, "refunded_units").sum(),
         events=pl.len().cast(pl.Int64),
         priced_events=priced.sum().cast(pl.Int64),
@@ -291,7 +316,11 @@ def moving_averages(shop: Shop) -> list[pl.Expr]:
 
 def with_rates(frame: pl.LazyFrame, peers: str | None) -> pl.LazyFrame:
     """Rates by step, smoothed towards those of all rows that share `peers`; trends and return rates."""
-    steps = {"view_to_cart": ("cart_adds", "views"), "cart_to_order": ("orders", "cart_adds"), "view_to_order": ("orders", "views")}
+    steps = {
+        "view_to_cart": ("cart_adds", "views"),
+        "cart_to_order": ("orders", "cart_adds"),
+        "view_to_order": ("orders", "views"),
+    }
     columns = []
     for suffix in ("30d", "lifetime"):
         for step, (taken, tried) in steps.items():
@@ -305,7 +334,9 @@ def with_rates(frame: pl.LazyFrame, peers: str | None) -> pl.LazyFrame:
             ((pl.col(f"{name}_sma_7d") + 1 / 30) / (pl.col(f"{name}_sma_30d") + 1 / 30)).alias(f"{name}_trend_7d_30d")
             for name in ("views", "units")
         ),
-        return_rate_lifetime=share(pl.min_horizontal("refunded_units_lifetime", "units_lifetime"), pl.col("units_lifetime")),
+        return_rate_lifetime=share(
+            pl.min_horizontal("refunded_units_lifetime", "units_lifetime"), pl.col("units_lifetime")
+        ),
     )
 
 
@@ -316,9 +347,10 @@ def offers(shop: Shop, days: pl.LazyFrame) -> pl.LazyFrame:
     )
     seen = daily.group_by("product_id").agg(
         seen_category=pl.col("category").max(),
-        seen_price=pl.col("price").filter(pl.col("price").is_not_null()).sort_by(
-            pl.col("event_day").filter(pl.col("price").is_not_null())
-        ).last(),
+        seen_price=pl.col("price")
+        .filter(pl.col("price").is_not_null())
+        .sort_by(pl.col("event_day").filter(pl.col("price").is_not_null()))
+        .last(),
     )
     listed = shop.products.with_columns(listed=pl.lit(True))
     return listed.join(seen, on="product_id", how="full", coalesce=True).select(
@@ -372,7 +404,9 @@ def item_features(shop: Shop) -> pl.LazyFrame:
     result = with_rates(result, "category")
     result = joined(result, by_user.drop("repeat_buy_rate"), key)
     result = joined(result, by_user.select(key, "repeat_buy_rate"), key, zero=False)
-    result = joined(result, shop.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key)
+    result = joined(
+        result, shop.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
+    )
     among = pl.col("price_now").rank("min").over("category") - 1
     rivals = pl.col("price_now").count().over("category") - 1
     born = pl.min_horizontal("created_at", "first_known_at", "first_at")
@@ -380,7 +414,11 @@ def item_features(shop: Shop) -> pl.LazyFrame:
     return result.with_columns(
         *(
             pl.col(f"{name}_{suffix}").rank("min", descending=True).cast(pl.Int64).alias(f"{rank}_rank_{suffix}")
-            for rank, name, suffix in (("popularity", "views", "7d"), ("popularity", "views", "30d"), ("revenue", "revenue", "30d"))
+            for rank, name, suffix in (
+                ("popularity", "views", "7d"),
+                ("popularity", "views", "30d"),
+                ("revenue", "revenue", "30d"),
+            )
         ),
         hours_since_event=shop.hours_since("last_at"),
         hours_since_order=shop.hours_since("last_order_at"),
@@ -390,7 +428,15 @@ def item_features(shop: Shop) -> pl.LazyFrame:
         price_percentile_in_category=pl.when(pl.col("price_now").is_not_null()).then(
             pl.when(rivals > 0).then(among / rivals).otherwise(0.0)
         ),
-    ).drop("price_total_30d", "priced_events_30d", "refunded_units_lifetime", "created_at", "first_known_at", "listed", *times)
+    ).drop(
+        "price_total_30d",
+        "priced_events_30d",
+        "refunded_units_lifetime",
+        "created_at",
+        "first_known_at",
+        "listed",
+        *times,
+    )
 
 
 def category_features(shop: Shop) -> pl.LazyFrame:
@@ -431,7 +477,9 @@ def category_features(shop: Shop) -> pl.LazyFrame:
     result = with_rates(result, None)
     result = joined(result, users.group_by(key).agg(shop.counts("users")), key)
     about = Shop(met, shop.products, shop.as_of)
-    result = joined(result, about.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key)
+    result = joined(
+        result, about.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
+    )
     return result.with_columns(
         hours_since_event=shop.hours_since("last_at"),
         hours_since_order=shop.hours_since("last_order_at"),
@@ -470,7 +518,11 @@ def _taste(shop: Shop, kind: str) -> pl.LazyFrame:
         last_view_at=pl.col("event_at").filter(pl.col("views") == 1).max(),
         last_cart_add_at=pl.col("event_at").filter(pl.col("cart_adds") == 1).max(),
     )
-    orders = shop.orders([*keys, "product_id"]).group_by(*keys, "order_key").agg(pl.col("ordered_at").min(), pl.col("last_day").max())
+    orders = (
+        shop.orders([*keys, "product_id"])
+        .group_by(*keys, "order_key")
+        .agg(pl.col("ordered_at").min(), pl.col("last_day").max())
+    )
     by_order = orders.group_by(keys).agg(*shop.counts("orders"), last_order_at=pl.col("ordered_at").max())
     closed = met.filter(pl.col("available_at").dt.date() < shop.today)
     of_shop = (
@@ -550,7 +602,9 @@ def user_item_features(shop: Shop) -> pl.LazyFrame:
         .group_by("customer_id", "ordered_at")
         .agg(count=pl.len().cast(pl.Int64))
         .sort("customer_id", "ordered_at")
-        .with_columns(orders_since_last=pl.col("count").sum().over("customer_id") - pl.col("count").cum_sum().over("customer_id"))
+        .with_columns(
+            orders_since_last=pl.col("count").sum().over("customer_id") - pl.col("count").cum_sum().over("customer_id")
+        )
         .sort("ordered_at")
     )
     by_order = by_order.sort("last_order_at").join_asof(
@@ -596,13 +650,23 @@ def session_features(shop: Shop) -> pl.LazyFrame:
     result = placed.group_by(key).agg(
         pl.col(OF_SESSION).sum(),
         pl.col("customer_id").min(),
-        *(pl.col(name).filter(first).first().alias(alias) for name, alias in (
-            ("page", "entry_page"), ("referrer", "entry_referrer"), ("campaign", "entry_campaign"), ("device", "device"), ("country", "country")
-        )),
+        *(
+            pl.col(name).filter(first).first().alias(alias)
+            for name, alias in (
+                ("page", "entry_page"),
+                ("referrer", "entry_referrer"),
+                ("campaign", "entry_campaign"),
+                ("device", "device"),
+                ("country", "country"),
+            )
+        ),
         *(
             pl.col(column).drop_nulls().n_unique().cast(pl.Int64).alias(name)
             for name, column in (
-                ("orders", "order_key"), ("distinct_products", "product_id"), ("distinct_categories", "category"), ("distinct_brands", "brand")
+                ("orders", "order_key"),
+                ("distinct_products", "product_id"),
+                ("distinct_categories", "category"),
+                ("distinct_brands", "brand"),
             )
         ),
         started_at=at.min(),
@@ -621,7 +685,9 @@ def session_features(shop: Shop) -> pl.LazyFrame:
     for name, column in (("last_products", "product_id"), ("last_categories", "category")):
         met = placed.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("place").max())
         lists = met.group_by(key).agg(pl.col(column).sort_by("place", descending=True).head(5).alias(name))
-        result = joined(result, lists, key, zero=False).with_columns(pl.col(name).fill_null(pl.lit([], pl.List(pl.String))))
+        result = joined(result, lists, key, zero=False).with_columns(
+            pl.col(name).fill_null(pl.lit([], pl.List(pl.String)))
+        )
     hour = pl.col("started_at").dt.hour()
     return result.with_columns(
         length_seconds=(pl.col("last_event_at") - pl.col("started_at")).dt.total_seconds(),
@@ -668,7 +734,11 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     met = meetings.select("identity", "kind", "product_id", "event_day", "event_at")
     reach = pl.DataFrame({"step": [-1, 0, 1]}).lazy()
     others = met.join(reach, how="cross").select(
-        "identity", other_kind="kind", other_product_id="product_id", event_day=pl.col("event_day") + pl.duration(days=pl.col("step")), other_at="event_at"
+        "identity",
+        other_kind="kind",
+        other_product_id="product_id",
+        event_day=pl.col("event_day") + pl.duration(days=pl.col("step")),
+        other_at="event_at",
     )
     same = (pl.col("kind") == pl.col("other_kind")) & (pl.col("kind") != "bought")
     leads = (pl.col("kind") == "carted") & (pl.col("other_kind") == "bought")
@@ -682,15 +752,25 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
         .select("product_id", "other_product_id", "event_day", counted=pl.concat_str("kind", "other_kind"))
     )
     lines = baskets.select("identity", "order_key", "product_id", "event_day")
-    together = lines.join(lines.rename({"product_id": "other_product_id"}).drop("event_day"), on=["identity", "order_key"])
+    together = lines.join(
+        lines.rename({"product_id": "other_product_id"}).drop("event_day"), on=["identity", "order_key"]
+    )
     ordered = together.filter(pl.col("product_id") != pl.col("other_product_id")).select(
         "product_id", "other_product_id", "event_day", counted=pl.lit("ordered")
     )
-    counts = {"co_views": "viewedviewed", "co_carts": "cartedcarted", "co_orders": "ordered", "carts_to_orders": "cartedbought"}
+    counts = {
+        "co_views": "viewedviewed",
+        "co_carts": "cartedcarted",
+        "co_orders": "ordered",
+        "carts_to_orders": "cartedbought",
+    }
     pair = ["product_id", "other_product_id"]
-    days = pl.concat([near, ordered]).group_by(*pair, "event_day").agg(
-        *((pl.col("counted") == of).sum().cast(pl.Int64).alias(name) for name, of in counts.items())
+    days = (
+        pl.concat([near, ordered])
+        .group_by(*pair, "event_day")
+        .agg(*((pl.col("counted") == of).sum().cast(pl.Int64).alias(name) for name, of in counts.items()))
     )
+
     def decayed(value: pl.Expr, half: int) -> pl.Expr:
         return (value * left_of(shop, half, 1_000_000)).sum() / 1_000_000
 
@@ -704,7 +784,11 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     )
     # Used three times over: collected once.
     pairs = pairs.collect(engine="streaming").lazy()
-    alone_of = {"view_days": meetings.filter(pl.col("kind") == "viewed"), "cart_days": meetings.filter(pl.col("kind") == "carted"), "orders": baskets}
+    alone_of = {
+        "view_days": meetings.filter(pl.col("kind") == "viewed"),
+        "cart_days": meetings.filter(pl.col("kind") == "carted"),
+        "orders": baskets,
+    }
     firsts = {"view_days": "first_views", "cart_days": "first_carts", "orders": "first_orders"}
     result = (
         pairs.sort(["product_id", "pair_score", "undecayed", "other_product_id"], descending=[False, True, True, False])
@@ -713,19 +797,30 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
         .drop("undecayed")
     )
     back = pairs.select(
-        product_id="other_product_id", other_product_id="product_id", back_co_views="co_views_lifetime", back_co_carts="co_carts_lifetime", back_co_orders="co_orders_lifetime"
+        product_id="other_product_id",
+        other_product_id="product_id",
+        back_co_views="co_views_lifetime",
+        back_co_carts="co_carts_lifetime",
+        back_co_orders="co_orders_lifetime",
     )
     result = joined(result, back, *pair, zero=False)
     for name, frame in alone_of.items():
         alone = frame.group_by("product_id").agg(shop.counts(name, "event_day", LONG))
         result = joined(result, alone, "product_id", zero=False)
-        other = alone.select(pl.col("product_id").alias("other_product_id"), pl.col(f"{name}_lifetime").alias(f"other_{name}"))
+        other = alone.select(
+            pl.col("product_id").alias("other_product_id"), pl.col(f"{name}_lifetime").alias(f"other_{name}")
+        )
         result = joined(result, other, "other_product_id", zero=False)
         first = frame.filter(pl.col("place") == 0).select(pl.len().alias(firsts[name]))
         result = result.join(first, how="cross")
     listed = shop.products.select("product_id", "category")
     result = joined(result, listed, "product_id", zero=False)
-    result = joined(result, listed.rename({"product_id": "other_product_id", "category": "other_category"}), "other_product_id", zero=False)
+    result = joined(
+        result,
+        listed.rename({"product_id": "other_product_id", "category": "other_category"}),
+        "other_product_id",
+        zero=False,
+    )
     columns = [(pl.col("category") == pl.col("other_category")).alias("is_same_category")]
     for name, together_of, whole, other_whole in (
         ("view", "co_views", "view_days", "view_days"),
@@ -736,11 +831,15 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
         confidence = {suffix: share(pl.col(f"{together_of}_{suffix}"), pl.col(f"{whole}_{suffix}")) for suffix in LONG}
         columns += [each.alias(f"{name}_confidence_{suffix}") for suffix, each in confidence.items()]
         told = pl.col(f"{together_of}_lifetime") >= 3
-        lift = pl.when(told).then(share(confidence["lifetime"], share(pl.col(f"other_{other_whole}"), pl.col(firsts[other_whole]))))
+        lift = pl.when(told).then(
+            share(confidence["lifetime"], share(pl.col(f"other_{other_whole}"), pl.col(firsts[other_whole])))
+        )
         columns += [lift.alias(f"lift_{together_of}"), lift.log().alias(f"pmi_{together_of}")]
         if name != "cart_to_order":
             backwards = share(pl.col(f"back_{together_of}"), pl.col(f"other_{whole}"))
-            columns.append(pl.when(told).then((confidence["lifetime"] * backwards).sqrt()).alias(f"cosine_{together_of}"))
+            columns.append(
+                pl.when(told).then((confidence["lifetime"] * backwards).sqrt()).alias(f"cosine_{together_of}")
+            )
     return result.with_columns(columns).drop(
         "^(back|other_view|other_cart|other_orders|first|view_days|cart_days|orders)_?.*$", "category", "other_category"
     )

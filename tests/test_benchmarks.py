@@ -114,9 +114,7 @@ def test_the_floor_comes_to_the_same(marts: duckdb.DuckDBPyConnection, mart: str
 
 @pytest.mark.parametrize("mart", FEATURES)
 @pytest.mark.parametrize("engine", ["polars", "pandas"])
-def test_data_frames_come_to_the_same(
-    marts: duckdb.DuckDBPyConnection, files: Path, engine: str, mart: str
-) -> None:
+def test_data_frames_come_to_the_same(marts: duckdb.DuckDBPyConnection, files: Path, engine: str, mart: str) -> None:
     module = import_module(f"in_{engine}")
     marts.register("frame", module.compute(module.Shop.read(files), mart))
     compare(marts, mart, "frame", {"as_of"} | LEFT_OUT_OF_FRAMES.get(mart, set()))

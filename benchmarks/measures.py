@@ -1,0 +1,35 @@
+"""What features count and add up, and over which windows, for the engines of data frames: as dbt_project.yml and seeds/ say."""
+
+from __future__ import annotations
+
+#: Windows of whole days, those of habits, and windows of hours.
+DAYS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
+HOURS = {"1h": 1, "24h": 24}
+LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
+#: Half-lives in days.
+HALF_LIVES = (1, 7, 30)
+#: Pseudo-observations behind each rate.
+SMOOTHING = 20
+#: How much each kind of event says of a taste.
+WEIGHTS = {"view_item": 1, "add_to_cart": 3, "purchase": 10}
+#: Measures that count events of a type, and measures that add up a column of them.
+COUNTS = {
+    "views": "view_item",
+    "list_views": "view_item_list",
+    "searches": "search",
+    "cart_adds": "add_to_cart",
+    "cart_removes": "remove_from_cart",
+    "checkouts": "begin_checkout",
+    "wishlist_adds": "add_to_wishlist",
+}
+SUMS = {
+    "units": ("purchase", "quantity"),
+    "revenue": ("purchase", "amount"),
+    "gross_revenue": ("purchase", "gross_amount"),
+    "refunds": ("refund", "amount"),
+}
+OF_USER = [*COUNTS, *SUMS]
+OF_ITEM = [name for name in OF_USER if name not in ("searches", "checkouts")]
+OF_SESSION = [name for name in OF_USER if name != "gross_revenue"]
+OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue"]
+OF_TASTE = ["views", "cart_adds", "units", "revenue"]
