@@ -57,6 +57,9 @@ create temp macro uuid_of_digest(d) as cast(
 create temp macro customer_of(identity) as
     uuid_of_digest(sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(identity)));
 
+create temp macro session_of(identity, first_event_id) as
+    cast(md5(concat(spelled(identity), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
+
 create temp macro bucket(x) as cast(
     case when x = 0 then 0 else sign(x) * (100000 + floor(ln(abs(cast(x as double))) / ln(1.02))) end as integer
 );
@@ -289,14 +292,14 @@ tracked as (
         available_at as arrived_at,
         said(event_id) as client_event_id,
         said(event_type) as event_name,
-        moment(said(event_at), coalesce(_time_zone, 'UTC')) as event_at,
+        moment(event_at, coalesce(_time_zone, 'UTC')) as event_at,
         said(user_id) as user_id,
         said(anonymous_id) as anonymous_id,
         said(session_id) as source_session_id,
         upper(said(product_id)) as product_id,
         said(category) as category_name,
-        amount_of(said(quantity)) as quantity,
-        money(said(price)) as price,
+        amount_of(quantity) as quantity,
+        money(price) as price,
         upper(said(currency)) as currency,
         said(order_id) as order_id,
         said(line_id) as line_id,
@@ -309,12 +312,15 @@ tracked as (
         properties,
         cast(null as timestamp) as order_known_at,
         coalesce(
-            is_no_number(said(quantity)) or is_no_number(said(price))
+            is_no_number(quantity) or is_no_number(price)
             or lower(said(consent)) in ('denied', 'false', 'no', '0')
             or m.user_agent is not null,
             false
         ) as is_broken
-    from lake.raw.events as e
+    from (
+        select * replace (said(event_at) as event_at, said(quantity) as quantity, said(price) as price), rowid
+        from lake.raw.events
+    ) as e
     left join machines as m on e.user_agent = m.user_agent
     where e._error is null
     union all by name
@@ -430,7 +436,6 @@ named as (
     inner join event_types as e on lower(t.event_name) = e.raw_name
     left join categories as c on t.category_name = c.name
     left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(t.event_at as date) = r.rate_date
-    where t.event_at is not null and coalesce(t.user_id, t.anonymous_id) is not null
 )
 
 select
@@ -440,6 +445,9 @@ select
         spelled(kind), '|,', spelled(order_id), '|,', spelled(line_id)
     )) as uuid) as event_id
 from named;
+
+-- By itself: a filter above would be pushed down, and every time be parsed twice.
+delete from arrived where event_at is null or identity is null;
 
 ---------- copies: the same event by its key, or by its client's own id, or the same order told twice
 
@@ -499,6 +507,9 @@ qualify dense_rank() over (partition by identity, event_day order by arrived_at,
 
 ---------- kept events, with what the catalogue said by then
 
+-- So few rows are dropped that the planner's guesses would have it hash all events, and not the catalogue.
+set disabled_optimizers = 'build_side_probe_side';
+
 create temp table kept as
 with users as (
     select user_id, min(available_at) as known_at from customers group by user_id
@@ -538,6 +549,8 @@ from known as k
 left join product_versions as v
     on k.product_id = v.product_id and k.available_at >= v.known_at and k.available_at < v.known_until;
 
+set disabled_optimizers = '';
+
 ---------- sessions
 
 -- An order of the shop's database is in the session of its web hit or, without one, of the identity's last event before it.
@@ -573,6 +586,8 @@ select a.row_id, case when w.event_at >= a.event_at - interval 30 minute then w.
 from astray as a
 asof left join web as w on a.identity = w.identity and a.event_at >= w.event_at;
 
+drop table arrived;
+
 -- What the source tells apart needs no window, only its first event.
 create temp table told_sessions as
 with chained as (
@@ -584,7 +599,8 @@ with chained as (
 select
     identity,
     chain,
-    min({'at': event_at, 'id': event_id})['id'] as first_event_id
+    min({'at': event_at, 'id': event_id})['id'] as first_event_id,
+    session_of(identity, first_event_id) as session_id
 from chained
 where chain is not null
 group by identity, chain;
@@ -769,6 +785,8 @@ select
     case when n >= min_count then exp(high_log + reach) end as high
 from spread;
 
+drop table standing;
+
 -- The fits that events ask for: of the narrowest group that has bounds, and the median of the narrowest that has one.
 create temp table price_fits as
 with asked as (
@@ -879,6 +897,7 @@ with fitted as (
     select
         k.*,
         coalesce(f.first_event_id, s.first_event_id) as first_event_id,
+        s.session_id as told_session_id,
         p.low as price_low,
         p.high as price_high,
         p.median as price_median,
@@ -964,7 +983,7 @@ select
     identity,
     user_id,
     anonymous_id,
-    cast(md5(concat(spelled(identity), '|,', spelled(replace(cast(first_event_id as varchar), '-', '')))) as uuid) as session_id,
+    coalesce(told_session_id, session_of(identity, first_event_id)) as session_id,
     event_id = first_event_id as is_first_of_session,
     source,
     origin,
@@ -1003,6 +1022,8 @@ select
     campaign,
     properties
 from filled;
+
+drop table kept;
 
 set variable as_of = (select max(available_at) + interval 1 microsecond from fct_events);
 set variable today = cast(getvariable('as_of') as date);
@@ -2488,37 +2509,29 @@ select
 from together
 group by product_id, other_product_id, event_day;
 
-create temp table pairs as
+-- The 50 best of each product; only these are counted.
+create temp table best_pairs as
+with scored as (
+    select
+        product_id,
+        other_product_id,
+        cast(sum(
+            (co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders)
+            * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)
+        ) as double) / 1000000 as pair_score,
+        sum(co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders) as undecayed_score
+    from pair_days
+    group by product_id, other_product_id
+)
+
 select
     product_id,
     other_product_id,
-    coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 30), 0) as co_views_30d,
-    coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 90), 0) as co_views_90d,
-    sum(co_views) as co_views_lifetime,
-    cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_7d,
-    cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_30d,
-    coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 30), 0) as co_carts_30d,
-    coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 90), 0) as co_carts_90d,
-    sum(co_carts) as co_carts_lifetime,
-    cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_7d,
-    cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_30d,
-    coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 30), 0) as co_orders_30d,
-    coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 90), 0) as co_orders_90d,
-    sum(co_orders) as co_orders_lifetime,
-    cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_7d,
-    cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_30d,
-    coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 30), 0) as carts_to_orders_30d,
-    coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 90), 0) as carts_to_orders_90d,
-    sum(carts_to_orders) as carts_to_orders_lifetime,
-    cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_7d,
-    cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_30d,
-    cast(sum(
-        (co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders)
-        * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)
-    ) as double) / 1000000 as pair_score,
-    sum(co_views + 3 * co_carts + 10 * co_orders + 5 * carts_to_orders) as undecayed_score
-from pair_days
-group by product_id, other_product_id;
+    pair_score,
+    -- Where all is so long ago that nothing is left of the score, what there was decides.
+    row_number() over (partition by product_id order by pair_score desc, undecayed_score desc, other_product_id) as pair_rank
+from scored
+qualify pair_rank <= 50;
 
 create table item_pair_features as
 with counted as (
@@ -2551,15 +2564,52 @@ shop as (
     where place = 1
 ),
 
-ranked as (
-    select *, row_number() over (partition by product_id order by pair_score desc, undecayed_score desc, other_product_id) as pair_rank
-    from pairs
-    qualify pair_rank <= 50
+forth as (
+    select
+        product_id,
+        other_product_id,
+        coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 30), 0) as co_views_30d,
+        coalesce(sum(co_views) filter (where event_day >= getvariable('today') - 90), 0) as co_views_90d,
+        sum(co_views) as co_views_lifetime,
+        cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_7d,
+        cast(sum(co_views * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_views_decayed_30d,
+        coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 30), 0) as co_carts_30d,
+        coalesce(sum(co_carts) filter (where event_day >= getvariable('today') - 90), 0) as co_carts_90d,
+        sum(co_carts) as co_carts_lifetime,
+        cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_7d,
+        cast(sum(co_carts * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_carts_decayed_30d,
+        coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 30), 0) as co_orders_30d,
+        coalesce(sum(co_orders) filter (where event_day >= getvariable('today') - 90), 0) as co_orders_90d,
+        sum(co_orders) as co_orders_lifetime,
+        cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_7d,
+        cast(sum(co_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as co_orders_decayed_30d,
+        coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 30), 0) as carts_to_orders_30d,
+        coalesce(sum(carts_to_orders) filter (where event_day >= getvariable('today') - 90), 0) as carts_to_orders_90d,
+        sum(carts_to_orders) as carts_to_orders_lifetime,
+        cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 7.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_7d,
+        cast(sum(carts_to_orders * cast(round(power(0.5, (getvariable('today') - event_day) / 30.0) * 1000000) as bigint)) as double) / 1000000 as carts_to_orders_decayed_30d
+    from pair_days
+    inner join best_pairs using (product_id, other_product_id)
+    group by product_id, other_product_id
+),
+
+-- The other product's own meetings that had this one near.
+back as (
+    select
+        b.product_id,
+        b.other_product_id,
+        sum(d.co_views) as back_co_views,
+        sum(d.co_carts) as back_co_carts,
+        sum(d.co_orders) as back_co_orders
+    from pair_days as d
+    inner join best_pairs as b on d.product_id = b.other_product_id and d.other_product_id = b.product_id
+    group by b.product_id, b.other_product_id
 ),
 
 measured as (
     select
-        p.*,
+        k.*,
+        p.* exclude (product_id, other_product_id),
         share(p.co_views_90d, a.view_days_90d) as view_confidence_90d,
         share(p.co_views_lifetime, a.view_days_lifetime) as view_confidence_lifetime,
         share(b.view_days_lifetime, s.first_views) as view_base,
@@ -2572,13 +2622,14 @@ measured as (
         share(p.carts_to_orders_90d, a.cart_days_90d) as cart_to_order_confidence_90d,
         share(p.carts_to_orders_lifetime, a.cart_days_lifetime) as cart_to_order_confidence_lifetime,
         share(b.orders_lifetime, s.first_orders) as cart_to_order_base,
-        share(r.co_views_lifetime, b.view_days_lifetime) as back_co_views,
-        share(r.co_carts_lifetime, b.cart_days_lifetime) as back_co_carts,
-        share(r.co_orders_lifetime, b.orders_lifetime) as back_co_orders,
+        share(r.back_co_views, b.view_days_lifetime) as back_co_views,
+        share(r.back_co_carts, b.cart_days_lifetime) as back_co_carts,
+        share(r.back_co_orders, b.orders_lifetime) as back_co_orders,
         c.category = o.category as is_same_category
-    from ranked as p
+    from best_pairs as k
+    inner join forth as p on k.product_id = p.product_id and k.other_product_id = p.other_product_id
     cross join shop as s
-    left join pairs as r on p.other_product_id = r.product_id and p.product_id = r.other_product_id
+    left join back as r on p.product_id = r.product_id and p.other_product_id = r.other_product_id
     left join alone as a on p.product_id = a.product_id
     left join alone as b on p.other_product_id = b.product_id
     left join catalogue as c on p.product_id = c.product_id
@@ -2587,7 +2638,7 @@ measured as (
 
 select
     getvariable('as_of') as as_of,
-    * exclude (undecayed_score, view_base, cart_base, order_base, cart_to_order_base, back_co_views, back_co_carts, back_co_orders),
+    * exclude (view_base, cart_base, order_base, cart_to_order_base, back_co_views, back_co_carts, back_co_orders),
     case when co_views_lifetime >= 3 then share(view_confidence_lifetime, view_base) end as lift_co_views,
     ln(lift_co_views) as pmi_co_views,
     case when co_carts_lifetime >= 3 then share(cart_confidence_lifetime, cart_base) end as lift_co_carts,
