@@ -16,8 +16,8 @@ help: ## Print this list
 demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
 	@$(BIN)/finegrain demo --data $(DATA)
 
-test: setup-dev ## All tests but the long ones
-	@$(BIN)/python -m pytest
+test: setup-dev ## All tests but the long ones, on all cores
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 soak: setup-dev ## The long proofs
 	@$(BIN)/python -m pytest -m soak

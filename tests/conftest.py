@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,10 @@ from small_shops import Houses
 from orchestration.settings import Settings, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+# Workers that run side by side must not share dbt's folder of parsed and compiled files.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["DBT_TARGET_PATH"] = tempfile.mkdtemp(prefix="finegrain-target-")
 
 # The time one example takes says nothing on a shared machine; in CI the examples are the same in every run.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -81,7 +86,12 @@ def run_dbt(folder: Path, *arguments: str, env: Mapping[str, str] | None = None)
     return subprocess.run(
         [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments],
         cwd=folder,
-        env={**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", **(env or {})},
+        env={
+            **os.environ,
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            **({} if folder == PROJECT else {"DBT_TARGET_PATH": str(folder / "target")}),
+            **(env or {}),
+        },
         capture_output=True,
         text=True,
         check=False,
