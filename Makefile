@@ -17,7 +17,7 @@ demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a rea
 	@$(BIN)/finegrain demo --data $(DATA)
 
 test: setup-dev ## All tests but the long ones, on all cores
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
 	@$(BIN)/python -m pytest -m soak

@@ -28,14 +28,18 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Models that are listed; the rest is added up.
 SLOWEST = 25
 MODELS = ("model", "seed", "snapshot")
+#: Engines of data frames; the second one is slow, and wants much memory.
+ENGINES = ("polars", "pandas")
+PANDAS_UP_TO = 1_000_000
+FEATURES = {path.stem for path in (ROOT / "models" / "marts" / "features").glob("*.sql")}
 
 
-def run(home: Path, *arguments: str) -> tuple[float, float, str]:
-    """(seconds, peak memory in MiB, standard output) of one finegrain command."""
+def run(home: Path, *command: str) -> tuple[float, float, str]:
+    """(seconds, peak memory in MiB, standard output) of one Python command."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestration.cli", *arguments],
+            [sys.executable, *command],
             cwd=ROOT,
             env={**os.environ, "FINEGRAIN_HOME": str(home)},
             stdout=out,
@@ -43,7 +47,7 @@ def run(home: Path, *arguments: str) -> tuple[float, float, str]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            sys.exit(f"finegrain {arguments[0]} failed")
+            sys.exit(f"{' '.join(command)} failed")
         out.seek(0)
         return time.monotonic() - started, usage.ru_maxrss / 1024, out.read()
 
@@ -63,14 +67,15 @@ def main() -> None:
 
 
 def measure(home: Path, events: int) -> None:
-    """Simulate, load, build; build with nothing new; publish; then the same for a thousandth more events."""
+    """Simulate, load, build; build with nothing new; publish; the same for a thousandth more events; then, for comparison, the
+    floor and the features in data frames, from the same lake."""
     shop = str(home / "shop")
     load = ["load", "examples/simulated_shop", "--data", shop, "--json"]
     stages: list[tuple[str, float, float]] = []
     answers: dict[str, Any] = {}
 
     def stage(name: str, *arguments: str) -> None:
-        seconds, peak, out = run(home, *arguments)
+        seconds, peak, out = run(home, "-m", "orchestration.cli", *arguments)
         stages.append((name, seconds, peak))
         if "--json" in arguments:
             answers[name] = json.loads(out)
@@ -85,6 +90,14 @@ def measure(home: Path, events: int) -> None:
     stage("load 0.1 % more", *load)
     stage("build 0.1 % more", "build", "--json")
     stage("publish 0.1 % more", "publish", "--json")
+
+    floor, frames = home / "floor.duckdb", home / "frames"
+    seconds, peak, _ = run(home, "benchmarks/floor.py", "--keep", str(floor))
+    stages.append(("the floor: benchmarks/floor.sql", seconds, peak))
+    run(home, "benchmarks/dataframes.py", str(frames), "--export-from", str(home / "warehouse.duckdb"))
+    for engine in ENGINES if events <= PANDAS_UP_TO else ENGINES[:1]:
+        seconds, peak, _ = run(home, "benchmarks/dataframes.py", str(frames), "--engine", engine)
+        stages.append((f"features alone, in {engine}", seconds, peak))
 
     console = Console(width=110)
     memory = psutil.virtual_memory().total / 2**30
@@ -102,7 +115,11 @@ def measure(home: Path, events: int) -> None:
         )
         table.add_row(name, f"{seconds:.1f}", f"{peak:,.0f}", *parts)
     console.print(table)
+    features = sum(node["seconds"] for node in full["nodes"] if node["name"] in FEATURES)
+    work = of(full, *MODELS)
+    [bare] = [seconds for name, seconds, _ in stages if name.startswith("the floor")]
     console.print(
+        f"build / floor {full['seconds'] / bare:.2f} ({work:.0f} s of models, two at a time, of which {features:.0f} s of features); "
         f"build again / build {again['seconds'] / full['seconds']:.3f}, "
         f"build 0.1 % more / build {more['seconds'] / full['seconds']:.3f}"
     )
