@@ -28,6 +28,14 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+#: Files that take minutes. They are begun first: a worker that comes to one last would leave the others idle.
+LONG = ("test_real_data", "test_order_free", "test_build", "test_as_of")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of this project."""
