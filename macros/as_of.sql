@@ -106,9 +106,9 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {# The names of an entity's declared measures. #}
 {% macro measure_names(entity) %}{{ return(declared_measures([entity]) | map('first') | list) }}{% endmacro %}
 
-{# SQL: columns <name>_<suffix> of a left-joined relation, 0 where it has no row. #}
-{% macro or_zero(alias, names, suffixes) -%}
-{%- for suffix in suffixes %}
+{# SQL: columns <name>_<suffix> of a left-joined relation over such windows, 0 where it has no row. #}
+{% macro or_zero(alias, names, windows) -%}
+{%- for suffix, span in windows %}
 {%- for name in names %}
 coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
 {%- endfor %}

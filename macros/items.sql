@@ -3,6 +3,21 @@
   catalogue offers; and the averages, trends and rates that items and categories have alike.
 #}
 
+{# CTE body. What the catalogue said of each product at each of the `moments`. #}
+{% macro catalogue_at_moments() -%}
+select
+    m.as_of,
+    v.product_id,
+    v.category,
+    v.brand,
+    v.price,
+    v.first_known_at,
+    v.created_at
+from moments as m
+inner join {{ ref('int_identity__product_versions') }} as v
+    on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+{%- endmacro %}
+
 {# CTEs, from `moments` to `offers`, on all products at each moment that `spine` asks of, whichever of them it asks for: ranks,
    shares and rates compare each with all. #}
 {% macro items_at_moments(spine='spine') -%}
@@ -14,17 +29,7 @@ moments as (
 
 catalogue as (
 
-    select
-        m.as_of,
-        v.product_id,
-        v.category,
-        v.brand,
-        v.price,
-        v.first_known_at,
-        v.created_at
-    from moments as m
-    inner join {{ ref('int_identity__product_versions') }} as v
-        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+    {{ catalogue_at_moments() | indent(4) }}
 
 ),
 
@@ -94,8 +99,15 @@ offers as (
 )
 {%- endmacro %}
 
-{# CTEs `known_links`, who was whose customer at each of the `moments`, and `shoppers`, what tiles say of who met which product. #}
-{% macro shoppers_at_moments() -%}
+{# CTEs of what was done with products at each of the `moments`: `bought`, which orders each was in; `known_links`, who was whose
+   customer; `shoppers`, what tiles say of who met which product; `last_day`, the events of 24 hours with their customers. #}
+{% macro deeds_at_moments() -%}
+bought as (
+
+    {{ as_of_tiles('item_order', entity='product_id', link='product_id') | indent(4) }}
+
+),
+
 known_links as (
 
     select
@@ -112,6 +124,16 @@ known_links as (
 shoppers as (
 
     {{ as_of_tiles('identity_product', members='known_links') | indent(4) }}
+
+),
+
+last_day as (
+
+    select e.*, l.customer_id
+    from (
+        {{ as_of_last_day(entity='product_id', link='product_id') | indent(8) }}
+    ) as e
+    inner join known_links as l on e.identity = l.identity and e.as_of = l.as_of
 
 )
 {%- endmacro %}

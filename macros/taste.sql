@@ -52,15 +52,9 @@ group by {{ keys | join(', ') }}, order_key
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
 {%- set spans = [['90d', 90], ['lifetime', none]] -%}
 {%- set longest = var('half_lives') | max -%}
-with spine as (
+with members as (
 
-    select customer_id, as_of from {{ ref('spine_customers') }}
-
-),
-
-members as (
-
-    {{ as_of_members('spine') | indent(4) }}
+    {{ as_of_members(ref('spine_customers')) | indent(4) }}
 
 ),
 

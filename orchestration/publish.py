@@ -214,35 +214,30 @@ def _before(previous: Path | None) -> dict[str, Any]:
 
 
 def _inspect(con: duckdb.DuckDBPyConnection, name: str, comment: str | None) -> _Mart:
-    """Read a mart once: its columns, and a digest of the rows of each period."""
+    """Look through a mart: its columns, and a digest of the rows of each period."""
     source = f"warehouse.{identifier(SCHEMA)}.{identifier(name)}"
     layout = [[str(column), str(kind)] for column, kind, *_ in con.execute(f"describe {source}").fetchall()]
     moment = next((column for column, kind in layout if kind in ("DATE", "TIMESTAMP") and column != "as_of"), None)
     if moment is None or "as_of" in dict(layout):  # of one moment: all of its rows change together
         period = "'all'"
-        by_day = {}
     else:
-        by_day = _digests(con, source, f"strftime({identifier(moment)}, '%Y-%m-%d')")
-        period = f"strftime({identifier(moment)}, '%Y-%m-%d')"
-        if sum(rows for rows, _ in by_day.values()) < ROWS_A_DAY * len(by_day):
-            period, by_day = f"strftime({identifier(moment)}, '%Y-%m')", {}
-    found = by_day or _digests(con, source, period)
+        column = identifier(moment)
+        [(rows, days)] = con.execute(
+            f"select count(*), count(distinct coalesce(strftime({column}, '%Y-%m-%d'), 'none')) from {source}"
+        ).fetchall()
+        period = f"coalesce(strftime({column}, '{'%Y-%m' if rows < ROWS_A_DAY * days else '%Y-%m-%d'}'), 'none')"
+    # A sum of hashes knows no order of rows.
+    found = con.execute(
+        f"select {period}, count(*), sum(hash(mart)) from {source} as mart group by 1 order by 1"
+    ).fetchall()
     return _Mart(
         name,
         comment,
         layout,
-        period=f"coalesce({period}, 'none')",
-        digests={key: digest for key, (_, digest) in found.items()},
-        rows=sum(rows for rows, _ in found.values()),
+        period,
+        digests={str(key): f"{rows}:{digest}" for key, rows, digest in found},
+        rows=sum(rows for _, rows, _ in found),
     )
-
-
-def _digests(con: duckdb.DuckDBPyConnection, source: str, period: str) -> dict[str, tuple[int, str]]:
-    """By period: how many rows, and a digest of them that knows no order."""
-    found = con.execute(
-        f"select coalesce({period}, 'none'), count(*), sum(hash(mart)) from {source} as mart group by 1 order by 1"
-    ).fetchall()
-    return {str(key): (int(rows), f"{rows}:{digest}") for key, rows, digest in found}
 
 
 def _write_mart(
@@ -252,7 +247,6 @@ def _write_mart(
     folder.mkdir()
     if changed is None:
         con.execute(f"create table {mart.table} as from {mart.source}")
-        _describe(con, mart.name, mart.table, mart.comment)
         wanted = ""
     else:
         assert previous is not None
@@ -263,6 +257,8 @@ def _write_mart(
         if changed:
             con.execute(f"delete from {mart.table} {wanted}")
             con.execute(f"insert into {mart.table} from {mart.source} {wanted}")
+    # A description may change where no row did.
+    _describe(con, mart.name, mart.table, mart.comment)
     periods = sorted(mart.digests.keys() if changed is None else changed & mart.digests.keys())
     if len(periods) > 1:
         scratch = folder / "periods"

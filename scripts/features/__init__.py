@@ -38,6 +38,43 @@ class Feature:
     range: Range = AT_LEAST_0
 
 
+def step_rates(towards: str) -> Iterator[Feature]:
+    """The rates of the steps from looking to buying, smoothed towards those of others."""
+    for window in ("30d", "lifetime"):
+        for name, meaning in (
+            ("view_to_cart", "Additions to the cart per view"),
+            ("cart_to_order", "Orders per addition to the cart"),
+            ("view_to_order", "Orders per view"),
+        ):
+            smoothed = f"{meaning}{{}}, smoothed towards {towards}"
+            yield Feature(f"{name}_rate_{window}", "double", smoothed, "share", window, range=SHARE)
+
+
+def moving_averages() -> Iterator[Feature]:
+    """The simple moving averages of views and units."""
+    for measure in ("views", "units"):
+        for window in ("7d", "30d"):
+            yield Feature(
+                f"{measure}_sma_{window}",
+                "double",
+                f"Simple moving average: {measure} a day{{}}, whole days before today alone",
+                f"{'events' if measure == 'views' else 'units'} per day",
+                window,
+            )
+
+
+def trends() -> Iterator[Feature]:
+    """How the averages of a week stand to those of a month."""
+    for measure in ("views", "units"):
+        yield Feature(
+            f"{measure}_trend_7d_30d",
+            "double",
+            f"Trend of {measure}: the mean day of 7 days over that of 30, one a month added to both",
+            "ratio",
+            "30d",
+        )
+
+
 class Project:
     """The windows, half-lives and measures that the vars of a project declare."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, SHARE, Feature, Measures, Project
+from features import MONEY, ORDERS, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
 
 KEYS: Final = {"category": "The category (seeds/category_map.csv)."}
 
@@ -17,14 +17,7 @@ def features(project: Project) -> Iterator[Feature]:
     yield Feature("products_in_catalogue", "bigint", "Products that the catalogue listed in it by then", "products")
     yield Feature("hours_since_event", "double", "Hours since the last event", "hours", "lifetime", "no event yet")
     yield Feature("hours_since_order", "double", "Hours since the last order", "hours", "lifetime", "no order yet")
-    for window in ("30d", "lifetime"):
-        for name, meaning in (
-            ("view_to_cart", "Additions to the cart per view"),
-            ("cart_to_order", "Orders per addition to the cart"),
-            ("view_to_order", "Orders per view"),
-        ):
-            smoothed = f"{meaning}{{}}, smoothed towards the rate of all categories together"
-            yield Feature(f"{name}_rate_{window}", "double", smoothed, "share", window, range=SHARE)
+    yield from step_rates("the rate of all categories together")
     yield Feature(
         "return_rate_lifetime",
         "double",
@@ -44,23 +37,8 @@ def features(project: Project) -> Iterator[Feature]:
             f"{null} in any category",
             SHARE,
         )
-    for measure in ("views", "units"):
-        for window in ("7d", "30d"):
-            yield Feature(
-                f"{measure}_sma_{window}",
-                "double",
-                f"Simple moving average: {measure} a day{{}}, whole days before today alone",
-                f"{'events' if measure == 'views' else 'units'} per day",
-                window,
-            )
-    for measure in ("views", "units"):
-        yield Feature(
-            f"{measure}_trend_7d_30d",
-            "double",
-            f"Trend of {measure}: the mean day of 7 days over that of 30, one a month added to both",
-            "ratio",
-            "30d",
-        )
+    yield from moving_averages()
+    yield from trends()
     priced = "the catalogue's price by then or, without one, the mean price of the last day with a priced event"
     yield Feature("products_priced", "bigint", f"Products of it with a price: {priced}", "products")
     for name, which in (

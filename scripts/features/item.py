@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, SHARE, Feature, Measures, Project
+from features import MONEY, ORDERS, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
 
 KEYS: Final = {"product_id": "The product (dim_products)."}
 
@@ -22,14 +22,7 @@ def features(project: Project) -> Iterator[Feature]:
         "days",
         "lifetime",
     )
-    for window in ("30d", "lifetime"):
-        for name, meaning in (
-            ("view_to_cart", "Additions to the cart per view"),
-            ("cart_to_order", "Orders per addition to the cart"),
-            ("view_to_order", "Orders per view"),
-        ):
-            smoothed = f"{meaning}{{}}, smoothed towards the category's rate"
-            yield Feature(f"{name}_rate_{window}", "double", smoothed, "share", window, range=SHARE)
+    yield from step_rates("the category's rate")
     yield Feature(
         "repeat_buy_rate",
         "double",
@@ -55,15 +48,7 @@ def features(project: Project) -> Iterator[Feature]:
     ):
         meaning = f"Rank among all products by {what}{{}}, 1 for the most, equal for equals"
         yield Feature(name, "bigint", meaning, "rank", window, range=(1, None))
-    for measure in ("views", "units"):
-        for window in ("7d", "30d"):
-            yield Feature(
-                f"{measure}_sma_{window}",
-                "double",
-                f"Simple moving average: {measure} a day{{}}, whole days before today alone",
-                f"{'events' if measure == 'views' else 'units'} per day",
-                window,
-            )
+    yield from moving_averages()
     for half_life in project.half_lives:
         yield Feature(
             f"views_ema_{half_life}d",
@@ -72,14 +57,7 @@ def features(project: Project) -> Iterator[Feature]:
             "events per day",
             "lifetime",
         )
-    for measure in ("views", "units"):
-        yield Feature(
-            f"{measure}_trend_7d_30d",
-            "double",
-            f"Trend of {measure}: the mean day of 7 days over that of 30, one a month added to both",
-            "ratio",
-            "30d",
-        )
+    yield from trends()
     unknown = "unknown to the catalogue and to its events"
     yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None)
     yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)

@@ -135,6 +135,21 @@ def smoothed(successes: float, trials: float, prior: float) -> float:
     return min((successes + SMOOTHING * prior) / (max(trials, successes) + SMOOTHING), 1.0)
 
 
+def step_rates(row: dict[str, Any], peers: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """The rates of the steps from looking to buying of one row, smoothed towards those of all its peers together."""
+    peers, found = list(peers), {}
+    for window in ("30d", "lifetime"):
+        for rate, part, whole in (
+            ("view_to_cart_rate", "cart_adds", "views"),
+            ("cart_to_order_rate", "orders", "cart_adds"),
+            ("view_to_order_rate", "orders", "views"),
+        ):
+            done, tried = (sum(peer[f"{name}_{window}"] for peer in peers) for name in (part, whole))
+            prior = min(ratio(done, tried) or 0, 1)
+            found[f"{rate}_{window}"] = smoothed(row[f"{part}_{window}"], row[f"{whole}_{window}"], prior)
+    return found
+
+
 def sums(events: list[Event]) -> dict[str, Any]:
     """Measures that every window has."""
     bought, returned = of_type(events, "purchase"), of_type(events, "refund")

@@ -15,7 +15,7 @@ from plainly import (
     grouped,
     of_type,
     ratio,
-    smoothed,
+    step_rates,
     sums,
     total,
     versions_at,
@@ -43,15 +43,7 @@ def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[st
         for category in of_category.keys() | set(listed)
     }
     for row in found.values():
-        for window in ("30d", "lifetime"):
-            for rate, part, whole in (
-                ("view_to_cart_rate", "cart_adds", "views"),
-                ("cart_to_order_rate", "orders", "cart_adds"),
-                ("view_to_order_rate", "orders", "views"),
-            ):
-                done, tried = (sum(other[f"{name}_{window}"] for other in found.values()) for name in (part, whole))
-                prior = min(ratio(done, tried) or 0, 1)
-                row[f"{rate}_{window}"] = smoothed(row[f"{part}_{window}"], row[f"{whole}_{window}"], prior)
+        row |= step_rates(row, found.values())
         for measure in ("views", "revenue"):
             whole = sum(other[f"{measure}_30d"] for other in found.values())
             row[f"share_of_{measure}_30d"] = ratio(row[f"{measure}_30d"], whole)

@@ -17,7 +17,7 @@ from plainly import (
     grouped,
     of_type,
     ratio,
-    smoothed,
+    step_rates,
     sums,
     total,
     versions_at,
@@ -41,15 +41,7 @@ def item_features(shop: Shop, as_of: datetime) -> dict[str, dict[str, Any]]:
     }
     for item in found.values():
         peers = [other for other in found.values() if other["category"] == item["category"]]
-        for window in ("30d", "lifetime"):
-            for rate, part, whole in (
-                ("view_to_cart_rate", "cart_adds", "views"),
-                ("cart_to_order_rate", "orders", "cart_adds"),
-                ("view_to_order_rate", "orders", "views"),
-            ):
-                done, tried = (sum(peer[f"{name}_{window}"] for peer in peers) for name in (part, whole))
-                prior = min(ratio(done, tried) or 0, 1)
-                item[f"{rate}_{window}"] = smoothed(item[f"{part}_{window}"], item[f"{whole}_{window}"], prior)
+        item |= step_rates(item, peers)
         for rank, measure in (
             ("popularity_rank_7d", "views_7d"),
             ("popularity_rank_30d", "views_30d"),

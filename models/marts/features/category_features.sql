@@ -11,19 +11,7 @@ with spine as (
 
 ---------- what else each source of state says at as_of
 
-bought as (
-
-    {{ as_of_tiles('item_order', entity='product_id', link='product_id') | indent(4) }}
-
-),
-
-last_day as (
-
-    {{ as_of_last_day(entity='product_id', link='product_id') | indent(4) }}
-
-),
-
-{{ shoppers_at_moments() }},
+{{ deeds_at_moments() }},
 
 ---------- windows; the category of an event is the one that its product had when it happened
 
@@ -37,12 +25,8 @@ recent as (
         {% endfor %}
         category,
         as_of
-    from (
-        select e.*, l.customer_id
-        from last_day as e
-        inner join known_links as l on e.identity = l.identity and e.as_of = l.as_of
-        where e.category is not null
-    ) as resolved
+    from last_day
+    where category is not null
     group by category, as_of
 
 ),
@@ -148,8 +132,8 @@ known as (
 categories as (
 
     select
-        {{ or_zero('d', measure_names('category'), day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('o', ['orders'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('d', measure_names('category'), day_windows()) | indent(8) }}
+        {{ or_zero('o', ['orders'], day_windows()) | indent(8) }}
         coalesce(d.refunded_units_lifetime, 0) as refunded_units_lifetime,
         {% for measure in ['views', 'units'] %}
         coalesce(d.{{ measure }}_sma_7d, 0) as {{ measure }}_sma_7d,
@@ -187,9 +171,9 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ or_zero('r', measure_names('category') + ['orders', 'users'], hour_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('c', measure_names('category') + ['orders'], day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('u', ['users'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('r', measure_names('category') + ['orders', 'users'], hour_windows()) | indent(8) }}
+        {{ or_zero('c', measure_names('category') + ['orders'], day_windows()) | indent(8) }}
+        {{ or_zero('u', ['users'], day_windows()) | indent(8) }}
 
         ---------- breadth
         c.items_with_events_30d,

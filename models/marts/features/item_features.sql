@@ -11,19 +11,7 @@ with spine as (
 
 ---------- what else each source of state says at as_of
 
-bought as (
-
-    {{ as_of_tiles('item_order', entity='product_id', link='product_id') | indent(4) }}
-
-),
-
-last_day as (
-
-    {{ as_of_last_day(entity='product_id', link='product_id') | indent(4) }}
-
-),
-
-{{ shoppers_at_moments() }},
+{{ deeds_at_moments() }},
 
 ---------- windows
 
@@ -37,11 +25,7 @@ recent as (
         {% endfor %}
         product_id,
         as_of
-    from (
-        select e.*, l.customer_id
-        from last_day as e
-        inner join known_links as l on e.identity = l.identity and e.as_of = l.as_of
-    ) as resolved
+    from last_day
     group by product_id, as_of
 
 ),
@@ -116,8 +100,8 @@ by_users as (
 items as (
 
     select
-        {{ or_zero('d', measure_names('item'), day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('o', ['orders'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('d', measure_names('item'), day_windows()) | indent(8) }}
+        {{ or_zero('o', ['orders'], day_windows()) | indent(8) }}
         coalesce(d.refunded_units_lifetime, 0) as refunded_units_lifetime,
         d.price_mean_30d,
         {% for days in [7, 30] %}
@@ -167,9 +151,9 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ or_zero('r', measure_names('item') + ['orders', 'users'], hour_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('i', measure_names('item') + ['orders'], day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('u', ['users'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('r', measure_names('item') + ['orders', 'users'], hour_windows()) | indent(8) }}
+        {{ or_zero('i', measure_names('item') + ['orders'], day_windows()) | indent(8) }}
+        {{ or_zero('u', ['users'], day_windows()) | indent(8) }}
 
         ---------- recency and age
         {{ hours_between('i.last_seen_at', 's.as_of') }} as hours_since_event,

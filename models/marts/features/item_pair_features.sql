@@ -127,10 +127,7 @@ shop as (
 
 catalogue as (
 
-    select m.as_of, v.product_id, v.category
-    from moments as m
-    inner join {{ ref('int_identity__product_versions') }} as v
-        on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+    {{ catalogue_at_moments() | indent(4) }}
 
 ),
 

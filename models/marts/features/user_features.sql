@@ -320,11 +320,11 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ or_zero('r', measure_names('user') + breadth, hour_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('d', measure_names('user') + ['active_days'], day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('o', ['orders'], day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('v', ['sessions'], day_windows() | map('first') | list) | indent(8) }}
-        {{ or_zero('p', ['distinct_products', 'distinct_categories', 'distinct_brands'], day_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('r', measure_names('user') + breadth, hour_windows()) | indent(8) }}
+        {{ or_zero('d', measure_names('user') + ['active_days'], day_windows()) | indent(8) }}
+        {{ or_zero('o', ['orders'], day_windows()) | indent(8) }}
+        {{ or_zero('v', ['sessions'], day_windows()) | indent(8) }}
+        {{ or_zero('p', ['distinct_products', 'distinct_categories', 'distinct_brands'], day_windows()) | indent(8) }}
 
         ---------- recency and tenure
         {{ hours_between('d.last_view_at', 's.as_of') }} as hours_since_view,

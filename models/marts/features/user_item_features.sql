@@ -1,13 +1,7 @@
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
-with spine as (
+with members as (
 
-    select customer_id, as_of from {{ ref('spine_customers') }}
-
-),
-
-members as (
-
-    {{ as_of_members('spine') | indent(4) }}
+    {{ as_of_members(ref('spine_customers')) | indent(4) }}
 
 ),
 
@@ -163,7 +157,7 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ or_zero('r', measure_names('user_item') + ['orders'], hour_windows() | map('first') | list) | indent(8) }}
+        {{ or_zero('r', measure_names('user_item') + ['orders'], hour_windows()) | indent(8) }}
         {% for suffix, days in day_windows() %}
         {% for name in measure_names('user_item') %}
         p.{{ name }}_{{ suffix }},
