@@ -40,21 +40,20 @@ group by {{ keys | join(', ') }}, order_key
 {%- endfor %}
 {%- endmacro %}
 
-{#
-  The features of each customer and `kind`, which is category or brand: a column of the tile identity_product, and of `shop_tile`,
-  which says what the shop as a whole did.
-
-  Lift (Brin et al. 1997, "Dynamic itemset counting and implication rules for market basket data", there called interest) is how
-  many times the share of the customer's events that the kind has is its share of the shop's; its logarithm is pointwise mutual
-  information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
-#}
-{% macro taste_features(kind, shop_tile) -%}
+{# What each customer did with each `kind`, a column of the tile identity_product, which is category or brand. #}
+{% macro taste_state(kind) -%}
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
 {%- set spans = [['90d', 90], ['lifetime', none]] -%}
 {%- set longest = var('half_lives') | max -%}
-with members as (
+with asked as (
 
-    {{ as_of_members(ref('spine_customers')) | indent(4) }}
+    {{ asked_customers() | indent(4) }}
+
+),
+
+members as (
+
+    {{ as_of_members('asked') | indent(4) }}
 
 ),
 
@@ -134,9 +133,53 @@ compared as (
 
 ),
 
----------- what the shop as a whole did, by the end of the day before
+final as (
 
-shop_days as (
+    select
+        c.customer_id,
+        c.{{ kind }},
+        c.as_of,
+
+        ---------- windows
+        {% for suffix, days in day_windows() %}
+        {% for name in measure_names('taste') %}
+        c.{{ name }}_{{ suffix }},
+        {% endfor %}
+        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
+        {% endfor %}
+
+        ---------- preference
+        {% for half_life in var('half_lives') %}
+        {{ affinity('c.affinity_' ~ half_life ~ 'd') }} as {{ kind }}_affinity_{{ half_life }}d,
+        {% endfor %}
+        {{ share('c.affinity_' ~ longest ~ 'd', 'c.all_affinity_' ~ longest ~ 'd') }} as affinity_share_{{ longest }}d,
+        c.preference_rank,
+        {% for suffix, days in spans %}
+        c.events_{{ suffix }},
+        cast(c.all_events_{{ suffix }} as bigint) as all_events_{{ suffix }},
+        {{ share('c.revenue_' ~ suffix, 'c.all_revenue_' ~ suffix) }} as share_of_spend_{{ suffix }},
+        {% endfor %}
+
+        ---------- moments, breadth and price
+        c.last_event_at,
+        c.last_view_at,
+        c.last_cart_add_at,
+        o.last_order_at,
+        c.active_days_90d,
+        c.distinct_products_lifetime,
+        c.price_mean_lifetime
+    from compared as c
+    left join by_order as o on c.customer_id = o.customer_id and c.as_of = o.as_of and c.{{ kind }} = o.{{ kind }}
+
+)
+
+select * from final
+{%- endmacro %}
+
+{# The kinds' share of all the shop's events, and their prices, by the end of the day before each moment asked for, as `tile` tells. #}
+{% macro taste_of_the_shop(kind, tile) -%}
+{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+with days as (
 
     select
         {{ kind }},
@@ -145,7 +188,7 @@ shop_days as (
         sum(events) as events,
         sum(priced_events) as priced_events,
         sum(price_total) as price_total
-    from {{ ref('int_tiles__' ~ shop_tile) }}
+    from {{ ref('int_tiles__' ~ tile) }}
     where {{ kind }} is not null
     group by {{ kind }}, event_day, arrival_day
 
@@ -153,99 +196,100 @@ shop_days as (
 
 moments as (
 
-    select distinct as_of_day from members
+    select distinct cast(as_of as date) as as_of_day from {{ ref('spine_customers') }}
 
 ),
 
-shop_by_{{ kind }} as (
+by_{{ kind }} as (
 
     select
         m.as_of_day,
-        s.{{ kind }},
+        d.{{ kind }},
         {% for suffix, days in spans %}
-        sum(case when {{ in_window(days, 's.event_day', 'm.as_of_day') }} then s.events else 0 end) as events_{{ suffix }},
+        sum(case when {{ in_window(days, 'd.event_day', 'm.as_of_day') }} then d.events else 0 end) as events_{{ suffix }},
         {% endfor %}
-        {{ share('sum(s.price_total)', 'sum(s.priced_events)') }} as price_mean_lifetime
+        {{ share('sum(d.price_total)', 'sum(d.priced_events)') }} as price_mean_lifetime
     from moments as m
-    inner join shop_days as s on m.as_of_day > s.arrival_day
-    group by m.as_of_day, s.{{ kind }}
+    inner join days as d on m.as_of_day > d.arrival_day
+    group by m.as_of_day, d.{{ kind }}
 
-),
+)
 
-shop as (
+select
+    as_of_day,
+    {{ kind }},
+    {% for suffix, days in spans %}
+    {{ share('events_' ~ suffix, 'sum(events_' ~ suffix ~ ') over (partition by as_of_day)') }} as share_of_events_{{ suffix }},
+    {% endfor %}
+    price_mean_lifetime
+from by_{{ kind }}
+{%- endmacro %}
 
-    select
-        *,
-        {% for suffix, days in spans %}
-        sum(events_{{ suffix }}) over (partition by as_of_day) as all_events_{{ suffix }}{{ "," if not loop.last }}
-        {% endfor %}
-    from shop_by_{{ kind }}
+{#
+  The features of each customer and `kind`, from their state and the shop's.
 
-),
-
-lifted as (
+  Lift (Brin et al. 1997, "Dynamic itemset counting and implication rules for market basket data", there called interest) is how
+  many times the share of the customer's events that the kind has is its share of the shop's; its logarithm is pointwise mutual
+  information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
+#}
+{% macro taste_features(kind) -%}
+{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+{%- set longest = var('half_lives') | max -%}
+with compared as (
 
     select
         c.*,
         {% for suffix, days in spans %}
+        {{ share('c.events_' ~ suffix, 'c.all_events_' ~ suffix) }} as share_of_events_{{ suffix }},
         case
-            when c.events_{{ suffix }} >= {{ [var('lift_min_support'), 1] | max }} and s.events_{{ suffix }} > 0
-                then cast(c.events_{{ suffix }} as double) / cast(c.all_events_{{ suffix }} as double)
-                    / (cast(s.events_{{ suffix }} as double) / cast(s.all_events_{{ suffix }} as double))
+            when c.events_{{ suffix }} >= {{ [var('lift_min_support'), 1] | max }} and s.share_of_events_{{ suffix }} > 0
+                then cast(c.events_{{ suffix }} as double) / cast(c.all_events_{{ suffix }} as double) / s.share_of_events_{{ suffix }}
         end as lift_{{ suffix }},
         {% endfor %}
         {{ share('c.price_mean_lifetime', 's.price_mean_lifetime') }} as price_ratio_lifetime
-    from compared as c
-    left join shop as s on c.as_of_day = s.as_of_day and c.{{ kind }} = s.{{ kind }}
-
-),
-
-final as (
-
-    select
-        ---------- key
-        l.customer_id,
-        l.{{ kind }},
-        l.as_of,
-        b.built_from,
-
-        ---------- windows
-        {% for suffix, days in day_windows() %}
-        {% for name in measure_names('taste') %}
-        l.{{ name }}_{{ suffix }},
-        {% endfor %}
-        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
-        {% endfor %}
-
-        ---------- preference
-        {% for half_life in var('half_lives') %}
-        {{ affinity('l.affinity_' ~ half_life ~ 'd') }} as {{ kind }}_affinity_{{ half_life }}d,
-        {% endfor %}
-        {{ share('l.affinity_' ~ longest ~ 'd', 'l.all_affinity_' ~ longest ~ 'd') }} as affinity_share_{{ longest }}d,
-        l.preference_rank,
-        {% for suffix, days in spans %}
-        {{ share('l.events_' ~ suffix, 'l.all_events_' ~ suffix) }} as share_of_events_{{ suffix }},
-        {{ share('l.revenue_' ~ suffix, 'l.all_revenue_' ~ suffix) }} as share_of_spend_{{ suffix }},
-        l.lift_{{ suffix }},
-        ln(l.lift_{{ suffix }}) as pmi_{{ suffix }},
-        {% endfor %}
-
-        ---------- recency and breadth
-        {{ hours_between('l.last_event_at', 'l.as_of') }} as hours_since_event,
-        {{ hours_between('l.last_view_at', 'l.as_of') }} as hours_since_view,
-        {{ hours_between('l.last_cart_add_at', 'l.as_of') }} as hours_since_cart_add,
-        {{ hours_between('o.last_order_at', 'l.as_of') }} as hours_since_order,
-        l.active_days_90d,
-        l.distinct_products_lifetime,
-
-        ---------- price
-        l.price_mean_lifetime,
-        l.price_ratio_lifetime
-    from lifted as l
-    cross join {{ ref('int_identity__build') }} as b
-    left join by_order as o on l.customer_id = o.customer_id and l.as_of = o.as_of and l.{{ kind }} = o.{{ kind }}
+    from {{ ref('int_features__user_' ~ kind) }} as c
+    left join {{ ref('int_features__shop_' ~ kind) }} as s on cast(c.as_of as date) = s.as_of_day and c.{{ kind }} = s.{{ kind }}
 
 )
 
-select * from final
+select
+    ---------- key
+    c.customer_id,
+    c.{{ kind }},
+    c.as_of,
+    b.built_from,
+
+    ---------- windows
+    {% for suffix, days in day_windows() %}
+    {% for name in measure_names('taste') + ['orders'] %}
+    c.{{ name }}_{{ suffix }},
+    {% endfor %}
+    {% endfor %}
+
+    ---------- preference
+    {% for half_life in var('half_lives') %}
+    c.{{ kind }}_affinity_{{ half_life }}d,
+    {% endfor %}
+    c.affinity_share_{{ longest }}d,
+    c.preference_rank,
+    {% for suffix, days in spans %}
+    c.share_of_events_{{ suffix }},
+    c.share_of_spend_{{ suffix }},
+    c.lift_{{ suffix }},
+    ln(c.lift_{{ suffix }}) as pmi_{{ suffix }},
+    {% endfor %}
+
+    ---------- recency and breadth
+    {{ hours_between('c.last_event_at', 'c.as_of') }} as hours_since_event,
+    {{ hours_between('c.last_view_at', 'c.as_of') }} as hours_since_view,
+    {{ hours_between('c.last_cart_add_at', 'c.as_of') }} as hours_since_cart_add,
+    {{ hours_between('c.last_order_at', 'c.as_of') }} as hours_since_order,
+    c.active_days_90d,
+    c.distinct_products_lifetime,
+
+    ---------- price
+    c.price_mean_lifetime,
+    c.price_ratio_lifetime
+from compared as c
+cross join {{ ref('int_identity__build') }} as b
 {%- endmacro %}

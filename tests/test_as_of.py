@@ -174,7 +174,7 @@ def check_one_shop(houses: Houses, seed: int, count: int) -> None:
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
     ask(house, moments, asked)
     # A full refresh, since the questions were changed behind the back of the build.
-    houses.run(house, "--full-refresh", "--select", "path:models/marts/features")
+    houses.run(house, "--full-refresh", "--select", "path:models/intermediate/features", "path:models/marts/features")
     wrong = [line for mart in MARTS for line in check(mart, house, shop, moments, asked[mart.spine])]
     assert not wrong, f"seed {seed}: {len(wrong)} values differ, such as\n" + "\n".join(wrong[:20])
 

@@ -1,2 +1,3 @@
--- How each customer stands to each brand (macros/taste.sql). Only tiles by identity know brands.
-{{ taste_features('brand', shop_tile='identity_product') }}
+{{ config(materialized='view') }}
+-- How each customer stands to each brand (macros/taste.sql).
+{{ taste_features('brand') }}

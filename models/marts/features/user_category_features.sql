@@ -1,2 +1,3 @@
+{{ config(materialized='view') }}
 -- How each customer stands to each category (macros/taste.sql).
-{{ taste_features('category', shop_tile='item') }}
+{{ taste_features('category') }}

@@ -1,0 +1,8 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook="{{ find_touched_customers() }}",
+    post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
+) }}
+-- What each customer did with each brand, up to the moment asked for (macros/taste.sql, macros/features.sql).
+{{ taste_state('brand') }}
