@@ -125,9 +125,21 @@ coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
 cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
 {%- endmacro %}
 
-{# SQL: distinct values over a window. #}
-{% macro window_distinct(expression, days, condition='true') -%}
-cast(count(distinct case when {{ in_window(days) }} and {{ condition }} then {{ expression }} end) as bigint)
+{# CTE body: for each of `keys`, how many different values rows of state have over each window of days, as <name>_<suffix>. A value is in
+   every window that reaches its last day: so each is told once, where count(distinct) would hold them all, once a window. #}
+{% macro distinct_by_days(name, value, rows, keys=['customer_id', 'as_of'], windows=day_windows(), day='event_day') -%}
+select
+    {%- for suffix, days in windows %}
+    {{ count_if(in_window(days, 'last_day')) }} as {{ name }}_{{ suffix }},
+    {%- endfor %}
+    {{ keys | join(', ') }}
+from (
+    select {{ keys | join(', ') }}, as_of_day, {{ value }}, max({{ day }}) as last_day
+    from {{ rows }}
+    where {{ value }} is not null
+    group by {{ keys | join(', ') }}, as_of_day, {{ value }}
+) as met
+group by {{ keys | join(', ') }}
 {%- endmacro %}
 
 {# SQL: numerator / denominator; null when there is nothing to share. #}

@@ -1,16 +1,22 @@
 {#
-  What a feature mart tells of a customer has two parts. What the customer did is folded up in a state (int_features__*): it
-  changes when something of theirs arrives, and when a window passes over something of theirs. What follows from the moment
-  itself, the shop and the catalogue is worked out by the mart, a view of the state.
+  What a feature mart tells of a customer or a session has two parts. What was done is folded up in a state (int_features__*): it
+  changes when something arrives, and when a window passes over something. What follows from the moment itself, the shop and
+  the catalogue is worked out by the mart, a view of the state.
 
-  Within a UTC day the windows of days stand still, so a build folds up again only the customers of whom something changed or
-  who did something in the 24 hours before the last build's moment. The first build of a day folds up everybody.
+  Within a UTC day the windows of days stand still, so a build folds up again only those of whom something changed or who did
+  something in the 24 hours before the last build's moment. The first build of a day folds up all of them.
 #}
 
-{# Pre-hook: find those customers, and forget them. #}
-{% macro find_touched_customers() -%}
+{# By the key of an entity: the spine that asks for it, and the model that tells its identities. #}
+{% macro spine_of(key) %}{{ return(ref('spine_customers') if key == 'customer_id' else ref('spine_sessions')) }}{% endmacro %}
+{% macro identities_of(key) %}
+{{ return(ref('int_identity__links') if key == 'customer_id' else ref('int_tiles__identity_session')) }}
+{% endmacro %}
+
+{# Pre-hook: find what has to be folded up again, and forget it. #}
+{% macro find_touched(key) -%}
 {% if execute and not starts_afresh(this.identifier) -%}
-create or replace temporary table touched_customers as
+create or replace temporary table touched as
 with moments as (
 
     select
@@ -28,39 +34,35 @@ identities as (
     union
     select e.identity
     from {{ ref('int_events__cleaned') }} as e
-    where e.built_in > coalesce({{ watermark(this.identifier) }}, -1)
-    union
-    select e.identity
-    from {{ ref('int_events__cleaned') }} as e
     inner join moments as m on e.event_at >= m.made_of - interval 24 hour
     where e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
     union
-    select unnest([e.identity, 'a:' || e.anonymous_id]) as identity
+    select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity
     from {{ ref('int_events__cleaned') }} as e
     inner join moments as m on e.available_at > m.made_of
     where e.arrival_day >= (select d.as_of_day from moments as d)
 
 )
 
-select l.customer_id
-from {{ ref('int_identity__links') }} as l
+select l.{{ key }}
+from {{ identities_of(key) }} as l
 where l.identity in (select i.identity from identities as i)
 union
-select s.customer_id
-from {{ ref('spine_customers') }} as s
+select s.{{ key }}
+from {{ spine_of(key) }} as s
 inner join moments as m on not m.is_of_one_day;
 delete from {{ this }}
-where customer_id in (select t.customer_id from touched_customers as t)
-    or customer_id not in (select s.customer_id from {{ ref('spine_customers') }} as s)
+where {{ key }} in (select t.{{ key }} from touched as t)
+    or {{ key }} not in (select s.{{ key }} from {{ spine_of(key) }} as s)
 {%- endif %}
 {%- endmacro %}
 
-{# The questions that a build has to answer: all, or those about the customers above. #}
-{% macro asked_customers() -%}
-select customer_id, as_of
-from {{ ref('spine_customers') }}
+{# CTE body: the questions that a build has to answer: all, or those about what is touched. #}
+{% macro asked(key) -%}
+select {{ key }}, as_of
+from {{ spine_of(key) }}
 {%- if is_incremental() %}
-where customer_id in (select t.customer_id from touched_customers as t)
+where {{ key }} in (select t.{{ key }} from touched as t)
 {%- endif %}
 {%- endmacro %}
 

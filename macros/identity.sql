@@ -1,7 +1,10 @@
-{# SQL: the identities that a changed event names, as itself or as the visitor beside a login, since the model was last built. #}
+{# SQL: the identities that an event names of which verdict, place or values changed since the model was last built, as itself or as the
+   visitor beside a login. #}
 {% macro changed_identities() -%}
-{%- for relation, column in [(ref('int_events__validated'), 'built_in'), (moved_rows(), 'moved_in')] -%}
-select unnest([identity, 'a:' || anonymous_id]) as identity
+{%- for relation, column in [
+    (ref('int_events__validated'), 'built_in'), (ref('int_events__cleaned'), 'built_in'), (moved_rows(), 'moved_in')
+] -%}
+select {{ unfold("[identity, 'a:' || anonymous_id]") }} as identity
 from {{ relation }}
 where {{ column }} > coalesce({{ watermark(this.identifier) }}, -1)
 {{ "union" if not loop.last }}

@@ -45,9 +45,11 @@ group by {{ keys | join(', ') }}, order_key
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
 {%- set spans = [['90d', 90], ['lifetime', none]] -%}
 {%- set longest = var('half_lives') | max -%}
+{%- set keys = ['customer_id', 'as_of', kind] -%}
+{%- set kinds = '(select * from (' ~ as_of_tiles('identity_product') ~ ') as tiles where ' ~ kind ~ ' is not null) as met' -%}
 with asked as (
 
-    {{ asked_customers() | indent(4) }}
+    {{ asked('customer_id') | indent(4) }}
 
 ),
 
@@ -81,8 +83,6 @@ by_{{ kind }} as (
         {% for suffix, days in spans %}
         {{ window_sum('events', days, 'bigint') }} as events_{{ suffix }},
         {% endfor %}
-        {{ window_distinct('event_day', 90) }} as active_days_90d,
-        {{ window_distinct('product_id', none) }} as distinct_products_lifetime,
         {{ share('sum(price_total)', 'sum(priced_events)') }} as price_mean_lifetime,
         max(last_at) as last_event_at,
         max(last_view_at) as last_view_at,
@@ -91,6 +91,18 @@ by_{{ kind }} as (
     from weighed_products
     where {{ kind }} is not null
     group by {{ key | join(', ') }}
+
+),
+
+active_days as (
+
+    {{ distinct_by_days('active_days', 'event_day', kinds, keys, spans[:1]) | indent(4) }}
+
+),
+
+distinct_products as (
+
+    {{ distinct_by_days('distinct_products', 'product_id', kinds, keys, spans[1:]) | indent(4) }}
 
 ),
 
@@ -165,10 +177,12 @@ final as (
         c.last_view_at,
         c.last_cart_add_at,
         o.last_order_at,
-        c.active_days_90d,
-        c.distinct_products_lifetime,
+        coalesce(a.active_days_90d, 0) as active_days_90d,
+        coalesce(p.distinct_products_lifetime, 0) as distinct_products_lifetime,
         c.price_mean_lifetime
     from compared as c
+    left join active_days as a on c.customer_id = a.customer_id and c.as_of = a.as_of and c.{{ kind }} = a.{{ kind }}
+    left join distinct_products as p on c.customer_id = p.customer_id and c.as_of = p.as_of and c.{{ kind }} = p.{{ kind }}
     left join by_order as o on c.customer_id = o.customer_id and c.as_of = o.as_of and c.{{ kind }} = o.{{ kind }}
 
 )

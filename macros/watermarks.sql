@@ -38,3 +38,8 @@ delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}'
 insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ snapshot }}, {{ rules_of_today() }}
 {%- endif %}
 {%- endmacro %}
+
+{# What the hooks of a model read and its SQL does not. Said while dbt parses, which does not render hooks. #}
+{% macro hooks_read(models) -%}
+{%- if not execute %}{% for model in models %}{{ ref(model) }} {% endfor %}{% endif -%}
+{%- endmacro %}

@@ -42,7 +42,7 @@ def columns(declared: ModuleType, project: Project) -> str:
         "    columns:  # Written by scripts/describe_features.py.\n",
         *(
             f"      - {{name: {name}, data_type: {data_type}, description: {json.dumps(what)}, "
-            "constraints: [{type: not_null}]}\n"
+            "constraints: [{type: not_null, warn_unsupported: false}]}\n"
             for name, (data_type, what) in keys.items()
         ),
         *map(line, declared.features(project)),

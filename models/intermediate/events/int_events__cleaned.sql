@@ -26,7 +26,7 @@ with events as (
 
 sessions as (
 
-    select row_id, session_id from {{ ref('int_events__sessionized') }}
+    select row_id, session_id, is_entry from {{ ref('int_events__sessionized') }}
     {% if is_incremental() %}
     where row_id in (select r.row_id from rows_to_clean as r)
     {% endif %}
@@ -136,6 +136,7 @@ fitted as (
         {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
         {% endfor %}
         s.session_id,
+        s.is_entry,
         l.device as frequent_device,
         l.country as frequent_country
     from events as e
@@ -206,6 +207,7 @@ select
     row_id,
     dedup_key as event_id,
     session_id,
+    is_entry,
     identity,
     user_id,
     anonymous_id,

@@ -149,5 +149,6 @@ select
     event_at,
     chain,
     {{ id_hash(['identity', 'first_event_id']) }} as session_id,
+    event_id = first_event_id as is_entry,
     {{ pinned() }} as built_in
 from named

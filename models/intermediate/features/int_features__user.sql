@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='append',
-    pre_hook="{{ find_touched_customers() }}",
+    pre_hook="{{ find_touched('customer_id') }}",
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each customer did, up to the moment asked for (macros/features.sql).
@@ -10,7 +10,7 @@
 {% set devices = ['desktop', 'mobile', 'tablet'] %}
 with asked as (
 
-    {{ asked_customers() | indent(4) }}
+    {{ asked('customer_id') | indent(4) }}
 
 ),
 
@@ -86,9 +86,6 @@ by_day as (
         max(last_view_at) as last_view_at,
         max(last_cart_add_at) as last_cart_add_at,
         {{ measures_by_days('user') | indent(8) }}
-        {% for suffix, days in day_windows() %}
-        {{ window_distinct('event_day', days) }} as active_days_{{ suffix }},
-        {% endfor %}
         {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
         {{ window_share('discount_amount', 'listed_amount', days) }} as discount_share_{{ suffix }},
         {{ window_share('price_total', 'priced_events', days) }} as price_mean_{{ suffix }},
@@ -112,18 +109,38 @@ by_day as (
 
 ),
 
-by_product as (
+active_days as (
+
+    {{ distinct_by_days('active_days', 'event_day', '(' ~ as_of_tiles('identity_day') ~ ') as days') | indent(4) }}
+
+),
+
+met as (
 
     select
-        {% for suffix, days in day_windows() %}
-        {{ window_distinct('product_id', days) }} as distinct_products_{{ suffix }},
-        {{ window_distinct('category', days) }} as distinct_categories_{{ suffix }},
-        {{ window_distinct('brand', days) }} as distinct_brands_{{ suffix }},
-        {% endfor %}
         customer_id,
-        as_of
+        as_of,
+        as_of_day,
+        product_id,
+        category,
+        brand,
+        {{ window_sum('events', 90, 'bigint') }} as events_90d,
+        {{ window_sum('events', none, 'bigint') }} as events_lifetime,
+        max(event_day) as last_day
     from products
-    group by customer_id, as_of
+    group by customer_id, as_of, as_of_day, product_id, category, brand
+
+),
+
+by_product as (
+
+    {{ distinct_by_days('distinct_products', 'product_id', 'met', day='last_day') | indent(4) }}
+
+),
+
+by_brand as (
+
+    {{ distinct_by_days('distinct_brands', 'brand', 'met', day='last_day') | indent(4) }}
 
 ),
 
@@ -132,12 +149,14 @@ category_counts as (
     select
         customer_id,
         as_of,
+        as_of_day,
         category,
-        {{ window_sum('events', 90, 'bigint') }} as events_90d,
-        {{ window_sum('events', none, 'bigint') }} as events_lifetime
-    from products
+        sum(events_90d) as events_90d,
+        sum(events_lifetime) as events_lifetime,
+        max(last_day) as last_day
+    from met
     where category is not null
-    group by customer_id, as_of, category
+    group by customer_id, as_of, as_of_day, category
 
 ),
 
@@ -154,6 +173,9 @@ category_totals as (
 by_category as (
 
     select
+        {% for suffix, days in day_windows() %}
+        {{ count_if(in_window(days, 'last_day')) }} as distinct_categories_{{ suffix }},
+        {% endfor %}
         {% for suffix in ['90d', 'lifetime'] %}
         -- Shannon entropy, in nats.
         round(sum(case
@@ -277,10 +299,13 @@ final as (
 
         ---------- windows
         {{ or_zero('r', measure_names('user') + breadth, hour_windows()) | indent(8) }}
-        {{ or_zero('d', measure_names('user') + ['active_days'], day_windows()) | indent(8) }}
+        {{ or_zero('d', measure_names('user'), day_windows()) | indent(8) }}
+        {{ or_zero('a', ['active_days'], day_windows()) | indent(8) }}
         {{ or_zero('o', ['orders'], day_windows()) | indent(8) }}
         {{ or_zero('v', ['sessions'], day_windows()) | indent(8) }}
-        {{ or_zero('p', ['distinct_products', 'distinct_categories', 'distinct_brands'], day_windows()) | indent(8) }}
+        {{ or_zero('p', ['distinct_products'], day_windows()) | indent(8) }}
+        {{ or_zero('c', ['distinct_categories'], day_windows()) | indent(8) }}
+        {{ or_zero('k', ['distinct_brands'], day_windows()) | indent(8) }}
 
         ---------- moments
         d.first_event_at,
@@ -320,8 +345,10 @@ final as (
     from asked as s
     left join recent as r on s.customer_id = r.customer_id and s.as_of = r.as_of
     left join by_day as d on s.customer_id = d.customer_id and s.as_of = d.as_of
+    left join active_days as a on s.customer_id = a.customer_id and s.as_of = a.as_of
     left join by_product as p on s.customer_id = p.customer_id and s.as_of = p.as_of
     left join by_category as c on s.customer_id = c.customer_id and s.as_of = c.as_of
+    left join by_brand as k on s.customer_id = k.customer_id and s.as_of = k.as_of
     left join by_session as v on s.customer_id = v.customer_id and s.as_of = v.as_of
     left join by_order as o on s.customer_id = o.customer_id and s.as_of = o.as_of
 

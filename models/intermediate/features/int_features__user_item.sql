@@ -1,14 +1,15 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='append',
-    pre_hook="{{ find_touched_customers() }}",
+    pre_hook="{{ find_touched('customer_id') }}",
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
+-- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build']) }}
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
 with asked as (
 
-    {{ asked_customers() | indent(4) }}
+    {{ asked('customer_id') | indent(4) }}
 
 ),
 

@@ -6,6 +6,7 @@ select
     e.user_id,
     e.anonymous_id,
     e.session_id,
+    e.is_entry,
     e.source,
     e.origin,
     e.event_type,

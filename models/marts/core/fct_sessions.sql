@@ -1,12 +1,11 @@
-with events as (
-
-    select
-        *,
-        row_number() over (partition by session_id order by event_at, event_id) as place
-    from {{ ref('fct_events') }}
-
-)
-
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    on_schema_change='fail',
+    pre_hook="{{ find_touched_identities() }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- {{ hooks_read(['int_events__cleaned', 'int_events__validated']) }}
 select
     session_id,
     min(identity) as identity,
@@ -24,10 +23,13 @@ select
     {{ count_of('begin_checkout') }} as checkouts,
     cast(count(distinct order_key) as bigint) as orders,
     {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
-    max(case when place = 1 then device end) as device,
-    max(case when place = 1 then country end) as country,
-    max(case when place = 1 then campaign end) as entry_campaign,
-    max(case when place = 1 then page end) as entry_page,
+    max(case when is_entry then device end) as device,
+    max(case when is_entry then country end) as country,
+    max(case when is_entry then campaign end) as entry_campaign,
+    max(case when is_entry then page end) as entry_page,
     count(*) = 1 as is_bounce
-from events
+from {{ ref('fct_events') }}
+{% if is_incremental() %}
+where identity in (select t.identity from touched_identities as t)
+{% endif %}
 group by session_id

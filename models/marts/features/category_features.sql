@@ -37,7 +37,7 @@ by_day as (
         {{ measures_by_days('category') | indent(8) }}
         {{ window_sum('refunded_units', none, 'decimal(38, 4)') }} as refunded_units_lifetime,
         {{ moving_averages(['views', 'units']) | indent(8) }}
-        {{ window_distinct('product_id', 30) }} as items_with_events_30d,
+        cast(count(distinct case when {{ in_window(30) }} then product_id end) as bigint) as items_with_events_30d,
         category,
         as_of,
         max(last_at) as last_seen_at,
@@ -51,15 +51,7 @@ by_day as (
 -- An order of several products, or whose lines arrived on several days, stands in several tiles and is one order.
 by_order as (
 
-    select
-        {% for suffix, days in day_windows() %}
-        {{ window_distinct('order_key', days) }} as orders_{{ suffix }},
-        {% endfor %}
-        category,
-        as_of
-    from bought
-    where category is not null
-    group by category, as_of
+    {{ distinct_by_days('orders', 'order_key', '(select * from bought where category is not null) as bought', keys=['category', 'as_of']) | indent(4) }}
 
 ),
 

@@ -55,14 +55,7 @@ by_day as (
 -- An order whose lines arrived on several days stands in several tiles and is one order.
 by_order as (
 
-    select
-        {% for suffix, days in day_windows() %}
-        {{ window_distinct('order_key', days) }} as orders_{{ suffix }},
-        {% endfor %}
-        product_id,
-        as_of
-    from bought
-    group by product_id, as_of
+    {{ distinct_by_days('orders', 'order_key', 'bought', keys=['product_id', 'as_of']) | indent(4) }}
 
 ),
 
