@@ -1,3 +1,11 @@
+{# The groups that a value may be compared with, from narrow to wide: [rule's name, column of the event, alias of the join]. #}
+{% macro outlier_groups() %}
+{{ return({
+    'price': [['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['all', "'all'", 'pa']],
+    'quantity': [['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa']],
+}) }}
+{% endmacro %}
+
 {# The bounds of what is believable, from an outlier rule (columns method, scale, factor, min_count) and a fit
    (columns n, q25, q75, mean, std, log_mean, log_std): quartile fences or standard deviations, raw or on logarithms.
    Null where the rule is unknown, the fit too small or without spread to speak of. #}
@@ -53,7 +61,7 @@ case
 end
 {%- endmacro %}
 
-{# Which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
+{# Pre-hook: which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
    fits did, which is what an arrival on day D does to the days from D + fit_lag_days on. #}
 {% macro find_rows_to_clean() -%}
 {% if execute and not starts_afresh(this.identifier) -%}

@@ -43,8 +43,9 @@ RECORD_TABLES = ("customers", "products", "orders")
 BOOKKEEPING = frozenset(
     {"arrived_in", "built_from", "built_in", "changed_in", "prior_arrival_day", "raw_rowid", "row_id"}
 )
-#: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds.
-UNCOMPARED = frozenset({"build_failures", "builds", "int_events__arrived", "moved_rows", "states", "watermarks"})
+#: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds; and
+#: bounds, of which those of events that moved may be left. Cleaned values show them.
+UNCOMPARED = frozenset({"build_failures", "builds", "int_events__arrived", "int_events__bounds", "moved_rows", "states", "watermarks"})
 
 
 @dataclass(frozen=True)

@@ -160,3 +160,9 @@ cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interva
     asof left join {{ right }}
         on {% for pair in on_equal %}{{ pair[0] }} = {{ pair[1] }} and {% endfor %}{{ left_time }} >= {{ right_time }}
 {%- endmacro %}
+
+{% macro inlined() %}{{ return(adapter.dispatch('inlined', 'finegrain')()) }}{% endmacro %}
+{# After the `as` of a CTE that several others read: work it out for each of them, of the columns that it needs. DuckDB would keep it
+   whole, with every column, and spill it. #}
+{% macro duckdb__inlined() %}not materialized{% endmacro %}
+{% macro default__inlined() %}{% endmacro %}

@@ -5,11 +5,7 @@
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
-{# The groups that a value may be compared with, from narrow to wide: [rule's name, column of the event, alias of the join]. #}
-{% set groups = {
-    'price': [['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['all', "'all'", 'pa']],
-    'quantity': [['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa']],
-} %}
+{% set groups = outlier_groups() %}
 with events as (
 
     select
@@ -33,69 +29,15 @@ sessions as (
 
 ),
 
-fits as (
-
-    select * from {{ ref('int_fits__numbers') }}
-
-),
-
 modes as (
 
     select * from {{ ref('int_fits__modes') }}
 
 ),
 
--- The fits that are asked for, each once: far fewer than events.
-asked as (
-
-    {% for measure, chain in groups.items() %}
-    {% set last_measure = loop.last %}
-    {% for group_by, column, alias in chain %}
-    select distinct
-        '{{ measure }}' as measure,
-        '{{ group_by }}' as group_by,
-        {{ column }} as group_key,
-        fit_day
-    from events
-    {{ "union all" if not (loop.last and last_measure) }}
-    {% endfor %}
-    {% endfor %}
-
-),
-
-answered as (
-
-    select
-        a.measure,
-        a.group_by,
-        a.group_key,
-        a.fit_day,
-        {{ all_but('f', ['measure', 'group_by', 'group_key', 'valid_on']) }}
-    from {{ asof_left_join(
-        'asked as a', 'fits as f',
-        [('a.measure', 'f.measure'), ('a.group_by', 'f.group_by'), ('a.group_key', 'f.group_key')],
-        'a.fit_day', 'f.valid_on'
-    ) }}
-
-),
-
--- With the limits of what is believable, where a rule says so and the group is old enough.
-bounded as (
-
-    select
-        a.*,
-        o.scale,
-        o.action,
-        {{ outlier_bound('o', 'a', 'low') }} as low,
-        {{ outlier_bound('o', 'a', 'high') }} as high
-    from answered as a
-    left join {{ ref('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by
-
-),
-
 days as (
 
-    select distinct fit_day from events
+    select distinct fit_day from {{ ref('int_events__bounds') }}
 
 ),
 
@@ -145,7 +87,7 @@ fitted as (
     left join labels as l on e.fit_day = l.fit_day
     {% for measure, chain in groups.items() %}
     {% for group_by, column, alias in chain %}
-    left join bounded as {{ alias }}
+    left join {{ ref('int_events__bounds') }} as {{ alias }}
         on
             {{ alias }}.measure = '{{ measure }}' and {{ alias }}.group_by = '{{ group_by }}'
             and {{ 'e.' ~ column if group_by != 'all' else column }} = {{ alias }}.group_key
@@ -195,7 +137,7 @@ filled as (
         case when c.n > 0 then {{ steps_reached('t.price_treated', 'c') }} end as price_percentile
     from treated as t
     cross join imputations as i
-    left join answered as c
+    left join {{ ref('int_events__bounds') }} as c
         on
             c.measure = 'price' and c.group_by = 'category'
             and t.product_category = c.group_key and t.fit_day = c.fit_day

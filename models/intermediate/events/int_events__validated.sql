@@ -11,7 +11,9 @@
 -- key, an order, a busy day of one identity) or that waited for a customer, a product or an order to arrive.
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
-with arrived as (
+{# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
+{% set kept_once = '' if incremental else inlined() %}
+with arrived as {{ kept_once }} (
 
     select * from {{ ref('int_events__arrived') }}
 
@@ -118,7 +120,7 @@ known as (
 ),
 
 {% endif %}
-candidates as (
+candidates as {{ kept_once }} (
 
     select
         {% if incremental %}
@@ -146,7 +148,7 @@ candidates as (
 ),
 
 -- A row without an identity, a moment or a type is nobody's duplicate: two unreadable rows are two unreadable rows.
-whole as (
+whole as {{ kept_once }} (
 
     select *
     from candidates
