@@ -6,6 +6,8 @@
 
   dbt's own materializations do the work; a model that must run every time (its result is the news itself) says
   `meta: {always: true}`.
+
+  So it is with a data test: in a `dbt build`, one that passed on these very inputs is not asked again.
 #}
 {% materialization table, adapter='duckdb', supported_languages=['sql'] %}
 {%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
@@ -15,6 +17,35 @@
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
 {%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
+{% endmaterialization %}
+
+{# dbt's own writes a table for every test; this one only for a test that fails. #}
+{% materialization test, adapter='duckdb' %}
+{%- if flags.WHICH == 'build' and is_as_it_would_be() -%}
+    {%- call statement('main', fetch_result=true) -%} select 0 as failures, false as should_warn, false as should_error {%- endcall -%}
+    {{ return({'relations': []}) }}
+{%- endif -%}
+{%- set kept = adapter.get_relation(database=database, schema=schema, identifier=model.alias) -%}
+{%- if kept %}{% do adapter.drop_relation(kept) %}{% endif -%}
+{%- call statement('main', fetch_result=true, auto_begin=true) -%}
+{{ get_test_sql(get_limit_subquery_sql(sql, config.get('limit')), config.get('fail_calc'), config.get('warn_if'), config.get('error_if'), limit=none) }}
+{%- endcall -%}
+{%- set failures = load_result('main')['data'][0][0] -%}
+{%- set relations = [] -%}
+{%- if failures and should_store_failures() -%}
+    {%- do relations.append(api.Relation.create(identifier=model.alias, schema=schema, database=database, type='table')) -%}
+    {%- call statement('failures') -%}
+    {{ get_create_sql(relations[0], get_limit_subquery_sql(sql, config.get('limit'))) }}
+    {%- endcall -%}
+{%- endif -%}
+{%- call statement('state') -%}
+delete from {{ states() }} where model = '{{ model.name }}';
+{%- if not failures %}
+insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}'
+{%- endif %}
+{%- endcall -%}
+{%- do adapter.commit() -%}
+{{ return({'relations': relations}) }}
 {% endmaterialization %}
 
 {% macro left_as_it_is() %}
@@ -28,11 +59,13 @@
 create table if not exists {{ states() }} (model varchar, state varchar, invocation_id varchar)
 {%- endmacro %}
 
-{# Whether the running model holds already what building it would give. Asked of the warehouse, since only it knows. #}
+{# Whether the running model holds already what building it would give, or a test would say again what it said. Asked of the
+   warehouse, since only it knows. #}
 {% macro is_as_it_would_be() %}
-{%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') or load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
+{%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
+{%- if model.resource_type == 'model' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
-    "select count(*) from " ~ states() ~ " where model = '" ~ this.identifier ~ "' and state = " ~ state_of(model)
+    "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)
 ) -%}
 {{ return(found.rows[0][0] > 0) }}
 {% endmacro %}
@@ -47,7 +80,7 @@ insert into {{ states() }} select '{{ this.identifier }}', {{ state_of(model) }}
 
 {# SQL: the state of a model by its inputs as they are now. #}
 {% macro state_of(node) -%}
-md5(concat_ws('|', '{{ local_md5(node.raw_code ~ node.config ~ node.columns) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
+md5(concat_ws('|', '{{ local_md5(node.raw_code ~ node.config ~ node.columns ~ node.test_metadata) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
     {%- for input in states_of_inputs(node) | unique | sort %}, {{ input }}{% endfor %}))
 {%- endmacro %}
 
