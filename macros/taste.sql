@@ -151,6 +151,7 @@ final as (
         c.customer_id,
         c.{{ kind }},
         c.as_of,
+        {{ pinned() }} as built_in,
 
         ---------- windows
         {% for suffix, days in day_windows() %}

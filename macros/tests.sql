@@ -19,10 +19,40 @@ with judged as (
 select * from judged where broken_rules <> ''
 {%- endmacro %}
 
-{# The columns of a model as its YAML declares them, by name; none while dbt parses. #}
-{% macro declared_columns(model) %}
-{%- for node in (graph.nodes.values() if execute else []) if node.resource_type == 'model' and node.name == model.identifier -%}
-    {{ return(node.columns) }}
-{%- endfor -%}
-{{ return({}) }}
+{# The columns, as its YAML declares them by name, of the model that the running test is about; none while dbt parses. #}
+{% macro declared_columns() %}
+{{ return(graph.nodes[model.attached_node].columns if execute else {}) }}
+{% endmacro %}
+
+{#
+  A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, told_by}}`, tests that
+  judge rows one by one or by that key ask, in a `dbt build`, those of which `told_by` has a row built since the last whole build
+  that passed. `dbt test`, a full refresh, a build after one that failed, or of another moment, asks all.
+#}
+{% macro get_where_subquery(relation) %}
+{%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
+{%- set changes = (about.config.get('meta') or {}).get('changes') if about else none -%}
+{%- if not changes or model.test_metadata.name not in [
+    'unique', 'not_null', 'relationships', 'accepted_values', 'every_row', 'ranges_as_declared', 'windows_grow',
+    'expression_is_true', 'expect_compound_columns_to_be_unique',
+] %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
+{%- set audited = last_audited() -%}
+{%- if audited is none or config.get('where') %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
+{%- set changed -%}
+(
+    select * from {{ relation }}
+    where {{ changes.key }} in (select c.{{ changes.key }} from {{ target.schema }}.{{ changes.told_by }} as c where c.built_in > {{ audited }})
+) as changed
+{%- endset -%}
+{{ return(changed) }}
+{% endmacro %}
+
+{# The lake snapshot of the last build, if it was whole and passed; none where all has to be asked. #}
+{% macro last_audited() %}
+{%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif -%}
+{%- set found = run_query(
+    "select case when status = 'passed' and is_whole and as_of is not distinct from " ~ requested_as_of() ~ " then built_from end from "
+    ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by opened_at desc limit 1"
+) -%}
+{{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}

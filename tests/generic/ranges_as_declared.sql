@@ -4,7 +4,7 @@
 #}
 {% test ranges_as_declared(model) %}
 {%- set rules = {} -%}
-{%- for column in declared_columns(model).values() -%}
+{%- for column in declared_columns().values() -%}
     {%- set meta = (column.get('config') or {}).get('meta', {}) -%}
     {%- set lowest, highest = meta.get('range', [none, none]) -%}
     {%- set predicates = [] -%}

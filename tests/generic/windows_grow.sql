@@ -4,7 +4,7 @@
 #}
 {% test windows_grow(model) %}
 {%- set rules = {} -%}
-{%- set columns = declared_columns(model) -%}
+{%- set columns = declared_columns() -%}
 {%- set shortest = '_' ~ (day_windows() | first | first) -%}
 {%- for column in columns if column.endswith(shortest) -%}
     {%- set measure = column[:-(shortest | length)] -%}

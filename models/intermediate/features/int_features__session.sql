@@ -137,6 +137,7 @@ final as (
     select
         s.session_id,
         s.as_of,
+        {{ pinned() }} as built_in,
         s.identity,
         s.started_at,
         s.last_event_at,

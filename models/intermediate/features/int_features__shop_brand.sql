@@ -1,2 +1,7 @@
+{{ config(
+    meta={'closed_days': true},
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
 -- The brands in the shop as a whole (macros/taste.sql). Only tiles by identity know brands.
+-- {{ hooks_read(['int_identity__build', 'int_events__validated', 'int_events__cleaned']) }}
 {{ taste_of_the_shop('brand', tile='identity_product') }}

@@ -296,6 +296,7 @@ final as (
     select
         s.customer_id,
         s.as_of,
+        {{ pinned() }} as built_in,
 
         ---------- windows
         {{ or_zero('r', measure_names('user') + breadth, hour_windows()) | indent(8) }}

@@ -7,6 +7,18 @@
 -- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
 -- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build']) }}
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
+{% set of_products = measure_names('user_item') + [
+    'weight', 'first_at', 'last_view_at', 'last_cart_add_at', 'last_cart_remove_at', 'last_bought_at', 'last_view_price',
+    'last_priced_view_at',
+] %}
+{% set of_hours = [] %}
+{% for suffix, hours in hour_windows() %}
+{% for name, type, expression in declared_measures(['user_item']) %}{% do of_hours.append([name ~ '_' ~ suffix, type]) %}{% endfor %}
+{% do of_hours.append(['orders_' ~ suffix, 'bigint']) %}
+{% endfor %}
+{% set of_orders = [] %}
+{% for suffix, days in day_windows() %}{% do of_orders.append(['orders_' ~ suffix, 'bigint']) %}{% endfor %}
+{% do of_orders.extend([['last_order_at', 'timestamp'], ['orders_since_last', 'bigint'], ['reorder_gap_days_mean', 'double']]) %}
 with asked as (
 
     {{ asked('customer_id') | indent(4) }}
@@ -71,27 +83,6 @@ weighed_products as (
 
 ),
 
-by_product as (
-
-    select
-        {{ measures_by_days('user_item') | indent(8) }}
-        {% for half_life in var('half_lives') %}
-        {{ affinity_billionths(half_life) }} as affinity_{{ half_life }}d,
-        {% endfor %}
-        min(first_at) as first_event_at,
-        max(last_view_at) as last_view_at,
-        max(last_cart_add_at) as last_cart_add_at,
-        max(last_cart_remove_at) as last_cart_remove_at,
-        max(last_order_at) as last_bought_at,
-        {{ last_by('last_view_price', 'last_priced_view_at') }} as price_at_last_view,
-        {{ key | join(', ') }}
-    from weighed_products
-    group by {{ key | join(', ') }}
-
-),
-
----------- orders
-
 orders_with_product as (
 
     {{ whole_orders('item_orders', key) | indent(4) }}
@@ -147,40 +138,82 @@ since_order as (
 
 ---------- one row a customer and product
 
-final as (
+-- Side by side rather than joined: of a group-by DuckDB spills what memory does not hold, but it takes so many rows for few, and
+-- would build a hash table of them.
+told as (
 
     select
-        p.customer_id,
-        p.product_id,
-        p.as_of,
-
-        ---------- windows
-        {{ or_zero('r', measure_names('user_item') + ['orders'], hour_windows()) | indent(8) }}
-        {% for suffix, days in day_windows() %}
-        {% for name in measure_names('user_item') %}
-        p.{{ name }}_{{ suffix }},
+        {{ key | join(', ') }},
+        event_day,
+        {% for column in of_products %}
+        {{ 'last_order_at as ' if column == 'last_bought_at' }}{{ column }},
         {% endfor %}
-        coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
+        {% for column, type in of_hours + of_orders %}
+        cast(null as {{ type }}) as {{ column }}{{ "," if not loop.last }}
         {% endfor %}
-
-        ---------- moments and prices
-        p.first_event_at,
-        p.last_view_at,
-        p.last_cart_add_at,
-        o.last_order_at,
-        p.last_cart_add_at is not null
-        and (p.last_cart_remove_at is null or p.last_cart_add_at > p.last_cart_remove_at)
-        and (p.last_bought_at is null or p.last_cart_add_at > p.last_bought_at) as in_cart_now,
-        o.orders_since_last,
-        o.reorder_gap_days_mean,
-        {% for half_life in var('half_lives') %}
-        {{ affinity('p.affinity_' ~ half_life ~ 'd') }} as item_affinity_{{ half_life }}d,
+    from weighed_products
+    union all
+    select
+        customer_id,
+        as_of,
+        cast(as_of as date) as as_of_day,
+        product_id,
+        cast(null as date) as event_day,
+        {% for column in of_products %}
+        null as {{ column }},
         {% endfor %}
-        p.price_at_last_view
-    from by_product as p
-    left join recent as r on p.customer_id = r.customer_id and p.as_of = r.as_of and p.product_id = r.product_id
-    left join since_order as o on p.customer_id = o.customer_id and p.as_of = o.as_of and p.product_id = o.product_id
+        {% for column, type in of_hours %}
+        {{ column }},
+        {% endfor %}
+        {% for column, type in of_orders %}
+        null as {{ column }}{{ "," if not loop.last }}
+        {% endfor %}
+    from recent
+    union all
+    select
+        {{ key | join(', ') }},
+        cast(null as date) as event_day,
+        {% for column in of_products %}
+        null as {{ column }},
+        {% endfor %}
+        {% for column, type in of_hours %}
+        null as {{ column }},
+        {% endfor %}
+        {% for column, type in of_orders %}
+        {{ column }}{{ "," if not loop.last }}
+        {% endfor %}
+    from since_order
 
 )
 
-select * from final
+select
+    customer_id,
+    product_id,
+    as_of,
+    {{ pinned() }} as built_in,
+
+    ---------- windows
+    {% for column, type in of_hours %}
+    coalesce(max({{ column }}), 0) as {{ column }},
+    {% endfor %}
+    {{ measures_by_days('user_item') | indent(4) }}
+    {% for suffix, days in day_windows() %}
+    coalesce(max(orders_{{ suffix }}), 0) as orders_{{ suffix }},
+    {% endfor %}
+
+    ---------- moments and prices
+    min(first_at) as first_event_at,
+    max(last_view_at) as last_view_at,
+    max(last_cart_add_at) as last_cart_add_at,
+    max(last_order_at) as last_order_at,
+    max(last_cart_add_at) is not null
+    and (max(last_cart_remove_at) is null or max(last_cart_add_at) > max(last_cart_remove_at))
+    and (max(last_bought_at) is null or max(last_cart_add_at) > max(last_bought_at)) as in_cart_now,
+    max(orders_since_last) as orders_since_last,
+    max(reorder_gap_days_mean) as reorder_gap_days_mean,
+    {% for half_life in var('half_lives') %}
+    {{ affinity(affinity_billionths(half_life)) }} as item_affinity_{{ half_life }}d,
+    {% endfor %}
+    {{ last_by('last_view_price', 'last_priced_view_at') }} as price_at_last_view
+from told
+group by {{ key | join(', ') }}

@@ -1,5 +1,5 @@
+{{ config(materialized='view') }}
 {% set windows = [['30d', 30], ['90d', 90], ['lifetime', none]] %}
-{% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {# Each confidence: [name, count of the pair, what of the product it is a share of, what of the other makes its lift, the shop's total]. #}
 {% set confidences = [
     ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
@@ -7,121 +7,9 @@
     ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
     ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
 ] %}
-with spine as (
+with moments as (
 
-    select product_id, as_of, cast(as_of as date) as as_of_day from {{ ref('spine_items') }}
-
-),
-
-moments as (
-
-    select distinct as_of, as_of_day from spine
-
-),
-
----------- the others of each product, by score
-
-scored as (
-
-    select
-        s.product_id,
-        s.as_of,
-        s.as_of_day,
-        p.other_product_id,
-        {{ pair_score() }} as pair_score,
-        sum({{ weighed_meetings() }}) as undecayed_score
-    from spine as s
-    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
-    group by s.product_id, s.as_of, s.as_of_day, p.other_product_id
-
-),
-
-ranked as (
-
-    select
-        *,
-        -- Where all is so long ago that nothing is left of the score, what there was decides.
-        row_number() over (
-            partition by product_id, as_of order by pair_score desc, undecayed_score desc, other_product_id asc
-        ) as pair_rank
-    from scored
-
-),
-
-kept as (
-
-    select * from ranked
-    where pair_rank <= {{ var('pairs_per_item') }}
-
-),
-
----------- counts of the pairs that are kept
-
-forth as (
-
-    select
-        {% for name in pair_count_names() %}
-        {% for suffix, days in windows %}
-        {{ window_sum(name, days, 'bigint') }} as {{ name }}_{{ suffix }},
-        {% endfor %}
-        {% for half_life in var('half_lives') if half_life >= 7 %}
-        {{ decayed_count(name, half_life) }} as {{ name }}_decayed_{{ half_life }}d,
-        {% endfor %}
-        {% endfor %}
-        k.product_id,
-        k.other_product_id,
-        k.as_of
-    from kept as k
-    inner join {{ ref('int_tiles__item_pairs') }} as p
-        on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
-    group by k.product_id, k.other_product_id, k.as_of
-
-),
-
--- The other product's own meetings that had this one near.
-back as (
-
-    select
-        {% for name in marginals.values() %}
-        {{ window_sum(name, none, 'bigint') }} as {{ name }},
-        {% endfor %}
-        k.product_id,
-        k.other_product_id,
-        k.as_of
-    from kept as k
-    inner join {{ ref('int_tiles__item_pairs') }} as p
-        on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
-    group by k.product_id, k.other_product_id, k.as_of
-
-),
-
----------- what they are measured against
-
-alone as (
-
-    select
-        {% for name in marginals %}
-        {{ window_sum(name, 90, 'bigint') }} as {{ name }}_90d,
-        {{ window_sum(name, none, 'bigint') }} as {{ name }}_lifetime,
-        {% endfor %}
-        b.product_id,
-        m.as_of
-    from moments as m
-    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
-    group by b.product_id, m.as_of
-
-),
-
-shop as (
-
-    select
-        m.as_of,
-        sum(b.first_views) as first_views,
-        sum(b.first_carts) as first_carts,
-        sum(b.first_orders) as first_orders
-    from moments as m
-    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
-    group by m.as_of
+    select distinct as_of from {{ ref('spine_items') }}
 
 ),
 
@@ -131,67 +19,13 @@ catalogue as (
 
 ),
 
-measured as (
-
-    select
-        cast(k.pair_rank as bigint) as pair_rank,
-        k.pair_score,
-        c.category = o.category as is_same_category,
-        {% for name in pair_count_names() %}
-        {% for suffix, days in windows %}
-        f.{{ name }}_{{ suffix }},
-        {% endfor %}
-        {% for half_life in var('half_lives') if half_life >= 7 %}
-        f.{{ name }}_decayed_{{ half_life }}d,
-        {% endfor %}
-        {% endfor %}
-        {% for name, together, whole, other_whole, total in confidences %}
-        {% for suffix in ['90d', 'lifetime'] %}
-        {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
-        {% endfor %}
-        -- How often the other product is met by whoever comes.
-        {{ share('b.' ~ other_whole ~ '_lifetime', 's.' ~ total) }} as {{ name }}_base,
-        {% endfor %}
-        {% for whole, together in marginals.items() %}
-        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }},
-        {% endfor %}
-        k.product_id,
-        k.other_product_id,
-        k.as_of
-    from kept as k
-    inner join forth as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of = f.as_of
-    inner join shop as s on k.as_of = s.as_of
-    left join back as r on k.product_id = r.product_id and k.other_product_id = r.other_product_id and k.as_of = r.as_of
-    left join alone as a on k.product_id = a.product_id and k.as_of = a.as_of
-    left join alone as b on k.other_product_id = b.product_id and k.as_of = b.as_of
-    left join catalogue as c on k.product_id = c.product_id and k.as_of = c.as_of
-    left join catalogue as o on k.other_product_id = o.product_id and k.as_of = o.as_of
-
-),
-
--- Too few meetings say nothing.
-supported as (
-
-    select
-        {% for name, together, whole, other_whole, total in confidences %}
-        {% set supported %}{{ together }}_lifetime >= {{ var('pair_min_support') }}{% endset %}
-        case when {{ supported }} then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }} end as lift_{{ together }},
-        {% if loop.index <= 3 %}
-        case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * back_{{ together }}) end as cosine_{{ together }},
-        {% endif %}
-        {% endfor %}
-        *
-    from measured
-
-),
-
 final as (
 
     select
         ---------- key
         p.product_id,
         p.other_product_id,
-        p.as_of,
+        s.as_of,
         b.built_from,
 
         ---------- rank
@@ -222,8 +56,11 @@ final as (
         {% endfor %}
 
         ---------- by the catalogue
-        p.is_same_category
-    from supported as p
+        c.category = o.category as is_same_category
+    from {{ ref('spine_items') }} as s
+    inner join {{ ref('int_features__item_pair') }} as p on s.product_id = p.product_id and cast(s.as_of as date) = p.as_of_day
+    left join catalogue as c on p.product_id = c.product_id and s.as_of = c.as_of
+    left join catalogue as o on p.other_product_id = o.product_id and s.as_of = o.as_of
     cross join {{ ref('int_identity__build') }} as b
 
 )

@@ -1,0 +1,178 @@
+{{ config(
+    meta={'closed_days': true},
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
+-- {{ hooks_read(['int_identity__build', 'int_events__validated', 'int_events__cleaned']) }}
+{% set windows = [['30d', 30], ['90d', 90], ['lifetime', none]] %}
+{% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
+{# Each confidence: [name, count of the pair, what of the product it is a share of, what of the other makes its lift, the shop's total]. #}
+{% set confidences = [
+    ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
+    ['cart', 'co_carts', 'cart_days', 'cart_days', 'first_carts'],
+    ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
+    ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
+] %}
+with asked as (
+
+    select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('spine_items') }}
+
+),
+
+moments as (
+
+    select distinct as_of_day from asked
+
+),
+
+---------- the others of each product, by score
+
+scored as (
+
+    select
+        s.product_id,
+        s.as_of_day,
+        p.other_product_id,
+        {{ pair_score() }} as pair_score,
+        sum({{ weighed_meetings() }}) as undecayed_score
+    from asked as s
+    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
+    group by s.product_id, s.as_of_day, p.other_product_id
+
+),
+
+ranked as (
+
+    select
+        *,
+        -- Where all is so long ago that nothing is left of the score, what there was decides.
+        row_number() over (
+            partition by product_id, as_of_day order by pair_score desc, undecayed_score desc, other_product_id asc
+        ) as pair_rank
+    from scored
+
+),
+
+kept as (
+
+    select * from ranked
+    where pair_rank <= {{ var('pairs_per_item') }}
+
+),
+
+---------- counts of the pairs that are kept
+
+forth as (
+
+    select
+        {% for name in pair_count_names() %}
+        {% for suffix, days in windows %}
+        {{ window_sum(name, days, 'bigint') }} as {{ name }}_{{ suffix }},
+        {% endfor %}
+        {% for half_life in var('half_lives') if half_life >= 7 %}
+        {{ decayed_count(name, half_life) }} as {{ name }}_decayed_{{ half_life }}d,
+        {% endfor %}
+        {% endfor %}
+        k.product_id,
+        k.other_product_id,
+        k.as_of_day
+    from kept as k
+    inner join {{ ref('int_tiles__item_pairs') }} as p
+        on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
+    group by k.product_id, k.other_product_id, k.as_of_day
+
+),
+
+-- The other product's own meetings that had this one near.
+back as (
+
+    select
+        {% for name in marginals.values() %}
+        {{ window_sum(name, none, 'bigint') }} as {{ name }},
+        {% endfor %}
+        k.product_id,
+        k.other_product_id,
+        k.as_of_day
+    from kept as k
+    inner join {{ ref('int_tiles__item_pairs') }} as p
+        on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
+    group by k.product_id, k.other_product_id, k.as_of_day
+
+),
+
+---------- what they are measured against
+
+alone as (
+
+    select
+        {% for name in marginals %}
+        {{ window_sum(name, 90, 'bigint') }} as {{ name }}_90d,
+        {{ window_sum(name, none, 'bigint') }} as {{ name }}_lifetime,
+        {% endfor %}
+        b.product_id,
+        m.as_of_day
+    from moments as m
+    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    group by b.product_id, m.as_of_day
+
+),
+
+shop as (
+
+    select
+        m.as_of_day,
+        sum(b.first_views) as first_views,
+        sum(b.first_carts) as first_carts,
+        sum(b.first_orders) as first_orders
+    from moments as m
+    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    group by m.as_of_day
+
+),
+
+measured as (
+
+    select
+        cast(k.pair_rank as bigint) as pair_rank,
+        k.pair_score,
+        {% for name in pair_count_names() %}
+        {% for suffix, days in windows %}
+        f.{{ name }}_{{ suffix }},
+        {% endfor %}
+        {% for half_life in var('half_lives') if half_life >= 7 %}
+        f.{{ name }}_decayed_{{ half_life }}d,
+        {% endfor %}
+        {% endfor %}
+        {% for name, together, whole, other_whole, total in confidences %}
+        {% for suffix in ['90d', 'lifetime'] %}
+        {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
+        {% endfor %}
+        -- How often the other product is met by whoever comes.
+        {{ share('b.' ~ other_whole ~ '_lifetime', 's.' ~ total) }} as {{ name }}_base,
+        {% endfor %}
+        {% for whole, together in marginals.items() %}
+        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }},
+        {% endfor %}
+        k.product_id,
+        k.other_product_id,
+        k.as_of_day
+    from kept as k
+    inner join forth as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of_day = f.as_of_day
+    inner join shop as s on k.as_of_day = s.as_of_day
+    left join back as r on k.product_id = r.product_id and k.other_product_id = r.other_product_id and k.as_of_day = r.as_of_day
+    left join alone as a on k.product_id = a.product_id and k.as_of_day = a.as_of_day
+    left join alone as b on k.other_product_id = b.product_id and k.as_of_day = b.as_of_day
+
+)
+
+-- Too few meetings say nothing.
+select
+    {% for name, together, whole, other_whole, total in confidences %}
+    {% set supported %}{{ together }}_lifetime >= {{ var('pair_min_support') }}{% endset %}
+    case when {{ supported }} then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }} end as lift_{{ together }},
+    {% if loop.index <= 3 %}
+    case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * back_{{ together }}) end as cosine_{{ together }},
+    {% endif %}
+    {% endfor %}
+    *
+from measured
