@@ -1,5 +1,5 @@
 {#
-  A model whose inputs did not change is left as it is. What a table or incremental model holds follows from its SQL, the
+  What did not change is left as it is. What a table or incremental model holds follows from its SQL, the
   rules, the moment asked for, and its inputs: the raw tables (told by the last snapshot in which rows came), the seeds, and
   the models it reads. A fingerprint of these, its state, is kept when the model is built, in the model's own transaction;
   a build that would come to the same state has nothing to do. A full refresh builds all the same.
@@ -20,6 +20,25 @@
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
 {%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
+{% endmaterialization %}
+
+{% materialization seed, adapter='duckdb' %}
+{%- if is_as_it_would_be() -%}
+    {#- dbt asks a seed for the rows that it loaded. -#}
+    {%- do store_result('agate_table', response='unchanged', agate_table=run_query('select 1 where false')) -%}
+    {{ return(left_as_it_is()) }}
+{%- endif -%}
+{{ return(dbt.materialization_seed_default()) }}
+{% endmaterialization %}
+
+{% materialization snapshot, adapter='duckdb' %}
+{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{{ return(dbt.materialization_snapshot_default()) }}
+{% endmaterialization %}
+
+{% materialization view, adapter='duckdb' %}
+{%- if is_as_it_would_be() %}{{ return(left_as_it_is('view')) }}{% endif -%}
+{{ return(dbt.materialization_view_default()) }}
 {% endmaterialization %}
 
 {# dbt's own writes a table for every test; this one only for a test that fails. #}
@@ -51,9 +70,9 @@ insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{
 {{ return({'relations': relations}) }}
 {% endmaterialization %}
 
-{% macro left_as_it_is() %}
+{% macro left_as_it_is(type='table') %}
 {%- call statement('main') -%} select 'unchanged' {%- endcall -%}
-{{ return({'relations': [this.incorporate(type='table')]}) }}
+{{ return({'relations': [this.incorporate(type=type)]}) }}
 {% endmacro %}
 
 {% macro states() -%} {{ target.schema }}.states {%- endmacro %}
@@ -66,7 +85,7 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
    warehouse, since only it knows. #}
 {% macro is_as_it_would_be() %}
 {%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
-{%- if model.resource_type == 'model' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
+{%- if model.resource_type != 'test' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
     "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)
 ) -%}
@@ -90,33 +109,43 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 
 {# Post-hook: remember the state that the model has come to. #}
 {% macro record_state() -%}
-{% if execute and model.resource_type == 'model' and config.get('materialized') != 'view' -%}
-delete from {{ states() }} where model = '{{ this.identifier }}';
-insert into {{ states() }} select '{{ this.identifier }}', {{ state_of(model) }}, '{{ invocation_id }}'
+{% if execute -%}
+delete from {{ states() }} where model = '{{ model.name }}';
+insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}'
 {%- endif %}
 {%- endmacro %}
 
-{# SQL: the state of a model by its inputs as they are now. #}
+{# SQL: the state of a node by its inputs as they are now. A view's is its SQL; a seed's, its file. #}
 {% macro state_of(node) -%}
-md5(concat_ws('|', '{{ local_md5(node.raw_code ~ node.config ~ node.columns ~ node.test_metadata) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
-    {%- for input in states_of_inputs(node) | unique | sort %}, {{ input }}{% endfor %}))
+{%- set own = local_md5(node.raw_code ~ node.config ~ node.columns ~ node.checksum ~ node.test_metadata) -%}
+{%- if node.config.materialized in ('view', 'seed') -%}
+md5(concat_ws('|', '{{ own }}', {{ rules_of_today() }}))
+{%- else -%}
+{%- set inputs = {'sources': [], 'texts': [own], 'models': []} -%}
+{%- do add_inputs_of(node, inputs) -%}
+(
+    select md5(concat_ws(
+        '|', '{{ local_md5(inputs.texts | unique | sort | join) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
+        {%- for table in inputs.sources | unique | sort %}, {{ last_arrival_in(table) }}{% endfor %},
+        {{ in_one_text("s.model || s.state", "s.model") }}
+    ))
+    from {{ states() }} as s
+    where s.model in ({% for name in inputs.models | unique | sort %}'{{ name }}', {% endfor %}'')
+)
+{%- endif -%}
 {%- endmacro %}
 
-{# What a model reads, each as SQL for its state: a view stands for what it reads itself. #}
-{% macro states_of_inputs(node) %}
-{%- set found = [] -%}
+{# Add to `inputs` what a node reads: sources by name, texts that stand for what they are, models that keep a state. A view stands for
+   what it reads itself. #}
+{% macro add_inputs_of(node, inputs) %}
 {%- for name in node.depends_on.nodes -%}
     {%- set input = graph.sources.get(name) or graph.nodes[name] -%}
-    {%- if input.resource_type == 'source' -%}
-        {%- do found.append(last_arrival_in(input.name)) -%}
-    {%- elif input.resource_type == 'seed' -%}
-        {%- do found.append("'" ~ input.checksum.checksum ~ "'") -%}
+    {%- if input.resource_type == 'source' %}{% do inputs.sources.append(input.name) %}
+    {%- elif input.resource_type == 'seed' %}{% do inputs.texts.append(input.checksum.checksum) %}
     {%- elif input.config.materialized in ('view', 'ephemeral') -%}
-        {%- do found.append("'" ~ local_md5(input.raw_code) ~ "'") -%}
-        {%- do found.extend(states_of_inputs(input)) -%}
-    {%- else -%}
-        {%- do found.append("(select coalesce(max(s.state), 'never built') from " ~ states() ~ " as s where s.model = '" ~ input.name ~ "')") -%}
+        {%- do inputs.texts.append(local_md5(input.raw_code)) -%}
+        {%- do add_inputs_of(input, inputs) -%}
+    {%- else %}{% do inputs.models.append(input.name) %}
     {%- endif -%}
 {%- endfor -%}
-{{ return(found) }}
 {% endmacro %}

@@ -77,6 +77,10 @@ list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
 {% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
 {% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}
 
+{% macro in_one_text(text, by) %}{{ return(adapter.dispatch('in_one_text', 'finegrain')(text, by)) }}{% endmacro %}
+{# The texts of a group, in order, as one. #}
+{% macro duckdb__in_one_text(text, by) %}string_agg({{ text }}, '|' order by {{ by }}){% endmacro %}
+
 {% macro list_of_known(expressions) %}{{ return(adapter.dispatch('list_of_known', 'finegrain')(expressions)) }}{% endmacro %}
 {# A list, in the order given, of those expressions that are not null. #}
 {% macro duckdb__list_of_known(expressions) -%}
