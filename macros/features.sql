@@ -8,7 +8,7 @@
 #}
 
 {# By the key of an entity: the spine that asks for it, and the model that tells its identities. #}
-{% macro spine_of(key) %}{{ return(ref('spine_customers') if key == 'customer_id' else ref('spine_sessions')) }}{% endmacro %}
+{% macro spine_of(key) %}{{ return(ref('int_spines__customers') if key == 'customer_id' else ref('int_spines__sessions')) }}{% endmacro %}
 {% macro identities_of(key) %}
 {{ return(ref('int_identity__links') if key == 'customer_id' else ref('int_tiles__identity_session')) }}
 {% endmacro %}

@@ -23,7 +23,7 @@
 {% endmaterialization %}
 
 {% materialization seed, adapter='duckdb' %}
-{%- if is_as_it_would_be() -%}
+{%- if flags.WHICH == 'build' and is_as_it_would_be() -%}
     {#- dbt asks a seed for the rows that it loaded. -#}
     {%- do store_result('agate_table', response='unchanged', agate_table=run_query('select 1 where false')) -%}
     {{ return(left_as_it_is()) }}
@@ -32,7 +32,7 @@
 {% endmaterialization %}
 
 {% materialization snapshot, adapter='duckdb' %}
-{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{%- if flags.WHICH == 'build' and is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
 {{ return(dbt.materialization_snapshot_default()) }}
 {% endmaterialization %}
 

@@ -211,7 +211,7 @@ with days as (
 
 moments as (
 
-    select distinct cast(as_of as date) as as_of_day from {{ ref('spine_customers') }}
+    select distinct cast(as_of as date) as as_of_day from {{ ref('int_spines__customers') }}
 
 ),
 

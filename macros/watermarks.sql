@@ -12,7 +12,7 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
 {% macro starts_afresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
-    {%- set relation = adapter.get_relation(database=target.database, schema=target.schema, identifier=model) -%}
+    {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
     {{ return(relation is none or flags.FULL_REFRESH) }}
 {% endmacro %}
 

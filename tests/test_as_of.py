@@ -38,21 +38,21 @@ class Mart:
 
 
 MARTS = (
-    Mart("user", "spine_customers", ("customer_id",)),
-    Mart("item", "spine_items", ("product_id",)),
-    Mart("category", "spine_categories", ("category",)),
-    Mart("session", "spine_sessions", ("session_id",)),
-    Mart("user_category", "spine_customers", ("customer_id", "category")),
-    Mart("user_brand", "spine_customers", ("customer_id", "brand")),
-    Mart("user_item", "spine_customers", ("customer_id", "product_id")),
-    Mart("item_pair", "spine_items", ("product_id", "other_product_id")),
+    Mart("user", "int_spines__customers", ("customer_id",)),
+    Mart("item", "int_spines__items", ("product_id",)),
+    Mart("category", "int_spines__categories", ("category",)),
+    Mart("session", "int_spines__sessions", ("session_id",)),
+    Mart("user_category", "int_spines__customers", ("customer_id", "category")),
+    Mart("user_brand", "int_spines__customers", ("customer_id", "brand")),
+    Mart("user_item", "int_spines__customers", ("customer_id", "product_id")),
+    Mart("item_pair", "int_spines__items", ("product_id", "other_product_id")),
 )
 #: The one column of each spine beside as_of.
 SPINES = {
-    "spine_customers": "customer_id",
-    "spine_items": "product_id",
-    "spine_categories": "category",
-    "spine_sessions": "session_id",
+    "int_spines__customers": "customer_id",
+    "int_spines__items": "product_id",
+    "int_spines__categories": "category",
+    "int_spines__sessions": "session_id",
 }
 
 
@@ -123,10 +123,10 @@ def everything(shop: Shop) -> dict[str, list[str]]:
         {row[name] for rows in (shop.events, shop.versions) for row in rows} for name in ("product_id", "category")
     )
     return {
-        "spine_customers": sorted({customer_of(each) for each in identities | {"u:nobody"}}),
-        "spine_items": sorted({"NOTHING", *products} - {None}),
-        "spine_categories": sorted({"nothing", *categories} - {None}),
-        "spine_sessions": sorted({"nothing", *(event["session_id"] for event in shop.events)} - {None}),
+        "int_spines__customers": sorted({customer_of(each) for each in identities | {"u:nobody"}}),
+        "int_spines__items": sorted({"NOTHING", *products} - {None}),
+        "int_spines__categories": sorted({"nothing", *categories} - {None}),
+        "int_spines__sessions": sorted({"nothing", *(event["session_id"] for event in shop.events)} - {None}),
     }
 
 

@@ -187,7 +187,7 @@ def test_an_open_reader_is_not_disturbed(shop: Settings, reader: Reader) -> None
     before = reader.ask(users)
     assert int(before) > 0
     for _ in range(3):  # more often than versions are kept
-        another_build(shop, "delete from marts.user_features; delete from marts.item_features")
+        another_build(shop, "delete from main.int_features__user; delete from marts.item_features")
         assert publish(shop).is_new
     # Also what it had not touched yet.
     assert reader.ask(users) == before and int(reader.ask(items)) > 0
@@ -236,7 +236,7 @@ def test_without_a_build_nothing_is_published(shop: Settings) -> None:
 def test_what_was_not_audited_whole_stays_unpublished(shop: Settings, change: str, said: str) -> None:
     publish(shop)
     before = (shop.published / "current").readlink()
-    another_build(shop, "delete from marts.user_features")
+    another_build(shop, "delete from main.int_features__user")
     scribble(shop, f"update main.builds set {change} where invocation_id like '% later'")
     with pytest.raises(FinegrainError, match=said):
         publish(shop)

@@ -15,7 +15,7 @@
 ] %}
 with asked as (
 
-    select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('spine_items') }}
+    select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('int_spines__items') }}
 
 ),
 

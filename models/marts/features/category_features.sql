@@ -1,7 +1,7 @@
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
-    select category, as_of from {{ ref('spine_categories') }}
+    select category, as_of from {{ ref('int_spines__categories') }}
 
 ),
 

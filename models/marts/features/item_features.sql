@@ -1,7 +1,7 @@
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
-    select product_id, as_of from {{ ref('spine_items') }}
+    select product_id, as_of from {{ ref('int_spines__items') }}
 
 ),
 

@@ -9,7 +9,7 @@
 ] %}
 with moments as (
 
-    select distinct as_of from {{ ref('spine_items') }}
+    select distinct as_of from {{ ref('int_spines__items') }}
 
 ),
 
@@ -57,7 +57,7 @@ final as (
 
         ---------- by the catalogue
         c.category = o.category as is_same_category
-    from {{ ref('spine_items') }} as s
+    from {{ ref('int_spines__items') }} as s
     inner join {{ ref('int_features__item_pair') }} as p on s.product_id = p.product_id and cast(s.as_of as date) = p.as_of_day
     left join catalogue as c on p.product_id = c.product_id and s.as_of = c.as_of
     left join catalogue as o on p.other_product_id = o.product_id and s.as_of = o.as_of
