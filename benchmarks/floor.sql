@@ -984,7 +984,7 @@ select
     user_id,
     anonymous_id,
     coalesce(told_session_id, session_of(identity, first_event_id)) as session_id,
-    event_id = first_event_id as is_first_of_session,
+    event_id = first_event_id as is_entry,
     source,
     origin,
     event_type,
@@ -1117,10 +1117,10 @@ select
     count(distinct order_key) as orders,
     coalesce(sum(case when event_type = 'purchase' then amount end), 0) as revenue,
     coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as cart_value,
-    max(case when is_first_of_session then device end) as device,
-    max(case when is_first_of_session then country end) as country,
-    max(case when is_first_of_session then campaign end) as entry_campaign,
-    max(case when is_first_of_session then page end) as entry_page
+    max(case when is_entry then device end) as device,
+    max(case when is_entry then country end) as country,
+    max(case when is_entry then campaign end) as entry_campaign,
+    max(case when is_entry then page end) as entry_page
 from fct_events
 group by session_id;
 
