@@ -137,7 +137,6 @@ final as (
     select
         s.session_id,
         s.as_of,
-        {{ pinned() }} as built_in,
         s.identity,
         s.started_at,
         s.last_event_at,
@@ -170,8 +169,9 @@ final as (
 
         ---------- how it began
         {% for column in first_of %}
-        s.{{ column }}{{ "," if not loop.last }}
+        s.{{ column }},
         {% endfor %}
+        {{ pinned() }} as built_in
     from sessions as s
     {% for name, column in lists %}
     left join {{ name }} on s.session_id = {{ name }}.session_id and s.as_of = {{ name }}.as_of

@@ -297,7 +297,6 @@ final as (
     select
         s.customer_id,
         s.as_of,
-        {{ pinned() }} as built_in,
 
         ---------- windows
         {{ or_zero('r', measure_names('user') + breadth, hour_windows()) | indent(8) }}
@@ -342,8 +341,9 @@ final as (
         {% for habit in habits + devices %}
         d.{{ habit }}_share_{{ suffix }},
         {% endfor %}
-        v.session_seconds_mean_{{ suffix }}{{ "," if not loop.last }}
+        v.session_seconds_mean_{{ suffix }},
         {% endfor %}
+        {{ pinned() }} as built_in
     from asked as s
     left join recent as r on s.customer_id = r.customer_id and s.as_of = r.as_of
     left join by_day as d on s.customer_id = d.customer_id and s.as_of = d.as_of

@@ -144,13 +144,13 @@ told as (
 
     select
         {{ key | join(', ') }},
-        event_day,
         {% for column in of_products %}
         {{ 'last_order_at as ' if column == 'last_bought_at' }}{{ column }},
         {% endfor %}
         {% for column, type in of_hours + of_orders %}
-        cast(null as {{ type }}) as {{ column }}{{ "," if not loop.last }}
+        cast(null as {{ type }}) as {{ column }},
         {% endfor %}
+        event_day
     from weighed_products
     union all
     select
@@ -158,7 +158,6 @@ told as (
         as_of,
         cast(as_of as date) as as_of_day,
         product_id,
-        cast(null as date) as event_day,
         {% for column in of_products %}
         null as {{ column }},
         {% endfor %}
@@ -166,13 +165,13 @@ told as (
         {{ column }},
         {% endfor %}
         {% for column, type in of_orders %}
-        null as {{ column }}{{ "," if not loop.last }}
+        null as {{ column }},
         {% endfor %}
+        cast(null as date) as event_day
     from recent
     union all
     select
         {{ key | join(', ') }},
-        cast(null as date) as event_day,
         {% for column in of_products %}
         null as {{ column }},
         {% endfor %}
@@ -180,8 +179,9 @@ told as (
         null as {{ column }},
         {% endfor %}
         {% for column, type in of_orders %}
-        {{ column }}{{ "," if not loop.last }}
+        {{ column }},
         {% endfor %}
+        cast(null as date) as event_day
     from since_order
 
 )
