@@ -51,7 +51,9 @@ by_day as (
 -- An order of several products, or whose lines arrived on several days, stands in several tiles and is one order.
 by_order as (
 
-    {{ distinct_by_days('orders', 'order_key', '(select * from bought where category is not null) as bought', keys=['category', 'as_of']) | indent(4) }}
+    {{ distinct_by_days(
+        'orders', 'order_key', '(select * from bought where category is not null) as bought', keys=['category', 'as_of']
+    ) | indent(4) }}
 
 ),
 
