@@ -115,6 +115,15 @@ coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
 {%- endfor %}
 {%- endmacro %}
 
+{# SQL: columns <name>_<suffix> of `alias`, for each of the windows by their suffixes. #}
+{% macro by_window(alias, names, suffixes) -%}
+{%- for suffix in suffixes %}
+{%- for name in names %}
+{{ alias }}.{{ name }}_{{ suffix }},
+{%- endfor %}
+{%- endfor %}
+{%- endmacro %}
+
 {# SQL: whether a tile row's event day lies in the window; true for the lifetime. #}
 {% macro in_window(days, day='event_day', as_of_day='as_of_day') -%}
 {%- if days is none -%} true {%- else -%} {{ day }} >= {{ add_days(as_of_day, -1 * days) }} {%- endif -%}

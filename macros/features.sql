@@ -66,6 +66,21 @@ where {{ key }} in (select t.{{ key }} from touched as t)
 {%- endif %}
 {%- endmacro %}
 
+{# CTEs: the questions about customers, `asked`, and `members`, the identities that were known to be theirs. #}
+{% macro asked_members() -%}
+asked as (
+
+    {{ asked('customer_id') | indent(4) }}
+
+),
+
+members as (
+
+    {{ as_of_members('asked') | indent(4) }}
+
+)
+{%- endmacro %}
+
 {# Post-hook: what did not change is as true of this moment as it was of the last. #}
 {% macro bring_to_this_moment() -%}
 {% if is_incremental() -%}

@@ -23,7 +23,7 @@
 {% endmaterialization %}
 
 {% materialization seed, adapter='duckdb' %}
-{%- if flags.WHICH == 'build' and is_as_it_would_be() -%}
+{%- if is_as_it_would_be() -%}
     {#- dbt asks a seed for the rows that it loaded. -#}
     {%- do store_result('agate_table', response='unchanged', agate_table=run_query('select 1 where false')) -%}
     {{ return(left_as_it_is()) }}
@@ -32,7 +32,7 @@
 {% endmaterialization %}
 
 {% materialization snapshot, adapter='duckdb' %}
-{%- if flags.WHICH == 'build' and is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
 {{ return(dbt.materialization_snapshot_default()) }}
 {% endmaterialization %}
 
@@ -43,7 +43,7 @@
 
 {# dbt's own writes a table for every test; this one only for a test that fails. #}
 {% materialization test, adapter='duckdb' %}
-{%- if flags.WHICH == 'build' and is_as_it_would_be() -%}
+{%- if is_as_it_would_be() -%}
     {%- call statement('main', fetch_result=true) -%} select 0 as failures, false as should_warn, false as should_error {%- endcall -%}
     {{ return({'relations': []}) }}
 {%- endif -%}
@@ -85,6 +85,8 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
    warehouse, since only it knows. #}
 {% macro is_as_it_would_be() %}
 {%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
+{#- `dbt test`, `dbt seed` and `dbt snapshot` are asked to do it. -#}
+{%- if model.resource_type != 'model' and flags.WHICH != 'build' %}{{ return(false) }}{% endif -%}
 {%- if model.resource_type != 'test' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
     "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)

@@ -21,6 +21,20 @@
 {# The names of all counts of a pair, those of baskets too. #}
 {% macro pair_count_names() %}{{ return(['co_views', 'co_carts', 'co_orders', 'carts_to_orders']) }}{% endmacro %}
 
+{# The windows of whole days before as_of's over which pairs are counted, as [suffix, days]. #}
+{% macro pair_windows() %}{{ return([['30d', 30], ['90d', 90], ['lifetime', none]]) }}{% endmacro %}
+
+{# How one product leads to the other: [name, count of the pair, what of the product it is a share of, what of the other makes its
+   lift, the shop's total]. #}
+{% macro pair_confidences() %}
+{{ return([
+    ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
+    ['cart', 'co_carts', 'cart_days', 'cart_days', 'first_carts'],
+    ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
+    ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
+]) }}
+{% endmacro %}
+
 {# SQL: the first moment t that sees an event, by the as-of rule (event_at < t and available_at <= t). #}
 {% macro visible_at() %}greatest(available_at, event_at + interval 1 microsecond){% endmacro %}
 

@@ -40,24 +40,17 @@ group by {{ keys | join(', ') }}, order_key
 {%- endfor %}
 {%- endmacro %}
 
+{# The windows that tastes are compared over, as [suffix, days]. #}
+{% macro taste_spans() %}{{ return([['90d', 90], ['lifetime', none]]) }}{% endmacro %}
+
 {# What each customer did with each `kind`, a column of the tile identity_product, which is category or brand. #}
 {% macro taste_state(kind) -%}
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
-{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+{%- set spans = taste_spans() -%}
 {%- set longest = var('half_lives') | max -%}
 {%- set keys = ['customer_id', 'as_of', kind] -%}
 {%- set kinds = '(select * from (' ~ as_of_tiles('identity_product') ~ ') as tiles where ' ~ kind ~ ' is not null) as met' -%}
-with asked as (
-
-    {{ asked('customer_id') | indent(4) }}
-
-),
-
-members as (
-
-    {{ as_of_members('asked') | indent(4) }}
-
-),
+with {{ asked_members() }},
 
 ---------- what the customer did
 
@@ -193,7 +186,7 @@ select * from final
 
 {# The kinds' share of all the shop's events, and their prices, by the end of the day before each moment asked for, as `tile` tells. #}
 {% macro taste_of_the_shop(kind, tile) -%}
-{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+{%- set spans = taste_spans() -%}
 with days as (
 
     select
@@ -248,7 +241,7 @@ from by_{{ kind }}
   information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
 #}
 {% macro taste_features(kind) -%}
-{%- set spans = [['90d', 90], ['lifetime', none]] -%}
+{%- set spans = taste_spans() -%}
 {%- set longest = var('half_lives') | max -%}
 with compared as (
 
@@ -275,11 +268,7 @@ select
     b.built_from,
 
     ---------- windows
-    {% for suffix, days in day_windows() %}
-    {% for name in measure_names('taste') + ['orders'] %}
-    c.{{ name }}_{{ suffix }},
-    {% endfor %}
-    {% endfor %}
+    {{ by_window('c', measure_names('taste') + ['orders'], day_windows() | map('first')) | indent(4) }}
 
     ---------- preference
     {% for half_life in var('half_lives') %}

@@ -17,12 +17,7 @@ with groups as (
         v.product_id,
         v.product_category,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
-    from {{ ref('int_events__validated') }} as v
-    where
-        v.verdict = 'kept'
-        {% if is_incremental() %}
-        and v.row_id in (select r.row_id from rows_to_clean as r)
-        {% endif %}
+    {{ events_to_clean() | indent(4) }}
 
 ),
 

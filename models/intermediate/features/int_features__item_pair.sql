@@ -4,15 +4,9 @@
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
 -- {{ hooks_read(['int_identity__build', 'int_events__validated', 'int_events__cleaned']) }}
-{% set windows = [['30d', 30], ['90d', 90], ['lifetime', none]] %}
+{% set windows = pair_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
-{# Each confidence: [name, count of the pair, what of the product it is a share of, what of the other makes its lift, the shop's total]. #}
-{% set confidences = [
-    ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
-    ['cart', 'co_carts', 'cart_days', 'cart_days', 'first_carts'],
-    ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
-    ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
-] %}
+{% set confidences = pair_confidences() %}
 with asked as (
 
     select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('int_spines__items') }}

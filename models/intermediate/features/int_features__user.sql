@@ -9,17 +9,7 @@
 {% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
 {% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
 {% set devices = ['desktop', 'mobile', 'tablet'] %}
-with asked as (
-
-    {{ asked('customer_id') | indent(4) }}
-
-),
-
-members as (
-
-    {{ as_of_members('asked') | indent(4) }}
-
-),
+with {{ asked_members() }},
 
 ---------- what each source of state says at as_of
 

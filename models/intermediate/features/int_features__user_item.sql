@@ -19,17 +19,7 @@
 {% set of_orders = [] %}
 {% for suffix, days in day_windows() %}{% do of_orders.append(['orders_' ~ suffix, 'bigint']) %}{% endfor %}
 {% do of_orders.extend([['last_order_at', 'timestamp'], ['orders_since_last', 'bigint'], ['reorder_gap_days_mean', 'double']]) %}
-with asked as (
-
-    {{ asked('customer_id') | indent(4) }}
-
-),
-
-members as (
-
-    {{ as_of_members('asked') | indent(4) }}
-
-),
+with {{ asked_members() }},
 
 ---------- what each source of state says at as_of
 

@@ -6,7 +6,7 @@
 ) }}
 -- Which customer an identity belongs to, and from when until when that was what one knew. A visitor is a customer of
 -- its own until the first login on it arrives; from then on it is that login's customer, for good.
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 with events as (
 
     select event_id, identity, user_id, anonymous_id, event_at, available_at

@@ -6,7 +6,7 @@
 ) }}
 -- Which products each order holds: the line of each that could be seen first, and of all products the first
 -- pair_basket_limit (macros/pairs.sql). By whole orders, since a database's lines of one order may lie on several days.
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 with lines as (
 
     select

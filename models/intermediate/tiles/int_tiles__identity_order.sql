@@ -6,5 +6,5 @@
 ) }}
 -- What of each order fell on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
 -- and rewrites none.
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 {{ tile_rows('identity_order', tile_source('identity_order')) }}

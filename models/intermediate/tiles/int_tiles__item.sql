@@ -6,5 +6,5 @@
 ) }}
 -- What was done with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
 -- and rewrites none.
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 {{ tile_rows('item', tile_source('item')) }}

@@ -6,5 +6,5 @@
 ) }}
 -- Which orders each product was in, by day and the day it arrived (macros/tiles.sql). A late event adds a row
 -- and rewrites none.
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 {{ tile_rows('item_order', tile_source('item_order')) }}

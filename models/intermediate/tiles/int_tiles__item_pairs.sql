@@ -6,7 +6,7 @@
 ) }}
 -- How often each ordered pair of products was met together, by the day of the first one's meeting and the day that both
 -- meetings could be seen (macros/pairs.sql).
--- depends_on: {{ ref('int_events__validated') }}, {{ ref('int_events__cleaned') }}
+-- {{ hooks_read(['int_events__validated', 'int_events__cleaned']) }}
 {% set touched = 'event_day in (select t.event_day from touched_days as t)' %}
 with meetings as (
 

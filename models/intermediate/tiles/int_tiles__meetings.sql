@@ -6,7 +6,7 @@
 ) }}
 -- Which products each identity met on each day, by kind: the sight of each that could be seen first, and of all products the
 -- first pair_basket_limit (macros/pairs.sql).
--- depends_on: {{ ref('int_events__validated') }}
+-- {{ hooks_read(['int_events__validated']) }}
 with sights as (
 
     select

@@ -1,12 +1,6 @@
 {{ config(materialized='view') }}
-{% set windows = [['30d', 30], ['90d', 90], ['lifetime', none]] %}
-{# Each confidence: [name, count of the pair, what of the product it is a share of, what of the other makes its lift, the shop's total]. #}
-{% set confidences = [
-    ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
-    ['cart', 'co_carts', 'cart_days', 'cart_days', 'first_carts'],
-    ['order', 'co_orders', 'orders', 'orders', 'first_orders'],
-    ['cart_to_order', 'carts_to_orders', 'cart_days', 'orders', 'first_orders'],
-] %}
+{% set windows = pair_windows() %}
+{% set confidences = pair_confidences() %}
 with moments as (
 
     select distinct as_of from {{ ref('int_spines__items') }}

@@ -60,11 +60,7 @@ final as (
         b.built_from,
 
         ---------- windows
-        {% for suffix in window_names() %}
-        {% for name in measure_names('user') + breadth %}
-        s.{{ name }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
+        {{ by_window('s', measure_names('user') + breadth, window_names()) | indent(8) }}
 
         ---------- recency and tenure
         {{ hours_between('s.last_view_at', 's.as_of') }} as hours_since_view,

@@ -21,11 +21,7 @@ select
     b.built_from,
 
     ---------- windows
-    {% for suffix in window_names() %}
-    {% for name in measure_names('user_item') + ['orders'] %}
-    s.{{ name }}_{{ suffix }},
-    {% endfor %}
-    {% endfor %}
+    {{ by_window('s', measure_names('user_item') + ['orders'], window_names()) | indent(4) }}
 
     ---------- recency
     {{ hours_between('s.last_view_at', 's.as_of') }} as hours_since_view,
