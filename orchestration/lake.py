@@ -7,22 +7,35 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import duckdb
 from duckdb_extensions import import_extension
 
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
+from orchestration.locks import one_at_a_time
 from orchestration.settings import Settings, settings
 
 EXTENSIONS = ("sqlite_scanner", "ducklake")
 
-#: What has been loaded, so that a file is not loaded twice by accident.
-_LOADS = """
-create table if not exists lake.raw.loads (
-    source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp
-)
-"""
+#: The lake's own tables beside the raw ones: what has been loaded, so that a file is not loaded twice by accident; how far each
+#: source has been read (orchestration/positions.py); and what could not be landed, whole (orchestration/stream/).
+BOOKS: Final[dict[str, str]] = {
+    "loads": (
+        "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp"
+    ),
+    "positions": (
+        "source varchar, place varchar, part varchar, position varchar, incarnation varchar, owner varchar, "
+        "moved_at timestamp"
+    ),
+    "dead_letters": (
+        "_source varchar, _position varchar, raw_table varchar, place varchar, part varchar, position varchar, "
+        "payload blob, key blob, headers varchar, rule_id varchar, error varchar, sent_at timestamp, "
+        "_ingested_at timestamp"
+    ),
+    "replayed": "_source varchar, _position varchar, replayed_at timestamp",
+}
 
 
 def load_extensions(con: duckdb.DuckDBPyConnection) -> None:
@@ -55,7 +68,7 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
         raise FinegrainError(f"{where.lake_catalog}: the lake does not open: {said}") from None
     con.execute("set timezone = 'UTC'")
     if not read_only:
-        _create_tables(con)
+        _create_tables(con, where)
 
 
 def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) -> None:
@@ -73,22 +86,30 @@ def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) ->
     con.execute(f"attach {quote('ducklake:sqlite:' + str(where.lake_catalog))} as lake ({options})")
 
 
-def _create_tables(con: duckdb.DuckDBPyConnection) -> None:
+def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     present = {
         row[0]
         for row in con.execute(
             "select table_name from duckdb_tables() where database_name = 'lake' and schema_name = 'raw'"
         ).fetchall()
     }
-    wanted = [table for table in (*RAW_TABLES, "loads") if table not in present]
-    if not wanted:
+    shapes = {
+        table: ", ".join(f'"{name}" {kind}' for name, kind in columns(table).items()) for table in RAW_TABLES
+    } | BOOKS
+    if not shapes.keys() - present:
         return
-    with transaction(con):
+    with writing(con, where):
         con.execute("create schema if not exists lake.raw")
-        for table in RAW_TABLES:
-            fields = ", ".join(f'"{name}" {kind}' for name, kind in columns(table).items())
+        for table, fields in shapes.items():
             con.execute(f"create table if not exists lake.raw.{table} ({fields})")
-        con.execute(_LOADS)
+
+
+@contextmanager
+def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
+    """A transaction that writes: all inside lands together or not at all. A SQLite catalogue refuses whoever began before
+    another's commit, so there writers queue at a lock file, which also ends with its process."""
+    with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
+        yield
 
 
 @contextmanager

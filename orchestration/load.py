@@ -173,7 +173,7 @@ def load(
             scratch = where.home / "tmp"
             con.execute(f"set temp_directory = {quote(str(scratch))}")
             for each in plans:
-                reports += _load(con, each, again, now or datetime.now(UTC).replace(tzinfo=None), advance)
+                reports += _load(con, where, each, again, now or datetime.now(UTC).replace(tzinfo=None), advance)
             [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         finally:
             con.close()
@@ -181,7 +181,7 @@ def load(
 
 
 def _load(
-    con: duckdb.DuckDBPyConnection, plan: Plan, again: bool, now: datetime, advance: console.Advance
+    con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, again: bool, now: datetime, advance: console.Advance
 ) -> list[FileReport]:
     """One mapping: look at every file, bind all, then land all in one transaction."""
     reports: list[FileReport] = []
@@ -222,7 +222,7 @@ def _load(
         landings.append((entry, selects))
     if any(selects for _, selects in landings):
         try:
-            lake.retry(lambda: _land(con, plan, landings, looks, names, now, advance, reports))
+            lake.retry(lambda: _land(con, where, plan, landings, looks, names, now, advance, reports))
         except _Failed as failed:
             raise _of_file(con, failed) from None
         except duckdb.Error as error:
@@ -242,6 +242,7 @@ class _Failed(Exception):
 
 def _land(
     con: duckdb.DuckDBPyConnection,
+    where: Settings,
     plan: Plan,
     landings: list[tuple[Entry, list[tuple[DataFile, str]]]],
     looks: dict[tuple[str, str], Look],
@@ -251,7 +252,7 @@ def _land(
     reports: list[FileReport],
 ) -> None:
     """The transaction: rows, and the note of each file, together."""
-    with lake.transaction(con):
+    with lake.writing(con, where):
         for entry, selects in landings:
             shown = ", ".join(f'"{name}"' for name in columns(entry.table))
             for batch in landing.batches(selects):
