@@ -74,7 +74,10 @@ def publish(where: Settings | None = None) -> Publication:
     that wrote to the warehouse was a whole `dbt build` whose every test passed."""
     where = where or settings()
     started = time.monotonic()
-    with duckdb.connect() as con, one_at_a_time(where.published / ".lock"):
+    with (
+        duckdb.connect(config=warehouse.limits(where.published / ".spill")) as con,
+        one_at_a_time(where.published / ".lock"),
+    ):
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
         warehouse.attach(con, where.warehouse)
         invocation, built_from, as_of = _audited(con, where.warehouse)

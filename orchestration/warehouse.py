@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any, Final
 
 import duckdb
 
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
+
+#: What DuckDB may use where a build or a publish works on whole tables; profiles.yml says the same.
+MEMORY: Final = "3GB"
+
+
+def limits(spill: Path) -> dict[str, Any]:
+    """DuckDB's settings for work on whole tables: `FINEGRAIN_MEMORY`, and the folder for what does not fit in it."""
+    return {
+        "memory_limit": os.environ.get("FINEGRAIN_MEMORY", MEMORY),
+        "temp_directory": str(spill),
+        "preserve_insertion_order": False,
+    }
 
 
 def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
