@@ -320,7 +320,7 @@ class _Exam:
             if bound.entry.where or bound.entry.distinct:
                 [(there,)] = self.con.execute(f"select count(*) from {bound.opened.relation}").fetchall()
                 what = " and ".join(name for name in ("where", "distinct") if getattr(bound.entry, name))
-                self.say("note", f"{what} keeps {rows:,} of {there:,} rows of {bound.opened.file.name}")
+                self.say("note", f"{what} keeps {rows:,} of {there:,} rows of {Path(bound.opened.origin).name}")
             step = -(-rows // limit) or 1
             shown = ", ".join(identifier(name) for name in bound.fields)
             self.con.execute(
@@ -328,7 +328,7 @@ class _Exam:
                 f"from ({bound.rows}) where (__n - 1) % {step} = 0"
             )
         except duckdb.Error as error:
-            raise landing.unreadable(bound.opened.file, error) from None
+            raise landing.unreadable(bound.opened.origin, error, bound.opened.is_typed) from None
         self.step = max(self.step, step)
         self.seen.rows += rows
         self.bounds.append(bound)

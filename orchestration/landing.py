@@ -39,15 +39,17 @@ _numbers = itertools.count()
 
 @dataclass
 class Opened:
-    """A file as a relation: its own `columns` (name to DuckDB type) plus `__n` (row number from 1), `__bad` (why
-    the row could not be read, or NULL) and `__payload` (the row as it was delivered). `names` are all columns the
-    file is seen to have; of JSON lines `columns` holds only those that the mapping reads."""
+    """Rows to land as a relation: their own `columns` (name to DuckDB type) plus `__n` (what tells a row; in a file its
+    number from 1), `__bad` (why the row could not be read, or NULL) and `__payload` (the row as it was delivered).
+    `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
+    `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads."""
 
-    file: DataFile
+    origin: str
     columns: dict[str, str]
     relation: str
     names: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    is_typed: bool = False
 
 
 @dataclass
@@ -104,7 +106,7 @@ def open_file(
     try:
         return _open(con, file, look, table, entry, where)
     except duckdb.Error as error:
-        raise unreadable(file, error) from None
+        raise unreadable(str(file.path), error, file.format == "parquet") from None
 
 
 def bind_opened(
@@ -116,19 +118,19 @@ def bind_opened(
             return _bind_ga4(con, opened, entry, zone)
         return _bind(con, opened, table, entry, zone, where)
     except duckdb.Error as error:
-        raise unreadable(opened.file, error) from None
+        raise unreadable(opened.origin, error, opened.is_typed) from None
 
 
-def unreadable(file: DataFile, error: duckdb.Error) -> FinegrainError:
-    """What DuckDB said of a file, as a sentence."""
+def unreadable(origin: str, error: duckdb.Error, is_typed: bool) -> FinegrainError:
+    """What DuckDB said of a file or another origin of rows, as a sentence."""
     text = str(error)
-    if file.format == "parquet" and not isinstance(error, duckdb.ConversionException):
-        return FinegrainError(f"{file.path}: this is no whole Parquet file (cut off, or another format); copy it again")
+    if is_typed and not isinstance(error, duckdb.ConversionException):
+        return FinegrainError(f"{origin}: this is no whole Parquet file (cut off, or another format); copy it again")
     if "maximum line size" in text.lower() or "max_line_size" in text:
         return FinegrainError(
-            f"{file.path}: a row is longer than {LONGEST_LINE // 2**20} MB; is a quotation mark never closed?"
+            f"{origin}: a row is longer than {LONGEST_LINE // 2**20} MB; is a quotation mark never closed?"
         )
-    return FinegrainError(f"{file.path}: {text.splitlines()[0].removeprefix('Error: ')}")
+    return FinegrainError(f"{origin}: {text.splitlines()[0].removeprefix('Error: ')}")
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile) -> Opened:
         f"(select *, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
         f"from (select {shown}, file_row_number + 1 as __n from {read}))"
     )
-    return Opened(file, kinds, relation, tuple(kinds))
+    return Opened(str(file.path), kinds, relation, tuple(kinds), is_typed=True)
 
 
 def _read_lines(file: DataFile) -> str:
@@ -198,7 +200,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Ope
         f"(select {everything}, __n, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
         f"from {numbered}{rest})"
     )
-    return Opened(file, kinds, relation, tuple(names))
+    return Opened(str(file.path), kinds, relation, tuple(names))
 
 
 def _header(file: DataFile) -> tuple[list[str], str, int]:
@@ -300,7 +302,7 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
         ).fetchall()
     }
     wanted = read_columns(table, entry, list(seen))
-    opened = Opened(file, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
+    opened = Opened(str(file.path), dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
@@ -433,7 +435,7 @@ def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
     kind = opened.columns.get(source.column)
     if kind is None:
         raise FinegrainError(
-            f"{place}: {opened.file.path} has no column '{source.column}'{nearest(source.column, opened.columns)}"
+            f"{place}: {opened.origin} has no column '{source.column}'{nearest(source.column, opened.columns)}"
         )
     _check_kind(place, name if source.map is None else "", kind, f"column '{source.column}'")
     text = as_text(identifier(source.column), kind)
@@ -450,16 +452,12 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     known = {name.lower() for name in opened.columns}
     for name in expression(text):
         if name.lower() not in known:
-            raise FinegrainError(f"{place}: {opened.file.path} has no column '{name}'{nearest(name, opened.columns)}")
+            raise FinegrainError(f"{place}: {opened.origin} has no column '{name}'{nearest(name, opened.columns)}")
     empty = ", ".join(f"null::{kind} as {identifier(name)}" for name, kind in opened.columns.items())
     try:
         described = con.execute(f"describe select ({text}\n) as v from (select {empty or 'null as __none'})").fetchall()
     except duckdb.Error as error:
-        hint = (
-            ""
-            if opened.file.format == "parquet"
-            else " (columns of a text file are text: cast them, as in try_cast(x as double))"
-        )
+        hint = "" if opened.is_typed else " (columns of a text file are text: cast them, as in try_cast(x as double))"
         raise FinegrainError(f"{place}: {str(error).splitlines()[0]}{hint}") from None
     return str(described[0][1]).strip('"')
 
@@ -481,7 +479,7 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     for name in ("event_name", "event_timestamp"):
         if name not in opened.columns:
             raise FinegrainError(
-                f"{opened.file.path} has no column '{name}', so it is no GA4 export{nearest(name, opened.columns)}"
+                f"{opened.origin} has no column '{name}', so it is no GA4 export{nearest(name, opened.columns)}"
             )
     shown = []
     for name, kind in RAW_TABLES["ga4_events"].items():
@@ -489,7 +487,7 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
         if given is None:
             value = f"null::{kind}"
         elif kind == "VARCHAR":
-            _check_kind(str(opened.file.path), name, given, f"column '{name}'")
+            _check_kind(opened.origin, name, given, f"column '{name}'")
             value = as_text(identifier(name), given)
         else:
             structure = quote(json.dumps(_structure(duckdb.sqltype(kind))))
@@ -515,14 +513,19 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
 # --- landing -----------------------------------------------------------------------------------------------------
 
 
-def select(bound: Bound, source: str, name: str, suffix: str, ingested_at: datetime) -> str:
-    """The SELECT that lands a file: every column of its raw table, in order. Row *n*'s position is `name#n` and `suffix`."""
+def in_file(name: str, suffix: str = "") -> str:
+    """SQL of a row's position in a file: `name#n` and `suffix`."""
+    return f"{quote(name + '#')} || __n" + (f" || {quote(suffix)}" if suffix else "")
+
+
+def select(bound: Bound, source: str, position: str, ingested_at: datetime) -> str:
+    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation."""
     now = f"timestamp {quote(ingested_at.isoformat(sep=' '))}"
     entry = bound.entry
     moment = parse_time("__available", quote(bound.zone))
     values = {
         "_source": quote(source),
-        "_position": f"{quote(name + '#')} || __n" + (f" || {quote(suffix)}" if suffix else ""),
+        "_position": position,
         "_origin": quote(entry.origin),
         "_time_zone": quote(bound.zone),
         "_expects": quote(",".join(entry.expects)) if entry.expects else "null",
@@ -562,13 +565,13 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
             f"select {', '.join(parts)} from (select * from ({bound.rows}) where __bad is null limit {SAMPLE})"
         ).fetchall()[0]
     except duckdb.Error as error:
-        raise unreadable(bound.opened.file, error) from None
+        raise unreadable(bound.opened.origin, error, bound.opened.is_typed) from None
     for position, name in enumerate(tested):
         filled, good, example = row[3 * position : 3 * position + 3]
         if filled >= ENOUGH and not good:
             what = "a time" if is_time(name) else "a number"
             raise FinegrainError(
-                f"{where}.fields.{name}: no value of it in {bound.opened.file.path} is {what}; the first is '{str(example)[:60]}'"
+                f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{str(example)[:60]}'"
             )
 
 

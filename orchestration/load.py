@@ -218,7 +218,7 @@ def _load(
                 name += "@" + seen.fingerprint.partition("-")[2][:8]
             taken.add((entry.table, file.name))
             names[entry.table, name] = file.name
-            selects.append((file, landing.select(bound, plan.source, name, suffix, now)))
+            selects.append((file, landing.select(bound, plan.source, landing.in_file(name, suffix), now)))
         landings.append((entry, selects))
     if any(selects for _, selects in landings):
         try:
@@ -289,5 +289,5 @@ def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:
         try:
             con.execute(f"select bit_xor(hash(landed)) from ({text}) as landed").fetchall()
         except duckdb.Error as error:
-            return landing.unreadable(file, error)
+            return landing.unreadable(str(file.path), error, file.format == "parquet")
     return FinegrainError(f"the lake cannot be written: {str(failed.error).splitlines()[0]}")

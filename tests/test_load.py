@@ -163,7 +163,7 @@ def land(con: duckdb.DuckDBPyConnection, mapping: Path, data: Path) -> None:
     bound = landing.bind(con, file, look(file), entry.table, entry.mapping, entry.zone, entry.where)
     landing.check_sample(con, bound, entry.where)
     con.execute("delete from events")
-    con.execute(f"insert into events {landing.select(bound, planned.source, file.name, '', NOW)}")
+    con.execute(f"insert into events {landing.select(bound, planned.source, landing.in_file(file.name), NOW)}")
 
 
 @many
