@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -104,16 +105,52 @@ class Field(_Strict):
         return self
 
 
+def from_environment(text: str, where: str) -> str:
+    """`text` with each `${NAME}` replaced from the environment. Raises FinegrainError that names the variable and `where`."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise FinegrainError(f"{where}: the environment has no {found[1]}; set it, as in export {found[1]}=…")
+        return os.environ[found[1]]
+
+    return re.sub(r"[$][{]([A-Za-z_][A-Za-z0-9_]*)[}]", value, text)
+
+
 class Column(_Strict):
     """A column of the file, by name."""
 
     column: str
 
 
-class Table(_Strict):
-    """How some files become rows of one raw table."""
+class Stream(_Strict):
+    """A stream: a topic of Kafka, a stream of Kinesis, or a folder of JSON lines that grow. `settings` go to the client as they
+    are (librdkafka's, boto3's); `${NAME}` in them is read from the environment."""
 
-    files: tuple[str, ...]
+    kafka: str | None = None
+    kinesis: str | None = None
+    folder: str | None = None
+    settings: dict[str, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> Stream:
+        if sum(name is not None for name in (self.kafka, self.kinesis, self.folder)) != 1:
+            raise ValueError("name one of: kafka: a topic, kinesis: a stream, folder: a folder")
+        if self.folder is not None and self.settings:
+            raise ValueError("a folder has no settings")
+        return self
+
+    @property
+    def place(self) -> str:
+        """What tells it from others of the same source: `kafka:shop.events`."""
+        kind = "kafka" if self.kafka is not None else "kinesis" if self.kinesis is not None else "folder"
+        return f"{kind}:{getattr(self, kind)}"
+
+
+class Table(_Strict):
+    """How the rows of some files, or of a stream, become rows of one raw table."""
+
+    files: tuple[str, ...] = ()
+    stream: Stream | None = None
     format: Format | None = None
     origin: Literal["web", "database"] = "web"
     time_zone: str | None = None
@@ -122,6 +159,14 @@ class Table(_Strict):
     where: str | None = None
     distinct: bool = False
     fields: dict[str, Field] = {}
+
+    @model_validator(mode="after")
+    def _origin(self) -> Table:
+        if bool(self.files) == (self.stream is not None):
+            raise ValueError("say where the rows come from, by one of: files, stream")
+        if self.stream is not None and self.distinct:
+            raise ValueError("distinct is for files; a stream never ends")
+        return self
 
     @field_validator("files", mode="before")
     @classmethod
@@ -302,7 +347,11 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.fields: GA4's export keeps its own shape; leave `fields` out"
         if table.format == "csv":
             yield f"{where}.format: GA4's export is nested; export it as parquet or jsonl"
+        if table.stream is not None:
+            yield f"{where}.stream: GA4's export comes as files"
         return
+    if table.stream is not None and not table.fields:
+        return  # keys that are named as the fields are
     for field in table.fields:
         if field not in RAW_TABLES[name]:
             yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])

@@ -1,0 +1,230 @@
+"""A topic of Apache Kafka, read by a consumer group from the positions in the lake; the broker's own are for its lag tools alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from typing import Any, Final
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from orchestration.errors import FinegrainError
+from orchestration.mapping import Stream, from_environment
+from orchestration.stream.source import Chunk, Keeper, Unreachable
+
+#: Settings of librdkafka that the loader needs as they are, and why.
+FIXED: Final[dict[str, tuple[str | bool, str]]] = {
+    "enable.auto.commit": (False, "positions are kept in the lake"),
+    "enable.auto.offset.store": (False, "positions are kept in the lake"),
+    "auto.offset.reset": ("error", "what is gone must be told, not skipped"),
+    "enable.partition.eof": (True, "the end of a partition must be seen"),
+    # Positions of all parts are claimed in one transaction; with it, partitions come and go all together.
+    "partition.assignment.strategy": ("range", "partitions come and go together"),
+}
+#: Defaults that a mapping may change. The queue is what librdkafka may hold in memory, in KiB.
+DEFAULTS: Final[dict[str, Any]] = {
+    "bootstrap.servers": "localhost:9092",
+    "queued.max.messages.kbytes": 65536,
+    "fetch.wait.max.ms": 50,
+    "reconnect.backoff.max.ms": 5000,
+}
+_PATIENCE: Final = 10.0
+_REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+_RIGHTS: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+_GONE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+
+class Kafka:
+    """One member of a consumer group over one topic (a `Source`)."""
+
+    def __init__(self, stream: Stream, source: str, where: str) -> None:
+        assert stream.kafka is not None
+        self.topic, self.place, self.where = stream.kafka, stream.place, where
+        given = {
+            name: from_environment(value, f"{where}.stream.settings.{name}") if isinstance(value, str) else value
+            for name, value in stream.settings.items()
+        }
+        for name, (value, why) in FIXED.items():
+            if name in given:
+                raise FinegrainError(
+                    f"{where}.stream.settings.{name}: finegrain sets this itself to {json.dumps(value)}: {why}; leave it out"
+                )
+        self.settings = {"group.id": f"finegrain-{source}", **DEFAULTS, **given}
+        self.consumer: Consumer | None = None
+        self._ends: set[str] = set()
+        self._parts: set[str] = set()
+        self._trouble: KafkaError | None = None
+
+    def open(self, keeper: Keeper) -> None:
+        """Join the group. Partitions come by and by, while it is polled."""
+        self._trouble, self._parts, self._ends = None, set(), set()
+        quiet = logging.Logger("librdkafka")
+        quiet.addHandler(logging.NullHandler())
+        common = {**self.settings, "error_cb": self._error}
+        try:
+            admin = AdminClient(
+                {name: value for name, value in common.items() if not name.startswith(("group.", "fetch.", "queued."))},
+                logger=quiet,
+            )
+            incarnation = self._incarnation(admin)
+            fixed = {name: value for name, (value, _) in FIXED.items()}
+            self.consumer = Consumer({**common, **fixed}, logger=quiet)
+        except KafkaException as error:
+            raise self._told(error.args[0]) from None
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            starts = {
+                str(each.partition): lambda each=each: str(
+                    consumer.get_watermark_offsets(TopicPartition(self.topic, each.partition), _PATIENCE)[0]
+                )
+                for each in partitions
+            }
+            held = keeper.claim(starts, incarnation)
+            self._parts, self._ends = set(held), set()
+            # Asked for by number even at the beginning, so that what retention removes meanwhile is told.
+            consumer.assign([TopicPartition(self.topic, int(part), int(at.position)) for part, at in held.items()])
+
+        def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            keeper.settle()
+            self._parts, self._ends = set(), set()
+
+        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            keeper.drop()
+            self._parts, self._ends = set(), set()
+
+        self.consumer.subscribe([self.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def _incarnation(self, admin: AdminClient) -> str:
+        """The id that the broker gave the topic when it was made."""
+        try:
+            [answer] = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_PATIENCE).values()
+            found = answer.result()
+        except KafkaException as error:
+            raise self._told(self._trouble or error.args[0]) from None
+        return str(found.topic_id)
+
+    def poll(self, rows: int, seconds: float) -> Chunk:
+        assert self.consumer is not None
+        try:
+            messages = self.consumer.consume(rows, seconds)
+        except KafkaException as error:
+            raise self._told(error.args[0]) from None
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise self._told(trouble)
+        if any(message.error() is not None for message in messages):
+            good = [message for message in messages if message.error() is None]
+            chunk = _chunk(good)
+            for message in messages:
+                if message.error() is not None:
+                    self._event(message, chunk)
+            return chunk
+        chunk = _chunk(messages)
+        self._ends -= chunk.ends.keys()
+        return chunk
+
+    def _event(self, message: Message, chunk: Chunk) -> None:
+        error = message.error()
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Markers of transactions are no messages, and lie between the last one and the end.
+            part = str(message.partition())
+            chunk.ends[part] = str(message.offset())
+            self._ends.add(part)
+            return
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            return  # librdkafka tries again by itself; error_cb has told
+        raise self._told(error, message)
+
+    def _error(self, error: KafkaError) -> None:
+        """Called by librdkafka, within a poll, for what is not about one message."""
+        if error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._ALL_BROKERS_DOWN}:
+            self._trouble = error
+
+    def _told(self, error: KafkaError, message: Message | None = None) -> Exception:
+        """What librdkafka said, as a sentence; whether to try again."""
+        servers = self.settings["bootstrap.servers"]
+        code = error.code()
+        if code in _REFUSED:
+            return FinegrainError(
+                f"{self.where}.stream.settings: {servers} does not accept these credentials: {error.str()}"
+            )
+        if code in _RIGHTS:
+            return FinegrainError(
+                f"{self.where}.stream: {servers} does not let this user read {self.topic} (group {self.settings['group.id']}): {error.str()}"
+            )
+        if code in _GONE:
+            return FinegrainError(
+                f"{self.where}.stream.kafka: {servers} has no topic '{self.topic}'; make it, or mend the name"
+            )
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            which = f"{self.topic}/{message.partition()}" if message is not None else self.topic
+            return FinegrainError(
+                f"{which}: the position in the lake is not in the topic any more ({error.str()}): what lay there was removed before "
+                "it was read, or the topic was emptied. To go on with what is there, run it once with --afresh"
+            )
+        if code == KafkaError._INVALID_ARG:
+            return FinegrainError(f"{self.where}.stream.settings: {error.str()}")
+        return Unreachable(f"kafka at {servers} does not answer ({error.str()})")
+
+    def landed(self, ends: dict[str, str]) -> None:
+        """Tell the broker, for its lag tools. It is not asked again, so a failure costs nothing."""
+        if self.consumer is None:
+            return
+        offsets = [
+            TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in self._parts
+        ]
+        with contextlib.suppress(KafkaException):
+            if offsets:
+                self.consumer.commit(offsets=offsets, asynchronous=True)
+
+    def lag(self) -> dict[str, int]:
+        if self.consumer is None or not self._parts:
+            return {}
+        found = {}
+        for at in self.consumer.position([TopicPartition(self.topic, int(part)) for part in sorted(self._parts)]):
+            _, high = self.consumer.get_watermark_offsets(at, cached=True)
+            if at.offset >= 0 and high >= 0:
+                found[str(at.partition)] = max(high - at.offset, 0)
+        return found
+
+    def is_drained(self) -> bool:
+        return bool(self._parts) and self._parts <= self._ends
+
+    def close(self) -> None:
+        if self.consumer is not None:
+            consumer, self.consumer = self.consumer, None
+            with contextlib.suppress(KafkaException):
+                consumer.close()
+
+
+def _chunk(messages: list[Message]) -> Chunk:
+    parts = [str(message.partition()) for message in messages]
+    offsets = [message.offset() for message in messages]
+    payloads = [message.value() for message in messages]
+    headers = [message.headers() for message in messages]
+    return Chunk(
+        parts,
+        list(map(str, offsets)),
+        payloads,
+        [message.timestamp()[1] for message in messages],
+        [message.key() for message in messages],
+        [None if header is None else _header(header) for header in headers],
+        {part: str(offset + 1) for part, offset in zip(parts, offsets, strict=True)},
+        sum(map(len, filter(None, payloads))),
+    )
+
+
+def _header(headers: list[tuple[str, bytes | None]]) -> str:
+    """Headers as JSON: a list of pairs, bytes as text, what is no UTF-8 escaped."""
+    return json.dumps([[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers])
+
+
