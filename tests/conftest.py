@@ -18,6 +18,8 @@ from orchestration.settings import Settings, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ["services"]  # real servers, begun when a test asks for one
+
 # Workers that run side by side must not share dbt's folder of parsed and compiled files.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DBT_TARGET_PATH"] = tempfile.mkdtemp(prefix="finegrain-target-")

@@ -1,0 +1,104 @@
+"""Fixtures: real servers, one of each kind for all tests of a worker, on free ports and in a temporary folder.
+
+They start when the first test asks for them. A program that is not installed skips the test; in CI it fails it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+import pytest
+from servers import HOST, Kafka, MariaDB, Missing, Moto, Postgres, Redis, Server
+
+S = TypeVar("S", bound=Server)
+
+
+@pytest.fixture(scope="session")
+def services_folder() -> Iterator[Path]:
+    """Where this worker's servers keep their data. Not pytest's own folder: PostgreSQL's user may not enter that."""
+    folder = Path(tempfile.mkdtemp(prefix="finegrain-services-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(server: S) -> Iterator[S]:
+    """Start a server for the length of a fixture."""
+    try:
+        server.start()
+    except Missing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka(services_folder: Path) -> Iterator[Kafka]:
+    """Apache Kafka. A test makes topics of its own; it may kill the broker, and starts it again."""
+    yield from run(Kafka(services_folder, any_port=True))
+
+
+@pytest.fixture(scope="session")
+def postgres(services_folder: Path) -> Iterator[Postgres]:
+    """PostgreSQL; see `postgres_database` for a database of one's own."""
+    yield from run(Postgres(services_folder, any_port=True))
+
+
+@pytest.fixture(scope="session")
+def mariadb(services_folder: Path) -> Iterator[MariaDB]:
+    """MariaDB. A test makes databases of its own."""
+    yield from run(MariaDB(services_folder, any_port=True))
+
+
+@pytest.fixture(scope="session")
+def redis(services_folder: Path) -> Iterator[Redis]:
+    """Redis."""
+    yield from run(Redis(services_folder, any_port=True))
+
+
+@pytest.fixture(scope="session")
+def moto(services_folder: Path) -> Iterator[Moto]:
+    """What stands in for AWS."""
+    yield from run(Moto(services_folder, any_port=True))
+
+
+@pytest.fixture(scope="session")
+def s3(moto: Moto) -> Moto:
+    """S3's stand-in; see `bucket` for a bucket of one's own."""
+    return moto
+
+
+@pytest.fixture(scope="session")
+def kinesis(moto: Moto) -> Moto:
+    """Kinesis's stand-in. A test makes streams of its own."""
+    return moto
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres) -> str:
+    """The name of a fresh, empty database."""
+    name = f"test_{uuid.uuid4().hex}"
+    access = postgres.environment()
+    with psycopg.connect(
+        host=HOST, port=postgres.port, user=access["PGUSER"], password=access["PGPASSWORD"], autocommit=True
+    ) as connection:
+        connection.execute(f"create database {name}")
+    return name
+
+
+@pytest.fixture
+def bucket(s3: Moto) -> str:
+    """The name of a fresh, empty bucket."""
+    name = f"test-{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"http://{HOST}:{s3.port}/{name}", method="PUT")).close()
+    return name
