@@ -119,6 +119,52 @@ def load(
 
 
 @app.command()
+def stream(
+    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/connect.md).")],
+    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 100_000,
+    mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 32,
+    age: Annotated[float, typer.Option(min=0.01, help="or so many seconds after its first message.")] = 1.0,
+    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")] = 2**20,
+    metrics_port: Annotated[int | None, typer.Option(help="Where Prometheus may ask; nowhere if left out.")] = None,
+    metrics_address: Annotated[str, typer.Option(help="The address it is told on.")] = "127.0.0.1",
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON lines, one every five seconds.")] = False,
+) -> None:
+    """Load a stream (Kafka, Kinesis, a growing folder) into the lake, each message once, until it is stopped."""
+    from orchestration.stream.loader import Limits
+    from orchestration.stream.run import stream as run
+    from orchestration.stream.watch import Form
+
+    form = Form.json if as_json else Form.panel if sys.stderr.isatty() else Form.lines
+    done = run(
+        mapping,
+        table,
+        data,
+        drain=drain,
+        afresh=afresh,
+        limits=Limits(rows, int(mebibytes * 2**20), age),
+        largest=largest,
+        form=form,
+        port=metrics_port,
+        address=metrics_address,
+    )
+    if not as_json:
+        dead = sum(done["dead_letters"].values())
+        console.out().print(
+            f"{done['rows']:,} rows landed in {done['batches']:,} batches, {dead:,} dead letters, in {done['seconds']:.1f} s"
+        )
+        for rule, count in done["dead_letters"].items():
+            console.out().print(f"  {rule}: {count:,}")
+        for key, count in done["unknown_fields"].items():
+            console.out().print(f"  unknown field '{key}' in {count:,} messages; kept in properties")
+
+
+@app.command()
 def doctor(
     mapping: Annotated[
         str | None, typer.Argument(help="A mapping file, or a folder of them; without one, this machine is looked at.")

@@ -148,9 +148,7 @@ class Messages:
             else:
                 continue
             said = quote(f"wrong_type: {name} is {what}: ")
-            cases.append(
-                f"when {text} is not null and {good} is null then {said} || left({identifier(name)}, 60)"
-            )
+            cases.append(f"when {text} is not null and {good} is null then {said} || left({identifier(name)}, 60)")
         if self.table == "events":
             kinds = ", ".join(map(quote, sorted(_event_types())))
             cases.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class Chunk:
 class Keeper(Protocol):
     """What a source asks of its loader when parts come and go."""
 
-    def claim(self, parts: dict[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
+    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         """Take over parts; where each goes on by the lake, or by its function where it was never read."""
 
     def settle(self) -> None:
