@@ -53,7 +53,7 @@ class Folder:
         while True:
             self._look()
             for name, size in self._sizes.items():
-                if self._at[name] < size and len(chunk := self._read(name, rows)):
+                if self._at[name] < size and (chunk := self._read(name, rows)).ends:
                     return chunk
             left = deadline - time.monotonic()
             if left <= 0:
@@ -75,13 +75,9 @@ class Folder:
         end = start + sum(sizes)
         self._at[name] = end
         count = len(found)
-        return Chunk(
-            [name] * count,
-            [at for at, _ in found],
-            [line for _, line in found],
-            [-1] * count,
-            [None] * count,
-            [None] * count,
+        nothing = [None] * count
+        return Chunk.of(
+            [[name] * count, [at for at, _ in found], [line for _, line in found], [-1] * count, nothing, nothing],
             {name: str(end)} if lines else {},
             end - start,
         )

@@ -8,6 +8,7 @@ import logging
 from functools import partial
 from typing import Any, Final
 
+import pyarrow as pa
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -199,18 +200,20 @@ class Kafka:
 
 
 def _chunk(messages: list[Any]) -> Chunk:
-    parts = [str(message.partition()) for message in messages]
+    parts = [message.partition() for message in messages]
     offsets = [message.offset() for message in messages]
     payloads = [message.value() for message in messages]
     headers = [message.headers() for message in messages]
-    return Chunk(
-        parts,
-        list(map(str, offsets)),
-        payloads,
-        [message.timestamp()[1] for message in messages],
-        [message.key() for message in messages],
-        [None if header is None else _header(header) for header in headers],
-        {part: str(offset + 1) for part, offset in zip(parts, offsets, strict=True)},
+    return Chunk.of(
+        [
+            pa.array(parts, pa.int32()),
+            pa.array(offsets, pa.int64()),
+            payloads,
+            [message.timestamp()[1] for message in messages],
+            [message.key() for message in messages],
+            [None if header is None else _header(header) for header in headers],
+        ],
+        {str(part): str(offset + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
         sum(map(len, filter(None, payloads))),
     )
 

@@ -127,8 +127,7 @@ class Loader:
 
     def _take(self, chunk: Chunk) -> None:
         for part in [part for part, end in chunk.ends.items() if part in self._held and not self._moves(part, end)]:
-            if part not in chunk.parts:  # the end of a partition, seen again
-                del chunk.ends[part]
+            del chunk.ends[part]  # the end of a partition, seen again
         if not chunk.ends:
             return
         if not self._open.ends:

@@ -88,6 +88,8 @@ def stream(
     try:
         con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
         con.execute("set preserve_insertion_order = false")
+        # One core lands while another takes; more loaders, not more threads, make it faster, and memory stays small.
+        con.execute("set threads = 1")
         messages = Messages(con, source, name, entry, zone, said, largest=largest)
         loader = Loader(client, messages, con, where, watch, limits, afresh=afresh)
         with _signals(loader):
