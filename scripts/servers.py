@@ -260,7 +260,7 @@ class Kafka(Server):
         (self.folder / "server.properties").write_text(written)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         config = str(self.folder / "server.properties")
-        return [[*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config]]
+        return [[*self._java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", config]]
 
     def command(self) -> list[str]:
         return [*self._java(), "kafka.Kafka", str(self.folder / "server.properties")]
