@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doc
 from __future__ import annotations
 
 import sys
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -162,6 +162,51 @@ def stream(
             console.out().print(f"  {rule}: {count:,}")
         for key, count in done["unknown_fields"].items():
             console.out().print(f"  unknown field '{key}' in {count:,} messages; kept in properties")
+
+
+@app.command()
+def replay(
+    mapping: Annotated[str, typer.Argument(help="The mapping of the stream.")],
+    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only letters that broke this rule.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came at or after it.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came before it.")] = None,
+    position: Annotated[str | None, typer.Option(help="Only the letter at this position of the stream.")] = None,
+    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message stays dead.")] = 2**20,
+    as_json: Json = False,
+) -> None:
+    """Run dead letters again, after a mend; each lands once."""
+    from orchestration.stream.replay import replay as run
+
+    done = run(
+        mapping,
+        table,
+        rule=rule,
+        since=_moment("--since", since),
+        until=_moment("--until", until),
+        position=position,
+        largest=largest,
+        quiet=as_json,
+    )
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    console.out().print(f"{done.letters:,} dead letters run again: {done.rows:,} rows landed")
+    for each, count in done.still_dead.items():
+        console.out().print(f"  still {each}: {count:,}")
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    """An option's time as naive UTC; one without an offset is UTC."""
+    if text is None:
+        return None
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise FinegrainError(
+            f"{option} is '{text}', which is no ISO 8601 time; write it like 2025-03-02T10:00:00Z"
+        ) from None
+    return given.astimezone(UTC).replace(tzinfo=None) if given.tzinfo else given
 
 
 @app.command()

@@ -87,8 +87,9 @@ class Messages:
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
         self._judge = f"create or replace temporary table judged as {self._judged()}"
 
-    def land(self, batch: Chunk, now: datetime) -> Landed:
-        """Within a writing transaction: every message of the batch becomes a row or a dead letter, or is left out by `where`."""
+    def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
+        """Within a writing transaction: every message of the batch becomes a row or a dead letter, or is left out by `where`.
+        Without `bury` dead letters are counted and not kept. How each was judged is then in the temporary table `judged`."""
         done = Landed()
         if not len(batch):
             return done
@@ -111,7 +112,9 @@ class Messages:
                 f"insert into lake.raw.{self.table} {landing.select(good, self.source, position, now)}"
             ).fetchall()
             if done.rows < len(batch):
-                done.dead = self._bury(now)
+                if bury:
+                    self._bury(now)
+                done.dead = self._dead()
         finally:
             self.con.unregister("batch")
         if done.rows and "event_at" in self.bound.fields:
@@ -126,7 +129,9 @@ class Messages:
         """SQL: the bound rows with `__why`, the rule that a message breaks and a sentence on it."""
         cases = ["when __bad like '%: %' then __bad", "when __bad is not null then 'mapping: ' || __bad"]
         for names in REQUIRED[self.table]:
-            empty = " and ".join(f"nullif(trim({identifier(name)}), '') is null" for name in names)
+            empty = " and ".join(
+                f"nullif(trim({identifier(name)}), '') is null" for name in names if name in self.bound.fields
+            )
             said = "missing_field: it has no " + " and no ".join(names)
             cases.append(f"when {empty} then {quote(said)}")
         for name in self.bound.fields:
@@ -172,8 +177,8 @@ class Messages:
             fields=good.fields if is_mapped else (*good.fields, "properties"),
         )
 
-    def _bury(self, now: datetime) -> dict[str, int]:
-        """Keep the messages that break a rule, whole; how many by rule."""
+    def _bury(self, now: datetime) -> None:
+        """Keep the messages that break a rule, whole."""
         moment = f"timestamp {quote(now.isoformat(sep=' '))}"
         self.con.execute(
             f"""insert into lake.raw.dead_letters
@@ -184,6 +189,9 @@ class Messages:
             inner join (select __n, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null)
                 on part || '/' || position = __n"""
         )
+
+    def _dead(self) -> dict[str, int]:
+        """How many messages break each rule."""
         found = self.con.execute(
             "select split_part(__why, ': ', 1), count(*) from judged where __why is not null group by 1 order by 1"
         ).fetchall()
