@@ -6,7 +6,8 @@ Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doc
 from __future__ import annotations
 
 import sys
-from datetime import UTC, date, datetime
+import time
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+lake_app = typer.Typer(help="The lake's upkeep.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(lake_app, name="lake")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
 AsOf = Annotated[
@@ -354,6 +357,33 @@ def bench_cleaning(
         console.out().print(table(scores))
     if any(row.fails for row in scores):
         raise typer.Exit(1)
+
+
+@lake_app.command("maintain")
+def lake_maintain(
+    keep_days: Annotated[float, typer.Option(min=0, help="Snapshots younger than so many days stay.")] = 7.0,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, metavar="MINUTES", help="Do it again and again, until stopped.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge small files, let old snapshots expire, remove files that nothing names; safe beside loaders and builds."""
+    from orchestration.maintain import maintain
+
+    while True:
+        done = maintain(timedelta(days=keep_days))
+        if as_json:
+            console.show_json(done.as_dict())
+        else:
+            console.out().print(
+                f"{done.files_before:,} files became {done.files_after:,}, {done.snapshots_expired:,} snapshots expired, "
+                f"{done.files_removed:,} files removed, in {done.seconds:.1f} s"
+            )
+            if done.note:
+                console.out().print(f"  {done.note}")
+        if every is None:
+            return
+        time.sleep(60 * every)
 
 
 def main() -> None:
