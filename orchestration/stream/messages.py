@@ -160,7 +160,8 @@ class Messages:
         keys = f"list_filter(json_keys(__payload), lambda k: not list_contains({known}, k))"
         unknown = (
             f"to_json(map_from_entries(list_transform(list_distinct({keys}), "
-            "lambda k: {'k': k, 'v': json_extract(__payload, '$.\"' || replace(k, '\"', '\\\"') || '\"')})))"
+            # As a JSON pointer, which any key can be.
+            "lambda k: {'k': k, 'v': json_extract(__payload, '/' || replace(replace(k, '~', '~0'), '/', '~1'))})))"
         )
         is_mapped = "properties" in good.fields
         mapped = "properties" if is_mapped else "null::varchar"

@@ -110,7 +110,7 @@ def _some(con: Any, where: Settings, messages: Messages, wanted: str, done: Repl
         found: pa.Table = con.execute(
             f"select {columns}, coalesce(epoch_ms(d.sent_at), -1) as sent_at, d._position as letter from lake.raw.dead_letters as d "
             f"where {wanted} order by d._position limit {AT_ONCE}"
-        ).fetch_arrow_table()
+        ).to_arrow_table()
         if not found.num_rows:
             return 0, ""
         table = found.select(MESSAGES.names).cast(MESSAGES)
