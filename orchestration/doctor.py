@@ -729,9 +729,9 @@ class _Loaded:
     def __init__(self, where: Settings) -> None:
         self.files: set[tuple[str, str, str, str]] = set()
         self.ids: dict[str, list[str]] = {"customers": [], "products": []}
-        if not where.lake_catalog.exists():
-            return
         try:
+            if not lake.exists(where):
+                return
             con = lake.connect(where, read_only=True)
         except (duckdb.Error, FinegrainError):
             return  # the doctor says so when it is asked about the machine
@@ -871,10 +871,11 @@ def _duckdb(where: Settings) -> Check:
             )
         where.extensions.mkdir(parents=True, exist_ok=True)
         with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
-            lake.load_extensions(con)
+            lake.load_extensions(con, where)
     except (duckdb.Error, OSError, ImportError) as error:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
-    return Check("fine", "DuckDB", f"{duckdb.__version__} with {' and '.join(lake.EXTENSIONS)}")
+    *others, last = lake.extensions(where)
+    return Check("fine", "DuckDB", f"{duckdb.__version__} with {', '.join(others)} and {last}")
 
 
 def _packages() -> Check:
@@ -888,15 +889,16 @@ def _packages() -> Check:
 
 
 def _lake(where: Settings) -> Check:
-    places = {where.lake_catalog.parent, where.lake_data, where.lake_catalog}
-    closed = [place for place in sorted(places) if not os.access(_existing(place), os.W_OK)]
+    closed = [place for place in sorted(lake.places(where)) if not os.access(_existing(place), os.W_OK)]
     if closed:
         return Check("error", "lake", f"{closed[0]} cannot be written")
-    if not where.lake_catalog.exists():
-        return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
     try:
+        if not lake.exists(where):
+            return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
         con = lake.connect(where, read_only=True)
-    except (duckdb.Error, FinegrainError) as error:
+    except FinegrainError as error:
+        return Check("error", "lake", str(error))
+    except duckdb.Error as error:
         return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
     try:
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()

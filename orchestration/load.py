@@ -17,7 +17,6 @@ from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, find, look
 from orchestration.lake import quote
-from orchestration.locks import one_at_a_time
 from orchestration.mapping import Table, mapping_files, nearest, read_mapping
 from orchestration.settings import Settings, settings
 
@@ -167,11 +166,11 @@ def load(
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.
-    one = one_at_a_time(where.home / "load.lock")
+    one = lake.one_loader(where)
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
-            for place in (where.lake_catalog.parent, where.lake_catalog, where.lake_data):
+            for place in lake.places(where):
                 if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
                     raise FinegrainError(f"{place}: the lake is here, and cannot be written")
             scratch = where.home / "tmp"
