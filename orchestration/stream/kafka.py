@@ -35,7 +35,8 @@ FIXED: Final[dict[str, tuple[str | bool, str]]] = {
 #: Defaults that a mapping may change. The queue is what librdkafka may hold in memory, in KiB.
 DEFAULTS: Final[dict[str, Any]] = {
     "bootstrap.servers": "localhost:9092",
-    "queued.max.messages.kbytes": 65536,
+    "queued.max.messages.kbytes": 16384,
+    "fetch.max.bytes": 8388608,
     "fetch.wait.max.ms": 50,
     "reconnect.backoff.max.ms": 5000,
 }
@@ -107,9 +108,13 @@ class Kafka:
         """The id that the broker gave the topic when it was made."""
         try:
             [answer] = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_PATIENCE).values()
+            while not answer.done():
+                admin.poll(0.05)  # hears what is wrong with the credentials long before the answer is given up
+                if self._trouble is not None:
+                    raise self._told(self._trouble)
             found = answer.result()
         except KafkaException as error:
-            raise self._told(self._trouble or error.args[0]) from None
+            raise self._told(error.args[0]) from None
         return str(found.topic_id)
 
     def poll(self, rows: int, seconds: float) -> Chunk:

@@ -5,8 +5,9 @@ still where this loader left them. One that was overtaken (its partition went to
 drops what it took and begins again from the lake. So does one that is started anew; no step between taking and committing
 leaves anything behind.
 
-One thread takes messages off the stream, another lands them, a batch each at most, so a slow lake holds the stream back and
-memory is bounded whatever the producer does.
+One thread takes messages off the stream, two land them: while one writes its batch the other reads through the next. They commit
+in the order in which batches were closed, and a batch knows from which position to which it goes, so none can follow one that
+failed. There are four batches at most, so a slow lake holds the stream back and memory is bounded whatever the producer does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -41,9 +42,19 @@ PAUSE: Final = 10.0
 class Limits:
     """When a batch is closed: at so many rows, so many bytes of payload, or so old (seconds), whichever comes first."""
 
-    rows: int = 100_000
-    bytes: int = 32 * 2**20
+    rows: int = 20_000
+    bytes: int = 6 * 2**20
     age: float = 1.0
+
+
+@dataclass
+class Batch:
+    """A closed batch: messages, where its parts go from and to, and when its first message was taken."""
+
+    number: int
+    messages: Chunk
+    moves: dict[str, tuple[Position | None, Position]]
+    since: float
 
 
 class Loader:
@@ -52,7 +63,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        messages: Messages,
+        landers: Sequence[Messages],
         con: duckdb.DuckDBPyConnection,
         where: Settings,
         watch: Watch,
@@ -60,7 +71,8 @@ class Loader:
         *,
         afresh: bool = False,
     ) -> None:
-        self.source, self.messages, self.con, self.where, self.watch = source, messages, con, where, watch
+        self.source, self.landers, self.con, self.where, self.watch = source, landers, con, where, watch
+        self.of, self.place = landers[0].source, landers[0].place
         self.limits = limits or Limits()
         self.afresh = afresh
         self.owner = str(uuid.uuid4())
@@ -68,11 +80,11 @@ class Loader:
         self._open = Chunk()
         self._since = 0.0
         self._stopping = threading.Event()
-        self._batches: queue.Queue[tuple[Chunk, float] | None] = queue.Queue(1)
-        self._idle = threading.Event()
-        self._idle.set()
+        self._batches: queue.Queue[Batch | None] = queue.Queue(1)
+        self._closed = 0
+        self._landed = 0
+        self._turn = threading.Condition()
         self._failure: BaseException | None = None
-        self._lake = threading.Lock()  # a DuckDB connection does one thing at a time
 
     def stop(self) -> None:
         """End soon: the open batch is landed first. Safe to call from a signal handler."""
@@ -80,8 +92,9 @@ class Loader:
 
     def run(self, *, drain: bool = False) -> None:
         """Load until stopped, or (`drain`) until everything that is there is in the lake. Raises FinegrainError."""
-        writer = threading.Thread(target=self._write, name="lander", daemon=True)
-        writer.start()
+        threads = [threading.Thread(target=self._write, args=(each,), daemon=True) for each in self.landers]
+        for thread in threads:
+            thread.start()
         pause = 0.5
         try:
             while not self._stopping.is_set():
@@ -99,8 +112,10 @@ class Loader:
                     self._stopping.wait(0.1)
         finally:
             self._leave()
-            self._batches.put(None)
-            writer.join()
+            for _ in threads:
+                self._batches.put(None)
+            for thread in threads:
+                thread.join()
 
     def _session(self, drain: bool) -> None:
         """From joining to leaving."""
@@ -147,14 +162,22 @@ class Loader:
         )
 
     def _close_batch(self) -> None:
-        """Hand the open batch to the thread that lands it; waits while the one before is under way."""
+        """Hand the open batch to the threads that land; waits while they are busy."""
         if not self._open.ends:
             return
-        batch, self._open = self._open, Chunk()
+        messages, self._open = self._open, Chunk()
+        moves: dict[str, tuple[Position | None, Position]] = {}
+        for part, end in messages.ends.items():
+            before = self._held.get(part)
+            if before is None:
+                raise Overtaken(part)
+            moves[part] = (before, replace(before, position=end))
+        self._held.update({part: to for part, (_, to) in moves.items()})
+        batch = Batch(self._closed, messages, moves, self._since)
+        self._closed += 1
         while True:
-            self._raise()
             try:
-                self._batches.put((batch, self._since), timeout=0.5)
+                self._batches.put(batch, timeout=0.5)
                 return
             except queue.Full:
                 continue
@@ -165,7 +188,7 @@ class Loader:
         """Take over parts: from now on nobody else's batch of them can land."""
         self._wait()
         self._open = Chunk()
-        place, source = self.messages.place, self.messages.source
+        place, source = self.place, self.of
 
         def work() -> dict[str, Position]:
             with lake.writing(self.con, self.where):
@@ -186,8 +209,7 @@ class Loader:
                 move(self.con, source, place, moves, _now())
             return {part: to for part, (_, to) in moves.items()}
 
-        with self._lake:
-            self._held = lake.retry(work) if parts else {}
+        self._held = lake.retry(work) if parts else {}
         self.afresh = False
         return dict(self._held)
 
@@ -202,63 +224,64 @@ class Loader:
         self._open = Chunk()
         self._held = {}
 
-    # --- the thread that lands ---
+    # --- the threads that land ---
 
-    def _write(self) -> None:
-        while (given := self._batches.get()) is not None:
-            batch, since = given
-            if self._failure is None:
-                self._idle.clear()
-                try:
-                    self._land(batch, since)
-                except BaseException as error:  # told by the thread that takes
-                    self._failure = error
-            self._batches.task_done()
-            self._idle.set()
+    def _write(self, lander: Messages) -> None:
+        while (batch := self._batches.get()) is not None:
+            try:
+                if self._failure is None:
+                    self._land(lander, batch)
+            except BaseException as error:  # told by the thread that takes
+                self._failure = self._failure or error
+            finally:
+                with self._turn:
+                    self._turn.wait_for(lambda number=batch.number: self._landed == number)  # type: ignore[misc]
+                    self._landed += 1
+                    self._turn.notify_all()
+                self._batches.task_done()
 
-    def _land(self, batch: Chunk, since: float) -> None:
+    def _land(self, lander: Messages, batch: Batch) -> None:
         started = time.monotonic()
-        moves: dict[str, tuple[Position | None, Position]] = {}
-        for part, end in batch.ends.items():
-            before = self._held.get(part)
-            if before is None:
-                raise Overtaken(part)
-            moves[part] = (before, replace(before, position=end))
+        lander.judge(batch.messages)
+        with self._turn:
+            self._turn.wait_for(lambda: self._landed == batch.number)
+        if self._failure is not None:
+            return
 
         def work() -> Landed:
-            with lake.writing(self.con, self.where):
+            with lake.writing(lander.con, self.where):
                 now = _now()
-                move(self.con, self.messages.source, self.messages.place, moves, now)
-                return self.messages.land(batch, now)
+                move(lander.con, self.of, self.place, batch.moves, now)
+                return lander.land(batch.messages, now)
 
-        with self._lake:
-            done: Landed = lake.retry(work)
-        self._held.update({part: to for part, (_, to) in moves.items()})
-        self.source.landed(batch.ends)
+        done = lake.retry(work)
+        ends = {part: to.position for part, (_, to) in batch.moves.items()}
+        self.source.landed(ends)
         finished = time.monotonic()
-        self.watch.landed(len(batch), batch.bytes, done, finished - started, finished - since)
+        self.watch.landed(len(batch.messages), batch.messages.bytes, done, finished - started, finished - batch.since)
 
     def _wait(self) -> None:
-        """Until nothing is being landed."""
+        """Until everything that was closed has landed."""
         self._batches.join()
-        self._idle.wait()
         self._raise()
 
     def _raise(self) -> None:
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            if isinstance(failure, duckdb.Error):
-                raise FinegrainError(
-                    f"the lake cannot be written: {' '.join(str(failure).split())}; what has not landed is still in the stream"
-                ) from None
-            raise failure
+        """Tell what went wrong where batches are landed. None lands any more until the loader has begun again from the lake."""
+        if self._failure is None:
+            return
+        if isinstance(self._failure, duckdb.Error):
+            raise FinegrainError(
+                f"the lake cannot be written: {' '.join(str(self._failure).split())}; what has not landed is still in the stream"
+            ) from None
+        raise self._failure
 
     def _leave(self) -> None:
         """Give up what is open, and leave the stream."""
         self._batches.join()
-        self._failure = None
         self.drop()
         self.source.close()
+        self._batches.join()
+        self._failure = None
 
 
 def _now() -> datetime:

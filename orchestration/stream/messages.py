@@ -87,36 +87,40 @@ class Messages:
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
         self._judge = f"create or replace temporary table judged as {self._judged()}"
 
+    def judge(self, batch: Chunk) -> None:
+        """Read through a batch, into the temporary table `judged`; nothing is written yet."""
+        if len(batch):
+            self.con.register("batch", batch.table)
+            try:
+                self.con.execute(self._judge)
+            finally:
+                self.con.unregister("batch")
+
     def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
-        """Within a writing transaction: every message of the batch becomes a row or a dead letter, or is left out by `where`.
-        Without `bury` dead letters are counted and not kept. How each was judged is then in the temporary table `judged`."""
+        """Within a writing transaction: every message of the batch, which was judged, becomes a row or a dead letter, or is left
+        out by `where`. Without `bury` dead letters are counted and not kept."""
         done = Landed()
         if not len(batch):
             return done
-        self.con.register("batch", batch.table)
-        try:
-            self.con.execute(self._judge)
-            known = ", ".join(map(quote, self.known)) or "''"
-            done.unknown = {
-                str(key): int(count)
-                for key, count in self.con.execute(
-                    "select key, count(*) from (select unnest(json_keys(__payload)) as key from judged where __bad is null) "
-                    f"where key not in ({known}) group by key order by count(*) desc, key limit {NAMED}"
-                ).fetchall()
-            }
-            good = replace(self.bound, rows="select * exclude (__why) from judged where __why is null")
-            if done.unknown and "properties" in RAW_TABLES[self.table]:
-                good = self._with_unknown(good)
-            position = f"{quote(self.name + '/')} || __n"
-            [(done.rows,)] = self.con.execute(
-                f"insert into lake.raw.{self.table} {landing.select(good, self.source, position, now)}"
+        known = ", ".join(map(quote, self.known)) or "''"
+        done.unknown = {
+            str(key): int(count)
+            for key, count in self.con.execute(
+                "select key, count(*) from (select unnest(json_keys(__payload)) as key from judged where __bad is null) "
+                f"where key not in ({known}) group by key order by count(*) desc, key limit {NAMED}"
             ).fetchall()
-            if done.rows < len(batch):
-                if bury:
-                    self._bury(now)
-                done.dead = self._dead()
-        finally:
-            self.con.unregister("batch")
+        }
+        good = replace(self.bound, rows="select * exclude (__why) from judged where __why is null")
+        if done.unknown and "properties" in RAW_TABLES[self.table]:
+            good = self._with_unknown(good)
+        position = f"{quote(self.name + '/')} || __n"
+        [(done.rows,)] = self.con.execute(
+            f"insert into lake.raw.{self.table} {landing.select(good, self.source, position, now)}"
+        ).fetchall()
+        if done.rows < len(batch):
+            if bury:
+                self._bury(batch, now)
+            done.dead = self._dead()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
             [(done.delay,)] = self.con.execute(
@@ -178,9 +182,10 @@ class Messages:
             fields=good.fields if is_mapped else (*good.fields, "properties"),
         )
 
-    def _bury(self, now: datetime) -> None:
+    def _bury(self, batch: Chunk, now: datetime) -> None:
         """Keep the messages that break a rule, whole."""
         moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+        self.con.register("batch", batch.table)
         self.con.execute(
             f"""insert into lake.raw.dead_letters
             select {quote(self.source)}, {quote(self.name + "/")} || __n, {quote(self.table)}, {quote(self.place)}, part, position,
@@ -190,6 +195,7 @@ class Messages:
             inner join (select __n, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null)
                 on part || '/' || position = __n"""
         )
+        self.con.unregister("batch")
 
     def _dead(self) -> dict[str, int]:
         """How many messages break each rule."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,11 +91,8 @@ def replay(
         after = ""
         with console.progress("replay", total, quiet=quiet) as advance:
             while True:
-                count, last = lake.retry(
-                    lambda after=after: _some(
-                        con, where, messages, f"{' and '.join(wanted)} and d._position > {quote(after)}", done
-                    )
-                )
+                asked = f"{' and '.join(wanted)} and d._position > {quote(after)}"
+                count, last = lake.retry(partial(_some, con, where, messages, asked, done))
                 if not count:
                     return done
                 after = last
@@ -115,7 +113,9 @@ def _some(con: Any, where: Settings, messages: Messages, wanted: str, done: Repl
             return 0, ""
         table = found.select(MESSAGES.names).cast(MESSAGES)
         now = datetime.now(UTC).replace(tzinfo=None)
-        landed = messages.land(Chunk(table.to_batches(), rows=table.num_rows), now, bury=False)
+        letters = Chunk(table.to_batches(), rows=table.num_rows)
+        messages.judge(letters)
+        landed = messages.land(letters, now, bury=False)
         con.execute(
             f"insert into lake.raw.replayed select {quote(messages.source)}, {quote(messages.name + '/')} || __n, "
             f"timestamp {quote(now.isoformat(sep=' '))} from judged where __why is null"

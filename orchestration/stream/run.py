@@ -19,7 +19,10 @@ from orchestration.stream.source import Source
 from orchestration.stream.watch import Form, Watch
 
 #: What DuckDB may use of the loader's memory. The rest is the client's queue and two batches.
-MEMORY: Final = "192MB"
+MEMORY: Final = "256MB"
+
+#: Threads that land batches: one writes while the other reads through its own.
+LANDERS: Final = 2
 
 
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
@@ -88,10 +91,10 @@ def stream(
     try:
         con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
         con.execute("set preserve_insertion_order = false")
-        # One core lands while another takes; more loaders, not more threads, make it faster, and memory stays small.
+        # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
         con.execute("set threads = 1")
-        messages = Messages(con, source, name, entry, zone, said, largest=largest)
-        loader = Loader(client, messages, con, where, watch, limits, afresh=afresh)
+        landers = [Messages(con.cursor(), source, name, entry, zone, said, largest=largest) for _ in range(LANDERS)]
+        loader = Loader(client, landers, con, where, watch, limits, afresh=afresh)
         with _signals(loader):
             loader.run(drain=drain)
     finally:
