@@ -122,7 +122,6 @@ class Column(_Strict):
     column: str
 
 
-<<<<<<< Updated upstream
 class Stream(_Strict):
     """A stream: a topic of Kafka, a stream of Kinesis, or a folder of JSON lines that grow. `settings` go to the client as they
     are (librdkafka's, boto3's); `${NAME}` in them is read from the environment."""
@@ -147,12 +146,6 @@ class Stream(_Strict):
         return f"{kind}:{getattr(self, kind)}"
 
 
-class Table(_Strict):
-    """How the rows of some files, or of a stream, become rows of one raw table."""
-
-    files: tuple[str, ...] = ()
-    stream: Stream | None = None
-=======
 class Incremental(_Strict):
     """Read only rows whose `column` (a time or a number) has moved on since; those of the last `overlap` before it again."""
 
@@ -227,19 +220,19 @@ class Http(_Strict):
 
 
 #: The keys that say where an entry's rows come from: each has exactly one of them.
-ORIGINS: Final = ("files", "table", "http")
+ORIGINS: Final = ("files", "stream", "table", "http")
 
 
 class Table(_Strict):
-    """How some files, a database's table or an API's resource become rows of one raw table."""
+    """How the rows of files, a stream, a database's table or an API's resource become rows of one raw table."""
 
     files: tuple[str, ...] = ()
+    stream: Stream | None = None
     table: str | None = None
     http: Http | None = None
     key: tuple[str, ...] = ()
     incremental: Incremental | None = None
     deletes: Literal["compare"] | Column | None = None
->>>>>>> Stashed changes
     format: Format | None = None
     origin: Literal["web", "database"] = "web"
     time_zone: str | None = None
@@ -251,8 +244,8 @@ class Table(_Strict):
 
     @model_validator(mode="after")
     def _origin(self) -> Table:
-        if bool(self.files) == (self.stream is not None):
-            raise ValueError("say where the rows come from, by one of: files, stream")
+        if sum(bool(getattr(self, key)) for key in ORIGINS) != 1:
+            raise ValueError(f"say where the rows come from, by one of: {', '.join(ORIGINS)}")
         if self.stream is not None and self.distinct:
             raise ValueError("distinct is for files; a stream never ends")
         return self
@@ -416,7 +409,13 @@ def _sentence(detail: Any, given: Any) -> str:
     depth = sum(not isinstance(step, int) for step in location)
     match detail["type"]:
         case "extra_forbidden":
-            below = {"http": Http, "next": Next, "since": Since, "incremental": Incremental}
+            below: dict[str, type[BaseModel]] = {
+                "http": Http,
+                "stream": Stream,
+                "next": Next,
+                "since": Since,
+                "incremental": Incremental,
+            }
             parent = next((step for step in reversed(location[:-1]) if not isinstance(step, int)), "")
             model: type[BaseModel] = Mapping if depth == 1 else Table if depth == 3 else below.get(str(parent), Field)
             return f"{where}: no such key" + nearest(str(location[-1]), model.model_fields)
@@ -482,25 +481,18 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
 
 def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
     """Whether it is plain where the rows come from, and the keys are those of that kind of place."""
-    given = [key for key in ORIGINS if getattr(table, key)]
-    if len(given) != 1:
-        what = f"{' and '.join(given)} are both there" if given else "nothing says where the rows come from"
-        yield f"{where}: {what}; write one of {', '.join(ORIGINS)}"
-        return
-    wrong = {
-        "files": ("key", "incremental", "deletes"),
-        "table": ("format",),
-        "http": ("format", "incremental"),
-    }[given[0]]
+    origin = next(key for key in ORIGINS if getattr(table, key))
+    keyed = origin in ("table", "http")
+    wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))
     for key in wrong:
         if getattr(table, key):
-            yield f"{where}.{key}: this does not go with {given[0]}"
-    if given[0] != "files":
+            yield f"{where}.{key}: this does not go with {origin}"
+    if keyed:
         if name == "ga4_events":
             yield f"{where}: GA4's export comes in files"
         if not table.key:
             yield f"{where}.key: this key is missing: name the columns that tell one row from another, as in key: [id]"
-        if given[0] == "http" and table.deletes == "compare" and table.http and table.http.since:
+        if origin == "http" and table.deletes == "compare" and table.http and table.http.since:
             yield f"{where}.deletes: compare needs every row, and since asks for the newer ones only"
 
 
@@ -517,19 +509,6 @@ def json_path(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"\$(\.[A-Za-z0-9_-]+)*", text):
         raise ValueError("write a path like $.data.items, or $ for the whole answer")
     return text
-
-
-def from_environment(text: str, where: str) -> str:
-    """`text` with every ${NAME} replaced from the environment. This is done when a value is used, not when the mapping is
-    read, so that no error about the mapping can show a secret. Raises FinegrainError when a name is not set."""
-
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
-        if name not in os.environ:
-            raise FinegrainError(f"{where}: the environment variable {name} is not set")
-        return os.environ[name]
-
-    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
 
 
 @cache
