@@ -137,10 +137,10 @@ def unreachable(database: Database, error: duckdb.Error, table: str = "") -> Fin
         said = said.replace(secret, "…")
     where, place = database.where, database.place
     lowered = said.lower()
-    if "password authentication failed" in lowered or "access denied for user" in lowered or "no password" in lowered:
-        mend = f"the server refuses the user '{database.user}' or the password"
-    elif "permission denied" in lowered or "command denied" in lowered:
+    if "permission denied" in lowered or "command denied" in lowered or "to database" in lowered:
         mend = f"the user '{database.user}' may not read {table or 'it'}; grant select on it"
+    elif "password authentication failed" in lowered or "access denied for user" in lowered or "no password" in lowered:
+        mend = f"the server refuses the user '{database.user}' or the password"
     elif ("does not exist" in lowered and "database" in lowered) or "unknown database" in lowered:
         mend = f"there is no database '{database.name}' on this server"
     elif "translate host name" in lowered or "unknown server host" in lowered or "unknown mysql server host" in lowered:

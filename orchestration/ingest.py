@@ -277,7 +277,6 @@ def _read_table(
                 f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows('true')})"
             )
             versions.find_lost(con, reading.source, reading.name, reading.label)
-            con.execute("delete from __news")
             until = reading.before.position if reading.before else ""
             _land(con, where, reading, until, run, now or _clock())
     except duckdb.Error as error:

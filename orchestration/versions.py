@@ -93,7 +93,8 @@ def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: st
 
 
 def find_lost(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
-    """Compare all keys that the source has (`__there`) with those of the lake: fill `__lost`."""
+    """Compare all keys that the source has (`__there`) with those of the lake: fill `__lost`. No row is news by this."""
+    con.execute("create or replace temp table __news (__row bigint, __n varchar)")
     con.execute(
         f"create or replace temp table __lost as select __key, __last, null::timestamp as __gone_at from ({newest(source, table, label)}) "
         f"where right(__last, 16) <> {quote(GONE)} and __key not in (select __key from __there where __key is not null)"
