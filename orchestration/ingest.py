@@ -7,6 +7,7 @@ lands its rows and moves the position, so that whatever is killed when, the next
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,18 +22,19 @@ from orchestration import apis, console, databases, lake, landing, versions
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
 from orchestration.errors import FinegrainError
+from orchestration.files import DataFile, look
 from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import FileReport, load
 from orchestration.locks import one_at_a_time
-from orchestration.mapping import Column, Mapping, Table, mapping_files, nearest, read_mapping, span
+from orchestration.mapping import Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
 from orchestration.positions import Overtaken, Position, move, positions
 from orchestration.settings import Settings, settings
 
 #: Rows of a lot, if the cursor does not have more of one value.
 LOT: Final = 500_000
 #: What is read again of a table each time, where the mapping does not say: commits may be seen later than their numbers and clocks say.
-OVERLAPS: Final = {"time": "10 minutes", "number": 1000}
+OVERLAPS: Final[dict[str, str | int]] = {"time": "10 minutes", "number": 1000}
 _WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
 
 
@@ -131,15 +133,15 @@ def ingest(
     with console.progress("ingest", total, quiet=quiet) as advance:
         for path, each in found:
             if any(entry.files for entry in _entries(each)):
-                report.files += load(path, data=data, where=where, now=now).files
+                loaded = load(path, data=data, where=where, now=now)
+                report.files += loaded.files
+                report.snapshot = loaded.snapshot
             if not any(entry.table or entry.http for entry in _entries(each)):
                 continue
             # Of one source one run at a time: a second one would only be overtaken.
             with one_at_a_time(where.home / f"ingest-{each.source}.lock"):
-                report.tables += _ingest(where, path, each, full, lot, now, advance)
-    con = lake.connect(where, read_only=True)
-    [(report.snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
-    con.close()
+                tables, report.snapshot = _ingest(where, path, each, full, lot, now, advance)
+                report.tables += tables
     report.seconds = time.monotonic() - started
     return report
 
@@ -157,7 +159,7 @@ def _ingest(
     lot: int,
     now: datetime | None,
     advance: console.Advance,
-) -> list[TableReport]:
+) -> tuple[list[TableReport], int]:
     """One mapping: find every table and bind it before a row of any lands."""
     con = lake.connect(where)
     try:
@@ -172,13 +174,14 @@ def _ingest(
             try:
                 if reading.table is not None:
                     _read_table(con, where, reading, reading.table, full, lot, run, now, advance)
-                else:
-                    _read_api(con, where, reading, full, run, now, advance)
+                elif reading.entry.http is not None:
+                    _read_api(con, where, reading, reading.entry.http, full, run, now, advance)
             except Overtaken:
                 raise FinegrainError(
                     f"{reading.where}: another ingest reads {reading.report.place} at the same time; let one of them go on"
                 ) from None
-        return [reading.report for reading in readings]
+        [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+        return [reading.report for reading in readings], int(snapshot)
     finally:
         con.close()
 
@@ -263,7 +266,7 @@ def _read_table(
     now: datetime | None,
     advance: console.Advance,
 ) -> None:
-    _begin(con, reading, table)
+    _begin(con, reading, table, None)
     try:
         lots = _lots(con, reading, table, full, lot, now or _clock())
         for each in lots:
@@ -285,7 +288,9 @@ def _read_table(
         raise databases.unreachable(table.database, error, table.name) from None
 
 
-def _begin(con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable | None) -> None:
+def _begin(
+    con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable | None, seen: dict[str, str] | None
+) -> None:
     """Where the last run stopped, and what has become of the columns since."""
     reading.before = positions(con, reading.source, reading.place).get(reading.part)
     found = con.execute(
@@ -294,7 +299,7 @@ def _begin(con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTabl
     ).fetchall()
     was: dict[str, str] = json.loads(found[0][0]) if found else {}
     # An answer of an API shows only the keys that its rows happen to have.
-    now = reading.columns if table is not None else {**was, **reading.columns}
+    now = reading.columns if table is not None else {**was, **(seen or {})}
     if was == now:
         return
     reading.changed_schema = json.dumps(now)
@@ -386,7 +391,7 @@ def _literal(text: str, kind: str) -> str:
 def _earlier(con: duckdb.DuckDBPyConnection, start: str, overlap: str | int | None, kind: str) -> str:
     """The cursor's value from which on is read, an overlap before `start`."""
     family = _family(kind)
-    back = OVERLAPS[family] if overlap is None else overlap
+    back: str | int = OVERLAPS[family] if overlap is None else overlap
     if family == "time":
         return str(_one(con, f"select cast({_literal(start, kind)} - {span(str(back))} as {kind})::varchar"))
     return str(
@@ -409,12 +414,76 @@ def _read_api(
     con: duckdb.DuckDBPyConnection,
     where: Settings,
     reading: Reading,
+    resource: Http,
     full: bool,
     run: str,
     now: datetime | None,
     advance: console.Advance,
 ) -> None:
-    raise NotImplementedError
+    """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
+    before = positions(con, reading.source, reading.place).get(reading.part)
+    reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
+    start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
+    folder = where.home / "tmp" / f"ingest-{reading.source}-{reading.part}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        apis.fetch(resource, start, folder, reading.where)
+        rows = apis.take_apart(con, resource, folder)
+        select = ""
+        if rows.stat().st_size:
+            file = DataFile(rows, reading.label, "jsonl", rows.stat().st_size)
+            try:
+                opened = landing.open_file(con, file, look(file), reading.name, reading.entry, reading.where)
+            except FinegrainError as error:
+                raise FinegrainError(str(error).replace(str(rows), reading.place)) from None
+            reading.columns = opened.columns
+            reading.report.notes += opened.notes
+            _check_keyed(reading)
+            bind(con, reading)
+            select = f"select * exclude (__n) from {opened.relation}"
+        _begin(con, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
+        until = start or ""
+        if select:
+            versions.stage(
+                con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, payload="__payload"
+            )
+            # Pages shift while they are read, so a row may come twice: the later one counts.
+            con.execute(
+                "delete from __read where rowid not in (select max(rowid) from __read where __key is not null group by __key) and __key is not null"
+            )
+            if resource.since is not None:
+                column = identifier(resource.since.column)
+                of = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
+                order = f"row(try_cast(c as double), {landing.parse_time('c', quote(reading.zone))})"
+                until = str(_one(con, f"select arg_max(c, {order}) from ({of})") or "")
+            _take(con, where, reading, until, run, now or _clock())
+        if reading.entry.deletes == "compare":
+            con.execute(
+                "create or replace temp table __there as "
+                + ("select __key from __read" if select else "select null::varchar as __key")
+            )
+            versions.find_lost(con, reading.source, reading.name, reading.label)
+            bind(con, reading)
+            _land(con, where, reading, until, run, now or _clock())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    advance(1, reading.label)
+
+
+def _check_keyed(reading: Reading) -> None:
+    """Refuse columns that no row of an answer has."""
+    entry = reading.entry
+    named = [("key", name) for name in entry.key]
+    if isinstance(entry.deletes, Column):
+        named.append(("deletes.column", entry.deletes.column))
+    if entry.http is not None and entry.http.since is not None:
+        named.append(("http.since.column", entry.http.since.column))
+    for place, name in named:
+        if name not in reading.columns:
+            raise FinegrainError(
+                f"{reading.where}.{place}: no row of {reading.place} has '{name}'{nearest(name, reading.columns)}"
+            )
 
 
 # --- both --------------------------------------------------------------------------------------------------------

@@ -330,8 +330,10 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
         return list(RAW_TABLES[table])
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [source.column for source in entry.fields.values() if source.column is not None]
-    if isinstance(entry.available_at, Column):
-        names.append(entry.available_at.column)
+    names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
+    names += entry.key
+    if entry.http is not None and entry.http.since is not None:
+        names.append(entry.http.since.column)
     for text in [source.sql for source in entry.fields.values()] + [entry.where]:
         if text is not None:  # SQL does not tell upper from lower case
             names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]

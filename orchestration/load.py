@@ -105,12 +105,19 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
                 where = f"{path}: tables.{table}" + (f"[{number + 1}]" if len(mapped) > 1 else "")
                 if table in given:
                     files = find(given[table], entry.format, Path.cwd())
-                else:
+                elif entry.files:
                     files = find(entry.files, entry.format, base)
+                else:
+                    continue
                 if table == "ga4_events" and any(file.format == "csv" for file in files):
                     raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
                 zone = entry.time_zone or read.time_zone
                 entries.append(Entry(where, table, entry, zone, number, tuple(files)))
+        if not entries and len(found) == 1:
+            streams = any(entry.stream for mapped in read.tables.values() for entry in mapped)
+            raise FinegrainError(
+                f"{path}: no entry names files; bring its rows in with finegrain {'stream' if streams else 'ingest'}"
+            )
         plans.append(Plan(path, read.source, tuple(entries)))
     return plans
 

@@ -68,9 +68,12 @@ def stage(
             gone = f"coalesce({column} <> 0, false)"
         if kind == "VARCHAR" or kind.startswith(("DATE", "TIMESTAMP")):
             gone_at = parse_time(as_text(column, kind), quote(zone))
+    named = key_of(columns, key)
+    if payload:  # what could not be read at all has no key
+        named = f"coalesce({named}, case when __bad is not null then md5(__payload) end)"
     own = "" if payload else f"null::varchar as __bad, {packed(columns)} as __payload, "
     con.execute(
-        f"create or replace temp table __read as select *, {own}{key_of(columns, key)} as __key, "
+        f"create or replace temp table __read as select *, {own}{named} as __key, "
         f"left(md5({payload or fingerprint(columns)}), 16) as __hash, {gone} as __gone, {gone_at} as __gone_at from ({select})"
     )
 
