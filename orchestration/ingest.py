@@ -439,7 +439,6 @@ def _read_api(
                 raise FinegrainError(str(error).replace(str(rows), reading.place)) from None
             reading.columns = opened.columns
             reading.report.notes += opened.notes
-            _check_keyed(reading)
             bind(con, reading)
             select = f"select * exclude (__n) from {opened.relation}"
         _begin(con, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
@@ -469,21 +468,6 @@ def _read_api(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     advance(1, reading.label)
-
-
-def _check_keyed(reading: Reading) -> None:
-    """Refuse columns that no row of an answer has."""
-    entry = reading.entry
-    named = [("key", name) for name in entry.key]
-    if isinstance(entry.deletes, Column):
-        named.append(("deletes.column", entry.deletes.column))
-    if entry.http is not None and entry.http.since is not None:
-        named.append(("http.since.column", entry.http.since.column))
-    for place, name in named:
-        if name not in reading.columns:
-            raise FinegrainError(
-                f"{reading.where}.{place}: no row of {reading.place} has '{name}'{nearest(name, reading.columns)}"
-            )
 
 
 # --- both --------------------------------------------------------------------------------------------------------

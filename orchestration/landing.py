@@ -342,6 +342,8 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
 
 def _needs(table: str, entry: Table, column: str) -> bool:
     """Whether the moment or the kind of a row hangs on a column."""
+    if column in entry.key or (entry.http and entry.http.since and entry.http.since.column == column):
+        return True
     needed = {"event_type", EVENT_TIME[table], f"{table.removesuffix('s')}_id"}
     return any(source.column == column for name, source in entry.fields.items() if name in needed)
 
