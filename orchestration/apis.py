@@ -54,8 +54,8 @@ def _server(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def fetch(resource: Http, since: str | None, folder: Path, where: str) -> int:
-    """Save every page of a resource, from `since` on where it can be asked for that, as `folder/000001.json`, …; their number.
+def fetch(resource: Http, since: str | None, folder: Path, where: str, most: int | None = None) -> int:
+    """Save every page of a resource (or `most` of them), from `since` on where it can be asked for that, as `folder/000001.json`, …; their number.
 
     Raises FinegrainError in one sentence, which names the address as the mapping has it and holds no secret.
     """
@@ -71,6 +71,8 @@ def fetch(resource: Http, since: str | None, folder: Path, where: str) -> int:
     for body in _pages(resource, url, headers, parameters, where):
         count += 1
         (folder / f"{count:06}.json").write_bytes(body)
+        if count == most:
+            break
     return count
 
 

@@ -25,7 +25,7 @@ from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, look
 from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
-from orchestration.load import FileReport, load
+from orchestration.load import Entry, FileReport, load
 from orchestration.locks import one_at_a_time
 from orchestration.mapping import Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
 from orchestration.positions import Overtaken, Position, move, positions
@@ -90,6 +90,7 @@ class Reading:
     name: str
     entry: Table
     zone: str
+    number: int
     part: str
     label: str
     place: str
@@ -208,7 +209,7 @@ def open_readings(con: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) 
                 label += f"[{number + 1}]"
             labels.add(label)
             report = TableReport(mapping.source, name, place)
-            yield Reading(where, mapping.source, name, entry, zone, part, label, place, table, columns, report)
+            yield Reading(where, mapping.source, name, entry, zone, number, part, label, place, table, columns, report)
 
 
 def _check_columns(where: str, table: DatabaseTable, entry: Table) -> None:
@@ -250,6 +251,35 @@ def bind(con: duckdb.DuckDBPyConnection, reading: Reading, relation: str = versi
     origin = reading.table.origin if reading.table else reading.place
     opened = Opened(origin, reading.columns, relation, tuple(reading.columns), is_typed=reading.table is not None)
     reading.bound = landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)
+
+
+def samples(path: Path, folder: Path, where: Settings, rows: int) -> list[Entry]:
+    """For the doctor: the entries of a mapping that read tables or APIs, each with a file of its first `rows` rows, or of the first page.
+    The lake is not needed. Raises FinegrainError where a table cannot be reached or lacks a column that tells rows or moments."""
+    mapping = read_mapping(path)
+    if not any(entry.table or entry.http for entry in _entries(mapping)):
+        return []
+    found = []
+    where.extensions.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+        con.execute("set timezone = 'UTC'")
+        for number, reading in enumerate(open_readings(con, path, mapping)):
+            pages = folder / str(number)
+            pages.mkdir(parents=True)
+            if reading.table is not None:
+                file = pages / "rows.parquet"
+                try:
+                    con.execute(
+                        f"copy ({reading.table.rows('true')} limit {rows}) to {quote(str(file))} (format parquet)"
+                    )
+                except duckdb.Error as error:
+                    raise databases.unreachable(reading.table.database, error, reading.table.name) from None
+            elif reading.entry.http is not None:
+                apis.fetch(reading.entry.http, None, pages, reading.where, most=1)
+                file = apis.take_apart(con, reading.entry.http, pages)
+            data = DataFile(file, reading.label, "parquet" if reading.table else "jsonl", file.stat().st_size)
+            found.append(Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (data,)))
+    return found
 
 
 # --- a database's table ------------------------------------------------------------------------------------------

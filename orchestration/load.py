@@ -84,7 +84,8 @@ class Plan:
 
 
 def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | None = None) -> list[Plan]:
-    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet.
+    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet; entries that name
+    no files are left out.
 
     `paths` stand in for the mapping's `files` (`table=path` where the mapping fills several tables); `data` is
     the folder where its relative paths begin (default: the current one).
@@ -113,11 +114,6 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
                     raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
                 zone = entry.time_zone or read.time_zone
                 entries.append(Entry(where, table, entry, zone, number, tuple(files)))
-        if not entries and len(found) == 1:
-            streams = any(entry.stream for mapped in read.tables.values() for entry in mapped)
-            raise FinegrainError(
-                f"{path}: no entry names files; bring its rows in with finegrain {'stream' if streams else 'ingest'}"
-            )
         plans.append(Plan(path, read.source, tuple(entries)))
     return plans
 
@@ -167,6 +163,10 @@ def load(
     where = where or settings()
     started = time.monotonic()
     plans = plan(mapping, paths, data)
+    if len(plans) == 1 and not plans[0].entries:
+        streams = any(entry.stream for mapped in read_mapping(mapping).tables.values() for entry in mapped)
+        what = "stream" if streams else "ingest"
+        raise FinegrainError(f"{mapping}: no entry names files; bring its rows in with finegrain {what}")
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.
