@@ -6,7 +6,8 @@ Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doc
 from __future__ import annotations
 
 import sys
-from datetime import date
+import time
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+lake_app = typer.Typer(help="The lake's upkeep.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(lake_app, name="lake")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
 AsOf = Annotated[
@@ -154,6 +157,97 @@ def ingest(
             out.print(f"  {note}", markup=False)
     _show_files(out, report.files)
     out.print(f"{report.rows:,} rows landed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+
+
+@app.command()
+def stream(
+    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/connect.md).")],
+    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 100_000,
+    mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 32,
+    age: Annotated[float, typer.Option(min=0.01, help="or so many seconds after its first message.")] = 1.0,
+    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")] = 2**20,
+    metrics_port: Annotated[int | None, typer.Option(help="Where Prometheus may ask; nowhere if left out.")] = None,
+    metrics_address: Annotated[str, typer.Option(help="The address it is told on.")] = "127.0.0.1",
+    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON lines, one every five seconds.")] = False,
+) -> None:
+    """Load a stream (Kafka, Kinesis, a growing folder) into the lake, each message once, until it is stopped."""
+    from orchestration.stream.loader import Limits
+    from orchestration.stream.run import stream as run
+    from orchestration.stream.watch import Form
+
+    form = Form.json if as_json else Form.panel if sys.stderr.isatty() else Form.lines
+    done = run(
+        mapping,
+        table,
+        data,
+        drain=drain,
+        afresh=afresh,
+        limits=Limits(rows, int(mebibytes * 2**20), age),
+        largest=largest,
+        form=form,
+        port=metrics_port,
+        address=metrics_address,
+    )
+    if not as_json:
+        dead = sum(done["dead_letters"].values())
+        console.out().print(
+            f"{done['rows']:,} rows landed in {done['batches']:,} batches, {dead:,} dead letters, in {done['seconds']:.1f} s"
+        )
+        for rule, count in done["dead_letters"].items():
+            console.out().print(f"  {rule}: {count:,}")
+        for key, count in done["unknown_fields"].items():
+            console.out().print(f"  unknown field '{key}' in {count:,} messages; kept in properties")
+
+
+@app.command()
+def replay(
+    mapping: Annotated[str, typer.Argument(help="The mapping of the stream.")],
+    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only letters that broke this rule.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came at or after it.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came before it.")] = None,
+    position: Annotated[str | None, typer.Option(help="Only the letter at this position of the stream.")] = None,
+    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message stays dead.")] = 2**20,
+    as_json: Json = False,
+) -> None:
+    """Run dead letters again, after a mend; each lands once."""
+    from orchestration.stream.replay import replay as run
+
+    done = run(
+        mapping,
+        table,
+        rule=rule,
+        since=_moment("--since", since),
+        until=_moment("--until", until),
+        position=position,
+        largest=largest,
+        quiet=as_json,
+    )
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    console.out().print(f"{done.letters:,} dead letters run again: {done.rows:,} rows landed")
+    for each, count in done.still_dead.items():
+        console.out().print(f"  still {each}: {count:,}")
+
+
+def _moment(option: str, text: str | None) -> datetime | None:
+    """An option's time as naive UTC; one without an offset is UTC."""
+    if text is None:
+        return None
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise FinegrainError(
+            f"{option} is '{text}', which is no ISO 8601 time; write it like 2025-03-02T10:00:00Z"
+        ) from None
+    return given.astimezone(UTC).replace(tzinfo=None) if given.tzinfo else given
 
 
 @app.command()
@@ -301,6 +395,33 @@ def bench_cleaning(
         console.out().print(table(scores))
     if any(row.fails for row in scores):
         raise typer.Exit(1)
+
+
+@lake_app.command("maintain")
+def lake_maintain(
+    keep_days: Annotated[float, typer.Option(min=0, help="Snapshots younger than so many days stay.")] = 7.0,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, metavar="MINUTES", help="Do it again and again, until stopped.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge small files, let old snapshots expire, remove files that nothing names; safe beside loaders and builds."""
+    from orchestration.maintain import maintain
+
+    while True:
+        done = maintain(timedelta(days=keep_days))
+        if as_json:
+            console.show_json(done.as_dict())
+        else:
+            console.out().print(
+                f"{done.files_before:,} files became {done.files_after:,}, {done.snapshots_expired:,} snapshots expired, "
+                f"{done.files_removed:,} files removed, in {done.seconds:.1f} s"
+            )
+            if done.note:
+                console.out().print(f"  {done.note}")
+        if every is None:
+            return
+        time.sleep(60 * every)
 
 
 def main() -> None:

@@ -97,7 +97,10 @@ class Plugin(BasePlugin):
         self._arrivals: dict[str, int] = {}
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
-        where = settings()
+        try:
+            where = settings()
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None
         where.extensions.mkdir(parents=True, exist_ok=True)
         Path(creds.path).resolve().parent.mkdir(parents=True, exist_ok=True)
         # Set here, before DuckDB starts: as a later setting it comes too late, and DuckDB would try to download.

@@ -35,7 +35,7 @@ from orchestration.files import DataFile, Look, look
 from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
-from orchestration.load import Entry, Paths, Plan, plan
+from orchestration.load import Entry, Paths, Plan, no_files, plan
 from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
 from orchestration.settings import Settings
 
@@ -237,6 +237,8 @@ def examine(
                 replace(each, entries=(*each.entries, *samples(each.path, Path(scratch) / str(number), where, ROWS)))
                 for number, each in enumerate(plans)
             ]
+            if len(plans) == 1 and not plans[0].entries:
+                raise no_files(plans[0].path)
             exams = [_Exam(con, each, entry, now) for each in plans for entry in each.entries]
             for exam in exams:
                 exam.open(advance)
@@ -739,9 +741,9 @@ class _Loaded:
     def __init__(self, where: Settings) -> None:
         self.files: set[tuple[str, str, str, str]] = set()
         self.ids: dict[str, list[str]] = {"customers": [], "products": []}
-        if not where.lake_catalog.exists():
-            return
         try:
+            if not lake.exists(where):
+                return
             con = lake.connect(where, read_only=True)
         except (duckdb.Error, FinegrainError):
             return  # the doctor says so when it is asked about the machine
@@ -881,10 +883,11 @@ def _duckdb(where: Settings) -> Check:
             )
         where.extensions.mkdir(parents=True, exist_ok=True)
         with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
-            lake.load_extensions(con)
+            lake.load_extensions(con, where)
     except (duckdb.Error, OSError, ImportError) as error:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
-    return Check("fine", "DuckDB", f"{duckdb.__version__} with {' and '.join(lake.EXTENSIONS)}")
+    *others, last = lake.extensions(where)
+    return Check("fine", "DuckDB", f"{duckdb.__version__} with {', '.join(others)} and {last}")
 
 
 def _packages() -> Check:
@@ -898,15 +901,16 @@ def _packages() -> Check:
 
 
 def _lake(where: Settings) -> Check:
-    places = {where.lake_catalog.parent, where.lake_data, where.lake_catalog}
-    closed = [place for place in sorted(places) if not os.access(_existing(place), os.W_OK)]
+    closed = [place for place in sorted(lake.places(where)) if not os.access(_existing(place), os.W_OK)]
     if closed:
         return Check("error", "lake", f"{closed[0]} cannot be written")
-    if not where.lake_catalog.exists():
-        return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
     try:
+        if not lake.exists(where):
+            return Check("fine", "lake", f"none yet at {where.lake_catalog}; the first load makes it")
         con = lake.connect(where, read_only=True)
-    except (duckdb.Error, FinegrainError) as error:
+    except FinegrainError as error:
+        return Check("error", "lake", str(error))
+    except duckdb.Error as error:
         return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
     try:
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()

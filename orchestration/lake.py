@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import duckdb
 from duckdb_extensions import import_extension
@@ -17,7 +21,7 @@ from orchestration.errors import FinegrainError
 from orchestration.locks import one_at_a_time
 from orchestration.settings import Settings, settings
 
-EXTENSIONS = ("sqlite_scanner", "ducklake")
+T = TypeVar("T")
 
 #: The lake's own tables beside the raw ones: what has been loaded, so that a file is not loaded twice by accident; how far each
 #: source has been read (orchestration/positions.py); what could not be landed, whole (orchestration/stream/); and of databases and
@@ -44,11 +48,23 @@ BOOKS: Final[dict[str, str]] = {
 }
 
 
-def load_extensions(con: duckdb.DuckDBPyConnection) -> None:
+def extensions(where: Settings) -> list[str]:
+    """The DuckDB extensions that this lake needs."""
+    catalog = "sqlite_scanner" if isinstance(where.lake_catalog, Path) else "postgres_scanner"
+    return [catalog, *([] if isinstance(where.lake_data, Path) else ["httpfs"]), "ducklake"]
+
+
+def load_extensions(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     """Install (from wheels, offline) and load the DuckDB extensions the lake needs."""
-    for name in EXTENSIONS:
+    for name in extensions(where):
         import_extension(name, con=con)
         con.execute(f"load {name}")
+
+
+def places(where: Settings) -> list[Path]:
+    """What of the lake lies in folders of this machine, and must be writable for a load."""
+    catalog = [where.lake_catalog.parent, where.lake_catalog] if isinstance(where.lake_catalog, Path) else []
+    return catalog + ([where.lake_data] if isinstance(where.lake_data, Path) else [])
 
 
 def quote(text: str) -> str:
@@ -60,9 +76,25 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist. Raises FinegrainError
     where it cannot be opened or written; a catalogue that others keep busy is a duckdb.Error still."""
     where = where or settings()
-    read_only = read_only and where.lake_catalog.exists()
+    with _told(where):
+        load_extensions(con, where)
+        if isinstance(where.lake_data, str):
+            _open_store(con, where.lake_data)
+        read_only = read_only and _exists(con, where)
+        # Two that make a lake at the same time meet, and the later one finds it made.
+        retry(lambda: _attach(con, where, read_only))
+    if isinstance(where.lake_data, Path):
+        _follow(con, where, where.lake_data)
+    con.execute("set timezone = 'UTC'")
+    if not read_only:
+        retry(lambda: _create_tables(con, where))
+
+
+@contextmanager
+def _told(where: Settings) -> Iterator[None]:
+    """What goes wrong while the lake is opened, in a sentence."""
     try:
-        _attach(con, where, read_only)
+        yield
     except OSError as error:
         raise FinegrainError(
             f"{error.filename or where.lake_catalog}: the lake cannot be kept here: {error.strerror}"
@@ -70,26 +102,146 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     except (duckdb.Error, sqlite3.Error) as error:
         if busy(error):
             raise
-        said = str(error).splitlines()[0]
-        raise FinegrainError(f"{where.lake_catalog}: the lake does not open: {said}") from None
-    con.execute("set timezone = 'UTC'")
-    if not read_only:
-        _create_tables(con, where)
+        if isinstance(where.lake_catalog, Path):
+            raise FinegrainError(
+                f"{where.lake_catalog}: the lake does not open: {str(error).splitlines()[0]}"
+            ) from None
+        said = str(error).strip().splitlines()[0].rpartition("Unable to connect to Postgres at ")[2]
+        hint = "; the password is read from PGPASSWORD" if "password" in said else ""
+        raise FinegrainError(
+            f"FINEGRAIN_LAKE_CATALOG is {where.lake_catalog}: the lake does not open: "
+            f"{said.removeprefix(_quoted(where.lake_catalog))}{hint}"
+        ) from None
+
+
+def _quoted(catalog: str) -> str:
+    """A PostgreSQL catalogue as DuckDB's errors begin with it, which are long enough without."""
+    return f'"{catalog.removeprefix("postgres:")}": '
+
+
+def exists(where: Settings) -> bool:
+    """Whether there is a lake already. Makes nothing. Raises FinegrainError where its catalogue does not answer."""
+    if isinstance(where.lake_catalog, Path):
+        return where.lake_catalog.exists()
+    con = _engine(where)
+    try:
+        with _told(where):
+            load_extensions(con, where)
+            return _exists(con, where)
+    finally:
+        con.close()
+
+
+def _exists(con: duckdb.DuckDBPyConnection, where: Settings) -> bool:
+    if isinstance(where.lake_catalog, Path):
+        return where.lake_catalog.exists()
+    with _database(con, where.lake_catalog):
+        return bool(
+            con.execute(
+                "select 1 from duckdb_tables() where database_name = 'catalogue' and table_name = 'ducklake_metadata'"
+            ).fetchall()
+        )
+
+
+@contextmanager
+def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
+    """The PostgreSQL database of a catalogue, attached as `catalogue`."""
+    con.execute(f"attach {quote(catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
+    try:
+        yield
+    finally:
+        con.execute("detach catalogue")
+
+
+@contextmanager
+def one_loader(where: Settings) -> Iterator[None]:
+    """Hold the right to land files; whoever comes second waits, where several machines share the lake, too. Raises
+    FinegrainError as `attach` does."""
+    if isinstance(where.lake_catalog, Path):
+        with one_at_a_time(where.home / "load.lock"):
+            yield
+        return
+    con = _engine(where)
+    try:
+        with _told(where):
+            load_extensions(con, where)
+            con.execute(f"attach {quote(where.lake_catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
+            # The lock lives as long as the transaction, and that no longer than this process.
+            con.execute("begin")
+            con.execute(
+                "call postgres_execute('catalogue', 'select pg_advisory_xact_lock(hashtext(''finegrain load''))')"
+            )
+        yield
+    finally:
+        con.close()
+
+
+def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
+    """Let DuckDB into the object store where the lake's files are, and see that the bucket is there."""
+    options = {
+        "key_id": os.environ.get("AWS_ACCESS_KEY_ID"),
+        "secret": os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        "session_token": os.environ.get("AWS_SESSION_TOKEN"),
+        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    endpoint = os.environ.get("FINEGRAIN_S3_ENDPOINT", "")
+    if endpoint:
+        address = urlsplit(endpoint)
+        if address.scheme not in ("http", "https") or not address.hostname or address.username:
+            raise FinegrainError("FINEGRAIN_S3_ENDPOINT is no address of a server; write it like https://host:port")
+        options |= {"endpoint": address.netloc, "url_style": "path", "use_ssl": str(address.scheme == "https").lower()}
+    given = ", ".join(f"{name} {quote(value)}" for name, value in options.items() if value)
+    scope = quote("s3://" + urlsplit(data).netloc)
+    con.execute(f"create or replace secret lake_files (type s3, scope {scope}{', ' if given else ''}{given})")
+    try:
+        # A name that nothing has: one short answer, however much is there.
+        con.execute(f"select count(*) from glob({quote(data + '/.none*')})").fetchall()
+    except duckdb.Error as error:
+        said = " ".join(str(error).partition("\n\nLINE ")[0].split())
+        raise FinegrainError(
+            f"FINEGRAIN_LAKE_DATA is {data}, which cannot be read: {said}; FINEGRAIN_S3_ENDPOINT says where it is, "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION say who reads it"
+        ) from None
 
 
 def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) -> None:
-    load_extensions(con)
-    new = not where.lake_catalog.exists()
-    where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
-    where.lake_data.mkdir(parents=True, exist_ok=True)
-    if new:
-        # SQLite's default journal lets readers and writers stall each other by whole seconds.
-        with sqlite3.connect(where.lake_catalog) as catalog:
-            catalog.execute("pragma journal_mode=wal")
-    options = f"data_path {quote(str(where.lake_data) + '/')}, meta_journal_mode 'WAL', meta_busy_timeout 10000"
-    if read_only:
-        options += ", read_only"
-    con.execute(f"attach {quote('ducklake:sqlite:' + str(where.lake_catalog))} as lake ({options})")
+    options = [f"data_path {quote(f'{where.lake_data}/')}", *(["read_only"] if read_only else [])]
+    if isinstance(where.lake_data, Path):
+        where.lake_data.mkdir(parents=True, exist_ok=True)
+        options.append("override_data_path true")  # see _follow
+    if isinstance(where.lake_catalog, str):
+        address = where.lake_catalog
+    else:
+        address = f"sqlite:{where.lake_catalog}"
+        options += ["meta_journal_mode 'WAL'", "meta_busy_timeout 10000"]
+        if not where.lake_catalog.exists():
+            where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite's default journal lets readers and writers stall each other by whole seconds.
+            with sqlite3.connect(where.lake_catalog) as catalog:
+                catalog.execute("pragma journal_mode=wal")
+    con.execute(f"attach {quote('ducklake:' + address)} as lake ({', '.join(options)})")
+
+
+def _follow(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None:
+    """The catalogue knows its files by a folder and by names in it. A home that was moved or copied has the same names
+    in another folder, and is the same lake; a folder without them is a mistake, and must not be written."""
+    known = con.execute(
+        "select value from __ducklake_metadata_lake.ducklake_metadata where key = 'data_path'"
+    ).fetchall()
+    if known == [(f"{data}/",)]:
+        return
+    newest = con.execute(
+        "select s.path || t.path || f.path from __ducklake_metadata_lake.ducklake_data_file as f "
+        "inner join __ducklake_metadata_lake.ducklake_table as t on f.table_id = t.table_id and t.end_snapshot is null "
+        "inner join __ducklake_metadata_lake.ducklake_schema as s on t.schema_id = s.schema_id and s.end_snapshot is null "
+        "where f.end_snapshot is null order by f.data_file_id desc limit 1"
+    ).fetchall()
+    if newest and not (data / str(newest[0][0])).exists():
+        con.execute("detach lake")
+        raise FinegrainError(
+            f"{data}: the files of the lake in {where.lake_catalog} are not here, but were in {known[0][0]} when it was "
+            "made; FINEGRAIN_LAKE_DATA says where they are"
+        )
 
 
 def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
@@ -114,6 +266,10 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
 def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
     """A transaction that writes: all inside lands together or not at all. A SQLite catalogue refuses whoever began before
     another's commit, so there writers queue at a lock file, which also ends with its process."""
+    if isinstance(where.lake_catalog, str):
+        with transaction(con):
+            yield
+        return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
         yield
 
@@ -130,29 +286,42 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     con.execute("commit")
 
 
+#: What DuckLake, SQLite and PostgreSQL say when another writer was there first; the last is said by who makes the lake second.
+_BUSY = re.compile(
+    "locked|conflict|duplicate key value|could not serialize|deadlock detected|Failed to initialize DuckLake.*already exists",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 def busy(error: Exception) -> bool:
     """Whether an error says only that another writer was there first."""
-    return "locked" in str(error) or "conflict" in str(error).lower()
+    return _BUSY.search(str(error)) is not None
 
 
-def retry(work, attempts: int = 8):  # type: ignore[no-untyped-def]
+def retry(work: Callable[[], T], attempts: int = 8) -> T:
     """Run `work()` again, with jitter, when two writers met in the catalogue."""
-    for attempt in range(attempts):
+    for attempt in range(1, attempts):
         try:
             return work()
-        except (duckdb.TransactionException, duckdb.IOException) as error:
-            if not busy(error) or attempt == attempts - 1:
+        except duckdb.Error as error:
+            if not busy(error):
                 raise
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+            time.sleep(random.uniform(0.05, 0.2) * 2 ** (attempt - 1))
+    return work()
 
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the lake attached as `lake`."""
     where = where or settings()
+    con = _engine(where)
+    attach(con, where, read_only=read_only)
+    return con
+
+
+def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB that finds its extensions."""
     try:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
-    con = duckdb.connect(config={"extension_directory": str(where.extensions)})
-    attach(con, where, read_only=read_only)
-    return con
+    return duckdb.connect(config={"extension_directory": str(where.extensions)})

@@ -17,7 +17,6 @@ from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, find, look
 from orchestration.lake import quote
-from orchestration.locks import one_at_a_time
 from orchestration.mapping import Table, mapping_files, nearest, read_mapping
 from orchestration.settings import Settings, settings
 
@@ -118,6 +117,13 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
     return plans
 
 
+def no_files(path: Path) -> FinegrainError:
+    """What to do with a mapping that names no files."""
+    streams = any(entry.stream for mapped in read_mapping(path).tables.values() for entry in mapped)
+    how = f"by stream; run `finegrain stream {path}`" if streams else f"from elsewhere; run `finegrain ingest {path}`"
+    return FinegrainError(f"{path}: its rows come {how}")
+
+
 def _by_table(path: Path, paths: Paths | None, tables: dict[str, int]) -> dict[str, list[str]]:
     """Which table each path of the command line is for."""
     if not paths:
@@ -164,17 +170,15 @@ def load(
     started = time.monotonic()
     plans = plan(mapping, paths, data)
     if len(plans) == 1 and not plans[0].entries:
-        streams = any(entry.stream for mapped in read_mapping(mapping).tables.values() for entry in mapped)
-        what = "stream" if streams else "ingest"
-        raise FinegrainError(f"{mapping}: no entry names files; bring its rows in with finegrain {what}")
+        raise no_files(plans[0].path)
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.
-    one = one_at_a_time(where.home / "load.lock")
+    one = lake.one_loader(where)
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
-            for place in (where.lake_catalog.parent, where.lake_catalog, where.lake_data):
+            for place in lake.places(where):
                 if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
                     raise FinegrainError(f"{place}: the lake is here, and cannot be written")
             scratch = where.home / "tmp"

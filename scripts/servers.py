@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import random
 import re
 import shlex
 import shutil
@@ -63,12 +64,15 @@ def program(name: str, package: str, *folders: Path) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on now."""
-    with contextlib.ExitStack() as open_sockets:
-        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Ports of the loopback interface that nobody listens on now. They lie below those that systems give to clients, so
+    that nobody takes one while its server is restarted."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(20000, 32000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            found.add(port)
+    return list(found)
 
 
 def _locked(handle: BinaryIO) -> bool:
@@ -260,7 +264,7 @@ class Kafka(Server):
         (self.folder / "server.properties").write_text(written)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         config = str(self.folder / "server.properties")
-        return [[*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", config]]
+        return [[*self._java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", config]]
 
     def command(self) -> list[str]:
         return [*self._java(), "kafka.Kafka", str(self.folder / "server.properties")]

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 from servers import HOST, Kafka, MariaDB, Missing, Moto, Postgres, Redis, Server
 
 S = TypeVar("S", bound=Server)
@@ -102,3 +103,23 @@ def bucket(s3: Moto) -> str:
     name = f"test-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"http://{HOST}:{s3.port}/{name}", method="PUT")).close()
     return name
+
+
+@pytest.fixture
+def topic(kafka: Kafka) -> str:
+    """The name of a fresh, empty topic of six partitions."""
+    return new_topic(kafka, 6)
+
+
+def new_topic(kafka: Kafka, partitions: int, name: str | None = None) -> str:
+    """Make a topic; its name."""
+    name = name or f"test-{uuid.uuid4().hex}"
+    admin = AdminClient({"bootstrap.servers": bootstrap(kafka)})
+    [made] = admin.create_topics([NewTopic(name, partitions, 1)]).values()
+    made.result()
+    return name
+
+
+def bootstrap(kafka: Kafka) -> str:
+    """Where a client finds the broker."""
+    return f"{HOST}:{kafka.port}"

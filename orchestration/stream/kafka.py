@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from functools import partial
 from typing import Any, Final
 
+import pyarrow as pa
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -82,12 +84,10 @@ class Kafka:
             raise self._told(error.args[0]) from None
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            starts = {
-                str(each.partition): lambda each=each: str(
-                    consumer.get_watermark_offsets(TopicPartition(self.topic, each.partition), _PATIENCE)[0]
-                )
-                for each in partitions
-            }
+            def beginning(number: int) -> str:
+                return str(consumer.get_watermark_offsets(TopicPartition(self.topic, number), _PATIENCE)[0])
+
+            starts = {str(each.partition): partial(beginning, each.partition) for each in partitions}
             held = keeper.claim(starts, incarnation)
             self._parts, self._ends = set(held), set()
             # Asked for by number even at the beginning, so that what retention removes meanwhile is told.
@@ -121,23 +121,18 @@ class Kafka:
         if self._trouble is not None:
             trouble, self._trouble = self._trouble, None
             raise self._told(trouble)
-        if any(message.error() is not None for message in messages):
-            good = [message for message in messages if message.error() is None]
-            chunk = _chunk(good)
-            for message in messages:
-                if message.error() is not None:
-                    self._event(message, chunk)
-            return chunk
-        chunk = _chunk(messages)
+        events = [(message, what) for message in messages if (what := message.error()) is not None]
+        chunk = _chunk([message for message in messages if message.error() is None] if events else messages)
         self._ends -= chunk.ends.keys()
+        for message, what in events:
+            self._event(message, what, chunk)
         return chunk
 
-    def _event(self, message: Message, chunk: Chunk) -> None:
-        error = message.error()
+    def _event(self, message: Message, error: KafkaError, chunk: Chunk) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
             # Markers of transactions are no messages, and lie between the last one and the end.
-            part = str(message.partition())
-            chunk.ends[part] = str(message.offset())
+            part, end = str(message.partition()), int(message.offset() or 0)
+            chunk.ends[part] = str(max(end, int(chunk.ends.get(part, "0"))))
             self._ends.add(part)
             return
         if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
@@ -179,9 +174,7 @@ class Kafka:
         """Tell the broker, for its lag tools. It is not asked again, so a failure costs nothing."""
         if self.consumer is None:
             return
-        offsets = [
-            TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in self._parts
-        ]
+        offsets = [TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in self._parts]
         with contextlib.suppress(KafkaException):
             if offsets:
                 self.consumer.commit(offsets=offsets, asynchronous=True)
@@ -206,25 +199,27 @@ class Kafka:
                 consumer.close()
 
 
-def _chunk(messages: list[Message]) -> Chunk:
-    parts = [str(message.partition()) for message in messages]
+def _chunk(messages: list[Any]) -> Chunk:
+    parts = [message.partition() for message in messages]
     offsets = [message.offset() for message in messages]
     payloads = [message.value() for message in messages]
     headers = [message.headers() for message in messages]
-    return Chunk(
-        parts,
-        list(map(str, offsets)),
-        payloads,
-        [message.timestamp()[1] for message in messages],
-        [message.key() for message in messages],
-        [None if header is None else _header(header) for header in headers],
-        {part: str(offset + 1) for part, offset in zip(parts, offsets, strict=True)},
+    return Chunk.of(
+        [
+            pa.array(parts, pa.int32()),
+            pa.array(offsets, pa.int64()),
+            payloads,
+            [message.timestamp()[1] for message in messages],
+            [message.key() for message in messages],
+            [None if header is None else _header(header) for header in headers],
+        ],
+        {str(part): str(offset + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
         sum(map(len, filter(None, payloads))),
     )
 
 
-def _header(headers: list[tuple[str, bytes | None]]) -> str:
+def _header(headers: Any) -> str:
     """Headers as JSON: a list of pairs, bytes as text, what is no UTF-8 escaped."""
-    return json.dumps([[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers])
-
-
+    return json.dumps(
+        [[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers]
+    )

@@ -2,47 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+import pyarrow as pa
 
 from orchestration.positions import Position
+
+#: Columns of messages as they come off a stream: which each is, its bytes (null for none), when it was sent in ms since 1970 (-1
+#: unknown), its key, and its headers as a JSON text.
+MESSAGES: Final = pa.schema(
+    [
+        ("part", pa.string()),
+        ("position", pa.string()),
+        ("payload", pa.binary()),
+        ("sent_at", pa.int64()),
+        ("key", pa.binary()),
+        ("headers", pa.string()),
+    ]
+)
 
 
 @dataclass
 class Chunk:
-    """Messages taken off a stream, column by column: all lists are of one length. `parts` and `positions` say which each is,
-    `payloads` are its bytes (None for none), `sent_at` when it was sent in ms since 1970 (-1 unknown). `headers` are JSON
-    texts. `ends` is where reading goes on after them, by part; it may move where no message is."""
+    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. `ends` is where reading goes
+    on after them, by part; it may move where no message is."""
 
-    parts: list[str] = field(default_factory=list)
-    positions: list[str] = field(default_factory=list)
-    payloads: list[bytes | None] = field(default_factory=list)
-    sent_at: list[int] = field(default_factory=list)
-    keys: list[bytes | None] = field(default_factory=list)
-    headers: list[str | None] = field(default_factory=list)
+    batches: list[pa.RecordBatch] = field(default_factory=list)
     ends: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
+    rows: int = 0
+
+    @classmethod
+    def of(cls, columns: Sequence[pa.Array | Sequence[Any]], ends: dict[str, str], size: int) -> Chunk:
+        """From the columns of `MESSAGES`, each a list or an Arrow array, all of one length."""
+        arrays = [
+            column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)
+            for column, kind in zip(columns, MESSAGES, strict=True)
+        ]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=MESSAGES)
+        return cls([batch] if batch.num_rows else [], ends, size, batch.num_rows)
 
     def __len__(self) -> int:
-        return len(self.payloads)
+        return self.rows
 
     def add(self, other: Chunk) -> None:
         """Append what `other` holds."""
-        self.parts += other.parts
-        self.positions += other.positions
-        self.payloads += other.payloads
-        self.sent_at += other.sent_at
-        self.keys += other.keys
-        self.headers += other.headers
+        self.batches += other.batches
         self.ends |= other.ends
         self.bytes += other.bytes
+        self.rows += other.rows
+
+    @property
+    def table(self) -> pa.Table:
+        """All messages."""
+        return pa.Table.from_batches(self.batches, schema=MESSAGES)
 
 
 class Keeper(Protocol):
     """What a source asks of its loader when parts come and go."""
 
-    def claim(self, parts: dict[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
+    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         """Take over parts; where each goes on by the lake, or by its function where it was never read."""
 
     def settle(self) -> None:

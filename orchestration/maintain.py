@@ -1,0 +1,113 @@
+"""Upkeep of the lake: small files are merged, old snapshots expire, files that nothing names any more are removed. Safe beside
+loaders, connectors and builds: each step is a transaction of its own, and what a reader may still ask for is kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import duckdb
+
+from orchestration import lake, warehouse
+from orchestration.dbt_plugin import arrivals
+from orchestration.errors import FinegrainError
+from orchestration.settings import Settings, settings
+
+#: How long a reader of an old snapshot may take, and a writer for one batch: younger files that nothing names are left.
+PATIENCE: Final = timedelta(days=1)
+#: Small files that one transaction merges, so that writers of a SQLite catalogue do not queue for long.
+AT_ONCE: Final = 200
+
+
+@dataclass
+class Upkeep:
+    """What was done: data files before and after, snapshots that expired, files removed from the folder; `note` says why less was
+    done than could be."""
+
+    files_before: int = 0
+    files_after: int = 0
+    snapshots_expired: int = 0
+    files_removed: int = 0
+    seconds: float = 0.0
+    note: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None) -> Upkeep:
+    """Merge, expire, remove. Snapshots younger than `keep` stay, and all since the one that this home's warehouse has read up to,
+    so an incremental build goes on as before. Raises FinegrainError."""
+    where = where or settings()
+    started = time.monotonic()
+    done = Upkeep()
+    con = lake.connect(where)
+    try:
+        done.files_before = _files(con)
+        _step(con, where, "call ducklake_flush_inlined_data('lake')")
+        while merged := _step(
+            con, where, f"call ducklake_merge_adjacent_files('lake', max_compacted_files => {AT_ONCE})"
+        ):
+            if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
+                break  # nothing was made fewer
+        read, done.note = _read_up_to(where)
+        if read is not None:
+            old = _old(con, keep, read)
+            if old:
+                done.snapshots_expired = len(
+                    _step(con, where, f"call ducklake_expire_snapshots('lake', versions => {old})")
+                )
+        before = f"older_than => now() - interval '{int(PATIENCE.total_seconds())} seconds'"
+        for call in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
+            done.files_removed += len(_step(con, where, f"call {call}('lake', {before})"))
+        done.files_after = _files(con)
+    except duckdb.Error as error:
+        raise FinegrainError(f"the lake cannot be kept up: {' '.join(str(error).split())}") from None
+    finally:
+        con.close()
+    done.seconds = time.monotonic() - started
+    return done
+
+
+def _step(con: duckdb.DuckDBPyConnection, where: Settings, call: str) -> list[tuple[Any, ...]]:
+    def work() -> list[tuple[Any, ...]]:
+        with lake.writing(con, where):
+            return con.execute(call).fetchall()
+
+    found: list[tuple[Any, ...]] = lake.retry(work)
+    return found
+
+
+def _files(con: duckdb.DuckDBPyConnection) -> int:
+    [(count,)] = con.execute("select coalesce(sum(file_count), 0) from ducklake_table_info('lake')").fetchall()
+    return int(count)
+
+
+def _read_up_to(where: Settings) -> tuple[int | None, str | None]:
+    """The lake snapshot up to which every model of the warehouse has read; None, and why, when that cannot be told now."""
+    if not where.warehouse.exists():
+        return 2**62, None
+    with duckdb.connect() as con:
+        try:
+            warehouse.attach(con, where.warehouse)
+            [(read,)] = con.execute("select min(snapshot) from warehouse.main.watermarks").fetchall()
+        except FinegrainError:
+            return None, "the warehouse is being built, so no snapshot has expired; the next upkeep sees to it"
+        except duckdb.CatalogException:
+            return 2**62, None
+    return (2**62 if read is None else int(read)), None
+
+
+def _old(con: duckdb.DuckDBPyConnection, keep: timedelta, read: int) -> list[int]:
+    """Snapshots that may expire. Those in which rows last came into a table stay: by them a build tells that nothing came since."""
+    [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+    kept = {newest, *arrivals(con, newest).values()}
+    found = con.execute(
+        "select snapshot_id from lake.snapshots() where snapshot_id < least(?, ?) "
+        f"and snapshot_time < now() - interval '{int(keep.total_seconds())} seconds' order by 1",
+        [read, newest],
+    ).fetchall()
+    return [int(number) for (number,) in found if number not in kept]

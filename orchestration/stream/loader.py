@@ -1,0 +1,265 @@
+"""The loader: micro-batches off a stream into the lake, exactly once.
+
+Rows, dead letters and the new positions of a batch commit in one lake transaction, which also asks whether the positions are
+still where this loader left them. One that was overtaken (its partition went to another while it slept) lands nothing: it
+drops what it took and begins again from the lake. So does one that is started anew; no step between taking and committing
+leaves anything behind.
+
+One thread takes messages off the stream, another lands them, a batch each at most, so a slow lake holds the stream back and
+memory is bounded whatever the producer does.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import duckdb
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.settings import Settings
+from orchestration.stream.messages import Landed, Messages
+from orchestration.stream.source import Chunk, Source, Unreachable
+from orchestration.stream.watch import Watch
+
+#: Messages that are asked for at once, and how long a poll waits for the first of them, in seconds.
+ASKED: Final = 10_000
+POLL: Final = 0.1
+#: The longest pause between two attempts to reach a stream, in seconds.
+PAUSE: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a batch is closed: at so many rows, so many bytes of payload, or so old (seconds), whichever comes first."""
+
+    rows: int = 100_000
+    bytes: int = 32 * 2**20
+    age: float = 1.0
+
+
+class Loader:
+    """One loader of one stream (a `Keeper`). `run` returns when the stream is drained, if so asked, or `stop` was called."""
+
+    def __init__(
+        self,
+        source: Source,
+        messages: Messages,
+        con: duckdb.DuckDBPyConnection,
+        where: Settings,
+        watch: Watch,
+        limits: Limits | None = None,
+        *,
+        afresh: bool = False,
+    ) -> None:
+        self.source, self.messages, self.con, self.where, self.watch = source, messages, con, where, watch
+        self.limits = limits or Limits()
+        self.afresh = afresh
+        self.owner = str(uuid.uuid4())
+        self._held: dict[str, Position] = {}
+        self._open = Chunk()
+        self._since = 0.0
+        self._stopping = threading.Event()
+        self._batches: queue.Queue[tuple[Chunk, float] | None] = queue.Queue(1)
+        self._idle = threading.Event()
+        self._idle.set()
+        self._failure: BaseException | None = None
+        self._lake = threading.Lock()  # a DuckDB connection does one thing at a time
+
+    def stop(self) -> None:
+        """End soon: the open batch is landed first. Safe to call from a signal handler."""
+        self._stopping.set()
+
+    def run(self, *, drain: bool = False) -> None:
+        """Load until stopped, or (`drain`) until everything that is there is in the lake. Raises FinegrainError."""
+        writer = threading.Thread(target=self._write, name="lander", daemon=True)
+        writer.start()
+        pause = 0.5
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._session(drain)
+                    return
+                except Unreachable as trouble:
+                    self._leave()
+                    self.watch.trouble(f"{trouble}; trying again in {pause:.1f} s")
+                    self._stopping.wait(pause)
+                    pause = min(2 * pause, PAUSE)
+                except Overtaken as trouble:
+                    self._leave()
+                    self.watch.trouble(f"another loader has taken over part {trouble}; beginning again from the lake")
+                    self._stopping.wait(0.1)
+        finally:
+            self._leave()
+            self._batches.put(None)
+            writer.join()
+
+    def _session(self, drain: bool) -> None:
+        """From joining to leaving."""
+        self.source.open(self)
+        while True:
+            stopping = self._stopping.is_set()
+            if not stopping:
+                self._take(self.source.poll(min(ASKED, self.limits.rows), self._patience()))
+            self._raise()
+            is_end = stopping or (drain and self.source.is_drained())
+            if self._is_full() or (is_end and self._open.ends):
+                self._close_batch()
+            self.watch.lag(self.source.lag)
+            if is_end and not self._open.ends:
+                self._wait()
+                if stopping or self.source.is_drained():
+                    return
+
+    def _patience(self) -> float:
+        """How long a poll may take, so that a batch is not closed late."""
+        if not self._open.ends:
+            return POLL
+        return min(POLL, max(self._since + self.limits.age - time.monotonic(), 0.001))
+
+    def _take(self, chunk: Chunk) -> None:
+        for part in [part for part, end in chunk.ends.items() if part in self._held and not self._moves(part, end)]:
+            del chunk.ends[part]  # the end of a partition, seen again
+        if not chunk.ends:
+            return
+        if not self._open.ends:
+            self._since = time.monotonic()
+        self._open.add(chunk)
+        self.watch.took(len(chunk), chunk.bytes)
+
+    def _moves(self, part: str, end: str) -> bool:
+        return end != self._open.ends.get(part, self._held[part].position)
+
+    def _is_full(self) -> bool:
+        batch = self._open
+        return bool(batch.ends) and (
+            len(batch) >= self.limits.rows
+            or batch.bytes >= self.limits.bytes
+            or time.monotonic() - self._since >= self.limits.age
+        )
+
+    def _close_batch(self) -> None:
+        """Hand the open batch to the thread that lands it; waits while the one before is under way."""
+        if not self._open.ends:
+            return
+        batch, self._open = self._open, Chunk()
+        while True:
+            self._raise()
+            try:
+                self._batches.put((batch, self._since), timeout=0.5)
+                return
+            except queue.Full:
+                continue
+
+    # --- what a source asks ---
+
+    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
+        """Take over parts: from now on nobody else's batch of them can land."""
+        self._wait()
+        self._open = Chunk()
+        place, source = self.messages.place, self.messages.source
+
+        def work() -> dict[str, Position]:
+            with lake.writing(self.con, self.where):
+                present = positions(self.con, source, place)
+                moves: dict[str, tuple[Position | None, Position]] = {}
+                for part, beginning in parts.items():
+                    before = present.get(part)
+                    if before is None or self.afresh:
+                        at = Position(part, beginning(), incarnation, self.owner)
+                    elif before.incarnation != incarnation:
+                        raise FinegrainError(
+                            f"{place}: it was deleted and made anew since it was read last (part {part} stood at {before.position}). "
+                            "To go on with the new one from its beginning, run it once with --afresh; rows that have landed stay"
+                        )
+                    else:
+                        at = replace(before, owner=self.owner)
+                    moves[part] = (before, at)
+                move(self.con, source, place, moves, _now())
+            return {part: to for part, (_, to) in moves.items()}
+
+        with self._lake:
+            self._held = lake.retry(work) if parts else {}
+        self.afresh = False
+        return dict(self._held)
+
+    def settle(self) -> None:
+        """Land the open batch before its parts go to another."""
+        self._close_batch()
+        self._wait()
+        self._held = {}
+
+    def drop(self) -> None:
+        """What was taken and has not landed is another's to land."""
+        self._open = Chunk()
+        self._held = {}
+
+    # --- the thread that lands ---
+
+    def _write(self) -> None:
+        while (given := self._batches.get()) is not None:
+            batch, since = given
+            if self._failure is None:
+                self._idle.clear()
+                try:
+                    self._land(batch, since)
+                except BaseException as error:  # told by the thread that takes
+                    self._failure = error
+            self._batches.task_done()
+            self._idle.set()
+
+    def _land(self, batch: Chunk, since: float) -> None:
+        started = time.monotonic()
+        moves: dict[str, tuple[Position | None, Position]] = {}
+        for part, end in batch.ends.items():
+            before = self._held.get(part)
+            if before is None:
+                raise Overtaken(part)
+            moves[part] = (before, replace(before, position=end))
+
+        def work() -> Landed:
+            with lake.writing(self.con, self.where):
+                now = _now()
+                move(self.con, self.messages.source, self.messages.place, moves, now)
+                return self.messages.land(batch, now)
+
+        with self._lake:
+            done: Landed = lake.retry(work)
+        self._held.update({part: to for part, (_, to) in moves.items()})
+        self.source.landed(batch.ends)
+        finished = time.monotonic()
+        self.watch.landed(len(batch), batch.bytes, done, finished - started, finished - since)
+
+    def _wait(self) -> None:
+        """Until nothing is being landed."""
+        self._batches.join()
+        self._idle.wait()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            if isinstance(failure, duckdb.Error):
+                raise FinegrainError(
+                    f"the lake cannot be written: {' '.join(str(failure).split())}; what has not landed is still in the stream"
+                ) from None
+            raise failure
+
+    def _leave(self) -> None:
+        """Give up what is open, and leave the stream."""
+        self._batches.join()
+        self._failure = None
+        self.drop()
+        self.source.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,0 +1,121 @@
+"""`finegrain stream`: one entry of a mapping, its source and its loader put together."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.mapping import Table, mapping_files, read_mapping
+from orchestration.settings import Settings, settings
+from orchestration.stream.loader import Limits, Loader
+from orchestration.stream.messages import LARGEST, Messages
+from orchestration.stream.source import Source
+from orchestration.stream.watch import Form, Watch
+
+#: What DuckDB may use of the loader's memory. The rest is the client's queue and two batches.
+MEMORY: Final = "192MB"
+
+
+def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
+    """(source, raw table, entry, time zone, how errors name it) of a mapping's only stream, or of `table`'s."""
+    found = []
+    for path in mapping_files(mapping):
+        read = read_mapping(path)
+        for name, entries in read.tables.items():
+            for number, entry in enumerate(entries):
+                if entry.stream is not None and table in (None, name):
+                    where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
+                    found.append((read.source, name, entry, entry.time_zone or read.time_zone, where))
+    if not found:
+        of_table = f" that fills {table}" if table else ""
+        raise FinegrainError(
+            f"{mapping}: no entry{of_table} has a stream; write stream: {{kafka: a topic}} in place of files (docs/connect.md)"
+        )
+    if len(found) > 1:
+        names = ", ".join(where for *_, where in found)
+        raise FinegrainError(
+            f"{mapping}: it names several streams ({names}); a loader reads one, so name the file and the table"
+        )
+    return found[0]
+
+
+def source_of(entry: Table, source: str, where: str, data: str | Path | None = None) -> Source:
+    """The client of an entry's stream. `data` is where a relative folder begins."""
+    stream = entry.stream
+    assert stream is not None
+    if stream.kafka is not None:
+        from orchestration.stream.kafka import Kafka
+
+        return Kafka(stream, source, where)
+    if stream.kinesis is not None:
+        from orchestration.stream.kinesis import Kinesis
+
+        return Kinesis(stream, where)
+    from orchestration.stream.folder import Folder
+
+    return Folder(Path(data or ".") / str(stream.folder), stream.place, where)
+
+
+def stream(
+    mapping: str | Path,
+    table: str | None = None,
+    data: str | Path | None = None,
+    *,
+    drain: bool = False,
+    afresh: bool = False,
+    limits: Limits | None = None,
+    largest: int = LARGEST,
+    form: Form = Form.none,
+    port: int | None = None,
+    address: str = "127.0.0.1",
+    where: Settings | None = None,
+) -> dict[str, Any]:
+    """Load a stream until it is drained (`drain`), or SIGTERM or SIGINT ends it; the open batch is landed first. What was done.
+
+    Raises FinegrainError; what has landed by then stays, and the rest is still in the stream.
+    """
+    where = where or settings()
+    source, name, entry, zone, said = entry_of(mapping, table)
+    client = source_of(entry, source, said, data)
+    con = lake.connect(where)
+    watch = Watch(client.place, form, port, address)
+    try:
+        con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
+        con.execute("set preserve_insertion_order = false")
+        # One core lands while another takes; more loaders, not more threads, make it faster, and memory stays small.
+        con.execute("set threads = 1")
+        messages = Messages(con, source, name, entry, zone, said, largest=largest)
+        loader = Loader(client, messages, con, where, watch, limits, afresh=afresh)
+        with _signals(loader):
+            loader.run(drain=drain)
+    finally:
+        watch.close()
+        con.close()
+    return watch.as_dict()
+
+
+@contextmanager
+def _signals(loader: Loader) -> Iterator[None]:
+    """SIGTERM and SIGINT end the loader in order; a second one at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        loader.stop()
+
+    before = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, stop)
+    except ValueError:  # not the main thread: whoever called us hears the signals
+        pass
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

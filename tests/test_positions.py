@@ -1,0 +1,73 @@
+"""Positions move in the transaction that lands rows, and only from where their owner left them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pytest
+from servers import HOST, Postgres
+
+from orchestration import lake
+from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.settings import Settings
+
+NOW = datetime(2025, 3, 2)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(
+    request: pytest.FixtureRequest, tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """A lake with a catalogue of either kind."""
+    home = Settings.below(tmp_path / "home", extensions)
+    if request.param == "sqlite":
+        return home
+    server: Postgres = request.getfixturevalue("postgres")
+    database = request.getfixturevalue("postgres_database")
+    access = server.environment()
+    monkeypatch.setenv("PGPASSWORD", access["PGPASSWORD"])
+    catalog = f"postgres:dbname={database} host={HOST} port={server.port} user={access['PGUSER']}"
+    return replace(home, lake_catalog=catalog)
+
+
+def step(con: duckdb.DuckDBPyConnection, before: Position | None, after: Position) -> None:
+    move(con, "shop", "kafka:t", {after.part: (before, after)}, NOW)
+    con.execute(f"insert into lake.raw.events (_position) values ('{after.part}/{after.position}')")
+
+
+def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
+    con = lake.connect(where)
+    with lake.writing(con, where):
+        step(con, None, Position("0", "10", "i", "me"))
+    for stale in (None, Position("0", "9", "i", "me"), Position("0", "10", "i", "you"), Position("0", "10", "j", "me")):
+        with pytest.raises(Overtaken), lake.writing(con, where):
+            step(con, stale, Position("0", "20", "i", "me"))
+    assert positions(con, "shop", "kafka:t") == {"0": Position("0", "10", "i", "me")}
+    assert positions(con, "shop", "kafka:u") == {}
+    assert con.execute("select _position from lake.raw.events").fetchall() == [("0/10",)]
+    con.close()
+
+
+def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
+    """Both have looked before either commits: what a zombie and its heir may do on several machines."""
+    one, two = lake.connect(where), lake.connect(where)
+    start = Position("0", "10", None, "heir")
+    with lake.writing(one, where):
+        move(one, "shop", "kafka:t", {"0": (None, start), "1": (None, Position("1", "5"))}, NOW)
+    one.execute("begin")
+    step(one, start, Position("0", "20", None, "heir"))
+    two.execute("begin")
+    step(two, start, Position("0", "20", None, "zombie"))
+    one.execute("commit")
+    with pytest.raises(duckdb.Error) as told:
+        two.execute("commit")
+    assert lake.busy(told.value)  # so it is tried again, and told that it was overtaken
+    one.close()
+    two.close()
+    con = lake.connect(where, read_only=True)
+    assert positions(con, "shop", "kafka:t")["0"].owner == "heir"
+    assert con.execute("select count(*) from lake.raw.events").fetchall() == [(1,)]
+    con.close()

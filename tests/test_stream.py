@@ -1,0 +1,353 @@
+"""Streams into the lake, by the embedded source: a folder of JSON lines that grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestration import lake
+from orchestration.contracts import RAW_TABLES
+from orchestration.errors import FinegrainError
+from orchestration.settings import Settings
+from orchestration.stream.loader import Limits
+from orchestration.stream.messages import LARGEST
+from orchestration.stream.replay import replay
+from orchestration.stream.run import stream
+
+GOOD = {
+    "event_type": "view_item",
+    "event_at": "2025-03-02T10:15:30Z",
+    "user_id": "ann",
+    "product_id": "A1",
+    "price": 1.5,
+}
+
+
+class Shop:
+    """A mapping, the folder that it streams and a home."""
+
+    def __init__(self, folder: Path, extensions: Path) -> None:
+        self.folder, self.where = folder / "in", Settings.below(folder / "home", extensions)
+        self.mapping = folder / "shop.yml"
+        self.folder.mkdir()
+        self.map()
+
+    def map(self, **entry: Any) -> None:
+        """Write the mapping; its only entry is changed so."""
+        told = {"stream": {"folder": str(self.folder)}, "available_at": "now", **entry}
+        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}))
+
+    def add(self, *lines: bytes | dict[str, Any], file: str = "a.jsonl", end: bytes = b"\n") -> None:
+        """Append lines to a file of the stream."""
+        with (self.folder / file).open("ab") as out:
+            for line in lines:
+                out.write((json.dumps(line).encode() if isinstance(line, dict) else line) + end)
+
+    def drain(self, **given: Any) -> dict[str, Any]:
+        """Load what is there."""
+        return stream(self.mapping, where=self.where, drain=True, **given)
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the lake."""
+        con = lake.connect(self.where, read_only=True)
+        try:
+            return con.execute(sql).fetchall()
+        finally:
+            con.close()
+
+
+@pytest.fixture
+def shop(tmp_path: Path, extensions: Path) -> Shop:
+    return Shop(tmp_path, extensions)
+
+
+def test_rows_land_once_in_the_contracts_shape(shop: Shop) -> None:
+    given = (
+        {name: f"{name} of it" for name in RAW_TABLES["events"]} | GOOD | {"properties": {"a": [1]}, "quantity": "2"}
+    )
+    shop.add(given, GOOD)
+    assert shop.drain()["rows"] == 2
+    shop.add(GOOD, file="b.jsonl")
+    shop.add(GOOD | {"user_id": "bob"})
+    assert shop.drain()["rows"] == 2
+    assert shop.drain()["rows"] == 0
+    names = ", ".join(RAW_TABLES["events"])
+    [landed] = shop.ask(f"select {names} from lake.raw.events where event_id is not null")
+    expected = {**{name: str(given[name]) for name in RAW_TABLES["events"]}, "properties": '{"a":[1]}'}
+    assert dict(zip(RAW_TABLES["events"], landed, strict=True)) == expected
+    assert shop.ask("select count(*), count(distinct _position), bool_and(payload like '{%') from lake.raw.events") == [
+        (4, 4, True)
+    ]
+    size = len(json.dumps(given)) + 1
+    assert sorted(position for (position,) in shop.ask("select _position from lake.raw.events")) == [
+        f"{shop.folder}/a.jsonl/0",
+        f"{shop.folder}/a.jsonl/{size}",
+        f"{shop.folder}/a.jsonl/{size + len(json.dumps(GOOD)) + 1}",
+        f"{shop.folder}/b.jsonl/0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        (b"no JSON", "not_json"),
+        (b"[1]", "not_json"),
+        (b'"text"', "not_json"),
+        (b'{"event_type": "view_item"', "not_json"),
+        (b"\xff\xfe", "not_utf8"),
+        (json.dumps(GOOD | {"page": "x" * LARGEST}).encode(), "over_size"),
+        (json.dumps(GOOD | {"event_type": None}).encode(), "missing_field"),
+        (json.dumps(GOOD | {"event_at": " "}).encode(), "missing_field"),
+        (json.dumps({key: value for key, value in GOOD.items() if key != "user_id"}).encode(), "missing_field"),
+        (json.dumps(GOOD | {"event_type": "vew_item"}).encode(), "unknown_event"),
+        (json.dumps(GOOD | {"event_at": "soon"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"price": "a lot"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"quantity": {"n": 1}}).encode(), "wrong_type"),
+    ],
+)
+def test_what_breaks_a_rule_is_a_dead_letter_with_the_same_bytes(shop: Shop, line: bytes, rule: str) -> None:
+    shop.add(GOOD, line, GOOD)
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"]) == (2, {rule: 1})
+    [(payload, said, error, table, position, part)] = shop.ask(
+        "select payload, rule_id, error, raw_table, position, part from lake.raw.dead_letters"
+    )
+    assert (payload, said, table, position, part) == (line, rule, "events", str(len(json.dumps(GOOD)) + 1), "a.jsonl")
+    assert error
+
+
+def test_unknown_fields_are_kept_in_properties_and_counted(shop: Shop) -> None:
+    odd = 'a "quoted" $.key'
+    shop.add(GOOD | {"coupon": "X", odd: {"deep": 1}}, GOOD | {"coupon": "Y", "properties": {"own": True}}, GOOD)
+    assert shop.drain()["unknown_fields"] == {"coupon": 2, odd: 1}
+    found = [
+        json.loads(text) for (text,) in shop.ask("select properties from lake.raw.events where properties is not null")
+    ]
+    assert sorted(found, key=len) == sorted([{"coupon": "X", odd: {"deep": 1}}, {"coupon": "Y", "own": True}], key=len)
+    assert {"coupon": "X", odd: {"deep": 1}} in found
+
+
+def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
+    fields = {
+        "event_type": {"column": "what", "map": {"look": "view_item"}},
+        "event_at": "ts",
+        "user_id": {"sql": "nullif(login, 'guest')"},
+        "anonymous_id": "cookie",
+        "price": {"sql": "cast(cents as int) / 100.0"},
+    }
+    shop.map(fields=fields, where="what <> 'ping'", time_zone="Europe/Berlin")
+    row = {"what": "look", "ts": "2025-03-02 10:00:00", "login": "guest", "cookie": "c1", "cents": "150"}
+    shop.add(row, row | {"what": "ping"}, row | {"cents": "many"})
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"], done["messages"]) == (1, {"mapping": 1}, 3)
+    assert shop.ask("select event_type, user_id, anonymous_id, price, _time_zone from lake.raw.events") == [
+        ("view_item", None, "c1", "1.5", "Europe/Berlin")
+    ]
+    assert shop.ask("select error from lake.raw.dead_letters") == [("the sql of price fails on this row",)]
+
+
+def test_dead_letters_run_again_land_once(shop: Shop) -> None:
+    shop.map(fields={"event_type": "event_type", "event_at": "event_at", "user_id": "user_id"})
+    late = GOOD | {"event_type": "peek"}
+    shop.add(late, GOOD, b"broken", late)
+    assert shop.drain()["dead_letters"] == {"not_json": 1, "unknown_event": 2}
+    assert replay(shop.mapping, where=shop.where).as_dict() == {
+        "letters": 3,
+        "rows": 0,
+        "still_dead": {"not_json": 1, "unknown_event": 2},
+    }
+    shop.map(
+        fields={
+            "event_type": {"column": "event_type", "map": {"peek": "view_item"}},
+            "event_at": "event_at",
+            "user_id": "user_id",
+        }
+    )
+    [(first,)] = shop.ask("select min(_position) from lake.raw.dead_letters where rule_id = 'unknown_event'")
+    assert replay(shop.mapping, where=shop.where, position=first).rows == 1
+    assert replay(shop.mapping, where=shop.where, until=datetime(2020, 1, 1)).letters == 0
+    assert replay(shop.mapping, where=shop.where, rule="unknown_event").rows == 1
+    again = replay(shop.mapping, where=shop.where, since=datetime(2020, 1, 1))
+    assert (again.letters, again.rows) == (1, 0)
+    assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(3, 3)]
+    assert shop.ask("select count(*) from lake.raw.dead_letters") == [(3,)]
+    with pytest.raises(FinegrainError, match=r"--rule no_json: no dead letter .* not_json"):
+        replay(shop.mapping, where=shop.where, rule="no_json")
+
+
+def test_a_batch_is_closed_by_rows_by_bytes_and_by_age(shop: Shop) -> None:
+    shop.add(*[GOOD] * 100)
+    assert shop.drain(limits=Limits(rows=30, age=60))["batches"] == 4
+    shop.add(*[GOOD] * 100, file="b.jsonl")
+    assert shop.drain(limits=Limits(rows=30, bytes=1, age=60))["batches"] >= 4
+    assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(200, 200)]
+
+
+def test_the_rest_of_a_line_waits_for_its_end(shop: Shop) -> None:
+    shop.add(GOOD)
+    shop.add(json.dumps(GOOD).encode()[:20], end=b"")
+    assert shop.drain()["rows"] == 1
+    shop.add(json.dumps(GOOD).encode()[20:])
+    assert shop.drain()["rows"] == 1
+    assert shop.ask("select count(*) from lake.raw.dead_letters") == [(0,)]
+
+
+def run(shop: Shop, *arguments: str) -> subprocess.Popen[str]:
+    """The command, as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestration.cli", "stream", str(shop.mapping), "--json", *arguments],
+        env={**os.environ, **shop.where.environment()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait(until: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `until` gives, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := until()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> None:
+    shop.add(*[GOOD] * 50)
+    lake.connect(shop.where).close()
+    loader = run(shop, "--age", "600", "--metrics-port", "19333")
+    metrics = "http://127.0.0.1:19333/metrics"
+
+    def is_up() -> bool:
+        try:
+            return "finegrain_stream_up 1.0" in urllib.request.urlopen(metrics).read().decode()
+        except OSError:
+            return False
+
+    wait(is_up)
+    time.sleep(0.3)
+    assert shop.ask("select count(*) from lake.raw.events") == [(0,)]
+    loader.send_signal(number)
+    out, err = loader.communicate(timeout=60)
+    assert (loader.returncode, err) == (0, "")
+    assert shop.ask("select count(*) from lake.raw.events") == [(50,)]
+    last = json.loads(out.splitlines()[-1])
+    assert (last["rows"], last["messages"], last["dead_letters"]) == (50, 50, {})
+
+
+def test_prometheus_is_told_what_happens(shop: Shop) -> None:
+    shop.add(*[GOOD] * 5, b"broken", GOOD | {"coupon": 1})
+    loader = run(shop, "--age", "0.05", "--metrics-port", "19334")
+
+    def told() -> str:
+        try:
+            text = urllib.request.urlopen("http://127.0.0.1:19334/metrics").read().decode()
+        except OSError:
+            return ""
+        return str(text) if "finegrain_stream_rows_total 6.0" in text else ""
+
+    text = wait(told)
+    loader.terminate()
+    loader.communicate(timeout=60)
+    assert 'finegrain_stream_dead_letters_total{rule="not_json"} 1.0' in text
+    assert "finegrain_stream_unknown_fields_total 1.0" in text
+    assert "finegrain_stream_commit_seconds_count" in text
+    assert "finegrain_stream_event_delay_seconds" in text
+
+
+def test_what_a_user_can_mend_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
+    shop.add(GOOD, GOOD)
+    shop.drain()
+    (shop.folder / "a.jsonl").write_text("")
+    with pytest.raises(FinegrainError, match=r"a.jsonl: it has 0 bytes, and [0-9]+ have been read already"):
+        shop.drain()
+    shop.map(stream={"folder": str(tmp_path / "nowhere")})
+    with pytest.raises(FinegrainError, match=r"nowhere is no folder"):
+        shop.drain()
+    shop.map(stream={})
+    with pytest.raises(FinegrainError, match=r"shop.yml: tables.events.stream: name one of"):
+        shop.drain()
+    shop.map(stream=None, files="x.csv", fields={"event_type": "a", "event_at": "b", "user_id": "c"})
+    with pytest.raises(FinegrainError, match=r"shop.yml: no entry has a stream"):
+        shop.drain()
+    shop.map(stream={"kafka": "t", "settings": {"sasl.password": "${NO_SUCH_VARIABLE}"}})
+    with pytest.raises(FinegrainError, match=r"stream.settings.sasl.password: the environment has no NO_SUCH_VARIABLE"):
+        shop.drain()
+    shop.map(stream={"kafka": "t", "settings": {"enable.auto.commit": True}})
+    with pytest.raises(FinegrainError, match=r"enable.auto.commit: finegrain sets this itself"):
+        shop.drain()
+    shop.map(stream={"kafka": "t", "settings": {"no.such.setting": True}})
+    with pytest.raises(FinegrainError, match=r"stream.settings: .*no.such.setting"):
+        shop.drain()
+    shop.map(fields={"event_type": "a", "event_at": "b"})
+    with pytest.raises(FinegrainError, match=r"user_id or anonymous_id is missing"):
+        shop.drain()
+
+
+def mutated(chance: random.Random, line: bytes) -> bytes:
+    """A line with some of its bytes changed, moved, doubled or gone; never a line's end, which would make two."""
+    text = bytearray(line)
+    for _ in range(chance.randint(0, 4)):
+        at = chance.randrange(len(text) + 1)
+        match chance.randrange(6):
+            case 0:
+                text[at:at] = bytes([chance.randrange(256)])
+            case 1:
+                del text[at : at + chance.randint(1, 8)]
+            case 2:
+                text[at : at + 1] = bytes([chance.randrange(256)])
+            case 3:
+                text[at:at] = text[at : at + chance.randint(1, 20)]
+            case 4:
+                text[at:at] = chance.choice(
+                    [b'"', b"{", b"}", b"\\", b"\\u0000", b"\\ud800", b"null", b"1e999", b"\x00", b"[" * 200]
+                )
+            case 5:
+                text[at:at] = chance.choice([b',"x":{"y":[]}', b',"":1', b',"event_at":7', b',"price":"NaN"'])
+    return bytes(text).replace(b"\n", b" ")
+
+
+def test_whatever_comes_lands_or_is_a_dead_letter_with_the_same_bytes(shop: Shop) -> None:
+    chance = random.Random(11)
+    seed = [
+        json.dumps(GOOD | {"event_id": str(n), "properties": {"n": n}, "page": "/é?q='\"\\"}).encode() for n in range(7)
+    ]
+    lines = [mutated(chance, chance.choice(seed)) for _ in range(100_000)]
+    lines = [line for line in lines if line.strip()]
+    shop.add(*lines)
+    done = shop.drain(limits=Limits(rows=20_000))
+    assert done["rows"] > 10_000 and sum(done["dead_letters"].values()) > 10_000
+    assert done["rows"] + sum(done["dead_letters"].values()) == len(lines)
+    starts = {}
+    at = 0
+    for line in lines:
+        starts[at] = line
+        at += len(line) + 1
+    kept = shop.ask(
+        "select split_part(_position, '/', -1)::bigint, encode(payload) from lake.raw.events union all "
+        "select position::bigint, payload from lake.raw.dead_letters"
+    )
+    assert len(kept) == len(lines)
+    assert dict(kept) == starts
+
+
+def test_a_moment_without_an_offset_is_utc() -> None:
+    from orchestration.cli import _moment
+
+    assert _moment("--since", "2025-03-02T10:00:00+02:00") == datetime(2025, 3, 2, 8)
+    assert _moment("--since", "2025-03-02T10:00:00") == datetime(2025, 3, 2, 10)
+    with pytest.raises(FinegrainError, match=r"--since is 'noon'"):
+        _moment("--since", "noon")

@@ -1,0 +1,273 @@
+"""Streams off a real broker: what goes wrong, and that nothing is lost or doubled by it (tests/test_stream_kills.py kills loaders)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from servers import HOST, Kafka
+from services import bootstrap, new_topic
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.positions import positions
+from orchestration.settings import Settings
+from orchestration.stream.run import stream
+
+PARTITIONS = 3
+
+
+class Shop:
+    """A topic, a mapping that streams it and a home."""
+
+    def __init__(self, kafka: Kafka, folder: Path, extensions: Path) -> None:
+        self.kafka, self.where = kafka, Settings.below(folder / "home", extensions)
+        self.mapping, self.topic = folder / "shop.yml", new_topic(kafka, PARTITIONS)
+        self.sent = 0
+        self.map()
+
+    def map(self, topic: str | None = None, **more: Any) -> None:
+        """Write the mapping, with more settings of the client."""
+        settings = {
+            "bootstrap.servers": bootstrap(self.kafka),
+            "session.timeout.ms": 1500,
+            "heartbeat.interval.ms": 300,
+            "topic.metadata.refresh.interval.ms": 1000,
+            "reconnect.backoff.max.ms": 500,
+            **more,
+        }
+        entry = {"stream": {"kafka": topic or self.topic, "settings": settings}, "available_at": "now"}
+        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": entry}}))
+
+    def send(self, count: int, producer: Producer | None = None, **more: Any) -> None:
+        """Numbered events, over all partitions."""
+        used = producer or Producer({"bootstrap.servers": bootstrap(self.kafka), "log_level": 0})
+        for number in range(self.sent, self.sent + count):
+            event = {
+                "event_id": str(number),
+                "event_type": "view_item",
+                "event_at": "2025-03-02T10:15:30Z",
+                "user_id": "ann",
+                **more,
+            }
+            used.produce(
+                self.topic, json.dumps(event).encode(), partition=number % PARTITIONS, key=b"k", headers={"h": b"\xff"}
+            )
+        self.sent += count
+        assert used.flush(60) == 0
+
+    def drain(self, **given: Any) -> dict[str, Any]:
+        """Load what is there."""
+        return stream(self.mapping, where=self.where, drain=True, **given)
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, as a user starts it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestration.cli", "stream", str(self.mapping), *arguments],
+            env={**os.environ, **self.where.environment()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the lake."""
+        con = lake.connect(self.where, read_only=True)
+        try:
+            return con.execute(sql).fetchall()
+        finally:
+            con.close()
+
+    def is_whole(self) -> bool:
+        """Whether every event that was sent is once in the lake, and the positions are the ends of the topic."""
+        con = lake.connect(self.where, read_only=True)
+        at = {part: int(each.position) for part, each in positions(con, "shop", f"kafka:{self.topic}").items()}
+        con.close()
+        ends = Consumer({"bootstrap.servers": bootstrap(self.kafka), "group.id": "ends"})
+        high = {
+            str(part): ends.get_watermark_offsets(TopicPartition(self.topic, part), 10)[1] for part in range(PARTITIONS)
+        }
+        ends.close()
+        counted = self.ask("select count(*), count(distinct event_id) from lake.raw.events")
+        return at == high and counted == [(self.sent, self.sent)]
+
+
+@pytest.fixture
+def shop(kafka: Kafka, tmp_path: Path, extensions: Path) -> Shop:
+    return Shop(kafka, tmp_path, extensions)
+
+
+def wait(until: Callable[[], Any], seconds: float = 90) -> None:
+    """As soon as `until` is true."""
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+
+
+def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:
+    shop.send(1_000)
+    shop.send(10, quantity="none")
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"]) == (1_000, {"wrong_type": 10})
+    assert shop.drain()["rows"] == 0
+    assert shop.ask("select min(_position) from lake.raw.events") == [(f"{shop.topic}/0/0",)]
+    # A letter keeps what came with the message.
+    assert shop.ask(
+        "select distinct key, headers, place, sent_at > timestamp '2025-01-01' from lake.raw.dead_letters"
+    ) == [(b"k", '[["h", "\\\\xff"]]', f"kafka:{shop.topic}", True)]
+
+
+def test_what_a_transaction_took_back_does_not_land(shop: Shop) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap(shop.kafka), "transactional.id": shop.topic, "log_level": 0})
+    producer.init_transactions()
+    for keep in (True, False, True, False):
+        producer.begin_transaction()
+        shop.send(30, producer)
+        if keep:
+            producer.commit_transaction()
+        else:
+            producer.abort_transaction()
+            shop.sent -= 30
+    shop.drain()
+    assert shop.is_whole()
+
+
+def test_one_that_slept_while_its_partitions_went_to_another_lands_nothing(shop: Shop) -> None:
+    lake.connect(shop.where).close()
+    sleeper = shop.run("--age", "600", "--json")
+    shop.send(300)
+    wait(lambda: shop.ask("select count(*) from lake.raw.positions where owner is not null") == [(PARTITIONS,)])
+    time.sleep(2)  # it has taken them, and keeps its batch open
+    assert shop.ask("select count(*) from lake.raw.events") == [(0,)]
+    sleeper.send_signal(signal.SIGSTOP)
+    other = shop.run("--age", "0.1", "--json")
+    wait(shop.is_whole)
+    sleeper.send_signal(signal.SIGCONT)
+    time.sleep(2)
+    shop.send(300)
+    sleeper.send_signal(signal.SIGTERM)
+    _, err = sleeper.communicate(timeout=60)
+    assert (sleeper.returncode, err) == (0, "")
+    wait(shop.is_whole)
+    other.send_signal(signal.SIGTERM)
+    assert other.communicate(timeout=60)[1] == ""
+    assert shop.is_whole()
+
+
+def test_a_broker_that_is_not_there_is_waited_for(shop: Shop) -> None:
+    shop.send(100)
+    shop.kafka.kill()
+    try:
+        loader = shop.run("--age", "0.1")
+        assert loader.stderr is not None
+        said = loader.stderr.readline()
+        assert f"kafka at {bootstrap(shop.kafka)} does not answer" in said and "trying again in" in said
+    finally:
+        shop.kafka.start()
+    wait(shop.is_whole)
+    shop.kafka.kill()
+    time.sleep(2)
+    shop.kafka.start()
+    shop.send(100)
+    wait(shop.is_whole)
+    loader.send_signal(signal.SIGTERM)
+    assert loader.wait(60) == 0
+    loader.stderr.close()
+
+
+def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.map(topic="no-such-topic")
+    with pytest.raises(
+        FinegrainError, match=r"stream.kafka: .* has no topic 'no-such-topic'; make it, or mend the name"
+    ):
+        shop.drain()
+    secured = {
+        "bootstrap.servers": f"{HOST}:{shop.kafka.ports[1]}",
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "${SHOP_USER}",
+        "sasl.password": "${SHOP_PASSWORD}",
+    }
+    monkeypatch.setenv("SHOP_USER", shop.kafka.environment()["KAFKA_SASL_USERNAME"])
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
+    shop.map(**secured)
+    with pytest.raises(FinegrainError, match=r"does not accept these credentials") as told:
+        shop.drain()
+    assert "hunter2" not in str(told.value)
+    monkeypatch.setenv("SHOP_PASSWORD", shop.kafka.environment()["KAFKA_SASL_PASSWORD"])
+    shop.send(9)
+    assert shop.drain()["rows"] == 9
+
+
+def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
+    shop.send(30)
+    shop.drain()
+    admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
+    admin.delete_topics([shop.topic])[shop.topic].result()
+    time.sleep(1)
+    new_topic(shop.kafka, PARTITIONS, shop.topic)
+    shop.send(30)
+    with pytest.raises(FinegrainError, match=r"was deleted and made anew .* run it once with --afresh"):
+        shop.drain()
+    assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
+    assert shop.drain(afresh=True)["rows"] == 30
+    assert shop.is_whole()
+
+
+def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:
+    shop.send(30)
+    shop.drain()
+    shop.send(60)
+    admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
+    for removed in admin.delete_records([TopicPartition(shop.topic, 1, 20)]).values():
+        removed.result()
+    with pytest.raises(FinegrainError, match=r"the position in the lake is not in the topic any more .* --afresh"):
+        shop.drain()
+    assert shop.drain(afresh=True)["rows"] > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 8 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no disk can be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_and_one_that_cannot_be_written_lose_nothing(
+    kafka: Kafka, tmp_path: Path, small_disk: Path, extensions: Path
+) -> None:
+    shop = Shop(kafka, tmp_path, extensions)
+    shop.where = Settings.below(small_disk / "home", extensions)
+    shop.send(1_500, page="".join(f"{n:x}" for n in range(2_000)), query=os.urandom(3_000).hex())
+    blob = small_disk / "blob"
+    lake.connect(shop.where).close()
+    blob.write_bytes(b"x" * 7_000_000)
+    with pytest.raises(
+        FinegrainError, match=r"the lake cannot be written: .*; what has not landed is still in the stream"
+    ):
+        shop.drain()
+    blob.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(FinegrainError, match=r"cannot be written|does not open|cannot be kept"):
+        shop.drain()
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    shop.drain()
+    assert shop.is_whole()
