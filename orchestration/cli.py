@@ -10,13 +10,17 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from orchestration import __version__, console
 from orchestration.errors import FinegrainError
+
+if TYPE_CHECKING:
+    from orchestration.load import FileReport
 
 app = typer.Typer(
     help="From a shop's raw events to tested, point-in-time-correct personalization features.",
@@ -92,6 +96,16 @@ def simulate(
     console.out().print(f"load them with: finegrain load examples/simulated_shop --data {summary.out}")
 
 
+def _show_files(out: Console, files: list[FileReport]) -> None:
+    for file in files:
+        said = file.skipped or f"{file.rows:,} rows" + (
+            f", {file.malformed:,} of them malformed" if file.malformed else ""
+        )
+        out.print(f"{file.source}.{file.table} {file.file}: {said}")
+        for note in file.notes:
+            out.print(f"  {note}")
+
+
 @app.command()
 def load(
     mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
@@ -111,13 +125,37 @@ def load(
         console.show_json(report.as_dict())
         return
     out = console.out()
-    for file in report.files:
-        said = file.skipped or f"{file.rows:,} rows" + (
-            f", {file.malformed:,} of them malformed" if file.malformed else ""
+    _show_files(out, report.files)
+    out.print(f"{report.rows:,} rows landed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+
+
+@app.command()
+def ingest(
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
+    ] = False,
+    lot: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
+    as_json: Json = False,
+) -> None:
+    """Bring in what is new of databases, APIs and files by a mapping."""
+    from orchestration.ingest import ingest as run
+
+    report = run(mapping, data, full, lot=lot, quiet=as_json)
+    if as_json:
+        console.show_json(report.as_dict())
+        return
+    out = console.out()
+    for each in report.tables:
+        said = [f"{each.read:,} rows read", f"{each.landed:,} landed", f"{each.unchanged:,} unchanged"]
+        said += [f"{each.malformed:,} malformed"] * bool(each.malformed) + [f"{each.deleted:,} deleted"] * bool(
+            each.deleted
         )
-        out.print(f"{file.source}.{file.table} {file.file}: {said}")
-        for note in file.notes:
-            out.print(f"  {note}")
+        out.print(f"{each.source}.{each.table} {each.place}: {', '.join(said)}", markup=False)
+        for note in each.notes:
+            out.print(f"  {note}", markup=False)
+    _show_files(out, report.files)
     out.print(f"{report.rows:,} rows landed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
 
 

@@ -77,6 +77,16 @@ EVENT_TIME: Final[dict[str, str]] = {
     "refunds": "refunded_at",
 }
 
+#: The contract fields that say which thing a row is about, by table; of a deletion they are all that is told.
+IDENTITY: Final[dict[str, tuple[str, ...]]] = {
+    "events": ("event_id", "order_id", "line_id"),
+    "customers": ("customer_id",),
+    "products": ("product_id",),
+    "orders": ("order_id",),
+    "order_items": ("order_id", "line_id", "product_id"),
+    "refunds": ("refund_id", "order_id", "line_id"),
+}
+
 
 def columns(table: str) -> dict[str, str]:
     """Every column of a raw table in the lake, in order: name to DuckDB type."""

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -31,9 +32,10 @@ from orchestration import console, lake, landing, settings
 from orchestration.contracts import EVENT_TIME, RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, look
+from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
-from orchestration.load import Entry, Paths, Plan, plan
+from orchestration.load import Entry, Paths, Plan, no_files, plan
 from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
 from orchestration.settings import Settings
 
@@ -226,10 +228,17 @@ def examine(
         plans = _plans(mapping, paths, data)
         now = now or datetime.now(UTC).replace(tzinfo=None)
         with (
+            tempfile.TemporaryDirectory(prefix="finegrain-doctor-") as scratch,
             console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance,
             duckdb.connect() as con,
         ):
             con.execute("set timezone = 'UTC'")
+            plans = [
+                replace(each, entries=(*each.entries, *samples(each.path, Path(scratch) / str(number), where, ROWS)))
+                for number, each in enumerate(plans)
+            ]
+            if len(plans) == 1 and not plans[0].entries:
+                raise no_files(plans[0].path)
             exams = [_Exam(con, each, entry, now) for each in plans for entry in each.entries]
             for exam in exams:
                 exam.open(advance)
@@ -291,6 +300,9 @@ class _Exam:
     def refused(self, error: FinegrainError, field: str = "") -> None:
         """What the loader says in refusing a file."""
         message = str(error).removeprefix(f"{self.entry.where}.fields.{field}: ").removeprefix(f"{self.entry.where}.")
+        if not self.entry.mapping.files:  # a sample of what is no file
+            for file in self.entry.files:
+                message = message.replace(str(file.path), file.name)
         self.say("error", message.removeprefix(f"{self.entry.where}: "), field)
 
     def open(self, advance: console.Advance) -> None:

@@ -41,25 +41,35 @@ class Look:
 
 
 def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataFile]:
-    """The files behind paths, globs, folders and `package://` addresses; relative ones start at `base`.
+    """The files behind paths, globs, folders, `package://` and `s3://` addresses; relative ones start at `base`.
 
     A row's position must tell its file from its neighbours, so files of one base name in several folders keep as
     much of the path as differs. Raises FinegrainError when a pattern leads to nothing.
     """
     found: dict[Path, tuple[str, Format]] = {}
     for pattern in patterns:
+        if pattern.startswith("s3://"):
+            from orchestration import objects  # boto3 takes half a second to import
+
+            for path, name in objects.fetch(pattern, form):
+                found.setdefault(path, (name, _format(name, form)))
+            continue
         for path, root in _expand(pattern, form, base):
-            told = form or format_of(path.name)
-            if told is None:
-                raise FinegrainError(
-                    f"{path}: the name does not tell the format; add `format: parquet`, `csv` or `jsonl` to the mapping"
-                )
-            found.setdefault(path, (path.relative_to(root).as_posix(), told))
+            found.setdefault(path, (path.relative_to(root).as_posix(), _format(str(path), form)))
     names = Counter(name for name, _ in found.values())
     return [
         DataFile(path, name if names[name] == 1 else path.as_posix().lstrip("/"), told, path.stat().st_size)
         for path, (name, told) in found.items()
     ]
+
+
+def _format(name: str, form: Format | None) -> Format:
+    told = form or format_of(name)
+    if told is None:
+        raise FinegrainError(
+            f"{name}: the name does not tell the format; add `format: parquet`, `csv` or `jsonl` to the mapping"
+        )
+    return told
 
 
 def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Path, Path]]:

@@ -24,7 +24,8 @@ from orchestration.settings import Settings, settings
 T = TypeVar("T")
 
 #: The lake's own tables beside the raw ones: what has been loaded, so that a file is not loaded twice by accident; how far each
-#: source has been read (orchestration/positions.py); and what could not be landed, whole (orchestration/stream/).
+#: source has been read (orchestration/positions.py); what could not be landed, whole (orchestration/stream/); and of databases and
+#: APIs, which rows are gone and how their tables looked (orchestration/ingest.py).
 BOOKS: Final[dict[str, str]] = {
     "loads": (
         "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp"
@@ -38,6 +39,11 @@ BOOKS: Final[dict[str, str]] = {
         "payload blob, key blob, headers varchar, rule_id varchar, error varchar, sent_at timestamp, "
         "_ingested_at timestamp"
     ),
+    "deletions": (
+        "_source varchar, _position varchar, raw_table varchar, row_key varchar, contract_key varchar, "
+        "deleted_at timestamp, _ingested_at timestamp, available_at timestamp"
+    ),
+    "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp",
     "replayed": "_source varchar, _position varchar, replayed_at timestamp",
 }
 

@@ -11,7 +11,7 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -150,19 +150,23 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile) -> Opened:
     read = f"read_parquet({path_literal(file)}, hive_partitioning = false, file_row_number = true)"
     described = con.execute(f"describe select * from {read}").fetchall()
     kinds = {str(row[0]): str(row[1]) for row in described if row[0] != "file_row_number"}
-    # NaN is how pandas spells a missing number, and is no JSON.
-    shown = ", ".join(
-        f"case when isnan({identifier(name)}) then null else {identifier(name)} end as {identifier(name)}"
-        if kind in ("FLOAT", "DOUBLE")
-        else identifier(name)
-        for name, kind in kinds.items()
-    )
-    packed = ", ".join(f"{quote(name)}: {identifier(name)}" for name in kinds)
+    shown = ", ".join(f"{without_nan(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
     relation = (
-        f"(select *, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
+        f"(select *, null::varchar as __bad, {packed(kinds)} as __payload "
         f"from (select {shown}, file_row_number + 1 as __n from {read}))"
     )
     return Opened(str(file.path), kinds, relation, tuple(kinds), is_typed=True)
+
+
+def without_nan(value: str, kind: str) -> str:
+    """SQL of a value. NaN is how pandas spells a missing number, and is no JSON."""
+    return f"case when isnan({value}) then null else {value} end" if kind in ("FLOAT", "DOUBLE") else value
+
+
+def packed(names: Iterable[str]) -> str:
+    """SQL of columns as one JSON text."""
+    members = ", ".join(f"{quote(name)}: {identifier(name)}" for name in names)
+    return f"to_json({{{members}}})::varchar"
 
 
 def _read_lines(file: DataFile) -> str:
@@ -183,7 +187,6 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Ope
     )
     rejects = _set_aside(con, file, names, dialect, look.quoted, header_lines)
     everything = ", ".join(identifier(name) for name in names)
-    packed = ", ".join(f"{quote(name)}: {identifier(name)}" for name in names)
     good = f"(select row_number() over () as __g, * from read_csv({dialect}, ignore_errors = true))"
     if rejects is None:
         numbered = f"(select {everything}, __g as __n from {good})"
@@ -196,10 +199,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Ope
             f"(select n, row_number() over (order by n) as rank from {rejects}) group by all) on __g > before)"
         )
         rest = f" union all by name select n as __n, why as __bad, raw as __payload from {rejects}"
-    relation = (
-        f"(select {everything}, __n, null::varchar as __bad, to_json({{{packed}}})::varchar as __payload "
-        f"from {numbered}{rest})"
-    )
+    relation = f"(select {everything}, __n, null::varchar as __bad, {packed(names)} as __payload from {numbered}{rest})"
     return Opened(str(file.path), kinds, relation, tuple(names))
 
 
@@ -330,8 +330,10 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
         return list(RAW_TABLES[table])
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [source.column for source in entry.fields.values() if source.column is not None]
-    if isinstance(entry.available_at, Column):
-        names.append(entry.available_at.column)
+    names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
+    names += entry.key
+    if entry.http is not None and entry.http.since is not None:
+        names.append(entry.http.since.column)
     for text in [source.sql for source in entry.fields.values()] + [entry.where]:
         if text is not None:  # SQL does not tell upper from lower case
             names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]
@@ -340,6 +342,8 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
 
 def _needs(table: str, entry: Table, column: str) -> bool:
     """Whether the moment or the kind of a row hangs on a column."""
+    if column in entry.key or (entry.http and entry.http.since and entry.http.since.column == column):
+        return True
     needed = {"event_type", EVENT_TIME[table], f"{table.removesuffix('s')}_id"}
     return any(source.column == column for name, source in entry.fields.items() if name in needed)
 

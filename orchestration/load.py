@@ -83,7 +83,8 @@ class Plan:
 
 
 def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | None = None) -> list[Plan]:
-    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet.
+    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet; entries that name
+    no files are left out.
 
     `paths` stand in for the mapping's `files` (`table=path` where the mapping fills several tables); `data` is
     the folder where its relative paths begin (default: the current one).
@@ -104,18 +105,23 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
                 where = f"{path}: tables.{table}" + (f"[{number + 1}]" if len(mapped) > 1 else "")
                 if table in given:
                     files = find(given[table], entry.format, Path.cwd())
-                elif entry.stream is not None:
-                    continue
-                else:
+                elif entry.files:
                     files = find(entry.files, entry.format, base)
+                else:
+                    continue
                 if table == "ga4_events" and any(file.format == "csv" for file in files):
                     raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
                 zone = entry.time_zone or read.time_zone
                 entries.append(Entry(where, table, entry, zone, number, tuple(files)))
-        if not entries:
-            raise FinegrainError(f"{path}: its rows come by stream; run `finegrain stream {path}`")
         plans.append(Plan(path, read.source, tuple(entries)))
     return plans
+
+
+def no_files(path: Path) -> FinegrainError:
+    """What to do with a mapping that names no files."""
+    streams = any(entry.stream for mapped in read_mapping(path).tables.values() for entry in mapped)
+    how = f"by stream; run `finegrain stream {path}`" if streams else f"from elsewhere; run `finegrain ingest {path}`"
+    return FinegrainError(f"{path}: its rows come {how}")
 
 
 def _by_table(path: Path, paths: Paths | None, tables: dict[str, int]) -> dict[str, list[str]]:
@@ -163,6 +169,8 @@ def load(
     where = where or settings()
     started = time.monotonic()
     plans = plan(mapping, paths, data)
+    if len(plans) == 1 and not plans[0].entries:
+        raise no_files(plans[0].path)
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.

@@ -146,11 +146,93 @@ class Stream(_Strict):
         return f"{kind}:{getattr(self, kind)}"
 
 
+class Incremental(_Strict):
+    """Read only rows whose `column` (a time or a number) has moved on since; those of the last `overlap` before it again."""
+
+    column: str
+    overlap: str | int | None = None
+
+    @field_validator("overlap")
+    @classmethod
+    def _span(cls, given: str | int | None) -> str | int | None:
+        if isinstance(given, int) and given < 0:
+            raise ValueError("an overlap is not negative")
+        if isinstance(given, str):
+            span(given)
+        return given
+
+
+class Since(_Strict):
+    """What an API calls the moment from which on it is asked: a query `parameter`, filled with the greatest `column` seen."""
+
+    parameter: str
+    column: str
+
+
+class Next(_Strict):
+    """How an API's pages follow one another: a `cursor` (a path into the answer) sent back as `parameter`; or a `page` number,
+    the name of a query parameter; or `link: header`."""
+
+    cursor: str | None = None
+    parameter: str | None = None
+    page: str | None = None
+    first: int = 1
+    link: Literal["header"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Next:
+        if len(self.model_fields_set & {"cursor", "page", "link"}) != 1 or bool(self.cursor) != bool(self.parameter):
+            raise ValueError("write {cursor: $.next, parameter: cursor}, or {page: page}, or {link: header}")
+        return self
+
+    @field_validator("cursor")
+    @classmethod
+    def _path(cls, given: str | None) -> str | None:
+        return json_path(given)
+
+
+class Http(_Strict):
+    """One resource of an HTTP API. `rows` is the path to the list of rows in an answer."""
+
+    url: str
+    headers: dict[str, str] = {}
+    parameters: dict[str, str] = {}
+    rows: str = "$"
+    next: Next | None = None
+    since: Since | None = None
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _texts(cls, given: Any) -> Any:
+        return {str(key): str(value) for key, value in given.items()} if isinstance(given, dict) else given
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, given: str) -> str:
+        if not given.startswith(("http://", "https://", "${")):
+            raise ValueError("an address begins with https:// or http://")
+        return given
+
+    @field_validator("rows")
+    @classmethod
+    def _path(cls, given: str) -> str | None:
+        return json_path(given)
+
+
+#: The keys that say where an entry's rows come from: each has exactly one of them.
+ORIGINS: Final = ("files", "stream", "table", "http")
+
+
 class Table(_Strict):
-    """How the rows of some files, or of a stream, become rows of one raw table."""
+    """How the rows of files, a stream, a database's table or an API's resource become rows of one raw table."""
 
     files: tuple[str, ...] = ()
     stream: Stream | None = None
+    table: str | None = None
+    http: Http | None = None
+    key: tuple[str, ...] = ()
+    incremental: Incremental | None = None
+    deletes: Literal["compare"] | Column | None = None
     format: Format | None = None
     origin: Literal["web", "database"] = "web"
     time_zone: str | None = None
@@ -162,8 +244,8 @@ class Table(_Strict):
 
     @model_validator(mode="after")
     def _origin(self) -> Table:
-        if bool(self.files) == (self.stream is not None):
-            raise ValueError("say where the rows come from, by one of: files, stream")
+        if sum(bool(getattr(self, key)) for key in ORIGINS) != 1:
+            raise ValueError(f"say where the rows come from, by one of: {', '.join(ORIGINS)}")
         if self.stream is not None and self.distinct:
             raise ValueError("distinct is for files; a stream never ends")
         return self
@@ -175,6 +257,23 @@ class Table(_Strict):
         if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
             raise ValueError("write a path, a glob, or a list of them")
         return tuple(files)
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _columns(cls, given: Any) -> Any:
+        key = [given] if isinstance(given, str) else given
+        if not isinstance(key, list) or not key or not all(isinstance(column, str) and column for column in key):
+            raise ValueError("write the columns that tell one row from another, as in [id]")
+        return tuple(key)
+
+    @field_validator("deletes", mode="before")
+    @classmethod
+    def _deleted(cls, given: Any) -> Any:
+        if isinstance(given, dict) and list(given) == ["column"] and isinstance(given["column"], str):
+            return Column(column=given["column"])
+        if given == "compare":
+            return given
+        raise ValueError("write compare, or {column: the column that says when a row was deleted}")
 
     @field_validator("expects", mode="before")
     @classmethod
@@ -205,6 +304,7 @@ class Mapping(_Strict):
 
     source: str
     time_zone: str = "UTC"
+    database: str | None = None
     tables: dict[str, tuple[Table, ...]]
 
     @field_validator("source")
@@ -309,7 +409,15 @@ def _sentence(detail: Any, given: Any) -> str:
     depth = sum(not isinstance(step, int) for step in location)
     match detail["type"]:
         case "extra_forbidden":
-            model: type[BaseModel] = Mapping if depth == 1 else Table if depth == 3 else Field
+            below: dict[str, type[BaseModel]] = {
+                "http": Http,
+                "stream": Stream,
+                "next": Next,
+                "since": Since,
+                "incremental": Incremental,
+            }
+            parent = next((step for step in reversed(location[:-1]) if not isinstance(step, int)), "")
+            model: type[BaseModel] = Mapping if depth == 1 else Table if depth == 3 else below.get(str(parent), Field)
             return f"{where}: no such key" + nearest(str(location[-1]), model.model_fields)
         case "missing":
             hint = ""
@@ -330,6 +438,11 @@ def _problems(mapping: Mapping) -> Iterator[str]:
     """What one key alone does not show."""
     if mapping.time_zone not in time_zones():
         yield f"time_zone: '{mapping.time_zone}' is no time zone" + _zone_hint(mapping.time_zone)
+    tabled = [name for name, entries in mapping.tables.items() for entry in entries if entry.table is not None]
+    if tabled and mapping.database is None:
+        yield f"tables.{tabled[0]}.table: say in which database, as in database: ${{SHOP_DATABASE_URL}}, beside source"
+    if mapping.database is not None and not tabled:
+        yield "database: no entry reads a table of it; write table: instead of files:, or leave database out"
     for name, entries in mapping.tables.items():
         if name not in RAW_TABLES:
             yield f"tables.{name}: no such raw table" + nearest(name, RAW_TABLES)
@@ -342,6 +455,7 @@ def _problems(mapping: Mapping) -> Iterator[str]:
 def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
     if table.time_zone is not None and table.time_zone not in time_zones():
         yield f"{where}.time_zone: '{table.time_zone}' is no time zone" + _zone_hint(table.time_zone)
+    yield from _origin_problems(where, name, table)
     if name == "ga4_events":
         if table.fields:
             yield f"{where}.fields: GA4's export keeps its own shape; leave `fields` out"
@@ -363,6 +477,38 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
             "map it, or write now or {column: …}"
         )
+
+
+def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
+    """Whether it is plain where the rows come from, and the keys are those of that kind of place."""
+    origin = next(key for key in ORIGINS if getattr(table, key))
+    keyed = origin in ("table", "http")
+    wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))
+    for key in wrong:
+        if getattr(table, key):
+            yield f"{where}.{key}: this does not go with {origin}"
+    if keyed:
+        if name == "ga4_events":
+            yield f"{where}: GA4's export comes in files"
+        if not table.key:
+            yield f"{where}.key: this key is missing: name the columns that tell one row from another, as in key: [id]"
+        if origin == "http" and table.deletes == "compare" and table.http and table.http.since:
+            yield f"{where}.deletes: compare needs every row, and since asks for the newer ones only"
+
+
+def span(text: str) -> str:
+    """`10 minutes` as a SQL interval. Raises ValueError where it is none."""
+    found = re.fullmatch(r"(\d+) *(second|minute|hour|day|week)s?", text.strip())
+    if not found:
+        raise ValueError("write a number of seconds, minutes, hours, days or weeks, as in 10 minutes")
+    return f"interval '{found[1]} {found[2]}s'"
+
+
+def json_path(text: str | None) -> str | None:
+    """`$.a.b` or `$`, checked. Raises ValueError."""
+    if text is not None and not re.fullmatch(r"\$(\.[A-Za-z0-9_-]+)*", text):
+        raise ValueError("write a path like $.data.items, or $ for the whole answer")
+    return text
 
 
 @cache

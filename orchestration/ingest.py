@@ -1,0 +1,581 @@
+"""Bring rows of databases and APIs into the lake by a mapping: what is new since the last time, each version of a row once.
+
+Rows are read in lots. A lot is staged and compared with the lake outside of any transaction (`versions`); then one short transaction
+lands its rows and moves the position, so that whatever is killed when, the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from orchestration import apis, console, databases, lake, landing, versions
+from orchestration.contracts import columns as columns_of
+from orchestration.databases import DatabaseTable
+from orchestration.errors import FinegrainError
+from orchestration.files import DataFile, look
+from orchestration.lake import quote
+from orchestration.landing import Bound, Opened, identifier
+from orchestration.load import Entry, FileReport, load
+from orchestration.locks import one_at_a_time
+from orchestration.mapping import Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
+from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.settings import Settings, settings
+
+#: Rows of a lot, if the cursor does not have more of one value.
+LOT: Final = 500_000
+#: What is read again of a table each time, where the mapping does not say: commits may be seen later than their numbers and clocks say.
+OVERLAPS: Final[dict[str, str | int]] = {"time": "10 minutes", "number": 1000}
+_WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
+
+
+@dataclass
+class TableReport:
+    """One entry's part in an ingest. Of the rows `read`, `landed` are new or changed (`malformed` of them with a reason in `_error`),
+    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows were told to be gone."""
+
+    source: str
+    table: str
+    place: str
+    read: int = 0
+    landed: int = 0
+    malformed: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class IngestReport:
+    """What an ingest did. `snapshot` is the lake's newest after it; `seconds` is wall time."""
+
+    tables: list[TableReport]
+    files: list[FileReport]
+    snapshot: int
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Rows landed, deletions not counted."""
+        return sum(table.landed for table in self.tables) + sum(file.rows for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "rows": self.rows}
+
+
+@dataclass(frozen=True)
+class Lot:
+    """A part of what is to be read: a SELECT of its rows, and the cursor's value that it ends with."""
+
+    select: str
+    until: str
+
+
+@dataclass
+class Reading:
+    """One entry while it is read. `part` tells it from others of the same place, `label` begins its rows' positions."""
+
+    where: str
+    source: str
+    name: str
+    entry: Table
+    zone: str
+    number: int
+    part: str
+    label: str
+    place: str
+    table: DatabaseTable | None
+    columns: dict[str, str]
+    report: TableReport
+    bound: Bound | None = None
+    payload: str | None = None
+    before: Position | None = None
+    incarnation: str = ""
+    changed_schema: str | None = None
+
+    @property
+    def deleted(self) -> str | None:
+        """The column that says that a row is gone."""
+        return self.entry.deletes.column if isinstance(self.entry.deletes, Column) else None
+
+
+def ingest(
+    mapping: str | Path,
+    data: str | Path | None = None,
+    full: bool = False,
+    *,
+    lot: int = LOT,
+    where: Settings | None = None,
+    now: datetime | None = None,
+    quiet: bool = True,
+) -> IngestReport:
+    """Bring in what is new of every table, resource and file of a mapping (or of every mapping in a folder).
+
+    `full` reads tables from their beginning again; what the lake has does not land twice. `lot` is how many rows land in
+    one transaction; `now` (naive UTC) stands in for the clock. Raises FinegrainError; what had landed before is whole and stays.
+    """
+    where = where or settings()
+    started = time.monotonic()
+    found = [(path, read_mapping(path)) for path in mapping_files(mapping)]
+    if not any(entry.files or entry.table or entry.http for _, each in found for entry in _entries(each)):
+        raise FinegrainError(f"{mapping}: this reads streams; bring them in with finegrain stream")
+    total = sum(1 for _, each in found for entry in _entries(each) if entry.table or entry.http)
+    report = IngestReport([], [], 0, 0.0)
+    with console.progress("ingest", total, quiet=quiet) as advance:
+        for path, each in found:
+            if any(entry.files for entry in _entries(each)):
+                loaded = load(path, data=data, where=where, now=now)
+                report.files += loaded.files
+                report.snapshot = loaded.snapshot
+            if not any(entry.table or entry.http for entry in _entries(each)):
+                continue
+            # Of one source one run at a time: a second one would only be overtaken.
+            with one_at_a_time(where.home / f"ingest-{each.source}.lock"):
+                tables, report.snapshot = _ingest(where, path, each, full, lot, now, advance)
+                report.tables += tables
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _entries(mapping: Mapping) -> Iterator[Table]:
+    for entries in mapping.tables.values():
+        yield from entries
+
+
+def _ingest(
+    where: Settings,
+    path: Path,
+    mapping: Mapping,
+    full: bool,
+    lot: int,
+    now: datetime | None,
+    advance: console.Advance,
+) -> tuple[list[TableReport], int]:
+    """One mapping: find every table and bind it before a row of any lands."""
+    con = lake.connect(where)
+    try:
+        scratch = where.home / "tmp"
+        con.execute(f"set temp_directory = {quote(str(scratch))}")
+        readings = list(open_readings(con, path, mapping))
+        run = uuid.uuid4().hex
+        for reading in readings:
+            if reading.table is not None:
+                bind(con, reading)
+        for reading in readings:
+            try:
+                if reading.table is not None:
+                    _read_table(con, where, reading, reading.table, full, lot, run, now, advance)
+                elif reading.entry.http is not None:
+                    _read_api(con, where, reading, reading.entry.http, full, run, now, advance)
+            except Overtaken:
+                raise FinegrainError(
+                    f"{reading.where}: another ingest reads {reading.report.place} at the same time; let one of them go on"
+                ) from None
+        [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+        return [reading.report for reading in readings], int(snapshot)
+    finally:
+        con.close()
+
+
+def open_readings(con: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> Iterator[Reading]:
+    """The entries of a mapping that read tables or APIs, with the tables found and looked at."""
+    database = databases.attach(con, mapping.database, str(path)) if mapping.database is not None else None
+    for name, entries in mapping.tables.items():
+        labels: set[str] = set()
+        for number, entry in enumerate(entries):
+            where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
+            zone = entry.time_zone or mapping.time_zone
+            part = name + (f"[{number + 1}]" if number else "")
+            if entry.table is not None and database is not None:
+                table = databases.open_table(con, database, entry.table, where)
+                place, label, columns = f"{database.place}/{table.name}", table.name, table.columns
+                _check_columns(where, table, entry)
+            elif entry.http is not None:
+                table, columns = None, {}
+                place = label = apis.place(entry.http)
+            else:
+                continue
+            if label in labels:  # two entries that read the same rows into the same raw table
+                label += f"[{number + 1}]"
+            labels.add(label)
+            report = TableReport(mapping.source, name, place)
+            yield Reading(where, mapping.source, name, entry, zone, number, part, label, place, table, columns, report)
+
+
+def _check_columns(where: str, table: DatabaseTable, entry: Table) -> None:
+    """Refuse columns that are not there, and a cursor that cannot be one."""
+    named = [("key", name) for name in entry.key]
+    if isinstance(entry.deletes, Column):
+        named.append(("deletes.column", entry.deletes.column))
+    if entry.incremental is not None:
+        named.append(("incremental.column", entry.incremental.column))
+    for place, name in named:
+        if name not in table.columns:
+            raise FinegrainError(
+                f"{where}.{place}: {table.origin} has no column '{name}'{nearest(name, table.columns)}"
+            )
+    if entry.incremental is not None:
+        kind = table.columns[entry.incremental.column]
+        if _family(kind) == "":
+            raise FinegrainError(
+                f"{where}.incremental.column: '{entry.incremental.column}' is {kind.lower()}; "
+                "it must be a time or a whole number that only grows"
+            )
+        overlap = entry.incremental.overlap
+        if overlap is not None and isinstance(overlap, str) != (_family(kind) == "time"):
+            raise FinegrainError(
+                f"{where}.incremental.overlap: '{entry.incremental.column}' is {kind.lower()}; "
+                + ("write a span, as in 10 minutes" if _family(kind) == "time" else "write a number, as in 1000")
+            )
+
+
+def _family(kind: str) -> str:
+    if kind.startswith(("TIMESTAMP", "DATE")):
+        return "time"
+    whole = kind.removeprefix("U") in _WHOLE or (kind.startswith("DECIMAL(") and kind.endswith(",0)"))
+    return "number" if whole else ""
+
+
+def bind(con: duckdb.DuckDBPyConnection, reading: Reading, relation: str = versions.NEWS) -> None:
+    """Bind the mapping to the columns."""
+    origin = reading.table.origin if reading.table else reading.place
+    opened = Opened(origin, reading.columns, relation, tuple(reading.columns), is_typed=reading.table is not None)
+    reading.bound = landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)
+
+
+def samples(path: Path, folder: Path, where: Settings, rows: int) -> list[Entry]:
+    """For the doctor: the entries of a mapping that read tables or APIs, each with a file of its first `rows` rows, or of the first page.
+    The lake is not needed. Raises FinegrainError where a table cannot be reached or lacks a column that tells rows or moments."""
+    mapping = read_mapping(path)
+    if not any(entry.table or entry.http for entry in _entries(mapping)):
+        return []
+    found = []
+    where.extensions.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+        con.execute("set timezone = 'UTC'")
+        for number, reading in enumerate(open_readings(con, path, mapping)):
+            pages = folder / str(number)
+            pages.mkdir(parents=True)
+            if reading.table is not None:
+                file = pages / "rows.parquet"
+                try:
+                    con.execute(
+                        f"copy ({reading.table.rows('true')} limit {rows}) to {quote(str(file))} (format parquet)"
+                    )
+                except duckdb.Error as error:
+                    raise databases.unreachable(reading.table.database, error, reading.table.name) from None
+            elif reading.entry.http is not None:
+                apis.fetch(reading.entry.http, None, pages, reading.where, most=1)
+                file = apis.take_apart(con, reading.entry.http, pages)
+            data = DataFile(file, reading.label, "parquet" if reading.table else "jsonl", file.stat().st_size)
+            found.append(Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (data,)))
+    return found
+
+
+# --- a database's table ------------------------------------------------------------------------------------------
+
+
+def _read_table(
+    con: duckdb.DuckDBPyConnection,
+    where: Settings,
+    reading: Reading,
+    table: DatabaseTable,
+    full: bool,
+    lot: int,
+    run: str,
+    now: datetime | None,
+    advance: console.Advance,
+) -> None:
+    _begin(con, reading, table, None)
+    try:
+        lots = _lots(con, reading, table, full, lot, now or _clock())
+        for each in lots:
+            versions.stage(con, each.select, reading.columns, reading.entry.key, reading.deleted, reading.zone)
+            _take(con, where, reading, each.until, run, now or _clock())
+            advance(1 / len(lots), reading.label)
+        if reading.entry.deletes == "compare":
+            # A table of its own: the lake's keys must not go to the server as a filter.
+            con.execute(
+                "create or replace temp table __there as "
+                f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows('true')})"
+            )
+            versions.find_lost(con, reading.source, reading.name, reading.label)
+            until = reading.before.position if reading.before else ""
+            _land(con, where, reading, until, run, now or _clock())
+    except duckdb.Error as error:
+        if lake.busy(error):
+            raise
+        raise databases.unreachable(table.database, error, table.name) from None
+
+
+def _begin(
+    con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable | None, seen: dict[str, str] | None
+) -> None:
+    """Where the last run stopped, and what has become of the columns since."""
+    reading.before = positions(con, reading.source, reading.place).get(reading.part)
+    found = con.execute(
+        f"select columns from lake.raw.schemas where source = {quote(reading.source)} and place = {quote(reading.place)} "
+        f"and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
+    ).fetchall()
+    was: dict[str, str] = json.loads(found[0][0]) if found else {}
+    # An answer of an API shows only the keys that its rows happen to have.
+    now = reading.columns if table is not None else {**was, **(seen or {})}
+    if was == now:
+        return
+    reading.changed_schema = json.dumps(now)
+    if not was:
+        return
+    say = reading.report.notes.append
+    for name in now.keys() - was.keys():
+        say(
+            f"new column '{name}' ({now[name].lower()}): it is kept in the payload, until a field of the mapping reads it"
+        )
+    for name in was.keys() - now.keys():
+        say(f"column '{name}' is gone; nothing reads it")
+    for name in now.keys() & was.keys():
+        if now[name] != was[name]:
+            say(f"column '{name}' is now {now[name].lower()} (it was {was[name].lower()})")
+
+
+def _lots(
+    con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable, full: bool, lot: int, now: datetime
+) -> list[Lot]:
+    """What there is to read: everything, or by the cursor from where the last run stopped, in lots of about `lot` rows."""
+    incremental = reading.entry.incremental
+    if incremental is None:
+        reading.incarnation = "the whole table"
+        return [Lot(table.rows("true"), "")]
+    name, kind = incremental.column, table.raw[incremental.column]
+    cursor, family = identifier(name), _family(kind)
+    say = reading.report.notes.append
+    reading.incarnation = f"{name} {family if family == 'number' else table.columns[name].lower()}"
+    start: str | None = None
+    if reading.before is not None and not full:
+        if reading.before.incarnation == reading.incarnation:
+            start = reading.before.position or None
+        else:
+            say(
+                f"the cursor was {reading.before.incarnation} and is {reading.incarnation} now: the table is read from its beginning"
+            )
+    since = (
+        "true" if start is None else f"{cursor} >= {_literal(_earlier(con, start, incremental.overlap, kind), kind)}"
+    )
+    edges = _edges(con, f"select {cursor} as c from {table.scan} where {cursor} is not null and {since}", lot)
+    if start is not None:
+        newest = edges[-1] if edges else _one(con, f"select max({cursor})::varchar from {table.scan}")
+        if newest is not None and _one(con, f"select {_literal(newest, kind)} < {_literal(start, kind)}"):
+            say(
+                f"the newest {name} is {newest}, before {start}, where the last ingest stopped; it goes on from there. "
+                "If the table was put back to an earlier state, run this with --full"
+            )
+            if not edges:
+                since = f"{cursor} >= {_literal(_earlier(con, newest, incremental.overlap, kind), kind)}"
+                edges = _edges(
+                    con, f"select {cursor} as c from {table.scan} where {cursor} is not null and {since}", lot
+                )
+    lots, after = [], since
+    latest = _now_in(table, name, reading.zone, now)
+    for edge in edges:
+        until = edge
+        if family == "time":
+            # A moment still to come must not hide what is written until then.
+            until = str(_one(con, f"select least({_literal(edge, kind)}, cast({latest} as {kind}))::varchar"))
+        lots.append(Lot(table.rows(f"{after} and {cursor} <= {_literal(edge, kind)}"), until))
+        after = f"{cursor} > {_literal(edge, kind)}"
+    if edges and lots[-1].until != edges[-1]:
+        say(f"{name} lies in the future, up to {edges[-1]}; such rows are read again each time until then")
+    stop = lots[-1].until if lots else start or ""
+    empty = _one(con, "select * from " + table.ask("count(*)", f"{table.own(name)} is null"))
+    if empty:
+        say(f"{empty:,} rows have no {name}; they are read each time")
+        lots.append(Lot(table.rows(f"{cursor} is null"), stop))
+    return lots
+
+
+def _edges(con: duckdb.DuckDBPyConnection, cursors: str, lot: int) -> list[str]:
+    """The last cursor value of each lot; rows of one value are never parted."""
+    found = con.execute(
+        f"select max(c)::varchar from (select c, (row_number() over (order by c) - 1) // {lot} as n from ({cursors})) group by n order by n"
+    ).fetchall()
+    return list(dict.fromkeys(str(row[0]) for row in found))
+
+
+def _one(con: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    return con.execute(sql).fetchall()[0][0]
+
+
+def _literal(text: str, kind: str) -> str:
+    return f"cast({quote(text)} as {kind})"
+
+
+def _earlier(con: duckdb.DuckDBPyConnection, start: str, overlap: str | int | None, kind: str) -> str:
+    """The cursor's value from which on is read, an overlap before `start`."""
+    family = _family(kind)
+    back: str | int = OVERLAPS[family] if overlap is None else overlap
+    if family == "time":
+        return str(_one(con, f"select cast({_literal(start, kind)} - {span(str(back))} as {kind})::varchar"))
+    return str(
+        _one(con, f"select coalesce(try_cast(cast({quote(start)} as hugeint) - {int(back)} as {kind}), 0)::varchar")
+    )
+
+
+def _now_in(table: DatabaseTable, column: str, zone: str, now: datetime) -> str:
+    """SQL of this moment as a column spells it: local times are of the mapping's zone, MySQL's moments of UTC."""
+    utc = f"timestamp {quote(now.isoformat(sep=' '))}"
+    if table.columns[column].endswith("TIME ZONE"):
+        return utc if table.raw[column] == "TIMESTAMP" else f"timezone('UTC', {utc})"
+    return f"timezone({quote(zone)}, timezone('UTC', {utc}))"
+
+
+# --- an API's resource -------------------------------------------------------------------------------------------
+
+
+def _read_api(
+    con: duckdb.DuckDBPyConnection,
+    where: Settings,
+    reading: Reading,
+    resource: Http,
+    full: bool,
+    run: str,
+    now: datetime | None,
+    advance: console.Advance,
+) -> None:
+    """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
+    before = positions(con, reading.source, reading.place).get(reading.part)
+    reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
+    start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
+    folder = where.home / "tmp" / f"ingest-{reading.source}-{reading.part}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        apis.fetch(resource, start, folder, reading.where)
+        rows = apis.take_apart(con, resource, folder)
+        select = ""
+        if rows.stat().st_size:
+            file = DataFile(rows, reading.label, "jsonl", rows.stat().st_size)
+            try:
+                opened = landing.open_file(con, file, look(file), reading.name, reading.entry, reading.where)
+            except FinegrainError as error:
+                raise FinegrainError(str(error).replace(str(rows), reading.place)) from None
+            reading.columns = opened.columns
+            reading.report.notes += opened.notes
+            bind(con, reading)
+            select = f"select * exclude (__n) from {opened.relation}"
+        _begin(con, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
+        until = start or ""
+        if select:
+            versions.stage(
+                con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, payload="__payload"
+            )
+            # Pages shift while they are read, so a row may come twice: the later one counts.
+            con.execute(
+                "delete from __read where rowid not in (select max(rowid) from __read where __key is not null group by __key) and __key is not null"
+            )
+            if resource.since is not None:
+                column = identifier(resource.since.column)
+                of = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
+                order = f"row(try_cast(c as double), {landing.parse_time('c', quote(reading.zone))})"
+                until = str(_one(con, f"select arg_max(c, {order}) from ({of})") or "")
+            _take(con, where, reading, until, run, now or _clock())
+        if reading.entry.deletes == "compare":
+            con.execute(
+                "create or replace temp table __there as "
+                + ("select __key from __read" if select else "select null::varchar as __key")
+            )
+            versions.find_lost(con, reading.source, reading.name, reading.label)
+            bind(con, reading)
+            _land(con, where, reading, until, run, now or _clock())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    advance(1, reading.label)
+
+
+# --- both --------------------------------------------------------------------------------------------------------
+
+
+def _take(
+    con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, until: str, run: str, now: datetime
+) -> None:
+    """Land what is new of the staged lot, and move on."""
+    _check_keys(con, reading)
+    versions.find_news(con, reading.source, reading.name, reading.label)
+    [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __read").fetchall()
+    [(news,)] = con.execute("select count(*) from __news").fetchall()
+    reading.report.read += read
+    reading.report.unchanged += read - gone - news
+    if reading.bound is not None and news:
+        landing.check_sample(con, reading.bound, reading.where)
+    _land(con, where, reading, until, run, now)
+
+
+def _check_keys(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
+    shown = f"[{', '.join(reading.entry.key)}]"
+    [(rows, keyed, different)] = con.execute(
+        "select count(*), count(__key), count(distinct __key) from __read where __bad is null"
+    ).fetchall()
+    if keyed < rows:
+        raise FinegrainError(
+            f"{reading.where}.key: {rows - keyed:,} rows of {reading.place} have no {shown}; name columns that all have"
+        )
+    if different < keyed:
+        key = _one(con, "select min(__key) from (select __key from __read group by 1 having count(*) > 1)")
+        raise FinegrainError(
+            f"{reading.where}.key: {shown} does not tell the rows of {reading.place} apart: several have '{str(key)[:60]}'; "
+            "name more columns"
+        )
+
+
+def _land(
+    con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, until: str, run: str, now: datetime
+) -> None:
+    """The transaction: rows, deletions, the columns as they are now, and the position, together or not at all."""
+    bound, entry = reading.bound, reading.entry
+    assert bound is not None
+    to = Position(reading.part, until, reading.incarnation, run)
+    [(news,)] = con.execute("select count(*) from __news").fetchall()
+    [(lost,)] = con.execute("select count(*) from __lost").fetchall()
+    before = reading.before
+    if not news and not lost and reading.changed_schema is None and before and replace(before, owner=run) == to:
+        return
+    may_fail = entry.where is not None or any(source.sql is not None for source in entry.fields.values())
+    malformed = 0
+    if news and (may_fail or reading.table is None):
+        malformed = int(_one(con, f"select count(__bad) from ({bound.rows})"))
+    shown = ", ".join(identifier(name) for name in columns_of(reading.name))
+    select = landing.select(bound, reading.source, f"{quote(reading.label + '/')} || __n", now)
+    known = "__gone_at" if entry.available_at != "now" else None
+    gone = versions.deletions(reading.source, reading.name, reading.label, entry.key, known, now)
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+
+    def work() -> tuple[int, int]:
+        landed = deleted = 0
+        with lake.writing(con, where):
+            if news:
+                landed = int(_one(con, f"insert into lake.raw.{reading.name} ({shown}) {select}"))
+            if lost:
+                deleted = int(_one(con, f"insert into lake.raw.deletions {gone}"))
+            if reading.changed_schema is not None:
+                texts = (reading.source, reading.place, reading.part, reading.changed_schema)
+                con.execute(f"insert into lake.raw.schemas values ({', '.join(map(quote, texts))}, {moment})")
+            move(con, reading.source, reading.place, {reading.part: (before, to)}, now)
+        return landed, deleted
+
+    landed, deleted = lake.retry(work)
+    reading.before, reading.changed_schema = to, None
+    reading.report.landed += landed
+    reading.report.malformed += malformed
+    reading.report.deleted += deleted
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

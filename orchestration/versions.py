@@ -1,0 +1,142 @@
+"""Versions of rows that have a key: which of the rows read are new to the lake, and which of the lake's are gone.
+
+A row's position is `label/key@number.hash`: `number` counts the versions of its key from 1, `hash` is the md5 (its first 16
+digits) of the row as it was read, and all zeros where the row is gone. A row lands when its hash is not that of the key's newest version, so
+what is read again does not land again, and what goes back to an earlier state does. All of it is SQL in bulk, over one staged lot:
+
+    __read   the rows as they were read: their columns, __payload, __bad, __key, __hash, __gone and __gone_at
+    __news   of these the ones that land: __row (their rowid in __read) and __n, what their position ends with
+    __lost   keys to be told as gone: __key, __last (their newest version) and __gone_at
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import duckdb
+
+from orchestration.contracts import IDENTITY
+from orchestration.lake import quote
+from orchestration.landing import as_text, identifier, packed, parse_time
+
+#: The hash of a row that is gone.
+GONE: Final = "0" * 16
+#: Characters of `@number.hash`, and digits of its number.
+_TAIL: Final = 27
+_DIGITS: Final = 9
+
+#: What a staged lot gives to `landing` as a relation.
+NEWS: Final = "(select r.*, n.__n from __read r join __news n on r.rowid = n.__row)"
+
+
+def key_of(columns: dict[str, str], key: Sequence[str]) -> str:
+    """SQL of a row's key as text: of one column its value, of several a JSON list."""
+    texts = [as_text(identifier(name), columns[name]) for name in key]
+    return texts[0] if len(texts) == 1 else f"to_json([{', '.join(texts)}])::varchar"
+
+
+def fingerprint(columns: dict[str, str]) -> str:
+    """SQL of a row's content, whatever the order of its columns. Nulls do not count, so a new column is no change by itself."""
+    parts = [f"{quote(name + chr(30))} || {identifier(name)}::varchar" for name in sorted(columns)]
+    return f"concat_ws(chr(31), {', '.join(parts)})"
+
+
+def stage(
+    con: duckdb.DuckDBPyConnection,
+    select: str,
+    columns: dict[str, str],
+    key: Sequence[str],
+    deleted: str | None,
+    zone: str,
+    *,
+    payload: str | None = None,
+) -> None:
+    """Read a lot of rows into `__read`. `select` gives `columns`; `deleted` is the column that says a row is gone. Where the rows bring
+    `__payload` and `__bad` of their own, `payload` is what their hash is of."""
+    gone, gone_at = "false", "null::timestamp"
+    if deleted is not None:
+        column, kind = identifier(deleted), columns[deleted]
+        if kind == "BOOLEAN":
+            gone = f"coalesce({column}, false)"
+        elif kind == "VARCHAR":
+            gone = f"lower(trim(coalesce({column}, ''))) not in ('', 'false', 'f', 'no', '0')"
+        elif kind.startswith(("DATE", "TIMESTAMP")):
+            gone = f"{column} is not null"
+        else:
+            gone = f"coalesce({column} <> 0, false)"
+        if kind == "VARCHAR" or kind.startswith(("DATE", "TIMESTAMP")):
+            gone_at = parse_time(as_text(column, kind), quote(zone))
+    named = key_of(columns, key)
+    if payload:  # what could not be read at all has no key
+        named = f"coalesce({named}, case when __bad is not null then md5(__payload) end)"
+    own = "" if payload else f"null::varchar as __bad, {packed(columns)} as __payload, "
+    con.execute(
+        f"create or replace temp table __read as select *, {own}{named} as __key, "
+        f"left(md5({payload or fingerprint(columns)}), 16) as __hash, {gone} as __gone, {gone_at} as __gone_at from ({select})"
+    )
+
+
+def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
+    """Compare the staged lot with the lake: fill `__news` and `__lost`."""
+    last = newest(source, table, label, among=f"select {quote(label + '/')} || __key from __read")
+    con.execute(
+        "create or replace temp table __met as "
+        f"select r.rowid as __row, r.__key, r.__hash, r.__gone, r.__gone_at, l.__last from __read r left join ({last}) l using (__key)"
+    )
+    con.execute(
+        f"create or replace temp table __news as select __row, {_tail('__key', '__last', '__hash')} as __n from __met "
+        "where not __gone and right(__last, 16) is distinct from __hash"
+    )
+    con.execute(
+        "create or replace temp table __lost as select __key, __last, __gone_at from __met "
+        f"where __gone and right(__last, 16) <> {quote(GONE)}"
+    )
+
+
+def find_lost(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
+    """Compare all keys that the source has (`__there`) with those of the lake: fill `__lost`. No row is news by this."""
+    con.execute("create or replace temp table __news (__row bigint, __n varchar)")
+    con.execute(
+        f"create or replace temp table __lost as select __key, __last, null::timestamp as __gone_at from ({newest(source, table, label)}) "
+        f"where right(__last, 16) <> {quote(GONE)} and __key not in (select __key from __there where __key is not null)"
+    )
+
+
+def newest(source: str, table: str, label: str, among: str | None = None) -> str:
+    """A SELECT of `__key` and `__last` (`number.hash`): the newest version that the lake has of each key, if it is `among` some."""
+    first = label + "/"
+    # What begins with `label/` lies between it and what follows the slash: the lake skips files by that.
+    of = f"_source = {quote(source)} and _position >= {quote(first)} and _position < {quote(label + '0')}"
+    place = f"left(_position, -{_TAIL})"
+    found = (
+        f"select _position from lake.raw.{table} where {of} union all "
+        f"select _position from lake.raw.deletions where {of} and raw_table = {quote(table)}"
+    )
+    return (
+        f"select substr({place}, {len(first) + 1}) as __key, max(right(_position, {_TAIL - 1})) as __last from ({found})"
+        + (f" where {place} in ({among})" if among else "")
+        + " group by all"
+    )
+
+
+def _tail(key: str, last: str, digest: str) -> str:
+    number = f"coalesce(left({last}, {_DIGITS})::int, 0) + 1"
+    return f"{key} || '@' || printf('%0{_DIGITS}d', {number}) || '.' || {digest}"
+
+
+def deletions(source: str, table: str, label: str, key: Sequence[str], known: str | None, now: datetime) -> str:
+    """The SELECT that lands `__lost` in raw.deletions, each with the ids of the version that the lake has of it. `known` is SQL of
+    when the shop knew it; left out, it is now."""
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+    parts = [
+        f"{quote(name)}: " + ("__key" if len(key) == 1 else f"(__key::json)->>{at}") for at, name in enumerate(key)
+    ]
+    prefix = quote(label + "/")
+    available = f"least(coalesce({known}, {moment}), {moment})" if known else moment
+    return (
+        f"select {quote(source)}, {prefix} || {_tail('__key', '__last', quote(GONE))}, {quote(table)}, "
+        f"to_json({{{', '.join(parts)}}})::varchar, {packed(IDENTITY[table])}, __gone_at, {moment}, {available} "
+        f"from __lost join lake.raw.{table} on _source = {quote(source)} and _position = {prefix} || __key || '@' || __last"
+    )

@@ -1,0 +1,201 @@
+"""An API's rows are in the lake once each, though the server is busy, broken, slow or wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from orchestration import apis, lake
+from orchestration.errors import FinegrainError
+from orchestration.ingest import TableReport, ingest
+from orchestration.settings import Settings
+
+ROWS = [{"id": n, "name": f"p{n}", "price": n / 4, "updated_at": f"2024-01-{n:02}T00:00:00Z"} for n in range(1, 8)]
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@dataclass
+class Api:
+    """A server on loopback. `answer` makes of a path and its parameters (code, headers, body); `asked` are the requests so far."""
+
+    url: str = ""
+    answer: Callable[[str, dict[str, str]], Answer | None] = lambda path, asked: None
+    asked: list[tuple[str, dict[str, str], dict[str, str], float]] = field(default_factory=list)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    told = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            given = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            told.asked.append((parts.path, given, dict(self.headers), time.monotonic()))
+            answer = told.answer(parts.path, given)
+            if answer is None:  # the line is cut
+                self.connection.close()
+                return
+            code, headers, body = answer
+            self.send_response(code)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    told.url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(apis, "PAUSE", 0.01)
+    monkeypatch.setattr(apis, "PATIENCE", 1.0)
+    monkeypatch.setenv("TOKEN", "s3cret")
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+def page(rows: list[Any], **more: Any) -> Answer:
+    return 200, {}, json.dumps({"data": {"items": rows}, **more}).encode()
+
+
+def bring(home: Settings, folder: Path, http: dict[str, Any], **entry: Any) -> TableReport:
+    path = folder / "api.yml"
+    told = {
+        "http": {"headers": {"Authorization": "Bearer ${TOKEN}"}, "rows": "$.data.items", **http},
+        "key": "id",
+        "available_at": "now",
+        "fields": {"product_id": "id", "title": "name", "price": "price", "updated_at": "updated_at"},
+        **entry,
+    }
+    path.write_text(yaml.safe_dump({"source": "shop", "tables": {"products": told}}))
+    [report] = ingest(path, where=home).tables
+    return report
+
+
+def landed(home: Settings, what: str = "product_id, price") -> list[tuple[Any, ...]]:
+    con = lake.connect(home, read_only=True)
+    try:
+        return con.execute(f"select {what} from lake.raw.products order by _position").fetchall()
+    finally:
+        con.close()
+
+
+def test_pages_follow_a_cursor_and_only_news_is_asked_for(home: Settings, tmp_path: Path, api: Api) -> None:
+    rows = list(ROWS)
+
+    def answer(path: str, asked: dict[str, str]) -> Answer:
+        new = [row for row in rows if str(row["updated_at"]) >= asked.get("updated_since", "")]
+        first = int(asked.get("cursor", 0))
+        return page(new[first : first + 3], next=first + 3 if first + 3 < len(new) else None)
+
+    api.answer = answer
+    http = {
+        "url": api.url + "/products?active=1",
+        "next": {"cursor": "$.next", "parameter": "cursor"},
+        "since": {"parameter": "updated_since", "column": "updated_at"},
+    }
+    report = bring(home, tmp_path, http)
+    assert (report.read, report.landed) == (7, 7) and len(api.asked) == 3
+    assert all(
+        headers["Authorization"] == "Bearer s3cret" and given["active"] == "1" for _, given, headers, _ in api.asked
+    )
+    assert landed(home) == [(str(n), str(n / 4)) for n in range(1, 8)]
+    rows[2] = {**rows[2], "price": 9, "updated_at": "2024-02-01T00:00:00Z"}
+    report = bring(home, tmp_path, http)
+    assert api.asked[-1][1]["updated_since"] == "2024-01-07T00:00:00Z"
+    assert (report.read, report.landed, report.unchanged) == (2, 1, 1)
+    assert ("3", "9") in landed(home)
+
+
+def test_pages_by_number_and_by_link(home: Settings, tmp_path: Path, api: Api) -> None:
+    def answer(path: str, asked: dict[str, str]) -> Answer:
+        first = 3 * (int(asked.get("p", 1)) - 1)
+        code, headers, body = page(ROWS[first : first + 3])
+        if path == "/linked" and first + 3 < len(ROWS):
+            headers = {
+                "Link": f'</other>; rel="prev", </linked?p={asked.get("p", "1")[0:1] and first // 3 + 2}>; rel="next"'
+            }
+        return code, headers, body
+
+    api.answer = answer
+    assert bring(home, tmp_path, {"url": api.url + "/counted", "next": {"page": "p"}}).landed == 7
+    assert bring(home, tmp_path, {"url": api.url + "/linked", "next": {"link": "header"}}).landed == 7
+
+
+def test_a_server_that_is_busy_broken_or_silent_is_asked_again(home: Settings, tmp_path: Path, api: Api) -> None:
+    whole = page(ROWS)
+    troubles: list[Answer | None] = [
+        (429, {"Retry-After": "1"}, b""),
+        (503, {}, b"down"),
+        None,
+        (200, {"Content-Length": str(len(whole[2]))}, whole[2][:50]),
+        whole,
+    ]
+
+    def answer(path: str, asked: dict[str, str]) -> Answer | None:
+        trouble = troubles[len(api.asked) - 1]
+        if trouble is not None and trouble[2] == whole[2][:50]:
+            raise ConnectionAbortedError  # the body ends too soon
+        return trouble
+
+    api.answer = answer
+    assert bring(home, tmp_path, {"url": api.url}).landed == 7
+    assert api.asked[1][3] - api.asked[0][3] >= 1.0
+
+
+def test_rows_that_vanish_come_back_or_come_twice(home: Settings, tmp_path: Path, api: Api) -> None:
+    answers = [[*ROWS, ROWS[0]], ROWS[1:], [{**ROWS[0], "extra": [1]}, *ROWS[1:]], [7, {"id": 1}, *ROWS[1:]]]
+    api.answer = lambda path, asked: page(answers[len(api.asked) - 1])
+    got = [bring(home, tmp_path, {"url": api.url}, deletes="compare") for _ in answers]
+    assert [(each.landed, each.deleted, each.malformed) for each in got] == [(7, 0, 0), (0, 1, 0), (1, 0, 0), (2, 0, 1)]
+    assert any("new column 'extra'" in note for note in got[2].notes)
+    assert [(error, payload) for error, payload in landed(home, "_error, payload") if error] == [
+        ("not a JSON object", "7")
+    ]
+
+
+def test_what_an_api_does_wrong_is_one_sentence(
+    home: Settings, tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = {"next": {"cursor": "$.next", "parameter": "cursor"}}
+    wrong: list[tuple[Answer | None, dict[str, Any], str]] = [
+        ((401, {}, b"s3cret"), {}, r"answers 401 .*are the headers right"),
+        ((404, {}, b""), {}, "answers 404 .*are address and parameters right"),
+        ((500, {}, b""), {}, "answers 500 .*6 times; nothing of it has landed"),
+        (None, {}, "gives no whole answer .*6 times"),
+        ((200, {}, b"<html>"), {}, "answers with what is no JSON"),
+        ((200, {}, b'{"items": []}'), {}, r"has no list at \$.data.items; it has: items"),
+        (page(ROWS, next=3), cursor, "leads to the same page again, after 2 pages"),
+        (page(ROWS, next="http://127.0.0.1:1/x"), cursor, "leads to another server"),
+        ((302, {"Location": "http://127.0.0.1:1/x"}, b""), {}, "leads to another server"),
+        (page([{"name": "x"}]), {}, "no row of .* has 'id'|has no column 'id'"),
+        (page(ROWS[:1]), {"since": {"parameter": "s", "column": "changed"}}, "'changed'"),
+    ]
+    for answer, http, said in wrong:
+        api.answer = lambda path, asked, answer=answer: answer  # type: ignore[misc]
+        with pytest.raises(FinegrainError, match=said) as caught:
+            bring(home, tmp_path, {"url": api.url, **http})
+        assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value), caught.value
+        assert "rows.jsonl" not in str(caught.value), caught.value
+    monkeypatch.delenv("TOKEN")
+    with pytest.raises(FinegrainError, match="the environment has no TOKEN"):
+        bring(home, tmp_path, {"url": api.url})
+    assert landed(home) == [] and not list((home.home / "tmp").iterdir())
+
+
+def test_an_empty_answer_lands_nothing(home: Settings, tmp_path: Path, api: Api) -> None:
+    api.answer = lambda path, asked: page([])
+    assert bring(home, tmp_path, {"url": api.url}).landed == 0

@@ -1,0 +1,456 @@
+"""What a database's table holds is in the lake: every version once, whatever happens in between and is killed when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pymysql
+import pytest
+import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.ingest import IngestReport, TableReport, ingest
+from orchestration.settings import Settings
+
+CUSTOMERS = (
+    "create table customers (id int primary key, name varchar(30), country varchar(30), "
+    "updated_at timestamp(6) null, deleted_at timestamp(6) null)"
+)
+ENTRY: dict[str, Any] = {
+    "table": "customers",
+    "incremental": {"column": "updated_at", "overlap": "10 minutes"},
+    "deletes": {"column": "deleted_at"},
+    "key": ["id"],
+    "origin": "database",
+    "available_at": "now",
+    "fields": {"customer_id": "id", "country": "country", "updated_at": "updated_at"},
+}
+
+
+@dataclass
+class Shop:
+    """A database of its own on a real server. `run` is SQL there; `ingest` brings in what is new."""
+
+    url: str
+    run: Callable[..., list[tuple[Any, ...]]]
+    mapping: Path
+    home: Settings
+
+    def write(self, entry: dict[str, Any] | None = None, table: str = "customers", **top: Any) -> None:
+        told = {"source": "shop", "database": "${SHOP_URL}", **top, "tables": {table: {**ENTRY, **(entry or {})}}}
+        self.mapping.write_text(yaml.safe_dump(told))
+
+    def whole(self, **changes: Any) -> None:
+        """The entry without a cursor."""
+        entry = {key: value for key, value in {**ENTRY, **changes}.items() if key not in ("incremental",)}
+        self.mapping.write_text(
+            yaml.safe_dump({"source": "shop", "database": "${SHOP_URL}", "tables": {"customers": entry}})
+        )
+
+    def ingest(self, **options: Any) -> IngestReport:
+        return ingest(self.mapping, where=self.home, **options)
+
+    def one(self, **options: Any) -> TableReport:
+        [report] = self.ingest(**options).tables
+        return report
+
+    def lake(self, sql: str) -> list[tuple[Any, ...]]:
+        con = lake.connect(self.home, read_only=True)
+        try:
+            return con.execute(sql).fetchall()
+        finally:
+            con.close()
+
+    def versions(self) -> list[tuple[str, str]]:
+        """(key, country) of every version, in order."""
+        return [
+            (str(key), str(country))
+            for key, country in self.lake("select customer_id, country from lake.raw.customers order by _position")
+        ]
+
+    def living(self) -> dict[str, str]:
+        """The newest payload of each key that is not gone, worked out from positions alone and in Python."""
+        newest: dict[str, tuple[str, str | None]] = {}
+        told = self.lake("select _position, payload from lake.raw.customers") + self.lake(
+            "select _position, null from lake.raw.deletions"
+        )
+        for position, payload in told:
+            key, _, version = str(position).removeprefix(self.label + "/").rpartition("@")
+            if key not in newest or newest[key][0] < version:
+                newest[key] = (version, payload)
+        return {key: payload for key, (_, payload) in newest.items() if payload is not None}
+
+    @property
+    def label(self) -> str:
+        return "public.customers" if self.url.startswith("postgresql") else self.url.rpartition("/")[2] + ".customers"
+
+
+def _on_postgres(request: pytest.FixtureRequest) -> tuple[str, Callable[..., list[tuple[Any, ...]]]]:
+    access = request.getfixturevalue("postgres").environment()
+    name = request.getfixturevalue("postgres_database")
+    parts = {
+        "host": access["PGHOST"],
+        "port": access["PGPORT"],
+        "user": access["PGUSER"],
+        "password": access["PGPASSWORD"],
+    }
+    con = psycopg.connect(**parts, dbname=name, autocommit=True)  # type: ignore[arg-type]
+    request.addfinalizer(con.close)
+
+    def run(sql: str, values: Any = None) -> list[tuple[Any, ...]]:
+        cursor = con.execute(sql, values)
+        return cursor.fetchall() if cursor.description else []
+
+    return f"postgresql://{parts['user']}:{parts['password']}@{parts['host']}:{parts['port']}/{name}", run
+
+
+def _on_mariadb(request: pytest.FixtureRequest) -> tuple[str, Callable[..., list[tuple[Any, ...]]]]:
+    access = request.getfixturevalue("mariadb").environment()
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    host, port, user, password = (access[key] for key in ("MYSQL_HOST", "MYSQL_TCP_PORT", "MYSQL_USER", "MYSQL_PWD"))
+    con = pymysql.connect(host=host, port=int(port), user=user, password=password, autocommit=True)
+    request.addfinalizer(con.close)
+
+    def run(sql: str, values: Any = None) -> list[tuple[Any, ...]]:
+        with con.cursor() as cursor:
+            cursor.execute(sql, values)
+            return list(cursor.fetchall())
+
+    run(f"create database {name}")
+    run(f"use {name}")
+    run("set time_zone = '+05:00'")  # what a session's zone is must not matter
+    return f"mysql://{user}:{password}@{host}:{port}/{name}", run
+
+
+SERVERS = {"postgres": _on_postgres, "mariadb": _on_mariadb}
+
+
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A shop on PostgreSQL, then on MariaDB."""
+    return _shop(request, request.param, home, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def on_postgres(
+    request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shop:
+    """For what does not hang on the server."""
+    return _shop(request, "postgres", home, tmp_path, monkeypatch)
+
+
+def _shop(request: Any, server: str, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    url, run = SERVERS[server](request)
+    monkeypatch.setenv("SHOP_URL", url)
+    shop = Shop(url, run, tmp_path / "shop.yml", home)
+    run(CUSTOMERS)
+    shop.write()
+    return shop
+
+
+def fill(shop: Shop, rows: str) -> None:
+    shop.run(f"insert into customers (id, country, updated_at) values {rows}")
+
+
+def test_only_what_is_new_lands(shop: Shop) -> None:
+    fill(shop, "(1, 'SE', '2024-01-01 10:00'), (2, 'DE', '2024-01-02 10:00'), (3, 'FI', '2024-01-02 10:00')")
+    first = shop.one()
+    assert (first.read, first.landed, first.unchanged, first.deleted) == (3, 3, 0, 0)
+    again = shop.one()
+    # Two rows share the cursor's last value: both are looked at again, neither lands again.
+    assert (again.read, again.landed, again.unchanged) == (2, 0, 2)
+    # One changes, one comes late within the overlap, one at the very moment where the last run stopped.
+    shop.run("update customers set country = 'NO', updated_at = '2024-01-03' where id = 1")
+    fill(shop, "(4, 'DK', '2024-01-02 09:55'), (5, 'PL', '2024-01-02 10:00'), (6, 'FR', '2024-01-01 09:00')")
+    third = shop.one()
+    assert (third.landed, third.unchanged) == (3, 2)
+    assert shop.versions() == [("1", "SE"), ("1", "NO"), ("2", "DE"), ("3", "FI"), ("4", "DK"), ("5", "PL")]
+    # A row that came later than the overlap allows is found by reading all.
+    assert shop.one(full=True).landed == 1
+    [(position, payload)] = shop.lake("select _position, payload from lake.raw.customers where country = 'NO'")
+    assert position.startswith(f"{shop.label}/1@000000002.")
+    assert json.loads(payload) | {"updated_at": ""} == {
+        "id": 1, "name": None, "country": "NO", "updated_at": "", "deleted_at": None
+    }  # fmt: skip
+
+
+def test_a_row_that_goes_back_lands_again(on_postgres: Shop) -> None:
+    shop = on_postgres
+    shop.whole()
+    fill(shop, "(1, 'A', null)")
+    for country in ("A", "B", "A", "A", "B"):
+        shop.run("update customers set country = %s", (country,))
+        shop.one()
+    assert shop.versions() == [("1", "A"), ("1", "B"), ("1", "A"), ("1", "B")]
+
+
+def test_deleted_rows_are_told(shop: Shop) -> None:
+    fill(shop, "(1, 'A', '2024-01-01'), (2, 'B', '2024-01-01')")
+    shop.run("insert into customers values (3, null, 'C', '2024-01-01', '2024-01-01')")
+    assert (shop.one().landed, shop.lake("select * from lake.raw.deletions")) == (2, [])
+    shop.run("update customers set deleted_at = '2024-01-02', updated_at = '2024-01-02' where id = 1")
+    assert (shop.one().deleted, shop.one().deleted) == (1, 0)
+    [(table, row, ids, position)] = shop.lake(
+        "select raw_table, row_key, contract_key, _position from lake.raw.deletions"
+    )
+    assert (table, json.loads(row), json.loads(ids)) == ("customers", {"id": "1"}, {"customer_id": "1"})
+    assert position == f"{shop.label}/1@000000002.0000000000000000"
+    shop.run("update customers set deleted_at = null, updated_at = '2024-01-03' where id = 1")
+    assert (shop.one().landed, set(shop.living())) == (1, {"1", "2"})
+
+
+def test_vanished_rows_are_told(shop: Shop) -> None:
+    shop.write({"deletes": "compare", "key": ["id", "country"]})
+    fill(shop, "(1, 'A', '2024-01-01'), (2, 'it''s \\\\ \"B\"', '2024-01-01')")
+    shop.one()
+    shop.run("delete from customers where id = 2")
+    assert (shop.one().deleted, shop.one().deleted) == (1, 0)
+    [(row,)] = shop.lake("select row_key from lake.raw.deletions")
+    assert json.loads(row)["id"] == "2" and "B" in json.loads(row)["country"]
+
+
+def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
+    shop = on_postgres
+    fill(shop, "(1, 'A', null), (2, 'B', '2037-01-01'), (3, 'C', '2024-01-01')")
+    first = shop.one()
+    assert first.landed == 3
+    assert [note.split(" ")[:4] for note in first.notes] == [
+        ["updated_at", "lies", "in", "the"],
+        ["1", "rows", "have", "no"],
+    ]
+    # The row that lies in the future does not hide what is written now.
+    fill(shop, "(4, 'D', current_timestamp)")
+    shop.run("update customers set country = 'AA' where id = 1")
+    assert shop.one().landed == 2
+    shop.run("delete from customers where id in (2, 4)")
+    fill(shop, "(5, 'E', '2024-01-02')")
+    report = shop.one()
+    assert any("before" in note and "--full" in note for note in report.notes)
+    assert ("5", "E") in shop.versions()
+
+
+def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
+    shop = on_postgres
+    shop.write({"incremental": {"column": "id", "overlap": 0}})
+    fill(shop, ", ".join(f"({n}, 'A', '2024-01-01')" for n in range(1, 26)))
+    assert shop.one(lot=10).landed == 25
+    assert len(shop.lake("select distinct _ingested_at from lake.raw.customers")) == 3
+    shop.write()
+    report = shop.one(lot=10)  # all rows are of one moment, so they are one lot
+    assert (report.read, report.landed) == (25, 0)
+    assert any("the cursor was" in note for note in report.notes)
+
+
+def test_changed_columns_are_reported_once(shop: Shop) -> None:
+    fill(shop, "(1, 'A', '2024-01-01')")
+    shop.one()
+    shop.run("alter table customers add column vip int")
+    if shop.url.startswith("mysql"):
+        shop.run("alter table customers drop column name, modify id bigint")
+    else:
+        shop.run("alter table customers drop column name, alter id type bigint")
+    report = shop.one()
+    assert report.landed == 0 and sorted(note.partition(":")[0] for note in report.notes) == [
+        "column 'id' is now bigint (it was integer)",
+        "column 'name' is gone; nothing reads it",
+        "new column 'vip' (integer)",
+    ]
+    assert shop.one().notes == []
+    shop.run("alter table customers add column land varchar(3)")
+    shop.run("alter table customers drop column country")
+    with pytest.raises(
+        FinegrainError, match=r"tables.customers.fields.country: .* has no column 'country'; known are: "
+    ):
+        shop.one()
+
+
+def test_what_cannot_be_reached_is_one_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(shop, "(1, 'A', '2024-01-01'), (2, 'A', '2024-01-01')")
+    scheme, _, rest = shop.url.partition("://")
+    access, _, place = rest.partition("@")
+    user, _, password = access.partition(":")
+    server, _, name = place.partition("/")
+    shop.run(
+        "create user nobody identified by 'n0thing'" if scheme == "mysql" else "create user nobody password 'n0thing'"
+    )
+    wrong = {
+        f"{scheme}://{user}:hunter2@{place}": f"the server refuses the user '{user}' or the password",
+        f"{scheme}://{user}:hunter2@127.0.0.1:1/{name}": "no server answers there",
+        f"{scheme}://{user}:hunter2@nowhere.invalid/{name}": "host",
+        f"{scheme}://{user}:{password}@{server}/hunter2": "there is no database 'hunter2'",
+        f"{scheme}://nobody:n0thing@{place}": "the user 'nobody' may not read",
+        "oracle://u:hunter2@h/x": "'oracle' is no kind of database",
+        f"{scheme}://u:hunter2@h": "the host or the database's name is missing",
+        f"{scheme}://u:hunter2@h:port/x": "is the port a number",
+    }
+    for url, said in wrong.items():
+        monkeypatch.setenv("SHOP_URL", url)
+        with pytest.raises(FinegrainError) as caught:
+            shop.one()
+        message = str(caught.value)
+        assert said in message and "\n" not in message and message.startswith(str(shop.mapping)), message
+        assert "n0thing" not in message and (":hunter2" not in message), message
+    shop.run("drop user nobody")
+    monkeypatch.delenv("SHOP_URL")
+    with pytest.raises(FinegrainError, match="the environment has no SHOP_URL"):
+        shop.one()
+
+
+def test_a_wrong_mapping_is_one_sentence(on_postgres: Shop) -> None:
+    shop = on_postgres
+    fill(shop, "(1, 'A', '2024-01-01'), (2, 'A', '2024-01-01')")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"table": "custommers"}, "has no table 'custommers' .*; did you mean 'customers'?"),
+        ({"key": ["idd"]}, "customers.key: .* has no column 'idd'; did you mean 'id'?"),
+        ({"key": ["country"]}, r"\[country\] does not tell the rows of .* apart: several have 'A'"),
+        ({"key": ["name"]}, r"2 rows of .* have no \[name\]"),
+        ({"incremental": {"column": "name"}}, "'name' is varchar; it must be a time or a whole number"),
+        ({"incremental": {"column": "updated_at", "overlap": 10}}, "write a span, as in 10 minutes"),
+        ({"incremental": {"column": "updated_at", "overlap": "soon"}}, "write a number of seconds"),
+        ({"files": "x.csv"}, "say where the rows come from, by one of"),
+        ({"fields": {"customer_id": "id", "country": "contry"}}, "has no column 'contry'; did you mean 'country'?"),
+    ]
+    for change, said in wrong:
+        shop.write(change)
+        with pytest.raises(FinegrainError, match=said) as caught:
+            shop.one()
+        assert "\n" not in str(caught.value)
+    assert shop.lake("select count(*) from lake.raw.customers") == [(0,)]
+
+
+def test_values_are_what_the_server_holds(shop: Shop) -> None:
+    """Times above all: with and without zone, whatever the zones of session, server and machine."""
+    moment = "timestamp(6) null" if shop.url.startswith("mysql") else "timestamptz"
+    local = "datetime(6)" if shop.url.startswith("mysql") else "timestamp"
+    shop.run("drop table customers")
+    shop.run(
+        f"create table customers (id varchar(20) primary key, moment {moment}, local {local}, price decimal(12,2), flag boolean, words text)"
+    )
+    shop.run(
+        "insert into customers values (%s, %s, %s, 1.10, true, %s)",
+        ("é'\\/@", "2024-07-01 12:00:00.123456+05:00" if moment == "timestamptz" else "2024-07-01 12:00:00.123456", "2024-07-01 12:00:00.5", "a\nb"),
+    )  # fmt: skip
+    fields = {"customer_id": "id", "created_at": "local", "updated_at": "moment", "income": "price", "marketing_consent": "flag", "properties": {"sql": "json_object('w', words)"}}  # fmt: skip
+    shop.whole(fields=fields, available_at={"column": "moment"}, deletes="compare", time_zone="Europe/Berlin")
+    shop.one()
+    [got] = shop.lake(
+        "select customer_id, created_at, updated_at, income, marketing_consent, properties, available_at::varchar from lake.raw.customers"
+    )
+    assert got == (
+        "é'\\/@", "2024-07-01 12:00:00.5", "2024-07-01 07:00:00.123456+00", "1.10", "true", '{"w":"a\\nb"}', "2024-07-01 07:00:00.123456"
+    )  # fmt: skip
+    assert (shop.one().landed, shop.one().deleted) == (0, 0)
+
+
+def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
+    """Killed between lots and within them: every row is there once, and every version has a position of its own."""
+    shop = on_postgres
+    shop.write({"incremental": {"column": "id", "overlap": 0}})
+    shop.run("insert into customers (id, country) select n, 'A' from generate_series(1, 20000) n")
+    command = [sys.executable, "-m", "orchestration.cli", "ingest", str(shop.mapping), "--lot", "500", "--json"]
+
+    def landed() -> int:
+        try:
+            return int(shop.lake("select count(*) from lake.raw.customers")[0][0])
+        except (duckdb.Error, FinegrainError):  # the lake is just being made
+            return 0
+
+    kills = 0
+    for patience in (0.1, 0.4, 0.7):
+        before = landed()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None and landed() == before:
+            time.sleep(0.1)
+        time.sleep(patience)
+        if process.poll() is None:
+            process.kill()
+            kills += landed() < 20000
+        process.wait()
+    assert kills, "nothing was killed in the middle"
+    shop.one()
+    counted = "select count(*), count(distinct customer_id), count(distinct _position) from lake.raw.customers"
+    assert shop.lake(counted) == [(20000, 20000, 20000)]
+    assert shop.one(full=True).landed == 0
+
+
+KEYS = st.integers(1, 5)
+#: (what happens, which row): time moves on by a second with each.
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["insert", "update", "update", "back", "delete", "delete", "ingest", "full"]), KEYS),
+    min_size=8,
+    max_size=20,
+)
+
+
+@pytest.mark.parametrize("how", ["soft", "compare", "whole"])
+def test_the_lake_follows_the_table(on_postgres: Shop, how: str) -> None:
+    """After any changes with ingests in between, the lake's newest versions are the table, and no version is there twice
+    in a row. The other side is worked out in Python."""
+    shop = on_postgres
+    table: dict[int, tuple[str, int]] = {}
+    tick = [0]
+    if how == "soft":
+        shop.write()
+    elif how == "compare":
+        shop.write({"deletes": "compare"})
+    else:
+        shop.whole(deletes="compare")
+
+    @examples(max_examples=2, suppress_health_check=list(HealthCheck))
+    @given(CHANGES)
+    def play(changes: list[tuple[str, int]]) -> None:
+        for what, key in [*changes, ("ingest", 0)]:
+            tick[0] += 1
+            moment = f"timestamp '2024-01-01' + {tick[0]} * interval '1 second'"
+            country = str(tick[0]) if what != "back" else "A"
+            if what in ("ingest", "full"):
+                shop.one(full=what == "full")
+            elif what == "delete" and key in table:
+                del table[key]
+                if how == "soft":
+                    shop.run(f"update customers set deleted_at = {moment}, updated_at = {moment} where id = {key}")
+                else:
+                    shop.run(f"delete from customers where id = {key}")
+            elif what != "delete":
+                table[key] = (country, tick[0])
+                shop.run(
+                    f"insert into customers (id, country, updated_at) values ({key}, '{country}', {moment}) "
+                    "on conflict (id) do update set country = excluded.country, updated_at = excluded.updated_at, deleted_at = null"
+                )
+        living = {int(key): json.loads(payload)["country"] for key, payload in shop.living().items()}
+        assert living == {key: country for key, (country, _) in table.items()}
+        told: dict[str, str] = {}
+        for (position,) in shop.lake(
+            "select _position from lake.raw.customers union all select _position from lake.raw.deletions order by 1"
+        ):
+            key, _, version = position.rpartition("@")
+            assert told.get(key) != version[10:], "the same version twice in a row"
+            told[key] = version[10:]
+
+    play()
+
+
+def test_what_the_measurement_compares_does_the_same(on_postgres: Shop, tmp_path: Path) -> None:
+    import ingest as measured
+
+    measured.make(on_postgres.url, 1000)
+    assert measured.by_finegrain(on_postgres.url, tmp_path) == measured.by_duckdb(on_postgres.url, tmp_path) == 1000
+    if find_spec("dlt") is None:
+        with pytest.raises(SystemExit, match=r"dlt is not installed here .*; try: pip install"):
+            measured.by_dlt(on_postgres.url, tmp_path, "pyarrow")
