@@ -83,6 +83,7 @@ class Loader:
         self._batches: queue.Queue[Batch | None] = queue.Queue(1)
         self._closed = 0
         self._landed = 0
+        self._news: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self._turn = threading.Condition()
         self._failure: BaseException | None = None
 
@@ -125,6 +126,7 @@ class Loader:
             if not stopping:
                 self._take(self.source.poll(min(ASKED, self.limits.rows), self._patience()))
             self._raise()
+            self._tell()
             is_end = stopping or (drain and self.source.is_drained())
             if self._is_full() or (is_end and self._open.ends):
                 self._close_batch()
@@ -255,15 +257,23 @@ class Loader:
                 return lander.land(batch.messages, now)
 
         done = lake.retry(work)
-        ends = {part: to.position for part, (_, to) in batch.moves.items()}
-        self.source.landed(ends)
+        self._news.put({part: to.position for part, (_, to) in batch.moves.items()})
         finished = time.monotonic()
         self.watch.landed(len(batch.messages), batch.messages.bytes, done, finished - started, finished - batch.since)
 
     def _wait(self) -> None:
         """Until everything that was closed has landed."""
         self._batches.join()
+        self._tell()
         self._raise()
+
+    def _tell(self) -> None:
+        """Tell the source what has landed; from the thread that takes, since no client is for two."""
+        ends: dict[str, str] = {}
+        while not self._news.empty():
+            ends |= self._news.get()
+        if ends:
+            self.source.landed(ends)
 
     def _raise(self) -> None:
         """Tell what went wrong where batches are landed. None lands any more until the loader has begun again from the lake."""
