@@ -522,8 +522,9 @@ def in_file(name: str, suffix: str = "") -> str:
     return f"{quote(name + '#')} || __n" + (f" || {quote(suffix)}" if suffix else "")
 
 
-def select(bound: Bound, source: str, position: str, ingested_at: datetime) -> str:
-    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation."""
+def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, are_good: bool = False) -> str:
+    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. Where all rows
+    `are_good`, none has `__bad`."""
     now = f"timestamp {quote(ingested_at.isoformat(sep=' '))}"
     entry = bound.entry
     moment = parse_time("__available", quote(bound.zone))
@@ -533,7 +534,7 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime) -> s
         "_origin": quote(entry.origin),
         "_time_zone": quote(bound.zone),
         "_expects": quote(",".join(entry.expects)) if entry.expects else "null",
-        "_error": "__bad",
+        "_error": "null" if are_good else "__bad",
         "_ingested_at": now,
         # The shop cannot have known a row after the lake did.
         "available_at": now if entry.available_at == "now" else f"least(coalesce({moment}, {now}), {now})",
@@ -544,7 +545,7 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime) -> s
         if column in values:
             value = values[column]
         elif column in bound.fields:
-            value = f"case when __bad is null then {identifier(column)} end"
+            value = identifier(column) if are_good else f"case when __bad is null then {identifier(column)} end"
         else:
             value = "null"
         shown.append(f"cast({value} as {kind}) as {identifier(column)}")

@@ -204,21 +204,23 @@ class Kafka:
                 consumer.close()
 
 
-def _chunk(messages: list[Any]) -> Chunk:
-    parts = [message.partition() for message in messages]
-    offsets = [message.offset() for message in messages]
-    payloads = [message.value() for message in messages]
-    headers = [message.headers() for message in messages]
+def _chunk(messages: list[Message]) -> Chunk:
+    parts = list(map(Message.partition, messages))
+    offsets = list(map(Message.offset, messages))
+    payloads = list(map(Message.value, messages))
+    headers = list(map(Message.headers, messages))
     return Chunk.of(
         [
             pa.array(parts, pa.int32()),
             pa.array(offsets, pa.int64()),
             payloads,
-            [message.timestamp()[1] for message in messages],
-            [message.key() for message in messages],
-            [None if header is None else _header(header) for header in headers],
+            [at for _, at in map(Message.timestamp, messages)],
+            list(map(Message.key, messages)),
+            [None if header is None else _header(header) for header in headers]
+            if any(headers)
+            else pa.nulls(len(headers)),
         ],
-        {str(part): str(offset + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
+        {str(part): str((offset or 0) + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
         sum(map(len, filter(None, payloads))),
     )
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from orchestration import lake
 from orchestration.errors import FinegrainError
 from orchestration.mapping import Table, mapping_files, read_mapping
@@ -88,6 +90,8 @@ def stream(
     client = source_of(entry, source, said, data)
     con = lake.connect(where)
     watch = Watch(client.place, form, port, address)
+    # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
+    pa.set_memory_pool(pa.system_memory_pool())
     try:
         con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
         con.execute("set preserve_insertion_order = false")
