@@ -22,7 +22,7 @@ from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings
 from orchestration.stream.loader import Limits
-from orchestration.stream.messages import LARGEST
+from orchestration.stream.messages import LARGEST, NAMED
 from orchestration.stream.replay import replay
 from orchestration.stream.run import stream
 
@@ -137,6 +137,28 @@ def test_unknown_fields_are_kept_in_properties_and_counted(shop: Shop) -> None:
     ]
     assert sorted(found, key=len) == sorted([{"coupon": "X", odd: {"deep": 1}}, {"coupon": "Y", "own": True}], key=len)
     assert {"coupon": "X", odd: {"deep": 1}} in found
+
+
+@pytest.mark.parametrize("more", [0, NAMED])
+def test_any_unknown_key_keeps_its_value(shop: Shop, more: int) -> None:
+    """Few are looked up, of many each is asked for: they land alike."""
+    extra: dict[str, Any] = {
+        "": 0,
+        "a/b": [1, None],
+        "c~1d": None,
+        "é\n'": {"x": None},
+        "\x00": "y",
+        "#": 1.5,
+        "$paths": "z",
+    }
+    extra |= {f"key {n}": n for n in range(more)}
+    shop.add(GOOD | extra | {"properties": {"#": "own"}}, GOOD | {"properties": "no object"} | extra, GOOD)
+    told = shop.drain()["unknown_fields"]
+    assert len(told) == min(len(extra), NAMED) and set(told.values()) == {2}
+    found = [
+        json.loads(text or "null") for (text,) in shop.ask("select properties from lake.raw.events order by _position")
+    ]
+    assert found == [extra | {"#": "own"}, extra | {"properties": "no object"}, None]
 
 
 def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
