@@ -234,7 +234,9 @@ def examine(
         ):
             con.execute("set timezone = 'UTC'")
             plans = [
-                replace(each, entries=(*each.entries, *samples(each.path, Path(scratch) / str(number), where, ROWS)))
+                replace(
+                    each, entries=(*each.entries, *samples(each.path, Path(scratch) / str(number), where, ROWS, data))
+                )
                 for number, each in enumerate(plans)
             ]
             if len(plans) == 1 and not plans[0].entries:

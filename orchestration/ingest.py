@@ -19,6 +19,7 @@ from typing import Any, Final
 import duckdb
 
 from orchestration import apis, console, databases, lake, landing, versions
+from orchestration.contracts import RAW_TABLES
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
 from orchestration.errors import FinegrainError
@@ -27,9 +28,11 @@ from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import Entry, FileReport, load
 from orchestration.locks import one_at_a_time
-from orchestration.mapping import Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
+from orchestration.mapping import REQUIRED, Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
 from orchestration.positions import Overtaken, Position, move, positions
 from orchestration.settings import Settings, settings
+from orchestration.stream.run import look as look_at_stream
+from orchestration.stream.run import streams_of
 
 #: Rows of a lot, if the cursor does not have more of one value.
 LOT: Final = 500_000
@@ -253,13 +256,15 @@ def bind(con: duckdb.DuckDBPyConnection, reading: Reading, relation: str = versi
     reading.bound = landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)
 
 
-def samples(path: Path, folder: Path, where: Settings, rows: int) -> list[Entry]:
-    """For the doctor: the entries of a mapping that read tables or APIs, each with a file of its first `rows` rows, or of the first page.
-    The lake is not needed. Raises FinegrainError where a table cannot be reached or lacks a column that tells rows or moments."""
+def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Path | None = None) -> list[Entry]:
+    """For the doctor: the entries of a mapping that read tables, APIs or streams, each with a file of its first rows (at most `rows`), of
+    the first page, or of the first messages. The lake is not needed. Raises FinegrainError where a place cannot be reached, or a table
+    lacks a column that tells rows or moments."""
     mapping = read_mapping(path)
+    folder.mkdir(parents=True)
+    found = [_sample_of_stream(folder, mapping.source, *each, data) for each in streams_of(path, mapping)]
     if not any(entry.table or entry.http for entry in _entries(mapping)):
-        return []
-    found = []
+        return found
     where.extensions.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
         con.execute("set timezone = 'UTC'")
@@ -277,9 +282,34 @@ def samples(path: Path, folder: Path, where: Settings, rows: int) -> list[Entry]
             elif reading.entry.http is not None:
                 apis.fetch(reading.entry.http, None, pages, reading.where, most=1)
                 file = apis.take_apart(con, reading.entry.http, pages)
-            data = DataFile(file, reading.label, "parquet" if reading.table else "jsonl", file.stat().st_size)
-            found.append(Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (data,)))
+            rows_of = DataFile(file, reading.label, "parquet" if reading.table else "jsonl", file.stat().st_size)
+            found.append(Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (rows_of,)))
     return found
+
+
+def _sample_of_stream(
+    folder: Path, source: str, name: str, number: int, entry: Table, zone: str, where: str, data: str | Path | None
+) -> Entry:
+    """An entry of a stream with its first messages as JSON lines. What is no JSON object is told as such, as of a file."""
+    assert entry.stream is not None
+    place = entry.stream.place
+    file = folder / f"{name}.{number}.jsonl"
+    with duckdb.connect() as con:
+        con.register("messages", look_at_stream(entry, source, where, data))
+        con.execute(
+            "create table lines as select case when json_valid(line) then json(line) else to_json(left(line, 200)) end::varchar as line "
+            "from (select coalesce(try(decode(payload)), '') as line from messages)"
+        )
+        con.execute(f"copy lines to {quote(str(file))} (format csv, header false, delim '\x01', quote '', escape '')")
+        if not file.stat().st_size:
+            file.write_text("\n")  # a stream without messages is no file that was cut off
+        seen = con.execute(
+            "select distinct unnest(json_keys(line)) from lines where json_type(line) = 'OBJECT'"
+        ).fetchall()
+    if not entry.fields:  # then it may have any of the contract's fields
+        must = {each for names in REQUIRED[name] for each in names[:1]}
+        entry = entry.reading(each for each in RAW_TABLES[name] if (each,) in seen or each in must)
+    return Entry(where, name, entry, zone, number, (DataFile(file, place, "jsonl", file.stat().st_size),))
 
 
 # --- a database's table ------------------------------------------------------------------------------------------

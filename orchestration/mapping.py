@@ -250,6 +250,10 @@ class Table(_Strict):
             raise ValueError("distinct is for files; a stream never ends")
         return self
 
+    def reading(self, fields: Iterable[str]) -> Table:
+        """This entry with contract fields that are called in its rows as they are in the contract."""
+        return self.model_copy(update={"fields": {name: Field(column=name) for name in fields}})
+
     @field_validator("files", mode="before")
     @classmethod
     def _list(cls, given: Any) -> Any:

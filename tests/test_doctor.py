@@ -361,6 +361,30 @@ def test_files_that_a_load_would_skip(clinic: Clinic) -> None:
     assert said(seen, "note") == "in the lake already, so a load skips: a.csv"
 
 
+def test_a_stream_is_looked_at_by_its_first_messages(clinic: Clinic) -> None:
+    folder = clinic.folder / "stream"
+    folder.mkdir()
+    entry = {"stream": {"folder": "stream"}, "available_at": "now"}
+    mapping = clinic.mapping(events=entry)
+    [seen] = clinic.look(mapping).entries
+    assert (seen.rows, said(seen, "warning")) == (0, "no rows at all")
+    good = '{"event_type": "login", "event_at": "2024-01-01T10:00:00Z", "user_id": "u", "pge": "/"}\n'
+    (folder / "a.jsonl").write_bytes(good.encode() * 3 + b"no JSON\n\xff\n[1]\n")
+    before = {path: path.read_bytes() for path in clinic.folder.rglob("*") if path.is_file()}
+    [seen] = clinic.look(mapping).entries
+    assert (seen.rows, seen.malformed, seen.files) == (6, 3, ["folder:stream"])
+    assert [each.name for each in seen.fields] == ["event_type", "event_at", "user_id"]
+    assert "not a JSON object: 3, first folder:stream#4" in said(seen, "warning")
+    assert any("nothing maps 'pge'" in finding.message for finding in seen.findings)
+    assert before == {path: path.read_bytes() for path in clinic.folder.rglob("*") if path.is_file()}
+    (folder / "a.jsonl").write_text('{"event_type": "login", "user_id": "u"}\n')
+    [seen] = clinic.look(mapping).entries
+    assert "event_at" in said(seen, "error", "event_at")
+    folder.rename(clinic.folder / "elsewhere")
+    with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is no folder; make it"):
+        clinic.look(mapping)
+
+
 def test_ga4_exports(clinic: Clinic) -> None:
     row = """select '20240101' event_date, {at} event_timestamp, '{name}' event_name, 'p1' user_pseudo_id,
         [{{'item_id': 'i1', 'item_category': 'x'}}] items"""

@@ -19,6 +19,7 @@ from servers import HOST, Kafka
 from services import bootstrap, new_topic
 
 from orchestration import lake
+from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
 from orchestration.positions import positions
 from orchestration.settings import Settings
@@ -126,6 +127,25 @@ def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:
     assert shop.ask(
         "select distinct key, headers, place, sent_at > timestamp '2025-01-01' from lake.raw.dead_letters"
     ) == [(b"k", '[["h", "\\\\xff"]]', f"kafka:{shop.topic}", True)]
+
+
+def test_the_doctor_looks_and_leaves_no_trace(shop: Shop) -> None:
+    shop.send(100)
+    loader = shop.run("--age", "0.1")
+    try:
+        wait(shop.is_whole)
+        [seen] = examine(shop.mapping, where=shop.where).entries
+        assert (seen.rows, seen.files) == (100, [f"kafka:{shop.topic}"])
+        assert {each.name for each in seen.fields} == {"event_id", "event_type", "event_at", "user_id"}
+        shop.send(100)
+        wait(shop.is_whole)
+    finally:
+        loader.terminate()
+        _, err = loader.communicate()
+    assert "another loader" not in err
+    shop.mapping.write_text(shop.mapping.read_text().replace(shop.topic, "no-such-topic"))
+    with pytest.raises(FinegrainError, match=r"has no topic 'no-such-topic'"):
+        examine(shop.mapping, where=shop.where)
 
 
 def test_what_a_transaction_took_back_does_not_land(shop: Shop) -> None:

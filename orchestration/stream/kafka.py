@@ -49,7 +49,7 @@ _GONE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_
 class Kafka:
     """One member of a consumer group over one topic (a `Source`)."""
 
-    def __init__(self, stream: Stream, source: str, where: str) -> None:
+    def __init__(self, stream: Stream, source: str, where: str, group: str | None = None) -> None:
         assert stream.kafka is not None
         self.topic, self.place, self.where = stream.kafka, stream.place, where
         given = {
@@ -62,6 +62,8 @@ class Kafka:
                     f"{where}.stream.settings.{name}: finegrain sets this itself to {json.dumps(value)}: {why}; leave it out"
                 )
         self.settings = {"group.id": f"finegrain-{source}", **DEFAULTS, **given}
+        if group is not None:
+            self.settings["group.id"] = group
         self.consumer: Consumer | None = None
         self._ends: set[str] = set()
         self._parts: set[str] = set()

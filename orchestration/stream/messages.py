@@ -18,7 +18,7 @@ from orchestration import landing
 from orchestration.contracts import RAW_TABLES
 from orchestration.lake import quote
 from orchestration.landing import identifier
-from orchestration.mapping import REQUIRED, Field, Table
+from orchestration.mapping import REQUIRED, Table
 from orchestration.settings import PROJECT
 from orchestration.stream.source import Chunk
 
@@ -58,7 +58,7 @@ class Messages:
         self.place = entry.stream.place
         self.name = self.place.partition(":")[2]
         if not entry.fields:
-            entry = entry.model_copy(update={"fields": {name: Field(column=name) for name in RAW_TABLES[table]}})
+            entry = entry.reading(RAW_TABLES[table])
         self.entry = entry
         columns = landing.read_columns(table, entry, [])
         self.known = columns

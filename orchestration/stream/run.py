@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+import uuid
+from collections import abc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +16,31 @@ import pyarrow as pa
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Table, mapping_files, read_mapping
+from orchestration.mapping import Mapping, Table, mapping_files, read_mapping
+from orchestration.positions import Position
 from orchestration.settings import Settings, settings
 from orchestration.stream.loader import Limits, Loader
 from orchestration.stream.messages import LARGEST, Messages
-from orchestration.stream.source import Source
+from orchestration.stream.source import Chunk, Source, Unreachable
 from orchestration.stream.watch import Form, Watch
 
 #: What DuckDB may use of the loader's memory. The rest is the client's queue and two batches.
 MEMORY: Final = "256MB"
 
+#: Seconds that are given to a look at a stream.
+LOOK: Final = 10.0
+
 #: Threads that land batches: one writes while the other reads through its own.
 LANDERS: Final = 2
+
+
+def streams_of(path: Path, mapping: Mapping) -> Iterator[tuple[str, int, Table, str, str]]:
+    """(raw table, number among its entries, entry, time zone, how errors name it) of a mapping's streams."""
+    for name, entries in mapping.tables.items():
+        for number, entry in enumerate(entries):
+            if entry.stream is not None:
+                where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
+                yield name, number, entry, entry.time_zone or mapping.time_zone, where
 
 
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
@@ -32,11 +48,9 @@ def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, s
     found = []
     for path in mapping_files(mapping):
         read = read_mapping(path)
-        for name, entries in read.tables.items():
-            for number, entry in enumerate(entries):
-                if entry.stream is not None and table in (None, name):
-                    where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
-                    found.append((read.source, name, entry, entry.time_zone or read.time_zone, where))
+        for name, _, entry, zone, where in streams_of(path, read):
+            if table in (None, name):
+                found.append((read.source, name, entry, zone, where))
     if not found:
         of_table = f" that fills {table}" if table else ""
         raise FinegrainError(
@@ -50,14 +64,16 @@ def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, s
     return found[0]
 
 
-def source_of(entry: Table, source: str, where: str, data: str | Path | None = None) -> Source:
-    """The client of an entry's stream. `data` is where a relative folder begins."""
+def source_of(
+    entry: Table, source: str, where: str, data: str | Path | None = None, *, group: str | None = None
+) -> Source:
+    """The client of an entry's stream. `data` is where a relative folder begins, `group` a group of Kafka other than the mapping's."""
     stream = entry.stream
     assert stream is not None
     if stream.kafka is not None:
         from orchestration.stream.kafka import Kafka
 
-        return Kafka(stream, source, where)
+        return Kafka(stream, source, where, group)
     if stream.kinesis is not None:
         from orchestration.stream.kinesis import Kinesis
 
@@ -105,6 +121,38 @@ def stream(
         watch.close()
         con.close()
     return watch.as_dict()
+
+
+class _Onlooker:
+    """A keeper that takes nothing over: every part is read from its beginning, beside whoever loads it."""
+
+    def claim(self, parts: abc.Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
+        return {part: Position(part, beginning(), incarnation) for part, beginning in parts.items()}
+
+    def settle(self) -> None:
+        """Nothing is kept."""
+
+    def drop(self) -> None:
+        """Nothing is kept."""
+
+
+def look(
+    entry: Table, source: str, where: str, data: str | Path | None = None, rows: int = 10_000, seconds: float = LOOK
+) -> pa.Table:
+    """The first messages of a stream, as `MESSAGES`, at most so many and for at most so long. Nothing is written, and loaders are not
+    disturbed. Raises FinegrainError."""
+    client = source_of(entry, source, where, data, group=f"finegrain-look-{uuid.uuid4()}")
+    taken = Chunk()
+    deadline = time.monotonic() + seconds
+    try:
+        client.open(_Onlooker())
+        while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
+            taken.add(client.poll(rows - len(taken), 0.1))
+    except Unreachable as trouble:
+        raise FinegrainError(f"{where}.stream: {trouble}") from None
+    finally:
+        client.close()
+    return taken.table
 
 
 @contextmanager
