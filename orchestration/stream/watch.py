@@ -136,6 +136,7 @@ class Watch:
             found = ask()
             with self._lock:
                 self.totals.lag = found
+            self._lag.clear()  # parts that went to another loader are told by that one
             for part, count in found.items():
                 self._lag.labels(part).set(count)
         self._tell()
