@@ -205,9 +205,8 @@ def build(
 
     Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for.
 
-    From scratch when that is asked for, and also when an incremental build would give another result: rules changed,
-    `snapshot` (of the lake; default the newest) lies before what is built, or what came since then is no longer told apart in
-    the lake (`finegrain lake maintain`). Raises FinegrainError as `run_dbt` does.
+    From scratch when that is asked for, and also when an incremental build would give another result: rules changed, or
+    `snapshot` (of the lake; default the newest) lies before what is built. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
     with (
@@ -226,20 +225,17 @@ def build(
 
 
 def _must_start_afresh(where: Settings) -> bool:
-    """Whether the warehouse was begun by other rules than today's, has gone past the snapshot that is asked for, or has stayed
-    behind those that the lake still holds."""
+    """Whether the warehouse was begun by other rules than today's, or has gone past the snapshot that is asked for."""
     if not where.warehouse.exists():
         return False
     with lake.connect(where) as con:
         wanted = pinned_snapshot(con)
-        [(first,)] = con.execute("select min(snapshot_id) from lake.snapshots()").fetchall()
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         try:
             [(stale,)] = con.execute(
-                "select count(*) from warehouse.main.watermarks "
-                "where rules is distinct from ? or snapshot > ? or snapshot + 1 < ?",
-                [rules(), wanted, first],
+                "select count(*) from warehouse.main.watermarks where rules is distinct from ? or snapshot > ?",
+                [rules(), wanted],
             ).fetchall()
         except duckdb.CatalogException:  # nothing has been built in it yet
             return False
