@@ -11,12 +11,13 @@
     (false, 'r.position', 'r.ingested_at < d.ingested_at'), (true, without_version('r.position'), 'r.position < d.position')
 ] -%}
 select r.{{ id }}
-    from {{ relation }} as r
-    inner join {{ ref('int_events__deletions') }} as d
-        on r.source = d.source and {{ raw_table }} = d.raw_table and {{ place }} = d.place and {{ before }}
-    where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > " ~ newer_than if newer_than }}
-    {{ "union" if not loop.last }}
-    {% endfor -%}
+from {{ relation }} as r
+inner join {{ ref('int_events__deletions') }} as d
+    on r.source = d.source and {{ raw_table }} = d.raw_table and {{ place }} = d.place and {{ before }}
+where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > " ~ newer_than if newer_than }}
+{{ "union
+" if not loop.last }}
+{%- endfor -%}
 {%- endmacro %}
 
 {# SQL: the position of a row with a key, but for `@number.hash`, its last 27 characters. #}

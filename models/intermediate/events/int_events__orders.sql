@@ -2,7 +2,7 @@
 -- a later version brought must not be seen before that version had arrived. Of an order that is gone, the last that was said.
 with gone as (
 
-    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") }}
+    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") | indent(4) }}
 
 ),
 
@@ -25,7 +25,7 @@ ranked as (
         max(arrived_in) over (partition by order_id) as changed_in,
         row_number() over (
             partition by order_id
-            order by is_gone, updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
+            order by is_gone asc, updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
         ) as newest
     from versions
 

@@ -42,7 +42,15 @@ watermark as (
 
 newly_gone as (
 
-    {{ gone_rows(this, 'row_id', newer_than='(select w.snapshot from watermark as w)') }}
+    {{ gone_rows(this, 'row_id', newer_than='(select w.snapshot from watermark as w)') | indent(4) }}
+
+),
+
+changed as (
+
+    select row_id from arrived
+    union all
+    select row_id from newly_gone
 
 ),
 
@@ -57,11 +65,7 @@ replaced as (
         t.event_day,
         least(t.arrival_day, t.prior_arrival_day) as arrival_day
     from {{ this }} as t
-    where t.row_id in (
-        select a.row_id from arrived as a
-        union all
-        select g.row_id from newly_gone as g
-    )
+    where t.row_id in (select c.row_id from changed as c)
 
 ),
 
@@ -159,7 +163,7 @@ candidates as {{ kept_once }} (
 
 gone as (
 
-    {{ gone_rows('candidates', 'row_id') }}
+    {{ gone_rows('candidates', 'row_id') | indent(4) }}
     union
     select row_id from candidates where is_order_gone
 

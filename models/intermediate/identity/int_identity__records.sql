@@ -1,7 +1,7 @@
 -- The verdict on every row of the tables that describe things: customers, products and order headers.
 with gone as (
 
-    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") }}
+    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") | indent(4) }}
 
 ),
 
