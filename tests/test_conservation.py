@@ -4,15 +4,22 @@ counts add up by source and day of arrival. What there is to count is taken from
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import duckdb
+import psycopg
+import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from servers import Postgres
 from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_gone, land
 
+from orchestration.ingest import ingest
 from orchestration.settings import Settings
 
 #: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
@@ -168,3 +175,40 @@ def check_one_shop(houses: Houses, seed: int) -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_raw_row_has_one_verdict_and_the_counts_add_up(houses: Houses, seed: int) -> None:
     check_one_shop(houses, seed)
+
+
+def test_what_a_database_deletes_leaves_the_marts(
+    houses: Houses, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of `finegrain ingest`: a line by itself, an order with its lines; a line that comes back is there again."""
+    where, access = houses.make("ingested"), postgres.environment()
+    host, port, user, password = (access[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"))
+    monkeypatch.setenv("SHOP_URL", f"postgresql://{user}:{password}@{host}:{port}/{postgres_database}")
+    whole = {"key": ["id"], "deletes": "compare", "origin": "database", "available_at": "now"}
+    lines = {"order_id": "of", "line_id": "id", "product_id": "sku", "quantity": "n", "price": {"value": 10}}
+    tables = {
+        "orders": {"table": "orders", "fields": {"order_id": "id", "user_id": "who", "created_at": "at"}, **whole},
+        "order_items": {"table": "lines", "fields": lines, **whole},
+    }
+    mapping = tmp_path / "shop.yml"
+    mapping.write_text(yaml.safe_dump({"source": "shop", "database": "${SHOP_URL}", "tables": tables}))
+
+    def bought() -> list[tuple[Any, ...]]:
+        ingest(mapping, where=where)
+        houses.run(where, "--select", "+fct_order_items")
+        with duckdb.connect(str(where.warehouse), read_only=True) as con:
+            return con.execute(
+                "select order_key, product_id, cast(quantity as integer) from marts.fct_order_items order by all"
+            ).fetchall()
+
+    with psycopg.connect(os.environ["SHOP_URL"], autocommit=True) as shop:
+        shop.execute("create table orders (id varchar(9) primary key, who varchar(9), at timestamp)")
+        shop.execute("create table lines (id int primary key, of varchar(9), sku varchar(9), n int)")
+        shop.execute("insert into orders values ('o1', 'ann', '2024-01-01'), ('o2', 'bob', '2024-01-01')")
+        shop.execute("insert into lines values (1, 'o1', 'A', 1), (2, 'o1', 'B', 2), (3, 'o2', 'A', 4)")
+        assert bought() == [("o1", "A", 1), ("o1", "B", 2), ("o2", "A", 4)]
+        shop.execute("delete from lines")
+        shop.execute("delete from orders where id = 'o2'")
+        ingest(mapping, where=where)
+        shop.execute("insert into lines values (1, 'o1', 'A', 1), (3, 'o2', 'A', 4)")
+        assert bought() == [("o1", "A", 1)]

@@ -21,7 +21,6 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from small_shops import Houses
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
@@ -455,34 +454,3 @@ def test_what_the_measurement_compares_does_the_same(on_postgres: Shop, tmp_path
     if find_spec("dlt") is None:
         with pytest.raises(SystemExit, match=r"dlt is not installed here .*; try: pip install"):
             measured.by_dlt(on_postgres.url, tmp_path, "pyarrow")
-
-
-def test_what_is_deleted_leaves_the_marts(on_postgres: Shop, houses: Houses, tmp_path: Path) -> None:
-    """A line by itself, an order with its lines; a line that comes back is there again. In the facts that is."""
-    shop, where = on_postgres, houses.make("ingested")
-    shop.run("create table orders (id varchar(9) primary key, who varchar(9), at timestamp)")
-    shop.run("create table lines (id int primary key, of varchar(9), sku varchar(9), n int)")
-    shop.run("insert into orders values ('o1', 'ann', '2024-01-01'), ('o2', 'bob', '2024-01-01')")
-    shop.run("insert into lines values (1, 'o1', 'A', 1), (2, 'o1', 'B', 2), (3, 'o2', 'A', 4)")
-    whole = {"key": ["id"], "deletes": "compare", "origin": "database", "available_at": "now"}
-    lines = {"order_id": "of", "line_id": "id", "product_id": "sku", "quantity": "n", "price": {"value": 10}}
-    told = {
-        "orders": {"table": "orders", "fields": {"order_id": "id", "user_id": "who", "created_at": "at"}, **whole},
-        "order_items": {"table": "lines", "fields": lines, **whole},
-    }
-    shop.mapping.write_text(yaml.safe_dump({"source": "shop", "database": "${SHOP_URL}", "tables": told}))
-
-    def bought() -> list[tuple[Any, ...]]:
-        ingest(shop.mapping, where=where)
-        houses.run(where, "--select", "+fct_order_items")
-        with duckdb.connect(str(where.warehouse), read_only=True) as con:
-            return con.execute(
-                "select order_id, product_id, cast(quantity as integer) from marts.fct_order_items order by all"
-            ).fetchall()
-
-    assert bought() == [("o1", "A", 1), ("o1", "B", 2), ("o2", "A", 4)]
-    shop.run("delete from lines where id = 1")
-    shop.run("delete from orders where id = 'o2'")
-    assert bought() == [("o1", "B", 2)]
-    shop.run("insert into lines values (1, 'o1', 'A', 1)")
-    assert bought() == [("o1", "A", 1), ("o1", "B", 2)]
