@@ -101,6 +101,8 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
         said = file.skipped or f"{file.rows:,} rows" + (
             f", {file.malformed:,} of them malformed" if file.malformed else ""
         )
+        # Only of a delivery that came again is there more to say.
+        said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
         out.print(f"{file.source}.{file.table} {file.file}: {said}")
         for note in file.notes:
             out.print(f"  {note}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console, lake, landing
+from orchestration import console, deliveries, lake, landing
 from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, find, look
@@ -27,13 +27,16 @@ Paths = Sequence[str] | Mapping[str, Sequence[str]]
 @dataclass
 class FileReport:
     """One file's part in a load. `malformed` of its `rows` could not be read and landed with their reason.
-    `skipped` says why nothing was done; `notes` what the user may want to know."""
+    `skipped` says why nothing was done; `notes` what the user may want to know. Where a delivery came again, `rows` are those that
+    are new, `unchanged` were there before, and `gone` are those that it lacks now, told with the first of its files."""
 
     source: str
     table: str
     file: str
     rows: int = 0
     malformed: int = 0
+    unchanged: int = 0
+    gone: int = 0
     skipped: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -163,7 +166,8 @@ def load(
     """Land the files of a mapping (or of every mapping in a folder) in the lake.
 
     Each mapping's files land in one transaction or not at all. A file that its table holds already (same name,
-    same bytes, same source) is skipped unless `again`. `now` is the moment of arrival, naive UTC.
+    same bytes, same source) is skipped unless `again`. What comes again of a delivery replaces it (`deliveries`). `now` is
+    the moment of arrival, naive UTC.
     Raises FinegrainError; the lake is then as it was before the mapping that failed.
     """
     where = where or settings()
@@ -191,49 +195,67 @@ def load(
     return LoadReport(reports, int(snapshot), time.monotonic() - started)
 
 
+@dataclass
+class Landing:
+    """What a load lands in one raw table: SELECTs of files that are new, and of deliveries that came again, which are compared with
+    what the lake has of them. `names` are the files by what their rows' positions begin with."""
+
+    table: str
+    fresh: list[tuple[DataFile, str]] = field(default_factory=list)
+    again: list[tuple[DataFile, str]] = field(default_factory=list)
+    deliveries: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+
+
 def _load(
     con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, again: bool, now: datetime, advance: console.Advance
 ) -> list[FileReport]:
-    """One mapping: look at every file, bind all, then land all in one transaction."""
+    """One mapping: look at every file, bind all, compare what came again, then land all in one transaction."""
     reports: list[FileReport] = []
-    landings: list[tuple[Entry, list[tuple[DataFile, str]]]] = []
     looks: dict[tuple[str, str], Look] = {}
-    names: dict[tuple[str, str], str] = {}
-    already = {
-        (str(table), str(file), str(fingerprint))
-        for table, file, fingerprint in con.execute(
-            f"select raw_table, file, fingerprint from lake.raw.loads where source = {quote(plan.source)}"
-        ).fetchall()
-    }
-    known = {(table, file) for table, file, _ in already}
-    taken: set[tuple[str, str]] = set()
     for entry in plan.entries:
-        selects: list[tuple[DataFile, str]] = []
         for file in entry.files:
-            report = FileReport(plan.source, entry.table, file.name)
-            reports.append(report)
-            seen = look(file)
+            looks[entry.table, file.name] = look(file)
             advance(file.size, file.name)
-            looks[entry.table, file.name] = seen
-            if (entry.table, file.name, seen.fingerprint) in already and not again:
-                report.skipped = "already there"
+    loads = deliveries.Loads(con, plan.source)
+    patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
+    standings = {
+        table: loads.standings(
+            table, told, {name: seen.fingerprint for (of, name), seen in looks.items() if of == table}, again
+        )
+        for table, told in patterns.items()
+    }
+    if any(standing.delivery for table in standings.values() for standing in table.values()):
+        now = deliveries.moment(con, plan.source, loads, now)
+    landings = {table: Landing(table) for table in patterns}
+    for entry in plan.entries:
+        landing_of = landings[entry.table]
+        for file in entry.files:
+            standing, seen = standings[entry.table][file.name], looks[entry.table, file.name]
+            report = FileReport(plan.source, entry.table, file.name, skipped=standing.skipped)
+            reports.append(report)
+            if standing.skipped:
                 advance(file.size, file.name)
                 continue
             bound = landing.bind(con, file, seen, entry.table, entry.mapping, entry.zone, entry.where)
             landing.check_sample(con, bound, entry.where)
-            report.notes += bound.opened.notes
-            # Positions tell rows apart: a file that came again with other bytes, and a second entry over the same
-            # file, must not repeat those of the first.
-            name, suffix = file.name, f".{entry.number + 1}" if (entry.table, file.name) in taken else ""
-            if (entry.table, name) in known and (entry.table, name, seen.fingerprint) not in already:
-                name += "@" + seen.fingerprint.partition("-")[2][:8]
-            taken.add((entry.table, file.name))
-            names[entry.table, name] = file.name
-            selects.append((file, landing.select(bound, plan.source, landing.in_file(name, suffix), now)))
-        landings.append((entry, selects))
-    if any(selects for _, selects in landings):
+            report.notes += bound.opened.notes + standing.notes
+            standing.notes = []
+            # Positions tell rows apart: a second entry over the same file must not repeat those of the first.
+            name = loads.name(entry.table, file.name, seen.fingerprint)
+            suffix = f".{entry.number + 1}" if name in landing_of.names else ""
+            landing_of.names[name] = file.name
+            select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
+            (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
+            if standing.delivery:
+                landing_of.deliveries[file.name] = standing.delivery
+    if any(each.names for each in landings.values()):
         try:
-            lake.retry(lambda: _land(con, where, plan, landings, looks, names, now, advance, reports))
+            for each in landings.values():
+                if each.again:
+                    _compare(con, plan.source, each, loads, patterns[each.table], advance)
+            lake.retry(lambda: _land(con, where, plan, list(landings.values()), looks, now, advance, reports))
         except _Failed as failed:
             raise _of_file(con, failed) from None
         except duckdb.Error as error:
@@ -251,46 +273,84 @@ class _Failed(Exception):
         self.batch, self.error = batch, error
 
 
+def _compare(
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    of: Landing,
+    loads: deliveries.Loads,
+    patterns: Sequence[str],
+    advance: console.Advance,
+) -> None:
+    """Stage the deliveries that came again, and find what is new and gone. Not in the transaction, which is to be short: whoever
+    else lands files waits for this load."""
+    for number, batch in enumerate(landing.batches(of.again)):
+        try:
+            told = [(of.deliveries[file.name], select) for file, select in batch]
+            deliveries.stage(con, of.table, told, first=number == 0)
+        except duckdb.Error as error:
+            raise _Failed(batch, error) from None
+        for file, _ in batch:
+            advance(file.size, file.name)
+    came = set(of.deliveries.values())
+    former = {
+        (loads.name(each.table, each.file, each.fingerprint), told)
+        for told, before in loads.of(of.table, patterns).items()
+        for _, each in before
+        if told in came
+    }
+    deliveries.compare(con, source, of.table, former)
+    of.held = deliveries.held(con, of.table)
+
+
 def _land(
     con: duckdb.DuckDBPyConnection,
     where: Settings,
     plan: Plan,
-    landings: list[tuple[Entry, list[tuple[DataFile, str]]]],
+    landings: list[Landing],
     looks: dict[tuple[str, str], Look],
-    names: dict[tuple[str, str], str],
     now: datetime,
     advance: console.Advance,
     reports: list[FileReport],
 ) -> None:
-    """The transaction: rows, and the note of each file, together."""
+    """The transaction: rows, what is gone, and the note of each file, together."""
     with lake.writing(con, where):
-        for entry, selects in landings:
-            shown = ", ".join(f'"{name}"' for name in columns(entry.table))
-            for batch in landing.batches(selects):
+        for each in landings:
+            shown = ", ".join(f'"{name}"' for name in columns(each.table))
+            for batch in landing.batches(each.fresh):
                 union = " union all ".join(text for _, text in batch)
                 try:
-                    con.execute(f"insert into lake.raw.{entry.table} ({shown}) {union}")
+                    con.execute(f"insert into lake.raw.{each.table} ({shown}) {union}")
                 except duckdb.Error as error:
                     if isinstance(error, duckdb.TransactionException) or lake.busy(error):
                         raise
                     raise _Failed(batch, error) from None
                 for file, _ in batch:
                     advance(file.size, file.name)
+            if each.again:
+                deliveries.land(con, plan.source, each.table, now)
         # Literals, here and elsewhere: DuckDB imports pandas, where it is installed, to read a list of parameters.
         moment = f"timestamp {quote(now.isoformat(sep=' '))}"
         noted: list[str] = []
-        for table in {entry.table for entry, selects in landings if selects}:
+        for each in landings:
+            if not each.names:
+                continue
             counts = con.execute(
-                f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{table} "
+                f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{each.table} "
                 f"where _ingested_at = {moment} and _source = {quote(plan.source)} group by 1"
             ).fetchall()
-            found = {names[table, str(name)]: (int(rows), int(bad)) for name, rows, bad in counts}
-            for name in {name for (of, _), name in names.items() if of == table}:
-                rows, bad = found.get(name, (0, 0))
-                texts = ", ".join(map(quote, (plan.source, table, name, looks[table, name].fingerprint)))
-                noted.append(f"({texts}, {rows}, {moment})")
-                report = next(r for r in reports if r.table == table and r.file == name and r.skipped is None)
-                report.rows, report.malformed = rows, bad
+            found = {each.names.get(str(name)): (int(rows), int(bad)) for name, rows, bad in counts}
+            gone = deliveries.gone(con, each.table) if each.again else {}
+            for name, file_name in each.names.items():
+                rows, bad = found.get(file_name, (0, 0))
+                told = each.deliveries.get(file_name)
+                holds = each.held.get(name, 0) if told else rows
+                texts = ", ".join(
+                    map(quote, (plan.source, each.table, file_name, looks[each.table, file_name].fingerprint))
+                )
+                noted.append(f"({texts}, {holds}, {moment})")
+                report = next(r for r in reports if r.table == each.table and r.file == file_name and r.skipped is None)
+                report.rows, report.malformed, report.unchanged = rows, bad, holds - rows
+                report.gone = gone.pop(told, 0) if told else 0
         con.execute(f"insert into lake.raw.loads values {', '.join(noted)}")
 
 

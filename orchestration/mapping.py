@@ -219,6 +219,8 @@ class Http(_Strict):
         return json_path(given)
 
 
+#: How GA4's export names a day, the final one last: `replaces` of its files, unless the mapping says otherwise.
+GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events_(\d{8})")
 #: The keys that say where an entry's rows come from: each has exactly one of them.
 ORIGINS: Final = ("files", "stream", "table", "http")
 
@@ -240,7 +242,12 @@ class Table(_Strict):
     available_at: Literal["event_time", "now"] | Column
     where: str | None = None
     distinct: bool = False
+    replaces: tuple[str, ...] | None = None
     fields: dict[str, Field] = {}
+
+    def deliveries(self, table: str) -> tuple[str, ...]:
+        """By which patterns files of this entry, which fills `table`, are parts of a delivery; empty for none."""
+        return (GA4_DAYS if table == "ga4_events" else ()) if self.replaces is None else self.replaces
 
     @model_validator(mode="after")
     def _origin(self) -> Table:
@@ -261,6 +268,23 @@ class Table(_Strict):
         if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
             raise ValueError("write a path, a glob, or a list of them")
         return tuple(files)
+
+    @field_validator("replaces", mode="before")
+    @classmethod
+    def _patterns(cls, given: Any) -> Any:
+        patterns = [given] if isinstance(given, str) else given
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ValueError("write a regular expression, or a list of them")
+        for pattern in patterns:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(
+                    f"'{pattern}' has {groups or 'no'} groups; write one, around what names the delivery, as in {GA4_DAYS[-1]}"
+                )
+        return tuple(patterns)
 
     @field_validator("key", mode="before")
     @classmethod
@@ -454,6 +478,9 @@ def _problems(mapping: Mapping) -> Iterator[str]:
         for number, table in enumerate(entries, 1):
             where = f"tables.{name}" + (f"[{number}]" if len(entries) > 1 else "")
             yield from _table_problems(where, name, table)
+        # Else a file that one entry takes for a delivery would be lacking in what another says of it.
+        if len({table.deliveries(name) for table in entries if table.files}) > 1:
+            yield f"tables.{name}: its entries differ in replaces; write the same in all that read files"
 
 
 def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
@@ -488,9 +515,11 @@ def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
     origin = next(key for key in ORIGINS if getattr(table, key))
     keyed = origin in ("table", "http")
     wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))
-    for key in wrong:
+    for key in wrong if origin == "files" else (*wrong, "replaces"):
         if getattr(table, key):
             yield f"{where}.{key}: this does not go with {origin}"
+    if table.replaces and name in ("customers", "products"):
+        yield f"{where}.replaces: {name} keep their history, and nothing of it is taken back; leave it out"
     if keyed:
         if name == "ga4_events":
             yield f"{where}: GA4's export comes in files"

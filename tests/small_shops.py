@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -37,6 +38,8 @@ VARS = {
 
 EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")
+#: The columns of raw.deletions: a row of it is a Row of the table `deletions`, which lands when it is available.
+DELETIONS = {name: kind.upper() for name, kind in (column.split() for column in lake.BOOKS["deletions"].split(", "))}
 
 #: Columns in which two warehouses over the same rows may differ: which build or lake snapshot a row came through, and
 #: numbers that the lake gives by order of landing. `prior_arrival_day` remembers a former verdict for the next build.
@@ -85,6 +88,28 @@ class Row:
         }
 
 
+def versioned(place: str, number: int, digest: str = "a") -> str:
+    """The position of a version of a row with a key; a deletion's digest is all zeros."""
+    return f"{place}@{number:09}.{digest * 16}"
+
+
+def deletion(row: Row, moment: datetime, position: str | None = None) -> Row:
+    """The source takes a row back: what landed at its place before, or all versions of its key before `position`."""
+    fields = {"raw_table": row.table, "row_key": None if position is None else "{}"}
+    return Row("deletions", row.source, position or row.position, moment, fields)
+
+
+def is_gone(row: Row, deletions: Iterable[Row]) -> bool:
+    """Whether a row has been taken back by any of these."""
+    return any(
+        row.position[:-27] == told.position[:-27] and int(row.position[-26:-17]) < int(told.position[-26:-17])
+        if told.fields["row_key"]
+        else row.position == told.position and row.available_at < told.available_at
+        for told in deletions
+        if (told.source, told.fields["raw_table"]) == (row.source, row.table)
+    )
+
+
 def land(where: Settings, rows: Iterable[Row]) -> None:
     """Append rows to the lake in the order given, in one transaction."""
     by_table: dict[str, list[dict[str, Any]]] = {}
@@ -94,7 +119,7 @@ def land(where: Settings, rows: Iterable[Row]) -> None:
     try:
         with lake.transaction(con):
             for table, landed in by_table.items():
-                kinds = columns(table)
+                kinds = DELETIONS if table == "deletions" else columns(table)
                 arrays = {
                     name: pa.array(
                         [each.get(name) for each in landed],
@@ -295,6 +320,30 @@ class ShopMaker:
             self._order(f"O{number}")
         self._copies()
         return self.rows
+
+    def shop_that_takes_back(self) -> list[Row]:
+        """All rows of a shop, some of them with keys and versions, and deletions of some, which may arrive before what they delete."""
+        rows, versions = [], Counter[tuple[str, str]]()
+        for row in self.shop():
+            if (
+                row.table in ("orders", "order_items", "refunds")
+                and row.source == "shop"
+                and row.fields.get("order_id")
+            ):
+                place = f"public.{row.table}/{row.fields['order_id'].strip()}"
+                versions[row.table, place] += 1
+                row = row.again(position=versioned(place, versions[row.table, place]))
+            rows.append(row)
+        deletions = []
+        for row in self.random.sample(rows, k=len(rows) // 6):
+            moment = row.available_at + timedelta(seconds=self.random.choice((0, 1, 1, 2 * 86400)))
+            if "@" in row.position:
+                place = row.position[:-27]
+                number = self.random.randint(2, versions[row.table, place] + 1)
+                deletions.append(deletion(row, moment, versioned(place, number, "0")))
+            else:
+                deletions.append(deletion(row, moment))
+        return rows + deletions
 
     # ---------- drawing
 

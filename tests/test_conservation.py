@@ -4,16 +4,35 @@ counts add up by source and day of arrival. What there is to count is taken from
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import duckdb
+import psycopg
+import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, land
+from servers import Postgres
+from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_gone, land
 
+from orchestration.ingest import ingest
 from orchestration.settings import Settings
+
+#: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
+BOOKS = (
+    "main.int_events__categories",
+    "main.int_events__deletions",
+    "main.int_events__orders",
+    "main.int_events__validated",
+    "main.int_identity__records",
+    "marts.event_ledger",
+    "marts.quarantined_events",
+    "    ",
+)
 
 #: What a raw row may end as, the strongest first.
 ENDS = ("kept", "quarantined", "duplicate")
@@ -25,7 +44,30 @@ def judged_as(row: Row) -> int:
     return max(len(items), 1)
 
 
+def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
+    """The rows that are gone, by themselves or with their order, which goes with the last version of its header."""
+    deletions = [row for row in rows if row.table == "deletions"]
+
+    def order_of(row: Row) -> str:
+        return (row.fields.get("order_id") or "").strip() if row.table in ("orders", "order_items", "refunds") else ""
+
+    headers = defaultdict[str, list[bool]](list)
+    for row in rows:
+        if row.table == "orders" and not row.error:
+            headers[order_of(row)].append(is_gone(row, deletions))
+    return Counter(
+        (row.table, row.source, row.position, row.available_at)
+        for row in rows
+        if row.table in EVENT_TABLES or row.table == "orders"
+        if is_gone(row, deletions)
+        or (row.table in ("order_items", "refunds") and order_of(row) in headers and all(headers[order_of(row)]))
+        for _ in range(judged_as(row))
+    )
+
+
 def check_conserved(where: Settings, rows: list[Row]) -> None:
+    gone = taken_back(rows)
+    rows = [row for row in rows if row.table != "deletions"]
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
 
         def ask(query: str) -> list[tuple[Any, ...]]:
@@ -57,6 +99,9 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
     for *_, verdict, reasons in verdicts:
         assert verdict in ENDS
         assert bool([reason for reason in reasons if reason]) == (verdict != "kept")
+
+    # What is gone says so, and nothing else does.
+    assert gone == Counter(verdict[:4] for verdict in verdicts if "deleted_at_source" in verdict[6])
 
     # The ledger says as much, by source and day: of a row with several items, that it is kept if any of them is.
     raw = Counter((row.table, row.source, row.available_at.date()) for row in rows)
@@ -105,13 +150,23 @@ class Groups:
 
 def check_one_shop(houses: Houses, seed: int) -> None:
     random = Random(seed)
-    rows = ShopMaker(random).shop()
+    rows = ShopMaker(random).shop_that_takes_back()
     random.shuffle(rows)
     house = houses.make("conserved")
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         land(house, part)
         houses.run(house)
     check_conserved(house, rows)
+
+    # But for the books, it is as if what is gone had never come.
+    gone = taken_back(rows)
+    never = houses.make("never")
+    came = [row for row in rows if row.table != "deletions"]
+    assert gone
+    land(never, (row for row in came if (row.table, row.source, row.position, row.available_at) not in gone))
+    houses.run(never, "--full-refresh")
+    found = [line for line in differences(house, never) if not line.startswith(BOOKS)]
+    assert not found, "\n".join(found)
 
 
 @settings(
@@ -120,3 +175,40 @@ def check_one_shop(houses: Houses, seed: int) -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_raw_row_has_one_verdict_and_the_counts_add_up(houses: Houses, seed: int) -> None:
     check_one_shop(houses, seed)
+
+
+def test_what_a_database_deletes_leaves_the_marts(
+    houses: Houses, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By way of `finegrain ingest`: a line by itself, an order with its lines; a line that comes back is there again."""
+    where, access = houses.make("ingested"), postgres.environment()
+    host, port, user, password = (access[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"))
+    monkeypatch.setenv("SHOP_URL", f"postgresql://{user}:{password}@{host}:{port}/{postgres_database}")
+    whole = {"key": ["id"], "deletes": "compare", "origin": "database", "available_at": "now"}
+    lines = {"order_id": "of", "line_id": "id", "product_id": "sku", "quantity": "n", "price": {"value": 10}}
+    tables = {
+        "orders": {"table": "orders", "fields": {"order_id": "id", "user_id": "who", "created_at": "at"}, **whole},
+        "order_items": {"table": "lines", "fields": lines, **whole},
+    }
+    mapping = tmp_path / "shop.yml"
+    mapping.write_text(yaml.safe_dump({"source": "shop", "database": "${SHOP_URL}", "tables": tables}))
+
+    def bought() -> list[tuple[Any, ...]]:
+        ingest(mapping, where=where)
+        houses.run(where, "--select", "+fct_order_items")
+        with duckdb.connect(str(where.warehouse), read_only=True) as con:
+            return con.execute(
+                "select order_key, product_id, cast(quantity as integer) from marts.fct_order_items order by all"
+            ).fetchall()
+
+    with psycopg.connect(os.environ["SHOP_URL"], autocommit=True) as shop:
+        shop.execute("create table orders (id varchar(9) primary key, who varchar(9), at timestamp)")
+        shop.execute("create table lines (id int primary key, of varchar(9), sku varchar(9), n int)")
+        shop.execute("insert into orders values ('o1', 'ann', '2024-01-01'), ('o2', 'bob', '2024-01-01')")
+        shop.execute("insert into lines values (1, 'o1', 'A', 1), (2, 'o1', 'B', 2), (3, 'o2', 'A', 4)")
+        assert bought() == [("o1", "A", 1), ("o1", "B", 2), ("o2", "A", 4)]
+        shop.execute("delete from lines")
+        shop.execute("delete from orders where id = 'o2'")
+        ingest(mapping, where=where)
+        shop.execute("insert into lines values (1, 'o1', 'A', 1), (3, 'o2', 'A', 4)")
+        assert bought() == [("o1", "A", 1)]

@@ -1,5 +1,6 @@
-"""Order does not matter: any number of incremental builds over rows that land in any order, late and twice, equal one
-full refresh over the same rows, table for table and value for value. And what has been built is not built again."""
+"""Order does not matter: any number of incremental builds over rows that land in any order, late and twice, and are taken back
+before they came or long after, equal one full refresh over the same rows, table for table and value for value. And what has been
+built is not built again."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import Houses, Row, ShopMaker, at, differences, land
+from small_shops import Houses, Row, ShopMaker, at, deletion, differences, land, versioned
 
 from orchestration import lake
 from orchestration.settings import Settings
@@ -66,7 +67,7 @@ def check_one_shop(
 ) -> None:
     """N incremental builds over one lake, some cut short, and a full refresh over another where all rows came at once."""
     random = Random(seed)
-    batches = cut(random, ShopMaker(random).shop(), count)
+    batches = cut(random, ShopMaker(random).shop_that_takes_back(), count)
     rows = [row for batch in batches for row in batch]
     step_by_step, at_once = houses.make("steps"), houses.make("once")
     land(at_once, random.sample(rows, k=len(rows)))
@@ -143,6 +144,10 @@ def product(position: str, arrived: datetime, product_id: str, **more: str) -> R
     return Row("products", "shop", position, arrived, {"product_id": product_id, **more}, origin="database")
 
 
+FIRST_TOLD = event("web", "told#1", at(MONDAY, 60), at(MONDAY), anonymous_id="told", page="/first")
+BOUGHT = order("taken", at(MONDAY, 60), at(MONDAY), "taken").again(position=versioned("orders/taken", 1))
+RETURNED = event("web", "back#1", at(MONDAY, 60), at(MONDAY), anonymous_id="back")
+
 #: By name: what lands first, and what lands after the first build.
 CASES: dict[str, tuple[list[Row], list[Row]]] = {
     # A newer header moves an order to another buyer and day: the place it left kept its sums.
@@ -187,6 +192,47 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [
             product("one#0", at(MONDAY), "ONE", brand="undated"),
             event("web", "one#1", at(MONDAY, 60), at(MONDAY, 60), anonymous_id="one", product_id="one"),
+        ],
+    ),
+    # The first of two copies is taken back, and the other one was told to be a duplicate.
+    "a first copy that is gone": (
+        [FIRST_TOLD, FIRST_TOLD.again(position="told#2", available_at=at(MONDAY, 90), fields={"page": "/second"})],
+        [deletion(FIRST_TOLD, at(MONDAY, 9e4))],
+    ),
+    # A header takes its lines and refunds with it; the web's hit of the order, which was one told again, counts.
+    "an order that is gone": (
+        [
+            BOUGHT,
+            line("taken", at(MONDAY, 60), "T1"),
+            Row(
+                "refunds",
+                "shop",
+                "taken#1",
+                at(MONDAY, 90),
+                {"order_id": "taken", "refunded_at": at(MONDAY).isoformat()},
+            ),
+            event(
+                "web",
+                "taken#1",
+                at(MONDAY, 60),
+                at(MONDAY, 5),
+                "purchase",
+                user_id="taken",
+                order_id="taken",
+                product_id="T2",
+            ),
+        ],
+        [deletion(BOUGHT, at(MONDAY, 9e4), versioned("orders/taken", 2, "0"))],
+    ),
+    # Deleted before it came, and once more at the same place after that.
+    "what came back": (
+        [deletion(RETURNED, at(MONDAY, 61)), deletion(BOUGHT, at(MONDAY, 61), versioned("orders/again", 2, "0"))],
+        [
+            RETURNED,
+            RETURNED.again(available_at=at(MONDAY, 120)),
+            order("again", at(MONDAY, 60), at(MONDAY), "before").again(position=versioned("orders/again", 1)),
+            order("again", at(MONDAY, 90), at(MONDAY), "again").again(position=versioned("orders/again", 3)),
+            line("again", at(MONDAY, 60), "A1"),
         ],
     ),
 }
@@ -250,6 +296,35 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "select product_id, event_day, arrival_day, co_orders from int_tiles__item_pairs "
             "where product_id in ('L1', 'L2') and co_orders > 0 order by all",
             [(item, MONDAY + timedelta(days=2), MONDAY + timedelta(days=3), 1) for item in ("L1", "L2")],
+        ),
+        (
+            "a first copy that is gone",
+            "select page, available_at from int_events__cleaned where anonymous_id = 'told'",
+            [("/second", at(MONDAY, 90))],
+        ),
+        (
+            "a first copy that is gone",
+            "select position, verdict, reasons from int_events__validated where anonymous_id = 'told' order by position",
+            [("told#1", "quarantined", ["deleted_at_source"]), ("told#2", "kept", [])],
+        ),
+        (
+            "an order that is gone",
+            "select raw_table, verdict, reasons from int_events__validated where order_id = 'taken' order by all",
+            [
+                ("events", "kept", []),
+                ("order_items", "quarantined", ["deleted_at_source"]),
+                ("refunds", "quarantined", ["deleted_at_source"]),
+            ],
+        ),
+        (
+            "an order that is gone",
+            "select event_day, product_id, units from int_tiles__identity_product where identity = 'u:taken'",
+            [(MONDAY, "T2", 1)],
+        ),
+        (
+            "what came back",
+            "select identity, available_at from int_events__cleaned where anonymous_id = 'back' or order_id = 'again' order by all",
+            [("a:back", at(MONDAY, 120)), ("u:again", at(MONDAY, 90))],
         ),
         ("versions of one moment", "select brand from int_events__cleaned where product_id = 'ONE'", [("undated",)]),
     ],

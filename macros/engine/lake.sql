@@ -43,7 +43,7 @@
 {% macro set_since(expression) %}{{ return(adapter.dispatch('set_since', 'finegrain')(expression)) }}{% endmacro %}
 {% macro duckdb__set_since(expression) %}set variable since = {{ expression }}{% endmacro %}
 
-{# In an incremental build: all rows of a line table whose order header has arrived since. Otherwise: none. #}
+{# In an incremental build: all rows of a line table whose order header has arrived, or was told gone, since. Otherwise: none. #}
 {% macro lake_table_of_touched_orders(table) %}{{ return(adapter.dispatch('lake_table_of_touched_orders', 'finegrain')(table)) }}{% endmacro %}
 
 {% macro duckdb__lake_table_of_touched_orders(table) -%}
@@ -58,6 +58,23 @@
                 least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
             ) as o
             where getvariable('since') < getvariable('pinned')
+            union all
+            select trim(order_id)
+            from {{ source('lake', 'orders') }} at (version => getvariable('pinned'))
+            where getvariable('since') < coalesce(getvariable('arrivals')['deletions'], 0)
+                and (
+                    {%- for place in ['_position', without_version('_position')] %}
+                    (_source, {{ place }}) in (
+                        select (d._source, {{ place | replace('_position', 'd._position') }})
+                        from ducklake_table_insertions(
+                            'lake', 'raw', 'deletions',
+                            least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
+                        ) as d
+                        where d.raw_table = 'orders'
+                    )
+                    {{- " or" if not loop.last }}
+                    {%- endfor %}
+                )
         )
 )
 {%- endmacro %}

@@ -18,14 +18,16 @@ tracked as (
         {{ shared | join(', ') }},
         cast(null as timestamp) as order_known_at,
         false as needs_order,
-        false as is_disordered
+        false as is_disordered,
+        false as is_order_gone
     from {{ ref('stg_events__events') }}
     union all
     select
         {{ shared | join(', ') }},
         cast(null as timestamp) as order_known_at,
         false as needs_order,
-        false as is_disordered
+        false as is_disordered,
+        false as is_order_gone
     from {{ ref('stg_ga4__events') }}
 
 ),
@@ -70,7 +72,8 @@ bought as (
         i.properties,
         o.known_at as order_known_at,
         true as needs_order,
-        coalesce(o.is_disordered, false) as is_disordered
+        coalesce(o.is_disordered, false) as is_disordered,
+        coalesce(o.is_gone, false) as is_order_gone
     from {{ ref('stg_shop__order_items') }} as i
     left join orders as o on i.order_id = o.order_id
 
@@ -116,7 +119,8 @@ returned as (
         r.properties,
         o.known_at as order_known_at,
         r.order_id is not null as needs_order,
-        coalesce(o.is_disordered, false) as is_disordered
+        coalesce(o.is_disordered, false) as is_disordered,
+        coalesce(o.is_gone, false) as is_order_gone
     from {{ ref('stg_shop__refunds') }} as r
     left join orders as o on r.order_id = o.order_id
 

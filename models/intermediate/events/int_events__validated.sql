@@ -8,7 +8,7 @@
 -- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
 --
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
--- key, an order, a busy day of one identity) or that waited for a customer, a product or an order to arrive.
+-- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, or that are gone.
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
@@ -40,6 +40,20 @@ watermark as (
 
 ),
 
+newly_gone as (
+
+    {{ gone_rows(this, 'row_id', newer_than='(select w.snapshot from watermark as w)') | indent(4) }}
+
+),
+
+changed as (
+
+    select row_id from arrived
+    union all
+    select row_id from newly_gone
+
+),
+
 replaced as (
 
     select
@@ -51,7 +65,7 @@ replaced as (
         t.event_day,
         least(t.arrival_day, t.prior_arrival_day) as arrival_day
     from {{ this }} as t
-    inner join arrived as a on t.row_id = a.row_id
+    where t.row_id in (select c.row_id from changed as c)
 
 ),
 
@@ -147,12 +161,22 @@ candidates as {{ kept_once }} (
 
 ),
 
--- A row without an identity, a moment or a type is nobody's duplicate: two unreadable rows are two unreadable rows.
+gone as (
+
+    {{ gone_rows('candidates', 'row_id') | indent(4) }}
+    union
+    select row_id from candidates where is_order_gone
+
+),
+
+-- A row without an identity, a moment or a type is nobody's duplicate: two unreadable rows are two unreadable rows. Nor is
+-- one that is gone, or a copy of it would be lost with it.
 whole as {{ kept_once }} (
 
     select *
     from candidates
     where raw_error is null and identity is not null and event_at is not null and event_type is not null
+        and row_id not in (select g.row_id from gone as g)
 
 ),
 
@@ -261,6 +285,7 @@ joined as (
         {% else %}
         o.row_id is not null as is_too_many,
         {% endif %}
+        g.row_id is not null as is_gone,
         u.known_at as user_seen_at,
         p.known_at as product_seen_at
     from candidates as c
@@ -268,6 +293,7 @@ joined as (
     left join duplicate_client_keys as dc on c.row_id = dc.row_id
     left join repeated_orders as ro on c.row_id = ro.row_id
     left join over_rate as o on c.row_id = o.row_id
+    left join gone as g on c.row_id = g.row_id
     left join users as u on c.user_id = u.user_id
     left join products as p on c.product_id = p.product_id
 

@@ -1,5 +1,11 @@
 -- The verdict on every row of the tables that describe things: customers, products and order headers.
-with records as (
+with gone as (
+
+    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") | indent(4) }}
+
+),
+
+records as (
 
     {% for table, key in [('customers', 'user_id'), ('products', 'product_id'), ('orders', 'order_id')] %}
     select
@@ -10,7 +16,8 @@ with records as (
         raw_available_at,
         raw_error,
         {{ key }} as record_key,
-        md5(payload) as content
+        md5(payload) as content,
+        {{ 'raw_rowid in (select g.raw_rowid from gone as g)' if table == 'orders' else 'false' }} as is_gone
     from {{ ref('stg_shop__' ~ table) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
@@ -22,7 +29,7 @@ placed as (
     select
         *,
         row_number() over (
-            partition by raw_table, source, record_key, content order by raw_available_at, position, raw_rowid
+            partition by raw_table, source, record_key, content, is_gone order by raw_available_at, position, raw_rowid
         ) as place
     from records
 
@@ -36,13 +43,14 @@ select
     raw_available_at,
     record_key,
     case
-        when raw_error is not null or record_key is null then 'quarantined'
+        when raw_error is not null or record_key is null or is_gone then 'quarantined'
         when place > 1 then 'duplicate'
         else 'kept'
     end as verdict,
     case
         when raw_error is not null then 'malformed'
         when record_key is null then 'missing_key'
+        when is_gone then 'deleted_at_source'
         when place > 1 then 'duplicate_record'
     end as reason
 from placed

@@ -63,4 +63,4 @@ select
     coalesce(r.refunded_units, 0) as refunded_units
 from orders as o
 left join refunds as r on o.order_id = r.order_id
-left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id
+left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone

@@ -1,0 +1,26 @@
+{#
+  Which rows their source has taken back. Where a row has no key, its position is told, and what landed there before is gone:
+  the same row may come again later. Where it has one, a deletion stands among the versions of the key, which are numbered
+  (orchestration/versions.py), and all before it are gone. What is gone is as if it had never come, but for the ledger.
+#}
+
+{# SQL: `id` of the rows of `relation`, which has source, position and ingested_at, that are gone; `newer_than`: by deletions that
+   arrived after that snapshot. `raw_table` is SQL over the relation as r. #}
+{% macro gone_rows(relation, id, raw_table='r.raw_table', newer_than=none) -%}
+{%- for has_key, place, before in [
+    (false, 'r.position', 'r.ingested_at < d.ingested_at'), (true, without_version('r.position'), 'r.position < d.position')
+] -%}
+select r.{{ id }}
+from {{ relation }} as r
+inner join {{ ref('int_events__deletions') }} as d
+    on r.source = d.source and {{ raw_table }} = d.raw_table and {{ place }} = d.place and {{ before }}
+where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > " ~ newer_than if newer_than }}
+{{ "union
+" if not loop.last }}
+{%- endfor -%}
+{%- endmacro %}
+
+{# SQL: the position of a row with a key, but for `@number.hash`, its last 27 characters. #}
+{% macro without_version(position) -%}
+substr({{ position }}, 1, length({{ position }}) - 27)
+{%- endmacro %}

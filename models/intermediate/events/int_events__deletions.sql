@@ -1,0 +1,21 @@
+-- What was told gone last of each place. Customers and products keep their history, whatever becomes of them.
+with deletions as (
+
+    select
+        *,
+        case when has_key then {{ without_version('position') }} else position end as place
+    from {{ ref('stg_lake__deletions') }}
+    where raw_table not in ('customers', 'products')
+
+)
+
+select
+    source,
+    raw_table,
+    has_key,
+    place,
+    max(position) as position,
+    max(ingested_at) as ingested_at,
+    max(arrived_in) as arrived_in
+from deletions
+group by source, raw_table, has_key, place
