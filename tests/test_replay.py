@@ -12,7 +12,7 @@ import pytest
 from test_stream import GOOD, Shop, shop
 
 from orchestration.account import account
-from orchestration.build import build
+from orchestration.build import build, run_dbt
 from orchestration.errors import FinegrainError
 from orchestration.publish import publish
 from orchestration.stream.replay import replay
@@ -22,11 +22,13 @@ __all__ = ["shop"]
 FIELDS: dict[str, Any] = {name: name for name in GOOD}
 
 
-def published(shop: Shop, sql: str) -> list[tuple[Any, ...]]:
-    assert build(where=shop.where).passed
-    publish(where=shop.where)
-    with duckdb.connect(str(shop.where.published / "finegrain.duckdb"), read_only=True) as con:
-        return con.execute(sql).fetchall()
+QUARANTINE = "select user_id, list_sort(reasons) from marts.quarantined_events order by all"
+
+
+def asked(shop: Shop, *queries: str) -> list[list[tuple[Any, ...]]]:
+    """What the warehouse says."""
+    with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
+        return [con.execute(query).fetchall() for query in queries]
 
 
 def test_quarantined_rows_are_read_again_once(shop: Shop) -> None:
@@ -37,7 +39,9 @@ def test_quarantined_rows_are_read_again_once(shop: Shop) -> None:
     shop.add(*({**GOOD, "user_id": user, "cookies": cookies} for user, cookies in users.items()), b"no JSON")
     shop.add({**GOOD, "user_id": "eve", "cookies": "all", "event_at": "2999-01-01"})
     shop.drain()
-    assert published(shop, "select user_id, list_sort(reasons) from quarantined_events order by all") == [
+    assert build(where=shop.where).passed
+    publish(where=shop.where)
+    assert asked(shop, QUARANTINE)[0] == [
         ("ann", ["consent_denied"]),
         ("cat", ["consent_denied"]),
         ("eve", ["consent_denied", "event_in_future", "unknown_currency"]),
@@ -60,26 +64,19 @@ def test_quarantined_rows_are_read_again_once(shop: Shop) -> None:
     assert done.stdout == "2 quarantined rows read again: 2 rows landed, 0 would be as they are\n"
     assert replay(shop.mapping, quarantined=True, where=shop.where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
-    assert published(shop, "select user_id, list_sort(reasons) from quarantined_events order by all") == [
+    # The next build keeps what was mended, and the ledger knows what it was.
+    assert run_dbt(["run", "--select", "+quarantined_events", "+event_ledger", "+fct_events"], where=shop.where).passed
+    events, ledger, quarantine = asked(
+        shop,
+        "select user_id from marts.fct_events order by 1",
+        "select sum(raw_rows), sum(kept), sum(quarantined) from marts.event_ledger",
+        QUARANTINE,
+    )
+    assert events == [("ann",), ("bob",), ("cat",), ("dan",)]
+    assert ledger == [(8, 4, 4)]
+    assert quarantine == [
         ("ann", ["consent_denied", "deleted_at_source"]),
         ("cat", ["consent_denied", "deleted_at_source"]),
         ("eve", ["consent_denied", "deleted_at_source", "event_in_future", "unknown_currency"]),
         ("eve", ["event_in_future", "unknown_currency"]),
     ]
-    # Only what was mended and is quarantined still may be asked for again.
-    assert replay(shop.mapping, quarantined=True, where=shop.where).as_dict() == {
-        "asked": 1,
-        "rows": 0,
-        "unchanged": 1,
-        "still_dead": {},
-    }
-    with duckdb.connect(str(shop.where.published / "finegrain.duckdb"), read_only=True) as con:
-        assert con.execute("select user_id from fct_events order by 1").fetchall() == [
-            ("ann",),
-            ("bob",),
-            ("cat",),
-            ("dan",),
-        ]
-        assert con.execute("select sum(raw_rows), sum(kept), sum(quarantined) from event_ledger").fetchall() == [
-            (8, 4, 4)
-        ]
