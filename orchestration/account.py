@@ -71,7 +71,7 @@ class Account:
         out.print("An export's event with several items is kept if one of them is.\n", style="dim")
         for title, counts in (
             ("Why rows were quarantined", self.reasons),
-            ("Dead letters of streams, which wait for `finegrain replay`", self.dead_letters),
+            ("Dead letters", self.dead_letters),
             ("What cleaning changed", self.cleaned),
         ):
             if not counts:

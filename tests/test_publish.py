@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -341,4 +342,4 @@ def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: P
     assert told.dead_letters == {"not_json": 1, "wrong_type": 1}
     text = io.StringIO()
     told.show(Console(file=text, width=200))
-    assert "wait for `finegrain replay`" in text.getvalue()
+    assert re.search(r"Dead letters\s+rows\s+not_json +1\s+wrong_type +1\s", text.getvalue())
