@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 from rich.console import Console
 from rich.table import Table
 
+from orchestration import lake
 from orchestration.errors import FinegrainError
 from orchestration.publish import DATABASE, current, marts_of
 from orchestration.settings import Settings, settings
@@ -40,7 +42,7 @@ SAMPLE: Final = [
 @dataclass(frozen=True)
 class Account:
     """Counts of rows. `sources`: by source, rows that came and what they ended as; `reasons`: quarantined rows by reason
-    (a row may have several); `cleaned`: values capped, removed or imputed, by what; `marts`: rows and columns by name;
+    (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marts`: rows and columns by name;
     `sample`: a few customers, column by column."""
 
     published: str
@@ -48,6 +50,7 @@ class Account:
     as_of: str
     sources: list[dict[str, Any]]
     reasons: dict[str, int]
+    dead_letters: dict[str, int]
     cleaned: dict[str, int]
     marts: dict[str, tuple[int, int]]
     sample: list[dict[str, Any]]
@@ -66,7 +69,13 @@ class Account:
             table.add_row("all", *(f"{sum(row[name] for row in self.sources):,}" for name in list(self.sources[0])[1:]))
         out.print(table)
         out.print("An export's event with several items is kept if one of them is.\n", style="dim")
-        for title, counts in (("Why rows were quarantined", self.reasons), ("What cleaning changed", self.cleaned)):
+        for title, counts in (
+            ("Why rows were quarantined", self.reasons),
+            ("Dead letters of streams, which wait for `finegrain replay`", self.dead_letters),
+            ("What cleaning changed", self.cleaned),
+        ):
+            if not counts:
+                continue
             table = _table(title, "", "rows")
             for name, count in counts.items():
                 table.add_row(name, f"{count:,}")
@@ -119,10 +128,25 @@ def account(where: Settings | None = None) -> Account:
             as_of=str(as_of)[:19],
             sources=_dicts(con, _SOURCES),
             reasons=dict(con.execute(_REASONS).fetchall()),
+            dead_letters=_dead_letters(where),
             cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
             marts=marts_of(folder),
             sample=_dicts(con, _SAMPLE),
         )
+
+
+def _dead_letters(where: Settings) -> dict[str, int]:
+    """By rule; none where the lake is not at hand, as where marts are only read."""
+    if isinstance(where.lake_catalog, Path) and not where.lake_catalog.exists():
+        return {}  # and none is made
+    try:
+        con = lake.connect(where, read_only=True)
+    except FinegrainError:
+        return {}
+    try:
+        return dict(con.execute(_DEAD_LETTERS).fetchall())
+    finally:
+        con.close()
 
 
 def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
@@ -139,6 +163,11 @@ _SOURCES: Final = """
 _REASONS: Final = """
     select reason, count(*) from (select unnest(reasons) as reason from quarantined_events) group by reason
     order by count(*) desc, reason
+"""
+_DEAD_LETTERS: Final = """
+    select rule_id, count(*) from lake.raw.dead_letters as d
+    where not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)
+    group by rule_id order by count(*) desc, rule_id
 """
 _CLEANED: Final = """
     select 'price outliers treated', count(*) filter (price_is_outlier) from fct_events

@@ -211,19 +211,23 @@ def stream(
 def replay(
     mapping: Annotated[str, typer.Argument(help="The mapping of the stream.")],
     table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Only letters that broke this rule.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came at or after it.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only letters that came before it.")] = None,
-    position: Annotated[str | None, typer.Option(help="Only the letter at this position of the stream.")] = None,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="Not letters, but rows that the last published build quarantined.")
+    ] = False,
+    rule: Annotated[str | None, typer.Option(help="Only those that broke this rule.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came at or after it.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came before it.")] = None,
+    position: Annotated[str | None, typer.Option(help="Only the one at this position of the stream.")] = None,
     largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message stays dead.")] = 2**20,
     as_json: Json = False,
 ) -> None:
-    """Run dead letters again, after a mend; each lands once."""
+    """Run dead letters, or quarantined rows, again after a mend; each lands once."""
     from orchestration.stream.replay import replay as run
 
     done = run(
         mapping,
         table,
+        quarantined=quarantined,
         rule=rule,
         since=_moment("--since", since),
         until=_moment("--until", until),
@@ -234,9 +238,11 @@ def replay(
     if as_json:
         console.show_json(done.as_dict())
         return
-    console.out().print(f"{done.letters:,} dead letters run again: {done.rows:,} rows landed")
+    what = "quarantined rows read again" if quarantined else "dead letters run again"
+    same = f", {done.unchanged:,} would be as they are" if quarantined else ""
+    console.out().print(f"{done.asked:,} {what}: {done.rows:,} rows landed{same}")
     for each, count in done.still_dead.items():
-        console.out().print(f"  still {each}: {count:,}")
+        console.out().print(f"  {'now' if quarantined else 'still'} {each}: {count:,}")
 
 
 def _moment(option: str, text: str | None) -> datetime | None:

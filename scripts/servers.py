@@ -219,7 +219,7 @@ class Server:
 
 
 class Kafka(Server):
-    """Apache Kafka, one node. Clients reach `port` without credentials and the second port by SASL (PLAIN)."""
+    """Apache Kafka, one node. Clients reach `port` without credentials and the second port by TLS and SASL (PLAIN)."""
 
     name = "kafka"
     usual_ports = (19092, 19093, 19094)
@@ -240,12 +240,15 @@ class Kafka(Server):
             "controller.quorum.voters": f"1@{HOST}:{controller}",
             "controller.listener.names": "CONTROLLER",
             "listeners": f"PLAINTEXT://{HOST}:{plain},SECURED://{HOST}:{sasl},CONTROLLER://{HOST}:{controller}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SECURED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SECURED:SASL_SSL,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "PLAINTEXT",
             "sasl.enabled.mechanisms": "PLAIN",
             "listener.name.secured.plain.sasl.jaas.config": (
                 f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{NAME}="{NAME}";'
             ),
+            "listener.name.secured.ssl.keystore.type": "PKCS12",
+            "listener.name.secured.ssl.keystore.location": self.folder / "key.p12",
+            "listener.name.secured.ssl.keystore.password": NAME,
             "log.dirs": self.data,
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,
@@ -264,7 +267,13 @@ class Kafka(Server):
         (self.folder / "server.properties").write_text(written)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         config = str(self.folder / "server.properties")
-        return [[*self._java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", config]]
+        store = ["-keystore", str(self.folder / "key.p12"), "-storetype", "PKCS12", "-storepass", NAME, "-alias", NAME]
+        said = ["-dname", f"CN={HOST}", "-ext", f"SAN=ip:{HOST}", "-validity", "3650", "-keyalg", "EC"]
+        return [
+            ["keytool", "-genkeypair", *store, *said],
+            ["keytool", "-exportcert", "-rfc", *store, "-file", str(self.folder / "certificate.pem")],
+            [*self._java(), "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", config],
+        ]
 
     def command(self) -> list[str]:
         return [*self._java(), "kafka.Kafka", str(self.folder / "server.properties")]
@@ -283,6 +292,7 @@ class Kafka(Server):
             "KAFKA_SASL_BOOTSTRAP_SERVERS": f"{HOST}:{self.ports[1]}",
             "KAFKA_SASL_USERNAME": NAME,
             "KAFKA_SASL_PASSWORD": NAME,
+            "KAFKA_CERTIFICATE": str(self.folder / "certificate.pem"),
         }
 
 

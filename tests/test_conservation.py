@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
@@ -18,9 +20,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers import Postgres
 from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_gone, land
+from test_stream import GOOD, Shop
 
+from orchestration.errors import FinegrainError
 from orchestration.ingest import ingest
+from orchestration.publish import DATABASE
 from orchestration.settings import Settings
+from orchestration.stream.replay import replay
 
 #: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
 BOOKS = (
@@ -212,3 +218,70 @@ def test_what_a_database_deletes_leaves_the_marts(
         ingest(mapping, where=where)
         shop.execute("insert into lines values (1, 'o1', 'A', 1), (3, 'o2', 'A', 4)")
         assert bought() == [("o1", "A", 1)]
+
+
+STREAMED: dict[str, Any] = {name: name for name in GOOD}
+QUARANTINE = "select user_id, list_sort(reasons) from marts.quarantined_events order by all"
+
+
+def asked(where: Settings, *queries: str) -> list[list[tuple[Any, ...]]]:
+    """What the warehouse says."""
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        return [con.execute(query).fetchall() for query in queries]
+
+
+def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_path: Path) -> None:
+    """After a mend of the mapping: what they become replaces what they were."""
+    shop = Shop(tmp_path, houses.extensions)
+    shop.where = where = houses.make("replayed")
+    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied"}}})
+    with pytest.raises(FinegrainError, match=r"nothing is published .*; run `finegrain build`"):
+        replay(shop.mapping, quarantined=True, where=where)
+    users = {"ann": "all", "bob": "none", "cat": "all", "dan": None}
+    shop.add(*({**GOOD, "user_id": user, "cookies": cookies} for user, cookies in users.items()), b"no JSON")
+    shop.add({**GOOD, "user_id": "eve", "cookies": "all", "event_at": "2999-01-01"})
+    shop.drain()
+    houses.run(where, "--select", "+quarantined_events")
+    version = where.published / "current"
+    version.mkdir(parents=True)
+    with duckdb.connect(str(version / DATABASE)) as con:
+        con.execute(f"attach '{where.warehouse}' as warehouse (read_only)")
+        con.execute("create table quarantined_events as from warehouse.marts.quarantined_events")
+    assert asked(where, QUARANTINE)[0] == [
+        ("ann", ["consent_denied"]),
+        ("cat", ["consent_denied"]),
+        ("eve", ["consent_denied", "event_in_future", "unknown_currency"]),
+    ]
+    # Without a mend they would be as they are.
+    told = replay(shop.mapping, quarantined=True, where=where).as_dict()
+    assert told == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
+    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied"}}})
+    with pytest.raises(FinegrainError, match=r"--rule bot_rate: no quarantined row .* consent_denied, event_in_future"):
+        replay(shop.mapping, quarantined=True, rule="bot_rate", where=where)
+    assert replay(shop.mapping, quarantined=True, rule="event_in_future", where=where).rows == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "replay", str(shop.mapping), "--quarantined"],
+        env={**os.environ, **where.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "2 quarantined rows read again: 2 rows landed, 0 would be as they are\n"
+    assert replay(shop.mapping, quarantined=True, where=where).asked == 0
+    assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
+    # The next build keeps what was mended, and the ledger knows what it was.
+    houses.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
+    events, ledger, quarantine = asked(
+        where,
+        "select user_id from marts.fct_events order by 1",
+        "select sum(raw_rows), sum(kept), sum(quarantined) from marts.event_ledger",
+        QUARANTINE,
+    )
+    assert events == [("ann",), ("bob",), ("cat",), ("dan",)]
+    assert ledger == [(8, 4, 4)]
+    assert quarantine == [
+        ("ann", ["consent_denied", "deleted_at_source"]),
+        ("cat", ["consent_denied", "deleted_at_source"]),
+        ("eve", ["consent_denied", "deleted_at_source", "event_in_future", "unknown_currency"]),
+        ("eve", ["event_in_future", "unknown_currency"]),
+    ]

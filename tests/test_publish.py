@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import duckdb
 import pytest
 import sqlalchemy
+from rich.console import Console
 
+from orchestration import lake
 from orchestration.account import account
 from orchestration.build import run_dbt
 from orchestration.errors import FinegrainError
@@ -319,3 +322,23 @@ def test_the_account_adds_up(shop: Settings) -> None:
     )
     assert told.reasons["malformed"] > 0 and told.cleaned["event price imputed"] > 0
     assert told.sample and {"customer_id", "rfm_segment"} <= set(told.sample[0])
+    assert told.dead_letters == {}
+
+
+def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: Path) -> None:
+    shop = replace(shop, lake_catalog=tmp_path / "catalog.sqlite", lake_data=tmp_path / "data")
+    publish(shop)
+    assert account(shop).dead_letters == {}
+    assert not (tmp_path / "catalog.sqlite").exists()
+    with lake.connect(shop) as con:
+        for number, rule in enumerate(["not_json", "not_json", "wrong_type"]):
+            con.execute(
+                "insert into lake.raw.dead_letters (_source, _position, rule_id) values ('web', ?, ?)",
+                [str(number), rule],
+            )
+        con.execute("insert into lake.raw.replayed (_source, _position) values ('web', '0')")
+    told = account(shop)
+    assert told.dead_letters == {"not_json": 1, "wrong_type": 1}
+    text = io.StringIO()
+    told.show(Console(file=text, width=200))
+    assert "wait for `finegrain replay`" in text.getvalue()

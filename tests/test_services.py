@@ -20,7 +20,8 @@ def produce(access: dict[str, str], topic: str, value: str, wait: float = 20, **
     """Send one message by SASL, in a transaction; how many the topic then holds."""
     sasl = {
         "bootstrap.servers": access["KAFKA_SASL_BOOTSTRAP_SERVERS"],
-        "security.protocol": "SASL_PLAINTEXT",
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": access["KAFKA_CERTIFICATE"],
         "sasl.mechanism": "PLAIN",
         "sasl.username": access["KAFKA_SASL_USERNAME"],
         "sasl.password": access["KAFKA_SASL_PASSWORD"],

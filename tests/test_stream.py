@@ -186,8 +186,9 @@ def test_dead_letters_run_again_land_once(shop: Shop) -> None:
     shop.add(late, GOOD, b"broken", late)
     assert shop.drain()["dead_letters"] == {"not_json": 1, "unknown_event": 2}
     assert replay(shop.mapping, where=shop.where).as_dict() == {
-        "letters": 3,
+        "asked": 3,
         "rows": 0,
+        "unchanged": 0,
         "still_dead": {"not_json": 1, "unknown_event": 2},
     }
     shop.map(
@@ -199,10 +200,10 @@ def test_dead_letters_run_again_land_once(shop: Shop) -> None:
     )
     [(first,)] = shop.ask("select min(_position) from lake.raw.dead_letters where rule_id = 'unknown_event'")
     assert replay(shop.mapping, where=shop.where, position=first).rows == 1
-    assert replay(shop.mapping, where=shop.where, until=datetime(2020, 1, 1)).letters == 0
+    assert replay(shop.mapping, where=shop.where, until=datetime(2020, 1, 1)).asked == 0
     assert replay(shop.mapping, where=shop.where, rule="unknown_event").rows == 1
     again = replay(shop.mapping, where=shop.where, since=datetime(2020, 1, 1))
-    assert (again.letters, again.rows) == (1, 0)
+    assert (again.asked, again.rows) == (1, 0)
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(3, 3)]
     assert shop.ask("select count(*) from lake.raw.dead_letters") == [(3,)]
     with pytest.raises(FinegrainError, match=r"--rule no_json: no dead letter .* not_json"):

@@ -214,12 +214,14 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
         shop.drain()
     secured = {
         "bootstrap.servers": f"{HOST}:{shop.kafka.ports[1]}",
-        "security.protocol": "SASL_PLAINTEXT",
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": "${SHOP_CERTIFICATE}",
         "sasl.mechanism": "PLAIN",
         "sasl.username": "${SHOP_USER}",
         "sasl.password": "${SHOP_PASSWORD}",
     }
     monkeypatch.setenv("SHOP_USER", shop.kafka.environment()["KAFKA_SASL_USERNAME"])
+    monkeypatch.setenv("SHOP_CERTIFICATE", shop.kafka.environment()["KAFKA_CERTIFICATE"])
     monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
     shop.map(**secured)
     with pytest.raises(FinegrainError, match=r"does not accept these credentials") as told:
@@ -228,6 +230,9 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
     monkeypatch.setenv("SHOP_PASSWORD", shop.kafka.environment()["KAFKA_SASL_PASSWORD"])
     shop.send(9)
     assert shop.drain()["rows"] == 9
+    shop.map(**{name: value for name, value in secured.items() if name != "ssl.ca.location"})
+    with pytest.raises(FinegrainError, match=r"no TLS that is trusted here .*ssl.ca.location"):
+        shop.drain()
 
 
 def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:

@@ -41,7 +41,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "reconnect.backoff.max.ms": 5000,
 }
 _PATIENCE: Final = 10.0
-_REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+_REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
 _RIGHTS: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 _GONE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
@@ -148,7 +148,7 @@ class Kafka:
 
     def _error(self, error: KafkaError) -> None:
         """Called by librdkafka, within a poll, for what is not about one message."""
-        if error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._ALL_BROKERS_DOWN}:
+        if error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._SSL, KafkaError._ALL_BROKERS_DOWN}:
             self._trouble = error
 
     def _told(self, error: KafkaError, message: Message | None = None) -> Exception:
@@ -158,6 +158,11 @@ class Kafka:
         if code in _REFUSED:
             return FinegrainError(
                 f"{self.where}.stream.settings: {servers} does not accept these credentials: {error.str()}"
+            )
+        if code == KafkaError._SSL:
+            return FinegrainError(
+                f"{self.where}.stream.settings: {servers} has no TLS that is trusted here (security.protocol, ssl.ca.location): "
+                f"{error.str()}"
             )
         if code in _RIGHTS:
             return FinegrainError(

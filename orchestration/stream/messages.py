@@ -115,19 +115,12 @@ class Messages:
         if not len(batch):
             return done
         done.unknown = dict(list(self.unknown.items())[:NAMED])
-        good = replace(self.bound, rows="select * exclude (__why) from judged where __why is null")
-        parameters: dict[str, list[str]] = {}
-        if done.unknown and "properties" in RAW_TABLES[self.table]:
-            good, parameters = self._with_unknown(good)
-        position = f"{quote(self.name + '/')} || __n"
-        [(done.rows,)] = self.con.execute(
-            f"insert into lake.raw.{self.table} {landing.select(good, self.source, position, now, are_good=True)}",
-            parameters,
-        ).fetchall()
+        good, parameters = self.good(now)
+        [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
         if done.rows < len(batch):
             if bury:
                 self._bury(batch, now)
-            done.dead = self._dead()
+            done.dead = self.dead()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
             [(done.delay,)] = self.con.execute(
@@ -135,6 +128,15 @@ class Messages:
                 "from (select event_at from judged where __why is null limit 1000)"
             ).fetchall()
         return done
+
+    def good(self, now: datetime) -> tuple[str, dict[str, list[str]]]:
+        """SQL of the messages that break no rule, as rows of their raw table that come `now`; and its parameters."""
+        good = replace(self.bound, rows="select * exclude (__why) from judged where __why is null")
+        parameters: dict[str, list[str]] = {}
+        if self.unknown and "properties" in RAW_TABLES[self.table]:
+            good, parameters = self._with_unknown(good)
+        position = f"{quote(self.name + '/')} || __n"
+        return landing.select(good, self.source, position, now, are_good=True), parameters
 
     def _judged(self) -> str:
         """SQL: the bound rows with `__why`, the rule that a message breaks and a sentence on it."""
@@ -216,8 +218,8 @@ class Messages:
         )
         self.con.unregister("batch")
 
-    def _dead(self) -> dict[str, int]:
-        """How many messages break each rule."""
+    def dead(self) -> dict[str, int]:
+        """How many of the messages that were judged break each rule."""
         found = self.con.execute(
             "select split_part(__why, ': ', 1), count(*) from judged where __why is not null group by 1 order by 1"
         ).fetchall()

@@ -1,22 +1,30 @@
-"""`finegrain replay`: dead letters again, after a mend of the mapping, the seeds or the sender. Each lands once.
+"""`finegrain replay`: dead letters again, or rows that the models quarantined, after a mend of the mapping, the seeds or the sender.
+Each lands once, and keeps the position that it had in the stream.
 
-A letter that lands keeps the position that it had in the stream, and is noted in `raw.replayed` in the same transaction, so
-another replay passes it by. One that cannot land still stays what it is. The letter itself is never removed.
+A letter that lands is noted in `raw.replayed` in the same transaction, so another replay passes it by; the letter itself is never
+removed. A quarantined row is read again from its payload. Where the mended mapping makes something else of it, that lands, and the row
+as it was is told gone (`raw.deletions`), in one transaction; else it stays what it is. A mended rule needs no replay: the next build
+judges by it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import pyarrow as pa
 
 from orchestration import console, lake
+from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
+from orchestration.landing import identifier
+from orchestration.publish import DATABASE, current
 from orchestration.settings import Settings, settings
 from orchestration.stream.messages import LARGEST, Messages
 from orchestration.stream.run import entry_of
@@ -28,11 +36,12 @@ AT_ONCE: Final = 50_000
 
 @dataclass
 class Replay:
-    """What a replay did: of `letters` that were asked for, `rows` have landed; the others broke a rule again, by rule, or are left
-    out by the mapping's `where`."""
+    """What a replay did: of those that were `asked` for, `rows` have landed and `unchanged` ones would land as they are; the others
+    broke a rule of the stream (again), by rule, or are left out by the mapping's `where`."""
 
-    letters: int = 0
+    asked: int = 0
     rows: int = 0
+    unchanged: int = 0
     still_dead: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,6 +53,7 @@ def replay(
     mapping: str | Path,
     table: str | None = None,
     *,
+    quarantined: bool = False,
     rule: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -52,47 +62,42 @@ def replay(
     where: Settings | None = None,
     quiet: bool = True,
 ) -> Replay:
-    """Run the dead letters of a mapping's stream again: all, or those of a `rule`, that came `since` or before `until` (naive
-    UTC), or at one `position` (as in raw.dead_letters). Raises FinegrainError."""
+    """Run the dead letters of a mapping's stream again, or (`quarantined`) its rows in the published quarantine: all, or those that
+    broke a `rule`, that came `since` or before `until` (naive UTC), or at one `position` (as `_position` in the lake). Raises
+    FinegrainError."""
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
     done = Replay()
     con = lake.connect(where)
     try:
         messages = Messages(con, source, name, entry, zone, said, largest=largest)
-        wanted = [
-            f"d._source = {quote(source)}",
-            f"d.place = {quote(messages.place)}",
-            f"d.raw_table = {quote(name)}",
-            "not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)",
-        ]
+        asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
+        wanted = ["true"]
         if rule is not None:
-            known = {
+            known = [
                 str(row[0])
-                for row in con.execute(
-                    f"select distinct rule_id from lake.raw.dead_letters as d where {' and '.join(wanted)}"
-                ).fetchall()
-            }
+                for row in con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
+            ]
             if rule not in known:
+                what = "quarantined row" if quarantined else "dead letter"
                 raise FinegrainError(
-                    f"--rule {rule}: no dead letter of {messages.place} waits that broke it; "
-                    f"there are {', '.join(sorted(known)) or 'none at all'}"
+                    f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
                 )
-            wanted.append(f"d.rule_id = {quote(rule)}")
+            wanted.append(f"list_contains(rules, {quote(rule)})")
         if since is not None:
-            wanted.append(f"d._ingested_at >= timestamp {quote(since.isoformat(sep=' '))}")
+            wanted.append(f"_ingested_at >= timestamp {quote(since.isoformat(sep=' '))}")
         if until is not None:
-            wanted.append(f"d._ingested_at < timestamp {quote(until.isoformat(sep=' '))}")
+            wanted.append(f"_ingested_at < timestamp {quote(until.isoformat(sep=' '))}")
         if position is not None:
-            wanted.append(f"d._position = {quote(position)}")
-        [(total,)] = con.execute(
-            f"select count(*) from lake.raw.dead_letters as d where {' and '.join(wanted)}"
-        ).fetchall()
+            wanted.append(f"_position = {quote(position)}")
+        asked = f"select * from ({asked}) where {' and '.join(wanted)}"
+        [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
         after = ""
+        land = _land_changed if quarantined else _land_letters
         with console.progress("replay", total, quiet=quiet) as advance:
             while True:
-                asked = f"{' and '.join(wanted)} and d._position > {quote(after)}"
-                count, last = lake.retry(partial(_some, con, where, messages, asked, done))
+                some = f"{asked} and _position > {quote(after)} order by _position limit {AT_ONCE}"
+                count, last = lake.retry(partial(_some, con, where, messages, some, land, done))
                 if not count:
                     return done
                 after = last
@@ -101,27 +106,98 @@ def replay(
         con.close()
 
 
-def _some(con: Any, where: Settings, messages: Messages, wanted: str, done: Replay) -> tuple[int, str]:
-    """Run some letters again, in one transaction; how many, and the position of the last."""
+def _letters(messages: Messages) -> str:
+    """SQL of the dead letters that wait: `MESSAGES`, with `_position`, `_ingested_at` and the `rules` that were broken."""
+    return (
+        "select part, position, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, _ingested_at, "
+        "[rule_id] as rules from lake.raw.dead_letters as d "
+        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and not "
+        "exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)"
+    )
+
+
+def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Messages) -> str:
+    """SQL of the rows in quarantine, in the same shape. They are those of the published marts, which no build locks; one that has been
+    replayed since is not as it was."""
+    folder = current(where)
+    if folder is None:
+        raise FinegrainError(
+            f"nothing is published in {where.published}, so it is not known what is quarantined; "
+            "run `finegrain build` and `finegrain publish`"
+        )
+    source, table, begin = quote(messages.source), quote(messages.table), f"{messages.name}/"
+    con.execute(f"attach {quote(str(folder / DATABASE))} as published (read_only)")
+    con.execute(
+        "create temp table quarantined as select position as _position, ingested_at as _ingested_at, reasons as rules "
+        f"from published.quarantined_events where source = {source} and raw_table = {table} "
+        f"and starts_with(position, {quote(begin)})"
+    )
+    con.execute("detach published")
+    place = f"substr(r._position, {len(begin) + 1})"
+    return (
+        f"select regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position, "
+        "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, q.rules "
+        f"from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
+        f"where r._source = {source} and not exists (select 1 from lake.raw.deletions as d where d._source = r._source "
+        f"and d.raw_table = {table} and d._position = r._position and d._ingested_at > r._ingested_at)"
+    )
+
+
+def _some(
+    con: duckdb.DuckDBPyConnection,
+    where: Settings,
+    messages: Messages,
+    asked: str,
+    land: Callable[[Messages, Chunk, datetime, Replay], None],
+    done: Replay,
+) -> tuple[int, str]:
+    """Run some of them again, in one transaction; how many, and the position of the last."""
+    this = replace(done, still_dead={})
     with lake.writing(con, where):
-        columns = ", ".join(f"d.{name}" for name in MESSAGES.names if name != "sent_at")
-        found: pa.Table = con.execute(
-            f"select {columns}, coalesce(epoch_ms(d.sent_at), -1) as sent_at, d._position as letter from lake.raw.dead_letters as d "
-            f"where {wanted} order by d._position limit {AT_ONCE}"
-        ).to_arrow_table()
+        found: pa.Table = con.execute(asked).to_arrow_table()
         if not found.num_rows:
             return 0, ""
         table = found.select(MESSAGES.names).cast(MESSAGES)
-        now = datetime.now(UTC).replace(tzinfo=None)
-        letters = Chunk(table.to_batches(), rows=table.num_rows)
-        messages.judge(letters)
-        landed = messages.land(letters, now, bury=False)
-        con.execute(
-            f"insert into lake.raw.replayed select {quote(messages.source)}, {quote(messages.name + '/')} || __n, "
-            f"timestamp {quote(now.isoformat(sep=' '))} from judged where __why is null"
-        )
-    done.letters += found.num_rows
-    done.rows += landed.rows
-    for each, count in landed.dead.items():
+        chunk = Chunk(table.to_batches(), rows=table.num_rows)
+        # What is told gone must have come before, though the clock was put back.
+        came = max(found.column("_ingested_at").to_pylist()) + timedelta(microseconds=1)
+        messages.judge(chunk)
+        land(messages, chunk, max(datetime.now(UTC).replace(tzinfo=None), came), this)
+    done.asked, done.rows, done.unchanged = this.asked + found.num_rows, this.rows, this.unchanged
+    for each, count in this.still_dead.items():
         done.still_dead[each] = done.still_dead.get(each, 0) + count
-    return found.num_rows, str(found.column("letter")[-1].as_py())
+    return found.num_rows, str(found.column("_position")[-1].as_py())
+
+
+def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Replay) -> None:
+    landed = messages.land(letters, now, bury=False)
+    messages.con.execute(
+        f"insert into lake.raw.replayed select {quote(messages.source)}, {quote(messages.name + '/')} || __n, "
+        f"timestamp {quote(now.isoformat(sep=' '))} from judged where __why is null"
+    )
+    done.rows += landed.rows
+    done.still_dead = landed.dead
+
+
+def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) -> None:
+    con, table = messages.con, messages.table
+    good, parameters = messages.good(now)
+    con.execute(f"create or replace temp table again as {good}", parameters)
+    of_source = f"_source = {quote(messages.source)}"
+    con.execute(
+        f"create or replace temp table changed as select * from again where _position not in (select again._position from again "
+        f"inner join quarantined using (_position) inner join lake.raw.{table} as r on r._position = quarantined._position "
+        f"and r._ingested_at = quarantined._ingested_at and r.{of_source} "
+        f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
+        f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
+    )
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+    con.execute(
+        f"insert into lake.raw.deletions select {quote(messages.source)}, _position, {quote(table)}, null, null, null, "
+        f"{moment}, {moment} from changed"
+    )
+    [(landed,)] = con.execute(f"insert into lake.raw.{table} select * from changed").fetchall()
+    [(good_rows,)] = con.execute("select count(*) from again").fetchall()
+    done.rows += landed
+    done.unchanged += good_rows - landed
+    done.still_dead = messages.dead()
