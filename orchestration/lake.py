@@ -48,6 +48,13 @@ BOOKS: Final[dict[str, str]] = {
 }
 
 
+def table_columns(table: str) -> dict[str, str]:
+    """Every column of one of the lake's tables, raw or one of its books, in order: name to DuckDB type."""
+    if table in RAW_TABLES:
+        return columns(table)
+    return {name: kind.upper() for name, kind in (column.split() for column in BOOKS[table].split(", "))}
+
+
 def extensions(where: Settings) -> list[str]:
     """The DuckDB extensions that this lake needs."""
     catalog = "sqlite_scanner" if isinstance(where.lake_catalog, Path) else "postgres_scanner"

@@ -26,7 +26,8 @@ from typing import Any, Final
 import duckdb
 
 from orchestration import console
-from orchestration.contracts import RAW_TABLES, columns
+from orchestration.contracts import RAW_TABLES
+from orchestration.lake import table_columns
 from orchestration.settings import PROJECT, Settings, settings
 
 #: Columns that DuckLake adds to a table.
@@ -257,7 +258,7 @@ class Tracer:
         if node["resource_type"] == "source":
             return [
                 (each, Origin(frozenset({f"{table}.{each}"})))
-                for each in (*map(str.lower, columns(table)), *_LAKE_COLUMNS)
+                for each in (*map(str.lower, table_columns(table)), *_LAKE_COLUMNS)
             ]
         if node["resource_type"] == "seed":
             with (PROJECT / node["original_file_path"]).open(encoding="utf-8", newline="") as file:

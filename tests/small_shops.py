@@ -38,8 +38,6 @@ VARS = {
 
 EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")
-#: The columns of raw.deletions: a row of it is a Row of the table `deletions`, which lands when it is available.
-DELETIONS = {name: kind.upper() for name, kind in (column.split() for column in lake.BOOKS["deletions"].split(", "))}
 
 #: Columns in which two warehouses over the same rows may differ: which build or lake snapshot a row came through, and
 #: numbers that the lake gives by order of landing. `prior_arrival_day` remembers a former verdict for the next build.
@@ -119,7 +117,7 @@ def land(where: Settings, rows: Iterable[Row]) -> None:
     try:
         with lake.transaction(con):
             for table, landed in by_table.items():
-                kinds = DELETIONS if table == "deletions" else columns(table)
+                kinds = lake.table_columns(table)
                 arrays = {
                     name: pa.array(
                         [each.get(name) for each in landed],
