@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import urllib.request
 import uuid
@@ -83,6 +84,21 @@ def s3(moto: Moto) -> Moto:
 def kinesis(moto: Moto) -> Moto:
     """Kinesis's stand-in. A test makes streams of its own."""
     return moto
+
+
+class Resharding(Moto):
+    """moto whose Kinesis splits and merges shards as AWS does (tests/kinesis_server.py)."""
+
+    name = "resharding"
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("kinesis_server.py")), "-H", HOST, "-p", str(self.port)]
+
+
+@pytest.fixture(scope="session")
+def resharding(services_folder: Path) -> Iterator[Moto]:
+    """Kinesis's stand-in, for tests that split and merge shards. A test may kill it, with all that it held."""
+    yield from run(Resharding(services_folder, any_port=True))
 
 
 @pytest.fixture

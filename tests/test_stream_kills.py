@@ -27,7 +27,7 @@ from orchestration.settings import Settings
 
 PARTITIONS = 6
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["orchestration.stream.run", "orchestration.stream.kafka"])
+FORKS.set_forkserver_preload([f"orchestration.stream.{name}" for name in ("run", "kafka", "kinesis")])
 
 
 def mapping(path: Path, kafka: Kafka, topic: str, **more: object) -> Path:
