@@ -26,7 +26,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from servers import HOST, Moto, free_ports
-from test_stream_kills import FORKS, load
+from test_stream_kills import Life
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
@@ -361,16 +361,12 @@ def test_one_that_slept_while_another_took_over_lands_nothing(shop: Shop) -> Non
 
 def test_a_loader_that_is_killed_and_started_again_loses_nothing(shop: Shop) -> None:
     chance = random.Random(3)
-    landings = FORKS.RawValue("i", 0)
     with Sender(shop):
         for _ in range(10):
-            landings.value = 0
-            loader = FORKS.Process(target=load, args=(shop.mapping, shop.where, landings))
-            loader.start()
-            wait(lambda: landings.value)
+            life = Life(shop.mapping, shop.where)
+            wait(lambda begun=life.batches: begun.value)
             time.sleep(chance.uniform(0, 0.15))
-            loader.kill()
-            loader.join()
+            life.kill()
     # They were at work: most of them were killed beside a batch that landed.
     [(batches,)] = shop.ask("select count(distinct _ingested_at) from lake.raw.events")
     assert batches > 5
