@@ -106,6 +106,11 @@ def resharding(services_folder: Path) -> Iterator[Moto]:
 @pytest.fixture
 def postgres_database(postgres: Postgres) -> str:
     """The name of a fresh, empty database."""
+    return new_database(postgres)
+
+
+def new_database(postgres: Postgres) -> str:
+    """Make a database; its name."""
     name = f"test_{uuid.uuid4().hex}"
     access = postgres.environment()
     with psycopg.connect(
