@@ -175,6 +175,66 @@ def test_what_must_be_kept_is_kept(houses: Houses) -> None:
     assert {number for (number,) in filter(None, last) if number is not None} <= left
 
 
+#: Counts rows that lie in the catalogue while they come and upkeep goes on; none may vanish.
+READER = """
+from orchestration import lake
+
+con = lake.connect(read_only=True)
+before = looks = 0
+while before < 50:
+    [(count,)] = con.execute("select count(*) from lake.raw.loads").fetchall()
+    assert count >= before, (count, before)
+    before, looks = count, looks + 1
+print(looks)
+"""
+
+
+def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
+    con = lake.connect(catalogue)
+    reader = subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        number = 0
+        while reader.poll() is None:
+            for _ in range(5):
+                with lake.writing(con, catalogue):
+                    con.execute(f"insert into lake.raw.loads (source) values ('{number}')")
+                number += 1
+            maintain(NOW, catalogue)
+        out, err = reader.communicate()
+    finally:
+        reader.kill()
+        con.close()
+    assert reader.returncode == 0, err
+    assert int(out) > 20
+
+
+def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> None:
+    """Whatever a catalogue keeps of what was deleted, it is gone once no snapshot shows it."""
+    con = lake.connect(catalogue)
+
+    def inlined() -> int:
+        """Rows of positions that lie in the catalogue, living or dead."""
+        metadata = "__ducklake_metadata_lake"
+        [(table,)] = con.execute(
+            f"select i.table_name from {metadata}.ducklake_inlined_data_tables as i "
+            f"inner join {metadata}.ducklake_table as t using (table_id) where t.table_name = 'positions'"
+        ).fetchall()
+        [(count,)] = con.execute(f"select count(*) from {metadata}.{table}").fetchall()
+        return int(count)
+
+    for number in range(20):
+        with lake.writing(con, catalogue):
+            con.execute("delete from lake.raw.positions")
+            con.execute(f"insert into lake.raw.positions (source, position) values ('shop', '{number}')")
+    assert inlined() == 20
+    maintain(where=catalogue)
+    assert con.execute("select position from lake.raw.positions at (version => 12)").fetchall() != []
+    maintain(NOW, catalogue)
+    assert inlined() <= 1
+    assert con.execute("select source, position from lake.raw.positions").fetchall() == [("shop", "19")]
+    con.close()
+
+
 class Held:
     """Holds a warehouse as a build does, in a process of its own."""
 
