@@ -20,7 +20,7 @@ test: setup-dev ## All tests but the long ones, on all cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
-	@$(BIN)/python -m pytest -m soak
+	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak
 
 lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
 	$(BIN)/ruff check .

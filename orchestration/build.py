@@ -205,8 +205,9 @@ def build(
 
     Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for.
 
-    From scratch when that is asked for, and also when an incremental build would give another result: rules changed, or
-    `snapshot` (of the lake; default the newest) lies before what is built. Raises FinegrainError as `run_dbt` does.
+    From scratch when that is asked for, and also when an incremental build would give another result: rules changed,
+    `snapshot` (of the lake; default the newest) lies before what is built, or upkeep from another home has let expire what
+    this one had still to read. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
     with (
@@ -225,17 +226,20 @@ def build(
 
 
 def _must_start_afresh(where: Settings) -> bool:
-    """Whether the warehouse was begun by other rules than today's, or has gone past the snapshot that is asked for."""
+    """Whether the warehouse was begun by other rules than today's, has gone past the snapshot that is asked for, or cannot
+    be told any more what came since."""
     if not where.warehouse.exists():
         return False
     with lake.connect(where) as con:
         wanted = pinned_snapshot(con)
+        kept = [number for (number,) in con.execute("select snapshot_id from lake.snapshots()").fetchall()]
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         try:
             [(stale,)] = con.execute(
-                "select count(*) from warehouse.main.watermarks where rules is distinct from ? or snapshot > ?",
-                [rules(), wanted],
+                "select count(*) from warehouse.main.watermarks where rules is distinct from $rules or snapshot > $wanted "
+                "or (snapshot < $wanted and not list_contains($kept, snapshot + 1))",
+                {"rules": rules(), "wanted": wanted, "kept": kept},
             ).fetchall()
         except duckdb.CatalogException:  # nothing has been built in it yet
             return False

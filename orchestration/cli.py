@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doc
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -405,11 +406,23 @@ def bench_cleaning(
         raise typer.Exit(1)
 
 
+def _is_number(given: float | None) -> float | None:
+    """Bounds let NaN through."""
+    if given is not None and math.isnan(given):
+        raise typer.BadParameter("nan is no number")
+    return given
+
+
 @lake_app.command("maintain")
 def lake_maintain(
-    keep_days: Annotated[float, typer.Option(min=0, help="Snapshots younger than so many days stay.")] = 7.0,
+    keep_days: Annotated[
+        float, typer.Option(min=0, max=36_500, callback=_is_number, help="Snapshots younger than so many days stay.")
+    ] = 7.0,
     every: Annotated[
-        float | None, typer.Option(min=0.1, metavar="MINUTES", help="Do it again and again, until stopped.")
+        float | None,
+        typer.Option(
+            min=0.1, max=1e6, callback=_is_number, metavar="MINUTES", help="Do it again and again, until stopped."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -425,8 +438,8 @@ def lake_maintain(
                 f"{done.files_before:,} files became {done.files_after:,}, {done.snapshots_expired:,} snapshots expired, "
                 f"{done.files_removed:,} files removed, in {done.seconds:.1f} s"
             )
-            if done.note:
-                console.out().print(f"  {done.note}")
+            for note in done.notes:
+                console.out().print(f"  {note}", markup=False)
         if every is None:
             return
         time.sleep(60 * every)

@@ -293,9 +293,10 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     con.execute("commit")
 
 
-#: What DuckLake, SQLite and PostgreSQL say when another writer was there first; the last is said by who makes the lake second.
+#: What DuckLake, SQLite and PostgreSQL say when another writer was there first; "aborted" is all that DuckLake says of a statement
+#: that PostgreSQL refused so within a larger one, and the last is said by who makes the lake second.
 _BUSY = re.compile(
-    "locked|conflict|duplicate key value|could not serialize|deadlock detected|Failed to initialize DuckLake.*already exists",
+    "locked|conflict|duplicate key value|could not serialize|deadlock detected|transaction is aborted|Failed to initialize DuckLake.*already exists",
     re.IGNORECASE | re.DOTALL,
 )
 

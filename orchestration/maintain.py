@@ -4,13 +4,15 @@ loaders, connectors and builds: each step is a transaction of its own, and what 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
 from orchestration import lake, warehouse
+from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import arrivals
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings, settings
@@ -19,11 +21,13 @@ from orchestration.settings import Settings, settings
 PATIENCE: Final = timedelta(days=1)
 #: Small files that one transaction merges, so that writers of a SQLite catalogue do not queue for long.
 AT_ONCE: Final = 200
+#: How often a step is tried that meets other writers.
+ATTEMPTS: Final = 4
 
 
 @dataclass
 class Upkeep:
-    """What was done: data files before and after, snapshots that expired, files removed from the folder; `note` says why less was
+    """What was done: data files before and after, snapshots that expired, files removed from the folder; `notes` say why less was
     done than could be."""
 
     files_before: int = 0
@@ -31,7 +35,7 @@ class Upkeep:
     snapshots_expired: int = 0
     files_removed: int = 0
     seconds: float = 0.0
-    note: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -47,22 +51,29 @@ def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None)
     con = lake.connect(where)
     try:
         done.files_before = _files(con)
-        _step(con, where, "call ducklake_flush_inlined_data('lake')")
-        while merged := _step(
-            con, where, f"call ducklake_merge_adjacent_files('lake', max_compacted_files => {AT_ONCE})"
-        ):
-            if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
-                break  # nothing was made fewer
-        read, done.note = _read_up_to(where)
-        if read is not None:
-            old = _old(con, keep, read)
-            if old:
-                done.snapshots_expired = len(
-                    _step(con, where, f"call ducklake_expire_snapshots('lake', versions => {old})")
-                )
+
+        def step(call: str) -> list[tuple[Any, ...]]:
+            return _step(con, where, call, done.notes)
+
+        # One table at a time: the sooner it is done, the less likely it is to meet another writer.
+        for table in (*RAW_TABLES, *lake.BOOKS):
+            # From a SQLite catalogue DuckLake reads files and inlined rows in two looks, and whoever reads while rows go from here to
+            # there misses them: a build for good. In PostgreSQL both are one look.
+            if not isinstance(where.lake_catalog, Path):
+                step(f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')")
+            if table != "positions":  # loaders delete there all the time, and neither would let the other commit
+                merge = f"ducklake_merge_adjacent_files('lake', '{table}', schema => 'raw', max_compacted_files => {AT_ONCE})"
+                while merged := step(f"call {merge}"):
+                    if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
+                        break  # nothing was made fewer
+        read = _read_up_to(where, done.notes)
+        if read is not None and (old := _old(con, keep, read)):
+            done.snapshots_expired = len(step(f"call ducklake_expire_snapshots('lake', versions => {old})"))
+        if isinstance(where.lake_catalog, Path):
+            lake.retry(lambda: _prune(con, where))
         before = f"older_than => now() - interval '{int(PATIENCE.total_seconds())} seconds'"
         for call in ("ducklake_cleanup_old_files", "ducklake_delete_orphaned_files"):
-            done.files_removed += len(_step(con, where, f"call {call}('lake', {before})"))
+            done.files_removed += len(step(f"call {call}('lake', {before})"))
         done.files_after = _files(con)
     except duckdb.Error as error:
         raise FinegrainError(f"the lake cannot be kept up: {' '.join(str(error).split())}") from None
@@ -72,13 +83,34 @@ def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None)
     return done
 
 
-def _step(con: duckdb.DuckDBPyConnection, where: Settings, call: str) -> list[tuple[Any, ...]]:
+def _step(con: duckdb.DuckDBPyConnection, where: Settings, call: str, notes: list[str]) -> list[tuple[Any, ...]]:
+    """One call in a transaction of its own. Where writers come first every time, it is left out: nothing hangs on it."""
+
     def work() -> list[tuple[Any, ...]]:
         with lake.writing(con, where):
             return con.execute(call).fetchall()
 
-    found: list[tuple[Any, ...]] = lake.retry(work)
+    try:
+        found: list[tuple[Any, ...]] = lake.retry(work, ATTEMPTS)
+    except duckdb.Error as error:
+        if not lake.busy(error):
+            raise
+        notes.append(f"writers came first every time, so this was left to the next upkeep: {call}")
+        return []
     return found
+
+
+def _prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+    """Remove rows in the catalogue (of positions, mostly) that no snapshot shows any more, which DuckLake does only as it flushes."""
+    catalogue = "__ducklake_metadata_lake"
+    tables = con.execute(f"select table_name from {catalogue}.ducklake_inlined_data_tables").fetchall()
+    with lake.writing(con, where):
+        for (table,) in tables:
+            con.execute(
+                f"delete from {catalogue}.{table} as r where r.end_snapshot is not null and not exists ("
+                f"select 1 from {catalogue}.ducklake_snapshot as s "
+                "where s.snapshot_id >= r.begin_snapshot and s.snapshot_id < r.end_snapshot)"
+            )
 
 
 def _files(con: duckdb.DuckDBPyConnection) -> int:
@@ -86,19 +118,20 @@ def _files(con: duckdb.DuckDBPyConnection) -> int:
     return int(count)
 
 
-def _read_up_to(where: Settings) -> tuple[int | None, str | None]:
-    """The lake snapshot up to which every model of the warehouse has read; None, and why, when that cannot be told now."""
+def _read_up_to(where: Settings, notes: list[str]) -> int | None:
+    """The lake snapshot up to which every model of the warehouse has read; None, and a note, when that cannot be told now."""
     if not where.warehouse.exists():
-        return 2**62, None
+        return 2**62
     with duckdb.connect() as con:
         try:
             warehouse.attach(con, where.warehouse)
             [(read,)] = con.execute("select min(snapshot) from warehouse.main.watermarks").fetchall()
         except FinegrainError:
-            return None, "the warehouse is being built, so no snapshot has expired; the next upkeep sees to it"
+            notes.append("the warehouse is being built, so no snapshot has expired; the next upkeep sees to it")
+            return None
         except duckdb.CatalogException:
-            return 2**62, None
-    return (2**62 if read is None else int(read)), None
+            return 2**62
+    return 2**62 if read is None else int(read)
 
 
 def _old(con: duckdb.DuckDBPyConnection, keep: timedelta, read: int) -> list[int]:

@@ -31,7 +31,16 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 #: Files that take minutes. They are begun first: a worker that comes to one last would leave the others idle.
-LONG = ("test_real_data", "test_order_free", "test_build", "test_as_of", "test_lake")
+LONG = (
+    "test_stream_kills",
+    "test_side_by_side",
+    "test_maintain",
+    "test_real_data",
+    "test_order_free",
+    "test_build",
+    "test_as_of",
+    "test_lake",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

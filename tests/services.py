@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import urllib.request
 import uuid
@@ -18,6 +19,8 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from servers import HOST, Kafka, MariaDB, Missing, Moto, Postgres, Redis, Server
+
+from orchestration.settings import Settings, settings
 
 S = TypeVar("S", bound=Server)
 
@@ -85,9 +88,29 @@ def kinesis(moto: Moto) -> Moto:
     return moto
 
 
+class Resharding(Moto):
+    """moto whose Kinesis splits and merges shards as AWS does (tests/kinesis_server.py)."""
+
+    name = "resharding"
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("kinesis_server.py")), "-H", HOST, "-p", str(self.port)]
+
+
+@pytest.fixture(scope="session")
+def resharding(services_folder: Path) -> Iterator[Moto]:
+    """Kinesis's stand-in, for tests that split and merge shards. A test may kill it, with all that it held."""
+    yield from run(Resharding(services_folder, any_port=True))
+
+
 @pytest.fixture
 def postgres_database(postgres: Postgres) -> str:
     """The name of a fresh, empty database."""
+    return new_database(postgres)
+
+
+def new_database(postgres: Postgres) -> str:
+    """Make a database; its name."""
     name = f"test_{uuid.uuid4().hex}"
     access = postgres.environment()
     with psycopg.connect(
@@ -103,6 +126,32 @@ def bucket(s3: Moto) -> str:
     name = f"test-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"http://{HOST}:{s3.port}/{name}", method="PUT")).close()
     return name
+
+
+@pytest.fixture
+def in_postgres(home: Settings, postgres: Postgres, postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says that the lake's catalogue is in an empty PostgreSQL database."""
+    access = postgres.environment()
+    monkeypatch.setenv(
+        "FINEGRAIN_LAKE_CATALOG", f"postgresql://{access['PGUSER']}@{HOST}:{postgres.port}/{postgres_database}"
+    )
+    monkeypatch.setenv("PGPASSWORD", access["PGPASSWORD"])
+
+
+@pytest.fixture
+def in_s3(home: Settings, s3: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says that the lake's files are in an empty bucket."""
+    monkeypatch.setenv("FINEGRAIN_LAKE_DATA", f"s3://{bucket}/some/lake/")
+    for name in ("FINEGRAIN_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, s3.environment()[name])
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalogue(request: pytest.FixtureRequest, home: Settings) -> Settings:
+    """A home whose lake has each kind of catalogue in turn, in the environment of this test and of the processes it starts."""
+    if request.param == "postgres":
+        request.getfixturevalue("in_postgres")
+    return settings()
 
 
 @pytest.fixture

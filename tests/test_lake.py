@@ -27,24 +27,6 @@ from orchestration.settings import Settings, settings
 NOW = datetime(2024, 6, 1, 12, 0)
 
 
-@pytest.fixture
-def in_postgres(home: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says that the catalogue is in an empty PostgreSQL database."""
-    postgres, database = request.getfixturevalue("postgres"), request.getfixturevalue("postgres_database")
-    access = postgres.environment()
-    monkeypatch.setenv("FINEGRAIN_LAKE_CATALOG", f"postgresql://{access['PGUSER']}@{HOST}:{postgres.port}/{database}")
-    monkeypatch.setenv("PGPASSWORD", access["PGPASSWORD"])
-
-
-@pytest.fixture
-def in_s3(home: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says that the files are in an empty bucket."""
-    s3, bucket = request.getfixturevalue("s3"), request.getfixturevalue("bucket")
-    monkeypatch.setenv("FINEGRAIN_LAKE_DATA", f"s3://{bucket}/some/lake/")
-    for name in ("FINEGRAIN_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-        monkeypatch.setenv(name, s3.environment()[name])
-
-
 @dataclass(frozen=True)
 class Lake:
     """One lake, as two machines that share it see it; a SQLite catalogue is on one machine, so there they are the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, Final
 
@@ -70,7 +71,8 @@ class Kinesis:
             self._client = boto3.client(
                 "kinesis",
                 config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2}),
-                **self.settings,
+                # boto3 reads AWS_DEFAULT_REGION alone, where AWS's other programs read this one first.
+                **{"region_name": os.environ.get("AWS_REGION"), **self.settings},
             )
         except NoRegionError:
             raise FinegrainError(f"{self.where}.stream.settings: no region; set region_name, or AWS_REGION") from None
@@ -125,7 +127,7 @@ class Kinesis:
         if set(shards) - self._at.keys():
             held = self._keeper.claim({shard: lambda: BEGINNING for shard in shards}, self._incarnation)
             self._at = {shard: at.position for shard, at in held.items()}
-            self._iterators = {}
+            self._iterators, self._behind = {}, {}
             for shard, at in self._at.items():
                 if at != END:
                     self._iterators[shard] = self._iterator(shard, at)

@@ -1,0 +1,77 @@
+"""moto's server, its shards split and merged as AWS documents it.
+
+moto (5.2.5) goes on to send records to a shard that was split or merged, gives the records of merged shards out twice, and never
+says that a closed shard has been read to its end. Here a closed shard keeps its records and gets no more, its reader comes to an
+end, and what is sent from then on goes to its children. All else is moto's.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from moto.kinesis.models import KinesisBackend, Record, Stream
+from moto.kinesis.utils import decompose_shard_iterator
+from moto.server import main
+
+# moto answers in threads; a record must not come into a shard that is being closed.
+ONE = threading.RLock()
+_put_record, _split, _merge = Stream.put_record, Stream.split_shard, Stream.merge_shards
+_get_records, _list_shards = KinesisBackend.get_records, KinesisBackend.list_shards
+
+
+def _reshard(stream: Stream, work: Callable[..., None], *shards: str) -> None:
+    """Split or merge; the parents' records are out of moto's reach meanwhile."""
+    with ONE:
+        kept = {name: stream.shards[name].records for name in shards}
+        for name in shards:
+            stream.shards[name].records = {}
+        try:
+            work(stream, *shards)
+        finally:
+            for name, records in kept.items():
+                stream.shards[name].records = records
+
+
+def put_record(self: Stream, *given: Any) -> Any:
+    with ONE:
+        every, self.shards = self.shards, {name: shard for name, shard in self.shards.items() if shard.is_open}
+        try:
+            return _put_record(self, *given)
+        finally:
+            self.shards = every
+
+
+def split_shard(self: Stream, shard_to_split: str, new_starting_hash_key: str) -> None:
+    _reshard(self, lambda stream, name: _split(stream, name, new_starting_hash_key), shard_to_split)
+
+
+def merge_shards(self: Stream, shard_to_merge: str, adjacent_shard_to_merge: str) -> None:
+    _reshard(self, _merge, shard_to_merge, adjacent_shard_to_merge)
+
+
+def get_records(
+    self: KinesisBackend, stream_arn: str | None, shard_iterator: str, limit: int | None
+) -> tuple[str | None, list[Record], int]:
+    with ONE:
+        following, records, behind = _get_records(self, stream_arn, shard_iterator, limit)
+        name, number, last = decompose_shard_iterator(following)
+        shard = self.streams[name].shards[number]
+        ended = not shard.is_open and int(last) >= shard.get_max_sequence_number()
+        return None if ended else following, records, behind
+
+
+def list_shards(self: KinesisBackend, *given: Any, **more: Any) -> Any:
+    with ONE:
+        return _list_shards(self, *given, **more)
+
+
+if __name__ == "__main__":
+    Stream.put_record = put_record  # type: ignore[method-assign]
+    Stream.split_shard = split_shard  # type: ignore[method-assign]
+    Stream.merge_shards = merge_shards  # type: ignore[method-assign]
+    KinesisBackend.get_records = get_records  # type: ignore[assignment]
+    KinesisBackend.list_shards = list_shards  # type: ignore[method-assign]
+    main(sys.argv[1:])

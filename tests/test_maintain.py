@@ -1,0 +1,391 @@
+"""Upkeep of the lake leaves every row, every change feed that a build may read and everybody at work as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import duckdb
+import pytest
+from small_shops import Houses, Row, ShopMaker, differences, land
+
+from orchestration import lake
+from orchestration.build import _must_start_afresh
+from orchestration.contracts import RAW_TABLES
+from orchestration.errors import FinegrainError
+from orchestration.maintain import maintain
+from orchestration.settings import Settings
+
+NOW = timedelta(0)
+TABLES = (*RAW_TABLES, *lake.BOOKS)
+
+
+def rows_of(seed: int, events: int = 160) -> list[Row]:
+    """A small shop, shuffled."""
+    random = Random(seed)
+    rows = ShopMaker(random).shop(events)
+    return random.sample(rows, k=len(rows))
+
+
+def land_in_lots(where: Settings, rows: list[Row], lots: int) -> None:
+    """So many commits, of one row and of many: those of few rows lie in the catalogue, the others in a file each."""
+    for number in range(lots):
+        land(where, rows[number::lots])
+        land(where, [rows[number].again(position=f"alone {number}")])
+
+
+def contents(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
+    """Every table of the lake, whole: its rows, their ids and the snapshots they came in."""
+    return {
+        table: sorted(
+            map(str, con.execute(f"select rowid, snapshot_id, to_json(t) from lake.raw.{table} as t").fetchall())
+        )
+        for table in TABLES
+    }
+
+
+def feed(con: duckdb.DuckDBPyConnection, table: str, first: int, last: int) -> list[str]:
+    """What came into a table from one snapshot to another, both included."""
+    found = con.execute(
+        f"select rowid, snapshot_id, to_json(t) from ducklake_table_insertions('lake', 'raw', '{table}', {first}, {last}) as t"
+    )
+    return sorted(map(str, found.fetchall()))
+
+
+def snapshots(where: Settings) -> list[int]:
+    con = lake.connect(where, read_only=True)
+    try:
+        return [int(number) for (number,) in con.execute("select snapshot_id from lake.snapshots()").fetchall()]
+    finally:
+        con.close()
+
+
+def parquet(where: Settings) -> list[Path]:
+    assert isinstance(where.lake_data, Path)
+    return list(where.lake_data.rglob("*.parquet"))
+
+
+def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
+    rows = rows_of(1, 600)
+    land_in_lots(catalogue, rows, 8)
+    with lake.connect(catalogue, read_only=True) as con:
+        before = contents(con)
+        known = snapshots(catalogue)
+        spans = [(a, b) for a in known[len(known) // 2 :: 4] for b in (a, known[-1])]
+        feeds = {(table, *span): feed(con, table, *span) for table in ("events", "orders") for span in spans}
+    done = maintain(where=catalogue)
+    assert done.files_after < done.files_before
+    assert (done.snapshots_expired, done.files_removed, done.notes) == (0, 0, [])  # all is younger than seven days
+    with lake.connect(catalogue, read_only=True) as con:
+        assert contents(con) == before
+        assert {key: feed(con, *key) for key in feeds} == feeds
+        # By what was landed, not by what the lake said before.
+        landed = [(row.table, row.source, row.landed()["payload"]) for row in [*rows, *rows[:8]]]
+        found = [
+            row
+            for table in RAW_TABLES
+            for row in con.execute(f"select '{table}', _source, payload from lake.raw.{table}").fetchall()
+        ]
+        assert sorted(found) == sorted(landed)
+    assert set(known) <= set(snapshots(catalogue))
+    again = maintain(where=catalogue)
+    assert again.files_before == again.files_after == done.files_after
+
+
+def test_files_that_nothing_names_are_removed_when_they_are_old(
+    catalogue: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land_in_lots(catalogue, rows_of(2), 6)
+    kept = parquet(catalogue)
+    # As a writer leaves it that died, or that is about to commit.
+    young, old = kept[0].with_name("young.parquet"), kept[0].with_name("old.parquet")
+    for orphan in (young, old):
+        orphan.write_bytes(kept[0].read_bytes())
+    two_days_ago = time.time() - 2 * 86_400
+    os.utime(old, (two_days_ago, two_days_ago))
+    with lake.connect(catalogue, read_only=True) as con:
+        before = contents(con)
+        done = maintain(NOW, catalogue)
+        assert done.snapshots_expired > 0 and done.files_removed == 1
+        assert young.exists() and not old.exists()
+        # A reader that began before may take its time.
+        assert set(kept) <= set(parquet(catalogue))
+        assert contents(con) == before
+    monkeypatch.setattr("orchestration.maintain.PATIENCE", NOW)
+    assert maintain(NOW, catalogue).files_removed > len(kept) / 2
+    assert not young.exists() and len(parquet(catalogue)) == done.files_after
+    with lake.connect(catalogue, read_only=True) as con:
+        assert contents(con) == before
+
+
+def test_builds_go_on_exactly(houses: Houses) -> None:
+    """Landed, kept up and built in turn, some builds left out: what is built equals a build from scratch."""
+    rows = rows_of(3)
+    where = houses.make("kept_up")
+    third = len(rows) // 3
+    land_in_lots(where, rows[:third], 4)
+    houses.run(where)
+    land_in_lots(where, rows[third : 2 * third], 4)
+    assert maintain(NOW, where).snapshots_expired > 0
+    land_in_lots(where, rows[2 * third :], 4)
+    maintain(NOW, where)  # twice since the last build
+    stale = houses.beside(where)
+    houses.run(where)
+    maintain(NOW, where)
+    assert not _must_start_afresh(where)
+    afresh = houses.beside(where)
+    houses.run(afresh, "--full-refresh")
+    assert differences(where, afresh) == []
+    # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
+    assert _must_start_afresh(stale)
+
+
+def test_what_must_be_kept_is_kept(houses: Houses) -> None:
+    where = houses.make("kept")
+    before = snapshots(where)
+    land_in_lots(where, rows_of(4, 40), 3)
+    known = snapshots(where)
+    with duckdb.connect(str(where.warehouse)) as con:
+        read = before[-1] + 2  # as if the last build had come so far
+        con.execute(f"update main.watermarks set snapshot = {known[-1]}")
+        con.execute(f"update main.watermarks set snapshot = {read} where model = 'int_tiles__item'")
+    with lake.connect(where, read_only=True) as con:
+        feeds = {table: feed(con, table, read + 1, known[-1]) for table in RAW_TABLES}
+    assert maintain(timedelta(days=7), where).snapshots_expired == 0
+    assert set(known) <= set(snapshots(where))
+    assert maintain(NOW, where).snapshots_expired > 0
+    left = set(snapshots(where))
+    assert {number for number in known if number >= read} <= left
+    assert not {number for number in known if number < read} & left - {before[-1]}
+    with lake.connect(where, read_only=True) as con:
+        assert {table: feed(con, table, read + 1, known[-1]) for table in RAW_TABLES} == feeds
+        # A row's last arrival is known even of a table that nothing came into for long.
+        last = [con.execute(f"select max(snapshot_id) from lake.raw.{table}").fetchone() for table in RAW_TABLES]
+    assert {number for (number,) in filter(None, last) if number is not None} <= left
+
+
+#: Counts rows that lie in the catalogue while they come and upkeep goes on; none may vanish.
+READER = """
+from orchestration import lake
+
+con = lake.connect(read_only=True)
+before = looks = 0
+while before < 50:
+    [(count,)] = con.execute("select count(*) from lake.raw.loads").fetchall()
+    assert count >= before, (count, before)
+    before, looks = count, looks + 1
+print(looks)
+"""
+
+
+def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
+    con = lake.connect(catalogue)
+    reader = subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        number = 0
+        while reader.poll() is None:
+            for _ in range(5):
+                with lake.writing(con, catalogue):
+                    con.execute(f"insert into lake.raw.loads (source) values ('{number}')")
+                number += 1
+            maintain(NOW, catalogue)
+        out, err = reader.communicate()
+    finally:
+        reader.kill()
+        con.close()
+    assert reader.returncode == 0, err
+    assert int(out) > 20
+
+
+def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> None:
+    """Whatever a catalogue keeps of what was deleted, it is gone once no snapshot shows it."""
+    con = lake.connect(catalogue)
+
+    def inlined() -> int:
+        """Rows of positions that lie in the catalogue, living or dead."""
+        metadata = "__ducklake_metadata_lake"
+        [(table,)] = con.execute(
+            f"select i.table_name from {metadata}.ducklake_inlined_data_tables as i "
+            f"inner join {metadata}.ducklake_table as t using (table_id) where t.table_name = 'positions'"
+        ).fetchall()
+        [(count,)] = con.execute(f"select count(*) from {metadata}.{table}").fetchall()
+        return int(count)
+
+    for number in range(20):
+        with lake.writing(con, catalogue):
+            con.execute("delete from lake.raw.positions")
+            con.execute(f"insert into lake.raw.positions (source, position) values ('shop', '{number}')")
+    assert inlined() == 20
+    maintain(where=catalogue)
+    assert con.execute("select position from lake.raw.positions at (version => 12)").fetchall() != []
+    maintain(NOW, catalogue)
+    assert inlined() <= 1
+    assert con.execute("select source, position from lake.raw.positions").fetchall() == [("shop", "19")]
+    con.close()
+
+
+class Held:
+    """Holds a warehouse as a build does, in a process of its own."""
+
+    def __init__(self, where: Settings) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"import duckdb; con = duckdb.connect({str(where.warehouse)!r}); print(1); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None and self.process.stdout.readline() == "1\n"
+
+    def let_go(self) -> None:
+        self.process.communicate("\n", timeout=60)
+
+
+def test_a_warehouse_that_is_being_built_is_left_alone(houses: Houses) -> None:
+    where = houses.make("held")
+    land_in_lots(where, [row for row in rows_of(5) if row.table == "events"], 4)
+    known = snapshots(where)
+    held = Held(where)
+    try:
+        done = maintain(NOW, where)
+    finally:
+        held.let_go()
+    assert done.files_after < done.files_before and done.snapshots_expired == 0
+    [note] = done.notes
+    assert "the warehouse is being built" in note
+    assert set(known) <= set(snapshots(where))
+    later = maintain(NOW, where)
+    assert later.snapshots_expired > 0 and later.notes == []
+
+
+def wait(until: Callable[[], Any], seconds: float = 90) -> None:
+    """As soon as `until` is true."""
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+
+
+class Lines(threading.Thread):
+    """Numbered events into two files of a folder, until told to stop; `sent` of them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.sent, self.stopping = folder, 0, threading.Event()
+        folder.mkdir()
+
+    def run(self) -> None:
+        while not self.stopping.wait(0.02):
+            for name in ("one.jsonl", "other.jsonl"):
+                event = {"event_type": "login", "event_at": "2025-03-02T10:15:30Z", "user_id": "ann"}
+                lines = [json.dumps({**event, "event_id": str(self.sent + n)}) for n in range(20)]
+                with (self.folder / name).open("a") as file:
+                    file.write("\n".join(lines) + "\n")
+                self.sent += 20
+
+
+def counted(where: Settings) -> tuple[int, int]:
+    """Events in the lake, and how many different ones; each stream numbers its own from nought."""
+    con = lake.connect(where, read_only=True)
+    try:
+        [(rows, distinct)] = con.execute(
+            "select count(*), count(distinct (_source, event_id)) from lake.raw.events"
+        ).fetchall()
+        return int(rows), int(distinct)
+    finally:
+        con.close()
+
+
+@pytest.fixture
+def begin(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]]:
+    """Starts the command, which ends with the test at the latest."""
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "orchestration.cli", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        request.addfinalizer(process.kill)
+        return process
+
+    return begin
+
+
+def test_beside_loaders_and_another_upkeep(
+    catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Two loaders and two upkeeps over and over; then every event is once in the lake, and nobody had to be told anything."""
+    lake.connect(catalogue).close()
+    streams = {name: Lines(tmp_path / name) for name in ("north", "south")}
+    loaders = []
+    for name, lines in streams.items():
+        entry = {"stream": {"folder": str(lines.folder)}, "available_at": "now"}
+        mapping = tmp_path / f"{name}.yml"
+        mapping.write_text(json.dumps({"source": name, "tables": {"events": entry}}))
+        loaders.append(begin("stream", str(mapping), "--age", "0.2", "--json"))
+        lines.start()
+    upkeep = begin("lake", "maintain", "--keep-days", "0", "--every", "0.1")
+    done, seen = [], 0
+    wait(lambda: counted(catalogue)[0] > 0)
+    for _ in range(3):
+        done.append(maintain(NOW, catalogue))
+        rows, distinct = counted(catalogue)
+        assert rows == distinct and rows >= seen
+        seen = rows
+        wait(lambda so_far=rows: counted(catalogue)[0] > so_far)
+    for lines in streams.values():
+        lines.stopping.set()
+        lines.join()
+    sent = sum(each.sent for each in streams.values())
+    wait(lambda: counted(catalogue)[0] == sent or any(each.poll() is not None for each in loaders))
+    for process in (*loaders, upkeep):
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert err == "", err
+        assert process.returncode == (0 if process is not upkeep else -signal.SIGTERM), out
+        if process is not upkeep:
+            assert json.loads(out.splitlines()[-1])["trouble"] is None
+    with lake.connect(catalogue, read_only=True) as con:
+        found = con.execute(
+            "select _source, count(*), count(distinct event_id) from lake.raw.events group by 1 order by 1"
+        ).fetchall()
+    assert found == [(name, each.sent, each.sent) for name, each in streams.items()]
+    assert sum(each.snapshots_expired for each in done) > 0
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "lake", "maintain", *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_command(home: Settings, tmp_path: Path) -> None:
+    land_in_lots(home, rows_of(6, 40), 4)
+    told = cli()
+    assert told.returncode == 0 and told.stderr == ""
+    assert "files became" in told.stdout and ", 0 snapshots expired, 0 files removed, in " in told.stdout
+    as_json = json.loads(cli("--json", "--keep-days", "0").stdout)
+    assert as_json["snapshots_expired"] > 0 and as_json["files_before"] == as_json["files_after"]
+    for option, value in (
+        *(("--keep-days", value) for value in ("a week", "-1", "1e12", "inf", "nan")),
+        *(("--every", value) for value in ("0", "nan", "inf")),
+    ):
+        wrong = cli(option, value)
+        assert wrong.returncode == 2 and wrong.stdout == ""
+        assert "Traceback" not in wrong.stderr and option in wrong.stderr.splitlines()[-1]
+    assert isinstance(home.lake_catalog, Path)
+    home.lake_catalog.write_text("no catalogue")
+    broken = cli()
+    assert broken.returncode == 2 and broken.stderr.startswith(f"error: {home.lake_catalog}: the lake does not open: ")
+    assert len(broken.stderr.splitlines()) == 1
+    with pytest.raises(FinegrainError, match=r"the lake does not open"):
+        maintain(where=replace(home, lake_catalog=home.lake_catalog))
