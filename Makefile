@@ -1,6 +1,6 @@
 # What one types here. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench docs lock clean setup setup-dev
+.PHONY: help demo test soak lint format bench bench-stream docs lock clean setup setup-dev
 
 # Which data `make demo` runs on: simulated, or completejourney.
 DATA ?= simulated
@@ -11,7 +11,7 @@ BIN := .venv/bin
 export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
 	@$(BIN)/finegrain demo --data $(DATA)
@@ -37,6 +37,9 @@ format: setup-dev ## Lay out Python and SQL
 
 bench: setup-dev ## Time by stage and model, and peak memory, at EVENTS simulated events
 	@$(BIN)/python benchmarks/pipeline.py --events $(EVENTS)
+
+bench-stream: setup-dev ## The loader of streams beside others: rates, freshness, memory, batches (needs Java 17 and Maven)
+	@for what in rate freshness memory batches; do $(BIN)/python benchmarks/stream.py $$what && echo; done
 
 docs: setup ## dbt's documentation, in target/; after `make demo`, the features' page, too
 	@$(BIN)/dbt docs generate --static
