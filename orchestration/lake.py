@@ -161,11 +161,11 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_loader(where: Settings) -> Iterator[None]:
-    """Hold the right to land files; whoever comes second waits, where several machines share the lake, too. Raises
-    FinegrainError as `attach` does."""
+def alone(where: Settings, work: str = "load") -> Iterator[None]:
+    """Hold the right to some work on the lake (by default, to land files); whoever comes second waits, where several machines
+    share the lake, too. Raises FinegrainError as `attach` does."""
     if isinstance(where.lake_catalog, Path):
-        with one_at_a_time(where.home / "load.lock"):
+        with one_at_a_time(where.home / f"{work}.lock"):
             yield
         return
     con = _engine(where)
@@ -176,7 +176,7 @@ def one_loader(where: Settings) -> Iterator[None]:
             # The lock lives as long as the transaction, and that no longer than this process.
             con.execute("begin")
             con.execute(
-                "call postgres_execute('catalogue', 'select pg_advisory_xact_lock(hashtext(''finegrain load''))')"
+                f"call postgres_execute('catalogue', 'select pg_advisory_xact_lock(hashtext(''finegrain {work}''))')"
             )
         yield
     finally:

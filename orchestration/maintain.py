@@ -47,6 +47,13 @@ def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None)
     so an incremental build goes on as before. Raises FinegrainError."""
     where = where or settings()
     started = time.monotonic()
+    with lake.alone(where, "maintain"):  # two would only be in each other's way
+        done = _maintain(keep, where)
+    done.seconds = time.monotonic() - started
+    return done
+
+
+def _maintain(keep: timedelta, where: Settings) -> Upkeep:
     done = Upkeep()
     con = lake.connect(where)
     try:
@@ -79,7 +86,6 @@ def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None)
         raise FinegrainError(f"the lake cannot be kept up: {' '.join(str(error).split())}") from None
     finally:
         con.close()
-    done.seconds = time.monotonic() - started
     return done
 
 

@@ -72,7 +72,7 @@ class Company:
     def finish(self, name: str) -> str:
         """What a process said until it ended."""
         process = self.running[name]
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=1_200)
         self.ended[name] += 1
         # Upkeep has no handler of its own and loses nothing when it is stopped.
         if process.returncode not in (0, -signal.SIGTERM if name == "maintain" else 0) or TROUBLE.search(said):
