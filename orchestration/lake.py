@@ -306,16 +306,18 @@ def busy(error: Exception) -> bool:
     return _BUSY.search(str(error)) is not None
 
 
-def retry(work: Callable[[], T], attempts: int = 8) -> T:
-    """Run `work()` again, with jitter, when two writers met in the catalogue."""
-    for attempt in range(1, attempts):
+def retry(work: Callable[[], T], seconds: float = 120) -> T:
+    """Run `work()` again, after growing pauses with jitter, while other writers come first; for so many seconds. One of those who meet
+    always gets through, so however many they are, nobody waits for ever."""
+    until, pause = time.monotonic() + seconds, 0.05
+    while True:
         try:
             return work()
         except duckdb.Error as error:
-            if not busy(error):
+            if not busy(error) or time.monotonic() > until:
                 raise
-            time.sleep(random.uniform(0.05, 0.2) * 2 ** (attempt - 1))
-    return work()
+        time.sleep(random.uniform(pause / 4, pause))
+        pause = min(2 * pause, 1.0)
 
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:

@@ -21,8 +21,8 @@ from orchestration.settings import Settings, settings
 PATIENCE: Final = timedelta(days=1)
 #: Small files that one transaction merges, so that writers of a SQLite catalogue do not queue for long.
 AT_ONCE: Final = 200
-#: How often a step is tried that meets other writers.
-ATTEMPTS: Final = 4
+#: Seconds for which a step is tried again that meets other writers.
+TRIED: Final = 3.0
 
 
 @dataclass
@@ -97,7 +97,7 @@ def _step(con: duckdb.DuckDBPyConnection, where: Settings, call: str, notes: lis
             return con.execute(call).fetchall()
 
     try:
-        found: list[tuple[Any, ...]] = lake.retry(work, ATTEMPTS)
+        found: list[tuple[Any, ...]] = lake.retry(work, TRIED)
     except duckdb.Error as error:
         if not lake.busy(error):
             raise
