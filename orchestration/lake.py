@@ -255,7 +255,8 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     present = {
         row[0]
         for row in con.execute(
-            "select table_name from duckdb_tables() where database_name = 'lake' and schema_name = 'raw'"
+            # Of the catalogue itself, since DuckDB would load all there is to know of each table.
+            "select table_name from __ducklake_metadata_lake.ducklake_table where end_snapshot is null"
         ).fetchall()
     }
     shapes = {

@@ -224,6 +224,7 @@ def side_by_side(
     assert sorted(people) == shop.rows()
 
 
+@pytest.mark.ci
 def test_all_at_once(
     kafka: Kafka, postgres: Postgres, tmp_path: Path, home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
