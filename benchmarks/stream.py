@@ -123,9 +123,8 @@ def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], Non
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-            # As the loader's, whose batches are small enough that a larger queue would only be memory.
-            "queued.max.messages.kbytes": 16384,
-            "fetch.max.bytes": 8388608,
+            # Else a queue that was full is left alone for a second, and runs empty.
+            "fetch.queue.backoff.ms": 10,
         }
     )
     consumer.subscribe([topic])

@@ -3,7 +3,7 @@ other; and it moves only from where its owner left it, so who was overtaken cann
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import duckdb
@@ -48,14 +48,27 @@ def move(
     """
     if not moves:
         return
-    present = positions(con, source, place)
-    for part, (before, _) in moves.items():
-        if present.get(part) != before:
-            raise Overtaken(part)
     of_place = f"source = {quote(source)} and place = {quote(place)}"
-    known = ", ".join(quote(part) for part, (before, _) in moves.items() if before is not None)
-    if known:
-        con.execute(f"delete from lake.raw.positions where {of_place} and part in ({known})")
+    held = [before for before, _ in moves.values() if before is not None]
+    if held:
+        # Deleting them tells whether they were there, without another look.
+        same = " or ".join(
+            " and ".join(
+                f"{name} {'is null' if value is None else '= ' + quote(value)}"
+                for name, value in asdict(before).items()
+            )
+            for before in held
+        )
+        [(deleted,)] = con.execute(f"delete from lake.raw.positions where {of_place} and ({same})").fetchall()
+        if deleted != len(held):
+            present = positions(con, source, place)
+            # What was there has been deleted above, within this transaction.
+            raise Overtaken(next((before.part for before in held if before.part in present), held[0].part))
+    if len(held) < len(moves):
+        present = positions(con, source, place)
+        for part, (before, _) in moves.items():
+            if before is None and part in present:
+                raise Overtaken(part)
     rows = ", ".join(
         "("
         + ", ".join(

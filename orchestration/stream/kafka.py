@@ -38,6 +38,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     "queued.max.messages.kbytes": 16384,
     "fetch.max.bytes": 8388608,
     "fetch.wait.max.ms": 50,
+    # How long a full queue is left alone; a second, if left out, in which it runs empty.
+    "fetch.queue.backoff.ms": 10,
     "reconnect.backoff.max.ms": 5000,
 }
 _PATIENCE: Final = 10.0

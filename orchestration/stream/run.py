@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -108,6 +109,9 @@ def stream(
     watch = Watch(client.place, form, port, address)
     # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
     pa.set_memory_pool(pa.system_memory_pool())
+    # Messages are many, and go as soon as nobody names them; looking for cycles among them would take longer than taking them.
+    before = gc.get_threshold()
+    gc.set_threshold(100_000)
     try:
         con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
         con.execute("set preserve_insertion_order = false")
@@ -118,6 +122,7 @@ def stream(
         with _signals(loader):
             loader.run(drain=drain)
     finally:
+        gc.set_threshold(*before)
         watch.close()
         con.close()
     return watch.as_dict()
