@@ -35,7 +35,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 TOPIC = "shop.events"
 PARTITIONS = 6
 #: Messages of one batch, of all that have batches.
-ROWS = 20_000
+ROWS = 10_000
 EVENT_TYPES = ("view_item", "add_to_cart", "page_view", "purchase")
 
 
@@ -115,7 +115,7 @@ def mapping(folder: Path, topic: str) -> Path:
 
 
 def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], None]) -> int:
-    """Read a topic to its end, as one member of a group."""
+    """Read a topic to its end, as one member of a group. `each` gets what came, and at the end nothing."""
     consumer = Consumer(
         {
             "bootstrap.servers": os.environ["BENCH_KAFKA"],
@@ -140,6 +140,7 @@ def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], Non
         if good:
             count += len(good)
             each(good, consumer)
+    each([], consumer)
     consumer.close()
     return count
 
@@ -176,31 +177,17 @@ def flushing(topic: str, folder: Path) -> int:
     con = lake.connect()
     rows: list[Any] = []
 
-    def flush(consumer: Consumer) -> None:
-        batch = pa.Table.from_pylist(rows)
-        con.register("batch", batch)
-        con.execute("create table if not exists lake.raw.flushed as from batch limit 0")
-        con.execute("insert into lake.raw.flushed from batch")
-        con.unregister("batch")
-        consumer.commit(asynchronous=False)
-        rows.clear()
-
     def take(messages: list[Message], consumer: Consumer) -> None:
         rows.extend(orjson.loads(message.value() or b"") for message in messages)
-        if len(rows) >= ROWS:
-            flush(consumer)
+        if len(rows) >= ROWS or not messages:
+            con.register("batch", pa.Table.from_pylist(rows))
+            con.execute("create table if not exists lake.raw.flushed as from batch limit 0")
+            con.execute("insert into lake.raw.flushed from batch")
+            con.unregister("batch")
+            consumer.commit(asynchronous=False)
+            rows.clear()
 
-    last: list[Consumer] = []
-
-    def keep(messages: list[Message], consumer: Consumer) -> None:
-        last[:] = [consumer]
-        take(messages, consumer)
-
-    count = consume(topic, 10_000, keep)
-    if rows:
-        batch = pa.Table.from_pylist(rows)
-        con.register("batch", batch)
-        con.execute("insert into lake.raw.flushed from batch")
+    count = consume(topic, 10_000, take)
     [(landed,)] = con.execute("select count(*) from lake.raw.flushed").fetchall()
     assert landed == count
     return count

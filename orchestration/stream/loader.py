@@ -42,7 +42,7 @@ PAUSE: Final = 10.0
 class Limits:
     """When a batch is closed: at so many rows, so many bytes of payload, or so old (seconds), whichever comes first."""
 
-    rows: int = 20_000
+    rows: int = 10_000
     bytes: int = 6 * 2**20
     age: float = 1.0
 
