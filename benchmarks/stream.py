@@ -179,7 +179,7 @@ def flushing(topic: str, folder: Path) -> int:
 
     def take(messages: list[Message], consumer: Consumer) -> None:
         rows.extend(orjson.loads(message.value() or b"") for message in messages)
-        if len(rows) >= ROWS or not messages:
+        if rows and (len(rows) >= ROWS or not messages):
             con.register("batch", pa.Table.from_pylist(rows))
             con.execute("create table if not exists lake.raw.flushed as from batch limit 0")
             con.execute("insert into lake.raw.flushed from batch")
