@@ -18,11 +18,11 @@ demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a rea
 
 # One worker more than there are cores: tests of services wait for much of their time.
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: setup-dev ## All tests but the long ones, on all cores; with CI=true some more
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(CI),-m "not soak")
+test: setup-dev ## All tests but the long ones, on all cores
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
-	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m 'soak or ci'
+	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak
 
 lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
 	$(BIN)/ruff check .

@@ -33,7 +33,6 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 #: Files that take minutes. They are begun first: a worker that comes to one last would leave the others idle.
 LONG = (
     "test_stream_kills",
-    "test_side_by_side",
     "test_maintain",
     "test_real_data",
     "test_order_free",

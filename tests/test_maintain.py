@@ -129,7 +129,7 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
         assert contents(con) == before
 
 
-@pytest.mark.ci
+@pytest.mark.soak
 def test_builds_go_on_exactly(houses: Houses) -> None:
     """Landed, kept up and built in turn, some builds left out: what is built equals a build from scratch."""
     rows = rows_of(3)

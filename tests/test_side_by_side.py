@@ -224,16 +224,8 @@ def side_by_side(
     assert sorted(people) == shop.rows()
 
 
-@pytest.mark.ci
-def test_all_at_once(
-    kafka: Kafka, postgres: Postgres, tmp_path: Path, home: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = float(os.environ.get("SECONDS_SIDE_BY_SIDE", "40"))
-    side_by_side(kafka, postgres, tmp_path, home, seconds, monkeypatch)
-
-
 @pytest.mark.soak
-def test_all_at_once_for_minutes(
+def test_all_at_once(
     kafka: Kafka, postgres: Postgres, tmp_path: Path, catalogue: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = float(os.environ.get("SECONDS_SIDE_BY_SIDE", "300"))
