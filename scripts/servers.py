@@ -476,7 +476,8 @@ class MariaDB(Server):
 
     def _options(self) -> list[str]:
         as_root = [] if os.geteuid() else ["--user=root"]  # it runs as root only when it is told to
-        return ["--no-defaults", f"--datadir={self.data}", *as_root]
+        # Of two servers on one machine each takes the other's temporary files for its own.
+        return ["--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}", *as_root]
 
     def answers(self) -> bool:
         ping = [program("mariadb-admin", "mariadb-server"), "--no-defaults", f"--host={HOST}", f"--port={self.port}"]

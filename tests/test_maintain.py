@@ -320,6 +320,7 @@ def begin(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]
     return begin
 
 
+@pytest.mark.soak
 def test_beside_loaders_and_another_upkeep(
     catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]]
 ) -> None:

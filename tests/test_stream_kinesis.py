@@ -364,12 +364,9 @@ def test_a_loader_that_is_killed_and_started_again_loses_nothing(shop: Shop) -> 
     with Sender(shop):
         for _ in range(10):
             life = Life(shop.mapping, shop.where)
-            wait(lambda begun=life.batches: begun.value)
+            wait(lambda begun=life.batches: begun.value)  # so each is killed within a batch, or after it has landed one
             time.sleep(chance.uniform(0, 0.15))
             life.kill()
-    # They were at work: most of them were killed beside a batch that landed.
-    [(batches,)] = shop.ask("select count(distinct _ingested_at) from lake.raw.events")
-    assert batches > 5
     shop.drain()
     assert shop.is_whole()
 
