@@ -79,6 +79,8 @@ class Loader:
         self._held: dict[str, Position] = {}
         self._open = Chunk()
         self._since = 0.0
+        # Mean bytes of the last messages, so that no more are asked for than a batch may have; at first they may be large.
+        self._size = self.limits.bytes / 100
         self._stopping = threading.Event()
         self._batches: queue.Queue[Batch | None] = queue.Queue(1)
         self._closed = 0
@@ -124,7 +126,7 @@ class Loader:
         while True:
             stopping = self._stopping.is_set()
             if not stopping:
-                self._take(self.source.poll(min(ASKED, self.limits.rows), self._patience()))
+                self._take(self.source.poll(self._asked(), self._patience()))
             self._raise()
             self._tell()
             is_end = stopping or (drain and self.source.is_drained())
@@ -135,6 +137,11 @@ class Loader:
                 self._wait()
                 if stopping or self.source.is_drained():
                     return
+
+    def _asked(self) -> int:
+        """How many messages are asked for: what a batch has room for, by rows and by bytes."""
+        room = (self.limits.bytes - self._open.bytes) / self._size
+        return max(min(ASKED, self.limits.rows, int(room) + 1), 1)
 
     def _patience(self) -> float:
         """How long a poll may take, so that a batch is not closed late."""
@@ -150,6 +157,8 @@ class Loader:
         if not self._open.ends:
             self._since = time.monotonic()
         self._open.add(chunk)
+        if len(chunk):
+            self._size = max(chunk.bytes / len(chunk), 1.0)
         self.watch.took(len(chunk), chunk.bytes)
 
     def _moves(self, part: str, end: str) -> bool:
