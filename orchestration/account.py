@@ -164,9 +164,8 @@ _REASONS: Final = """
     select reason, count(*) from (select unnest(reasons) as reason from quarantined_events) group by reason
     order by count(*) desc, reason
 """
-_DEAD_LETTERS: Final = """
-    select rule_id, count(*) from lake.raw.dead_letters as d
-    where not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)
+_DEAD_LETTERS: Final = f"""
+    select rule_id, count(*) from lake.raw.dead_letters as d where {lake.IS_WAITING}
     group by rule_id order by count(*) desc, rule_id
 """
 _CLEANED: Final = """

@@ -135,6 +135,25 @@ def moment(con: duckdb.DuckDBPyConnection, source: str, loads: Loads, now: datet
     return max([now, *(each + timedelta(microseconds=1) for each in former)])
 
 
+def is_gone(table: str, row: str) -> str:
+    """SQL: whether a `row` (its alias) of a raw table that has no key has been told gone since it landed."""
+    return (
+        f"exists (select 1 from lake.raw.deletions as d where d._source = {row}._source and d.raw_table = {quote(table)} "
+        f"and d.row_key is null and d._position = {row}._position and d._ingested_at > {row}._ingested_at)"
+    )
+
+
+def tell_gone(
+    con: duckdb.DuckDBPyConnection, source: str, table: str, rows: str, now: datetime, at: str | None = None
+) -> None:
+    """Note in raw.deletions that `rows` (a relation with _position) are gone; `at` is SQL of when, where that is not `now`."""
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+    con.execute(
+        f"insert into lake.raw.deletions select {quote(source)}, _position, {quote(table)}, null, null, null, "
+        f"{at or moment}, {moment} from {rows}"
+    )
+
+
 def stage(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[str, str]], first: bool) -> None:
     """Add to `__told` from (delivery, SELECT of its rows as they would land); the first time, make it."""
     lot = " union all ".join(f"select *, {quote(told)} as __delivery from ({select})" for told, select in rows)
@@ -154,9 +173,8 @@ def compare(con: duckdb.DuckDBPyConnection, source: str, table: str, former: set
         f"create or replace temp table __alive_{table} as select _position, any_value(told) as __delivery, "
         "md5(any_value(payload)) as __hash, min(available_at) as __since, max(_ingested_at) as __last "
         f"from lake.raw.{table} as t inner join (values {listed}) as f(name, told) "
-        f"on f.name = regexp_replace(t._position, '{IN_FILE}', '') where {of} and not exists (select 1 from lake.raw.deletions as d "
-        f"where d._source = {quote(source)} and d.raw_table = {quote(table)} and d.row_key is null and d._position = t._position "
-        "and d._ingested_at > t._ingested_at) group by _position"
+        f"on f.name = regexp_replace(t._position, '{IN_FILE}', '') where {of} and not {is_gone(table, 't')} "
+        "group by _position"
     )
 
     def counted(rows: str, other: str, order: str) -> str:
@@ -187,11 +205,8 @@ def land(con: duckdb.DuckDBPyConnection, source: str, table: str, now: datetime)
         f"insert into lake.raw.{table} ({shown}) "
         f"select {shown} from __told_{table} where _position in (select _position from __new_{table})"
     )
-    told = f"timestamp {quote(now.isoformat(sep=' '))}"
-    con.execute(
-        f"insert into lake.raw.deletions select {quote(source)}, _position, {quote(table)}, null, null, null, "
-        f"greatest({told}, __last + interval 1 microsecond), {told} from __gone_{table}"
-    )
+    after = f"greatest(timestamp {quote(now.isoformat(sep=' '))}, __last + interval 1 microsecond)"
+    tell_gone(con, source, table, f"__gone_{table}", now, after)
 
 
 def held(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, int]:

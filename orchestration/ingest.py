@@ -28,11 +28,21 @@ from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import Entry, FileReport, load
 from orchestration.locks import one_at_a_time
-from orchestration.mapping import REQUIRED, Column, Http, Mapping, Table, mapping_files, nearest, read_mapping, span
+from orchestration.mapping import (
+    REQUIRED,
+    Column,
+    Http,
+    Mapping,
+    Place,
+    Table,
+    mapping_files,
+    nearest,
+    read_mapping,
+    span,
+)
 from orchestration.positions import Overtaken, Position, move, positions
 from orchestration.settings import Settings, settings
 from orchestration.stream.run import look as look_at_stream
-from orchestration.stream.run import streams_of
 
 #: Rows of a lot, if the cursor does not have more of one value.
 LOT: Final = 500_000
@@ -193,26 +203,23 @@ def _ingest(
 def open_readings(con: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> Iterator[Reading]:
     """The entries of a mapping that read tables or APIs, with the tables found and looked at."""
     database = databases.attach(con, mapping.database, str(path)) if mapping.database is not None else None
-    for name, entries in mapping.tables.items():
-        labels: set[str] = set()
-        for number, entry in enumerate(entries):
-            where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
-            zone = entry.time_zone or mapping.time_zone
-            part = name + (f"[{number + 1}]" if number else "")
-            if entry.table is not None and database is not None:
-                table = databases.open_table(con, database, entry.table, where)
-                place, label, columns = f"{database.place}/{table.name}", table.name, table.columns
-                _check_columns(where, table, entry)
-            elif entry.http is not None:
-                table, columns = None, {}
-                place = label = apis.place(entry.http)
-            else:
-                continue
-            if label in labels:  # two entries that read the same rows into the same raw table
-                label += f"[{number + 1}]"
-            labels.add(label)
-            report = TableReport(mapping.source, name, place)
-            yield Reading(where, mapping.source, name, entry, zone, number, part, label, place, table, columns, report)
+    labels: set[tuple[str, str]] = set()
+    for name, number, entry, zone, where in mapping.entries(path):
+        part = name + (f"[{number + 1}]" if number else "")
+        if entry.table is not None and database is not None:
+            table = databases.open_table(con, database, entry.table, where)
+            place, label, columns = f"{database.place}/{table.name}", table.name, table.columns
+            _check_columns(where, table, entry)
+        elif entry.http is not None:
+            table, columns = None, {}
+            place = label = apis.place(entry.http)
+        else:
+            continue
+        if (name, label) in labels:  # two entries that read the same rows into the same raw table
+            label += f"[{number + 1}]"
+        labels.add((name, label))
+        report = TableReport(mapping.source, name, place)
+        yield Reading(where, mapping.source, name, entry, zone, number, part, label, place, table, columns, report)
 
 
 def _check_columns(where: str, table: DatabaseTable, entry: Table) -> None:
@@ -262,7 +269,9 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     lacks a column that tells rows or moments."""
     mapping = read_mapping(path)
     folder.mkdir(parents=True)
-    found = [_sample_of_stream(folder, mapping.source, *each, data) for each in streams_of(path, mapping)]
+    found = [
+        _sample_of_stream(folder, mapping.source, each, data) for each in mapping.entries(path) if each.entry.stream
+    ]
     if not any(entry.table or entry.http for entry in _entries(mapping)):
         return found
     where.extensions.mkdir(parents=True, exist_ok=True)
@@ -287,10 +296,9 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     return found
 
 
-def _sample_of_stream(
-    folder: Path, source: str, name: str, number: int, entry: Table, zone: str, where: str, data: str | Path | None
-) -> Entry:
+def _sample_of_stream(folder: Path, source: str, of: Place, data: str | Path | None) -> Entry:
     """An entry of a stream with its first messages as JSON lines. What is no JSON object is told as such, as of a file."""
+    name, number, entry, zone, where = of
     assert entry.stream is not None
     place = entry.stream.place
     file = folder / f"{name}.{number}.jsonl"

@@ -47,6 +47,11 @@ BOOKS: Final[dict[str, str]] = {
     "replayed": "_source varchar, _position varchar, replayed_at timestamp",
 }
 
+#: SQL: whether the dead letter `d` has not been replayed.
+IS_WAITING: Final = (
+    "not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)"
+)
+
 
 def table_columns(table: str) -> dict[str, str]:
     """Every column of one of the lake's tables, raw or one of its books, in order: name to DuckDB type."""

@@ -103,19 +103,16 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
         read = read_mapping(path)
         given = _by_table(path, paths, {name: len(entries) for name, entries in read.tables.items()})
         entries = []
-        for table, mapped in read.tables.items():
-            for number, entry in enumerate(mapped):
-                where = f"{path}: tables.{table}" + (f"[{number + 1}]" if len(mapped) > 1 else "")
-                if table in given:
-                    files = find(given[table], entry.format, Path.cwd())
-                elif entry.files:
-                    files = find(entry.files, entry.format, base)
-                else:
-                    continue
-                if table == "ga4_events" and any(file.format == "csv" for file in files):
-                    raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
-                zone = entry.time_zone or read.time_zone
-                entries.append(Entry(where, table, entry, zone, number, tuple(files)))
+        for table, number, entry, zone, where in read.entries(path):
+            if table in given:
+                files = find(given[table], entry.format, Path.cwd())
+            elif entry.files:
+                files = find(entry.files, entry.format, base)
+            else:
+                continue
+            if table == "ga4_events" and any(file.format == "csv" for file in files):
+                raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
+            entries.append(Entry(where, table, entry, zone, number, tuple(files)))
         plans.append(Plan(path, read.source, tuple(entries)))
     return plans
 
@@ -214,9 +211,12 @@ def _load(
     """One mapping: look at every file, bind all, compare what came again, then land all in one transaction."""
     reports: list[FileReport] = []
     looks: dict[tuple[str, str], Look] = {}
+    looked: dict[DataFile, Look] = {}  # two entries may read one file
     for entry in plan.entries:
         for file in entry.files:
-            looks[entry.table, file.name] = look(file)
+            if file not in looked:
+                looked[file] = look(file)
+            looks[entry.table, file.name] = looked[file]
             advance(file.size, file.name)
     loads = deliveries.Loads(con, plan.source)
     patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import duckdb
 import yaml
@@ -348,6 +348,24 @@ class Mapping(_Strict):
         if not isinstance(given, dict) or not given:
             raise ValueError("write raw tables and how each is filled")
         return {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
+
+    def entries(self, path: Path) -> Iterator[Place]:
+        """All entries, in order; `path` is the mapping's own file."""
+        for name, entries in self.tables.items():
+            for number, entry in enumerate(entries):
+                where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
+                yield Place(name, number, entry, entry.time_zone or self.time_zone, where)
+
+
+class Place(NamedTuple):
+    """An entry and where it stands: its raw table, its number among that table's entries (from 0), the time zone of its naive times,
+    and how errors name it."""
+
+    table: str
+    number: int
+    entry: Table
+    zone: str
+    where: str
 
 
 class _Unique(yaml.SafeLoader):

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from streams import ask
 from typer.testing import CliRunner
 
 from orchestration import lake
@@ -51,11 +52,7 @@ class Export:
         return load(self.mapping, data=self.folder.parent, where=self.home, now=now, **more)
 
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        con = lake.connect(self.home, read_only=True)
-        try:
-            return con.execute(sql).fetchall()
-        finally:
-            con.close()
+        return ask(self.home, sql)
 
     def alive(self) -> Counter[str]:
         """The payloads of the rows that are not told gone, worked out from positions and moments in Python."""

@@ -21,8 +21,8 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from streams import ask
 
-from orchestration import lake
 from orchestration.errors import FinegrainError
 from orchestration.ingest import IngestReport, TableReport, ingest
 from orchestration.settings import Settings
@@ -70,11 +70,7 @@ class Shop:
         return report
 
     def lake(self, sql: str) -> list[tuple[Any, ...]]:
-        con = lake.connect(self.home, read_only=True)
-        try:
-            return con.execute(sql).fetchall()
-        finally:
-            con.close()
+        return ask(self.home, sql)
 
     def versions(self) -> list[tuple[str, str]]:
         """(key, country) of every version, in order."""

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import duckdb
 import pytest
+import streams
 from small_shops import Houses, Row, ShopMaker, differences, land
 
 from orchestration import lake
@@ -28,6 +29,7 @@ from orchestration.maintain import maintain
 from orchestration.settings import Settings
 
 NOW = timedelta(0)
+wait = partial(streams.wait, seconds=90)
 TABLES = (*RAW_TABLES, *lake.BOOKS)
 
 
@@ -267,14 +269,6 @@ def test_a_warehouse_that_is_being_built_is_left_alone(houses: Houses) -> None:
     assert set(known) <= set(snapshots(where))
     later = maintain(NOW, where)
     assert later.snapshots_expired > 0 and later.notes == []
-
-
-def wait(until: Callable[[], Any], seconds: float = 90) -> None:
-    """As soon as `until` is true."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 class Lines(threading.Thread):

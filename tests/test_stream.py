@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streams import Streamed, wait
 
 from orchestration import lake
 from orchestration.contracts import RAW_TABLES
@@ -24,7 +21,6 @@ from orchestration.settings import Settings
 from orchestration.stream.loader import Limits
 from orchestration.stream.messages import LARGEST, NAMED
 from orchestration.stream.replay import replay
-from orchestration.stream.run import stream
 
 GOOD = {
     "event_type": "view_item",
@@ -35,7 +31,7 @@ GOOD = {
 }
 
 
-class Shop:
+class Shop(Streamed):
     """A mapping, the folder that it streams and a home."""
 
     def __init__(self, folder: Path, extensions: Path) -> None:
@@ -54,18 +50,6 @@ class Shop:
         with (self.folder / file).open("ab") as out:
             for line in lines:
                 out.write((json.dumps(line).encode() if isinstance(line, dict) else line) + end)
-
-    def drain(self, **given: Any) -> dict[str, Any]:
-        """Load what is there."""
-        return stream(self.mapping, where=self.where, drain=True, **given)
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the lake."""
-        con = lake.connect(self.where, read_only=True)
-        try:
-            return con.execute(sql).fetchall()
-        finally:
-            con.close()
 
 
 @pytest.fixture
@@ -227,31 +211,11 @@ def test_the_rest_of_a_line_waits_for_its_end(shop: Shop) -> None:
     assert shop.ask("select count(*) from lake.raw.dead_letters") == [(0,)]
 
 
-def run(shop: Shop, *arguments: str) -> subprocess.Popen[str]:
-    """The command, as a user starts it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestration.cli", "stream", str(shop.mapping), "--json", *arguments],
-        env={**os.environ, **shop.where.environment()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait(until: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `until` gives, as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := until()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> None:
     shop.add(*[GOOD] * 50)
     lake.connect(shop.where).close()
-    loader = run(shop, "--age", "600", "--metrics-port", "19333")
+    loader = shop.run("--json", "--age", "600", "--metrics-port", "19333")
     metrics = "http://127.0.0.1:19333/metrics"
 
     def is_up() -> bool:
@@ -273,7 +237,7 @@ def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> No
 
 def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     shop.add(*[GOOD] * 5, b"broken", GOOD | {"coupon": 1})
-    loader = run(shop, "--age", "0.05", "--metrics-port", "19334")
+    loader = shop.run("--json", "--age", "0.05", "--metrics-port", "19334")
 
     def told() -> str:
         try:

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import streams
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from servers import HOST, Kafka
@@ -23,12 +24,12 @@ from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
 from orchestration.positions import positions
 from orchestration.settings import Settings
-from orchestration.stream.run import stream
 
 PARTITIONS = 3
+wait = partial(streams.wait, seconds=90)
 
 
-class Shop:
+class Shop(streams.Streamed):
     """A topic, a mapping that streams it and a home."""
 
     def __init__(self, kafka: Kafka, folder: Path, extensions: Path) -> None:
@@ -67,28 +68,6 @@ class Shop:
         self.sent += count
         assert used.flush(60) == 0
 
-    def drain(self, **given: Any) -> dict[str, Any]:
-        """Load what is there."""
-        return stream(self.mapping, where=self.where, drain=True, **given)
-
-    def run(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command, as a user starts it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestration.cli", "stream", str(self.mapping), *arguments],
-            env={**os.environ, **self.where.environment()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the lake."""
-        con = lake.connect(self.where, read_only=True)
-        try:
-            return con.execute(sql).fetchall()
-        finally:
-            con.close()
-
     def is_whole(self) -> bool:
         """Whether every event that was sent is once in the lake, and the positions are the ends of the topic."""
         con = lake.connect(self.where, read_only=True)
@@ -106,14 +85,6 @@ class Shop:
 @pytest.fixture
 def shop(kafka: Kafka, tmp_path: Path, extensions: Path) -> Shop:
     return Shop(kafka, tmp_path, extensions)
-
-
-def wait(until: Callable[[], Any], seconds: float = 90) -> None:
-    """As soon as `until` is true."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:

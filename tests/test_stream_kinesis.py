@@ -13,12 +13,10 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +24,22 @@ import boto3
 import pytest
 from botocore.config import Config
 from servers import HOST, Moto, free_ports
+from streams import Streamed, wait
 from test_stream_kills import Life
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.positions import Position, positions
+from orchestration.positions import positions
 from orchestration.settings import Settings
 from orchestration.stream.kinesis import BEGINNING, END, MOST, Kinesis
-from orchestration.stream.run import entry_of, stream
+from orchestration.stream.run import Onlooker, entry_of
 
 REGION = "eu-north-1"
 #: What Kinesis takes in one call.
 AT_ONCE = 500
 
 
-class Shop:
+class Shop(Streamed):
     """A stream, a mapping that streams it and a home. `put` is what has been sent: (shard, sequence number) and id."""
 
     def __init__(self, server: Moto, folder: Path, extensions: Path, shards: int = 3) -> None:
@@ -103,27 +102,8 @@ class Shop:
             for put in answer["Records"]:
                 self.put[put["ShardId"], put["SequenceNumber"]] = str(len(self.put))
 
-    def drain(self, **given: Any) -> dict[str, Any]:
-        """Load what is there."""
-        return stream(self.mapping, where=self.where, drain=True, **given)
-
     def run(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command, as a user starts it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestration.cli", "stream", str(self.mapping), "--age", "0.1", *arguments],
-            env={**os.environ, **self.where.environment()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the lake."""
-        con = lake.connect(self.where, read_only=True)
-        try:
-            return con.execute(sql).fetchall()
-        finally:
-            con.close()
+        return super().run("--age", "0.1", *arguments)
 
     def positions(self) -> dict[str, str]:
         """Where each shard has been read to, by the lake."""
@@ -179,14 +159,6 @@ def elastic(resharding: Moto, tmp_path: Path, extensions: Path, access: pytest.M
     """A shop whose shards may be split and merged."""
     access.setenv("KINESIS_URL", f"http://{HOST}:{resharding.port}")
     return Shop(resharding, tmp_path, extensions, shards=2)
-
-
-def wait(until: Callable[[], Any], seconds: float = 60) -> None:
-    """As soon as `until` is true."""
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.1)
 
 
 def end(loader: subprocess.Popen[str]) -> tuple[str, str]:
@@ -289,24 +261,13 @@ def test_a_stream_that_was_resharded_is_drained(elastic: Shop) -> None:
     assert elastic.is_whole()
 
 
-class Notes:
-    """A keeper that has a note of no shard: all are read from their beginning, whenever they are claimed."""
-
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        return {part: Position(part, beginning(), incarnation, "me") for part, beginning in parts.items()}
-
-    def settle(self) -> None: ...
-
-    def drop(self) -> None: ...
-
-
 def test_what_is_read_again_is_not_taken_for_read(elastic: Shop, access: pytest.MonkeyPatch) -> None:
     """New shards are claimed together with the others, which then go on from what has landed."""
     elastic.send(100)
     _, _, entry, _, where = entry_of(elastic.mapping, None)
     assert entry.stream is not None
     source = Kinesis(entry.stream, where)
-    source.open(Notes())
+    source.open(Onlooker())
 
     def read() -> int:
         count = 0

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from orchestration import console, lake
 from orchestration.contracts import RAW_TABLES
+from orchestration.deliveries import is_gone, tell_gone
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
@@ -111,8 +112,8 @@ def _letters(messages: Messages) -> str:
     return (
         "select part, position, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, _ingested_at, "
         "[rule_id] as rules from lake.raw.dead_letters as d "
-        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and not "
-        "exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)"
+        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and "
+        f"{lake.IS_WAITING}"
     )
 
 
@@ -138,8 +139,7 @@ def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Mess
         f"select regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position, "
         "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, q.rules "
         f"from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
-        f"where r._source = {source} and not exists (select 1 from lake.raw.deletions as d where d._source = r._source "
-        f"and d.raw_table = {table} and d._position = r._position and d._ingested_at > r._ingested_at)"
+        f"where r._source = {source} and not {is_gone(messages.table, 'r')}"
     )
 
 
@@ -191,11 +191,7 @@ def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) 
         f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
         f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
     )
-    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
-    con.execute(
-        f"insert into lake.raw.deletions select {quote(messages.source)}, _position, {quote(table)}, null, null, null, "
-        f"{moment}, {moment} from changed"
-    )
+    tell_gone(con, messages.source, table, "changed", now)
     [(landed,)] = con.execute(f"insert into lake.raw.{table} select * from changed").fetchall()
     [(good_rows,)] = con.execute("select count(*) from again").fetchall()
     done.rows += landed

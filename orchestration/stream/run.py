@@ -7,8 +7,7 @@ import os
 import signal
 import time
 import uuid
-from collections import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Mapping, Table, mapping_files, read_mapping
+from orchestration.mapping import Table, mapping_files, read_mapping
 from orchestration.positions import Position
 from orchestration.settings import Settings, settings
 from orchestration.stream.loader import Limits, Loader
@@ -35,22 +34,13 @@ LOOK: Final = 10.0
 LANDERS: Final = 2
 
 
-def streams_of(path: Path, mapping: Mapping) -> Iterator[tuple[str, int, Table, str, str]]:
-    """(raw table, number among its entries, entry, time zone, how errors name it) of a mapping's streams."""
-    for name, entries in mapping.tables.items():
-        for number, entry in enumerate(entries):
-            if entry.stream is not None:
-                where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
-                yield name, number, entry, entry.time_zone or mapping.time_zone, where
-
-
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
     """(source, raw table, entry, time zone, how errors name it) of a mapping's only stream, or of `table`'s."""
     found = []
     for path in mapping_files(mapping):
         read = read_mapping(path)
-        for name, _, entry, zone, where in streams_of(path, read):
-            if table in (None, name):
+        for name, _, entry, zone, where in read.entries(path):
+            if entry.stream is not None and table in (None, name):
                 found.append((read.source, name, entry, zone, where))
     if not found:
         of_table = f" that fills {table}" if table else ""
@@ -128,10 +118,10 @@ def stream(
     return watch.as_dict()
 
 
-class _Onlooker:
+class Onlooker:
     """A keeper that takes nothing over: every part is read from its beginning, beside whoever loads it."""
 
-    def claim(self, parts: abc.Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
+    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         return {part: Position(part, beginning(), incarnation) for part, beginning in parts.items()}
 
     def settle(self) -> None:
@@ -150,7 +140,7 @@ def look(
     taken = Chunk()
     deadline = time.monotonic() + seconds
     try:
-        client.open(_Onlooker())
+        client.open(Onlooker())
         while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
             taken.add(client.poll(rows - len(taken), 0.1))
     except Unreachable as trouble:

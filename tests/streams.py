@@ -1,0 +1,58 @@
+"""What tests of streams share: a mapping that streams into a home of its own, and waiting for what comes to pass."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestration import lake
+from orchestration.settings import Settings
+from orchestration.stream.run import stream
+
+
+def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:
+    """Ask the lake of a home."""
+    con = lake.connect(where, read_only=True)
+    try:
+        return con.execute(sql).fetchall()
+    finally:
+        con.close()
+
+
+def wait(until: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `until` gives, as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := until()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+    return found
+
+
+class Streamed:
+    """A mapping file with one stream, and a home."""
+
+    mapping: Path
+    where: Settings
+
+    def drain(self, **given: Any) -> dict[str, Any]:
+        """Load what is there."""
+        return stream(self.mapping, where=self.where, drain=True, **given)
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        """The command, as a user starts it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestration.cli", "stream", str(self.mapping), *arguments],
+            env={**os.environ, **self.where.environment()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the lake."""
+        return ask(self.where, sql)
