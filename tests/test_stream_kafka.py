@@ -24,6 +24,7 @@ from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
 from orchestration.positions import positions
 from orchestration.settings import Settings
+from orchestration.stream.loader import Limits
 
 PARTITIONS = 3
 wait = partial(streams.wait, seconds=90)
@@ -98,6 +99,15 @@ def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:
     assert shop.ask(
         "select distinct key, headers, place, sent_at > timestamp '2025-01-01' from lake.raw.dead_letters"
     ) == [(b"k", '[["h", "\\\\xff"]]', f"kafka:{shop.topic}", True)]
+
+
+def test_large_messages_do_not_run_out_of_memory(shop: Shop) -> None:
+    """A batch closes by bytes, and no more is taken for it, though a poll could give ten thousand messages."""
+    shop.send(2_000, properties={"text": "x" * 50_000})
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"]) == (2_000, {})
+    assert done["batches"] >= 2_000 * 50_000 / Limits.bytes / 2
+    assert shop.is_whole()
 
 
 def test_the_doctor_looks_and_leaves_no_trace(shop: Shop) -> None:

@@ -32,6 +32,7 @@ from orchestration.errors import FinegrainError
 from orchestration.positions import positions
 from orchestration.settings import Settings
 from orchestration.stream.kinesis import BEGINNING, END, MOST, Kinesis
+from orchestration.stream.loader import Limits
 from orchestration.stream.run import Onlooker, entry_of
 
 REGION = "eu-north-1"
@@ -178,6 +179,12 @@ def test_a_stream_lands_once_with_its_positions(shop: Shop) -> None:
     assert shop.drain()["rows"] == 0
     shop.send(100)
     assert shop.drain()["rows"] == 100
+    assert shop.is_whole()
+
+
+def test_an_answer_that_is_full_is_not_taken_for_the_end(shop: Shop) -> None:
+    shop.send(60)
+    assert shop.drain(limits=Limits(rows=7))["rows"] == 60
     assert shop.is_whole()
 
 

@@ -162,8 +162,9 @@ class Kinesis:
 
     def _read(self, shard: str, rows: int) -> Chunk:
         self._asked[shard] = time.monotonic()
+        most = min(rows, MOST)
         try:
-            answer = self._ask("get_records", ShardIterator=self._iterators[shard], Limit=min(rows, MOST))
+            answer = self._ask("get_records", ShardIterator=self._iterators[shard], Limit=most)
         except _Expired:
             self._iterators[shard] = self._iterator(shard, self._at[shard])
             return Chunk()
@@ -172,7 +173,8 @@ class Kinesis:
                 return Chunk()
             raise
         records = answer["Records"]
-        self._behind[shard] = int(answer.get("MillisBehindLatest", 0))
+        # A full answer may have been cut within a millisecond, and then says that nothing is left.
+        self._behind[shard] = max(int(answer.get("MillisBehindLatest", 0)), int(len(records) == most))
         if records:
             self._at[shard] = records[-1]["SequenceNumber"]
         if answer.get("NextShardIterator"):
