@@ -1,3 +1,12 @@
+{# DuckLake's change feed: what came into a raw table after `since`. It is asked even where `since` is null or is the pinned snapshot,
+   so its bounds must be ones that there are. #}
+{% macro _insertions(table) -%}
+ducklake_table_insertions(
+    'lake', 'raw', '{{ table }}',
+    least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
+)
+{%- endmacro %}
+
 {# The rows of a raw table that the running build may see: all up to the pinned snapshot or, when `since` is set on
    the connection, only those that arrived after it (DuckLake's change feed). `raw_rowid` never changes. #}
 {% macro lake_rows(table) %}{{ return(adapter.dispatch('lake_rows', 'finegrain')(table)) }}{% endmacro %}
@@ -9,10 +18,7 @@
     where getvariable('since') is null
     union all
     select *, rowid as raw_rowid
-    from ducklake_table_insertions(
-        'lake', 'raw', '{{ table }}',
-        least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
-    )
+    from {{ _insertions(table) }}
     where getvariable('since') < getvariable('pinned')
 )
 {%- endmacro %}
@@ -53,10 +59,7 @@
     where getvariable('since') is not null
         and trim(order_id) in (
             select trim(o.order_id)
-            from ducklake_table_insertions(
-                'lake', 'raw', 'orders',
-                least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
-            ) as o
+            from {{ _insertions('orders') }} as o
             where getvariable('since') < getvariable('pinned')
             union all
             select trim(order_id)
@@ -66,10 +69,7 @@
                     {%- for place in ['_position', without_version('_position')] %}
                     (_source, {{ place }}) in (
                         select (d._source, {{ place | replace('_position', 'd._position') }})
-                        from ducklake_table_insertions(
-                            'lake', 'raw', 'deletions',
-                            least(coalesce(getvariable('since') + 1, getvariable('pinned')), getvariable('pinned')), getvariable('pinned')
-                        ) as d
+                        from {{ _insertions('deletions') }} as d
                         where d.raw_table = 'orders'
                     )
                     {{- " or" if not loop.last }}
