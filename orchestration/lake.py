@@ -8,7 +8,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -229,7 +229,7 @@ def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) ->
         if not where.lake_catalog.exists():
             where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
             # SQLite's default journal lets readers and writers stall each other by whole seconds.
-            with sqlite3.connect(where.lake_catalog) as catalog:
+            with closing(sqlite3.connect(where.lake_catalog)) as catalog:
                 catalog.execute("pragma journal_mode=wal")
     con.execute(f"attach {quote('ducklake:' + address)} as lake ({', '.join(options)})")
 

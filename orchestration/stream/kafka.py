@@ -118,7 +118,7 @@ class Kafka:
                     raise self._told(self._trouble)
             found = answer.result()
         except KafkaException as error:
-            raise self._told(error.args[0]) from None
+            raise self._told(self._trouble or error.args[0]) from None
         return str(found.topic_id)
 
     def poll(self, rows: int, seconds: float) -> Chunk:
@@ -150,7 +150,9 @@ class Kafka:
 
     def _error(self, error: KafkaError) -> None:
         """Called by librdkafka, within a poll, for what is not about one message."""
-        if error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._SSL, KafkaError._ALL_BROKERS_DOWN}:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._trouble = self._trouble or error  # a broker that refuses us is soon told to be down, too
+        elif error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._SSL}:
             self._trouble = error
 
     def _told(self, error: KafkaError, message: Message | None = None) -> Exception:

@@ -68,7 +68,8 @@ class Kinesis:
         self._keeper = keeper
         self._at, self._iterators, self._behind, self._asked = {}, {}, {}, {}
         try:
-            self._client = boto3.client(
+            # A session of its own: boto3's keeps the first credentials it finds, whatever the environment says later.
+            self._client = boto3.Session().client(
                 "kinesis",
                 config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2}),
                 # boto3 reads AWS_DEFAULT_REGION alone, where AWS's other programs read this one first.

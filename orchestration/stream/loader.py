@@ -298,9 +298,8 @@ class Loader:
         """Give up what is open, and leave the stream."""
         self._batches.join()
         self.drop()
+        self._failure = None  # or it would be told again, when the source settles what it leaves
         self.source.close()
-        self._batches.join()
-        self._failure = None
 
 
 def _now() -> datetime:
