@@ -42,7 +42,8 @@ class Opened:
     """Rows to land as a relation: their own `columns` (name to DuckDB type) plus `__n` (what tells a row; in a file its
     number from 1), `__bad` (why the row could not be read, or NULL) and `__payload` (the row as it was delivered).
     `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
-    `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads."""
+    `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads. `along` are further columns
+    of the relation that bound rows keep."""
 
     origin: str
     columns: dict[str, str]
@@ -50,6 +51,7 @@ class Opened:
     names: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     is_typed: bool = False
+    along: tuple[str, ...] = ()
 
 
 @dataclass
@@ -423,7 +425,8 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {opened.relation})" if tries else opened.relation
-    rows = f"select __n, {bad} as __bad, __payload, {available} as __available, {shown} from {relation} where {keep}"
+    along = "".join(f", {name}" for name in opened.along)
+    rows = f"select __n, {bad} as __bad, __payload{along}, {available} as __available, {shown} from {relation} where {keep}"
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
         rows = f"select * from ({rows}) where __n in (select min(__n) from ({rows}) group by {keys})"

@@ -51,15 +51,13 @@ def move(
     of_place = f"source = {quote(source)} and place = {quote(place)}"
     held = [before for before, _ in moves.values() if before is not None]
     if held:
-        # Deleting them tells whether they were there, without another look.
-        same = " or ".join(
-            " and ".join(
-                f"{name} {'is null' if value is None else '= ' + quote(value)}"
-                for name, value in asdict(before).items()
-            )
-            for before in held
-        )
-        [(deleted,)] = con.execute(f"delete from lake.raw.positions where {of_place} and ({same})").fetchall()
+        # Deleting them tells whether they were there, without another look. As rows in a list, in which nulls are alike; a long
+        # condition would be planned for longer than it runs.
+        same = ", ".join(f"row({_literals(*asdict(before).values())})" for before in held)
+        [(deleted,)] = con.execute(
+            f"delete from lake.raw.positions where {of_place} and "
+            f"list_contains([{same}], row({', '.join(asdict(held[0]))}))"
+        ).fetchall()
         if deleted != len(held):
             present = positions(con, source, place)
             # What was there has been deleted above, within this transaction.
@@ -70,12 +68,11 @@ def move(
             if before is None and part in present:
                 raise Overtaken(part)
     rows = ", ".join(
-        "("
-        + ", ".join(
-            "null" if text is None else quote(text)
-            for text in (source, place, to.part, to.position, to.incarnation, to.owner)
-        )
-        + f", timestamp {quote(now.isoformat(sep=' '))})"
+        f"({_literals(source, place, *asdict(to).values())}, timestamp {quote(now.isoformat(sep=' '))})"
         for _, to in moves.values()
     )
     con.execute(f"insert into lake.raw.positions values {rows}")
+
+
+def _literals(*texts: str | None) -> str:
+    return ", ".join("null::varchar" if text is None else quote(text) for text in texts)

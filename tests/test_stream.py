@@ -11,15 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streams import Streamed, wait
 
 from orchestration import lake
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
+from orchestration.mapping import Table
 from orchestration.settings import Settings
 from orchestration.stream.loader import Limits
-from orchestration.stream.messages import LARGEST, NAMED
+from orchestration.stream.messages import LARGEST, NAMED, Messages
 from orchestration.stream.replay import replay
 
 GOOD = {
@@ -123,26 +128,88 @@ def test_unknown_fields_are_kept_in_properties_and_counted(shop: Shop) -> None:
     assert {"coupon": "X", odd: {"deep": 1}} in found
 
 
-@pytest.mark.parametrize("more", [0, NAMED])
-def test_any_unknown_key_keeps_its_value(shop: Shop, more: int) -> None:
-    """Few are looked up, of many each is asked for: they land alike."""
-    extra: dict[str, Any] = {
-        "": 0,
-        "a/b": [1, None],
-        "c~1d": None,
-        "é\n'": {"x": None},
-        "\x00": "y",
-        "#": 1.5,
-        "$paths": "z",
-    }
-    extra |= {f"key {n}": n for n in range(more)}
-    shop.add(GOOD | extra | {"properties": {"#": "own"}}, GOOD | {"properties": "no object"} | extra, GOOD)
-    told = shop.drain()["unknown_fields"]
-    assert len(told) == min(len(extra), NAMED) and set(told.values()) == {2}
-    found = [
-        json.loads(text or "null") for (text,) in shop.ask("select properties from lake.raw.events order by _position")
+ODD: dict[str, Any] = {
+    "a/b": [1, None],
+    "c~1d": None,
+    "é\n'": {"x": None},
+    "\x00": "y",
+    "#": 1.5,
+    "$paths": "z",
+    "'": '"}',
+}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"coupon": 1},
+        ODD,
+        ODD | {f"key {n}": n for n in range(NAMED // 2)},
+        ODD | {"": 0},
+        ODD | {"Price": 2, "é": 1, "É": 2},
+        ODD | {f"key {n}": n for n in range(NAMED)},
+    ],
+    ids=["one", "few", "some", "no name", "case", "many"],
+)
+def test_any_unknown_key_keeps_its_value(shop: Shop, extra: dict[str, Any]) -> None:
+    """Few are read with the known ones, of many each is asked for: they land alike, but for a null, which says nothing."""
+    own: list[Any] = [
+        {"#": "own"},
+        {"coupon": "own", "of": {"coupon": 1}},
+        {"o\\": "\\"},
+        {},
+        None,
+        "no object",
+        "{no: object}",
+        '{"no": "object"',
+        '["a"]',
     ]
-    assert found == [extra | {"#": "own"}, extra | {"properties": "no object"}, None]
+    shop.add(*(GOOD | extra | {"properties": each} for each in own), GOOD)
+    told = shop.drain()["unknown_fields"]
+    assert len(told) == min(len(extra), NAMED) and set(told.values()) == {len(own)}
+    found = shop.ask("select properties from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint")
+    kept = {key: value for key, value in extra.items() if value is not None}
+    expected = [
+        kept | (each if isinstance(each, dict) else {} if each is None else {"properties": each}) for each in own
+    ]
+    assert [json.loads(text or "null") for (text,) in found] == [*expected, None]
+
+
+TEXTS = st.one_of(
+    st.none(),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\u3000",
+            "~",
+            "!",
+            " ann",
+            "1",
+            "1e400",
+            "nan",
+            "1,5",
+            "view_item",
+            " View_Item",
+            "vew",
+            "2025-03-02",
+        ]
+    ),
+    st.sampled_from(["2025-03-02T10:15:30Z", "1740910530", "yesterday", "infinity", "2025-13-01", "02/03/2025 10:15"]),
+    st.text(max_size=3),
+)
+
+
+@given(st.lists(st.tuples(*[TEXTS] * 7), min_size=1, max_size=50))
+def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, ...]]) -> None:
+    with duckdb.connect() as con:
+        entry = Table.model_validate({"stream": {"folder": "in"}, "available_at": "now"})
+        judge = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
+        names = ["__bad", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
+        texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        con.register("told", pa.table(texts, names))
+        found = con.execute(f"select {judge.clear}, case {judge.rules} end from told").fetchall()
+    assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
 
 
 def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:

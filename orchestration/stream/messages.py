@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 
 from orchestration import landing
 from orchestration.contracts import RAW_TABLES
@@ -26,6 +27,8 @@ from orchestration.stream.source import Chunk
 LARGEST: Final = 2**20
 #: Unknown keys that one batch tells of by name.
 NAMED: Final = 100
+#: So few unknown keys are looked for in a message's own properties one by one.
+FEW: Final = 10
 
 
 @dataclass
@@ -60,53 +63,96 @@ class Messages:
         if not entry.fields:
             entry = entry.reading(RAW_TABLES[table])
         self.entry = entry
-        columns = landing.read_columns(table, entry, [])
-        self.known = columns
+        self.largest = largest
+        self.known = landing.read_columns(table, entry, [])
+        #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
         self.unknown: dict[str, int] = {}
-        shape = quote(json.dumps(dict.fromkeys(columns, "VARCHAR")))
-        got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in columns)
-        # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
+        got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
         opened = landing.Opened(
             self.place,
-            dict.fromkeys(columns, "VARCHAR"),
-            f"""(select {got}, __n, why as __bad, line as __payload from (
-                select *, case
-                    when __row is not null and starts_with(line, '{{') then null
-                    when is_empty then 'empty: it has no payload'
-                    when size > {largest} then 'over_size: it has ' || size || ' bytes, of at most {largest}'
-                    when line is null then 'not_utf8: its bytes are no UTF-8 text'
-                    when not json_valid(line) then 'not_json: it is no JSON'
-                    when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
-                end as why
-                from (
-                    select *, try(from_json(line, {shape})) as __row
-                    from (
-                        select part || '/' || position as __n, payload is null as is_empty, octet_length(payload) as size,
-                            case when octet_length(payload) <= {largest} then try(decode(payload)) end as line
-                        from batch
-                    ))))""",
-            tuple(columns),
+            dict.fromkeys(self.known, "VARCHAR"),
+            f"(select {got}, __n, __kept, why as __bad, line as __payload from parsed)",
+            tuple(self.known),
+            along=("__kept",),
         )
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
-        self._judge = f"create or replace temporary table judged as {self._judged()}"
+        self.rules, self.clear = self._rules()
+        why = f"case when {self.clear} then null {self.rules} end"
+        self.judged = f"select *, {why} as __why from ({self.bound.rows})"
 
     def judge(self, batch: Chunk) -> None:
         """Read through a batch, into the temporary table `judged`; nothing is written yet."""
         if not len(batch):
             return
-        self.con.register("batch", batch.table)
+        table = batch.table
         try:
-            self.con.execute(self._judge)
+            # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
+            table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
+        except pa.ArrowInvalid:
+            text = "try(decode(payload))"
+        line = f"case when octet_length(payload) <= {self.largest} then {text} end"
+        self.con.register("batch", table)
+        try:
+            self.unknown = self._unknown(line)
+            parsed, parameters = self._parsed(line)
+            self.con.execute(
+                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) {self.judged}",
+                parameters,
+            )
         finally:
             self.con.unregister("batch")
+
+    def _unknown(self, line: str) -> dict[str, int]:
+        """How many messages of the batch have a key that the mapping does not know, by key."""
         known = ", ".join(map(quote, self.known)) or "''"
-        self.unknown = {
-            str(key): int(count)
-            for key, count in self.con.execute(
-                "select key, count(*) from (select unnest(json_keys(__payload)) as key from judged where __bad is null) "
-                f"where key not in ({known}) group by key order by count(*) desc, key limit {NAMED + 1}"
-            ).fetchall()
-        }
+        found = self.con.execute(
+            f"select key, count(*) from (select unnest(try(json_keys({line}))) as key from batch) "
+            f"where key not in ({known}) group by key order by count(*) desc, key limit {NAMED + 1}"
+        ).fetchall()
+        return {str(key): int(count) for key, count in found}
+
+    def _parsed(self, line: str) -> tuple[str, dict[str, str | list[str]]]:
+        """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
+        what else there is that is not null, as the text of a JSON object; and its parameters."""
+        shape = dict.fromkeys(self.known, "VARCHAR")
+        names = {name.lower() for name in (*self.known, *self.unknown)}
+        parameters: dict[str, str | list[str]] = {}
+        if not self.unknown or "properties" not in RAW_TABLES[self.table]:
+            kept = "null::varchar"
+        elif len(self.unknown) <= NAMED and len(names) == len(self.known) + len(self.unknown) and "" not in names:
+            # In the same reading.
+            shape |= dict.fromkeys(self.unknown, "JSON")
+            members = ", ".join(
+                f"$names[{n}] || struct_extract_at(__row, {len(self.known) + n})"
+                for n in range(1, len(self.unknown) + 1)
+            )
+            kept = f"'{{' || concat_ws(',', {members}) || '}}'"
+            parameters["names"] = [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown]
+        else:
+            # Too many, or such as a struct cannot tell apart.
+            known = "[" + ", ".join(map(quote, self.known)) + "]::varchar[]"
+            keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({known}, k)))"
+            # As a JSON pointer, which any key can be.
+            value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
+            entries = f"list_filter(list_transform({keys}, lambda k: {{'k': k, 'v': {value}}}), lambda e: e.v::varchar <> 'null')"
+            kept = f"case when __row is not null then to_json(map_from_entries({entries}))::varchar end"
+        # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
+        parsed = f"""
+            select *, {kept} as __kept, case
+                when __row is not null and starts_with(line, '{{') then null
+                when is_empty then 'empty: it has no payload'
+                when size > {self.largest} then 'over_size: it has ' || size || ' bytes, of at most {self.largest}'
+                when line is null then 'not_utf8: its bytes are no UTF-8 text'
+                when not json_valid(line) then 'not_json: it is no JSON'
+                when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
+            end as why
+            from (
+                select *, try(from_json(line, $shape)) as __row
+                from (
+                    select part || '/' || position as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line
+                    from batch
+                ))"""
+        return parsed, parameters | {"shape": json.dumps(shape)}
 
     def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
         """Within a writing transaction: every message of the batch, which was judged, becomes a row or a dead letter, or is left
@@ -138,70 +184,68 @@ class Messages:
         position = f"{quote(self.name + '/')} || __n"
         return landing.select(good, self.source, position, now, are_good=True), parameters
 
-    def _judged(self) -> str:
-        """SQL: the bound rows with `__why`, the rule that a message breaks and a sentence on it."""
+    def _rules(self) -> tuple[str, str]:
+        """SQL over bound rows: the branches of a CASE that give the rule that a message breaks and a sentence on it; and a condition
+        that is true only of messages that break none."""
         cases = ["when __bad like '%: %' then __bad", "when __bad is not null then 'mapping: ' || __bad"]
+        # What most messages are, so that the engine need not go through all rules for each: these are all kept.
+        clear = ["__bad is null"]
         for names in REQUIRED[self.table]:
-            empty = " and ".join(
-                f"nullif(trim({identifier(name)}), '') is null" for name in names if name in self.bound.fields
-            )
+            there = [name for name in names if name in self.bound.fields]
+            empty = " and ".join(f"nullif(trim({identifier(name)}), '') is null" for name in there)
             said = "missing_field: it has no " + " and no ".join(names)
             cases.append(f"when {empty} then {quote(said)}")
+            # A first character that is in ASCII and no space.
+            clear.append("(" + " or ".join(f"{identifier(name)} between '!' and '~'" for name in there) + ")")
         for name in self.bound.fields:
-            text = f"nullif(trim({identifier(name)}), '')"
+            column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
             if landing.is_time(name):
                 # Most times are ISO 8601, which the engine reads in a third of the time.
                 parsed = landing.parse_time(text, quote(self.bound.zone))
                 is_bad, what = f"try_cast({text} as timestamp) is null and {parsed} is null", "no time"
+                clear.append(f"({column} is null or try_cast({column} as timestamp) is not null)")
             elif name in landing.NUMBERS:
                 is_bad, what = f"try_cast({text} as double) is null", "no number"
+                clear.append(f"({column} is null or try_cast({column} as double) is not null)")
             else:
                 continue
             said = quote(f"wrong_type: {name} is {what}: ")
-            cases.append(f"when {text} is not null and {is_bad} then {said} || left({identifier(name)}, 60)")
+            cases.append(f"when {text} is not null and {is_bad} then {said} || left({column}, 60)")
         if self.table == "events":
             kinds = ", ".join(map(quote, sorted(_event_types())))
             cases.append(
                 f"when lower(trim(event_type)) not in ({kinds}) then 'unknown_event: ' || left(event_type, 60) || "
                 "' is not in seeds/event_types.csv'"
             )
-        return f"select *, case {' '.join(cases)} end as __why from ({self.bound.rows})"
+            clear.append(f"list_contains([{kinds}], event_type)")
+        return " ".join(cases), " and ".join(clear)
 
     def _with_unknown(self, good: landing.Bound) -> tuple[landing.Bound, dict[str, list[str]]]:
         """The good rows, keys that the mapping does not know joined to `properties`; and the parameters of their SQL."""
-        kept, parameters = self._kept()
         is_mapped = "properties" in good.fields
         mapped = "properties" if is_mapped else "null::varchar"
+        cases = [f"when __kept = '{{}}' then {mapped}", f"when {mapped} is null then __kept"]
+        parameters: dict[str, list[str]] = {}
+        if is_mapped and len(self.unknown) <= FEW:
+            # Two objects that have no key in common are put together as texts, without reading them again.
+            apart = "".join(f" and not contains({mapped}, $keys[{n}])" for n in range(1, len(self.unknown) + 1))
+            cases.append(
+                f"when starts_with({mapped}, '{{\"') and ends_with({mapped}, '}}') and not contains({mapped}, '\\'){apart} "
+                f"and json_valid({mapped}) then __kept[:-2] || ',' || {mapped}[2:]"
+            )
+            parameters["keys"] = [json.dumps(key, ensure_ascii=False) for key in self.unknown]
         joined = (
-            f"case when __kept = '{{}}' then {mapped} when {mapped} is null then __kept "
+            f"case {' '.join(cases)} "
             f"when json_valid({mapped}) and json_type({mapped}) = 'OBJECT' then json_merge_patch(__kept, {mapped})::varchar "
             f"else json_merge_patch(__kept, json_object('properties', {mapped}))::varchar end"
         )
-        others = "* exclude (__kept, properties)" if is_mapped else "* exclude (__kept)"
+        others = "* exclude (properties)" if is_mapped else "*"
         joined_rows = replace(
             good,
-            rows=f"select {others}, {joined} as properties from (select *, {kept} as __kept from ({good.rows}))",
+            rows=f"select {others}, {joined} as properties from ({good.rows})",
             fields=good.fields if is_mapped else (*good.fields, "properties"),
         )
         return joined_rows, parameters
-
-    def _kept(self) -> tuple[str, dict[str, list[str]]]:
-        """SQL of the keys that the mapping does not know, with their values, as a JSON text; and its parameters."""
-        if len(self.unknown) > NAMED:
-            known = "[" + ", ".join(map(quote, self.known)) + "]::varchar[]"
-            keys = f"list_distinct(list_filter(json_keys(__payload), lambda k: not list_contains({known}, k)))"
-            # As a JSON pointer, which any key can be.
-            value = "json_extract(__payload, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
-            entries = f"list_transform({keys}, lambda k: {{'k': k, 'v': {value}}})"
-            return f"to_json(map_from_entries({entries}))::varchar", {}
-        # A few keys are looked up, which takes a fifth of the time.
-        members = ", ".join(
-            f"$names[{n}] || json_extract(__payload, $paths)[{n}]" for n in range(1, len(self.unknown) + 1)
-        )
-        return f"'{{' || concat_ws(',', {members}) || '}}'", {
-            "names": [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown],
-            "paths": ["/" + key.replace("~", "~0").replace("/", "~1") for key in self.unknown],
-        }
 
     def _bury(self, batch: Chunk, now: datetime) -> None:
         """Keep the messages that break a rule, whole."""
