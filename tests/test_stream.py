@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import free_ports
 from streams import Streamed, wait
 
 from orchestration import lake
@@ -282,8 +283,9 @@ def test_the_rest_of_a_line_waits_for_its_end(shop: Shop) -> None:
 def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> None:
     shop.add(*[GOOD] * 50)
     lake.connect(shop.where).close()
-    loader = shop.run("--json", "--age", "600", "--metrics-port", "19333")
-    metrics = "http://127.0.0.1:19333/metrics"
+    [port] = free_ports(1)
+    loader = shop.run("--json", "--age", "600", "--metrics-port", str(port))
+    metrics = f"http://127.0.0.1:{port}/metrics"
 
     def is_up() -> bool:
         try:
@@ -304,11 +306,12 @@ def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> No
 
 def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     shop.add(*[GOOD] * 5, b"broken", GOOD | {"coupon": 1})
-    loader = shop.run("--json", "--age", "0.05", "--metrics-port", "19334")
+    [port] = free_ports(1)
+    loader = shop.run("--json", "--age", "0.05", "--metrics-port", str(port))
 
     def told() -> str:
         try:
-            text = urllib.request.urlopen("http://127.0.0.1:19334/metrics").read().decode()
+            text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         except OSError:
             return ""
         return str(text) if "finegrain_stream_rows_total 6.0" in text else ""

@@ -77,8 +77,6 @@ class Messages:
         )
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
         self.rules, self.clear = self._rules()
-        why = f"case when {self.clear} then null {self.rules} end"
-        self.judged = f"select *, {why} as __why from ({self.bound.rows})"
 
     def judge(self, batch: Chunk) -> None:
         """Read through a batch, into the temporary table `judged`; nothing is written yet."""
@@ -96,11 +94,21 @@ class Messages:
             self.unknown = self._unknown(line)
             parsed, parameters = self._parsed(line)
             self.con.execute(
-                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) {self.judged}",
+                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
+                f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
                 parameters,
             )
         finally:
             self.con.unregister("batch")
+        [(are_clear,)] = self.con.execute(
+            "select coalesce(bool_and(coalesce(__clear, false)), true) from judged"
+        ).fetchall()
+        if not are_clear:
+            # Planning the rules takes as long as planning all else, so they are left alone where nobody needs them.
+            self.con.execute(
+                "create or replace temporary table judged as select * replace "
+                f"(case when __clear then null {self.rules} end as __why) from judged"
+            )
 
     def _unknown(self, line: str) -> dict[str, int]:
         """How many messages of the batch have a key that the mapping does not know, by key."""
@@ -177,7 +185,7 @@ class Messages:
 
     def good(self, now: datetime) -> tuple[str, dict[str, list[str]]]:
         """SQL of the messages that break no rule, as rows of their raw table that come `now`; and its parameters."""
-        good = replace(self.bound, rows="select * exclude (__why) from judged where __why is null")
+        good = replace(self.bound, rows="select * exclude (__clear, __why) from judged where __why is null")
         parameters: dict[str, list[str]] = {}
         if self.unknown and "properties" in RAW_TABLES[self.table]:
             good, parameters = self._with_unknown(good)
