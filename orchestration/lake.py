@@ -6,6 +6,8 @@ import os
 import random
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -285,6 +287,40 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
         yield
+
+
+#: Opens a catalogue, says so, and keeps it open until its standard input ends.
+_HOLDER: Final = """
+import sqlite3, sys
+catalog = sqlite3.connect(sys.argv[1], timeout=60)
+catalog.execute("select count(*) from sqlite_master").fetchall()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_open(where: Settings) -> Iterator[None]:
+    """While inside, a SQLite catalogue stays open. DuckDB opens it anew for every transaction, and who closes it last takes its log
+    away, which whoever comes meanwhile meets as a lock, and sleeps for a whole second, since DuckDB's SQLite knows no shorter
+    time. It is a process of its own that holds it: two SQLites in one undo each other's locks."""
+    if isinstance(where.lake_catalog, str):
+        yield
+        return
+    holder = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _HOLDER, str(where.lake_catalog)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for its parent
+    )
+    with holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdout.readline()  # nothing, where it could not: then all is slower, and as right
+        try:
+            yield
+        finally:
+            holder.stdin.close()
 
 
 @contextmanager

@@ -246,3 +246,18 @@ def test_places_are_told_by_the_environment(home: Settings, monkeypatch: pytest.
 )
 def test_who_came_second_is_busy(said: str) -> None:
     assert lake.busy(Exception(said)) and not lake.busy(Exception("Table already exists"))
+
+
+def test_a_catalogue_that_is_held_open_keeps_its_log(home: Settings) -> None:
+    """Else each transaction makes it anew and the last to close takes it away, which those who come meanwhile wait for."""
+    assert isinstance(home.lake_catalog, Path)
+    log = home.lake_catalog.with_name(f"{home.lake_catalog.name}-wal")
+    lake.connect(home).close()
+    assert not log.exists()
+    with lake.held_open(home):
+        with lake.connect(home) as con:
+            con.execute("insert into lake.raw.loads (file) values ('a')")
+        assert log.exists()
+    assert not log.exists()
+    with lake.connect(home) as con:
+        assert con.execute("select file from lake.raw.loads").fetchall() == [("a",)]

@@ -109,7 +109,7 @@ def stream(
         con.execute("set threads = 1")
         landers = [Messages(con.cursor(), source, name, entry, zone, said, largest=largest) for _ in range(LANDERS)]
         loader = Loader(client, landers, con, where, watch, limits, afresh=afresh)
-        with _signals(loader):
+        with lake.held_open(where), _signals(loader):
             loader.run(drain=drain)
     finally:
         gc.set_threshold(*before)
