@@ -172,7 +172,7 @@ def stream(
         bool, typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before.")
     ] = False,
     rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 10_000,
-    mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 6,
+    mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 4,
     age: Annotated[float, typer.Option(min=0.01, help="or so many seconds after its first message.")] = 1.0,
     largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")] = 2**20,
     metrics_port: Annotated[int | None, typer.Option(help="Where Prometheus may ask; nowhere if left out.")] = None,

@@ -43,7 +43,7 @@ class Limits:
     """When a batch is closed: at so many rows, so many bytes of payload, or so old (seconds), whichever comes first."""
 
     rows: int = 10_000
-    bytes: int = 6 * 2**20
+    bytes: int = 4 * 2**20
     age: float = 1.0
 
 

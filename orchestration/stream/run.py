@@ -25,7 +25,7 @@ from orchestration.stream.source import Chunk, Source, Unreachable
 from orchestration.stream.watch import Form, Watch
 
 #: What DuckDB may use of the loader's memory. The rest is the client's queue and two batches.
-MEMORY: Final = "256MB"
+MEMORY: Final = "192MB"
 
 #: Seconds that are given to a look at a stream.
 LOOK: Final = 10.0
