@@ -100,10 +100,8 @@ class Messages:
             )
         finally:
             self.con.unregister("batch")
-        [(are_clear,)] = self.con.execute(
-            "select coalesce(bool_and(coalesce(__clear, false)), true) from judged"
-        ).fetchall()
-        if not are_clear:
+        [(unclear,)] = self.con.execute("select count(*) from judged where __clear is not true").fetchall()
+        if unclear:
             # Planning the rules takes as long as planning all else, so they are left alone where nobody needs them.
             self.con.execute(
                 "create or replace temporary table judged as select * replace "
@@ -112,12 +110,15 @@ class Messages:
 
     def _unknown(self, line: str) -> dict[str, int]:
         """How many messages of the batch have a key that the mapping does not know, by key."""
-        known = ", ".join(map(quote, self.known)) or "''"
         found = self.con.execute(
             f"select key, count(*) from (select unnest(try(json_keys({line}))) as key from batch) "
-            f"where key not in ({known}) group by key order by count(*) desc, key limit {NAMED + 1}"
+            f"where not list_contains({self._known()}, key) group by key order by count(*) desc, key limit {NAMED + 1}"
         ).fetchall()
         return {str(key): int(count) for key, count in found}
+
+    def _known(self) -> str:
+        """SQL: the keys that the mapping reads, as a list."""
+        return f"[{', '.join(map(quote, self.known))}]::varchar[]"
 
     def _parsed(self, line: str) -> tuple[str, dict[str, str | list[str]]]:
         """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
@@ -138,8 +139,7 @@ class Messages:
             parameters["names"] = [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown]
         else:
             # Too many, or such as a struct cannot tell apart.
-            known = "[" + ", ".join(map(quote, self.known)) + "]::varchar[]"
-            keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({known}, k)))"
+            keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({self._known()}, k)))"
             # As a JSON pointer, which any key can be.
             value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
             entries = f"list_filter(list_transform({keys}, lambda k: {{'k': k, 'v': {value}}}), lambda e: e.v::varchar <> 'null')"
