@@ -122,7 +122,7 @@ class Messages:
 
     def _parsed(self, line: str) -> tuple[str, dict[str, str | list[str]]]:
         """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
-        what else there is that is not null, as the text of a JSON object; and its parameters."""
+        what else there is, as the text of a JSON object; and its parameters."""
         shape = dict.fromkeys(self.known, "VARCHAR")
         names = {name.lower() for name in (*self.known, *self.unknown)}
         parameters: dict[str, str | list[str]] = {}
@@ -131,18 +131,21 @@ class Messages:
         elif len(self.unknown) <= NAMED and len(names) == len(self.known) + len(self.unknown) and "" not in names:
             # In the same reading.
             shape |= dict.fromkeys(self.unknown, "JSON")
+            # A struct does not tell a null from a key that is not there; it is looked for only where there can be one.
             members = ", ".join(
-                f"$names[{n}] || struct_extract_at(__row, {len(self.known) + n})"
+                f"$names[{n}] || coalesce(struct_extract_at(__row, {len(self.known) + n})::varchar, "
+                f"case when contains(line, 'null') and json_exists(line, $paths[{n}]) then 'null' end)"
                 for n in range(1, len(self.unknown) + 1)
             )
             kept = f"'{{' || concat_ws(',', {members}) || '}}'"
             parameters["names"] = [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown]
+            parameters["paths"] = ["/" + key.replace("~", "~0").replace("/", "~1") for key in self.unknown]
         else:
             # Too many, or such as a struct cannot tell apart.
             keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({self._known()}, k)))"
             # As a JSON pointer, which any key can be.
             value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
-            entries = f"list_filter(list_transform({keys}, lambda k: {{'k': k, 'v': {value}}}), lambda e: e.v::varchar <> 'null')"
+            entries = f"list_transform({keys}, lambda k: {{'k': k, 'v': {value}}})"
             kept = f"case when __row is not null then to_json(map_from_entries({entries}))::varchar end"
         # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
         parsed = f"""
