@@ -7,6 +7,7 @@ end, and what is sent from then on goes to its children. All else is moto's.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from moto.server import main
 # moto answers in threads; a record must not come into a shard that is being closed.
 ONE = threading.RLock()
 _put_record, _split, _merge = Stream.put_record, Stream.split_shard, Stream.merge_shards
-_get_records, _list_shards = KinesisBackend.get_records, KinesisBackend.list_shards
+_get_records = KinesisBackend.get_records
+_other_readers = (KinesisBackend.list_shards, KinesisBackend.get_shard_iterator, KinesisBackend.describe_stream_summary)
 
 
 def _reshard(stream: Stream, work: Callable[..., None], *shards: str) -> None:
@@ -63,9 +65,15 @@ def get_records(
         return None if ended else following, records, behind
 
 
-def list_shards(self: KinesisBackend, *given: Any, **more: Any) -> Any:
-    with ONE:
-        return _list_shards(self, *given, **more)
+def while_no_shard_moves(read: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that reads shards, never while some are out of a stream's reach."""
+
+    @functools.wraps(read)
+    def reads(*given: Any, **more: Any) -> Any:
+        with ONE:
+            return read(*given, **more)
+
+    return reads
 
 
 if __name__ == "__main__":
@@ -73,5 +81,6 @@ if __name__ == "__main__":
     Stream.split_shard = split_shard  # type: ignore[method-assign]
     Stream.merge_shards = merge_shards  # type: ignore[method-assign]
     KinesisBackend.get_records = get_records  # type: ignore[assignment]
-    KinesisBackend.list_shards = list_shards  # type: ignore[method-assign]
+    for reader in _other_readers:
+        setattr(KinesisBackend, reader.__name__, while_no_shard_moves(reader))
     main(sys.argv[1:])
