@@ -170,6 +170,12 @@ def end(loader: subprocess.Popen[str]) -> tuple[str, str]:
     return out, err
 
 
+def hear(loader: subprocess.Popen[str], text: str) -> str:
+    """The next line with this text that a loader says."""
+    assert loader.stderr is not None
+    return next(line for line in loader.stderr if text in line)
+
+
 def test_a_stream_lands_once_with_its_positions(shop: Shop) -> None:
     shop.send(1_000)
     shop.send(MOST + 500, hash_key=0)  # more than one answer holds
@@ -296,11 +302,14 @@ def test_what_is_read_again_is_not_taken_for_read(elastic: Shop, access: pytest.
 
 def test_a_second_loader_takes_the_stream_over(shop: Shop) -> None:
     with Sender(shop):
-        first = shop.run("--json")
+        first = shop.run()
         wait(lambda: shop.ask("select count(*) > 100 from lake.raw.events") == [(True,)])
         owners = shop.owners()
         second = shop.run("--json")
         wait(lambda: shop.owners().isdisjoint(owners))
+        # The first takes it back, and so on, ever more seldom.
+        said = [hear(first, "another loader has taken over") for _ in range(3)]
+        assert [re.findall(r"trying again in (.+) s", each) for each in said] == [["0.5"], ["1.0"], ["2.0"]]
     wait(shop.is_whole)
     end(first), end(second)
     assert shop.is_whole()
@@ -405,12 +414,6 @@ class Gate:
             while said := one.recv(65536):
                 other.sendall(said)
             other.shutdown(socket.SHUT_WR)
-
-
-def hear(loader: subprocess.Popen[str], text: str) -> str:
-    """The next line with this text that a loader says."""
-    assert loader.stderr is not None
-    return next(line for line in loader.stderr if text in line)
 
 
 def test_a_server_that_does_not_answer_is_waited_for(shop: Shop, access: pytest.MonkeyPatch, kinesis: Moto) -> None:

@@ -89,7 +89,8 @@ class Kinesis:
             return getattr(self._client, call)(**given)
         except ClientError as error:
             code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-            if code == "ResourceNotFoundException":
+            # There, it may be a shard that is not kept any more; whoever begins again sees which are.
+            if code == "ResourceNotFoundException" and call != "get_shard_iterator":
                 raise FinegrainError(
                     f"{self.where}.stream.kinesis: there is no stream '{self.stream}' ({self._client.meta.endpoint_url}); make it, or mend the name"
                 ) from None

@@ -34,8 +34,11 @@ from orchestration.stream.watch import Watch
 #: Messages that are asked for at once, and how long a poll waits for the first of them, in seconds.
 ASKED: Final = 10_000
 POLL: Final = 0.1
-#: The longest pause between two attempts to reach a stream, in seconds.
-PAUSE: Final = 10.0
+#: Seconds from losing a stream to beginning again: at first, and at most. It doubles from one attempt to the next, until one has lasted
+#: for so long.
+PAUSE: Final = 0.5
+PAUSE_AT_MOST: Final = 10.0
+LASTED: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -98,21 +101,23 @@ class Loader:
         threads = [threading.Thread(target=self._write, args=(each,), daemon=True) for each in self.landers]
         for thread in threads:
             thread.start()
-        pause = 0.5
+        pause = PAUSE
         try:
             while not self._stopping.is_set():
+                began = time.monotonic()
                 try:
                     self._session(drain)
                     return
-                except Unreachable as trouble:
+                except (Unreachable, Overtaken) as error:
                     self._leave()
-                    self.watch.trouble(f"{trouble}; trying again in {pause:.1f} s")
-                    self._stopping.wait(pause)
-                    pause = min(2 * pause, PAUSE)
-                except Overtaken as trouble:
-                    self._leave()
-                    self.watch.trouble(f"another loader has taken over part {trouble}; beginning again from the lake")
-                    self._stopping.wait(0.1)
+                    trouble = (
+                        f"another loader has taken over part {error}" if isinstance(error, Overtaken) else str(error)
+                    )
+                if time.monotonic() - began > LASTED:
+                    pause = PAUSE
+                self.watch.trouble(f"{trouble}; trying again in {pause:.1f} s")
+                self._stopping.wait(pause)
+                pause = min(2 * pause, PAUSE_AT_MOST)
         finally:
             self._leave()
             for _ in threads:
