@@ -416,7 +416,13 @@ def _is_number(given: float | None) -> float | None:
 @lake_app.command("maintain")
 def lake_maintain(
     keep_days: Annotated[
-        float, typer.Option(min=0, max=36_500, callback=_is_number, help="Snapshots younger than so many days stay.")
+        float,
+        typer.Option(
+            min=0.05,
+            max=36_500,
+            callback=_is_number,
+            help="Snapshots younger than so many days stay: longer than anybody reads, who would miss rows of one that expires.",
+        ),
     ] = 7.0,
     every: Annotated[
         float | None,

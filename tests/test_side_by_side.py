@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from servers import HOST, Kafka, Postgres
 from services import new_database, new_topic
+from test_maintain import UPKEEP
 from test_stream_kills import PARTITIONS, Events, mapping
 
 from orchestration import lake
@@ -43,8 +44,8 @@ con = lake.connect(read_only=True)
 before = looks = 0
 while not stopping or not looks:
     rows, different, dead, read = con.execute(
-        "select (select count(*) from lake.raw.events), (select count(distinct event_id) from lake.raw.events), "
-        "(select count(*) from lake.raw.dead_letters), "
+        "select (select count(distinct _position) from lake.raw.events), (select count(distinct event_id) from lake.raw.events), "
+        "(select count(distinct _position) from lake.raw.dead_letters), "
         "(select coalesce(sum(position::bigint), 0) from lake.raw.positions where place like 'kafka:%')"
     ).fetchone()
     assert rows == different and rows + dead == read and rows >= before, (rows, different, dead, read, before)
@@ -76,7 +77,7 @@ class Company:
         self.ended[name] += 1
         # Upkeep has no handler of its own and loses nothing when it is stopped.
         if process.returncode not in (0, -signal.SIGTERM if name == "maintain" else 0) or TROUBLE.search(said):
-            self.complaints.append(f"{name} ended with {process.returncode}: {said[-2000:]}")
+            self.complaints.append(f"{name} ended with {process.returncode}: {_worst(said)}")
         return said
 
     def again_and_again(self, name: str, *command: str) -> None:
@@ -101,6 +102,15 @@ class Company:
         self.stopping.set()
         for process in self.running.values():
             process.kill()
+
+
+def _worst(said: str) -> str:
+    """Of a build's JSON, what failed; of anything else, its end."""
+    document = re.search(r"^\{$.*^\}$", said, re.MULTILINE | re.DOTALL)
+    if document is None or '"nodes"' not in document[0]:
+        return said[-2000:]
+    failed = [node for node in json.loads(document[0])["nodes"] if node["status"] not in ("pass", "success")]
+    return json.dumps(failed, indent=1)
 
 
 class Database(threading.Thread):
@@ -176,7 +186,7 @@ def side_by_side(
         shop.start()
         for name in ("loader 1", "loader 2"):
             company.begin(name, *cli, "stream", str(stream), "--age", "0.5", "--json")
-        company.begin("maintain", *cli, "lake", "maintain", "--keep-days", "0", "--every", "0.1", "--json")
+        company.begin("maintain", "-c", UPKEEP.format(seconds=60))
         company.begin("reader", "-c", READER)
         company.again_and_again("ingest", *cli, "ingest", str(customers), "--json")
         company.again_and_again("build", *cli, "build", "--json")
