@@ -92,3 +92,21 @@ def test_customers_and_products_have_versions_too(shop: Settings) -> None:
         (9.5, FIRST, SECOND),
         (None, SECOND, None),
     ]
+
+
+def test_what_arrives_late_for_a_moment_that_was_built_replaces_the_version_of_that_moment(shop: Settings) -> None:
+    """Rows may land that were there to be known before the last build's moment: the next one is of the same moment, then."""
+    assert history(shop, "customers_history", "customer_id, country") == [("c1", "se", FIRST, None)]
+    change(shop, "update marts.dim_customers set country = 'de'")
+    mended = history(shop, "customers_history", "customer_id, country")
+    assert sorted(mended, key=lambda row: row[3] is None) == [("c1", "se", FIRST, FIRST), ("c1", "de", FIRST, None)]
+    rules = ["customers_history_does_not_end_before_it_begins", "customers_history_has_one_version_that_holds"]
+    audit = run_dbt(["test", "--select", *rules], where=shop)
+    assert audit.passed and audit.count("test") == 2
+    moved(shop, SECOND)
+    change(shop, "update marts.dim_customers set country = 'fi'")
+    later = history(shop, "customers_history", "customer_id, country")
+    assert sorted(row for row in later if row[2] != row[3])[:1] + later[-1:] == [
+        ("c1", "de", FIRST, SECOND),
+        ("c1", "fi", SECOND, None),
+    ]
