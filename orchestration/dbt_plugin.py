@@ -14,10 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import threading
+import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import yaml
@@ -29,7 +33,12 @@ from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.settings import PROJECT, settings
+from orchestration.settings import PROJECT, Settings, settings
+
+#: How the folder beside the warehouse is called in which a build keeps its copy of the catalogue, and for how long, in seconds, one may
+#: be in use.
+COPY: Final = ".catalog-"
+COPY_LIVES: Final = 86_400
 
 
 def as_of() -> datetime | None:
@@ -87,7 +96,7 @@ def rules(project: Path = PROJECT) -> str:
 
 
 class Plugin(BasePlugin):
-    """Attach the lake once per connection; set `pinned` and `as_of` on every cursor."""
+    """Attach the lake, as it is then, once per connection; set `pinned` and `as_of` on every cursor."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         self._lock = threading.Lock()
@@ -108,9 +117,19 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         try:
-            lake.attach(conn)
+            where = settings()
+            lake.attach_copy(conn, where, self._folder(where))
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
+
+    def _folder(self, where: Settings) -> Path:
+        """A folder for a copy of the catalogue, which goes with this process; those of builds that were killed go now."""
+        for left in where.warehouse.parent.glob(f"{COPY}*"):
+            if time.time() - left.stat().st_mtime > COPY_LIVES:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = tempfile.mkdtemp(prefix=COPY, dir=where.warehouse.parent)
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.

@@ -347,7 +347,8 @@ def _read_table(
                 "create or replace temp table __there as "
                 f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows('true')})"
             )
-            versions.find_lost(con, reading.source, reading.name, reading.label)
+            with lake.unmoved(where):
+                versions.find_lost(con, reading.source, reading.name, reading.label)
             until = reading.before.position if reading.before else ""
             _land(con, where, reading, until, run, now or _clock())
     except duckdb.Error as error:
@@ -530,7 +531,8 @@ def _read_api(
                 "create or replace temp table __there as "
                 + ("select __key from __read" if select else "select null::varchar as __key")
             )
-            versions.find_lost(con, reading.source, reading.name, reading.label)
+            with lake.unmoved(where):
+                versions.find_lost(con, reading.source, reading.name, reading.label)
             bind(con, reading)
             _land(con, where, reading, until, run, now or _clock())
     finally:
@@ -546,7 +548,8 @@ def _take(
 ) -> None:
     """Land what is new of the staged lot, and move on."""
     _check_keys(con, reading)
-    versions.find_news(con, reading.source, reading.name, reading.label)
+    with lake.unmoved(where):
+        versions.find_news(con, reading.source, reading.name, reading.label)
     [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __read").fetchall()
     [(news,)] = con.execute("select count(*) from __news").fetchall()
     reading.report.read += read

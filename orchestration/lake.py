@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -102,6 +103,36 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     con.execute("set timezone = 'UTC'")
     if not read_only:
         retry(lambda: _create_tables(con, where))
+
+
+#: Copies a SQLite file as of one moment. In a process of its own, since two SQLites in one undo each other's locks.
+_COPIER: Final = """
+import sqlite3, sys
+lake, copy = (sqlite3.connect(name, timeout=60) for name in sys.argv[1:])
+lake.backup(copy)
+copy.close()
+"""
+
+
+def attach_copy(con: duckdb.DuckDBPyConnection, where: Settings, folder: Path) -> None:
+    """Attach the lake as it is now, for who reads for minutes what others go on to write and move. Of a SQLite catalogue that is a copy
+    in `folder`, since there not even a transaction sees one moment only (see `unmoved`). The lake is made where there is none.
+    Raises FinegrainError."""
+    if isinstance(where.lake_catalog, str):
+        attach(con, where)
+        return
+    connect(where).close()
+    copy = folder / "catalog.sqlite"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _COPIER, str(where.lake_catalog), str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise FinegrainError(f"{where.lake_catalog}: it cannot be copied to {copy}, from which a build reads: {said}")
+    attach(con, replace(where, lake_catalog=copy), read_only=True)
 
 
 @contextmanager
@@ -286,6 +317,17 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
             yield
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
+        yield
+
+
+@contextmanager
+def unmoved(where: Settings) -> Iterator[None]:
+    """While inside, upkeep moves no rows to other files. From a SQLite catalogue DuckDB reads its list of files in two looks, which range of
+    the list there is and what stands in it, and files that came for others in between stand beyond: all their rows would be missed."""
+    if isinstance(where.lake_catalog, str):
+        yield
+        return
+    with one_at_a_time(where.lake_catalog.with_name("move.lock")):
         yield
 
 

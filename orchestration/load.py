@@ -218,16 +218,17 @@ def _load(
                 looked[file] = look(file)
             looks[entry.table, file.name] = looked[file]
             advance(file.size, file.name)
-    loads = deliveries.Loads(con, plan.source)
-    patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
-    standings = {
-        table: loads.standings(
-            table, told, {name: seen.fingerprint for (of, name), seen in looks.items() if of == table}, again
-        )
-        for table, told in patterns.items()
-    }
-    if any(standing.delivery for table in standings.values() for standing in table.values()):
-        now = deliveries.moment(con, plan.source, loads, now)
+    with lake.unmoved(where):
+        loads = deliveries.Loads(con, plan.source)
+        patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
+        standings = {
+            table: loads.standings(
+                table, told, {name: seen.fingerprint for (of, name), seen in looks.items() if of == table}, again
+            )
+            for table, told in patterns.items()
+        }
+        if any(standing.delivery for table in standings.values() for standing in table.values()):
+            now = deliveries.moment(con, plan.source, loads, now)
     landings = {table: Landing(table) for table in patterns}
     for entry in plan.entries:
         landing_of = landings[entry.table]
@@ -254,7 +255,8 @@ def _load(
         try:
             for each in landings.values():
                 if each.again:
-                    _compare(con, plan.source, each, loads, patterns[each.table], advance)
+                    with lake.unmoved(where):
+                        _compare(con, plan.source, each, loads, patterns[each.table], advance)
             lake.retry(lambda: _land(con, where, plan, list(landings.values()), looks, now, advance, reports))
         except _Failed as failed:
             raise _of_file(con, failed) from None

@@ -223,6 +223,32 @@ def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
     assert int(out) > 20
 
 
+def test_a_build_misses_nothing_that_moves_while_it_reads(catalogue: Settings, tmp_path: Path) -> None:
+    """Of a SQLite catalogue, a transaction that has begun to read would find no entry of a file that was merged since."""
+    con, build = lake.connect(catalogue), lake._engine(catalogue)
+
+    def land_events(number: int) -> None:
+        rows = f"select '{number}-' || i as _position from range(50) as t(i)"
+        with lake.writing(con, catalogue):
+            con.execute(f"insert into lake.raw.events by name {rows}")
+
+    for number in range(3):
+        land_events(number)
+    lake.attach_copy(build, catalogue, tmp_path)
+    build.execute("begin")
+    [(pinned,)] = build.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+    assert build.execute("select count(*) from lake.raw.customers").fetchall() == [(0,)]
+    land_events(3)
+    with lake.writing(con, catalogue):
+        con.execute("insert into lake.raw.customers by name select 'c' || i as _position from range(50) as t(i)")
+    done = maintain(where=catalogue)
+    assert done.files_after < done.files_before
+    for table in ("lake.raw.events", f"ducklake_table_insertions('lake', 'raw', 'events', 0, {pinned})"):
+        assert build.execute(f"select sum(1), count(distinct _position) from {table}").fetchall() == [(150, 150)]
+    build.execute("commit")
+    build.close(), con.close()
+
+
 def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> None:
     """Whatever a catalogue keeps of what was deleted, it is gone once no snapshot shows it."""
     con = lake.connect(catalogue)
