@@ -96,7 +96,7 @@ def rules(project: Path = PROJECT) -> str:
 
 
 class Plugin(BasePlugin):
-    """Attach the lake, as it is then, once per connection; set `pinned` and `as_of` on every cursor."""
+    """Attach the lake as it is when an invocation begins; set `pinned` and `as_of` on every cursor."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         self._lock = threading.Lock()
@@ -117,10 +117,13 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         try:
-            where = settings()
-            lake.attach_copy(conn, where, self._folder(where))
+            self._attach(conn)
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
+
+    def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
+        where = settings()
+        lake.attach_copy(con, where, self._folder(where))
 
     def _folder(self, where: Settings) -> Path:
         """A folder for a copy of the catalogue, which goes with this process; those of builds that were killed go now."""
@@ -137,6 +140,9 @@ class Plugin(BasePlugin):
             moment = as_of()
             with self._lock:
                 if self._invocation != get_invocation_id():
+                    if self._invocation is not None:  # a process that runs dbt again, on the connection that it has
+                        cursor.execute("detach lake")
+                        self._attach(cursor)
                     self._pinned = snapshot(cursor)
                     self._arrivals = arrivals(cursor, self._pinned)
                     self._rules = rules()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +36,39 @@ def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> Non
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
         assert con.execute("select status, is_whole from main.builds").fetchall() == [("passed", True)]
         assert con.execute("select count(*) from marts.user_features").fetchall() == [(0,)]
+
+
+#: A program that runs dbt three times, as users of dbtRunner do, and lands an event before each; it prints what the models see.
+RUNS_DBT_AGAIN = """
+import sys
+from dbt.cli.main import dbtRunner
+from orchestration import lake
+from orchestration.settings import settings
+
+where = settings()
+con = lake.connect(where)
+for number in range(3):
+    with lake.writing(con, where):
+        con.execute(f"insert into lake.raw.events by name select '{number}' as _position, 's' as _source, now()::timestamp as available_at")
+    sql = "select sum(raw_rows) as n from {{ ref('stg_lake__row_counts') }}"
+    show = ["show", "--inline", sql] if number else ["run", "--select", "stg_lake__row_counts"]
+    done = dbtRunner().invoke(["--quiet", *show, "--project-dir", sys.argv[1], "--profiles-dir", sys.argv[1]])
+    assert done.success, done.exception
+    if number:
+        print(int(done.result.results[0].agate_table.rows[0][0]))
+"""
+
+
+def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(home: Settings, project: Path) -> None:
+    left = home.home / ".catalog-of-one-that-was-killed"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    command = [sys.executable, "-c", RUNS_DBT_AGAIN, str(project)]
+    environment = {**os.environ, "DBT_TARGET_PATH": str(home.home / "target"), "DBT_LOG_PATH": str(home.home / "logs")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.isdecimal()] == ["2", "3"]
+    assert not list(home.home.glob(".catalog-*"))
 
 
 @pytest.fixture
