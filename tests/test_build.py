@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
 from conftest import run_dbt as dbt_command
+from test_maintain import Held
 
 from orchestration import lake
 from orchestration.build import _must_start_afresh, build, run_dbt
@@ -69,6 +71,24 @@ def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(home: Settings
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.isdecimal()] == ["2", "3"]
     assert not list(home.home.glob(".catalog-*"))
+
+
+def test_who_looks_into_the_warehouse_for_a_moment_does_not_fail_a_build(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As upkeep does; whoever stays is told of, as before."""
+    home.home.mkdir(parents=True)
+    duckdb.connect(str(home.warehouse)).close()
+    held = Held(home)
+    try:
+        with pytest.raises(FinegrainError, match="lock"):
+            run_dbt(["seed", "--select", "event_weights"], where=home)
+        # Gone in the pause before the second attempt.
+        monkeypatch.setattr(time, "sleep", lambda _: held.process.poll() is None and held.let_go())
+        assert run_dbt(["seed", "--select", "event_weights"], where=home).passed
+        assert held.process.poll() == 0
+    finally:
+        held.process.kill()
 
 
 @pytest.fixture
