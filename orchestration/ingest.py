@@ -177,8 +177,6 @@ def _ingest(
     """One mapping: find every table and bind it before a row of any lands."""
     con = lake.connect(where)
     try:
-        scratch = where.home / "tmp"
-        con.execute(f"set temp_directory = {quote(str(scratch))}")
         readings = list(open_readings(con, path, mapping))
         run = uuid.uuid4().hex
         for reading in readings:

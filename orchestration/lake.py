@@ -413,7 +413,7 @@ def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb
 
 
 def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that finds its extensions."""
+    """An in-memory DuckDB that finds its extensions, and spills into its home, not into whatever folder it is run in."""
     try:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -423,6 +423,7 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(
         config={
             "extension_directory": str(where.extensions),
+            "temp_directory": str(where.home / "tmp"),
             "allow_unsigned_extensions": True,
             "autoinstall_known_extensions": False,
         }

@@ -182,8 +182,6 @@ def load(
             for place in lake.places(where):
                 if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
                     raise FinegrainError(f"{place}: the lake is here, and cannot be written")
-            scratch = where.home / "tmp"
-            con.execute(f"set temp_directory = {quote(str(scratch))}")
             for each in plans:
                 reports += _load(con, where, each, again, now or datetime.now(UTC).replace(tzinfo=None), advance)
             [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
