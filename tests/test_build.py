@@ -83,8 +83,14 @@ def test_who_looks_into_the_warehouse_for_a_moment_does_not_fail_a_build(
     try:
         with pytest.raises(FinegrainError, match="lock"):
             run_dbt(["seed", "--select", "event_weights"], where=home)
-        # Gone in the pause before the second attempt.
-        monkeypatch.setattr(time, "sleep", lambda _: held.process.poll() is None and held.let_go())
+        pause = time.sleep
+
+        def gone_after(seconds: float) -> None:
+            """Gone in the pause before the second attempt; waiting for a process may sleep, too."""
+            monkeypatch.setattr(time, "sleep", pause)
+            held.let_go()
+
+        monkeypatch.setattr(time, "sleep", gone_after)
         assert run_dbt(["seed", "--select", "event_weights"], where=home).passed
         assert held.process.poll() == 0
     finally:
