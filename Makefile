@@ -1,6 +1,6 @@
 # What one types here. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format bench bench-stream docs lock clean setup setup-dev
+.PHONY: help demo dev test soak lint format bench bench-stream docs lock clean setup setup-dev
 
 # Which data `make demo` runs on: simulated, or completejourney.
 DATA ?= simulated
@@ -15,6 +15,9 @@ help: ## Print this list
 
 demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
 	@$(BIN)/finegrain demo --data $(DATA)
+
+dev: setup ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; SHOP=shop.yml: of your shop
+	@$(BIN)/finegrain dagster $(if $(SHOP),--shop $(SHOP)) $(if $(PORT),--port $(PORT))
 
 # One worker more than there are cores: tests of services wait for much of their time.
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)

@@ -2,6 +2,9 @@
   Who wrote to the warehouse, and how it ended. Every dbt command that writes opens a row before its first model and closes
   it after its last test, so `finegrain publish` can tell a warehouse that was audited whole from any other: also after a
   bare `dbt build`, a partial run, or a process that was killed.
+
+  `is_whole`: it built and tested everything. `marts`: of which marts it did, with all that they are made of; a build of some of
+  them may be published alone, between whole ones.
 #}
 
 {# Whether the running dbt command writes to the warehouse. #}
@@ -11,7 +14,7 @@
 {% if writes() -%}
 create table if not exists {{ target.schema }}.builds (
     invocation_id varchar, command varchar, built_from bigint, as_of timestamp, status varchar, is_whole boolean,
-    passed bigint, failed bigint, opened_at timestamp, closed_at timestamp
+    passed bigint, failed bigint, opened_at timestamp, closed_at timestamp, marts varchar[]
 );
 create table if not exists {{ target.schema }}.build_failures (
     invocation_id varchar, node varchar, status varchar, failures bigint, kept_in varchar
@@ -19,7 +22,7 @@ create table if not exists {{ target.schema }}.build_failures (
 insert into {{ target.schema }}.builds
 select
     '{{ invocation_id }}', '{{ flags.WHICH }}', {{ pinned() }}, {{ requested_as_of() }}, 'open', false,
-    0, 0, cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp), cast(null as timestamp)
+    0, 0, cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp), cast(null as timestamp), []
 {%- endif %}
 {%- endmacro %}
 
@@ -36,6 +39,7 @@ set
     is_whole = {{ 'true' if flags.WHICH == 'build' and not wanted else 'false' }},
     passed = {{ results | length - failed }},
     failed = {{ failed }},
+    marts = {{ whole_marts() if flags.WHICH == 'build' else [] }},
     closed_at = cast('{{ modules.datetime.datetime.utcnow().strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp)
 where invocation_id = '{{ invocation_id }}';
 {%- for result in results if result.status in ['error', 'fail', 'runtime error'] %}
@@ -46,3 +50,31 @@ insert into {{ target.schema }}.build_failures values (
 {%- endfor %}
 {%- endif %}
 {%- endmacro %}
+
+{# The names of the marts that the running command builds whole: with all that they are made of, and every test of nothing else. #}
+{% macro whole_marts() %}
+{%- set found, memo = [], {} -%}
+{%- for mart in graph.nodes.values() if mart.resource_type == 'model' and mart.fqn[1] == 'marts' -%}
+    {%- set parts = made_of(mart.unique_id, memo) -%}
+    {%- set left_out = [] -%}
+    {%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] and node.unique_id not in selected_resources -%}
+        {%- if node.unique_id in parts or (node.resource_type == 'test' and node.depends_on.nodes | reject('in', parts) | list | length == 0) -%}
+            {%- do left_out.append(node.unique_id) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if not left_out %}{% do found.append(mart.name) %}{% endif -%}
+{%- endfor -%}
+{{ return(found | sort) }}
+{% endmacro %}
+
+{# A node and all that it is made of, as keys; `memo` keeps what was found. #}
+{% macro made_of(unique_id, memo) %}
+{%- if unique_id not in memo -%}
+    {%- set found = {unique_id: true} -%}
+    {%- for input in ((graph.nodes.get(unique_id) or {}).get('depends_on') or {}).get('nodes', []) -%}
+        {%- do found.update(made_of(input, memo)) -%}
+    {%- endfor -%}
+    {%- do memo.update({unique_id: found}) -%}
+{%- endif -%}
+{{ return(memo[unique_id]) }}
+{% endmacro %}

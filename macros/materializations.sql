@@ -87,6 +87,7 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 {%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
 {#- `dbt test`, `dbt seed` and `dbt snapshot` are asked to do it. -#}
 {%- if model.resource_type != 'model' and flags.WHICH != 'build' %}{{ return(false) }}{% endif -%}
+{%- if model.resource_type == 'test' and asks_all() %}{{ return(false) }}{% endif -%}
 {%- if model.resource_type != 'test' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
     "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)

@@ -27,7 +27,7 @@ select * from judged where broken_rules <> ''
 {#
   A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, told_by}}`, tests that
   judge rows one by one or by that key ask, in a `dbt build`, those of which `told_by` has a row built since the last whole build
-  that passed. `dbt test`, a full refresh, a build after one that failed, or of another moment, asks all.
+  that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
 #}
 {% macro get_where_subquery(relation) %}
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
@@ -49,10 +49,13 @@ select * from judged where broken_rules <> ''
 
 {# The lake snapshot of the last build, if it was whole and passed; none where all has to be asked. #}
 {% macro last_audited() %}
-{%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif -%}
+{%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or asks_all() %}{{ return(none) }}{% endif -%}
 {%- set found = run_query(
     "select case when status = 'passed' and is_whole and as_of is not distinct from " ~ requested_as_of() ~ " then built_from end from "
     ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by opened_at desc limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}
+
+{# Whether every test is to be asked of all rows: `finegrain build --full-audit`, and the nightly job. #}
+{% macro asks_all() %}{{ return(env_var('FINEGRAIN_FULL_AUDIT', '') == '1') }}{% endmacro %}

@@ -144,9 +144,25 @@ def _dead_letters(where: Settings) -> dict[str, int]:
     except FinegrainError:
         return {}
     try:
-        return dict(con.execute(_DEAD_LETTERS).fetchall())
+        return waiting_letters(con)
     finally:
         con.close()
+
+
+def waiting_letters(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Dead letters of the attached lake that wait for a replay, by rule."""
+    return dict(con.execute(_DEAD_LETTERS).fetchall())
+
+
+def ledger(where: Settings | None = None) -> dict[str, int]:
+    """What became of all raw rows, as the published ledger says: `raw_rows`, `kept`, `duplicates`, `quarantined`; nothing when nothing is
+    published."""
+    folder = current(where or settings())
+    if folder is None:
+        return {}
+    with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
+        sources = _dicts(con, _SOURCES)
+    return {name: sum(each[name] for each in sources) for name in ("raw_rows", "kept", "duplicates", "quarantined")}
 
 
 def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:

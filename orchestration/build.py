@@ -71,7 +71,7 @@ class Build:
 
 
 @contextlib.contextmanager
-def _environment(where: Settings, extra: Mapping[str, str | None]) -> Iterator[None]:
+def environment(where: Settings, **extra: str | None) -> Iterator[None]:
     """dbt reads paths and moments from the environment; set them for one run alone."""
     wanted: dict[str, str | None] = {
         **where.environment(),
@@ -117,7 +117,7 @@ def run_dbt(
         if on_node:
             on_node(name, number, of)
 
-    with _environment(where, {"FINEGRAIN_AS_OF": moment} if moment is not None else {}):
+    with environment(where, **({"FINEGRAIN_AS_OF": moment} if moment is not None else {})):
         as_of()  # a wrong moment is told before anything starts
         result = _invoke(arguments, where, project, follow)
     nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
@@ -187,9 +187,15 @@ def _fetch_failures(where: Settings, nodes: list[Node]) -> None:
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         for node in failed:
-            found = con.execute(f"select * from warehouse.{node.kept_in} limit {SHOWN}")
-            names = [column[0] for column in found.description or []]
-            node.rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            assert node.kept_in is not None
+            node.rows = first_rows(con, node.kept_in)
+
+
+def first_rows(con: duckdb.DuckDBPyConnection, table: str) -> list[dict[str, Any]]:
+    """The first rows of a quoted table of the attached warehouse."""
+    found = con.execute(f"select * from warehouse.{table} limit {SHOWN}")
+    names = [column[0] for column in found.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def build(
@@ -199,33 +205,41 @@ def build(
     moment: str | None = None,
     snapshot: int | None = None,
     unit_tests: bool = False,
+    full_audit: bool = False,
     quiet: bool = True,
 ) -> Build:
     """Build and audit everything: `dbt build`, with a bar that follows it.
 
-    Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for.
+    Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for. `full_audit` asks all data
+    tests of all rows, those too that passed on the very same ones.
 
     From scratch when that is asked for, and also when an incremental build would give another result: rules changed,
     `snapshot` (of the lake; default the newest) lies before what is built, or upkeep from another home has let expire what
     this one had still to read. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
+    extra = {"FINEGRAIN_SNAPSHOT": str(snapshot)} if snapshot is not None else {}
     with (
-        _environment(where, {"FINEGRAIN_SNAPSHOT": str(snapshot)} if snapshot is not None else {}),
+        environment(where, **audit(full_audit), **extra),
         console.progress("build", 1, quiet=quiet) as advance,
     ):
 
         def follow(name: str, number: int, of: int) -> None:
             advance(1 / of, name)
 
-        afresh = full_refresh or _must_start_afresh(where)
+        afresh = full_refresh or must_start_afresh(where)
         arguments = ["build", *(["--full-refresh"] if afresh else [])]
         if not unit_tests:
             arguments += ["--exclude-resource-type", "unit_test"]
         return run_dbt(arguments, where=where, moment=moment, on_node=follow)
 
 
-def _must_start_afresh(where: Settings) -> bool:
+def audit(full: bool) -> dict[str, str | None]:
+    """The variable that says whether all tests are asked of all rows (macros/tests.sql)."""
+    return {"FINEGRAIN_FULL_AUDIT": "1"} if full else {}
+
+
+def must_start_afresh(where: Settings) -> bool:
     """Whether the warehouse was begun by other rules than today's, has gone past the snapshot that is asked for, or cannot
     be told any more what came since."""
     if not where.warehouse.exists():

@@ -43,6 +43,14 @@ AsOf = Annotated[
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
 
+class Part(StrEnum):
+    """Which of Dagster's processes."""
+
+    dev = "dev"
+    webserver = "webserver"
+    daemon = "daemon"
+
+
 class DemoData(StrEnum):
     """What `finegrain demo` runs on."""
 
@@ -284,11 +292,18 @@ def doctor(
 
 
 @app.command()
-def build(full_refresh: FullRefresh = False, as_of: AsOf = None, as_json: Json = False) -> None:
+def build(
+    full_refresh: FullRefresh = False,
+    as_of: AsOf = None,
+    full_audit: Annotated[
+        bool, typer.Option("--full-audit", help="Ask every test of all rows, also what passed and did not change.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Build the warehouse from the lake and audit it (`dbt build`)."""
     from orchestration.build import build as run
 
-    done = run(full_refresh=full_refresh, moment=as_of, quiet=as_json)
+    done = run(full_refresh=full_refresh, moment=as_of, full_audit=full_audit, quiet=as_json)
     if as_json:
         console.show_json(done.as_dict())
     else:
@@ -370,6 +385,27 @@ def catalog(
         console.out().print(f"wrote {write}: {sum(len(each.features) for each in told.marts)} features")
     else:
         show(told, console.out(), in_full=in_full)
+
+
+@app.command("dagster")
+def run_dagster(
+    part: Annotated[
+        Part, typer.Argument(help="All of Dagster on this machine, or one of its processes.")
+    ] = Part.dev,
+    shop: Annotated[
+        str | None,
+        typer.Option(envvar="FINEGRAIN_SHOP", help="A mapping file, or a folder of them; without one, a simulated shop."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(envvar="FINEGRAIN_DATA", help="Folder where the mappings' relative paths begin.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
+) -> None:
+    """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
+    from orchestration.dagster.instance import start
+
+    start(part, shop, data, host, port)
 
 
 @app.command()

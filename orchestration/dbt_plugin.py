@@ -66,19 +66,6 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
-    """The last snapshot, up to `pinned`, in which rows came into each raw table. A snapshot that only tidies up is none."""
-    found = con.execute(
-        "select t.table_name, max(s.snapshot_id) from ("
-        "  select snapshot_id, unnest("
-        "    coalesce(changes['tables_inserted_into'], []) || coalesce(changes['inlined_insert'], [])) as table_id"
-        "  from lake.snapshots() where snapshot_id <= ?"
-        ") as s inner join ducklake_table_info('lake') as t on cast(s.table_id as bigint) = t.table_id group by 1 order by 1",
-        [pinned],
-    ).fetchall()
-    return {str(table): int(newest) for table, newest in found}
-
-
 def rules(project: Path = PROJECT) -> str:
     """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, staging, steps and macros.
 
@@ -144,7 +131,7 @@ class Plugin(BasePlugin):
                         cursor.execute("detach lake")
                         self._attach(cursor)
                     self._pinned = snapshot(cursor)
-                    self._arrivals = arrivals(cursor, self._pinned)
+                    self._arrivals = lake.arrivals(cursor, self._pinned)
                     self._rules = rules()
                     self._invocation = get_invocation_id()
         except FinegrainError as error:

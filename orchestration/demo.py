@@ -22,7 +22,7 @@ from orchestration.simulate import MARKER, simulate
 def demo(data: str, *, events: int) -> bool:
     """Run the demo on `simulated` (about `events` rows of behaviour) or `completejourney` data, in a home of its own below
     FINEGRAIN_HOME, so that it never mixes with a shop's own data. False when the audit failed."""
-    where = _home(data)
+    where = simulated_home() if data == "simulated" else _home(data)
     out = console.out()
     seconds: dict[str, float] = {}
     if data == "simulated":
@@ -60,6 +60,20 @@ def demo(data: str, *, events: int) -> bool:
         out.print("  make demo DATA=completejourney")
     out.print("  finegrain doctor examples/…   (your own shop: docs/connect.md)")
     return True
+
+
+def simulated_home() -> Settings:
+    """The home of the demo's simulated shop."""
+    return _home("simulated")
+
+
+def simulated_shop(where: Settings, events: int = 50_000) -> Path:
+    """The folder of the simulated shop's files, made if they are not there."""
+    shop = where.home / "shop"
+    if not (shop / MARKER).exists():
+        console.err().print(f"making the files of a simulated shop in {_shown(shop)}")
+        _simulate(where.home, shop, events)
+    return shop
 
 
 def _home(name: str) -> Settings:

@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -428,3 +429,45 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
             "autoinstall_known_extensions": False,
         }
     )
+
+
+def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
+    """The last snapshot, up to `pinned`, in which rows came into each raw table. A snapshot that only tidies up is none."""
+    found = con.execute(
+        "select t.table_name, max(s.snapshot_id) from ("
+        "  select snapshot_id, unnest("
+        "    coalesce(changes['tables_inserted_into'], []) || coalesce(changes['inlined_insert'], [])) as table_id"
+        "  from lake.snapshots() where snapshot_id <= ?"
+        ") as s inner join ducklake_table_info('lake') as t on cast(s.table_id as bigint) = t.table_id group by 1 order by 1",
+        [pinned],
+    ).fetchall()
+    return {str(table): int(newest) for table, newest in found}
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What came into a raw table: the last snapshot in which rows did, when that was (UTC), and how many rows ever came."""
+
+    snapshot: int
+    at: datetime
+    rows: int
+
+
+def arrived(con: duckdb.DuckDBPyConnection) -> dict[str, Arrived]:
+    """By raw table; those into which nothing has come are left out. Reads the catalogue alone."""
+    [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+    last = arrivals(con, newest)
+    times = dict(
+        con.execute(
+            "select snapshot_id, snapshot_time at time zone 'UTC' from lake.snapshots() where list_contains(?, snapshot_id)",
+            [list(last.values())],
+        ).fetchall()
+    )
+    # A table's rows are numbered from 0 on as they come, and merging or taking back changes no number.
+    rows = dict(
+        con.execute(
+            "select t.table_name, s.next_row_id from __ducklake_metadata_lake.ducklake_table_stats as s "
+            "inner join ducklake_table_info('lake') as t on s.table_id = t.table_id"
+        ).fetchall()
+    )
+    return {table: Arrived(number, times[number], int(rows.get(table, 0))) for table, number in last.items()}

@@ -14,7 +14,6 @@ import duckdb
 
 from orchestration import lake, warehouse
 from orchestration.contracts import RAW_TABLES
-from orchestration.dbt_plugin import arrivals
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings, settings
 
@@ -155,7 +154,7 @@ def _read_up_to(where: Settings, notes: list[str]) -> int | None:
 def _old(con: duckdb.DuckDBPyConnection, keep: timedelta, read: int) -> list[int]:
     """Snapshots that may expire. Those in which rows last came into a table stay: by them a build tells that nothing came since."""
     [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
-    kept = {newest, *arrivals(con, newest).values()}
+    kept = {newest, *lake.arrivals(con, newest).values()}
     found = con.execute(
         "select snapshot_id from lake.snapshots() where snapshot_id < least(?, ?) "
         f"and snapshot_time < now() - interval '{int(keep.total_seconds())} seconds' order by 1",

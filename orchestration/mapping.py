@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -63,11 +63,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known are: {', '.join(known)}" if known else ""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a YAML file: a key that it does not know is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Field(_Strict):
+class Field(Strict):
     """Where one contract field comes from: exactly one of a `column`, a constant `value` or a `sql` expression.
     `map` translates a column's values; those it does not name pass through."""
 
@@ -116,13 +118,13 @@ def from_environment(text: str, where: str) -> str:
     return re.sub(r"[$][{]([A-Za-z_][A-Za-z0-9_]*)[}]", value, text)
 
 
-class Column(_Strict):
+class Column(Strict):
     """A column of the file, by name."""
 
     column: str
 
 
-class Stream(_Strict):
+class Stream(Strict):
     """A stream: a topic of Kafka, a stream of Kinesis, or a folder of JSON lines that grow. `settings` go to the client as they
     are (librdkafka's, boto3's); `${NAME}` in them is read from the environment."""
 
@@ -146,7 +148,7 @@ class Stream(_Strict):
         return f"{kind}:{getattr(self, kind)}"
 
 
-class Incremental(_Strict):
+class Incremental(Strict):
     """Read only rows whose `column` (a time or a number) has moved on since; those of the last `overlap` before it again."""
 
     column: str
@@ -162,14 +164,14 @@ class Incremental(_Strict):
         return given
 
 
-class Since(_Strict):
+class Since(Strict):
     """What an API calls the moment from which on it is asked: a query `parameter`, filled with the greatest `column` seen."""
 
     parameter: str
     column: str
 
 
-class Next(_Strict):
+class Next(Strict):
     """How an API's pages follow one another: a `cursor` (a path into the answer) sent back as `parameter`; or a `page` number,
     the name of a query parameter; or `link: header`."""
 
@@ -191,7 +193,7 @@ class Next(_Strict):
         return json_path(given)
 
 
-class Http(_Strict):
+class Http(Strict):
     """One resource of an HTTP API. `rows` is the path to the list of rows in an answer."""
 
     url: str
@@ -225,7 +227,7 @@ GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events
 ORIGINS: Final = ("files", "stream", "table", "http")
 
 
-class Table(_Strict):
+class Table(Strict):
     """How the rows of files, a stream, a database's table or an API's resource become rows of one raw table."""
 
     files: tuple[str, ...] = ()
@@ -327,7 +329,7 @@ class Table(_Strict):
         return given
 
 
-class Mapping(_Strict):
+class Mapping(Strict):
     """A whole mapping file. `tables` holds one or more `Table` by raw table."""
 
     source: str
@@ -380,29 +382,33 @@ class _Unique(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_mapping(path: str | Path) -> Mapping:
-    """Read and check one mapping file. Raises FinegrainError that lists everything wrong with it."""
-    path = Path(path)
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds; errors call it the `what` file. Raises FinegrainError."""
     try:
-        given = yaml.load(path.read_text("utf-8"), Loader=_Unique)
+        return yaml.load(path.read_text("utf-8"), Loader=_Unique)
     except FileNotFoundError:
-        raise FinegrainError(f"{path}: no such mapping file") from None
+        raise FinegrainError(f"{path}: no such {what} file") from None
     except OSError as error:
-        raise FinegrainError(f"{path}: the mapping cannot be read: {error.strerror}") from None
+        raise FinegrainError(f"{path}: the {what} file cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise FinegrainError(f"{path}: the mapping is not UTF-8 text; is this the data and not the mapping?") from None
+        raise FinegrainError(f"{path}: the {what} file is not UTF-8 text; is this the data?") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise FinegrainError(f"{path}{line}: this is not valid YAML: {problem}") from None
+
+
+def read_mapping(path: str | Path) -> Mapping:
+    """Read and check one mapping file. Raises FinegrainError that lists everything wrong with it."""
+    path = Path(path)
+    given = read_yaml(path, "mapping")
     if not isinstance(given, dict):
         raise FinegrainError(f"{path}: a mapping has the keys source, time_zone and tables (see docs/connect.md)")
     try:
         mapping = Mapping.model_validate(given)
     except ValidationError as error:
-        details = error.errors()
-        problems = [_sentence(detail, given) for detail in details if not _echo(detail, details)]
+        problems = sentences(error, given, _keys)
     else:
         problems = list(_problems(mapping))
     if problems:
@@ -448,23 +454,34 @@ def _where(location: Iterable[Any], given: Any) -> str:
     return ".".join(words)
 
 
-def _sentence(detail: Any, given: Any) -> str:
+def _keys(parents: list[str]) -> Iterable[str]:
+    """The keys that a mapping may have below `parents`."""
+    below: dict[str, type[BaseModel]] = {
+        "http": Http,
+        "stream": Stream,
+        "next": Next,
+        "since": Since,
+        "incremental": Incremental,
+    }
+    models: dict[int, type[BaseModel]] = {0: Mapping, 2: Table}
+    return models.get(len(parents), below.get(parents[-1] if parents else "", Field)).model_fields
+
+
+def sentences(error: ValidationError, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> list[str]:
+    """Everything wrong with the content `given` of a YAML file, each with its place in the file. `keys` tells the keys that there
+    may be below a place, for a hint where one is misspelt."""
+    details = error.errors()
+    return [_sentence(detail, given, keys) for detail in details if not _echo(detail, details)]
+
+
+def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> str:
     """One pydantic error as a sentence."""
     location = [step for step in detail["loc"] if step != "[key]"]
     where = _where(location, given)
-    depth = sum(not isinstance(step, int) for step in location)
     match detail["type"]:
         case "extra_forbidden":
-            below: dict[str, type[BaseModel]] = {
-                "http": Http,
-                "stream": Stream,
-                "next": Next,
-                "since": Since,
-                "incremental": Incremental,
-            }
-            parent = next((step for step in reversed(location[:-1]) if not isinstance(step, int)), "")
-            model: type[BaseModel] = Mapping if depth == 1 else Table if depth == 3 else below.get(str(parent), Field)
-            return f"{where}: no such key" + nearest(str(location[-1]), model.model_fields)
+            parents = [str(step) for step in location[:-1] if not isinstance(step, int)]
+            return f"{where}: no such key" + nearest(str(location[-1]), keys(parents))
         case "missing":
             hint = ""
             if location[-1] == "available_at":

@@ -42,11 +42,13 @@ ROWS_A_DAY: Final = 20_000
 
 @dataclass(frozen=True)
 class Publication:
-    """One version: the marts (name to rows and columns), the lake snapshot and moment they are of, and where they are.
-    `is_new` is False when this very build was published before."""
+    """One version: the marts (name to rows and columns), the lake snapshot and moment of the build, and where they are. `renewed`: the
+    marts that are of this build, if it was of some alone; the others are as they were. `is_new` is False when this very build was
+    published before."""
 
     folder: Path
     marts: dict[str, tuple[int, int]]
+    renewed: list[str]
     built_from: int
     as_of: datetime | None
     seconds: float
@@ -65,13 +67,24 @@ def current(where: Settings | None = None) -> Path | None:
 
 def marts_of(version: Path) -> dict[str, tuple[int, int]]:
     """Rows and columns of each mart of a published version, by name."""
-    about = json.loads((version / "about.json").read_text("utf-8"))
+    about = _about(version)
     return {mart: (size["rows"], size["columns"]) for mart, size in about["marts"].items()}
+
+
+def published_at(where: Settings | None = None) -> datetime | None:
+    """When the published version was put in place, in UTC; None when nothing is published."""
+    folder = current(where)
+    if folder is None:
+        return None
+    return datetime.fromisoformat(_about(folder)["published_at"]).astimezone(UTC).replace(tzinfo=None)
 
 
 def publish(where: Settings | None = None) -> Publication:
     """Publish the warehouse's marts. Raises FinegrainError, and leaves what is published as it is, unless the last thing
-    that wrote to the warehouse was a whole `dbt build` whose every test passed."""
+    that wrote to the warehouse was a whole `dbt build` whose every test passed.
+
+    After a whole build that was published, builds of some marts with all that they are made of may be published, too, as long as all
+    their tests pass: those marts alone are renewed."""
     where = where or settings()
     started = time.monotonic()
     with (
@@ -80,23 +93,24 @@ def publish(where: Settings | None = None) -> Publication:
     ):
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
         warehouse.attach(con, where.warehouse)
-        invocation, built_from, as_of = _audited(con, where.warehouse)
-        name = f"{built_from}-{invocation[:8]}"
+        last = _audited(con, where.warehouse, is_first=current(where) is None)
+        name = f"{last.built_from}-{last.invocation[:8]}"
         folder = where.published / "versions" / name
         is_new = current(where) != folder.resolve() or not folder.exists()
         if is_new:
             draft = where.published / f".draft-{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
             try:
-                marts = _write(con, draft, current(where))
+                marts = _write(con, draft, current(where), last)
                 about = {
-                    "built_from": built_from,
-                    "as_of": as_of,
-                    "invocation_id": invocation,
+                    "built_from": last.built_from,
+                    "as_of": last.as_of,
+                    "invocation_id": last.invocation,
                     "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
                     "finegrain": __version__,
                     "duckdb": duckdb.__version__,
-                    "marts": {mart.name: mart.about() for mart in marts},
+                    "marts": marts,
+                    "renewed": sorted(marts) if last.marts is None else last.marts,
                 }
                 (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
                 for path in (draft, draft / DATABASE):
@@ -110,21 +124,32 @@ def publish(where: Settings | None = None) -> Publication:
             _point(where.published / DATABASE, Path("current") / DATABASE)
             _point(where.published / "parquet", Path("current") / "parquet")
             _forget(folder)
-    return Publication(folder, marts_of(folder), built_from, as_of, time.monotonic() - started, is_new)
+    renewed = list(_about(folder)["renewed"])
+    return Publication(folder, marts_of(folder), renewed, last.built_from, last.as_of, time.monotonic() - started, is_new)
 
 
-def _audited(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int, datetime | None]:
-    """(invocation, snapshot, as_of) of the last build, if it was whole and passed (macros/builds.sql keeps the record)."""
+@dataclass(frozen=True)
+class _Build:
+    """A build that passed; `marts`: those that it was of, None for all."""
+
+    invocation: str
+    built_from: int
+    as_of: datetime | None
+    marts: list[str] | None
+
+
+def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _Build:
+    """The last build, if it passed, and was whole or of whole marts after whole ones (macros/builds.sql keeps the record)."""
     try:
         found = con.execute(
-            "select invocation_id, command, status, is_whole, built_from, as_of from warehouse.main.builds "
+            "select invocation_id, command, status, is_whole, built_from, as_of, marts from warehouse.main.builds "
             "order by opened_at desc limit 1"
         ).fetchall()
     except duckdb.CatalogException:
         found = []
     if not found:
         raise FinegrainError(f"{path} holds no build; run `finegrain build` first")
-    invocation, command, status, is_whole, built_from, as_of = found[0]
+    invocation, command, status, is_whole, built_from, as_of, marts = found[0]
     kept = "what is published stays as it is"
     if status == "open":
         raise FinegrainError(f"the last `dbt {command}` did not end; {kept}. Run `finegrain build` again")
@@ -137,11 +162,19 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path) -> tuple[str, int, date
             f"\n  {node}" + (f": {count} rows, kept in {table}" if table else "") for node, count, table in failures
         )
         raise FinegrainError(f"the last build did not pass its audit; {kept}. What failed:{named}")
-    if not is_whole:
+    if is_whole:
+        return _Build(str(invocation), int(built_from), as_of, None)
+    # Since the last whole build all went well, so what was told of other marts then still holds.
+    [(well,)] = con.execute(
+        "select coalesce(bool_and(status = 'passed' and (is_whole or marts <> [])), false) and bool_or(is_whole) "
+        "from warehouse.main.builds where opened_at >= "
+        "(select max(opened_at) from warehouse.main.builds where is_whole and command = 'build')"
+    ).fetchall()
+    if is_first or not marts or not well:
         raise FinegrainError(
             f"the last `dbt {command}` changed the warehouse without a whole audit; {kept}. Run `finegrain build`"
         )
-    return str(invocation), int(built_from), as_of
+    return _Build(str(invocation), int(built_from), as_of, sorted(marts))
 
 
 @dataclass
@@ -181,8 +214,9 @@ class _Mart:
         return {period for period in self.digests.keys() | theirs if self.digests.get(period) != theirs.get(period)}
 
 
-def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None) -> list[_Mart]:
-    """Write one version into `draft`, as a folder of Parquet files and as a database with descriptions."""
+def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None, last: _Build) -> dict[str, Any]:
+    """Write one version into `draft`, as a folder of Parquet files and as a database with descriptions. What about.json says of each
+    mart."""
     (draft / "parquet").mkdir(parents=True)
     found = con.execute(
         "select table_name, comment from duckdb_tables() where database_name = 'warehouse' and schema_name = $schema "
@@ -190,26 +224,37 @@ def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None) -
         "and schema_name = $schema order by 1",
         {"schema": SCHEMA},
     ).fetchall()
-    marts = [_inspect(con, str(name), comment) for name, comment in found]
     before = _before(previous)
+    left = {} if last.marts is None else {name: told for name, told in before.items() if name not in last.marts}
+    if last.marts is not None and len(left) + len(last.marts) != len(before):
+        raise FinegrainError("a build of some marts cannot be published over another version's; run `finegrain build`")
+    marts = [_inspect(con, str(name), comment) for name, comment in found if name not in left]
     changes = {mart.name: mart.changed_since(before.get(mart.name)) for mart in marts}
     if before and previous:
         shutil.copyfile(previous / DATABASE, draft / DATABASE)
     con.execute(f"attach {quote(str(draft / DATABASE))} as published")
     for name in before:
-        if changes.get(name) is None:
+        if name not in left and changes.get(name) is None:
             con.execute(f"drop table published.main.{identifier(name)}")
     con.execute("checkpoint published")  # what was dropped makes room for what comes
     for mart in marts:
         _write_mart(con, mart, changes[mart.name], draft / "parquet" / mart.name, previous)
+    for name in left:
+        assert previous is not None
+        shutil.copytree(previous / "parquet" / name, draft / "parquet" / name, copy_function=os.link)
     con.execute("detach published")
-    return marts
+    return {**left, **{mart.name: mart.about() for mart in marts}}
+
+
+def _about(version: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((version / "about.json").read_text("utf-8"))
+    return told
 
 
 def _before(previous: Path | None) -> dict[str, Any]:
     """What the version before says of each mart; nothing if it is not whole, or of another DuckDB, whose digests differ."""
     try:
-        about = json.loads(((previous or Path()) / "about.json").read_text("utf-8"))
+        about = _about(previous or Path())
     except (OSError, ValueError):
         return {}
     is_whole = previous is not None and (previous / DATABASE).exists() and about.get("duckdb") == duckdb.__version__

@@ -17,7 +17,7 @@ from conftest import run_dbt as dbt_command
 from test_maintain import Held
 
 from orchestration import lake
-from orchestration.build import _must_start_afresh, build, run_dbt
+from orchestration.build import must_start_afresh, build, run_dbt
 from orchestration.dbt_plugin import rules
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings
@@ -106,10 +106,10 @@ def shop(built_shop: Settings, tmp_path: Path) -> Settings:
 
 
 def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None:
-    assert not _must_start_afresh(shop)
+    assert not must_start_afresh(shop)
     with duckdb.connect(str(shop.warehouse)) as con:
         con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__item'")
-    assert _must_start_afresh(shop)
+    assert must_start_afresh(shop)
     # And bare dbt does not pass it by.
     [failed] = run_dbt(["test", "--select", "what_is_built_follows_the_rules"], where=shop).failed
     assert [row["model"] for row in failed.rows] == ["int_tiles__item"]
@@ -119,9 +119,9 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     with lake.connect(shop, read_only=True) as con:
         first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest))
-    assert not _must_start_afresh(shop)
+    assert not must_start_afresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest - 1))
-    assert _must_start_afresh(shop)
+    assert must_start_afresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
     with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
         build(where=shop)

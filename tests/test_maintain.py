@@ -22,7 +22,7 @@ import streams
 from small_shops import Houses, Row, ShopMaker, differences, land
 
 from orchestration import lake
-from orchestration.build import _must_start_afresh
+from orchestration.build import must_start_afresh
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.maintain import _is_passing, _step, maintain
@@ -158,12 +158,12 @@ def test_builds_go_on_exactly(houses: Houses) -> None:
     stale = houses.beside(where)
     houses.run(where)
     maintain(NOW, where)
-    assert not _must_start_afresh(where)
+    assert not must_start_afresh(where)
     afresh = houses.beside(where)
     houses.run(afresh, "--full-refresh")
     assert differences(where, afresh) == []
     # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
-    assert _must_start_afresh(stale)
+    assert must_start_afresh(stale)
 
 
 def test_what_must_be_kept_is_kept(houses: Houses) -> None:

@@ -1,4 +1,5 @@
 -- What the ledger calls kept is what the facts hold, once each, by source and kind of system.
+{{ config(meta={'dagster': {'ref': {'name': 'event_ledger'}}}) }}
 with ledger as (
 
     select

@@ -1,6 +1,7 @@
 -- The money of the purchases is the money of the order lines, the orders, the sessions, the customers' and the items'
 -- lifetimes: to the cent, before and after the treatment of outliers, refunds too. A mart of features sees events up to its
 -- moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
+{{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
 with events as (
 
     select

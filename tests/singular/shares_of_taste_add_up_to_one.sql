@@ -1,4 +1,5 @@
 -- A customer's shares over all categories, and over all brands, add up to one, or are null in all of them.
+{{ config(meta={'dagster': {'ref': {'name': 'user_category_features'}}}) }}
 {% set shares = [
     'affinity_share_' ~ var('half_lives') | max ~ 'd',
     'share_of_events_90d', 'share_of_events_lifetime', 'share_of_spend_90d', 'share_of_spend_lifetime',

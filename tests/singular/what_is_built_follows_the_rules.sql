@@ -1,6 +1,7 @@
 -- Models that were begun by other rules (seeds, vars, SQL) than today's, or that hold rows from after the snapshot that
 -- this build is of. Mend: build with --full-refresh, as `finegrain build` does by itself.
 -- It runs after the last of the models that keep a watermark, so that a full refresh has begun them all anew.
+{{ config(meta={'dagster': {'ref': {'name': 'fct_sessions'}}}) }}
 -- depends_on: {{ ref('int_events__cleaned') }} {{ ref('int_identity__links') }} {{ ref('fct_sessions') }}
 {% for tile in ['identity_day', 'identity_order', 'identity_product', 'identity_session', 'item', 'item_order', 'item_pairs'] %}
 -- depends_on: {{ ref('int_tiles__' ~ tile) }}

@@ -1,0 +1,288 @@
+"""The assets around dbt's: where rows come from, the lake, what is published, who reads it, and upkeep."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+import dagster as dg
+from dagster_dbt import DbtProject
+from rich.console import Console
+
+from orchestration.account import account
+from orchestration.alerts import Rules, scrub
+from orchestration.dagster.project import POOL, RETRY, Translator
+from orchestration.dagster.shop import Connection, data
+from orchestration.errors import FinegrainError
+from orchestration.history import features_of
+from orchestration.ingest import ingest
+from orchestration.maintain import maintain
+from orchestration.publish import publish
+from orchestration.settings import settings
+
+OWNER: Final = "data-engineering"
+LAKE: Final = "lake"
+#: Marts of products, which are made on a beat of their own.
+ITEMS: Final = ("item_features", "category_features", "item_pair_features")
+_TEAM: Final = [f"team:{OWNER}"]
+
+
+def _manifest(project: DbtProject) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
+    return told
+
+
+def systems(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
+    """The shop's own systems. Dagster has no hand in them."""
+    return [
+        dg.AssetSpec(
+            ["systems", each.name],
+            description=f"A system of the shop, as {each.path.name} maps it.",
+            group_name="systems",
+            kinds=each.kinds,
+            owners=_TEAM,
+        )
+        for each in shop
+    ]
+
+
+def loaders(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
+    """The loaders of streams: services of their own, which Dagster watches and never starts."""
+    return [
+        dg.AssetSpec(
+            loader_key(each, table),
+            deps=[["systems", each.name]],
+            description=f"`finegrain stream {each.path.name} {table}`: a service that runs outside. Its lag and state are told here.",
+            group_name="loaders",
+            kinds=set(kinds),
+            owners=_TEAM,
+        )
+        for each in shop
+        for table, kinds in each.streamed.items()
+    ]
+
+
+def loader_key(connection: Connection, table: str) -> dg.AssetKey:
+    """The asset of a stream's loader."""
+    return dg.AssetKey(["loaders", f"{connection.name}_{table}"])
+
+
+def connector(connection: Connection) -> dg.AssetsDefinition:
+    """Brings in what is new of one system's tables, resources and files."""
+
+    @dg.asset(
+        key=["connectors", connection.name],
+        deps=[["systems", connection.name]],
+        group_name="connectors",
+        kinds={"python", *sorted(connection.kinds)[:2]},
+        owners=_TEAM,
+        op_tags={"finegrain/source": connection.name},
+        retry_policy=RETRY,
+        description=f"`finegrain ingest {connection.path.name}`: what is new lands in {', '.join(connection.pulled)}, each version once.",
+    )
+    def run(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        with clear():
+            done = ingest(connection.path, data())
+        for each in done.tables:
+            context.log.info(f"{each.table} {each.place}: {each.read} rows read, {each.landed} landed")
+        notes = [note for each in (*done.tables, *done.files) for note in each.notes]
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": done.rows,
+                "snapshot": done.snapshot,
+                "seconds": round(done.seconds, 3),
+                "landed": dg.JsonMetadataValue(_landed(done)),
+                **({"notes": dg.MetadataValue.md("\n".join(f"- {scrub(note)}" for note in notes))} if notes else {}),
+            }
+        )
+
+    return run
+
+
+def _landed(done: Any) -> dict[str, int]:
+    landed: dict[str, int] = {}
+    for each in done.tables:
+        landed[each.table] = landed.get(each.table, 0) + each.landed
+    for each in done.files:
+        landed[each.table] = landed.get(each.table, 0) + each.rows
+    return landed
+
+
+class clear:  # noqa: N801 # reads as a word: with clear():
+    """What finegrain refuses ends a step with its one sentence, and no stack trace."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FinegrainError):
+            raise dg.Failure(scrub(str(error))) from None
+
+
+def lake_tables(
+    project: DbtProject, translator: Translator, shop: Sequence[Connection], rules: Rules
+) -> list[dg.AssetSpec]:
+    """dbt's sources, filled by connectors and loaders; what came in is told by the sensor `lake`."""
+    manifest = _manifest(project)
+    specs = []
+    for unique_id, node in manifest["sources"].items():
+        table = node["name"]
+        spec = translator.get_asset_spec(manifest, unique_id, project)
+        filled = [["connectors", each.name] for each in shop if table in each.pulled]
+        filled += [list(loader_key(each, table).path) for each in shop if table in each.streamed]
+        hours = rules.freshness.lake.get(table)
+        specs.append(
+            dg.AssetSpec(
+                spec.key,
+                deps=filled,
+                description=node["description"],
+                metadata=spec.metadata,
+                group_name=LAKE,
+                kinds={"ducklake", "parquet"},
+                owners=_TEAM,
+                freshness_policy=_within(hours) if filled and hours else None,
+            )
+        )
+    return specs
+
+
+def _within(hours: float) -> dg.FreshnessPolicy:
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+
+
+def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.AssetsDefinition:
+    """The marts as readers see them: all of them swap in one step, and only after every test has passed."""
+    manifest = _manifest(project)
+    marts = {
+        node["name"]: (translator.get_asset_spec(manifest, unique_id, project), node)
+        for unique_id, node in manifest["nodes"].items()
+        if node["resource_type"] == "model" and node["fqn"][1] == "marts"
+    }
+
+    @dg.multi_asset(
+        name="publish",
+        specs=[
+            dg.AssetSpec(
+                ["published", name],
+                deps=[spec.key],
+                description=node["description"],
+                group_name="published",
+                kinds={"duckdb", "parquet"},
+                owners=translator.get_owners(node),
+                freshness_policy=_within(rules.freshness.published),
+                skippable=True,  # a build of some marts renews those alone
+            )
+            for name, (spec, node) in sorted(marts.items())
+        ],
+        can_subset=True,
+        pool=POOL,
+        retry_policy=RETRY,
+    )
+    def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        with clear():
+            done = publish()
+        asked = {key.path[-1] for key in context.selected_asset_keys}
+        for name in sorted(asked.intersection(done.renewed)):
+            rows, columns = done.marts[name]
+            yield dg.MaterializeResult(
+                asset_key=["published", name],
+                metadata={
+                    "dagster/row_count": rows,
+                    "columns": columns,
+                    "built_from": done.built_from,
+                    "as_of": str(done.as_of),
+                    "seconds": round(done.seconds, 3),
+                    "folder": dg.MetadataValue.path(str(done.folder)),
+                    "is_new": done.is_new,
+                },
+            )
+
+    return run
+
+
+def consumers(project: DbtProject) -> list[dg.AssetSpec]:
+    """Who reads what is published: dbt's exposures, the feature store among them."""
+    manifest = _manifest(project)
+    return [
+        dg.AssetSpec(
+            ["consumers", node["name"]],
+            deps=[["published", manifest["nodes"][name]["name"]] for name in node["depends_on"]["nodes"]],
+            description=node["description"],
+            group_name="consumers",
+            kinds={{"dashboard": "dashboard", "ml": "machinelearning", "application": "feast"}.get(node["type"], node["type"])},
+            owners=[f"team:{node['owner']['name']}"],
+        )
+        for node in manifest["exposures"].values()
+    ]
+
+
+@dg.asset(
+    key=["upkeep", "lake"],
+    group_name="upkeep",
+    kinds={"ducklake"},
+    owners=_TEAM,
+    description="`finegrain lake maintain`: small files are merged, old snapshots expire, files that nothing names are removed.",
+)
+def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+    """Runs beside loaders and builds."""
+    with clear():
+        done = maintain()
+    for note in done.notes:
+        context.log.warning(note)
+    return dg.MaterializeResult(metadata=done.as_dict())
+
+
+@dg.asset(
+    key=["upkeep", "report"],
+    deps=[["published", "event_ledger"]],
+    group_name="upkeep",
+    kinds={"python"},
+    owners=_TEAM,
+    description="`finegrain report`: what came in, what became of it, what the marts hold.",
+)
+def report() -> dg.MaterializeResult[Any]:
+    """Counts of rows only; the sample of customers that the command shows stays out of Dagster."""
+    with clear():
+        told = account()
+    page = Console(file=io.StringIO(), width=110)
+    replace(told, sample=[]).show(page)
+    text = page.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO from above
+    return dg.MaterializeResult(
+        metadata={
+            "report": dg.MetadataValue.md(f"```\n{text}\n```"),
+            "built_from": told.built_from,
+            "as_of": told.as_of,
+            "dead_letters": sum(told.dead_letters.values()),
+        }
+    )
+
+
+def history(marts: Sequence[dg.AssetKey], start: str) -> dg.AssetsDefinition:
+    """The feature marts as of each day's end, from `start` (ISO date) on."""
+
+    @dg.asset(
+        key=["history", "features"],
+        deps=marts,
+        partitions_def=dg.DailyPartitionsDefinition(start_date=start),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="history",
+        kinds={"duckdb", "parquet"},
+        owners=["team:personalization"],
+        pool=POOL,
+        retry_policy=RETRY,
+        description=(
+            "The feature marts as of the end of a UTC day, as Parquet in `history/<day>/`: what they saw is what had arrived by then, "
+            "so a day that is made again comes out as it was."
+        ),
+    )
+    def run(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        window = context.partition_time_window
+        first, end = window.start.date(), window.end.date()
+        days = [first + timedelta(days=number) for number in range((end - first).days)]
+        with clear():
+            done = features_of(days)
+        return dg.MaterializeResult(metadata={"days": len(days), "rows": dg.JsonMetadataValue(done)})
+
+    return run

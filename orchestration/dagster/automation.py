@@ -1,0 +1,178 @@
+"""What starts runs: schedules by the clock, and a sensor by what arrived. Decisions are plain functions of what was seen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import dagster as dg
+
+from orchestration import lake
+from orchestration.errors import FinegrainError
+from orchestration.lake import Arrived
+from orchestration.settings import settings
+
+#: Statuses of a run that has not ended.
+UNDER_WAY: Final = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When a build is worth it: so many rows came, or the first of them waits so long."""
+
+    rows: int = 10_000
+    wait: timedelta = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What the last build that was asked for had seen (`snapshot`, `rows`; of an empty lake -1 and 0), and since when newer rows wait."""
+
+    snapshot: int = -1
+    rows: int = 0
+    since: datetime | None = None
+
+    @classmethod
+    def read(cls, cursor: str | None) -> Waiting:
+        """What `write` wrote; nothing seen yet for a cursor that is not there or not ours."""
+        try:
+            told = json.loads(cursor or "{}")
+            since = told.get("since")
+            return cls(int(told["snapshot"]), int(told["rows"]), datetime.fromisoformat(since) if since else None)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+    def write(self) -> str:
+        """For the sensor's cursor."""
+        return json.dumps({**asdict(self), "since": self.since.isoformat() if self.since else None})
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to build now, in words why, and what to remember."""
+
+    build: bool
+    reason: str
+    waiting: Waiting
+
+
+def decide(
+    now: datetime, arrived: Mapping[str, Arrived], waiting: Waiting, *, is_building: bool, policy: Policy
+) -> Decision:
+    """Whether what has arrived since the last build is worth one. `arrived` is by raw table. While a build is under way nothing is
+    asked for: what comes meanwhile is seen to after it."""
+    newest = max((each.snapshot for each in arrived.values()), default=-1)
+    rows = sum(each.rows for each in arrived.values())
+    if newest == waiting.snapshot:
+        return Decision(False, "nothing has arrived since the last build", waiting)
+    if newest < waiting.snapshot:  # another lake, or none any more
+        return decide(now, arrived, Waiting(), is_building=is_building, policy=policy)
+    since = waiting.since or now
+    came = rows - waiting.rows
+    waits = Waiting(waiting.snapshot, waiting.rows, since)
+    told = f"{came:,} rows wait since {since:%H:%M:%S} UTC"
+    if is_building:
+        return Decision(False, f"{told}; a build is under way", waits)
+    if came < policy.rows and now - since < policy.wait:
+        due = since + policy.wait
+        return Decision(False, f"{told}; a build starts at {policy.rows:,} rows, or at {due:%H:%M:%S}", waits)
+    return Decision(True, told, Waiting(newest, rows, None))
+
+
+def policy(environment: Mapping[str, str] = os.environ) -> Policy:
+    """`FINEGRAIN_BUILD_ROWS` and `FINEGRAIN_BUILD_MINUTES`. Raises FinegrainError."""
+    default = Policy()
+    return Policy(
+        int(_number(environment, "FINEGRAIN_BUILD_ROWS", default.rows)),
+        timedelta(minutes=_number(environment, "FINEGRAIN_BUILD_MINUTES", default.wait.total_seconds() / 60)),
+    )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e12:
+        raise FinegrainError(f"{name} is {text!r}; write a number that is not negative")
+    return value
+
+
+def news(arrived: Mapping[str, Arrived], told: Mapping[str, int]) -> dict[str, Arrived]:
+    """The tables into which rows came since `told`, the last snapshot that was told of each."""
+    return {table: each for table, each in sorted(arrived.items()) if told.get(table) != each.snapshot}
+
+
+def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """Tells what came into the lake's tables, and asks for a build when that is worth one."""
+
+    @dg.sensor(
+        name="lake",
+        job=job,
+        minimum_interval_seconds=30,
+        default_status=status,
+        description="Asks for a build when enough has arrived in the lake, or has waited long enough.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        where = settings()
+        cursor = _cursor(context.cursor)
+        if not lake.exists(where):
+            return dg.SensorResult(skip_reason="there is no lake yet")
+        con = lake.connect(where, read_only=True)
+        try:
+            arrived = {table: each for table, each in lake.arrived(con).items() if table in tables}
+        finally:
+            con.close()
+        running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY), limit=1)
+        done = decide(
+            datetime.now(UTC).replace(tzinfo=None, microsecond=0),
+            {table: each for table, each in arrived.items() if table not in lake.BOOKS or table == "deletions"},
+            Waiting.read(cursor.get("waiting")),
+            is_building=bool(running),
+            policy=policy(),
+        )
+        came = news(arrived, cursor.get("told", {}))
+        told = {table: each.snapshot for table, each in arrived.items()}
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=_key(arrived))] if done.build else [],
+            skip_reason=None if done.build else done.reason,
+            cursor=json.dumps({"waiting": done.waiting.write(), "told": told}),
+            asset_events=[
+                dg.AssetMaterialization(
+                    ["lake", table],
+                    metadata={
+                        "rows_ever": each.rows,
+                        "snapshot": each.snapshot,
+                        "arrived_at": dg.MetadataValue.timestamp(each.at.replace(tzinfo=UTC)),
+                    },
+                )
+                for table, each in came.items()
+            ],
+        )
+
+    return sensor
+
+
+def _key(arrived: Mapping[str, Arrived]) -> str:
+    """Of what has arrived there is one build, whatever becomes of the sensor's cursor."""
+    newest = max(arrived.values(), key=lambda each: each.snapshot)
+    return f"{newest.snapshot} of {newest.at.isoformat()}"
+
+
+def _cursor(text: str | None) -> dict[str, Any]:
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

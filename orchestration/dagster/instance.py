@@ -1,0 +1,88 @@
+"""DAGSTER_HOME, Dagster's settings in it, and its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from orchestration.errors import FinegrainError
+from orchestration.demo import simulated_home, simulated_shop
+from orchestration.settings import PROJECT, settings
+
+#: The module of the code location.
+DEFINITIONS: Final = "orchestration.dagster.definitions"
+#: The variable that holds the address of a PostgreSQL database for Dagster's runs and events.
+STORAGE: Final = "FINEGRAIN_DAGSTER_STORAGE"
+
+
+def dagster_home() -> Path:
+    """Dagster's folder: `DAGSTER_HOME`, by default `dagster` below the home."""
+    return Path(os.environ.get("DAGSTER_HOME") or settings().home / "dagster").resolve()
+
+
+def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Write `dagster.yaml` into `home`. Raises FinegrainError where the storage is none that Dagster has."""
+    told = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
+    storage = environment.get(STORAGE, "")
+    if storage:
+        if not storage.startswith(("postgresql://", "postgres://")):
+            raise FinegrainError(f"{STORAGE} is no address of PostgreSQL; write postgresql://user:password@host:5432/database")
+        # By name: the address holds a password.
+        told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / "dagster.yaml"
+        draft = home / f".dagster.yaml-{os.getpid()}"
+        draft.write_text("# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told))
+        draft.replace(path)
+    except OSError as error:
+        raise FinegrainError(f"{error.filename}: this cannot be written: {error.strerror}; DAGSTER_HOME says where Dagster keeps its own") from None
+    return path
+
+
+def command(part: str, host: str, port: int) -> list[str]:
+    """What starts `dev`, `webserver` or `daemon`."""
+    beside = Path(sys.executable).parent
+    if part == "daemon":
+        return [str(beside / "dagster-daemon"), "run", "-m", DEFINITIONS]
+    if part == "webserver":
+        return [str(beside / "dagster-webserver"), "-h", host, "-p", str(port), "-m", DEFINITIONS]
+    return [str(beside / "dagster"), "dev", "-h", host, "-p", str(port), "-m", DEFINITIONS]
+
+
+def start(part: str, shop: str | None, data: str | None, host: str, port: int) -> None:
+    """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. Without
+    mappings: for the demo's simulated shop, in a home of its own. Raises FinegrainError before anything starts."""
+    # A project or a mapping that cannot be read is told here, and not by a page without assets.
+    from orchestration.dagster.project import dbt_project
+    from orchestration.dagster.shop import DATA, SHOP, connections
+
+    if shop is None:
+        where = simulated_home()
+        shop, data = str(PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
+    else:
+        where = settings()
+    os.environ.update(where.environment())
+    os.environ.update({SHOP: str(Path(shop).resolve()), **({DATA: str(Path(data).resolve())} if data else {})})
+    home = dagster_home()
+    os.environ.update(
+        {
+            "DAGSTER_HOME": str(home),
+            "FINEGRAIN_PROJECT": str(PROJECT),
+            "FINEGRAIN_DAGSTER_URL": os.environ.get("FINEGRAIN_DAGSTER_URL", f"http://{host}:{port}"),
+            "DAGSTER_DISABLE_TELEMETRY": "yes",
+        }
+    )
+    write_settings(home)
+    connections()
+    dbt_project()
+    arguments = command(part, host, port)
+    # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.execv(arguments[0], arguments)

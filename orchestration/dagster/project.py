@@ -1,0 +1,192 @@
+"""The dbt project as assets: every seed, model and snapshot is one, every data test an asset check."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import duckdb
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
+
+from orchestration import warehouse
+from orchestration.alerts import mask, scrub
+from orchestration.build import audit, environment, first_rows, must_start_afresh
+from orchestration.dagster.instance import dagster_home
+from orchestration.errors import FinegrainError
+from orchestration.landing import identifier
+from orchestration.settings import PROJECT, Settings, settings
+
+#: One op at a time of all that writes the warehouse, or reads it whole while nobody may write (dagster.yaml).
+POOL: Final = "warehouse"
+#: dbt may meet who looks into the warehouse for long, or a lake that is out of reach: then it is tried again. What failed its
+#: audit is not, since the rows are the same.
+RETRY: Final = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+#: The folders whose change makes another manifest.
+_SOURCES: Final = ("models", "seeds", "macros", "tests/singular", "tests/generic", "snapshots")
+
+
+class Translator(DagsterDbtTranslator):
+    """Groups by layer, owners as teams. Everything else is as dagster-dbt has it."""
+
+    def __init__(self) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        kind = str(dbt_resource_props["resource_type"])
+        if kind in ("seed", "snapshot", "source"):
+            return {"seed": "seeds", "snapshot": "snapshots", "source": "lake"}[kind]
+        return "_".join(dbt_resource_props["fqn"][1:-1])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> Sequence[str] | None:
+        return [f"team:{owner_of(dbt_resource_props)}"]
+
+
+def owner_of(node: Mapping[str, Any]) -> str:
+    """Who owns a dbt node, as its `meta` says."""
+    return str({**node.get("meta", {}), **node.get("config", {}).get("meta", {})}.get("owner", "data-engineering"))
+
+
+def _newest() -> float:
+    files = [PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements.lock")]
+    for folder in _SOURCES:
+        files += [file for file in (PROJECT / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
+    return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def dbt_project() -> DbtProject:
+    """The project with its manifest, parsed anew when a file of it has changed since. Raises FinegrainError."""
+    target = dagster_home() / "dbt"
+    project = DbtProject(project_dir=PROJECT, profiles_dir=PROJECT, target_path=target)
+    manifest = project.manifest_path
+    if not manifest.exists() or manifest.stat().st_mtime < _newest():
+        with environment(settings()):
+            done = DbtCliResource(project_dir=project, dbt_executable=_dbt()).cli(
+                ["parse", "--quiet"], target_path=target, raise_on_error=False
+            )
+            if not done.wait().is_successful():
+                said = done.get_error() or "see its log"
+                raise FinegrainError(f"{PROJECT}: dbt cannot read the project: {' '.join(str(said).split())}")
+    return project
+
+
+def _dbt() -> str:
+    return str(Path(sys.executable).with_name("dbt"))
+
+
+def dbt_resource(project: DbtProject) -> DbtCliResource:
+    """dbt as a command, in a process of its own."""
+    return DbtCliResource(project_dir=project, dbt_executable=_dbt())
+
+
+class BuildConfig(dg.Config):
+    """How a run builds: `full_refresh` from scratch; `full_audit` with every test of all rows."""
+
+    full_refresh: bool = False
+    full_audit: bool = False
+
+
+def build_assets(project: DbtProject, translator: Translator) -> dg.AssetsDefinition:
+    """The seeds, models and snapshots, and their tests; unit tests prove the SQL, not the data, and are left to CI."""
+
+    @dbt_assets(
+        manifest=project.manifest_path,
+        project=project,
+        dagster_dbt_translator=translator,
+        name="dbt_build",
+        pool=POOL,
+        retry_policy=RETRY,
+    )
+    def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig) -> Iterator[Any]:
+        where = settings()
+        with environment(where, **audit(config.full_audit)):
+            yield from _run(context, dbt, where, project, config)
+
+    return dbt_build
+
+
+def _run(
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings, project: DbtProject, config: BuildConfig
+) -> Iterator[Any]:
+    try:
+        afresh = config.full_refresh or must_start_afresh(where)
+    except FinegrainError as error:
+        raise dg.Failure(scrub(str(error))) from None
+    arguments = ["build", *(["--full-refresh"] if afresh else []), "--exclude-resource-type", "unit_test"]
+    target = project.project_dir / project.target_path
+    done = dbt.cli(arguments, context=context, target_path=target, raise_on_error=False)
+    # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
+    events = list(done.stream())
+    passed = done.is_successful()
+    nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"]
+    failed = sorted(nodes[_unique_id(event)]["name"] for event in events if getattr(event, "passed", True) is False)
+    with _warehouse(where) as con:
+        for event in events:
+            yield _completed(event, con, nodes)
+    if failed:
+        raise dg.Failure(
+            f"the audit failed, and what is published stays as it is: {', '.join(failed)}", allow_retries=False
+        )
+    if not passed:
+        raise dg.Failure(scrub(_last_words(done.get_error())))
+
+
+def _last_words(error: Exception | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("The dbt CLI process", "`", "failed with exit code"))]
+    return "dbt: " + " ".join(said[:6])
+
+
+def _unique_id(event: Any) -> str:
+    return str(event.metadata["unique_id"].text)
+
+
+@contextlib.contextmanager
+def _warehouse(where: Settings) -> Iterator[duckdb.DuckDBPyConnection | None]:
+    """The warehouse as it now is; None if another got into it first, or dbt made none."""
+    with duckdb.connect() as con:
+        try:
+            warehouse.attach(con, where.warehouse)
+        except FinegrainError:
+            yield None
+        else:
+            yield con
+
+
+def _completed(event: Any, con: duckdb.DuckDBPyConnection | None, nodes: Mapping[str, Any]) -> Any:
+    """The event with what only the warehouse knows: of a table its rows and columns, of a failed test the first rows that failed."""
+    if con is None or "unique_id" not in (event.metadata or {}):
+        return event
+    node = nodes[_unique_id(event)]
+    table = f"{identifier(node['schema'])}.{identifier(node['alias'])}"
+    told: dict[str, Any] = {}
+    with contextlib.suppress(duckdb.CatalogException):  # a test that does not keep its rows, or a model that was dropped since
+        if isinstance(event, dg.AssetCheckResult):
+            if not event.passed:
+                told = {"sample": dg.JsonMetadataValue([mask(row) for row in first_rows(con, table)]), "kept_in": table}
+        elif isinstance(event, dg.Output):
+            told = {"dagster/column_schema": _columns(con, node)}
+            if node["config"]["materialized"] != "view":  # a view's would have to be worked out
+                [(rows,)] = con.execute(f"select count(*) from warehouse.{table}").fetchall()
+                told["dagster/row_count"] = rows
+    if not told:
+        return event
+    if isinstance(event, dg.Output):
+        return event.with_metadata({**event.metadata, **told})
+    return event._replace(metadata={**event.metadata, **told})
+
+
+def _columns(con: duckdb.DuckDBPyConnection, node: Mapping[str, Any]) -> dg.TableSchema:
+    found = con.execute(
+        "select column_name, data_type, comment, is_nullable from duckdb_columns() where database_name = 'warehouse' "
+        "and schema_name = ? and table_name = ? order by column_index",
+        [node["schema"], node["alias"]],
+    ).fetchall()
+    return dg.TableSchema(
+        [
+            dg.TableColumn(name, kind, description, constraints=dg.TableColumnConstraints(nullable=nullable))
+            for name, kind, description, nullable in found
+        ]
+    )

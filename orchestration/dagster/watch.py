@@ -1,0 +1,189 @@
+"""What is wrong now, as Dagster, the lake, what is published and the loaders tell it; alerts.py tells it on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import dagster as dg
+import duckdb
+
+from orchestration import alerts, lake
+from orchestration.account import ledger, waiting_letters
+from orchestration.alerts import Loader, Problem, Rules
+from orchestration.dagster.assets import OWNER, loader_key
+from orchestration.dagster.shop import Connection
+from orchestration.errors import FinegrainError
+from orchestration.publish import published_at
+from orchestration.settings import Settings, settings
+
+#: Addresses of loaders' figures, with commas between.
+LOADERS: Final = "FINEGRAIN_LOADERS"
+#: Where Dagster's pages are, for links.
+URL: Final = "FINEGRAIN_DAGSTER_URL"
+
+
+def base() -> str:
+    """Where Dagster's pages are."""
+    return os.environ.get(URL, "http://127.0.0.1:3000").rstrip("/")
+
+
+def failed_runs(instance: dg.DagsterInstance, jobs: Sequence[str]) -> list[Problem]:
+    """The jobs whose last run that ended failed."""
+    found = []
+    ended = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+    for job in jobs:
+        [*last] = instance.get_runs(dg.RunsFilter(job_name=job, statuses=ended), limit=1)
+        if last and last[0].status is dg.DagsterRunStatus.FAILURE:
+            said = _said(instance, last[0].run_id)
+            found.append(
+                Problem(
+                    kind="run",
+                    subject=job,
+                    owner=OWNER,
+                    text=f"The last run of the job {job} failed: {said}",
+                    link=f"{base()}/runs/{last[0].run_id}",
+                    state=said,
+                )
+            )
+    return found
+
+
+def _said(instance: dg.DagsterInstance, run_id: str) -> str:
+    """The first failure of a run, in its own words."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        data = event.step_failure_data
+        failure = data.user_failure_data
+        text = failure.description if failure else data.error_display_string if data.error else None
+        lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+        return f"{event.step_key}: {lines[-1] if failure is None and lines else ' '.join(lines[:4])}"
+    return "it ended before any step did"
+
+
+def failed_checks(
+    instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey], owners: Mapping[dg.AssetKey, str]
+) -> list[Problem]:
+    """The asset checks whose last execution failed, with a sample of the rows, masked."""
+    found = []
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    for key, record in sorted(records.items()):
+        evaluation = record.evaluation
+        if evaluation is None or evaluation.passed:
+            continue
+        told = {name: value.value for name, value in evaluation.metadata.items()}
+        rows = told.get("dagster_dbt/failed_row_count")
+        asset = key.asset_key.to_user_string()
+        found.append(
+            Problem(
+                kind="check",
+                subject=f"{asset}: {key.name}",
+                owner=owners.get(key.asset_key, OWNER),
+                text=f"The check {key.name} of {asset} failed" + (f": {rows} rows" if rows else ""),
+                link=f"{base()}/assets/{'/'.join(quote(part) for part in key.asset_key.path)}?view=checks",
+                sample=tuple(told.get("sample") or ()),
+                state=evaluation.severity.value,
+            )
+        )
+    return found
+
+
+def _lake(where: Settings) -> tuple[dict[str, datetime | None], dict[str, int]]:
+    """(last arrival by raw table, waiting dead letters by rule)."""
+    if not lake.exists(where):
+        return {}, {}
+    con = lake.connect(where, read_only=True)
+    try:
+        return {table: each.at for table, each in lake.arrived(con).items()}, waiting_letters(con)
+    finally:
+        con.close()
+
+
+def loaders() -> dict[str, Loader | None]:
+    """Each loader that `FINEGRAIN_LOADERS` names; None of one that does not answer."""
+    addresses = [text.strip() for text in os.environ.get(LOADERS, "").split(",") if text.strip()]
+    return {address: alerts.read_loader(address) for address in addresses}
+
+
+def watch_sensor(
+    rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus
+) -> dg.SensorDefinition:
+    """Looks once a minute, and tells what is new, what changed, and what is over."""
+    streams = {
+        place.entry.stream.place: loader_key(each, place.table)
+        for each in shop
+        for place in each.mapping.entries(each.path)
+        if place.entry.stream is not None
+    }
+
+    @dg.sensor(
+        name="watch",
+        minimum_interval_seconds=60,
+        default_status=status,
+        description="Alerts: failed runs and checks, stale data, poor quality, dead letters, lagging loaders (docs/operations.md).",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        where = settings()
+        now = datetime.now(UTC).replace(tzinfo=None)
+        repository = context.repository_def
+        assert repository is not None
+        graph = repository.asset_graph
+        owners = {key: _owner(graph.get(key).owners) for key in graph.get_all_asset_keys()}
+        seen = loaders()
+
+        def of_lake() -> list[Problem]:
+            arrivals, letters = _lake(where)
+            arrivals = {table: at for table, at in arrivals.items() if table in rules.freshness.lake}
+            return [
+                *alerts.stale(arrivals, published_at(where), now, rules, f"{base()}/asset-groups"),
+                *alerts.dead_letters(letters, rules, f"{base()}/assets/lake"),
+            ]
+
+        looks: dict[tuple[alerts.Kind, ...], Callable[[], list[Problem]]] = {
+            ("run",): lambda: failed_runs(context.instance, sorted(repository.job_names)),
+            ("check",): lambda: failed_checks(context.instance, sorted(graph.asset_check_keys), owners),
+            ("freshness", "dead_letters"): of_lake,
+            ("quality",): lambda: alerts.poor_quality(ledger(where), rules, f"{base()}/assets/published/event_ledger"),
+            ("lag",): lambda: alerts.lagging(seen, rules, f"{base()}/asset-groups"),
+        }
+        problems: list[Problem] = []
+        looked: list[alerts.Kind] = []
+        for kinds, look in looks.items():
+            try:
+                problems += look()
+                looked += kinds
+            except (FinegrainError, duckdb.Error) as error:
+                # What cannot be looked at is neither well nor ill.
+                context.log.warning(f"could not look at {' and '.join(kinds)}: {alerts.scrub(str(error))}")
+        told = alerts.tell(
+            problems,
+            looked=looked,
+            rules=rules,
+            channels=alerts.channels_from_environment(),
+            now=now,
+            where=where,
+        )
+        for each in told.undelivered:
+            context.log.error(each)
+        return dg.SensorResult(
+            skip_reason=f"{len(problems)} problems; {told}",
+            asset_events=[
+                dg.AssetObservation(streams[loader.place], metadata=_figures(loader))
+                for loader in seen.values()
+                if loader is not None and loader.place in streams
+            ],
+        )
+
+    return sensor
+
+
+def _owner(owners: Sequence[str]) -> str:
+    return owners[0].removeprefix("team:") if owners else OWNER
+
+
+def _figures(loader: Loader) -> dict[str, Any]:
+    return {"up": loader.up, "lag": sum(loader.lag.values()), "lag_by_part": dg.JsonMetadataValue(dict(loader.lag))}
