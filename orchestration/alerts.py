@@ -14,6 +14,7 @@ import http.client
 import ipaddress
 import json
 import logging
+import operator
 import os
 import re
 import smtplib
@@ -133,20 +134,18 @@ def scrub(text: str) -> str:
 
 
 def _mailbox(found: re.Match[str]) -> str:
-    is_one = re.search(".(@|%40).", found[0]) and not found[0].startswith(
-        f"{MASK}@"
-    )  # the host after a masked password
-    return MASK if is_one else found[0]
+    if found[0].startswith(f"{MASK}@"):  # the host after a masked password
+        return found[0]
+    return MASK if re.search(r".(@|%40).|^@.+\..", found[0]) else found[0]
 
 
 def _ipv6(found: re.Match[str]) -> str:
-    whole = found[0] if found[0].startswith("::") else found[0].removeprefix(":")
-    address = whole.rstrip(".:") if not whole.endswith("::") else whole
-    try:
-        ipaddress.IPv6Address(address)
-    except ValueError:
-        return found[0]
-    return found[0].replace(address, MASK) if address != "::" else found[0]
+    text = found[0] if found[0].startswith("::") else found[0].removeprefix(":")
+    for end in range(len(text), max(len(text) - 3, 2), -1):  # a full stop or a colon may follow
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(text[:end])
+            return found[0].replace(text[:end], MASK)
+    return found[0]
 
 
 def mask(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,9 +180,10 @@ def _plain(text: str, longest: int) -> str:
 
 def _page(link: str | None) -> str | None:
     """A link that can be followed, without a password; a run's number in it stays."""
-    if link is None or len(link) > 400 or not re.fullmatch("https?://[\x21-\x7e]+", link) or re.search('[<>|"]', link):
+    parts = _parts(link) if link and len(link) <= 400 and not re.search('[<>|"]', link) else None
+    if parts is None or parts.scheme not in ("http", "https"):
         return None
-    return _CREDENTIALS.sub(f"//{MASK}@", link)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 # What is told.
@@ -251,10 +251,11 @@ class Channel(Protocol):
         """Raises Undelivered."""
 
 
+@dataclass(frozen=True)
 class Log:
     """The log `finegrain.alerts`: one record for each problem."""
 
-    name = "log"
+    name: str = "log"
 
     def send(self, message: Message) -> None:
         """Warnings, and infos of what is over."""
@@ -301,7 +302,7 @@ def _host(url: str) -> str:
 
 def _cause(error: Exception) -> str:
     """Why something was not reached, in words of the system alone: others may quote an address."""
-    cause = getattr(error, "reason", error)
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return "it takes too long"
     if isinstance(cause, ssl.SSLError):
@@ -313,7 +314,7 @@ def _slack(message: Message) -> dict[str, Any]:
     """A message in Slack's form. `text` is for notifications, and for chats that read nothing else."""
     sections = []
     for line in message.lines:
-        link = f"<{_escaped(line.link, 600)}|Open in Dagster>" if line.link else ""
+        link = f"<{html.escape(line.link, quote=False)}|Open in Dagster>" if line.link else ""
         parts = [f"*{_escaped(line.head, 600)}*", _escaped(line.sentence, 1500), link]
         sections.append(_fit([part for part in (*parts, *(f"• {_escaped(row, 1000)}" for row in line.sample)) if part]))
     title = _escaped(message.title, SECTION)
@@ -479,7 +480,6 @@ def _parts(url: str) -> urllib.parse.SplitResult | None:
 Hours = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Count = Annotated[int, Field(ge=0, strict=True)]
-Metric = Literal["kept_share", "quarantined_share", "duplicate_share"]
 
 
 class Freshness(Strict):
@@ -565,7 +565,7 @@ def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
         raise ValueError(f"{of}write a list of mail addresses, as in [data@shop.com]")
     for address in given:
         if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
-            raise ValueError(f"{of}'{address}' is no mail address, as in data@shop.com")
+            raise ValueError(f"{of}{address!r} is no mail address, as in data@shop.com")
     return tuple(given)
 
 
@@ -624,23 +624,23 @@ def stale(
 def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
     """Shares of `raw_rows` (`kept`, `quarantined`, `duplicates`) that are out of bounds; none where nothing came in."""
     problems = []
-    for metric, count in (
-        ("kept_share", "kept"),
-        ("quarantined_share", "quarantined"),
-        ("duplicate_share", "duplicates"),
-    ):
+    for metric, count in _METRICS.items():
         bounds: Bounds | None = getattr(rules.quality, metric)
         if bounds is None or not ledger["raw_rows"]:
             continue
         share = ledger[count] / ledger["raw_rows"]
-        for bound, limit, is_out in (
-            ("at least", bounds.at_least, bounds.at_least is not None and share < bounds.at_least),
-            ("at most", bounds.at_most, bounds.at_most is not None and share > bounds.at_most),
-        ):
-            if is_out:
-                text = f"{share:.2%} of {ledger['raw_rows']:,} raw rows are {count}; it should be {bound} {100 * (limit or 0):g}%"
+        limits = (("at least", bounds.at_least, operator.lt), ("at most", bounds.at_most, operator.gt))
+        for bound, limit, is_out in limits:
+            if limit is not None and is_out(share, limit):
+                text = (
+                    f"{share:.2%} of {ledger['raw_rows']:,} raw rows are {count}; it should be {bound} {100 * limit:g}%"
+                )
                 problems.append(Problem("quality", metric, DATA_ENGINEERING, text, link, state=bound))
     return problems
+
+
+#: By metric of the rules, the column of event_ledger that it is a share of raw rows of.
+_METRICS: Final = {"kept_share": "kept", "quarantined_share": "quarantined", "duplicate_share": "duplicates"}
 
 
 def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
@@ -661,9 +661,9 @@ def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = No
 
 @dataclass(frozen=True)
 class Loader:
-    """What a running `finegrain stream` says of itself. `place`: host and port it was asked at; `up`: whether its stream answers;
-    `lag`: messages (bytes of a folder, milliseconds of Kinesis) before it, by part; `delay_seconds`: from the median event of its
-    last batch to the landing."""
+    """What a running `finegrain stream` says of itself. `place`: its stream, as in `kafka:shop.events`, empty where it does not
+    say; `up`: whether that answers; `lag`: messages (bytes of a folder, milliseconds of Kinesis) before it, by part;
+    `delay_seconds`: from the median event of its last batch to the landing."""
 
     place: str
     up: bool
@@ -680,15 +680,15 @@ def lagging(loaders: Mapping[str, Loader | None], rules: Rules, link: str | None
         if loader is None or not loader.up:
             if silent is None:
                 continue
-            state, text = ("silent", "the loader") if loader is None else ("down", f"the stream of {loader.place}")
-            text += " does not answer"
+            state, text = ("down", "the stream does not answer") if loader else ("silent", "the loader does not answer")
         elif limit is not None and lag > limit:
             silent, state = 0.0, "lag"
-            text = f"the loader of {loader.place} is {lag:,} messages behind; {limit:,} are allowed"
+            text = f"the loader is {lag:,} messages behind; {limit:,} are allowed"
             if loader.delay_seconds is not None:
                 text += f"; events of its last batch landed after {_span(timedelta(seconds=loader.delay_seconds))}"
         else:
             continue
+        text += f" ({loader.place})" if loader and loader.place else ""
         problems.append(Problem("lag", name, DATA_ENGINEERING, text, link, state=state, after=silent))
     return problems
 
@@ -706,15 +706,14 @@ def read_loader(url: str) -> Loader | None:
         found: dict[str, list[tuple[dict[str, str], float]]] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                found.setdefault(sample.name.removeprefix("finegrain_stream_"), []).append(
-                    (sample.labels, sample.value)
-                )
-        (_, up), *_ = found["up"]
-        lag = {labels["part"]: int(value) for labels, value in found.get("lag", [])}
+                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        (_, up), *_ = found["finegrain_stream_up"]
+        lag = {labels["part"]: int(value) for labels, value in found.get("finegrain_stream_lag", [])}
+        place = found.get("finegrain_stream_info", [({}, 0.0)])[0][0].get("place", "")
     except (OSError, http.client.HTTPException, ValueError, KeyError, OverflowError):
         return None  # nobody, or somebody else
-    delay = found.get("event_delay_seconds", [({}, 0.0)])[0][1]
-    return Loader(_host(url), bool(up), lag, delay or None)
+    delay = found.get("finegrain_stream_event_delay_seconds", [({}, 0.0)])[0][1]
+    return Loader(place, bool(up), lag, delay or None)
 
 
 def _utc(moment: datetime) -> datetime:
@@ -755,13 +754,6 @@ class _Memory(Strict):
     channels: dict[str, dict[str, _Known]] = Field(default={})
 
 
-@dataclass(frozen=True)
-class _News:
-    opened: list[str]
-    changed: list[str]
-    recovered: list[str]
-
-
 def tell(
     problems: Iterable[Problem],
     *,
@@ -777,75 +769,54 @@ def tell(
     where = where or settings()
     path, now = where.home / TOLD, _utc(now)
     existing = {_unicode(f"{problem.kind}:{problem.subject}"): problem for problem in problems}
-
-    def is_gone(key: str, known: _Known) -> bool:
-        return known.kind in looked and key not in existing
-
     with one_at_a_time(path.with_suffix(".lock")):
         memory = _remembered(path)
-        for key, known in list(memory.waiting.items()):
-            if is_gone(key, known):
-                del memory.waiting[key]
-        due: dict[str, _Known] = {}
+        before = dict(memory.open)
+        for known in (memory.open, memory.waiting):
+            for key in [key for key, each in known.items() if each.kind in looked and key not in existing]:
+                del known[key]
         for key, problem in existing.items():
-            seen = memory.open.get(key) or memory.waiting.get(key)
+            seen = memory.open.get(key) or memory.waiting.pop(key, None)
             each = _known(problem, seen.since if seen else now)
-            if key in memory.open or (now - each.since).total_seconds() >= problem.after:
-                due[key] = each
-                memory.waiting.pop(key, None)
-            else:
-                memory.waiting[key] = each
-
-        def news(told: Mapping[str, _Known]) -> _News:
-            return _News(
-                opened=[key for key in due if key not in told],
-                changed=[key for key in due if key in told and told[key].state != due[key].state],
-                recovered=[key for key, known in told.items() if is_gone(key, known)],
-            )
-
-        overall = news(memory.open)
-        for key in overall.recovered:
-            del memory.open[key]
-        memory.open.update(due)
+            is_due = key in memory.open or (now - each.since).total_seconds() >= problem.after
+            (memory.open if is_due else memory.waiting)[key] = each
         for told in memory.channels.values():
-            for key, known in told.items():
-                over = (known.over or now) if is_gone(key, known) else None if key in existing else known.over
-                told[key] = known.model_copy(update={"over": over})
+            for key, each in told.items():
+                told[key] = each.model_copy(update={"over": None if key in memory.open else each.over or now})
         _remember(memory, path)  # where this fails, nothing is told that would be told again and again
 
         undelivered: list[str] = []
         for channel in channels:
             told = memory.channels.setdefault(channel.name, {})
-            fresh = news(told)
-            owners = dict.fromkeys(
-                [due[key].owner for key in fresh.opened + fresh.changed] + [told[key].owner for key in fresh.recovered]
-            )
-            for owner in owners:
-                mine = _News(
-                    opened=[key for key in fresh.opened if due[key].owner == owner],
-                    changed=[key for key in fresh.changed if due[key].owner == owner],
-                    recovered=[key for key in fresh.recovered if told[key].owner == owner],
-                )
+            news = _news(told, memory.open)
+            for owner in dict.fromkeys(each.owner for _, _, each in news):
+                mine = [item for item in news if item[2].owner == owner]
                 lines = [
-                    *(_line("new", due[key], existing[key].sample) for key in mine.opened),
-                    *(_line("changed", due[key], existing[key].sample) for key in mine.changed),
-                    *(_line("recovered", told[key]) for key in mine.recovered),
+                    _line(what, each, existing[key].sample if what != "recovered" and key in existing else ())
+                    for what, key, each in mine
                 ]
                 error = _deliver(channel, Message(_plain(owner, 60), rules.addresses(owner), tuple(lines)))
                 if error is not None:
                     undelivered.append(error)
                     continue
-                told.update({key: due[key] for key in mine.opened + mine.changed})
-                for key in mine.recovered:
-                    del told[key]
+                for what, key, each in mine:
+                    if what == "recovered":
+                        del told[key]
+                    else:
+                        told[key] = each
                 _remember(memory, path)
-    return Told(
-        overall.opened,
-        overall.changed,
-        overall.recovered,
-        still_open=len(memory.open) - len(overall.opened),
-        undelivered=list(dict.fromkeys(undelivered)),
-    )
+    overall = _news(before, memory.open)
+    opened, changed, recovered = ([key for what, key, _ in overall if what == each] for each in get_args(What))
+    return Told(opened, changed, recovered, len(memory.open) - len(opened), list(dict.fromkeys(undelivered)))
+
+
+def _news(told: Mapping[str, _Known], are: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
+    """What one who was told of `told` does not know of the problems that there `are`."""
+    return [
+        *(("new", key, each) for key, each in are.items() if key not in told),
+        *(("changed", key, each) for key, each in are.items() if key in told and told[key].state != each.state),
+        *(("recovered", key, each) for key, each in told.items() if key not in are),
+    ]
 
 
 def _deliver(channel: Channel, message: Message) -> str | None:
@@ -864,7 +835,7 @@ def _known(problem: Problem, since: datetime) -> _Known:
         kind=problem.kind,
         subject=_unicode(problem.subject),
         owner=_unicode(problem.owner),
-        state=_unicode(problem.state),
+        state=_plain(problem.state, 5000),
         text=_plain(problem.text, 1000),
         link=_page(problem.link),
         since=since,
@@ -882,7 +853,9 @@ def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -
         told = ", ".join(f"{name}={_told(value)}" for name, value in mask(row).items())
         rows.append(told if len(told) <= 500 else told[:499] + "…")
     lasted = _span(known.over - known.since) if known.over else ""
-    about = f"{known.kind.replace('_', ' ')} {_plain(known.subject, 150)}"
+    # A loader's address is a server's, and not a person's.
+    subject = _CREDENTIALS.sub(f"//{MASK}@", known.subject)[:150] if known.kind == "lag" else _plain(known.subject, 150)
+    about = f"{known.kind.replace('_', ' ')} {subject}"
     return Line(what, about, known.text, known.link, tuple(rows), lasted)
 
 

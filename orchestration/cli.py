@@ -389,12 +389,12 @@ def catalog(
 
 @app.command("dagster")
 def run_dagster(
-    part: Annotated[
-        Part, typer.Argument(help="All of Dagster on this machine, or one of its processes.")
-    ] = Part.dev,
+    part: Annotated[Part, typer.Argument(help="All of Dagster on this machine, or one of its processes.")] = Part.dev,
     shop: Annotated[
         str | None,
-        typer.Option(envvar="FINEGRAIN_SHOP", help="A mapping file, or a folder of them; without one, a simulated shop."),
+        typer.Option(
+            envvar="FINEGRAIN_SHOP", help="A mapping file, or a folder of them; without one, a simulated shop."
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(envvar="FINEGRAIN_DATA", help="Folder where the mappings' relative paths begin.")

@@ -19,8 +19,8 @@ import duckdb
 from orchestration import warehouse
 from orchestration.build import must_start_afresh, run_dbt
 from orchestration.errors import FinegrainError
-from orchestration.landing import identifier
 from orchestration.lake import quote
+from orchestration.landing import identifier
 from orchestration.settings import Settings, settings
 
 #: What dbt builds and tests of each day: the feature marts, and what they are made of.
@@ -59,7 +59,11 @@ def _features(day: date, where: Settings, scratch: Path) -> dict[str, int]:
     rows = {}
     with duckdb.connect(config=warehouse.limits(scratch / "spill")) as con:
         warehouse.attach(con, where.warehouse)
-        marts = [node.name for node in done.nodes if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")]
+        marts = [
+            node.name
+            for node in done.nodes
+            if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")
+        ]
         for mart in marts:
             # From which snapshot a day was made says nothing of it, and would be another the next time.
             [(rows[mart],)] = con.execute(

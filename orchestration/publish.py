@@ -125,7 +125,9 @@ def publish(where: Settings | None = None) -> Publication:
             _point(where.published / "parquet", Path("current") / "parquet")
             _forget(folder)
     renewed = list(_about(folder)["renewed"])
-    return Publication(folder, marts_of(folder), renewed, last.built_from, last.as_of, time.monotonic() - started, is_new)
+    return Publication(
+        folder, marts_of(folder), renewed, last.built_from, last.as_of, time.monotonic() - started, is_new
+    )
 
 
 @dataclass(frozen=True)

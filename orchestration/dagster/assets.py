@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -17,10 +18,10 @@ from orchestration.dagster.project import POOL, RETRY, Translator
 from orchestration.dagster.shop import Connection, data
 from orchestration.errors import FinegrainError
 from orchestration.history import features_of
-from orchestration.ingest import ingest
+from orchestration.ingest import IngestReport, ingest
+from orchestration.lineage import Lineage, lineage
 from orchestration.maintain import maintain
 from orchestration.publish import publish
-from orchestration.settings import settings
 
 OWNER: Final = "data-engineering"
 LAKE: Final = "lake"
@@ -87,7 +88,8 @@ def connector(connection: Connection) -> dg.AssetsDefinition:
             done = ingest(connection.path, data())
         for each in done.tables:
             context.log.info(f"{each.table} {each.place}: {each.read} rows read, {each.landed} landed")
-        notes = [note for each in (*done.tables, *done.files) for note in each.notes]
+        notes = [note for table in done.tables for note in table.notes]
+        notes += [note for file in done.files for note in file.notes]
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": done.rows,
@@ -101,16 +103,16 @@ def connector(connection: Connection) -> dg.AssetsDefinition:
     return run
 
 
-def _landed(done: Any) -> dict[str, int]:
-    landed: dict[str, int] = {}
-    for each in done.tables:
-        landed[each.table] = landed.get(each.table, 0) + each.landed
-    for each in done.files:
-        landed[each.table] = landed.get(each.table, 0) + each.rows
-    return landed
+def _landed(done: IngestReport) -> dict[str, int]:
+    landed: Counter[str] = Counter()
+    for table in done.tables:
+        landed[table.table] += table.landed
+    for file in done.files:
+        landed[file.table] += file.rows
+    return dict(landed)
 
 
-class clear:  # noqa: N801 # reads as a word: with clear():
+class clear:  # reads as a word: with clear():
     """What finegrain refuses ends a step with its one sentence, and no stack trace."""
 
     def __enter__(self) -> None:
@@ -132,7 +134,6 @@ def lake_tables(
         spec = translator.get_asset_spec(manifest, unique_id, project)
         filled = [["connectors", each.name] for each in shop if table in each.pulled]
         filled += [list(loader_key(each, table).path) for each in shop if table in each.streamed]
-        hours = rules.freshness.lake.get(table)
         specs.append(
             dg.AssetSpec(
                 spec.key,
@@ -142,14 +143,14 @@ def lake_tables(
                 group_name=LAKE,
                 kinds={"ducklake", "parquet"},
                 owners=_TEAM,
-                freshness_policy=_within(hours) if filled and hours else None,
+                freshness_policy=_within(rules.freshness.lake.get(table)) if filled else None,
             )
         )
     return specs
 
 
-def _within(hours: float) -> dg.FreshnessPolicy:
-    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+def _within(hours: float | None) -> dg.FreshnessPolicy | None:
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours)) if hours else None
 
 
 def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.AssetsDefinition:
@@ -183,6 +184,7 @@ def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.A
     def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with clear():
             done = publish()
+            traced = lineage()
         asked = {key.path[-1] for key in context.selected_asset_keys}
         for name in sorted(asked.intersection(done.renewed)):
             rows, columns = done.marts[name]
@@ -196,10 +198,22 @@ def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.A
                     "seconds": round(done.seconds, 3),
                     "folder": dg.MetadataValue.path(str(done.folder)),
                     "is_new": done.is_new,
+                    **_column_lineage(traced.get(name)),
                 },
             )
 
     return run
+
+
+def _column_lineage(traced: Lineage | None) -> dict[str, Any]:
+    """The raw fields that the values of each column come from, for Dagster's page."""
+    if traced is None or traced.columns is None:
+        return {}
+    deps = {}
+    for column, origin in traced.columns.items():
+        fields = {tuple(field.split(".")[:2]) for field in origin.values}  # a struct as a whole
+        deps[column] = [dg.TableColumnDep(dg.AssetKey([LAKE, table]), name) for table, name in sorted(fields)]
+    return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
 def consumers(project: DbtProject) -> list[dg.AssetSpec]:
@@ -211,7 +225,11 @@ def consumers(project: DbtProject) -> list[dg.AssetSpec]:
             deps=[["published", manifest["nodes"][name]["name"]] for name in node["depends_on"]["nodes"]],
             description=node["description"],
             group_name="consumers",
-            kinds={{"dashboard": "dashboard", "ml": "machinelearning", "application": "feast"}.get(node["type"], node["type"])},
+            kinds={
+                {"dashboard": "dashboard", "ml": "machinelearning", "application": "feast"}.get(
+                    node["type"], node["type"]
+                )
+            },
             owners=[f"team:{node['owner']['name']}"],
         )
         for node in manifest["exposures"].values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any, Final
 
@@ -54,7 +53,9 @@ def definitions() -> dg.Definitions:
         "The features as of the end of a day.",
         partitions=history.partitions_def,
     )
-    products = dg.AssetSelection.assets(*(["marts", name] for name in assets.ITEMS)).upstream() & dg.AssetSelection.assets(dbt)
+    products = dg.AssetSelection.assets(
+        *(["marts", name] for name in assets.ITEMS)
+    ).upstream() & dg.AssetSelection.assets(dbt)
     items = _job(
         "items",
         products | source_tests | dg.AssetSelection.assets(*(["published", name] for name in assets.ITEMS)),
@@ -120,5 +121,5 @@ def _job(
 try:
     defs = definitions()
 except FinegrainError as error:
-    # Dagster shows the last line of what went wrong.
-    raise SystemExit(f"error: {error}") from None
+    # Dagster's page shows it in place of the assets.
+    raise dg.DagsterInvalidDefinitionError(str(error)) from None

@@ -11,8 +11,8 @@ from typing import Final
 
 import yaml
 
-from orchestration.errors import FinegrainError
 from orchestration.demo import simulated_home, simulated_shop
+from orchestration.errors import FinegrainError
 from orchestration.settings import PROJECT, settings
 
 #: The module of the code location.
@@ -32,17 +32,23 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
     storage = environment.get(STORAGE, "")
     if storage:
         if not storage.startswith(("postgresql://", "postgres://")):
-            raise FinegrainError(f"{STORAGE} is no address of PostgreSQL; write postgresql://user:password@host:5432/database")
+            raise FinegrainError(
+                f"{STORAGE} is no address of PostgreSQL; write postgresql://user:password@host:5432/database"
+            )
         # By name: the address holds a password.
         told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
     try:
         home.mkdir(parents=True, exist_ok=True)
         path = home / "dagster.yaml"
         draft = home / f".dagster.yaml-{os.getpid()}"
-        draft.write_text("# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told))
+        draft.write_text(
+            "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told)
+        )
         draft.replace(path)
     except OSError as error:
-        raise FinegrainError(f"{error.filename}: this cannot be written: {error.strerror}; DAGSTER_HOME says where Dagster keeps its own") from None
+        raise FinegrainError(
+            f"{error.filename}: this cannot be written: {error.strerror}; DAGSTER_HOME says where Dagster keeps its own"
+        ) from None
     return path
 
 
@@ -60,6 +66,7 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. Without
     mappings: for the demo's simulated shop, in a home of its own. Raises FinegrainError before anything starts."""
     # A project or a mapping that cannot be read is told here, and not by a page without assets.
+    from orchestration.alerts import read_rules
     from orchestration.dagster.project import dbt_project
     from orchestration.dagster.shop import DATA, SHOP, connections
 
@@ -80,6 +87,7 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
         }
     )
     write_settings(home)
+    read_rules()
     connections()
     dbt_project()
     arguments = command(part, host, port)

@@ -1,7 +1,9 @@
 """The dbt project as assets: every seed, model and snapshot is one, every data test an asset check."""
 
 import contextlib
+import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ import duckdb
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
 from orchestration import warehouse
-from orchestration.alerts import mask, scrub
+from orchestration.alerts import MASK, mask, scrub
 from orchestration.build import audit, environment, first_rows, must_start_afresh
 from orchestration.dagster.instance import dagster_home
 from orchestration.errors import FinegrainError
@@ -49,26 +51,30 @@ def owner_of(node: Mapping[str, Any]) -> str:
     return str({**node.get("meta", {}), **node.get("config", {}).get("meta", {})}.get("owner", "data-engineering"))
 
 
-def _newest() -> float:
+def _fingerprint() -> str:
+    """Of all that dbt parses; times of files tell nothing, of an older image or a copy."""
     files = [PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements.lock")]
     for folder in _SOURCES:
         files += [file for file in (PROJECT / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
-    return max(file.stat().st_mtime for file in files if file.exists())
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(str(file.relative_to(PROJECT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def dbt_project() -> DbtProject:
     """The project with its manifest, parsed anew when a file of it has changed since. Raises FinegrainError."""
     target = dagster_home() / "dbt"
     project = DbtProject(project_dir=PROJECT, profiles_dir=PROJECT, target_path=target)
-    manifest = project.manifest_path
-    if not manifest.exists() or manifest.stat().st_mtime < _newest():
+    mark, fingerprint = target / "parsed", _fingerprint()
+    if not project.manifest_path.exists() or not mark.exists() or mark.read_text() != fingerprint:
         with environment(settings()):
             done = DbtCliResource(project_dir=project, dbt_executable=_dbt()).cli(
                 ["parse", "--quiet"], target_path=target, raise_on_error=False
             )
             if not done.wait().is_successful():
-                said = done.get_error() or "see its log"
-                raise FinegrainError(f"{PROJECT}: dbt cannot read the project: {' '.join(str(said).split())}")
+                raise FinegrainError(f"{PROJECT}: dbt cannot read the project: {_last_words(done.get_error())}")
+        mark.write_text(fingerprint)
     return project
 
 
@@ -102,20 +108,19 @@ def build_assets(project: DbtProject, translator: Translator) -> dg.AssetsDefini
     def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCliResource, config: BuildConfig) -> Iterator[Any]:
         where = settings()
         with environment(where, **audit(config.full_audit)):
-            yield from _run(context, dbt, where, project, config)
+            yield from _run(context, dbt, where, config)
 
     return dbt_build
 
 
-def _run(
-    context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings, project: DbtProject, config: BuildConfig
-) -> Iterator[Any]:
+def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings, config: BuildConfig) -> Iterator[Any]:
     try:
         afresh = config.full_refresh or must_start_afresh(where)
     except FinegrainError as error:
         raise dg.Failure(scrub(str(error))) from None
     arguments = ["build", *(["--full-refresh"] if afresh else []), "--exclude-resource-type", "unit_test"]
-    target = project.project_dir / project.target_path
+    # Not where the manifest is, which others read while dbt writes its own.
+    target = dagster_home() / "dbt" / "run"
     done = dbt.cli(arguments, context=context, target_path=target, raise_on_error=False)
     # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
     events = list(done.stream())
@@ -136,7 +141,8 @@ def _run(
 def _last_words(error: Exception | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("The dbt CLI process", "`", "failed with exit code"))]
-    return "dbt: " + " ".join(said[:6])
+    # What stands in quotes may be a value, and somebody's name.
+    return "dbt: " + re.sub("'[^']*'", f"'{MASK}'", " ".join(said[:6]))
 
 
 def _unique_id(event: Any) -> str:
@@ -162,7 +168,9 @@ def _completed(event: Any, con: duckdb.DuckDBPyConnection | None, nodes: Mapping
     node = nodes[_unique_id(event)]
     table = f"{identifier(node['schema'])}.{identifier(node['alias'])}"
     told: dict[str, Any] = {}
-    with contextlib.suppress(duckdb.CatalogException):  # a test that does not keep its rows, or a model that was dropped since
+    with contextlib.suppress(
+        duckdb.CatalogException
+    ):  # a test that does not keep its rows, or a model that was dropped since
         if isinstance(event, dg.AssetCheckResult):
             if not event.passed:
                 told = {"sample": dg.JsonMetadataValue([mask(row) for row in first_rows(con, table)]), "kept_in": table}

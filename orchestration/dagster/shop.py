@@ -43,7 +43,9 @@ def connections() -> list[Connection]:
     if not shop:
         return []
     if not Path(shop).exists():
-        raise FinegrainError(f"{SHOP} (--shop) is {shop}, which is not there; name a mapping file or a folder of them (docs/connect.md)")
+        raise FinegrainError(
+            f"{SHOP} (--shop) is {shop}, which is not there; name a mapping file or a folder of them (docs/connect.md)"
+        )
     read = [(path.resolve(), read_mapping(path)) for path in mapping_files(shop)]
     sources = Counter(mapping.source for _, mapping in read)
     return [

@@ -73,9 +73,10 @@ def failed_checks(
     records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     for key, record in sorted(records.items()):
         evaluation = record.evaluation
-        if evaluation is None or evaluation.passed:
+        # While a run is under way, it is only planned.
+        if not isinstance(evaluation, dg.AssetCheckEvaluation) or evaluation.passed:
             continue
-        told = {name: value.value for name, value in evaluation.metadata.items()}
+        told: dict[str, Any] = {name: value.value for name, value in evaluation.metadata.items()}
         rows = told.get("dagster_dbt/failed_row_count")
         asset = key.asset_key.to_user_string()
         found.append(
@@ -109,9 +110,7 @@ def loaders() -> dict[str, Loader | None]:
     return {address: alerts.read_loader(address) for address in addresses}
 
 
-def watch_sensor(
-    rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus
-) -> dg.SensorDefinition:
+def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Looks once a minute, and tells what is new, what changed, and what is over."""
     streams = {
         place.entry.stream.place: loader_key(each, place.table)
@@ -133,7 +132,11 @@ def watch_sensor(
         assert repository is not None
         graph = repository.asset_graph
         owners = {key: _owner(graph.get(key).owners) for key in graph.get_all_asset_keys()}
-        seen = loaders()
+        seen: dict[str, Loader | None] = {}
+
+        def of_loaders() -> list[Problem]:
+            seen.update(loaders())
+            return alerts.lagging(seen, rules, f"{base()}/asset-groups")
 
         def of_lake() -> list[Problem]:
             arrivals, letters = _lake(where)
@@ -147,8 +150,10 @@ def watch_sensor(
             ("run",): lambda: failed_runs(context.instance, sorted(repository.job_names)),
             ("check",): lambda: failed_checks(context.instance, sorted(graph.asset_check_keys), owners),
             ("freshness", "dead_letters"): of_lake,
-            ("quality",): lambda: alerts.poor_quality(ledger(where), rules, f"{base()}/assets/published/event_ledger"),
-            ("lag",): lambda: alerts.lagging(seen, rules, f"{base()}/asset-groups"),
+            ("quality",): lambda: alerts.poor_quality(
+                ledger(where) or {"raw_rows": 0}, rules, f"{base()}/assets/published/event_ledger"
+            ),
+            ("lag",): of_loaders,
         }
         problems: list[Problem] = []
         looked: list[alerts.Kind] = []

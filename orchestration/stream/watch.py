@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
 from rich.live import Live
 from rich.table import Table
 
@@ -73,6 +73,7 @@ class Watch:
             self._live.start()
         self._registry = CollectorRegistry()
         labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
+        Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info({"place": place})
         self._rows = Counter("rows", "Rows landed in the lake", **labels)
         self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
         self._dead = Counter("dead_letters", "Messages that could not land, by rule", ["rule"], **labels)
