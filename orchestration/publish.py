@@ -168,7 +168,7 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
         return _Build(str(invocation), int(built_from), as_of, None)
     # Since the last whole build all went well, so what was told of other marts then still holds.
     [(well,)] = con.execute(
-        "select coalesce(bool_and(status = 'passed' and (is_whole or marts <> [])), false) and bool_or(is_whole) "
+        "select coalesce(bool_and(status = 'passed' and command = 'build' and marts <> []), false) and bool_or(is_whole) "
         "from warehouse.main.builds where opened_at >= "
         "(select max(opened_at) from warehouse.main.builds where is_whole and command = 'build')"
     ).fetchall()

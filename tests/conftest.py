@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 from small_shops import Houses
 
+from orchestration.locks import one_at_a_time
 from orchestration.settings import Settings, settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,15 @@ def shared_data(project: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of pytest that all workers see."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder of DuckDB extensions for all tests: unpacking them again for each would cost seconds."""
     return tmp_path_factory.mktemp("extensions")
@@ -84,18 +94,21 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 @pytest.fixture(scope="session")
-def built_shop(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Settings:
-    """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read.
-    Its files are in `home / "shop"`."""
+def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
+    """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read: copy what is
+    to be changed. Its files are in `home / "shop"`. Whichever worker asks first makes it, for all."""
     from orchestration.build import build
     from orchestration.load import load
     from orchestration.simulate import simulate
 
-    where = Settings.below(tmp_path_factory.mktemp("built") / "home", extensions)
-    simulate(where.home / "shop", events=3000, days=20, start=date(2025, 3, 20))
-    load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
-    done = build(where=where)
-    assert done.passed, [(node.name, node.message) for node in done.failed]
+    where = Settings.below(shared_by_workers / "home", extensions)
+    with one_at_a_time(shared_by_workers / "built_shop.lock"):
+        if not (where.home / "is-built").exists():
+            simulate(where.home / "shop", events=3000, days=20, start=date(2025, 3, 20))
+            load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
+            done = build(where=where)
+            assert done.passed, [(node.name, node.message) for node in done.failed]
+            (where.home / "is-built").touch()
     return where
 
 

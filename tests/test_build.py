@@ -17,7 +17,7 @@ from conftest import run_dbt as dbt_command
 from test_maintain import Held
 
 from orchestration import lake
-from orchestration.build import must_start_afresh, build, run_dbt
+from orchestration.build import build, must_start_afresh, run_dbt
 from orchestration.dbt_plugin import rules
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings

@@ -108,6 +108,75 @@ def test_a_publish_writes_what_changed(shop: Settings, monkeypatch: pytest.Monke
     assert files_of(shop) == after
 
 
+def a_build_of(where: Settings, marts: list[str], change: str, status: str = "passed") -> None:
+    """Stand in for a later build of some marts alone."""
+    another_build(where, change)
+    scribble(
+        where,
+        f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where opened_at = (select max(opened_at) from main.builds)",
+    )
+
+
+def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:
+    first = publish(shop)
+    everywhere = (
+        "update marts.dim_products set title = 'changed'; update marts.item_features set views_7d = views_7d + 1"
+    )
+    a_build_of(shop, ["category_features", "item_features"], everywhere)
+    done = publish(shop)
+    assert done.renewed == ["category_features", "item_features"] and done.marts.keys() == first.marts.keys()
+    with duckdb.connect() as con:
+        con.execute(f"attach '{shop.warehouse}' as warehouse (read_only)")
+        con.execute(f"attach '{shop.published / 'finegrain.duckdb'}' as published (read_only)")
+        for mart, differ in (("item_features", 0), ("dim_products", done.marts["dim_products"][0])):
+            for copy in (f"published.main.{mart}", f"'{shop.published}/parquet/{mart}/*.parquet'"):
+                found = con.execute(
+                    f"select count(*) from (from warehouse.marts.{mart} except all from {copy})"
+                ).fetchall()
+                assert found == [(differ,)], copy
+    # The next whole build brings the rest.
+    another_build(shop, "select 1")
+    scribble(shop, "update main.builds set is_whole = true")
+    done = publish(shop)
+    assert done.renewed == sorted(first.marts)
+    same_as_the_warehouse(shop, done)
+
+
+@pytest.mark.parametrize(
+    ("marts", "status", "between"),
+    [
+        pytest.param([], "passed", None, id="of no mart whole"),
+        pytest.param(["item_features"], "failed", None, id="that failed"),
+        pytest.param(["item_features"], "passed", ("status = 'failed'", True), id="after a whole one that failed"),
+        pytest.param(["item_features"], "passed", ("status = 'open'", False), id="after one that was killed"),
+        pytest.param(
+            ["item_features"], "passed", ("command = 'run', marts = []", False), id="after models without tests"
+        ),
+    ],
+)
+def test_a_build_of_some_marts_is_refused(
+    shop: Settings, marts: list[str], status: str, between: tuple[str, bool] | None
+) -> None:
+    before = publish(shop).folder
+    if between:
+        another_build(shop, "select 1")
+        told, is_whole = between
+        scribble(
+            shop,
+            f"update main.builds set {told}, is_whole = {is_whole} where opened_at = (select max(opened_at) from main.builds)",
+        )
+    a_build_of(shop, marts, "update marts.item_features set views_7d = 9", status)
+    with pytest.raises(FinegrainError, match="stays as it is"):
+        publish(shop)
+    assert (shop.published / "current").resolve() == before
+
+
+def test_a_build_of_some_marts_is_no_first_version(shop: Settings) -> None:
+    a_build_of(shop, ["item_features"], "select 1")
+    with pytest.raises(FinegrainError, match="Run `finegrain build`"):
+        publish(shop)
+
+
 @pytest.mark.parametrize(
     "change",
     [

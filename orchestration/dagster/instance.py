@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import yaml
+from dagster import DagsterInstance, RunsFilter
+from dagster import DagsterRunStatus as Status
 
 from orchestration.demo import simulated_home, simulated_shop
 from orchestration.errors import FinegrainError
@@ -52,6 +54,16 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
     return path
 
 
+def end_what_was_left(instance: DagsterInstance) -> list[str]:
+    """Tell that runs are over whose process went with an earlier daemon (a power cut, `kill -9`), and free their places in pools; their ids.
+    Runs are children of the daemon's own process, so as it starts there are none."""
+    left = instance.get_runs(RunsFilter(statuses=[Status.STARTING, Status.STARTED, Status.CANCELING]))
+    for run in left:
+        instance.report_run_failed(run, "the process of this run ended with that of Dagster")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in left]
+
+
 def command(part: str, host: str, port: int) -> list[str]:
     """What starts `dev`, `webserver` or `daemon`."""
     beside = Path(sys.executable).parent
@@ -90,6 +102,9 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     read_rules()
     connections()
     dbt_project()
+    if part != "webserver":
+        with DagsterInstance.get() as instance:
+            end_what_was_left(instance)
     arguments = command(part, host, port)
     # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
