@@ -36,6 +36,7 @@ LONG = (
     "test_stream_kills",
     "test_maintain",
     "test_real_data",
+    "test_dagster",
     "test_order_free",
     "test_build",
     "test_as_of",
@@ -78,9 +79,9 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def houses(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Houses:
+def houses(tmp_path_factory: pytest.TempPathFactory, extensions: Path, shared_by_workers: Path) -> Houses:
     """Makes homes for small shops and builds them, with dbt's first, slow run shared by all tests."""
-    return Houses(tmp_path_factory.mktemp("houses"), extensions)
+    return Houses(tmp_path_factory.mktemp("houses"), extensions, shared_by_workers)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import pyarrow as pa
 from orchestration import lake
 from orchestration.build import Build, run_dbt
 from orchestration.contracts import columns
+from orchestration.locks import one_at_a_time
 from orchestration.settings import Settings
 
 #: So low that shoppers of a small shop reach it; the project's own limit is a bot's.
@@ -140,18 +141,21 @@ def land(where: Settings, rows: Iterable[Row]) -> None:
 
 
 class Houses:
-    """Makes homes for small shops and builds them; one for a test session, since dbt's first run is slow."""
+    """Makes homes for small shops and builds them; one for a worker of a test session. dbt's first run is slow, so what comes of it
+    lies in `shared`, for all workers."""
 
-    def __init__(self, root: Path, extensions: Path) -> None:
+    def __init__(self, root: Path, extensions: Path, shared: Path) -> None:
         self.root = root
         self.extensions = extensions
+        self.shared = shared
         self._made = 0
         self._template: Path | None = None
 
     def make(self, name: str = "house") -> Settings:
         """A fresh home: an empty lake, and a warehouse that was built from it once."""
         if self._template is None:
-            self._template = self._first()
+            with one_at_a_time(self.shared / "template.lock"):
+                self._template = self._first()
         where = self._settings(name)
         lake.connect(where).close()
         shutil.copyfile(self._template, where.warehouse)
@@ -176,13 +180,21 @@ class Houses:
         return Settings.below(home, self.extensions)
 
     def _first(self) -> Path:
+        template, parsed = self.shared / "template.duckdb", self.shared / "partial_parse.msgpack"
+        target = self.root / "target"
+        if template.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(parsed, target / parsed.name)
+            return template
         where = self._settings("template")
         self._dbt(where, "seed")
         with duckdb.connect(str(where.warehouse)) as con:
             # Rules that a small shop has enough rows to meet.
             con.execute("update outlier_rules set min_count = 4, factor = least(factor, 2)")
         self._dbt(where, "run")
-        return where.warehouse
+        shutil.copyfile(target / parsed.name, parsed)
+        shutil.copyfile(where.warehouse, template)
+        return template
 
     def _dbt(self, where: Settings, command: str, *arguments: str) -> Build:
         own = ["--vars", json.dumps(VARS), "--target-path", str(self.root / "target"), "--no-write-json"]
