@@ -663,6 +663,7 @@ def test_the_page_shows_the_graph_and_a_click_materializes(shop: Shop) -> None:
         page.goto(f"{address}/runs/{run.run_id}")
         page.get_by_text("Success", exact=True).first.wait_for()
         page.get_by_text("connectors__shop_web").first.wait_for()
+        page.get_by_text("Finished execution of run", exact=False).first.wait_for()
         picture(page, "dagster-run")
 
         page.goto(f"{address}/assets/marts/user_features")
