@@ -1,6 +1,6 @@
 # What one types here. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test soak lint format bench bench-stream docs lock clean setup setup-dev
+.PHONY: help demo dev test test-long soak lint format bench bench-stream docs lock clean setup setup-dev
 
 # Which data `make demo` runs on: simulated, or completejourney.
 DATA ?= simulated
@@ -20,9 +20,12 @@ dev: setup ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; S
 	@$(BIN)/finegrain dagster $(if $(SHOP),--shop $(SHOP)) $(if $(PORT),--port $(PORT))
 
 # One worker more than there are cores: tests of services wait for much of their time.
-test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: setup-dev ## All tests but the long ones, on all cores
+test test-long: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+test: setup-dev ## The tests, on all cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills, real shops' data
+	@$(BIN)/python -m pytest -m "long and not soak" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
 	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak

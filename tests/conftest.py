@@ -99,6 +99,7 @@ def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
     """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read: copy what is
     to be changed. Its files are in `home / "shop"`. Whichever worker asks first makes it, for all."""
     from orchestration.build import build
+    from orchestration.lineage import lineage
     from orchestration.load import load
     from orchestration.simulate import simulate
 
@@ -109,6 +110,7 @@ def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
             load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
             done = build(where=where)
             assert done.passed, [(node.name, node.message) for node in done.failed]
+            lineage(where)
             (where.home / "is-built").touch()
     return where
 

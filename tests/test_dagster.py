@@ -37,6 +37,7 @@ from orchestration.dagster.automation import Decision, Policy, Waiting, decide
 from orchestration.dagster.instance import STORAGE, command, dagster_home, end_what_was_left, write_settings
 from orchestration.dagster.shop import connections
 from orchestration.errors import FinegrainError
+from orchestration.history import features_of
 from orchestration.lake import Arrived
 from orchestration.publish import current
 from orchestration.settings import PROJECT, Settings, settings
@@ -338,10 +339,13 @@ def test_connectors_bring_in_what_is_new(shop: Shop) -> None:
     assert landed == {"more": 2, "shop_app": 0, "shop_database": 0, "shop_store": 0, "shop_web": 0}
 
 
+@pytest.mark.long
 def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     """The build job is killed, dbt and all, while models are made; what was published stays, and the next run makes it good."""
     from orchestration.publish import publish
 
+    deliver(shop, "c.csv", [("m0", "2025-04-08T09:00:00Z", "2025-04-08T09:00:05Z")])
+    assert shop.run("connectors").success
     publish(shop.where)
     before = current(shop.where)
     log = dagster_home() / "dbt" / "run" / "dbt.log"
@@ -421,6 +425,7 @@ def failures(done: dg.ExecuteInProcessResult) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
     deliver(shop, "b.csv", [("m3", "2025-04-08T12:00:00Z", "2025-04-08T12:00:05Z")])
     assert shop.run("connectors").success
@@ -489,6 +494,7 @@ def look(shop: Shop) -> None:
         repository.get_sensor_def("watch").evaluate_tick(context)
 
 
+@pytest.mark.long
 def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop: Shop) -> None:
     before = current(shop.where)
     with webhook() as got:
@@ -541,26 +547,27 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
     assert all(mart in published_rows(shop.where) for mart in published_marts(shop))
 
 
+@pytest.mark.long
 def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
-    """First the day alone; then rows of that day arrive late, and a range with the day in it is made in one run."""
-    assert shop.run("history", partition=DAY.isoformat()).success
+    """First as it was known then; and again when rows of that day have arrived late, in a range of two days in one run."""
+    features_of([DAY])
     first = features(shop.where, DAY)
     assert first["user_features"] and first["item_features"]
     deliver(shop, "late.csv", [("m4", f"{DAY}T09:00:00Z", "2025-04-08T13:00:00Z")])
     assert shop.run("connectors").success
     before = current(shop.where)
-    start, end = DAY - timedelta(days=1), DAY
+    yesterday = DAY - timedelta(days=1)
     done = shop.run(
         "history",
         tags={
-            "dagster/asset_partition_range_start": start.isoformat(),
-            "dagster/asset_partition_range_end": end.isoformat(),
+            "dagster/asset_partition_range_start": yesterday.isoformat(),
+            "dagster/asset_partition_range_end": DAY.isoformat(),
         },
     )
     assert done.success, failures(done)
     assert features(shop.where, DAY) == first
     # The day before is another one, and nothing but the history was touched.
-    assert features(shop.where, start) != first and features(shop.where, start)["user_features"]
+    assert features(shop.where, yesterday) != first and features(shop.where, yesterday)["user_features"]
     assert current(shop.where) == before
     # What is known of the day by plain counting: views that had arrived by its end.
     end_of_day = f"timestamp '{DAY + timedelta(days=1)}'"
@@ -630,6 +637,7 @@ def page_of(shop: Shop) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_the_page_shows_the_graph_and_a_click_materializes(shop: Shop) -> None:
     browser_program = chromium()
     groups = {str(shop.asset_graph().get(key).group_name) for key in shop.asset_graph().get_all_asset_keys()}

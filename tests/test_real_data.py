@@ -28,6 +28,8 @@ from orchestration.build import run_dbt
 from orchestration.load import load
 from orchestration.settings import Settings
 
+pytestmark = pytest.mark.long
+
 #: As in dbt_project.yml: the most a believable row holds, the moments of a person's day, and the gap that ends a session.
 MAX_QUANTITY, MAX_MOMENTS, SESSION_GAP = 10_000, 600, pl.duration(minutes=30)
 

@@ -205,6 +205,7 @@ def at_work(lives: dict[Path, Life], chance: random.Random) -> tuple[Path, Life]
     return chance.choice(found)
 
 
+@pytest.mark.long
 def test_every_event_is_once_in_the_lake(kafka: Kafka, home: Settings, tmp_path: Path) -> None:
     kill_loaders(kafka, tmp_path, home, kills=200 if "CI" in os.environ else 40, seed=1)
 

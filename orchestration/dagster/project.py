@@ -126,7 +126,7 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
     # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
     events = list(done.stream())
     passed = done.is_successful()
-    nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"]
+    nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"] if events else {}
     failed = sorted({nodes[_unique_id(event)]["name"] for event in events if _is_failed_test(event)})
     with _warehouse(where) as con:
         for event in events:
