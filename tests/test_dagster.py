@@ -26,6 +26,7 @@ import dagster as dg
 import duckdb
 import pytest
 import yaml
+from dagster_dbt import DbtCliResource
 from playwright.sync_api import Page, sync_playwright
 from servers import free_ports
 
@@ -337,6 +338,17 @@ def test_connectors_bring_in_what_is_new(shop: Shop) -> None:
         for event in done.get_asset_materialization_events()
     }
     assert landed == {"more": 2, "shop_app": 0, "shop_database": 0, "shop_store": 0, "shop_web": 0}
+
+
+def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped:
+        def stream(self) -> Iterator[Any]:
+            raise dg.DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(DbtCliResource, "cli", lambda *_, **__: Stopped())
+    done = shop.run("build")
+    assert not done.success and "the run was stopped" in failures(done)[0]
+    assert not [event for event in done.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
 @pytest.mark.long

@@ -124,7 +124,11 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
     target = dagster_home() / "dbt" / "run"
     done = dbt.cli(arguments, context=context, target_path=target, raise_on_error=False)
     # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
-    events = list(done.stream())
+    try:
+        events = list(done.stream())
+    except dg.DagsterExecutionInterruptedError:
+        # Dagster would try it again; dbt has ended by now.
+        raise dg.Failure("the run was stopped", allow_retries=False) from None
     passed = done.is_successful()
     nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"] if events else {}
     failed = sorted({nodes[_unique_id(event)]["name"] for event in events if _is_failed_test(event)})
