@@ -96,6 +96,8 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
             "FINEGRAIN_PROJECT": str(PROJECT),
             "FINEGRAIN_DAGSTER_URL": os.environ.get("FINEGRAIN_DAGSTER_URL", f"http://{host}:{port}"),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
+            # `dagster dev` says at each start that it will be called `dg dev` some day.
+            "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore:::click.core"),
         }
     )
     write_settings(home)
