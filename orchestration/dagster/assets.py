@@ -194,7 +194,7 @@ def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.A
                     "dagster/row_count": rows,
                     "columns": columns,
                     "built_from": done.built_from,
-                    "as_of": str(done.as_of),
+                    **({"as_of": str(done.as_of)} if done.as_of else {}),
                     "seconds": round(done.seconds, 3),
                     "folder": dg.MetadataValue.path(str(done.folder)),
                     "is_new": done.is_new,
