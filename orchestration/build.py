@@ -227,11 +227,19 @@ def build(
         def follow(name: str, number: int, of: int) -> None:
             advance(1 / of, name)
 
-        afresh = full_refresh or must_start_afresh(where)
-        arguments = ["build", *(["--full-refresh"] if afresh else [])]
-        if not unit_tests:
-            arguments += ["--exclude-resource-type", "unit_test"]
-        return run_dbt(arguments, where=where, moment=moment, on_node=follow)
+        return run_dbt(
+            arguments(where, full_refresh=full_refresh, unit_tests=unit_tests),
+            where=where,
+            moment=moment,
+            on_node=follow,
+        )
+
+
+def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:
+    """`dbt build`, from scratch when that is asked for or must be (see `build`). Raises FinegrainError."""
+    afresh = full_refresh or must_start_afresh(where)
+    left_out = [] if unit_tests else ["--exclude-resource-type", "unit_test"]
+    return ["build", *(["--full-refresh"] if afresh else []), *left_out]
 
 
 def audit(full: bool) -> dict[str, str | None]:

@@ -17,14 +17,15 @@ from typing import Final
 import duckdb
 
 from orchestration import warehouse
-from orchestration.build import must_start_afresh, run_dbt
+from orchestration.build import arguments, run_dbt
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
+from orchestration.lineage import FEATURES
 from orchestration.settings import Settings, settings
 
 #: What dbt builds and tests of each day: the feature marts, and what they are made of.
-SELECTED: Final = "+path:models/marts/features"
+SELECTED: Final = f"+path:models/{FEATURES}"
 
 
 def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str, dict[str, int]]:
@@ -46,10 +47,9 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
 
 
 def _features(day: date, where: Settings, scratch: Path) -> dict[str, int]:
-    arguments = ["build", "--select", SELECTED, "--exclude-resource-type", "unit_test"]
     # Tests that compare with marts that are of another moment have no place here.
-    arguments += ["--indirect-selection", "buildable", *(["--full-refresh"] if must_start_afresh(where) else [])]
-    done = run_dbt(arguments, where=where, moment=(day + timedelta(days=1)).isoformat())
+    asked = [*arguments(where), "--select", SELECTED, "--indirect-selection", "buildable"]
+    done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
     if not done.passed:
         named = ", ".join(node.name for node in done.failed)
         raise FinegrainError(f"the features of {day} did not pass their tests, and stay as they were: {named}")

@@ -3,7 +3,7 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -13,24 +13,23 @@ from dagster_dbt import DbtProject
 from rich.console import Console
 
 from orchestration.account import account
-from orchestration.alerts import Rules, scrub
-from orchestration.dagster.project import POOL, RETRY, Translator
+from orchestration.alerts import DATA_ENGINEERING, Rules, scrub
+from orchestration.dagster.project import POOL, RETRY, Translator, clear
 from orchestration.dagster.shop import Connection, data
-from orchestration.errors import FinegrainError
 from orchestration.history import features_of
 from orchestration.ingest import IngestReport, ingest
 from orchestration.lineage import Lineage, lineage
 from orchestration.maintain import maintain
 from orchestration.publish import publish
 
-OWNER: Final = "data-engineering"
 LAKE: Final = "lake"
 #: Marts of products, which are made on a beat of their own.
 ITEMS: Final = ("item_features", "category_features", "item_pair_features")
-_TEAM: Final = [f"team:{OWNER}"]
+_TEAM: Final = [f"team:{DATA_ENGINEERING}"]
 
 
-def _manifest(project: DbtProject) -> dict[str, Any]:
+def manifest_of(project: DbtProject) -> dict[str, Any]:
+    """dbt's manifest."""
     told: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
     return told
 
@@ -112,22 +111,10 @@ def _landed(done: IngestReport) -> dict[str, int]:
     return dict(landed)
 
 
-class clear:  # reads as a word: with clear():
-    """What finegrain refuses ends a step with its one sentence, and no stack trace."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, FinegrainError):
-            raise dg.Failure(scrub(str(error))) from None
-
-
 def lake_tables(
-    project: DbtProject, translator: Translator, shop: Sequence[Connection], rules: Rules
+    manifest: Mapping[str, Any], project: DbtProject, translator: Translator, shop: Sequence[Connection], rules: Rules
 ) -> list[dg.AssetSpec]:
     """dbt's sources, filled by connectors and loaders; what came in is told by the sensor `lake`."""
-    manifest = _manifest(project)
     specs = []
     for unique_id, node in manifest["sources"].items():
         table = node["name"]
@@ -153,9 +140,10 @@ def _within(hours: float | None) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours)) if hours else None
 
 
-def published(project: DbtProject, translator: Translator, rules: Rules) -> dg.AssetsDefinition:
+def published(
+    manifest: Mapping[str, Any], project: DbtProject, translator: Translator, rules: Rules
+) -> dg.AssetsDefinition:
     """The marts as readers see them: all of them swap in one step, and only after every test has passed."""
-    manifest = _manifest(project)
     marts = {
         node["name"]: (translator.get_asset_spec(manifest, unique_id, project), node)
         for unique_id, node in manifest["nodes"].items()
@@ -216,9 +204,8 @@ def _column_lineage(traced: Lineage | None) -> dict[str, Any]:
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
-def consumers(project: DbtProject) -> list[dg.AssetSpec]:
+def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
     """Who reads what is published: dbt's exposures, the feature store among them."""
-    manifest = _manifest(project)
     return [
         dg.AssetSpec(
             ["consumers", node["name"]],

@@ -129,11 +129,8 @@ def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus
         cursor = _cursor(context.cursor)
         if not lake.exists(where):
             return dg.SensorResult(skip_reason="there is no lake yet")
-        con = lake.connect(where, read_only=True)
-        try:
+        with lake.connect(where, read_only=True) as con:
             arrived = {table: each for table, each in lake.arrived(con).items() if table in tables}
-        finally:
-            con.close()
         running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY), limit=1)
         done = decide(
             datetime.now(UTC).replace(tzinfo=None, microsecond=0),

@@ -29,8 +29,9 @@ def definitions() -> dg.Definitions:
     sensors = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
     shop, rules, project, translator = connections(), read_rules(), dbt_project(), Translator()
     dbt = build_assets(project, translator)
-    tables = assets.lake_tables(project, translator, shop, rules)
-    published = assets.published(project, translator, rules)
+    manifest = assets.manifest_of(project)
+    tables = assets.lake_tables(manifest, project, translator, shop, rules)
+    published = assets.published(manifest, project, translator, rules)
     connectors = [assets.connector(each) for each in shop if each.pulled]
     features = sorted(key for key in dbt.keys if key.path[0] == "marts" and key.path[-1].endswith("_features"))
     history = assets.history(features, os.environ.get(HISTORY, "2025-01-01"))
@@ -86,7 +87,7 @@ def definitions() -> dg.Definitions:
             *tables,
             dbt,
             published,
-            *assets.consumers(project),
+            *assets.consumers(manifest),
             assets.lake_upkeep,
             assets.report,
             history,

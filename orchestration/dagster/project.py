@@ -14,8 +14,8 @@ import duckdb
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
 from orchestration import warehouse
-from orchestration.alerts import MASK, mask, scrub
-from orchestration.build import audit, environment, first_rows, must_start_afresh
+from orchestration.alerts import DATA_ENGINEERING, MASK, mask, scrub
+from orchestration.build import arguments, audit, environment, first_rows
 from orchestration.dagster.instance import dagster_home
 from orchestration.errors import FinegrainError
 from orchestration.landing import identifier
@@ -48,7 +48,7 @@ class Translator(DagsterDbtTranslator):
 
 def owner_of(node: Mapping[str, Any]) -> str:
     """Who owns a dbt node, as its `meta` says."""
-    return str({**node.get("meta", {}), **node.get("config", {}).get("meta", {})}.get("owner", "data-engineering"))
+    return str({**node.get("meta", {}), **node.get("config", {}).get("meta", {})}.get("owner", DATA_ENGINEERING))
 
 
 def _fingerprint() -> str:
@@ -87,6 +87,15 @@ def dbt_resource(project: DbtProject) -> DbtCliResource:
     return DbtCliResource(project_dir=project, dbt_executable=_dbt())
 
 
+@contextlib.contextmanager
+def clear() -> Iterator[None]:
+    """What finegrain refuses ends a step with its one sentence, and no stack trace."""
+    try:
+        yield
+    except FinegrainError as error:
+        raise dg.Failure(scrub(str(error))) from None
+
+
 class BuildConfig(dg.Config):
     """How a run builds: `full_refresh` from scratch; `full_audit` with every test of all rows."""
 
@@ -115,14 +124,11 @@ def build_assets(project: DbtProject, translator: Translator) -> dg.AssetsDefini
 
 
 def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings, config: BuildConfig) -> Iterator[Any]:
-    try:
-        afresh = config.full_refresh or must_start_afresh(where)
-    except FinegrainError as error:
-        raise dg.Failure(scrub(str(error))) from None
-    arguments = ["build", *(["--full-refresh"] if afresh else []), "--exclude-resource-type", "unit_test"]
+    with clear():
+        asked = arguments(where, full_refresh=config.full_refresh)
     # Not where the manifest is, which others read while dbt writes its own.
     target = dagster_home() / "dbt" / "run"
-    done = dbt.cli(arguments, context=context, target_path=target, raise_on_error=False)
+    done = dbt.cli(asked, context=context, target_path=target, raise_on_error=False)
     # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
     try:
         events = list(done.stream())

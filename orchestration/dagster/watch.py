@@ -13,8 +13,8 @@ import duckdb
 
 from orchestration import alerts, lake
 from orchestration.account import ledger, waiting_letters
-from orchestration.alerts import Loader, Problem, Rules
-from orchestration.dagster.assets import OWNER, loader_key
+from orchestration.alerts import DATA_ENGINEERING, Loader, Problem, Rules
+from orchestration.dagster.assets import loader_key
 from orchestration.dagster.shop import Connection
 from orchestration.errors import FinegrainError
 from orchestration.publish import published_at
@@ -43,7 +43,7 @@ def failed_runs(instance: dg.DagsterInstance, jobs: Sequence[str]) -> list[Probl
                 Problem(
                     kind="run",
                     subject=job,
-                    owner=OWNER,
+                    owner=DATA_ENGINEERING,
                     text=f"The last run of the job {job} failed: {said}",
                     link=f"{base()}/runs/{last[0].run_id}",
                     state=said,
@@ -83,7 +83,7 @@ def failed_checks(
             Problem(
                 kind="check",
                 subject=f"{asset}: {key.name}",
-                owner=owners.get(key.asset_key, OWNER),
+                owner=owners.get(key.asset_key, DATA_ENGINEERING),
                 text=f"The check {key.name} of {asset} failed" + (f": {rows} rows" if rows else ""),
                 link=f"{base()}/assets/{'/'.join(quote(part) for part in key.asset_key.path)}?view=checks",
                 sample=tuple(told.get("sample") or ()),
@@ -97,11 +97,8 @@ def _lake(where: Settings) -> tuple[dict[str, datetime | None], dict[str, int]]:
     """(last arrival by raw table, waiting dead letters by rule)."""
     if not lake.exists(where):
         return {}, {}
-    con = lake.connect(where, read_only=True)
-    try:
+    with lake.connect(where, read_only=True) as con:
         return {table: each.at for table, each in lake.arrived(con).items()}, waiting_letters(con)
-    finally:
-        con.close()
 
 
 def loaders() -> dict[str, Loader | None]:
@@ -187,7 +184,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
 
 
 def _owner(owners: Sequence[str]) -> str:
-    return owners[0].removeprefix("team:") if owners else OWNER
+    return owners[0].removeprefix("team:") if owners else DATA_ENGINEERING
 
 
 def _figures(loader: Loader) -> dict[str, Any]:
