@@ -28,7 +28,7 @@ test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills,
 	@$(BIN)/python -m pytest -m "long and not soak" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
-	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak
+	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0
 
 lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
 	$(BIN)/ruff check .
