@@ -13,14 +13,17 @@ import json
 import mmap
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -70,8 +73,8 @@ def main() -> None:
 
 
 def measure(home: Path, events: int) -> None:
-    """Simulate, load, build; build with nothing new; publish; the same for a thousandth more events; then, for comparison, the
-    floor and the features in data frames, from the same lake."""
+    """Simulate, load, build; build with nothing new; publish; the same for a thousandth more events, and for the first hour of the
+    next day; then, for comparison, the floor and the features in data frames, from the same lake."""
     shop = str(home / "shop")
     load = ["load", "examples/simulated_shop", "--data", shop, "--json"]
     stages: list[tuple[str, float, float]] = []
@@ -84,15 +87,18 @@ def measure(home: Path, events: int) -> None:
             answers[name] = json.loads(out)
 
     stage("simulate", "simulate", "--events", str(events), "--out", shop)
-    later = hold_back(home / "shop" / "stream" / "events.jsonl", max(events // 1000, 1))
+    more, next_day = hold_back(home / "shop", max(events // 1000, 1))
     stage("load", *load)
     stage("build", "build", "--json")
     stage("build again, nothing new", "build", "--json")
     stage("publish", "publish", "--json")
-    (home / "shop" / "stream" / "later.jsonl").write_bytes(later)
+    (home / "shop" / "stream" / "more.jsonl").write_bytes(more)
     stage("load 0.1 % more", *load)
     stage("build 0.1 % more", "build", "--json")
     stage("publish 0.1 % more", "publish", "--json")
+    (home / "shop" / "stream" / "next_day.jsonl").write_bytes(next_day)
+    stage("load up to the next day", *load)
+    stage("build the next day", "build", "--json")
 
     floor, frames = home / "floor.duckdb", home / "frames"
     seconds, peak, _ = run(home, "benchmarks/floor.py", "--keep", str(floor))
@@ -107,7 +113,8 @@ def measure(home: Path, events: int) -> None:
     console.print(
         f"{events:,} events; {os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}"
     )
-    full, again, more = (answers[name] for name in ("build", "build again, nothing new", "build 0.1 % more"))
+    names = ("build", "build again, nothing new", "build 0.1 % more", "build the next day")
+    full, again, a_little, a_day = (answers[name] for name in names)
     table = Table("stage", "seconds", "peak MiB", "of which start-up", "models", "tests", box=None)
     for name, seconds, peak in stages:
         build = answers.get(name, {}) if name.startswith("build") else {}
@@ -124,11 +131,12 @@ def measure(home: Path, events: int) -> None:
     console.print(
         f"build / floor {full['seconds'] / bare:.2f} ({work:.0f} s of models, of which {features:.0f} s of features); "
         f"build again / build {again['seconds'] / full['seconds']:.3f}, "
-        f"build 0.1 % more / build {more['seconds'] / full['seconds']:.3f}"
+        f"build 0.1 % more / build {a_little['seconds'] / full['seconds']:.3f}, "
+        f"build the next day / build {a_day['seconds'] / full['seconds']:.3f}"
     )
-    seconds_of = [{node["name"]: node["seconds"] for node in build["nodes"]} for build in (again, more)]
+    seconds_of = [{node["name"]: node["seconds"] for node in build["nodes"]} for build in (again, a_little, a_day)]
     models = sorted((node for node in full["nodes"] if node["kind"] in MODELS), key=lambda node: -node["seconds"])
-    table = Table("model", "full", "nothing new", "0.1 % more", box=None)
+    table = Table("model", "full", "nothing new", "0.1 % more", "the next day", box=None)
     for node in models[:SLOWEST]:
         table.add_row(
             node["name"],
@@ -147,16 +155,54 @@ def of(build: dict[str, Any], *kinds: str) -> float:
     return float(sum(node["seconds"] for node in build["nodes"] if node["kind"] in kinds))
 
 
-def hold_back(path: Path, lines: int) -> bytes:
-    """Take the last lines off a file of events in the order of their arrival."""
-    with path.open("r+b") as file:
+def hold_back(shop: Path, lines: int) -> tuple[bytes, bytes]:
+    """Leave of a simulated shop what had arrived by noon of its last day but one: of what is exported once a day, the days before. The
+    answer is what the stream brought next, so many lines of it, and the rest up to one o'clock of the next day."""
+    about = json.loads((shop / "simulation.json").read_text())
+    day = date.fromisoformat(about["start"]) + timedelta(days=about["days"] - 2)
+    for path in (shop / "ga4").glob("events_*.parquet"):
+        if path.stem.removeprefix("events_") >= f"{day:%Y%m%d}":
+            path.unlink()
+    for name, moment in DAILY.items():
+        path, draft = shop / name, shop / f"{name}.draft"
+        kind = "header, delimiter ','" if path.suffix == ".csv" else "format parquet"
+        read = f"read_csv('{path}', all_varchar = true)" if path.suffix == ".csv" else f"'{path}'"
+        duckdb.execute(f"copy (from {read} where cast({moment} as varchar) < '{day}') to '{draft}' ({kind})")
+        draft.replace(path)
+    with (shop / "stream" / "events.jsonl").open("r+b") as file:
         with mmap.mmap(file.fileno(), 0) as text:
-            start = len(text)
-            for _ in range(lines + 1):
-                start = text.rfind(b"\n", 0, max(start, 0))
-            held = text[start + 1 :]
-        file.truncate(start + 1)
-    return held
+            noon = first_line(text, f"{day}T12:00")
+            after = noon
+            for _ in range(lines):
+                after = text.find(b"\n", after) + 1
+            more, next_day = text[noon:after], text[after : first_line(text, f"{day + timedelta(days=1)}T01:00")]
+        file.truncate(noon)
+    return more, next_day
+
+
+#: What comes once a day, and the column that says when a row came.
+DAILY = {
+    "store/visits.csv": "local_time",
+    "database/customers.csv": "changed",
+    "database/products.csv": "changed",
+    "database/orders.parquet": "updated_at",
+    "database/order_items.parquet": "updated_at",
+    "database/refunds.parquet": "updated_at",
+}
+RECEIVED = re.compile(rb'"received_at": ?"([0-9-]+T[^"]+)"')
+
+
+def first_line(text: mmap.mmap, moment: str) -> int:
+    """Where the first line begins that was received at `moment` or later, by bisection: lines lie in the order of their arrival."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        found = RECEIVED.search(text, middle)
+        if found is None or found[1] >= moment.encode():
+            high = middle
+        else:
+            low = found.end()
+    return text.find(b"\n", low) + 1 if low else 0
 
 
 if __name__ == "__main__":

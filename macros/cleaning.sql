@@ -80,12 +80,6 @@ where v.event_day >= {{ add_days(first_changed_day(), var('fit_lag_days')) }}
 {%- endif %}
 {%- endmacro %}
 
-{% macro forget_rows_to_clean() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
-delete from {{ this }} where row_id in (select r.row_id from rows_to_clean as r)
-{%- endif %}
-{%- endmacro %}
-
 {# SQL: the kept events that a build cleans, as v: all, or those found above. #}
 {% macro events_to_clean() -%}
 from {{ ref('int_events__validated') }} as v

@@ -3,8 +3,8 @@
   changes when something arrives, and when a window passes over something. What follows from the moment itself, the shop and
   the catalogue is worked out by the mart, a view of the state.
 
-  Within a UTC day the windows of days stand still, so a build folds up again only those of whom something changed or who did
-  something in the 24 hours before the last build's moment. The first build of a day folds up all of them.
+  Within a UTC day the windows of days stand still, so a build folds up again only those of whom something changed, and those of whom
+  an event left a window of hours since the last build's moment. The first build of a day folds up all of them.
 #}
 
 {# By the key of an entity: the spine that asks for it, and the model that tells its identities. #}
@@ -13,13 +13,14 @@
 {{ return(ref('int_identity__links') if key == 'customer_id' else ref('int_tiles__identity_session')) }}
 {% endmacro %}
 
-{# Pre-hook: find what has to be folded up again, and forget it. #}
-{% macro find_touched(key) -%}
+{# Pre-hook: find what has to be folded up again, and forget it. `windows`: those of hours that the state has. #}
+{% macro find_touched(key, windows=[]) -%}
 {% if execute and not starts_afresh(this.identifier) -%}
 create or replace temporary table touched as
 with moments as (
 
     select
+        b.as_of,
         b.as_of_day,
         s.made_of,
         coalesce(s.moments = 1 and s.made_of <= b.as_of and cast(s.made_of as date) = b.as_of_day, false) as is_of_one_day
@@ -34,7 +35,11 @@ identities as (
     union
     select e.identity
     from {{ ref('int_events__cleaned') }} as e
-    inner join moments as m on e.event_at >= m.made_of - interval 24 hour
+    inner join moments as m
+        on e.event_at >= m.made_of
+        {%- for suffix, hours in windows %}
+        or (e.event_at >= m.made_of - interval {{ hours }} hour and e.event_at < m.as_of - interval {{ hours }} hour)
+        {%- endfor %}
     where e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
     union
     select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity

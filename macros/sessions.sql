@@ -10,57 +10,48 @@ select v.row_id, v.identity, v.event_at, v.source_session_id, v.purchase_order_i
 from {{ ref('int_events__validated') }} as v
 where v.built_in > coalesce({{ watermark(this.identifier) }}, -1);
 
-create or replace temporary table touched_session_rows as
-with moments as (
-
-    select identity, event_at, source_session_id from touched_rows
-    union
-    -- Where a changed row stood before.
-    select identity, event_at, chain as source_session_id
-    from {{ this }}
-    where row_id in (select t.row_id from touched_rows as t)
-    union
-    -- A database order moves with its web hit, wherever it stands.
-    select s.identity, s.event_at, cast(null as varchar) as source_session_id
-    from {{ this }} as s
-    inner join {{ ref('int_events__validated') }} as v on s.row_id = v.row_id
+create or replace temporary table touched_moments as
+select identity, event_at, source_session_id from touched_rows
+union
+-- Where a changed row stood before.
+select identity, event_at, chain as source_session_id
+from {{ this }}
+where row_id in (select t.row_id from touched_rows as t)
+union
+-- A database order moves with its web hit, wherever it stands.
+select identity, event_at, cast(null as varchar) as source_session_id
+from {{ this }}
+where row_id in (
+    select v.row_id
+    from {{ ref('int_events__validated') }} as v
     where v.purchase_order_id in (select t.purchase_order_id from touched_rows as t where t.purchase_order_id is not null)
+);
 
-),
-
-sessions as (
+create or replace temporary table touched_sessions as
+with sessions as (
 
     select session_id, identity, chain, min(event_at) as first_at, max(event_at) as last_at
     from {{ this }}
-    where identity in (select m.identity from moments as m)
+    where identity in (select m.identity from touched_moments as m)
     group by session_id, identity, chain
-
-),
-
-touched as (
-
-    select distinct s.session_id
-    from sessions as s
-    inner join moments as m on s.identity = m.identity
-    where s.chain = m.source_session_id
-        or (
-            s.first_at <= m.event_at + {{ minutes([var('session_gap_minutes'), var('order_join_minutes')] | max) }}
-            and s.last_at >= m.event_at - {{ minutes([var('session_gap_minutes'), var('order_join_minutes')] | max) }}
-        )
 
 )
 
+select distinct s.session_id
+from sessions as s
+inner join touched_moments as m on s.identity = m.identity
+where s.chain = m.source_session_id
+    or (
+        s.first_at <= m.event_at + {{ minutes([var('session_gap_minutes'), var('order_join_minutes')] | max) }}
+        and s.last_at >= m.event_at - {{ minutes([var('session_gap_minutes'), var('order_join_minutes')] | max) }}
+    );
+
+create or replace temporary table rows_of_sessions as
 select s.row_id
 from {{ this }} as s
-where s.session_id in (select t.session_id from touched as t)
-{%- endif %}
-{%- endmacro %}
-
-{% macro forget_touched_sessions() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
-delete from {{ this }}
-where row_id in (select t.row_id from touched_rows as t)
-    or row_id in (select s.row_id from touched_session_rows as s)
+where s.session_id in (select t.session_id from touched_sessions as t)
+union
+select t.row_id from touched_rows as t
 {%- endif %}
 {%- endmacro %}
 

@@ -49,7 +49,9 @@ group by {{ keys | join(', ') }}, order_key
 {%- set spans = taste_spans() -%}
 {%- set longest = var('half_lives') | max -%}
 {%- set keys = ['customer_id', 'as_of', kind] -%}
-{%- set kinds = '(select * from (' ~ as_of_tiles('identity_product') ~ ') as tiles where ' ~ kind ~ ' is not null) as met' -%}
+{#- An incremental build gathers the few rows that it reads once; a full one would have to keep them all. -#}
+{%- set products = 'select * from products' if is_incremental() else as_of_tiles('identity_product') -%}
+{%- set kinds = '(select * from (' ~ products ~ ') as tiles where ' ~ kind ~ ' is not null) as met' -%}
 with {{ asked_members() }},
 
 ---------- what the customer did

@@ -26,8 +26,8 @@ select * from judged where broken_rules <> ''
 
 {#
   A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, told_by}}`, tests that
-  judge rows one by one or by that key ask, in a `dbt build`, those of which `told_by` has a row built since the last whole build
-  that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
+  judge rows one by one or by that key ask, in a `dbt build`, those of which one of the models `told_by` has a row built since the
+  last whole build that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
 #}
 {% macro get_where_subquery(relation) %}
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
@@ -41,7 +41,16 @@ select * from judged where broken_rules <> ''
 {%- set changed -%}
 (
     select * from {{ relation }}
-    where {{ changes.key }} in (select c.{{ changes.key }} from {{ target.schema }}.{{ changes.told_by }} as c where c.built_in > {{ audited }})
+    {%- if changes.told_by == [about.name] and model.test_metadata.name in ['not_null', 'accepted_values', 'every_row', 'expression_is_true'] %}
+    where built_in > {{ audited }}
+    {%- else %}
+    where {{ changes.key }} in (
+        {%- for name in changes.told_by %}
+        select c.{{ changes.key }} from {{ target.schema }}.{{ name }} as c where c.built_in > {{ audited }}
+        {{- " union" if not loop.last }}
+        {%- endfor %}
+    )
+    {%- endif %}
 ) as changed
 {%- endset -%}
 {{ return(changed) }}

@@ -1,7 +1,9 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook=["{{ find_rows_to_clean() }}", "{{ forget_rows_to_clean() }}"],
+    incremental_strategy='changes',
+    unique_key='row_id',
+    meta={'takes_up': 'rows_to_clean'},
+    pre_hook="{{ find_rows_to_clean() }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.

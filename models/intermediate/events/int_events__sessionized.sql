@@ -1,7 +1,9 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook=["{{ find_touched_sessions() }}", "{{ forget_touched_sessions() }}"],
+    incremental_strategy='changes',
+    unique_key='row_id',
+    meta={'takes_up': 'rows_of_sessions'},
+    pre_hook="{{ find_touched_sessions() }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events in their sessions. A session is what the source says or, where it says nothing, a run of one identity's
@@ -24,11 +26,7 @@ with kept as (
     where
         v.verdict = 'kept'
         {% if incremental %}
-        and v.row_id in (
-            select t.row_id from touched_rows as t
-            union
-            select s.row_id from touched_session_rows as s
-        )
+        and v.row_id in (select r.row_id from rows_of_sessions as r)
         {% endif %}
 
 ),

@@ -1,6 +1,6 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='delete+insert',
+    incremental_strategy='changes',
     unique_key='row_id',
     pre_hook="{{ remember_moves() }}",
     post_hook="{{ move_watermark('int_events__arrived') }}",
@@ -13,6 +13,7 @@
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
 {% set kept_once = '' if incremental else inlined() %}
+{% set is_whole = 'raw_error is null and identity is not null and event_at is not null and event_type is not null' %}
 with arrived as {{ kept_once }} (
 
     select * from {{ ref('int_events__arrived') }}
@@ -58,10 +59,13 @@ replaced as (
 
     select
         t.row_id,
+        t.raw_error,
         t.dedup_key,
         t.client_key,
         t.purchase_order_id,
         t.identity,
+        t.event_type,
+        t.event_at,
         t.event_day,
         least(t.arrival_day, t.prior_arrival_day) as arrival_day
     from {{ this }} as t
@@ -71,9 +75,9 @@ replaced as (
 
 touched_keys as (
 
-    select dedup_key from arrived
+    select dedup_key from arrived where {{ is_whole }}
     union
-    select dedup_key from replaced
+    select dedup_key from replaced where {{ is_whole }}
 
 ),
 
@@ -101,6 +105,22 @@ touched_days as (
 
 ),
 
+-- Those of which the rate may be too high, or have been.
+crowded_days as (
+
+    select identity, event_day
+    from (
+        select t.identity, t.event_day
+        from {{ this }} as t
+        where (t.identity, t.event_day) in (select (d.identity, d.event_day) from touched_days as d)
+        union all
+        select identity, event_day from arrived
+    ) as counted
+    group by identity, event_day
+    having count(*) > {{ var('max_events_per_identity_day') }}
+
+),
+
 reopened as (
 
     select t.row_id
@@ -118,18 +138,32 @@ reopened as (
 
 ),
 
+known_rows as (
+
+    select t.row_id, t.event_day
+    from {{ this }} as t
+    where t.row_id not in (select a.row_id from arrived as a)
+        and (
+            t.row_id in (select n.row_id from newly_gone as n)
+            or t.dedup_key in (select k.dedup_key from touched_keys as k)
+            or t.client_key in (select k.client_key from touched_client_keys as k)
+            or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
+            or (t.identity, t.event_day) in (select (d.identity, d.event_day) from crowded_days as d)
+            or t.row_id in (select r.row_id from reopened as r)
+        )
+
+),
+
+-- Whole rows, of their days alone: the table is some 60 columns wide.
 known as (
 
     select t.*
     from {{ this }} as t
-    where t.row_id not in (select a.row_id from arrived as a)
-        and (
-            t.dedup_key in (select k.dedup_key from touched_keys as k)
-            or t.client_key in (select k.client_key from touched_client_keys as k)
-            or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
-            or (t.identity, t.event_day) in (select (d.identity, d.event_day) from touched_days as d)
-            or t.row_id in (select r.row_id from reopened as r)
-        )
+    where t.event_day in (select k.event_day from known_rows as k) and t.row_id in (select k.row_id from known_rows as k)
+    union all
+    select t.*
+    from {{ this }} as t
+    where t.event_day is null and t.row_id in (select k.row_id from known_rows as k)
 
 ),
 
@@ -175,7 +209,7 @@ whole as {{ kept_once }} (
 
     select *
     from candidates
-    where raw_error is null and identity is not null and event_at is not null and event_type is not null
+    where {{ is_whole }}
         and row_id not in (select g.row_id from gone as g)
 
 ),

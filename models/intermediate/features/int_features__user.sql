@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='append',
-    pre_hook="{{ find_touched('customer_id') }}",
+    pre_hook="{{ find_touched('customer_id', hour_windows()) }}",
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each customer did, up to the moment asked for (macros/features.sql).

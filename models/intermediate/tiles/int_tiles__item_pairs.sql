@@ -112,6 +112,7 @@ select
     product_id,
     other_product_id,
     event_day,
-    arrival_day
+    arrival_day,
+    {{ pinned() }} as built_in
 from together
 group by product_id, other_product_id, event_day, arrival_day

@@ -67,7 +67,8 @@ by_customer as (
         as_of_day,
         customer_id,
         max(event_day) as last_day,
-        count(distinct case when units > 0 then event_day end) as days_bought
+        min(case when units > 0 then event_day end) as first_bought_on,
+        max(case when units > 0 then event_day end) as last_bought_on
     from shoppers
     group by product_id, as_of, as_of_day, customer_id
 
@@ -81,8 +82,8 @@ by_users as (
         {% for suffix, days in day_windows() %}
         {{ count_if(in_window(days, 'last_day')) }} as users_{{ suffix }},
         {% endfor %}
-        {{ count_if('days_bought > 0') }} as buyers_lifetime,
-        {{ share('count(case when days_bought > 1 then 1 end)', 'count(case when days_bought > 0 then 1 end)') }} as repeat_buy_rate
+        {{ count_if('first_bought_on is not null') }} as buyers_lifetime,
+        {{ share('count(case when last_bought_on > first_bought_on then 1 end)', 'count(first_bought_on)') }} as repeat_buy_rate
     from by_customer
     group by product_id, as_of
 

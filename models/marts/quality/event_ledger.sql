@@ -3,9 +3,11 @@
 -- items holds more than one thing to judge; these are counted by themselves, as items.
 with judged as (
 
-    select raw_table, raw_rowid, source, raw_available_at, verdict from {{ ref('int_events__validated') }}
+    select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
+    from {{ ref('int_events__validated') }}
     union all
-    select raw_table, raw_rowid, source, raw_available_at, verdict from {{ ref('int_identity__records') }}
+    select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
+    from {{ ref('int_identity__records') }}
 
 ),
 
@@ -13,14 +15,24 @@ raw_rows as (
 
     select
         raw_table,
-        raw_rowid,
         source,
-        cast(raw_available_at as date) as arrival_day,
+        arrival_day,
         {{ count_if("verdict = 'kept'") }} as kept,
         {{ count_if("verdict = 'duplicate'") }} as duplicates,
         {{ count_if("verdict = 'quarantined'") }} as quarantined
     from judged
-    group by raw_table, raw_rowid, source, cast(raw_available_at as date)
+    where raw_table = 'ga4_events'
+    group by raw_table, raw_rowid, source, arrival_day
+    union all
+    select
+        raw_table,
+        source,
+        arrival_day,
+        case when verdict = 'kept' then 1 else 0 end as kept,
+        case when verdict = 'duplicate' then 1 else 0 end as duplicates,
+        case when verdict = 'quarantined' then 1 else 0 end as quarantined
+    from judged
+    where raw_table <> 'ga4_events'
 
 ),
 
