@@ -122,6 +122,7 @@ def test_incremental_builds_equal_one_full_refresh_in_many_shops(
 # --- cases that once went wrong ------------------------------------------------------------------------------------
 
 MONDAY = date(2024, 4, 1)
+HOUR, DAY = 3600, 86400
 
 
 def order(order_id: str, arrived: datetime, created_at: datetime, user: str, **more: str) -> Row:
@@ -367,6 +368,72 @@ def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, S
     for table, (newest, count) in built.items():
         assert newest > last_built(before)[table][0]
         assert count == 1, f"{table}: {count} rows were worked on for one new event"
+
+
+#: What each of some customers did before noon of a day, and how long ago: windows of an hour and of a day end at the moment itself.
+DID = {
+    "morning": at(MONDAY, 9 * HOUR),
+    "leaves the hour": at(MONDAY, 11 * HOUR + 600),
+    "leaves the day": at(MONDAY, -12 * HOUR + 600),
+    "stays in the day": at(MONDAY, -12 * HOUR + 2400),
+    "comes back": at(MONDAY, 12 * HOUR - 600),
+    "was last": at(MONDAY, 12 * HOUR),
+}
+
+
+def test_a_build_takes_up_what_changed_and_no_more(houses: Houses) -> None:
+    """Half an hour later, on the same day, one of them does one more thing. Every row beside it is judged again, and stays."""
+    where = houses.make("touched")
+    land(where, [product("sku", at(MONDAY, -DAY), "sku", category="Shirts", brand="Ours")])
+    land(where, [viewed(who, moment) for who, moment in DID.items()])
+    houses.run(where)
+    before = built_in(where)
+    land(where, [viewed("comes back", at(MONDAY, 12.5 * HOUR))])
+    houses.run(where)
+    after = built_in(where)
+    snapshot = max(after["int_events__validated"].values())
+    assert len(DID) == len(before["int_events__validated"]) and snapshot > max(before["int_events__validated"].values())
+    for table in ("int_events__validated", "int_events__sessionized", "int_events__cleaned"):
+        [(added, made)] = after[table].items() - before[table].items()
+        assert added not in before[table] and made == snapshot
+        assert before[table].items() < after[table].items()
+
+    # Who is told of anew, by state: windows of hours are of customers and of customers and items alone.
+    anew = {
+        state: {who for who, snapshots in folded_up(where, state).items() if snapshots == {snapshot}}
+        for state in STATES
+    }
+    crossed = {"leaves the hour", "leaves the day", "comes back"}
+    assert anew == {"user": crossed, "user_item": crossed} | {each: {"comes back"} for each in STATES[2:]}
+    at_once = houses.beside(where)
+    houses.run(at_once, "--full-refresh")
+    assert not differences(where, at_once)
+
+
+STATES = ("user", "user_item", "user_category", "user_brand", "session")
+
+
+def viewed(who: str, moment: datetime) -> Row:
+    return event("web", f"{who} {moment}", moment, moment, anonymous_id=who, product_id="sku")
+
+
+def built_in(where: Settings) -> dict[str, dict[int, int]]:
+    """By table and row: the lake snapshot that it was built from."""
+    tables = ("int_events__validated", "int_events__sessionized", "int_events__cleaned")
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        return {table: dict(con.execute(f"select row_id, built_in from {table}").fetchall()) for table in tables}
+
+
+def folded_up(where: Settings, state: str) -> dict[str, set[int]]:
+    """By visitor: the lake snapshots that the rows of a state about them were built from."""
+    links = "int_tiles__identity_session" if state == "session" else "int_identity__links"
+    key = "session_id" if state == "session" else "customer_id"
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        found = con.execute(
+            f"select substr(l.identity, 3), list(distinct s.built_in) from int_features__{state} as s "
+            f"inner join {links} as l using ({key}) group by 1"
+        ).fetchall()
+    return {who: set(snapshots) for who, snapshots in found}
 
 
 def built_by_last_run(where: Settings) -> set[str]:

@@ -1,5 +1,5 @@
 {{ config(
-    meta={'closed_days': true},
+    meta={'closed_days': 'verdicts'},
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
@@ -168,5 +168,6 @@ select
     case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * back_{{ together }}) end as cosine_{{ together }},
     {% endif %}
     {% endfor %}
+    {{ pinned() }} as built_in,
     *
 from measured

@@ -1,5 +1,5 @@
 {{ config(
-    meta={'closed_days': true},
+    meta={'closed_days': 'values'},
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- The categories in the shop as a whole (macros/taste.sql).
