@@ -9,6 +9,7 @@ made in a temporary folder, which is removed unless --keep names one.
 from __future__ import annotations
 
 import argparse
+import bisect
 import json
 import mmap
 import os
@@ -35,6 +36,17 @@ MODELS = ("model", "seed", "snapshot")
 #: Engines of data frames; the second one is slow, and wants much memory.
 ENGINES = ("polars", "pandas")
 PANDAS_UP_TO = 1_000_000
+#: What comes once a day, and the column that says when a row came.
+DAILY = {
+    "store/visits.csv": "local_time",
+    "database/customers.csv": "changed",
+    "database/products.csv": "changed",
+    "database/orders.parquet": "updated_at",
+    "database/order_items.parquet": "updated_at",
+    "database/refunds.parquet": "updated_at",
+}
+#: When a line of the stream was received.
+RECEIVED = re.compile(rb'"received_at": ?"([0-9-]+T[^"]+)"')
 FEATURES = {
     path.stem for room in ("intermediate", "marts") for path in (ROOT / "models" / room / "features").glob("*.sql")
 }
@@ -180,29 +192,15 @@ def hold_back(shop: Path, lines: int) -> tuple[bytes, bytes]:
     return more, next_day
 
 
-#: What comes once a day, and the column that says when a row came.
-DAILY = {
-    "store/visits.csv": "local_time",
-    "database/customers.csv": "changed",
-    "database/products.csv": "changed",
-    "database/orders.parquet": "updated_at",
-    "database/order_items.parquet": "updated_at",
-    "database/refunds.parquet": "updated_at",
-}
-RECEIVED = re.compile(rb'"received_at": ?"([0-9-]+T[^"]+)"')
-
-
 def first_line(text: mmap.mmap, moment: str) -> int:
     """Where the first line begins that was received at `moment` or later, by bisection: lines lie in the order of their arrival."""
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high) // 2
-        found = RECEIVED.search(text, middle)
-        if found is None or found[1] >= moment.encode():
-            high = middle
-        else:
-            low = found.end()
-    return text.find(b"\n", low) + 1 if low else 0
+
+    def received_after(place: int) -> bytes:
+        found = RECEIVED.search(text, place)
+        return found[1] if found else b"never"
+
+    place = bisect.bisect_left(range(len(text)), moment.encode(), key=received_after)
+    return text.find(b"\n", place) + 1 if place else 0
 
 
 if __name__ == "__main__":

@@ -457,7 +457,4 @@ def test_a_model_is_built_again_when_its_own_state_changed(houses: Houses, cases
 
 def last_built(where: Settings) -> dict[str, tuple[int, int]]:
     """By table: the last lake snapshot that rows of it were built from, and how many were."""
-    tables = ("int_events__validated", "int_events__sessionized", "int_events__cleaned")
-    query = "select max(built_in), count(*) filter (built_in = (select max(built_in) from {0})) from {0}"
-    with duckdb.connect(str(where.warehouse), read_only=True) as con:
-        return {table: con.execute(query.format(table)).fetchall()[0] for table in tables}
+    return {table: max(Counter(rows.values()).items()) for table, rows in built_in(where).items()}

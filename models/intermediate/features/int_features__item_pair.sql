@@ -3,7 +3,7 @@
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
--- {{ hooks_read(['int_identity__build', 'int_events__validated', 'int_events__cleaned']) }}
+-- {{ hooks_read(['int_identity__build', 'int_events__validated']) }}
 {% set windows = pair_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {% set confidences = pair_confidences() %}
