@@ -3,52 +3,70 @@
 {%- set columns = [
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'expects', 'raw_error', 'ingested_at', 'raw_available_at',
     'client_event_id', 'event_name', 'event_type', 'event_at', 'event_day', 'is_odd_local_time', 'identity', 'user_id',
-    'anonymous_id', 'source_session_id', 'product_id', 'category', 'quantity', 'price', 'currency', 'rate', 'price_reported',
-    'order_id', 'line_id', 'has_bad_number', 'query', 'device', 'user_agent', 'page', 'referrer', 'campaign', 'country',
-    'consent', 'properties', 'order_known_at', 'needs_order', 'is_disordered', 'is_order_gone', 'dedup_key', 'client_key', 'purchase_order_id'
+    'anonymous_id', 'source_session_id', 'product_id', 'category', 'quantity', 'price', 'currency', 'is_currency_assumed', 'rate',
+    'price_reported', 'order_id', 'line_id', 'has_bad_number', 'has_unusable_id', 'query', 'device', 'user_agent', 'page', 'referrer', 'campaign', 'country',
+    'consent', 'consent_meaning', 'properties', 'order_known_at', 'needs_order', 'is_disordered', 'is_order_gone', 'dedup_key', 'client_key', 'purchase_order_id'
 ] -%}
 {%- for column in columns %}{{ alias }}.{{ column }}{{ ",\n        " if not loop.last }}{% endfor -%}
 {%- endmacro %}
 
-{# SQL: who came first. Positions are told apart by source and table; what is left of ties is one row delivered twice, of
-   which either may go first, and the items of one row. #}
-{% macro arrival_order(alias) -%}
-{{ alias }}.raw_available_at, {{ alias }}.position, {{ alias }}.source, {{ alias }}.raw_table, {{ alias }}.row_id
+{# SQL: since when a row is known to be clean: once all that its verdict rests on had arrived, and never before it happened. `user` and
+   `product` are the moments at which the shop knew those that it names. #}
+{% macro clean_since(alias, user, product) -%}
+greatest(
+    {{ alias }}.raw_available_at,
+    {{ alias }}.event_at,
+    case when {{ alias }}.expects like '%customers%' then {{ user }} end,
+    case when {{ alias }}.expects like '%products%' then {{ product }} end,
+    {{ alias }}.order_known_at
+)
+{%- endmacro %}
+
+{# Rows of `relation` that share their `key` with others, with their place among them: who was clean first comes first, so that a row
+   that waited for its customer does not displace a copy that features have seen. Positions are told apart by source and table; what
+   is left of ties is one row delivered twice, of which either may go first, and the items of one row. Only groups of two and more are
+   sorted, which spares a sort of everything. `before` is SQL that goes before the moment in the order. #}
+{% macro placed_in_group(relation, key, among, before=none) -%}
+    select
+        w.row_id,
+        w.event_at,
+        w.{{ key }},
+        row_number() over (
+            partition by w.{{ key }}
+            order by
+                {{ before ~ "," if before }}
+                {{ clean_since('w', 'u.known_at', 'p.known_at') | indent(16) }},
+                w.raw_available_at, w.position, w.source, w.raw_table, w.row_id
+        ) as place
+    from {{ relation }} as w
+    left join users as u on w.user_id = u.user_id
+    left join products as p on w.product_id = p.product_id
+    where w.{{ key }} in ({{ among }})
 {%- endmacro %}
 
 {# The rows of `relation` that are not the first of their group: the copies. The shop's database goes before all others,
-   as it does for orders, lest two copies each be taken for the other's; then who came first. Only groups of two and
-   more are sorted, which spares a sort of everything. In an incremental build only whole (touched) groups count. #}
+   as it does for orders, lest two copies each be taken for the other's. In an incremental build only whole (touched) groups count. #}
 {% macro later_in_group(relation, key, incremental, touched) -%}
+{%- set among -%}
+select g.{{ key }} from {{ relation }} as g
+        where g.{{ key }} is not null
+        {%- if incremental %} and g.{{ key }} in (select k.{{ key }} from {{ touched }} as k){% endif %}
+        group by g.{{ key }} having count(*) > 1
+{%- endset -%}
     select row_id
     from (
-        select
-            w.row_id,
-            row_number() over (
-                partition by w.{{ key }}
-                order by case when w.origin = 'database' then 0 else 1 end, {{ arrival_order('w') }}
-            ) as place
-        from {{ relation }} as w
-        where w.{{ key }} in (
-            select g.{{ key }} from {{ relation }} as g
-            where g.{{ key }} is not null
-            group by g.{{ key }}
-            having count(*) > 1
-        )
-        {% if incremental -%}
-        and w.{{ key }} in (select k.{{ key }} from {{ touched }} as k)
-        {%- endif %}
+    {{ placed_in_group(relation, key, among, "case when w.origin = 'database' then 0 else 1 end") }}
     ) as places
     where place > 1
 {%- endmacro %}
 
-{# Whether row `c` is in the list of copies joined as `alias`; for a group that was not touched, what was found before. #}
+{# Whether row `j` is in the list of copies joined as `alias`; for a group that was not touched, what was found before. #}
 {% macro in_group(alias, key, stored, incremental, touched, touched_key) -%}
 {%- if incremental -%}
 case
             when {{ key }} is null then false
             when {{ key }} in (select k.{{ touched_key }} from {{ touched }} as k) then {{ alias }}.row_id is not null
-            else coalesce(c.{{ stored }}, false)
+            else coalesce(j.{{ stored }}, false)
         end
 {%- else -%}
 {{ alias }}.row_id is not null

@@ -6,6 +6,7 @@
 {{ return([
     ('malformed', 'raw_error is not null or has_bad_number'),
     ('deleted_at_source', 'is_gone'),
+    ('unusable_id', 'has_unusable_id'),
     ('missing_identity', 'raw_error is null and identity is null and not (needs_order and order_known_at is null)'),
     ('missing_event_at', 'raw_error is null and event_at is null and not (needs_order and order_known_at is null)'),
     ('unknown_event_type', 'raw_error is null and event_type is null'),
@@ -14,15 +15,17 @@
     ('unknown_product', "expects like '%products%' and product_id is not null and product_seen_at is null"),
     ('order_missing', 'needs_order and order_known_at is null'),
     ('order_times_disordered', 'is_disordered'),
-    ('price_out_of_range', 'price < 0 or price > ' ~ var('max_price')),
+    ('price_out_of_range', is_absurd_price('price')),
     ('quantity_out_of_range', 'quantity <= 0 or quantity > ' ~ var('max_quantity')),
     ('unknown_currency', 'event_at is not null and price is not null and rate is null'),
-    ('consent_denied', "lower(consent) in ('denied', 'false', 'no', '0')"),
+    ('consent_denied', "consent_meaning = 'denied'"),
+    ('unknown_consent', "consent_meaning = 'unknown'"),
     ('bot_user_agent', matches('lower(user_agent)', machine_words())),
     ('bot_rate', 'is_too_many'),
     ('odd_local_time', 'is_odd_local_time'),
     ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
     ('zero_price', "price = 0 and event_type = 'purchase'"),
+    ('assumed_currency', 'is_currency_assumed'),
 ]) }}
 {% endmacro %}
 

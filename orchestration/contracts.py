@@ -49,6 +49,7 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
         "traffic_source": 'STRUCT("name" VARCHAR, medium VARCHAR, "source" VARCHAR)',
         "ecommerce": "STRUCT(transaction_id VARCHAR, purchase_revenue DOUBLE, total_item_quantity BIGINT)",
         "items": _GA4_ITEM,
+        "property_currency": "VARCHAR",
     },
     "customers": _text(
         "customer_id created_at updated_at birth_year gender country household_size income acquisition_channel "
@@ -86,6 +87,22 @@ IDENTITY: Final[dict[str, tuple[str, ...]]] = {
     "order_items": ("order_id", "line_id", "product_id"),
     "refunds": ("refund_id", "order_id", "line_id"),
 }
+
+
+#: The contract fields that are ids, of any table.
+IDS: Final = frozenset(
+    [
+        "event_id",
+        "user_id",
+        "anonymous_id",
+        "session_id",
+        "product_id",
+        "order_id",
+        "customer_id",
+        "refund_id",
+        "user_pseudo_id",
+    ]
+)
 
 
 def columns(table: str) -> dict[str, str]:

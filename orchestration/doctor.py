@@ -336,7 +336,7 @@ class _Exam:
                 what = " and ".join(name for name in ("where", "distinct") if getattr(bound.entry, name))
                 self.say("note", f"{what} keeps {rows:,} of {there:,} rows of {Path(bound.opened.origin).name}")
             step = -(-rows // limit) or 1
-            shown = ", ".join(identifier(name) for name in bound.fields)
+            shown = ", ".join(identifier(name) for name in bound.fields if name in self.fields)
             self.con.execute(
                 f"insert into {identifier(self.table)} by name select {number} as __file, __n, __bad, __available, {shown} "
                 f"from ({bound.rows}) where (__n - 1) % {step} = 0"
@@ -733,8 +733,8 @@ def _bound_text(value: Any) -> str | None:
 
 
 def _id(table: str, text: str) -> str:
-    """SQL of an id as the models compare it: a product's without case, a user's as it is."""
-    return f"upper({text})" if table == "products" else text
+    """SQL of an id as the models compare it: as it is spelled; where case does not matter, the loader has seen to it."""
+    return text
 
 
 class _Loaded:

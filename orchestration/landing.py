@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
@@ -21,7 +21,7 @@ import duckdb
 from jinja2 import Environment
 
 from orchestration import settings
-from orchestration.contracts import EVENT_TIME, RAW_TABLES, columns
+from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
@@ -329,11 +329,13 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
 def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     """The columns that a mapping reads of a file, which is seen to have some."""
     if table == "ga4_events":
-        return list(RAW_TABLES[table])
+        return [name for name in RAW_TABLES[table] if name != "property_currency"]
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [source.column for source in entry.fields.values() if source.column is not None]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
+    if entry.carry is not None:
+        names += [*entry.carry.columns, entry.carry.within]
     if entry.http is not None and entry.http.since is not None:
         names.append(entry.http.since.column)
     for text in [source.sql for source in entry.fields.values()] + [entry.where]:
@@ -396,6 +398,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     failed: list[str] = []
     values: dict[str, str] = {}
     keep = "true"
+    given = _carried(opened, entry, where)
     for name, source in entry.fields.items():
         place = f"{where}.fields.{name}"
         if source.sql is not None:
@@ -409,6 +412,11 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             values[name] = as_text(identifier("__try_" + name) + ".v", kind)
         else:
             values[name] = _plain(opened, source, name, place)
+        values[name] = as_id(values[name], name, entry)
+    needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
+    if needs_line and entry.key:  # the key tells rows apart, so it tells lines apart
+        key = ", ".join(as_text(identifier(name), opened.columns[name]) for name in entry.key)
+        values["line_id"] = f"'#' || concat_ws('/', {key})"
     if entry.where is not None:
         kind = _kind_of(con, opened, entry.where, f"{where}.where")
         if kind != "BOOLEAN":
@@ -424,13 +432,64 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
     bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
-    relation = f"(select *, {', '.join(tries)} from {opened.relation})" if tries else opened.relation
+    relation = f"(select *, {', '.join(tries)} from {given})" if tries else given
     along = "".join(f", {name}" for name in opened.along)
     rows = f"select __n, {bad} as __bad, __payload{along}, {available} as __available, {shown} from {relation} where {keep}"
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
         rows = f"select * from ({rows}) where __n in (select min(__n) from ({rows}) group by {keys})"
-    return Bound(opened, table, entry, zone, tuple(entry.fields), rows)
+    bound = Bound(opened, table, entry, zone, tuple(values), rows)
+    return _with_lines(bound) if needs_line and entry.files else bound
+
+
+def as_id(value: str, name: str, entry: Table) -> str:
+    """SQL of the text of a field: of an id, null where the mapping says that it stands for none, and in one case where case does
+    not matter."""
+    if name in IDS and entry.null_ids:
+        value = f"case when trim({value}) not in ({', '.join(map(quote, entry.null_ids))}) then {value} end"
+    return f"upper({value})" if name in entry.caseless else value
+
+
+def _carried(opened: Opened, entry: Table, where: str) -> str:
+    """The relation of a file, with the columns of `carry` filled from the first row of the same order that fills them."""
+    if entry.carry is None:
+        return opened.relation
+    for name in (*entry.carry.columns, entry.carry.within):
+        if name not in opened.columns:
+            raise FinegrainError(
+                f"{where}.carry: {opened.origin} has no column '{name}'{nearest(name, opened.columns)}"
+            )
+    within, names = identifier(entry.carry.within), [identifier(name) for name in entry.carry.columns]
+    filled = {
+        column: f"nullif(trim({column}), '')" if opened.columns[name] == "VARCHAR" else column
+        for name, column in zip(entry.carry.columns, names, strict=True)
+    }
+    first = ", ".join(f"arg_min({column}, __n) filter ({filled[column]} is not null) as {column}" for column in names)
+    shown = ", ".join(
+        f"coalesce({filled[column].replace(column, 'r.' + column)}, f.{column}) as {column}" for column in names
+    )
+    return (
+        f"(select r.* replace ({shown}) from {opened.relation} as r left join (select {within} as __within, {first} "
+        f"from {opened.relation} where {within} is not null group by {within}) as f on r.{within} = f.__within)"
+    )
+
+
+def _with_lines(bound: Bound) -> Bound:
+    """The rows of a file whose orders have no line ids, with ids that tell the lines of an order apart: `#2`, `#3`, … for what repeats
+    within one order, in the file's order, so that the same order delivered again has the same. Rows that share a client's event
+    id, a quantity and a price are one event that came twice."""
+    ids = ("order_id", "product_id", "event_type", "event_at", "user_id", "anonymous_id", "refund_id", "refunded_at")
+    apart = ", ".join(identifier(name) for name in (*ids, "event_id") if name in bound.fields)
+    first = "__n"
+    if "event_id" in bound.fields:
+        same = ", ".join([apart, *(name for name in ("quantity", "price", "amount") if name in bound.fields)])
+        first = f"case when event_id is null then __n else min(__n) over (partition by {same}) end"
+    numbered = (
+        f"select __n, '#' || nth as line_id from (select __n, dense_rank() over (partition by {apart} order by __first) as nth "
+        f"from (select __n, {apart}, {first} as __first from ({bound.rows}) where __bad is null and order_id is not null)) where nth > 1"
+    )
+    rows = f"select * from ({bound.rows}) left join ({numbered}) using (__n)"
+    return replace(bound, fields=(*bound.fields, "line_id"), rows=rows)
 
 
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
@@ -491,11 +550,13 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     shown = []
     for name, kind in RAW_TABLES["ga4_events"].items():
         given = opened.columns.get(name)
-        if given is None:
+        if name == "property_currency":
+            value = "null::varchar" if entry.currency is None else quote(entry.currency)
+        elif given is None:
             value = f"null::{kind}"
         elif kind == "VARCHAR":
             _check_kind(opened.origin, name, given, f"column '{name}'")
-            value = as_text(identifier(name), given)
+            value = as_id(as_text(identifier(name), given), name, entry)
         else:
             structure = quote(json.dumps(_structure(duckdb.sqltype(kind))))
             inner = f"try_cast({identifier(name)} as json)" if given == "VARCHAR" else f"to_json({identifier(name)})"
@@ -507,6 +568,8 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
                     value = native
                 except duckdb.Error:
                     pass
+        if name == "items" and "product_id" in entry.caseless:
+            value = f"list_transform({value}, lambda i: struct_update(i, item_id := upper(i.item_id)))"
         shown.append(f"{value} as {identifier(name)}")
     available = {"event_time": as_text("event_timestamp", opened.columns["event_timestamp"])}.get(
         str(entry.available_at), "null::varchar"

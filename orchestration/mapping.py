@@ -20,7 +20,7 @@ import duckdb
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from orchestration.contracts import EVENT_TIME, RAW_TABLES
+from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 
@@ -221,6 +221,32 @@ class Http(Strict):
         return json_path(given)
 
 
+class CaseInsensitive(Strict):
+    """The id fields that are compared without regard to case."""
+
+    case_insensitive: tuple[str, ...]
+
+    @field_validator("case_insensitive")
+    @classmethod
+    def _ids(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for name in given:
+            if name not in IDS:
+                raise ValueError(f"'{name}' is no id{nearest(name, sorted(IDS))}")
+        return given
+
+
+class Carry(Strict):
+    """Columns of a file that only one row of an order fills, and the column that says which rows are `within` one order."""
+
+    columns: tuple[str, ...]
+    within: str
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
+
+
 #: How GA4's export names a day, the final one last: `replaces` of its files, unless the mapping says otherwise.
 GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events_(\d{8})")
 #: The keys that say where an entry's rows come from: each has exactly one of them.
@@ -245,7 +271,16 @@ class Table(Strict):
     where: str | None = None
     distinct: bool = False
     replaces: tuple[str, ...] | None = None
+    ids: Literal["case_insensitive"] | CaseInsensitive | None = None
+    null_ids: tuple[str, ...] = ()
+    carry: Carry | None = None
+    currency: str | None = None
     fields: dict[str, Field] = {}
+
+    @property
+    def caseless(self) -> frozenset[str]:
+        """The id fields that are compared without regard to case."""
+        return IDS if self.ids == "case_insensitive" else frozenset(self.ids.case_insensitive if self.ids else ())
 
     def deliveries(self, table: str) -> tuple[str, ...]:
         """By which patterns files of this entry, which fills `table`, are parts of a delivery; empty for none."""
@@ -287,6 +322,21 @@ class Table(Strict):
                     f"'{pattern}' has {groups or 'no'} groups; write one, around what names the delivery, as in {GA4_DAYS[-1]}"
                 )
         return tuple(patterns)
+
+    @field_validator("ids", mode="before")
+    @classmethod
+    def _caseless(cls, given: Any) -> Any:
+        if given not in ("case_insensitive", None) and not isinstance(given, dict):
+            raise ValueError("write case_insensitive, or {case_insensitive: [product_id]} for some ids alone")
+        return CaseInsensitive.model_validate(given) if isinstance(given, dict) else given
+
+    @field_validator("null_ids", mode="before")
+    @classmethod
+    def _texts(cls, given: Any) -> Any:
+        words = given if isinstance(given, list) else [given]
+        if any(isinstance(word, bool) or not isinstance(word, (str, int)) for word in words):
+            raise ValueError('write the ids that stand for none, as in ["0", guest]')
+        return tuple(str(word).strip() for word in words)
 
     @field_validator("key", mode="before")
     @classmethod
@@ -529,7 +579,11 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.format: GA4's export is nested; export it as parquet or jsonl"
         if table.stream is not None:
             yield f"{where}.stream: GA4's export comes as files"
+        if table.carry is not None:
+            yield f"{where}.carry: each row of GA4's export is whole; leave it out"
         return
+    if table.currency is not None:
+        yield f"{where}.currency: this is for ga4_events; here map the field, as in currency: {{value: EUR}}"
     if table.stream is not None and not table.fields:
         return  # keys that are named as the fields are
     for field in table.fields:
@@ -550,7 +604,7 @@ def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
     origin = next(key for key in ORIGINS if getattr(table, key))
     keyed = origin in ("table", "http")
     wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))
-    for key in wrong if origin == "files" else (*wrong, "replaces"):
+    for key in wrong if origin == "files" else (*wrong, "replaces", "carry"):
         if getattr(table, key):
             yield f"{where}.{key}: this does not go with {origin}"
     if table.replaces and name in ("customers", "products"):

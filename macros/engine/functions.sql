@@ -133,6 +133,28 @@ end as integer)
 {%- endif -%}
 {%- endmacro %}
 
+{% macro texts_of_json(column, keys) %}{{ return(adapter.dispatch('texts_of_json', 'finegrain')(column, keys)) }}{% endmacro %}
+{# A list of lower-case texts: of a JSON object the values of those of its `keys` that it has, of any other text itself. #}
+{% macro duckdb__texts_of_json(column, keys) -%}
+case
+    when starts_with({{ column }}, '{') and json_valid({{ column }})
+        then list_filter([
+            {%- for key in keys %}
+            lower(trim(json_extract_string({{ column }}, '$.{{ key }}'))){{ "," if not loop.last }}
+            {%- endfor %}
+        ], lambda x: x is not null)
+    else [lower({{ column }})]
+end
+{%- endmacro %}
+
+{% macro list_meets(values, others) %}{{ return(adapter.dispatch('list_meets', 'finegrain')(values, others)) }}{% endmacro %}
+{# True where the two lists have a member in common. #}
+{% macro duckdb__list_meets(values, others) %}list_has_any({{ values }}, {{ others }}){% endmacro %}
+
+{% macro list_covers(values, others) %}{{ return(adapter.dispatch('list_covers', 'finegrain')(values, others)) }}{% endmacro %}
+{# True where list `values` has every member of `others`. #}
+{% macro duckdb__list_covers(values, others) %}list_has_all({{ values }}, {{ others }}){% endmacro %}
+
 {% macro unfold_items(items) %}{{ return(adapter.dispatch('unfold_items', 'finegrain')(items)) }}{% endmacro %}
 {# Lateral rows (item, item_index from 1) of a list; one row with nulls for an empty or null list. #}
 {% macro duckdb__unfold_items(items) -%}

@@ -57,12 +57,12 @@ ducklake_table_insertions(
     select *, rowid as raw_rowid
     from {{ source('lake', table) }} at (version => getvariable('pinned'))
     where getvariable('since') is not null
-        and trim(order_id) in (
-            select trim(o.order_id)
+        and {{ clean_text('order_id') }} in (
+            select {{ clean_text('o.order_id') }}
             from {{ _insertions('orders') }} as o
             where getvariable('since') < getvariable('pinned')
             union all
-            select trim(order_id)
+            select {{ clean_text('order_id') }}
             from {{ source('lake', 'orders') }} at (version => getvariable('pinned'))
             where getvariable('since') < coalesce(getvariable('arrivals')['deletions'], 0)
                 and (

@@ -29,22 +29,43 @@ translated as (
             when u.device_name is not null then 'other'
         end as device,
         cast(u.event_at as date) as event_day,
+        case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
         coalesce(u.currency, '{{ var("reporting_currency") }}') as money_currency
     from unified as u
     left join {{ ref('event_types') }} as t on lower(u.event_name) = t.raw_name
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
 
+),
+
+consent as (
+
+    select
+        {% for meaning in ['granted', 'denied', 'not said'] %}
+        {{ collect("case when meaning = '" ~ meaning ~ "' then word end") }} as {{ meaning | replace(' ', '_') }},
+        {% endfor %}
+        {{ collect('word') }} as words
+    from {{ ref('consent_words') }}
+
 )
 
 select
-    {{ all_but('t', ['category_name', 'device_name', 'money_currency', 'currency']) }},
+    {{ all_but('t', ['category_name', 'device_name', 'money_currency', 'currency', 'consent_texts']) }},
     coalesce(t.currency, case when t.price is not null then t.money_currency end) as currency,
+    t.currency is null and t.price is not null as is_currency_assumed,
     r.rate,
-    cast(round(t.price * r.rate, 4) as decimal(18, 4)) as price_reported,
+    {{ in_reporting_currency('t.price', 'r.rate') }} as price_reported,
+    -- Where several things are said, one denial is a denial; and a word that nobody knows is no consent.
+    case
+        when t.consent_texts is null then null
+        when {{ list_meets('t.consent_texts', 'w.denied') }} then 'denied'
+        when {{ list_size('t.consent_texts') }} = 0 or not {{ list_covers('w.words', 't.consent_texts') }} then 'unknown'
+        when {{ list_meets('t.consent_texts', 'w.granted') }} then 'granted'
+    end as consent_meaning,
     {{ id_hash(key) }} as dedup_key,
     -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
     case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,
     -- The third layer: an order seen again.
     case when t.event_type = 'purchase' then t.order_id end as purchase_order_id
 from translated as t
+cross join consent as w
 left join {{ ref('int_events__rates') }} as r on t.money_currency = r.currency and t.event_day = r.rate_date

@@ -8,10 +8,15 @@ with gone as (
 
 versions as (
 
-    select s.*, g.raw_rowid is not null as is_gone
+    select
+        {{ all_but('s', ['user_id', 'anonymous_id', 'source_session_id']) }},
+        {{ known_id('s.user_id') }} as user_id,
+        {{ known_id('s.anonymous_id') }} as anonymous_id,
+        {{ known_id('s.source_session_id') }} as source_session_id,
+        g.raw_rowid is not null as is_gone
     from {{ ref('stg_shop__orders') }} as s
     left join gone as g on s.raw_rowid = g.raw_rowid
-    where s.order_id is not null and s.raw_error is null
+    where {{ is_usable_id('s.order_id') }} and s.raw_error is null
 
 ),
 

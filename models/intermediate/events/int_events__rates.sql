@@ -31,10 +31,20 @@ held as (
         lead(rate_date) over (partition by currency order by rate_date) as next_date
     from crossed
 
+),
+
+by_day as (
+
+    select
+        currency,
+        {{ unfold(day_range('rate_date', "coalesce(next_date, " ~ add_days('rate_date', var('fx_hold_days')) ~ ")")) }} as rate_date,
+        rate
+    from held
+
 )
 
-select
-    currency,
-    {{ unfold(day_range('rate_date', "coalesce(next_date, " ~ add_days('rate_date', var('fx_hold_days')) ~ ")")) }} as rate_date,
-    rate
-from held
+select currency, rate_date, rate from by_day
+union all
+select m.minor_currency as currency, d.rate_date, d.rate / m.per_unit as rate
+from by_day as d
+inner join {{ ref('minor_currencies') }} as m on d.currency = m.currency

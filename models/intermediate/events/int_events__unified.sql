@@ -6,6 +6,7 @@
     'source_session_id', 'product_id', 'category_name', 'quantity', 'price', 'currency', 'order_id', 'line_id',
     'has_bad_number', 'query', 'device_name', 'user_agent', 'page', 'referrer', 'campaign', 'country', 'consent', 'properties'
 ] %}
+{% set ids = ['client_event_id', 'user_id', 'anonymous_id', 'source_session_id', 'product_id', 'order_id'] %}
 with orders as (
 
     select * from {{ ref('int_events__orders') }}
@@ -103,7 +104,7 @@ returned as (
         r.product_id,
         cast(null as varchar) as category_name,
         r.quantity,
-        cast(r.amount / nullif(r.quantity, 0) as decimal(18, 4)) as price,
+        {{ to_decimal('r.amount / nullif(r.quantity, 0)', 4) }} as price,
         coalesce(r.currency, o.currency) as currency,
         r.order_id,
         r.line_id,
@@ -118,7 +119,7 @@ returned as (
         cast(null as varchar) as consent,
         r.properties,
         o.known_at as order_known_at,
-        r.order_id is not null as needs_order,
+        {{ known_id('r.order_id') }} is not null as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
         coalesce(o.is_gone, false) as is_order_gone
     from {{ ref('stg_shop__refunds') }} as r
@@ -126,8 +127,20 @@ returned as (
 
 )
 
-select * from tracked
-union all
-select * from bought
-union all
-select * from returned
+select
+    {{ all_but('u', ids) }},
+    {% for id in ids %}
+    {{ known_id('u.' ~ id) }} as {{ id }},
+    {% endfor %}
+    coalesce(
+        {% for id in ids %}
+        {{ is_rounded_id('u.' ~ id) }}{{ " or" if not loop.last }}
+        {% endfor %}, false
+    ) as has_unusable_id
+from (
+    select * from tracked
+    union all
+    select * from bought
+    union all
+    select * from returned
+) as u

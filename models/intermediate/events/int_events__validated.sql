@@ -7,6 +7,9 @@
 ) }}
 -- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
 --
+-- Errors first: a row that breaks an error rule is quarantined, and only a row that breaks none can make another its
+-- duplicate. Otherwise a rejected row would hide its own correction.
+--
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
 -- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, or that are gone.
 {% set rules = validation_rules() %}
@@ -73,30 +76,6 @@ replaced as (
 
 ),
 
-touched_keys as (
-
-    select dedup_key from arrived where {{ is_whole }}
-    union
-    select dedup_key from replaced where {{ is_whole }}
-
-),
-
-touched_client_keys as (
-
-    select client_key from arrived where client_key is not null
-    union
-    select client_key from replaced where client_key is not null
-
-),
-
-touched_orders as (
-
-    select purchase_order_id from arrived where purchase_order_id is not null
-    union
-    select purchase_order_id from replaced where purchase_order_id is not null
-
-),
-
 touched_days as (
 
     select identity, event_day from arrived where identity is not null and event_day is not null
@@ -138,6 +117,46 @@ reopened as (
 
 ),
 
+-- Rows that came before and whose errors may be others now: their groups may have another survivor.
+doubtful as (
+
+    select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id, t.event_day
+    from {{ this }} as t
+    where (t.identity, t.event_day) in (select (d.identity, d.event_day) from crowded_days as d)
+        or t.row_id in (select r.row_id from reopened as r)
+
+),
+
+touched_keys as (
+
+    select dedup_key from arrived where {{ is_whole }}
+    union
+    select dedup_key from replaced where {{ is_whole }}
+    union
+    select dedup_key from doubtful
+
+),
+
+touched_client_keys as (
+
+    select client_key from arrived where client_key is not null
+    union
+    select client_key from replaced where client_key is not null
+    union
+    select client_key from doubtful where client_key is not null
+
+),
+
+touched_orders as (
+
+    select purchase_order_id from arrived where purchase_order_id is not null
+    union
+    select purchase_order_id from replaced where purchase_order_id is not null
+    union
+    select purchase_order_id from doubtful where purchase_order_id is not null
+
+),
+
 known_rows as (
 
     select t.row_id, t.event_day
@@ -148,8 +167,7 @@ known_rows as (
             or t.dedup_key in (select k.dedup_key from touched_keys as k)
             or t.client_key in (select k.client_key from touched_client_keys as k)
             or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
-            or (t.identity, t.event_day) in (select (d.identity, d.event_day) from crowded_days as d)
-            or t.row_id in (select r.row_id from reopened as r)
+            or t.row_id in (select d.row_id from doubtful as d)
         )
 
 ),
@@ -203,75 +221,20 @@ gone as (
 
 ),
 
--- A row without an identity, a moment or a type is nobody's duplicate: two unreadable rows are two unreadable rows. Nor is
--- one that is gone, or a copy of it would be lost with it.
-whole as {{ kept_once }} (
+-- All that one identity is seen to do, copies and rows with other errors among it; but not what is gone.
+seen as {{ kept_once }} (
 
-    select *
+    select row_id, identity, event_day, event_at, raw_available_at, origin
     from candidates
     where {{ is_whole }}
         and row_id not in (select g.row_id from gone as g)
 
 ),
 
-duplicate_keys as (
-
-    {{ later_in_group('whole', 'dedup_key', incremental, 'touched_keys') }}
-
-),
-
-duplicate_client_keys as (
-
-    {{ later_in_group('whole', 'client_key', incremental, 'touched_client_keys') }}
-
-),
-
--- An order is told by the shop's database, if it is; else by the hit of it that arrived first.
-order_tellers as (
-
-    select
-        purchase_order_id,
-        max(case when origin = 'database' then 1 else 0 end) as in_database,
-        count(distinct case when origin = 'database' then null else event_at end) as web_moments
-    from whole
-    where purchase_order_id is not null
-    group by purchase_order_id
-
-),
-
-first_hits as (
-
-    select purchase_order_id, event_at as teller_at
-    from (
-        select
-            w.purchase_order_id,
-            w.event_at,
-            row_number() over (
-                partition by w.purchase_order_id order by w.raw_available_at, w.position, w.event_at
-            ) as place
-        from whole as w
-        inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
-        where t.in_database = 0 and t.web_moments > 1
-    ) as hits
-    where place = 1
-
-),
-
-repeated_orders as (
-
-    select w.row_id
-    from whole as w
-    inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
-    left join first_hits as f on w.purchase_order_id = f.purchase_order_id
-    where (t.in_database = 1 and w.origin <> 'database')
-        or (t.in_database = 0 and w.event_at <> f.teller_at)
-
-),
-
 busy_days as (
 
     select identity, event_day
-    from whole
+    from seen
     group by identity, event_day
     having count(*) > {{ var('max_events_per_identity_day') }}
 
@@ -288,7 +251,7 @@ over_rate as (
             dense_rank() over (
                 partition by w.identity, w.event_day order by w.raw_available_at, w.event_at
             ) as place
-        from whole as w
+        from seen as w
         inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
         where w.origin <> 'database'
     ) as places
@@ -296,20 +259,11 @@ over_rate as (
 
 ),
 
-joined as (
+joined as {{ kept_once }} (
 
     select
         c.*,
         {% if not incremental %}cast(null as date) as prior_arrival_day,{% endif %}
-        {{ in_group(
-            'dk', 'c.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key'
-        ) }} as is_copy_by_key,
-        {{ in_group(
-            'dc', 'c.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key'
-        ) }} as is_copy_by_client_key,
-        {{ in_group(
-            'ro', 'c.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id'
-        ) }} as is_order_again,
         {% if incremental %}
         case
             when (c.identity, c.event_day) in (select (d.identity, d.event_day) from touched_days as d)
@@ -323,25 +277,10 @@ joined as (
         u.known_at as user_seen_at,
         p.known_at as product_seen_at
     from candidates as c
-    left join duplicate_keys as dk on c.row_id = dk.row_id
-    left join duplicate_client_keys as dc on c.row_id = dc.row_id
-    left join repeated_orders as ro on c.row_id = ro.row_id
     left join over_rate as o on c.row_id = o.row_id
     left join gone as g on c.row_id = g.row_id
     left join users as u on c.user_id = u.user_id
     left join products as p on c.product_id = p.product_id
-
-),
-
-judged as (
-
-    select
-        *,
-        case
-            when {{ any_rule(rules) }} then {{ list_of_true(rules) }}
-            else {{ empty_list() }}
-        end as broken
-    from joined
 
 ),
 
@@ -354,19 +293,100 @@ severities as (
 
 ),
 
+-- The rules that rows break, of the few that break any.
 ruled as (
 
     select
-        j.*,
+        j.row_id,
         {{ list_within('j.broken', 's.warnings') }} as warnings,
-        {{ list_within('j.broken', 's.errors') }} as errors,
-        {{ list_of_true([
-            ('duplicate_key', 'j.is_copy_by_key'),
-            ('duplicate_event_id', 'j.is_copy_by_client_key'),
-            ('repeated_order', 'j.is_order_again'),
-        ]) }} as copies
-    from judged as j
+        {{ list_within('j.broken', 's.errors') }} as errors
+    from (
+        select row_id, {{ list_of_true(rules) }} as broken
+        from joined
+        where {{ any_rule(rules) }}
+    ) as j
     cross join severities as s
+
+),
+
+sound as {{ kept_once }} (
+
+    select *
+    from candidates
+    where {{ is_whole }}
+        and row_id not in (select r.row_id from ruled as r where {{ list_size('r.errors') }} > 0)
+
+),
+
+duplicate_keys as (
+
+    {{ later_in_group('sound', 'dedup_key', incremental, 'touched_keys') }}
+
+),
+
+duplicate_client_keys as (
+
+    {{ later_in_group('sound', 'client_key', incremental, 'touched_client_keys') }}
+
+),
+
+-- An order is told by the shop's database, if it is; else by the hit of it that arrived first.
+order_tellers as (
+
+    select
+        purchase_order_id,
+        max(case when origin = 'database' then 1 else 0 end) as in_database,
+        count(distinct case when origin = 'database' then null else event_at end) as web_moments
+    from sound
+    where purchase_order_id is not null
+    group by purchase_order_id
+
+),
+
+first_hits as (
+
+    select purchase_order_id, event_at as teller_at
+    from (
+        {{ placed_in_group(
+            'sound', 'purchase_order_id',
+            'select t.purchase_order_id from order_tellers as t where t.in_database = 0 and t.web_moments > 1'
+        ) }}
+    ) as hits
+    where place = 1
+
+),
+
+repeated_orders as (
+
+    select w.row_id
+    from sound as w
+    inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
+    left join first_hits as f on w.purchase_order_id = f.purchase_order_id
+    where (t.in_database = 1 and w.origin <> 'database')
+        or (t.in_database = 0 and w.event_at <> f.teller_at)
+
+),
+
+judged as (
+
+    select
+        j.*,
+        coalesce(r.warnings, {{ empty_list() }}) as warnings,
+        coalesce(r.errors, {{ empty_list() }}) as errors,
+        {{ in_group(
+            'dk', 'j.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key'
+        ) }} as is_copy_by_key,
+        {{ in_group(
+            'dc', 'j.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key'
+        ) }} as is_copy_by_client_key,
+        {{ in_group(
+            'ro', 'j.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id'
+        ) }} as is_order_again
+    from joined as j
+    left join ruled as r on j.row_id = r.row_id
+    left join duplicate_keys as dk on j.row_id = dk.row_id
+    left join duplicate_client_keys as dc on j.row_id = dc.row_id
+    left join repeated_orders as ro on j.row_id = ro.row_id
 
 ),
 
@@ -375,20 +395,20 @@ decided as (
     select
         r.*,
         case
-            when {{ list_size('r.copies') }} > 0 then 'duplicate'
             when {{ list_size('r.errors') }} > 0 then 'quarantined'
+            when r.is_copy_by_key or r.is_copy_by_client_key or r.is_order_again then 'duplicate'
             else 'kept'
         end as verdict,
-        case when {{ list_size('r.copies') }} > 0 then r.copies else r.errors end as reasons,
-        -- Known to be clean only once all that the verdict rests on had arrived, and never before it happened.
-        greatest(
-            r.raw_available_at,
-            r.event_at,
-            case when r.expects like '%customers%' then r.user_seen_at end,
-            case when r.expects like '%products%' then r.product_seen_at end,
-            r.order_known_at
-        ) as available_at
-    from ruled as r
+        case
+            when {{ list_size('r.errors') }} > 0 then r.errors
+            else {{ list_of_true([
+                ('duplicate_key', 'r.is_copy_by_key'),
+                ('duplicate_event_id', 'r.is_copy_by_client_key'),
+                ('repeated_order', 'r.is_order_again'),
+            ]) }}
+        end as reasons,
+        {{ clean_since('r', 'r.user_seen_at', 'r.product_seen_at') | indent(8) }} as available_at
+    from judged as r
 
 )
 

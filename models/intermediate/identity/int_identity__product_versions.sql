@@ -18,9 +18,9 @@ with versions as (
         coalesce(c.is_corrected, false) as category_is_corrected,
         p.currency,
         p.price as price_raw,
-        cast(round(p.price * r.rate, 4) as decimal(18, 4)) as price,
+        {{ in_reporting_currency('p.price', 'r.rate') }} as price,
         u.base_unit as weight_unit,
-        cast(p.weight * u.factor as decimal(18, 3)) as weight_grams
+        try_cast(case when p.weight > 0 then p.weight * u.factor end as decimal(18, 3)) as weight_grams
     from {{ ref('stg_shop__products') }} as p
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('p.category_name') }} = c.spelling
     left join {{ ref('int_events__rates') }} as r
@@ -28,7 +28,7 @@ with versions as (
             coalesce(p.currency, '{{ var("reporting_currency") }}') = r.currency
             and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
     left join {{ ref('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
-    where p.product_id is not null and p.raw_error is null
+    where {{ is_usable_id('p.product_id') }} and p.raw_error is null and not coalesce({{ is_absurd_price('p.price') }}, false)
 
 ),
 

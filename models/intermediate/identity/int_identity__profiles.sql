@@ -9,7 +9,7 @@ with versions as (
             order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
         ) as newest
     from {{ ref('stg_shop__customers') }}
-    where user_id is not null and raw_error is null
+    where {{ is_usable_id('user_id') }} and raw_error is null
 
 ),
 
@@ -96,10 +96,11 @@ select
     v.income is null as income_was_missing,
     coalesce(abs(v.income - m.income_mean) > i.factor * m.income_std and m.income_n >= i.min_count, false) as income_is_outlier,
     v.acquisition_channel,
-    v.marketing_consent
+    case w.meaning when 'granted' then true when 'denied' then false end as marketing_consent
 from versions as v
 cross join medians as m
 cross join modes as d
 cross join rules as r
 cross join income_rule as i
+left join {{ ref('consent_words') }} as w on lower(v.marketing_consent) = w.word
 where v.newest = 1

@@ -17,21 +17,40 @@ records as (
         raw_error,
         {{ key }} as record_key,
         md5(payload) as content,
-        {{ 'raw_rowid in (select g.raw_rowid from gone as g)' if table == 'orders' else 'false' }} as is_gone
+        {{ 'raw_rowid in (select g.raw_rowid from gone as g)' if table == 'orders' else 'false' }} as is_gone,
+        {{ known_id(key) }} is null as has_no_key,
+        {{ is_rounded_id(key) }} as has_rounded_key,
+        {{ is_absurd_price('price') if table == 'products' else 'false' }} as has_absurd_price
     from {{ ref('stg_shop__' ~ table) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
 
 ),
 
+judged as (
+
+    select
+        *,
+        case
+            when raw_error is not null then 'malformed'
+            when has_no_key then 'missing_key'
+            when has_rounded_key then 'unusable_id'
+            when is_gone then 'deleted_at_source'
+            when has_absurd_price then 'price_out_of_range'
+        end as error
+    from records
+
+),
+
+-- Only a record that would be kept can make another its duplicate.
 placed as (
 
     select
         *,
         row_number() over (
-            partition by raw_table, source, record_key, content, is_gone order by raw_available_at, position, raw_rowid
+            partition by raw_table, source, record_key, content, error is null order by raw_available_at, position, raw_rowid
         ) as place
-    from records
+    from judged
 
 )
 
@@ -42,15 +61,6 @@ select
     position,
     raw_available_at,
     record_key,
-    case
-        when raw_error is not null or record_key is null or is_gone then 'quarantined'
-        when place > 1 then 'duplicate'
-        else 'kept'
-    end as verdict,
-    case
-        when raw_error is not null then 'malformed'
-        when record_key is null then 'missing_key'
-        when is_gone then 'deleted_at_source'
-        when place > 1 then 'duplicate_record'
-    end as reason
+    case when error is not null then 'quarantined' when place > 1 then 'duplicate' else 'kept' end as verdict,
+    case when error is not null then error when place > 1 then 'duplicate_record' end as reason
 from placed

@@ -23,11 +23,11 @@ final as (
         {{ clean_text('session_id') }} as source_session_id,
 
         ---------- product
-        {{ product_key('product_id') }} as product_id,
+        {{ clean_text('product_id') }} as product_id,
         {{ clean_text('category') }} as category_name,
         {{ to_quantity('quantity') }} as quantity,
         {{ to_money('price') }} as price,
-        upper({{ clean_text('currency') }}) as currency,
+        {{ currency_code('currency') }} as currency,
         {{ clean_text('order_id') }} as order_id,
         {{ clean_text('line_id') }} as line_id,
         {{ not_a_number('quantity') }} or {{ not_a_number('price') }} as has_bad_number,

@@ -35,11 +35,13 @@ final as (
         cast({{ parameter('event_params', 'ga_session_id', 'int') }} as varchar) as source_session_id,
 
         ---------- product
-        {{ product_key('item.item_id') }} as product_id,
+        {{ clean_text('item.item_id') }} as product_id,
         {{ clean_text('item.item_category') }} as category_name,
         {{ to_decimal('item.quantity', 3) }} as quantity,
         {{ to_decimal('item.price', 4) }} as price,
-        coalesce(upper({{ clean_text(parameter('event_params', 'currency', 'string')) }}), 'USD') as currency,
+        coalesce(
+            {{ currency_code(parameter('event_params', 'currency', 'string')) }}, {{ currency_code('property_currency') }}
+        ) as currency,
         {{ clean_text('ecommerce.transaction_id') }} as order_id,
         -- Two variants of a product are two lines of an order; of any other event, a product listed twice is one.
         case when lower({{ clean_text('event_name') }}) in ('purchase', 'refund') then cast(unfolded.item_index as varchar) end as line_id,
@@ -53,7 +55,7 @@ final as (
         {{ clean_text(parameter('event_params', 'page_referrer', 'string')) }} as referrer,
         {{ clean_text('traffic_source."medium"') }} as campaign,
         {{ clean_text('geo.country') }} as country,
-        case when lower(privacy_info.analytics_storage) in ('no', '0', 'denied') then 'denied' end as consent,
+        {{ clean_text('privacy_info.analytics_storage') }} as consent,
         cast(null as varchar) as properties
     from unfolded
 

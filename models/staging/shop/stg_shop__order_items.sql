@@ -4,10 +4,10 @@ select
     {{ provenance() }},
     {{ clean_text('order_id') }} as order_id,
     {{ clean_text('line_id') }} as line_id,
-    {{ product_key('product_id') }} as product_id,
+    {{ clean_text('product_id') }} as product_id,
     {{ to_quantity('quantity') }} as quantity,
     {{ to_money('price') }} as price,
-    upper({{ clean_text('currency') }}) as currency,
+    {{ currency_code('currency') }} as currency,
     {{ not_a_number('quantity') }} or {{ not_a_number('price') }} as has_bad_number,
     properties
 from {{ ref('base_shop__order_items') }}

@@ -7,7 +7,7 @@ select
     {{ clean_text('anonymous_id') }} as anonymous_id,
     {{ clean_text('session_id') }} as source_session_id,
     lower({{ clean_text('status') }}) as status,
-    upper({{ clean_text('currency') }}) as currency,
+    {{ currency_code('currency') }} as currency,
     {{ parse_time(clean_text('created_at'), "coalesce(_time_zone, 'UTC')") }} as created_at,
     {{ parse_time(clean_text('paid_at'), "coalesce(_time_zone, 'UTC')") }} as paid_at,
     {{ parse_time(clean_text('shipped_at'), "coalesce(_time_zone, 'UTC')") }} as shipped_at,
