@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestration import console, lake, landing, settings
-from orchestration.contracts import EVENT_TIME, RAW_TABLES
+from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, look
 from orchestration.ingest import samples
@@ -278,8 +278,11 @@ def _plans(mapping: str | Path, paths: Paths | None, data: str | Path | None) ->
 
 
 def clean(column: str) -> str:
-    """SQL of a field's text as the models see it: trimmed, and null where nothing is said."""
-    return str(macros("fields.sql").clean_text(identifier(column)))
+    """SQL of a field's text as the models see it: trimmed, and null where nothing is said; an id also where a word says so."""
+    text = str(macros("fields.sql").clean_text(identifier(column)))
+    if column not in IDS:
+        return text
+    return f"case when lower({text}) not in ({', '.join(map(quote, _seed('null_words.csv', 'word')))}) then {text} end"
 
 
 class _Exam:
@@ -446,6 +449,7 @@ class _Exam:
         self._required(good)
         self._arrival()
         self._names()
+        self._ids()
         self._limits()
         self._repeats()
         if self.unread:
@@ -478,7 +482,7 @@ class _Exam:
         if landing.is_time(name):
             return "time", parse_time(clean(name), quote(self.entry.zone))
         if name in NUMBERS:
-            return "number", f"try_cast({clean(name)} as decimal(28, 6))"
+            return "number", f"try_cast({clean(name)} as decimal(38, 6))"
         nested = RAW_TABLES[self.entry.table][name] != "VARCHAR"
         return ("nested", identifier(name)) if nested else ("text", clean(name))
 
@@ -596,10 +600,27 @@ class _Exam:
             )
         if "currency" in self.fields:
             currencies = ["EUR", *(str(name).upper() for name in _header("fx_rates.csv")[1:])]
-            said = "seeds/fx_rates.csv has no rate for"
-            self._unknown(
-                "currency", f"upper({clean('currency')})", currencies, said, "have no price that could be used"
+            parts = zip(
+                _seed("minor_currencies.csv", "minor_currency"), _seed("minor_currencies.csv", "currency"), strict=True
             )
+            currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
+            code = str(macros("fields.sql").currency_code(identifier("currency")))
+            said = "seeds/fx_rates.csv has no rate for"
+            self._unknown("currency", code, currencies, said, "have no price that could be used")
+        consent = "privacy_info" if self.entry.table == "ga4_events" else "consent"
+        if consent in self.fields:
+            given = "privacy_info.analytics_storage" if consent == "privacy_info" else clean(consent)
+            said_of = str(macros("engine/functions.sql").duckdb__texts_of_json(given, _variable("consent_keys", ())))
+            words = ", ".join(map(quote, _seed("consent_words.csv", "word")))
+            unknown = f"{given} is not null and (len({said_of}) = 0 or not list_has_all([{words}], {said_of}))"
+            [(rows,)] = self.ask("count(*)", unknown)
+            if rows:
+                self.say(
+                    "warning",
+                    f"seeds/consent_words.csv does not know {self.common(given, unknown)}; {self.about(rows)} give no consent that "
+                    "could be read, and would be quarantined",
+                    consent,
+                )
         if "weight_unit" in self.fields:
             units = _seed("unit_conversions.csv", "unit")
             said = "seeds/unit_conversions.csv does not hold"
@@ -611,6 +632,16 @@ class _Exam:
             self.say(
                 "note", f"no currency is mapped, so it is taken for {_variable('reporting_currency', 'USD')}", money
             )
+        if self.entry.table == "ga4_events" and self.entry.mapping.currency is None:
+            silent = "len(items) > 0 and len(list_filter(event_params, lambda p: p.key = 'currency')) = 0"
+            [(rows,)] = self.ask("count(*)", silent)
+            if rows:
+                self.say(
+                    "note",
+                    f"{self.about(rows)} have items and name no currency, so it is taken for {_variable('reporting_currency', 'USD')}; "
+                    "the key currency of the mapping says the property's",
+                    "event_params",
+                )
         if "category" in self.fields:
             spelling = str(macros("fields.sql").category_spelling(clean("category")))
             known = [*_seed("category_map.csv", "raw_category"), *_seed("category_map.csv", "category")]
@@ -641,10 +672,26 @@ class _Exam:
         level: Level = "error" if rows == filled else "warning"
         self.say(level, f"{said} {', '.join(shown)}{more}; {self.about(rows)} {then}", name)
 
+    def _ids(self) -> None:
+        """Ids that are none, though something stands there."""
+        words = ", ".join(map(quote, _seed("null_words.csv", "word")))
+        for name in self.fields:
+            if name not in IDS:
+                continue
+            text = str(macros("fields.sql").clean_text(identifier(name)))
+            [(count,)] = self.ask("count(*)", f"lower({text}) in ({words})")
+            if count:
+                examples = self.common(text, f"lower({text}) in ({words})")
+                self.say(
+                    "warning",
+                    f"{self.about(count)} hold a word for nothing, {examples}, which counts as empty (seeds/null_words.csv)",
+                    name,
+                )
+
     def _limits(self) -> None:
         """Numbers that no believable row has."""
         for name, low, limit in (("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")):
-            if name not in self.fields or self.entry.table not in ("events", "order_items", "refunds"):
+            if name not in self.fields or self.entry.table not in ("events", "order_items", "refunds", "products"):
                 continue
             value = self._kind(name)[1]
             outside = f"{value} {low} or {value} > {int(_variable(limit, 0))}"

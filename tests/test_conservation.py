@@ -234,7 +234,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     """After a mend of the mapping: what they become replaces what they were."""
     shop = Shop(tmp_path, houses.extensions)
     shop.where = where = houses.make("replayed")
-    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied"}}})
+    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied", "none": "granted"}}})
     with pytest.raises(FinegrainError, match=r"nothing is published .*; run `finegrain build`"):
         replay(shop.mapping, quarantined=True, where=where)
     users = {"ann": "all", "bob": "none", "cat": "all", "dan": None}
@@ -255,7 +255,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     # Without a mend they would be as they are.
     told = replay(shop.mapping, quarantined=True, where=where).as_dict()
     assert told == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
-    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied"}}})
+    shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied", "all": "granted"}}})
     with pytest.raises(FinegrainError, match=r"--rule bot_rate: no quarantined row .* consent_denied, event_in_future"):
         replay(shop.mapping, quarantined=True, rule="bot_rate", where=where)
     assert replay(shop.mapping, quarantined=True, rule="event_in_future", where=where).rows == 1

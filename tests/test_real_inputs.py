@@ -1,0 +1,241 @@
+"""Exports as shops have them, from file to verdict: rejected rows and their corrections, order lines without numbers, ids that are none or
+that a spreadsheet rounded, consent, case, currencies. One warehouse, built in two steps, holds a source for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+from small_shops import Houses
+
+from orchestration.doctor import examine
+from orchestration.load import load
+from orchestration.settings import Settings
+
+ORDER = "o,at,u,sku,n,p"
+FIELDS: dict[str, Any] = {
+    "event_type": {"value": "purchase"},
+    "event_at": "at",
+    "user_id": "u",
+    "order_id": "o",
+    "product_id": "sku",
+    "quantity": "n",
+    "price": "p",
+    "currency": {"value": "EUR"},
+}
+AT = "2024-03-02 10:00:00"
+#: By source: the files of the first build, those of the second, the entry's keys, and fields beside `FIELDS`.
+SOURCES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any], dict[str, Any]]] = {
+    "corrected": (
+        {"1.csv": f"e,{ORDER}\ne1,1,{AT},k1,p1,1,\"12,50\"\ne2,2,{AT},k1,p1,0,5\ne3,3,{AT},k1,p1,1,-5\n"},
+        {"2.csv": f"e,{ORDER}\ne1,1,{AT},k1,p1,1,12.50\ne2,2,{AT},k1,p1,1,5\ne3,3,{AT},k1,p1,1,5\n"},
+        {},
+        {"event_id": "e"},
+    ),
+    "corrected_currency": (
+        {"1.csv": f"e,cur,{ORDER}\ne1,EURO,1,{AT},k2,p1,1,10\n"},
+        {"2.csv": f"e,cur,{ORDER}\ne1,EUR,1,{AT},k2,p1,1,10\n"},
+        {},
+        {"event_id": "e", "currency": "cur"},
+    ),
+    # The second file delivers the first order again, in another order of rows, and a new one.
+    "lines": (
+        {"1.csv": f"{ORDER}\nA,{AT},u1,cup,1,10\nA,{AT},u1,cup,2,9\nA,{AT},u1,cup,2,9\nA,{AT},u1,plate,1,5\n"},
+        {"2.csv": f"{ORDER}\nA,{AT},u1,plate,1,5\nA,{AT},u1,cup,2,9\nA,{AT},u1,cup,1,10\nA,{AT},u1,cup,2,9\nB,{AT},u2,cup,1,10\n"},
+        {},
+        {},
+    ),
+    # Shopify fills what belongs to the order on its first row alone.
+    "carried": (
+        {"1.csv": f"cur,{ORDER}\nGBP,S1,{AT},ann,cup,1,10\n,S1,{AT},,plate,1,5\nUSD,S2,{AT},bob,cup,1,10\n,S3,{AT},cat,cup,1,10\n"},
+        {},
+        {"carry": {"columns": ["cur", "u"], "within": "o"}},
+        {"currency": "cur"},
+    ),
+    "rounded": (
+        {"1.csv": f"{ORDER}\n1.23457E+12,{AT},u1,p1,1,10\n1.23457E+12,{AT},u2,p1,1,10\n1234567890123,{AT},u3,p1,1,10\n"},
+        {},
+        {},
+        {},
+    ),
+    "nobody": (
+        {"1.csv": f"{ORDER}\n1,{AT},NULL,p1,1,10\n2,{AT},\\N,p1,1,10\n3,{AT},undefined,p1,1,10\n4,{AT},0,p1,1,10\n5,{AT},None,p1,1,1\n6,{AT},Nora,p1,1,1\n"},
+        {},
+        {"null_ids": ["0"]},
+        {},
+    ),
+    "spelled": (
+        {"1.csv": f"{ORDER}\n1,{AT},a12Gny,p1,1,10\n2,{AT},a12GnY,P1,1,10\n3,{AT},\ta12Gny\u00a0,\u200bp1,1,10\n"},
+        {},
+        {},
+        {},
+    ),
+    "caseless": (
+        {"1.csv": f"{ORDER}\n1,{AT},u1,ab-1,1,10\n2,{AT},U1,AB-1,1,10\n"},
+        {},
+        {"ids": {"case_insensitive": ["product_id"]}},
+        {},
+    ),
+    "pence": (
+        {"1.csv": f"cur,{ORDER}\nGBp,1,{AT},k4,p1,1,1000\nGBX,2,{AT},k4,p1,1,1000\nGBP,3,{AT},k4,p1,1,10\n,4,{AT},k4,p1,1,10\n"},
+        {},
+        {},
+        {"currency": "cur"},
+    ),
+    "consents": (
+        {
+            "1.csv": f"c,{ORDER}\n"
+            + "".join(
+                f"{word},{n},{AT},k3,p1,1,10\n"
+                for n, word in enumerate(
+                    ["", "true", "f", "F", "n", "N", "off", "0.0", "DENY", "opt-out", "withdrawn", "rejected", "declined",
+                     '"{""analytics"":false}"', '"{""analytics_storage"":""granted""}"', "who knows"]
+                )
+            )
+        },
+        {},
+        {},
+        {"consent": "c"},
+    ),
+}  # fmt: skip
+
+
+def mapping(folder: Path, source: str) -> Path:
+    """The mapping of a source, beside its files."""
+    _, _, keys, fields = SOURCES[source]
+    entry = {"files": f"{source}/*.csv", "available_at": "event_time", "fields": {**FIELDS, **fields}, **keys}
+    path = folder / f"{source}.yml"
+    path.write_text(yaml.safe_dump({"source": source, "tables": {"events": entry}}), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def shop(houses: Houses, folder: Path) -> Settings:
+    """All sources in one warehouse; the files of the second step came to an incremental build."""
+    where = houses.make("inputs")
+    for step in (0, 1):
+        for source, of in SOURCES.items():
+            (folder / source).mkdir(exist_ok=True)
+            for name, text in of[step].items():
+                (folder / source / name).write_text(text, "utf-8")
+            if of[step]:
+                load(mapping(folder, source), data=folder, where=where)
+        houses.run(where)
+    return where
+
+
+def rows(where: Settings, source: str, columns: str) -> list[tuple[Any, ...]]:
+    """Columns of the judged rows of a source, in the order of its files."""
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        return con.execute(
+            f"select {columns} from int_events__validated where source = ? "
+            "order by split_part(position, '#', 1), split_part(position, '#', 2)::int",
+            [source],
+        ).fetchall()
+
+
+def test_a_rejected_row_does_not_hide_its_correction(shop: Settings) -> None:
+    """Item 2: a price that is no number, a quantity of 0, a negative price, an unknown currency."""
+    assert rows(shop, "corrected", "verdict, reasons") == [
+        ("quarantined", ["malformed"]),
+        ("quarantined", ["quantity_out_of_range"]),
+        ("quarantined", ["price_out_of_range"]),
+        *[("kept", [])] * 3,
+    ]
+    assert rows(shop, "corrected_currency", "verdict, reasons") == [
+        ("quarantined", ["unknown_currency"]),
+        ("kept", []),
+    ]
+
+
+def test_lines_of_an_order_in_one_file_are_different_lines(shop: Settings) -> None:
+    """Item 5: the same product twice with other quantities, and twice alike; the order counts once, though it is delivered again."""
+    found = rows(shop, "lines", "order_id, product_id, quantity, verdict")
+    assert [row[3] for row in found] == ["kept"] * 4 + ["duplicate"] * 4 + ["kept"]
+    kept = sorted((str(o), str(p), int(n)) for o, p, n, verdict in found if verdict == "kept")
+    assert kept == [("A", "cup", 1), ("A", "cup", 2), ("A", "cup", 2), ("A", "plate", 1), ("B", "cup", 1)]
+
+
+def test_what_only_the_first_row_of_an_order_says_is_carried_down(shop: Settings) -> None:
+    """Item 5: within one order, and no further."""
+    assert rows(shop, "carried", "order_id, user_id, currency, is_currency_assumed, verdict") == [
+        ("S1", "ann", "GBP", False, "kept"),
+        ("S1", "ann", "GBP", False, "kept"),
+        ("S2", "bob", "USD", False, "kept"),
+        ("S3", "cat", "USD", True, "kept"),
+    ]
+
+
+def test_ids_that_a_spreadsheet_rounded_are_quarantined(shop: Settings) -> None:
+    """Item 6."""
+    assert rows(shop, "rounded", "verdict, reasons") == [
+        ("quarantined", ["unusable_id"]),
+        ("quarantined", ["unusable_id"]),
+        ("kept", []),
+    ]
+
+
+def test_words_for_nothing_are_nobody(shop: Settings) -> None:
+    """Item 15: and what the mapping says is none."""
+    assert rows(shop, "nobody", "user_id, reasons") == [(None, ["missing_identity"])] * 5 + [("Nora", [])]
+
+
+def test_ids_are_compared_as_they_are_spelled(shop: Settings) -> None:
+    """Item 14: white space around them apart; and without case where the mapping says so."""
+    assert rows(shop, "spelled", "user_id, product_id") == [("a12Gny", "p1"), ("a12GnY", "P1"), ("a12Gny", "p1")]
+    assert rows(shop, "caseless", "user_id, product_id") == [("u1", "AB-1"), ("U1", "AB-1")]
+
+
+def test_pence_are_hundredths_of_a_pound(shop: Settings) -> None:
+    """Item 17: GBp and GBX; and a price without a currency is marked."""
+    found = rows(shop, "pence", "price_reported, warnings")
+    assert found[0] == found[1] == found[2] != found[3]
+    assert found[3] == (10, ["assumed_currency"])
+
+
+def test_consent_in_words_and_in_json(shop: Settings) -> None:
+    """Item 12: both directions, and a word that nobody knows is no consent."""
+    found = [reasons for (reasons,) in rows(shop, "consents", "reasons")]
+    assert found == [[], []] + [["consent_denied"]] * 12 + [[], ["unknown_consent"]]
+
+
+def test_the_doctor_says_so_before_the_load(shop: Settings, folder: Path) -> None:
+    """Items 12 and 15."""
+    [consent] = examine(mapping(folder, "consents"), data=folder, where=shop).entries
+    [said] = [each.message for each in consent.findings if each.field == "consent" and each.level == "warning"]
+    assert said.startswith("seeds/consent_words.csv does not know 'who knows'; 1 of 16 rows (6.2 %)")
+    [nobody] = examine(mapping(folder, "nobody"), data=folder, where=shop).entries
+    said_of_ids = [each.message for each in nobody.findings if "a word for nothing" in each.message]
+    assert said_of_ids == [
+        r"4 of 6 rows (66.7 %) hold a word for nothing, 'NULL', 'None', '\N', which counts as empty (seeds/null_words.csv)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"ids": "caseless"}, "write case_insensitive, or {case_insensitive: [product_id]} for some ids alone"),
+        ({"ids": {"case_insensitive": ["produkt_id"]}}, "'produkt_id' is no id; did you mean 'product_id'?"),
+        ({"null_ids": [True]}, 'write the ids that stand for none, as in ["0", guest]'),
+        ({"carry": {"columns": ["cur"], "within": "oo"}}, "has no column 'oo'"),
+        ({"currency": "EUR"}, "this is for ga4_events; here map the field"),
+    ],
+)
+def test_a_slip_in_these_keys_is_one_clear_error(shop: Settings, folder: Path, keys: dict[str, Any], said: str) -> None:
+    from orchestration.errors import FinegrainError
+
+    entry = {"files": "carried/*.csv", "available_at": "event_time", "fields": FIELDS, **keys}
+    path = folder / "slip.yml"
+    path.write_text(yaml.safe_dump({"source": "slip", "tables": {"events": entry}}), "utf-8")
+    with pytest.raises(FinegrainError) as raised:
+        load(path, data=folder, where=shop)
+    assert said in str(raised.value)
+    assert str(raised.value).startswith(str(path))
