@@ -81,7 +81,7 @@ def path_literal(file: DataFile) -> str:
 def macros(file: str) -> Any:
     """The macros of one file below macros/, each a function that gives SQL. Only those that are plain Jinja work."""
     text = (settings.PROJECT / "macros" / file).read_text("utf-8")
-    return Environment().from_string(text).module
+    return Environment().from_string(text, globals={"var": settings.variable}).module
 
 
 def parse_time(value: str, zone: str) -> str:
