@@ -105,6 +105,11 @@ IDS: Final = frozenset(
 )
 
 
+def is_time(name: str) -> bool:
+    """Whether a contract field holds a moment."""
+    return name.endswith("_at") or name == "event_timestamp"
+
+
 def columns(table: str) -> dict[str, str]:
     """Every column of a raw table in the lake, in order: name to DuckDB type."""
     return {**META_COLUMNS, **RAW_TABLES[table], "payload": "VARCHAR"}

@@ -38,6 +38,7 @@ from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Paths, Plan, no_files, plan
 from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
 from orchestration.settings import Settings
+from orchestration.settings import variable as _variable
 
 Level = Literal["error", "warning", "note"]
 
@@ -887,12 +888,6 @@ def _seed(seed: str, column: str) -> list[str]:
     """A column of a seed, in lower case as the models compare it."""
     with (settings.PROJECT / "seeds" / seed).open(encoding="utf-8", newline="") as stream:
         return [row[column].lower() for row in csv.DictReader(stream) if row[column]]
-
-
-@cache
-def _variable(name: str, default: Any) -> Any:
-    """A variable of dbt_project.yml."""
-    return yaml.safe_load((settings.PROJECT / "dbt_project.yml").read_text("utf-8")).get("vars", {}).get(name, default)
 
 
 # --- the machine -------------------------------------------------------------------------------------------------

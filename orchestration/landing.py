@@ -22,10 +22,11 @@ from jinja2 import Environment
 
 from orchestration import settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
+from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
-from orchestration.mapping import Column, Field, Table, expression, nearest
+from orchestration.mapping import Column, Field, Table, expression, has_offset, nearest, strptime
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
 NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
@@ -81,7 +82,7 @@ def path_literal(file: DataFile) -> str:
 def macros(file: str) -> Any:
     """The macros of one file below macros/, each a function that gives SQL. Only those that are plain Jinja work."""
     text = (settings.PROJECT / "macros" / file).read_text("utf-8")
-    return Environment().from_string(text).module
+    return Environment().from_string(text, globals={"var": settings.variable}).module
 
 
 def parse_time(value: str, zone: str) -> str:
@@ -371,11 +372,6 @@ def _nested(kind: str) -> bool:
     return kind.startswith(("STRUCT", "MAP", "UNION", "VARIANT")) or kind.endswith("]")
 
 
-def is_time(name: str) -> bool:
-    """Whether a contract field holds a moment."""
-    return name.endswith("_at") or name == "event_timestamp"
-
-
 def _check_kind(where: str, name: str, kind: str, said: str) -> None:
     """Refuse a column whose type can never be what the field means."""
     if _nested(kind) and name != "properties":
@@ -409,7 +405,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             failed.append(
                 f"when {identifier('__try_' + name)} is null then {quote(f'the sql of {name} fails on this row')}"
             )
-            values[name] = as_text(identifier("__try_" + name) + ".v", kind)
+            values[name] = _spelled(as_text(identifier("__try_" + name) + ".v", kind), source.format, kind, place)
         else:
             values[name] = _plain(opened, source, name, place)
         values[name] = as_id(values[name], name, entry)
@@ -426,7 +422,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         keep = "__bad is not null or __try_where is null or __try_where.v"
     if isinstance(entry.available_at, Column):
         place = f"{where}.available_at"
-        available = _plain(opened, Field(column=entry.available_at.column), "available_at", place)
+        available = _plain(opened, Field(**dict(entry.available_at)), "available_at", place)
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
@@ -509,8 +505,22 @@ def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
         pairs = " ".join(
             f"when {quote(old)} then {'null' if new is None else quote(new)}" for old, new in source.map.items()
         )
-        return f"case {text} {pairs} else {text} end"
-    return text
+        text = f"case {text} {pairs} else {text} end"
+    return _spelled(text, source.format, kind, place)
+
+
+def _spelled(text: str, formats: Sequence[str], kind: str, place: str) -> str:
+    """SQL of a time's text as ISO 8601, by the first format that reads it as a believable moment; else as it is."""
+    if not formats:
+        return text
+    if kind.startswith(("DATE", "TIMESTAMP")):
+        raise FinegrainError(f"{place}: its values are {kind.lower()} already, so there is no text to read; leave format out")
+    first, last = settings.variable("earliest_year"), settings.variable("latest_year")
+    tried = []
+    for each in formats:
+        read, iso = strptime(text, each), quote("%Y-%m-%dT%H:%M:%S.%f" + ("Z" if has_offset(each) else ""))
+        tried.append(f"case when year({read}) between {int(first)} and {int(last)} then strftime({read}, {iso}) end")
+    return f"coalesce({', '.join(tried)}, {text})"
 
 
 def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> str:
@@ -575,7 +585,7 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
         str(entry.available_at), "null::varchar"
     )
     if isinstance(entry.available_at, Column):
-        available = _plain(opened, Field(column=entry.available_at.column), "available_at", "available_at")
+        available = _plain(opened, Field(**dict(entry.available_at)), "available_at", "available_at")
     rows = f"select __n, __bad, __payload, {available} as __available, {', '.join(shown)} from {opened.relation}"
     return Bound(opened, "ga4_events", entry, zone, tuple(RAW_TABLES["ga4_events"]), rows)
 

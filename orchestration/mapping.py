@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import duckdb
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
-from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
+from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 
@@ -69,14 +69,68 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _formats(given: Any) -> tuple[str, ...]:
+    formats = [given] if isinstance(given, str) else given
+    if not isinstance(formats, list | tuple) or not formats or not all(isinstance(each, str) for each in formats):
+        raise ValueError("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such")
+    for each in formats:
+        _check_format(each)
+    return tuple(formats)
+
+
+#: How the times of a column of text are spelled: formats of strptime, of which the first that reads a text counts.
+Formats = Annotated[tuple[str, ...], BeforeValidator(_formats)]
+
+
+@cache
+def _check_format(text: str) -> None:
+    """Refuse a format of times that DuckDB does not know, or that leaves open which moment it is. Raises ValueError."""
+    if _directive("Z", text):
+        raise ValueError(
+            f"'{text}': %Z reads abbreviations that mean several zones (BST, IST); write the letters themselves, and their zone in time_zone"
+        )
+    try:
+        [(month, day, hour)] = (
+            duckdb.connect()
+            .execute(
+                f"select strftime(t, '%Y-%m'), strftime(t, '%d'), hour(t) from (select {strptime('x', text)} as t from "
+                f"(select strftime(timestamp '2001-02-03 16:05:06', {quote(text)}) as x))"
+            )
+            .fetchall()
+        )
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0].rpartition("specifier ")[2].removeprefix(f"{text}: ")
+        raise ValueError(f"'{text}' is no format of times: {said}") from None
+    if (month, day) != ("2001-02", "03"):
+        raise ValueError(f"'{text}' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y")
+    if hour not in (0, 16):
+        raise ValueError(f"'{text}' does not say which half of the day %I is in; add %p, or write %H for hours up to 23")
+
+
+def _directive(letter: str, format: str) -> bool:
+    return re.search(f"(?<!%)(%%)*%{letter}", format) is not None
+
+
+def has_offset(format: str) -> bool:
+    """Whether a format of times reads an offset from UTC."""
+    return _directive("z", format)
+
+
+def strptime(text: str, format: str) -> str:
+    """SQL that reads `text` (SQL) by a format: a timestamp, in UTC where the format has an offset; null where it does not read it."""
+    moment = f"try_strptime(trim({text}), {quote(format)})"
+    return f"timezone('UTC', {moment})" if has_offset(format) else f"cast({moment} as timestamp)"
+
+
 class Field(Strict):
     """Where one contract field comes from: exactly one of a `column`, a constant `value` or a `sql` expression.
-    `map` translates a column's values; those it does not name pass through."""
+    `map` translates a column's values; those it does not name pass through. `format` says how the text of a time is spelled."""
 
     column: str | None = None
     value: str | int | float | bool | None = None
     sql: str | None = None
     map: dict[str, str | None] | None = None
+    format: Formats = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -102,6 +156,8 @@ class Field(Strict):
             raise ValueError("give exactly one of column, value and sql")
         if self.map is not None and self.column is None:
             raise ValueError("map goes with column")
+        if self.format and "value" in self.model_fields_set:
+            raise ValueError("format goes with column or sql")
         if self.sql is not None:
             expression(self.sql)
         return self
@@ -119,9 +175,10 @@ def from_environment(text: str, where: str) -> str:
 
 
 class Column(Strict):
-    """A column of the file, by name."""
+    """A column of the file, by name; `format` says how times are spelled in it."""
 
     column: str
+    format: Formats = ()
 
 
 class Stream(Strict):
@@ -365,8 +422,8 @@ class Table(Strict):
     @field_validator("available_at", mode="before")
     @classmethod
     def _moment(cls, given: Any) -> Any:
-        if isinstance(given, dict) and list(given) == ["column"] and isinstance(given["column"], str):
-            return Column(column=given["column"])
+        if isinstance(given, dict) and isinstance(given.get("column"), str) and given.keys() <= {"column", "format"}:
+            return Column(column=given["column"], format=_formats(given["format"]) if "format" in given else ())
         if given in ("event_time", "now"):
             return given
         raise ValueError("write event_time, now, or {column: the column that holds the arrival time}")
@@ -586,9 +643,11 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
         yield f"{where}.currency: this is for ga4_events; here map the field, as in currency: {{value: EUR}}"
     if table.stream is not None and not table.fields:
         return  # keys that are named as the fields are
-    for field in table.fields:
+    for field, source in table.fields.items():
         if field not in RAW_TABLES[name]:
             yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])
+        elif source.format and not is_time(field):
+            yield f"{where}.fields.{field}.format: {field} is no time; leave format out"
     for names in REQUIRED[name]:
         if not table.fields.keys() & set(names):
             yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing"

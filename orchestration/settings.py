@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from orchestration.errors import FinegrainError
 
 PROJECT = Path(os.environ.get("FINEGRAIN_PROJECT", Path(__file__).resolve().parent.parent))
+
+
+@cache
+def variable(name: str, default: Any = None) -> Any:
+    """A variable of dbt_project.yml, or `default` where it has none of that name."""
+    return yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8")).get("vars", {}).get(name, default)
 
 
 @dataclass(frozen=True)
