@@ -42,7 +42,8 @@ SAMPLE: Final = [
 @dataclass(frozen=True)
 class Account:
     """Counts of rows. `sources`: by source, rows that came and what they ended as; `reasons`: quarantined rows by reason
-    (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marts`: rows and columns by name;
+    (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marked`: kept rows by the warning that they carry, and prices of the
+    catalogue whose currency was assumed; `marts`: rows and columns by name;
     `sample`: a few customers, column by column."""
 
     published: str
@@ -52,6 +53,7 @@ class Account:
     reasons: dict[str, int]
     dead_letters: dict[str, int]
     cleaned: dict[str, int]
+    marked: dict[str, int]
     marts: dict[str, tuple[int, int]]
     sample: list[dict[str, Any]]
 
@@ -73,6 +75,7 @@ class Account:
             ("Why rows were quarantined", self.reasons),
             ("Dead letters", self.dead_letters),
             ("What cleaning changed", self.cleaned),
+            ("What was kept and marked", self.marked),
         ):
             if not counts:
                 continue
@@ -130,6 +133,7 @@ def account(where: Settings | None = None) -> Account:
             reasons=dict(con.execute(_REASONS).fetchall()),
             dead_letters=_dead_letters(where),
             cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
+            marked={name: count for name, count in con.execute(_MARKED).fetchall() if count},
             marts=marts_of(folder),
             sample=_dicts(con, _SAMPLE),
         )
@@ -194,6 +198,11 @@ _CLEANED: Final = """
         select record || ' ' || column_name || ' imputed', sum(imputed_rows)::bigint
         from missingness_audit group by record, column_name order by record, column_name
     )
+"""
+_MARKED: Final = """
+    select warning, count(*) from (select unnest(warnings) as warning from fct_events) group by warning
+    union all select 'assumed_currency in the catalogue', count(*) from dim_products where price_raw is not null and currency is null
+    order by 2 desc, 1
 """
 # Customers of whom much is known, from different segments.
 _SAMPLE: Final = f"""

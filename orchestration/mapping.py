@@ -104,7 +104,9 @@ def _check_format(text: str) -> None:
     if (month, day) != ("2001-02", "03"):
         raise ValueError(f"'{text}' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y")
     if hour not in (0, 16):
-        raise ValueError(f"'{text}' does not say which half of the day %I is in; add %p, or write %H for hours up to 23")
+        raise ValueError(
+            f"'{text}' does not say which half of the day %I is in; add %p, or write %H for hours up to 23"
+        )
 
 
 def _directive(letter: str, format: str) -> bool:

@@ -129,7 +129,7 @@ class NastyShop:
 def audit(houses: Houses, where: Settings) -> list[str]:
     """The data tests that do not hold."""
     done = run_dbt(
-        ["test", "--exclude", "test_type:unit", "--vars", json.dumps(VARS), "--target-path", str(houses.root / "target"), "--no-write-json"],
+        ["test", "--exclude", "test_type:unit", "resource_type:snapshot+", "--vars", json.dumps(VARS), "--target-path", str(houses.root / "target"), "--no-write-json"],
         where=where,
     )  # fmt: skip
     assert done.count("test") > 200
