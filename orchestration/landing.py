@@ -593,8 +593,9 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
         filled, good, example = row[3 * position : 3 * position + 3]
         if filled >= ENOUGH and not good:
             what = "a time" if is_time(name) else "a number"
+            hint = "; a format: says how it is spelled" if is_time(name) else ""
             raise FinegrainError(
-                f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{str(example)[:60]}'"
+                f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{str(example)[:60]}'{hint}"
             )
 
 
