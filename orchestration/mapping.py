@@ -70,8 +70,10 @@ class Strict(BaseModel):
 
 
 def _formats(given: Any) -> tuple[str, ...]:
+    if isinstance(given, tuple):  # checked already
+        return given
     formats = [given] if isinstance(given, str) else given
-    if not isinstance(formats, list | tuple) or not formats or not all(isinstance(each, str) for each in formats):
+    if not isinstance(formats, list) or not formats or not all(isinstance(each, str) for each in formats):
         raise ValueError("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such")
     for each in formats:
         _check_format(each)
