@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Paths, Plan, no_files, plan
-from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
+from orchestration.mapping import REQUIRED, Column, mapping_files, nearest, strptime
 from orchestration.settings import Settings
 from orchestration.settings import variable as _variable
 
@@ -60,6 +61,26 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "order_items": ("line_id", "order_id", "updated_at"),
     "refunds": ("refund_id", "line_id", "updated_at"),
 }
+#: Spellings of times that the doctor knows: days, each with each spelling of the clock, and whole ones.
+_DAYS: Final = (
+    "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y",
+    "%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d", "%Y%m%d", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%d %b %Y", "%d %B %Y", "%d. %B %Y",
+    "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%a, %d %b %Y", "%A, %d %B %Y",
+)  # fmt: skip
+_CLOCKS: Final = (
+    "", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M", ", %H:%M:%S", ", %I:%M %p", " at %H:%M", "T%H:%M:%S",
+    " %H:%M:%S.%f", " %H:%M %z", " %H:%M:%S %z", ":%H:%M:%S %z", "-%H:%M", " %H.%M", " %H.%M.%S",
+)  # fmt: skip
+_WHOLE: Final = (
+    "%Y%m%d%H%M",
+    "%Y%m%d%H%M%S",
+    "%a %b %d %H:%M:%S %Y",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a %d %b %Y %H:%M:%S",
+)
+#: Of unreadable times, the share that formats must read to be suggested; and how many different ones are tried.
+_NEARLY_ALL: Final = 0.9
+_TRIED: Final = 1_000
 #: Under these names a GA4 export holds what other tables call event_type and anonymous_id.
 _GA4_REQUIRED: Final = (("event_name",), ("event_timestamp",), ("user_id", "user_pseudo_id"))
 _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -513,11 +534,16 @@ class _Exam:
                     _brief(one) if one else None,
                 )
             )
-            said = any(finding.field == name and finding.level == "error" for finding in self.seen.findings)
+            hint = self._spelling(clean(name), value, source) if kind == "time" and read < filled else ""
+            said = [finding for finding in self.seen.findings if finding.field == name and finding.level == "error"]
             if said:
+                if hint and f" {kind};" in said[0].message:  # the loader's refusal
+                    self.seen.findings[self.seen.findings.index(said[0])] = replace(
+                        said[0], message=said[0].message + hint
+                    )
                 continue
             if read < filled:
-                bad = self.common(clean(name), f"{value} is null")
+                bad = self.common(clean(name), f"{value} is null") + hint
                 word = "a time" if kind == "time" else "a number"
                 if read:
                     self.say("warning", f"{self.about(filled - read)} hold what is no {word.split()[1]}: {bad}", name)
@@ -527,6 +553,32 @@ class _Exam:
                 self.say("warning", "empty in every row", name)
             if kind == "time" and read:
                 self._times(name, value, first)
+
+    def _spelling(self, text: str, value: str, source: Any) -> str:
+        """What to write for the texts (SQL) of which `value` (SQL) is null, as the end of a sentence; "" for what has no known spelling.
+        `source` is a field or a column of the mapping."""
+        found = self.ask(f"distinct {text}", f"{text} is not null and {value} is null", f"order by 1 limit {_TRIED}")
+        left = [str(row[0]) for row in found]
+        first, last = _variable("earliest_year"), _variable("latest_year")
+        dated = [
+            each for each in left if each[4:5] == "-" and each[:4].isdecimal() and not first <= int(each[:4]) <= last
+        ]
+        years = f" (years outside {first}..{last} are none)" if dated else ""
+        formats, others, count = list(getattr(source, "format", ())), [], len(left)
+        while len(left) > (1 - _NEARLY_ALL) * count:
+            fitting, left = _fitting(self.con, left)
+            if not fitting:
+                return years
+            formats.append(fitting[0])
+            others += fitting[1:]
+        if not count or (others and len(formats) > 1):
+            return years
+        where = "sql: …" if source is None or source.column is None else f"column: {source.column}"
+        if others:
+            both = " and ".join(quote(each) for each in (*formats, *others))
+            return f"{years}; {both} fit all of them alike, so it cannot be told which is meant: say so, as in {{{where}, format: {quote(formats[0])}}}"
+        said = quote(formats[0]) if len(formats) == 1 else f"[{', '.join(map(quote, formats))}]"
+        return f"{years}; write {{{where}, format: {said}}}"
 
     def _times(self, name: str, value: str, first: datetime) -> None:
         odd = landing.local_time_is_odd(clean(name), quote(self.entry.zone))
@@ -587,7 +639,8 @@ class _Exam:
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
                 examples = self.common("__available", f"{text} is not null and {parsed} is null")
-                what = f"hold no time in '{how.column}'" + (f": {examples}" if examples else "")
+                hint = self._spelling(text, parsed, how)
+                what = f"hold no time in '{how.column}'" + (f": {examples}{hint}" if examples else "")
                 level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
                 self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
 
@@ -760,6 +813,30 @@ def _unread(bound: Bound) -> list[str]:
     names = bound.opened.names
     wanted = {name.lower() for name in landing.read_columns(bound.table, bound.entry, names)}
     return [name for name in names if name.lower() not in wanted]
+
+
+def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str], list[str]]:
+    """(formats, texts that are left): the format that reads most of the texts, and others that read as many as other moments."""
+    first, last = _variable("earliest_year"), _variable("latest_year")
+    # Planning is what takes long, so only formats of which the marks are in some text are tried.
+    marks = {frozenset(char for char in text if not char.isalnum()) for text in texts}
+    spellings = [day + clock for day in _DAYS for clock in _CLOCKS] + list(_WHOLE)
+    spellings = [each for each in spellings if any(set(re.sub("%.|[a-zA-Z]", "", each)) <= seen for seen in marks)]
+    if not spellings:
+        return [], texts
+    rows = f"(select x, unnest([{', '.join(strptime('x', each) for each in spellings)}]) as t, unnest(range({len(spellings)})) as n from (select unnest($1::varchar[]) as x))"
+    good = f"year(t) between {int(first)} and {int(last)}"
+    found = con.execute(
+        f"select n, count(*), bit_xor(hash(x, t)) from {rows} where {good} group by n qualify count(*) = max(count(*)) over () order by n",
+        [texts],
+    ).fetchall()
+    if not found:
+        return [], texts
+    fitting: dict[int, str] = {}
+    for n, _, moments in found:
+        fitting.setdefault(moments, spellings[n])
+    left = con.execute(f"select x from {rows} where n = {found[0][0]} and ({good}) is not true", [texts]).fetchall()
+    return list(fitting.values()), [str(x) for (x,) in left]
 
 
 def _required_names(table: str) -> set[str]:

@@ -520,9 +520,15 @@ def _read_api(
             )
             if resource.since is not None:
                 column = identifier(resource.since.column)
-                of = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
-                order = f"row(try_cast(c as double), {landing.parse_time('c', quote(reading.zone))})"
-                until = str(_one(con, f"select arg_max(c, {order}) from ({of})") or "")
+                read = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
+                number = "case when isfinite(try_cast(c as double)) then try_cast(c as double) end"
+                of = f"select c, {number} as n, {landing.parse_time('c', quote(reading.zone))} as t from ({read})"
+                # What cannot be compared must not pass for the greatest, as a null would.
+                until = str(_one(con, f"select arg_max(c, row(n, t)) from ({of}) where n is not null or t is not null") or "")
+                unread = _one(con, f"select count(*) from ({of}) where n is null and t is null")
+                if unread:
+                    said = "is neither a number nor a time, so they do not move the position"
+                    reading.report.notes.append(f"{unread:,} rows whose {resource.since.column} {said}")
             _take(con, where, reading, until, run, now or _clock())
         if reading.entry.deletes == "compare":
             con.execute(

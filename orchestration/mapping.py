@@ -70,8 +70,10 @@ class Strict(BaseModel):
 
 
 def _formats(given: Any) -> tuple[str, ...]:
+    if isinstance(given, tuple):  # checked already
+        return given
     formats = [given] if isinstance(given, str) else given
-    if not isinstance(formats, list | tuple) or not formats or not all(isinstance(each, str) for each in formats):
+    if not isinstance(formats, list) or not formats or not all(isinstance(each, str) for each in formats):
         raise ValueError("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such")
     for each in formats:
         _check_format(each)
@@ -109,19 +111,26 @@ def _check_format(text: str) -> None:
         )
 
 
-def _directive(letter: str, format: str) -> bool:
-    return re.search(f"(?<!%)(%%)*%{letter}", format) is not None
+def _directive(letter: str, format: str) -> re.Match[str] | None:
+    return re.match(f"(?:[^%]|%[^{letter}])*?%{letter}", format, re.DOTALL)
 
 
 def has_offset(format: str) -> bool:
     """Whether a format of times reads an offset from UTC."""
-    return _directive("z", format)
+    return _directive("z", format) is not None
 
 
 def strptime(text: str, format: str) -> str:
     """SQL that reads `text` (SQL) by a format: a timestamp, in UTC where the format has an offset; null where it does not read it."""
-    moment = f"try_strptime(trim({text}), {quote(format)})"
-    return f"timezone('UTC', {moment})" if has_offset(format) else f"cast({moment} as timestamp)"
+    text = f"trim({text})"
+    moment = f"try_strptime({text}, {quote(format)})"
+    found = _directive("z", format)
+    if found is None:
+        return f"cast({moment} as timestamp)"
+    # The engine takes +25:00 and +02:75 for offsets, too.
+    after = "".join(".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :]))
+    offset = f"(?s).*[+-](?:(?:0[0-9]|1[0-3])(?::?[0-5][0-9])?|14(?::?00)?){after}"
+    return f"case when regexp_full_match({text}, {quote(offset)}) then timezone('UTC', {moment}) end"
 
 
 class Field(Strict):

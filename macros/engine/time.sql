@@ -52,6 +52,11 @@ end
 coalesce({{ duckdb__let('__text', value, read) }}, false)
 {%- endmacro %}
 
+{# True only of times, and of nearly all that are common: one quick look, for where others are read with parse_time. #}
+{% macro duckdb__is_plain_time(value) -%}
+({{ value }} between '{{ var('earliest_year') | int }}-01-02' and '{{ var('latest_year') | int }}-12-31' and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('plain') }}'))
+{%- endmacro %}
+
 {# SQL: the expression `then`, in which `name` is `value`, evaluated once. #}
 {% macro duckdb__let(name, value, then) -%}
 list_transform([{{ value }}], lambda {{ name }}: {{ then }})[1]
@@ -60,10 +65,12 @@ list_transform([{{ value }}], lambda {{ name }}: {{ then }})[1]
 {# Regular expressions: of the common forms that are cast as they are, and of all that a time may consist of, in groups. #}
 {% macro duckdb__time_pattern(of) -%}
 {%- set day, hour, sixty = '[0-9]{4}-[0-9]{2}-[0-9]{2}', '(?:[01][0-9]|2[0-3])', '[0-5][0-9]' -%}
-{%- set time = day ~ '[T ]' ~ hour ~ ':' ~ sixty ~ ':' ~ sixty ~ '(?:[.][0-9]{1,9})?' -%}
+{%- set clock = '[T ]' ~ hour ~ ':' ~ sixty ~ ':' ~ sixty ~ '(?:[.][0-9]{1,9})?' -%}
 {%- set offset = '[+-](?:0[0-9]|1[0-3])' -%}
-{%- if of == 'Z' -%} {{ time }}Z?
-{%- elif of == 'offset' -%} {{ time }}{{ offset }}(?::{{ sixty }})?
+{%- if of == 'Z' -%} {{ day ~ clock }}Z?
+{%- elif of == 'offset' -%} {{ day ~ clock ~ offset }}(?::{{ sixty }})?
+{%- elif of == 'plain' -%} {# Days that every year has. #}
+{#- -#} [0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31){{ clock }}(?:Z|{{ offset }}(?::{{ sixty }})?)?
 {%- elif of == 'epoch' -%} [0-9]{9,17}(?:[.][0-9]+)?
 {%- else -%}
 ^({{ day }})(?:[Tt ]({{ hour }}:{{ sixty }})(?::({{ sixty }})(?:[.,]([0-9]{1,9}))?)?

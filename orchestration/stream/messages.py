@@ -211,10 +211,8 @@ class Messages:
         for name in self.bound.fields:
             column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
             if landing.is_time(name):
-                # Most times are ISO 8601, which the engine reads in a third of the time.
-                parsed = landing.parse_time(text, quote(self.bound.zone))
-                is_bad, what = f"try_cast({text} as timestamp) is null and {parsed} is null", "no time"
-                clear.append(f"({column} is null or try_cast({column} as timestamp) is not null)")
+                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "no time"
+                clear.append(f"({column} is null or {landing.is_plain_time(column)})")
             elif name in landing.NUMBERS:
                 is_bad, what = f"try_cast({text} as double) is null", "no number"
                 clear.append(f"({column} is null or try_cast({column} as double) is not null)")

@@ -1,0 +1,251 @@
+"""Times as text: the table of docs/connect.md holds, any text is read as an independent reader reads it, clocks change by the zone's
+own rules, and `format` reads the rest, from the mapping to the lake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
+
+import duckdb
+import pytest
+from hypothesis import example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from orchestration.landing import is_plain_time, local_time_is_odd, parse_time
+from orchestration.settings import PROJECT
+
+PAGE = (PROJECT / "docs" / "connect.md").read_text("utf-8")
+#: Rows of the page's table: text, zone, moment or None.
+ACCEPTED = [
+    (text, zone, None if moment == "no time" else datetime.fromisoformat(moment))
+    for text, zone, moment in re.findall(r"^\| `([^`]*)`[^|]*\| ([\w/]+) \| ([\d :.-]+|no time) \|$", PAGE, re.M)
+]
+
+
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect()
+    con.execute("load icu; set timezone = 'America/New_York'")  # no result depends on it
+    return con
+
+
+def read(*pairs: tuple[str | None, str]) -> list[tuple[datetime | None, bool, bool | None]]:
+    """What the macros make of texts, each in a zone: the moment, whether it is odd, whether it is plain."""
+    texts, zones = [text for text, _ in pairs], [zone for _, zone in pairs]
+    sql = f"select {parse_time('x', 'z')}, {local_time_is_odd('x', 'z')}, {is_plain_time('x')}"
+    return (
+        _engine()
+        .execute(f"{sql} from (select unnest($1::varchar[]) as x, unnest($2::varchar[]) as z, unnest($3) as i) order by i",
+                 [texts, zones, list(range(len(pairs)))])
+        .fetchall()
+    )  # fmt: skip
+
+
+# --- an independent reader ---------------------------------------------------------------------------------------
+
+_ISO = re.compile(
+    r"""(?P<y>\d{4})-(?P<m>\d\d)-(?P<d>\d\d)
+    (?:[Tt ](?P<H>\d\d):(?P<M>\d\d)(?::(?P<S>\d\d)(?:[.,](?P<f>\d{1,9}))?)?(?P<zone>.*))?""",
+    re.VERBOSE | re.ASCII | re.DOTALL,
+)
+_BASIC = re.compile(r"(\d{4})(\d\d)(\d\d)[Tt](\d\d)(\d\d)(\d\d)(.*)", re.ASCII | re.DOTALL)
+_EPOCH = re.compile(r"(\d{9,17})(?:\.(\d+))?", re.ASCII)
+_OFFSET = re.compile(r" *([+-])(\d\d)(?::?(\d\d))?", re.ASCII)
+_ZONES = {name.lower(): name for name in available_timezones() if "/" in name}
+
+
+def candidates(local: datetime, zone: str) -> list[datetime]:
+    """The UTC moments, in order, at which clocks in `zone` show `local`: none, one or two."""
+    found = {
+        (local - timedelta(minutes=minutes))
+        for minutes in _offsets_near(local, zone)
+        if (local - timedelta(minutes=minutes)).replace(tzinfo=UTC).astimezone(ZoneInfo(zone)).replace(tzinfo=None) == local
+    }  # fmt: skip
+    return sorted(found)
+
+
+def _offsets_near(local: datetime, zone: str) -> list[float]:
+    """The offsets from UTC, in minutes, that `zone` has within two days of a local time, the earlier first."""
+    start = local.replace(tzinfo=UTC) - timedelta(days=2)
+    offsets = [(start + timedelta(hours=h)).astimezone(ZoneInfo(zone)).utcoffset() for h in range(97)]
+    return list(dict.fromkeys(each.total_seconds() / 60 for each in offsets if each is not None))
+
+
+def expected_in(local: datetime, zone: str) -> tuple[datetime, bool]:
+    """The moment that a local time stands for, and whether it occurs twice or never."""
+    moments = candidates(local, zone)
+    if moments:
+        return moments[0], len(moments) == 2
+    return local - timedelta(minutes=_offsets_near(local, zone)[0]), True  # it moves on by the gap: the former offset
+
+
+def expected(text: str, zone: str) -> datetime | None:
+    """The moment of a text by the rules of the page, in plain Python."""
+    try:
+        moment = _expected(text, zone)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment is not None and 1990 <= moment.year <= 2100 else None
+
+
+def _expected(text: str, zone: str) -> datetime | None:
+    if found := _EPOCH.fullmatch(text):
+        whole, fraction = found[1], found[2] or ""
+        places = 6 if len(whole) <= 11 else 3 if len(whole) <= 14 else 0
+        return datetime(1970, 1, 1) + timedelta(microseconds=int(whole + fraction[:places].ljust(places, "0")))
+    if found := _BASIC.fullmatch(text):
+        text = "{}-{}-{}T{}:{}:{}{}".format(*found.groups())
+    found = _ISO.fullmatch(text)
+    if not found:
+        return None
+    y, m, d, hour, minute, second = (int(found[part] or 0) for part in "ymdHMS")
+    local = datetime(y, m, d, hour, minute, second, int((found["f"] or "")[:6].ljust(6, "0")))
+    rest = found["zone"] or ""
+    if not rest:
+        return local if zone == "UTC" else expected_in(local, zone)[0]
+    if rest.strip(" ").upper() in ("Z", "UTC", "GMT") and rest.isascii():
+        return local if rest.rstrip(" ") == rest else None
+    if offset := _OFFSET.fullmatch(rest):
+        minutes = int(offset[2]) * 60 + int(offset[3] or 0)
+        if minutes > 14 * 60 or int(offset[3] or 0) > 59:
+            return None
+        return local - timedelta(minutes=minutes if offset[1] == "+" else -minutes)
+    place = rest.lstrip(" ")
+    if rest != place and place.lower() in _ZONES:
+        return expected_in(local, _ZONES[place.lower()])[0]
+    return None
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_the_page_is_whole() -> None:
+    section = PAGE[PAGE.index("\n## Times\n") : PAGE.index("\n## Names, money")]
+    assert len(ACCEPTED) == sum(line.startswith("| `") for line in section.splitlines()) > 40
+
+
+@pytest.mark.parametrize(("text", "zone", "moment"), ACCEPTED)
+def test_the_table_of_the_page_holds(text: str, zone: str, moment: datetime | None) -> None:
+    [(found, _, _)] = read((text, zone))
+    assert found == moment
+    assert expected(text, zone) == moment
+
+
+# --- any text ----------------------------------------------------------------------------------------------------
+
+_days = st.one_of(
+    st.dates(datetime(1985, 1, 1).date(), datetime(2105, 1, 1).date()).map(str),
+    st.from_regex(r"[0-9]{4}[-/.]?[0-9]{1,2}[-/.]?[0-9]{1,2}", fullmatch=True),
+    st.sampled_from(["1989-12-31", "1990-01-01", "2100-12-31", "2101-01-01", "0000-01-01", "9999-12-31", "2024-02-30"]),
+)
+_clocks = st.one_of(
+    st.times().map(str),
+    st.from_regex(r"[0-9]{1,2}:?[0-9]{2}(:?[0-9]{2}([.,][0-9]{0,10})?)?", fullmatch=True),
+    st.sampled_from(["24:00:00", "23:59:60", "00:00", "101500", "8:26"]),
+)
+_zones_in_text = st.one_of(
+    st.sampled_from(["", "Z", "z", " UTC", " GMT", "UTC", " utc", " CET", " Europe/Berlin", " Etc/GMT+5", " europe/berlin", " A/B", "Europe/Berlin"]),
+    st.from_regex(r"[ ]{0,2}[+-][0-9]{1,2}(:?[0-9]{0,2})", fullmatch=True),
+)  # fmt: skip
+_likely = st.builds(
+    lambda day, between, clock, zone: day + between + clock + zone,
+    _days, st.sampled_from(["T", "t", " ", "", "  ", "\t", "_"]), _clocks, _zones_in_text,
+)  # fmt: skip
+_texts = st.one_of(
+    _likely,
+    _days,
+    st.from_regex(r"[+-]?[0-9]{1,20}([.][0-9]{0,12})?(e[0-9]{1,2})?", fullmatch=True),
+    st.from_regex(r"[0-9]{1,4}[/.-][0-9]{1,2}[/.-][0-9]{1,4}( [0-9]{1,2}:[0-9]{2})?", fullmatch=True),
+    st.sampled_from(["infinity", "-infinity", "now", "today", "epoch", "NaN", "", " ", "Infinity", "0044-03-15 (BC)"]),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40),
+    _likely.flatmap(lambda text: st.sampled_from([f" {text}", f"{text} ", f"{text}\n", text.replace("0", "٠")])),
+)
+_in_zones = st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns"])
+
+
+@examples(max_examples=60)
+@given(st.lists(st.tuples(_texts, _in_zones), min_size=30, max_size=60))
+@example([("2024-10-27 02:30 Europe/Berlin", "UTC"), ("2024-01-01 00:00:00+14:30", "UTC"), ("9999-12-31", "Europe/Berlin")])
+@example([("99999999999999999", "UTC"), ("99999999999.9999999", "UTC"), ("0000-01-01T00:00:00-14:00", "Europe/Berlin")])
+def test_any_text_is_read_as_another_reader_reads_it(pairs: list[tuple[str, str]]) -> None:
+    for pair, (moment, _, plain) in zip(pairs, read(*pairs), strict=True):
+        assert moment == expected(*pair), pair
+        assert not plain or moment is not None, pair
+
+
+def test_most_times_are_plain() -> None:
+    plain = ["2024-02-29T23:59:59.123456Z", "2024-12-31 10:00:00", "2024-04-30T10:00:00+02:00", "2024-03-31T00:00:00Z"]
+    assert [row[2] for row in read(*((text, "UTC") for text in plain))] == [False, True, True, True]
+    assert [row[2] for row in read(("12/1/10 8:26", "UTC"), ("infinity", "UTC"), ("2024-04-31 00:00:00", "UTC"))] == [False] * 3
+    assert read((None, "UTC")) == [(None, False, None)]
+
+
+def test_every_zone_of_the_engine_can_stand_in_a_text() -> None:
+    names = [name for (name,) in _engine().execute("select name from pg_timezone_names()").fetchall()]
+    found = read(*((f"2024-07-01 12:00:00 {name}", "UTC") for name in names))
+    for name, (moment, _, _) in zip(names, found, strict=True):
+        if name in available_timezones() and "/" in name and re.fullmatch(r"[A-Za-z_]+(/[\w+-]+)+", name):
+            assert moment == datetime(2024, 7, 1, 12, tzinfo=ZoneInfo(name)).astimezone(UTC).replace(tzinfo=None), name
+
+
+# --- clock changes -----------------------------------------------------------------------------------------------
+
+
+def transitions(zone: str) -> Iterator[datetime]:
+    """The local times, before and after, of each change of the clocks from 1990 to 2037."""
+    moment, end = datetime(1990, 1, 1, tzinfo=UTC), datetime(2037, 12, 31, tzinfo=UTC)
+    at = moment.astimezone(ZoneInfo(zone)).utcoffset()
+    while moment < end:
+        moment += timedelta(hours=6)
+        now = moment.astimezone(ZoneInfo(zone)).utcoffset()
+        if now != at:
+            yield moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+            at = now
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Australia/Lord_Howe", "Europe/Berlin", "America/New_York", "America/St_Johns", "Pacific/Apia", "Africa/Casablanca"],
+)  # fmt: skip
+def test_clock_changes_are_by_the_rules_of_the_zone(zone: str) -> None:
+    step, around = timedelta(minutes=15), timedelta(hours=32 if zone == "Pacific/Apia" else 10)
+    locals_ = set()
+    for change in transitions(zone):
+        first = change.replace(minute=0, second=0, microsecond=0) - around
+        locals_ |= {first + step * n for n in range(2 * int(around / step))}
+    ordered = sorted(locals_)
+    assert len(ordered) > 500
+    odd = 0
+    for local, (moment, is_odd, _) in zip(ordered, read(*((str(each), zone) for each in ordered)), strict=True):
+        assert (moment, is_odd) == expected_in(local, zone), local
+        odd += is_odd
+    assert odd > 10
+
+
+def test_a_zone_in_the_text_has_odd_times_of_its_own() -> None:
+    texts = ["2024-10-27 02:30:00 Europe/Berlin", "2024-10-27 02:30:00Z", "2024-10-27T02:30:00+02:00", "1709287200", "soon"]
+    assert [row[1] for row in read(*((text, zone) for zone in ("UTC", "Europe/Berlin") for text in texts))] == [
+        True, False, False, False, False,
+    ] * 2  # fmt: skip
+
+
+def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestration import landing, settings
+
+    (tmp_path / "dbt_project.yml").write_text("vars: {earliest_year: 1960, latest_year: 2020}")
+    (tmp_path / "macros").symlink_to(PROJECT / "macros")
+    monkeypatch.setattr(settings, "PROJECT", tmp_path)
+    for cached in (settings.variable, landing.macros):
+        cached.cache_clear()
+    try:
+        texts = ["1960-01-01 00:00:00", "1959-12-31 23:59:59", "2020-12-31 23:59:59", "2021-01-01", "1577836800", "1609459200"]
+        found = [row[0] is not None for row in read(*((text, "UTC") for text in texts))]
+    finally:
+        for cached in (settings.variable, landing.macros):
+            cached.cache_clear()
+    assert found == [True, False, True, False, True, False]
