@@ -85,7 +85,8 @@ class Counter:
             filled = np.zeros(0, bool)
             self._open += len(data)
         self.longest = max(self.longest, self._open)
-        self.returns += chunk.count(b"\r")
+        if b"\r" in chunk:
+            self.returns += chunk.count(b"\r")
         self._look(chunk, data, ends, filled)
         self._before = int(data[-1])
 
@@ -123,18 +124,18 @@ class Records(Counter):
         marks = np.flatnonzero(data == _QUOTE)
         outside = (np.searchsorted(marks, ends) + self._inside) % 2 == 0
         self._records += int(np.count_nonzero(filled & outside))
-        opening = (np.arange(len(marks)) + self._inside) % 2 == 0
-        opened, closed = marks[opening], marks[~opening]
+        opened, closed = marks[int(self._inside) :: 2], marks[1 - int(self._inside) :: 2]
         before = data[opened - 1]
         if len(opened) and opened[0] == 0:
             before[0] = self._before
-        after = data[(closed + 1)[closed + 1 < len(data)]]
+        has_closed = bool(len(closed)) and int(closed[-1]) == len(data) - 1
+        after = data[(closed[:-1] if has_closed else closed) + 1]
         self._is_clean = bool(
             self._may_precede[before].all()
             and self._may_follow[after].all()
             and (not self._has_closed or self._may_follow[data[0]])
         )
-        self._has_closed = bool(len(closed)) and int(closed[-1]) == len(data) - 1
+        self._has_closed = has_closed
         self._inside = bool((len(marks) + self._inside) % 2)
 
     def end(self) -> None:

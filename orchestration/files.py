@@ -202,13 +202,13 @@ def _look(file: DataFile, encoding: str | None, csv: Csv, stack: ExitStack) -> L
     counter: counting.Counter | None = None
     while chunk:
         digest.update(chunk)
-        plain = text.decoded(chunk)
+        line = counter.newlines + 1 if counter else 1
+        plain = text.decoded(chunk, line)
         if copy:
             copy.write(plain)
         if counter is None:
             plain = plain.removeprefix(codecs.BOM_UTF8)
             counter = counting.counter(file.format, plain, csv)
-        line = counter.newlines + 1
         counter.take(plain)
         if counter.longest > LONGEST_LINE and counter.has_lines:
             raise FinegrainError(
@@ -335,21 +335,19 @@ class _Text:
         self.file, self.codec, self.said = file, codec, said
         self.is_utf8 = codecs.lookup(codec).name == "utf-8"
         self._decoder = codecs.getincrementaldecoder(codec)()
-        self._line = 1
 
-    def decoded(self, chunk: bytes) -> bytes:
-        """The chunk as UTF-8. Raises FinegrainError with the line where it is no text."""
+    def decoded(self, chunk: bytes, line: int) -> bytes:
+        """The chunk, which begins in a line, as UTF-8. Raises FinegrainError with the line where it is no text."""
         try:
             text = self._decoder.decode(chunk)
             plain = chunk if self.is_utf8 else text.encode()
         except UnicodeError as error:
-            raise self._error(error) from None
+            raise self._error(error, line) from None
         if b"\0" in plain:
-            line = self._line + plain[: plain.find(b"\0")].count(b"\n")
+            line += plain[: plain.find(b"\0")].count(b"\n")
             raise FinegrainError(
                 f"{self.file.path}: line {line} holds NUL bytes; this is no {self.file.format} text file"
             )
-        self._line += plain.count(b"\n")
         return plain
 
     def end(self) -> None:
@@ -362,17 +360,17 @@ class _Text:
                 f"{self.file.path}: the file ends inside a {name} character; it may be cut off"
             ) from None
 
-    def _error(self, error: UnicodeError) -> FinegrainError:
+    def _error(self, error: UnicodeError, line: int) -> FinegrainError:
         if not isinstance(error, UnicodeDecodeError):
             return FinegrainError(f"{self.file.path}: this is no {self.codec} text: {error}")
         before, byte = error.object[: error.start], error.object[error.start]
         if self.is_utf8 and not self.said:
-            line = self._line + before.count(b"\n")
+            line += before.count(b"\n")
             return FinegrainError(
                 f"{self.file.path}: line {line} is not UTF-8 text (byte 0x{byte:02x}); say what it is in the mapping, "
                 "as in encoding: cp1252 (Windows) or encoding: latin-1"
             )
-        line = self._line + before.decode(self.codec, "ignore").count("\n")
+        line += before.decode(self.codec, "ignore").count("\n")
         return FinegrainError(
             f"{self.file.path}: line {line} is not {self.codec} text (byte 0x{byte:02x}); is encoding right?"
         )
