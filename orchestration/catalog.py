@@ -20,8 +20,8 @@ from typing import Any, Final
 import duckdb
 import yaml
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from orchestration import warehouse
 from orchestration.errors import FinegrainError
@@ -522,21 +522,21 @@ NOT_PUBLISHED: Final = (
 def _show_mart(mart: Mart, out: Console) -> None:
     rows = "" if mart.rows is None else f", {mart.rows:,} rows"
     out.print(f"{mart.name}: {mart.grain}{rows}; owner {_owners(mart)}", style="bold")
-    out.print(escape(mart.description) + "\n")
+    out.print(mart.description + "\n")
     letters = Letters(mart)
     table = Table(*TERMINAL, box=None, pad_edge=False, header_style="dim")
     for each in mart.features:
         figures = each.figures
-        null = "" if each.null_means == NEVER_NULL else f"\n[dim]null: {escape(each.null_means)}[/dim]"
+        null = "" if each.null_means == NEVER_NULL else f"\nnull: {each.null_means}"
         table.add_row(
-            f"{each.name}\n[dim]{escape(each.data_type)}[/dim]",
-            escape(each.meaning) + null,
+            Text.assemble(each.name, (f"\n{each.data_type}", "dim")),
+            Text.assemble(each.meaning, (null, "dim")),
             each.unit,
             each.window,
             each.between(),
             letters.of([each.name]),
             percent(figures.nulls) if figures else "",
-            escape(figures.spread()) if figures else "",
+            figures.spread() if figures else "",
             figures.drawn() if figures else "",
         )
     out.print(table)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -22,12 +22,17 @@ Advance = Callable[[float, str], None]
 def out() -> Console:
     """Standard output as it is now. Off a terminal lines are as long as they are, for grep."""
     wide = None if sys.stdout.isatty() else 160
-    return Console(file=sys.stdout, width=wide, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return plain(sys.stdout, width=wide, soft_wrap=not sys.stdout.isatty())
 
 
 def err() -> Console:
     """Standard error as it is now."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return plain(sys.stderr, soft_wrap=True)
+
+
+def plain(file: TextIO, **options: Any) -> Console:
+    """A console on which text is what it is: a name may hold `[red]` or `:cat:`. Styles are given by `style=` and Text."""
+    return Console(file=file, markup=False, emoji=False, highlight=False, **options)
 
 
 def show_json(value: Any) -> None:
@@ -44,7 +49,7 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
     if sys.stderr.isatty():
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
         )
@@ -55,7 +60,7 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
     started = told = time.monotonic()
     reached = 0.0
 
-    def plain(done: float, what: str) -> None:
+    def say(done: float, what: str) -> None:
         nonlocal told, reached
         reached += done
         if time.monotonic() - told >= 5:
@@ -63,4 +68,4 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
             share = 100 * reached / max(total, 1e-9)
             print(f"{title} {what}: {share:.0f} % after {told - started:.0f} s", file=sys.stderr, flush=True)
 
-    yield plain
+    yield say

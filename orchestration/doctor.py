@@ -32,11 +32,11 @@ from rich.text import Text
 from orchestration import console, lake, landing, settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
 from orchestration.errors import FinegrainError
-from orchestration.files import DataFile, Look, look
+from orchestration.files import DataFile, EmptyFile, Look
 from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
-from orchestration.load import Entry, Paths, Plan, no_files, plan
+from orchestration.load import Entry, Looked, Paths, Plan, no_files, plan
 from orchestration.mapping import REQUIRED, Column, mapping_files, nearest, strptime
 from orchestration.settings import Settings
 from orchestration.settings import variable as _variable
@@ -263,7 +263,12 @@ def examine(
             ]
             if len(plans) == 1 and not plans[0].entries:
                 raise no_files(plans[0].path)
-            exams = [_Exam(con, each, entry, now) for each in plans for entry in each.entries]
+            exams = [
+                _Exam(con, each, entry, now, looked, taken)
+                for each in plans
+                for looked, taken in [(Looked(), set[DataFile]())]
+                for entry in each.entries
+            ]
             for exam in exams:
                 exam.open(advance)
             loaded = _Loaded(where)
@@ -309,9 +314,19 @@ def clean(column: str) -> str:
 
 class _Exam:
     """One entry while it is looked at. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the
-    contract's fields; `step` says that every step-th row of a file is in it."""
+    contract's fields; `step` says that every step-th row of a file is in it. `looked` and `taken` (the files whose malformed rows are an
+    earlier entry's) are those of the whole mapping."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, plan: Plan, entry: Entry, now: datetime) -> None:
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        plan: Plan,
+        entry: Entry,
+        now: datetime,
+        looked: Looked,
+        taken: set[DataFile],
+    ) -> None:
+        self.looked, self.taken = looked, taken
         self.con, self.plan, self.entry, self.now = con, plan, entry, now
         self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
         self.bounds: list[Bound] = []
@@ -340,15 +355,24 @@ class _Exam:
             f"create temp table {identifier(self.table)} (__file int, __n bigint, __bad varchar, __available varchar, {shown})"
         )
         limit = max(landing.SAMPLE, ROWS // len(self.entry.files))
+        empty: list[EmptyFile] = []
         for number, file in enumerate(self.entry.files):
             try:
-                self.looks[file] = look(file)
+                self.looks[file] = self.looked.at(file, self.entry.mapping)
                 bound = self._bind(file)
                 if bound is not None:
                     self._copy(number, bound, limit)
+            except EmptyFile as error:
+                empty.append(error)
             except FinegrainError as error:
                 self.refused(error)
+            self.taken.add(file)
             advance(file.size, file.name)
+        for each in empty:
+            if len(empty) == len(self.entry.files):
+                self.refused(each)
+            else:
+                self.say("note", f"{each}; a load leaves it out")
         if self.bounds:
             counted = f"select count(*), count(__bad) from {identifier(self.table)}"
             [(self.seen.looked_at, self.seen.malformed)] = self.con.execute(counted).fetchall()
@@ -381,9 +405,12 @@ class _Exam:
         entry = self.entry
         whole = entry.mapping
         if entry.table == "ga4_events":
-            return landing.bind(self.con, file, self.looks[file], entry.table, whole, entry.zone, entry.where)
+            opened = self.looked.opened(self.con, file, entry.table, whole, entry.where)
+            return landing.bind_opened(
+                self.con, opened, entry.table, whole, entry.zone, entry.where, malformed=file not in self.taken
+            )
         bare = whole.model_copy(update={"fields": {}, "available_at": "now", "where": None, "distinct": False})
-        opened = landing.open_file(self.con, file, self.looks[file], entry.table, bare, entry.where)
+        opened = self.looked.opened(self.con, file, entry.table, bare, entry.where)
 
         def tried(**parts: Any) -> FinegrainError | Bound:
             part = bare.model_copy(update=parts)
@@ -391,7 +418,9 @@ class _Exam:
                 mine = opened
                 if file.format == "jsonl":
                     mine = landing.open_file(self.con, file, self.looks[file], entry.table, part, entry.where)
-                return landing.bind_opened(self.con, mine, entry.table, part, entry.zone, entry.where)
+                return landing.bind_opened(
+                    self.con, mine, entry.table, part, entry.zone, entry.where, malformed=file not in self.taken
+                )
             except FinegrainError as error:
                 return error
 

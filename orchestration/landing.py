@@ -7,26 +7,28 @@ bound to those columns, and the result is one SELECT that streams. Values from f
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 from jinja2 import Environment
 
-from orchestration import settings
+from orchestration import counting, records, settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
-from orchestration.mapping import Column, Field, Table, expression, has_offset, nearest, strptime
+from orchestration.mapping import Column, Csv, Field, Table, expression, has_offset, nearest, strptime
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
 NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
@@ -44,7 +46,8 @@ class Opened:
     number from 1), `__bad` (why the row could not be read, or NULL) and `__payload` (the row as it was delivered).
     `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
     `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads. `along` are further columns
-    of the relation that bound rows keep."""
+    of the relation that bound rows keep. `is_json`: the payload is a JSON object, of which columns are keys. `expected`: how many rows
+    there are by a count that does not come from the relation; None where there is none."""
 
     origin: str
     columns: dict[str, str]
@@ -53,12 +56,14 @@ class Opened:
     notes: list[str] = field(default_factory=list)
     is_typed: bool = False
     along: tuple[str, ...] = ()
+    is_json: bool = False
+    expected: int | None = None
 
 
 @dataclass
 class Bound:
     """A file's rows in contract shape: `rows` gives `__n`, `__bad`, `__payload`, `__available` (text) and every
-    mapped contract field. `fields` are the mapped ones."""
+    mapped contract field. `fields` are the mapped ones. `left_out` is a SELECT of how many rows of the file are not among them."""
 
     opened: Opened
     table: str
@@ -66,6 +71,17 @@ class Bound:
     zone: str
     fields: tuple[str, ...]
     rows: str
+    left_out: str | None = None
+
+    def expected(self, con: duckdb.DuckDBPyConnection) -> int | None:
+        """How many rows must land, by the file's own count; None where there is none."""
+        if self.opened.expected is None or self.left_out is None:
+            return self.opened.expected
+        try:
+            [(left_out,)] = con.execute(self.left_out).fetchall()
+        except duckdb.Error as error:
+            raise unreadable(self.opened.origin, error, self.opened.is_typed) from None
+        return self.opened.expected - int(left_out)
 
 
 def identifier(name: str) -> str:
@@ -73,9 +89,9 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def path_literal(file: DataFile) -> str:
+def path_literal(path: Path) -> str:
     """A file's path as DuckDB reads it: exactly this file, though its name may look like a pattern."""
-    return quote(re.sub(r"([*?\[])", r"[\1]", str(file.path)))
+    return quote(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
 @cache
@@ -101,10 +117,18 @@ def local_time_is_odd(value: str, zone: str) -> str:
 
 
 def bind(
-    con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, zone: str, where: str
+    con: duckdb.DuckDBPyConnection,
+    file: DataFile,
+    look: Look,
+    table: str,
+    entry: Table,
+    zone: str,
+    where: str,
+    malformed: bool = True,
 ) -> Bound:
-    """Open a file and bind its mapping to its columns. `where` is how errors name the mapping's entry."""
-    return bind_opened(con, open_file(con, file, look, table, entry, where), table, entry, zone, where)
+    """Open a file and bind its mapping to its columns. `where` is how errors name the mapping's entry. Rows that cannot be read at all
+    are among them only if `malformed`: of several entries over one file the first takes them."""
+    return bind_opened(con, open_file(con, file, look, table, entry, where), table, entry, zone, where, malformed)
 
 
 def open_file(
@@ -118,10 +142,21 @@ def open_file(
 
 
 def bind_opened(
-    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, zone: str, where: str
+    con: duckdb.DuckDBPyConnection,
+    opened: Opened,
+    table: str,
+    entry: Table,
+    zone: str,
+    where: str,
+    malformed: bool = True,
 ) -> Bound:
     """Bind a mapping to the columns of a file that is open."""
     try:
+        if not malformed:
+            readable = replace(opened, relation=f"(select * from {opened.relation} where __bad is null)")
+            bound = bind_opened(con, readable, table, entry, zone, where)
+            bound.left_out = f"select (select count(*) from {opened.relation}) - (select count(*) from ({bound.rows}))"
+            return bound
         if table == "ga4_events":
             return _bind_ga4(con, opened, entry, zone)
         return _bind(con, opened, table, entry, zone, where)
@@ -147,15 +182,19 @@ def unreadable(origin: str, error: duckdb.Error, is_typed: bool) -> FinegrainErr
 def _open(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str) -> Opened:
     match file.format:
         case "parquet":
-            return _open_parquet(con, file)
+            opened = _open_parquet(con, file, look)
         case "csv":
-            return _open_csv(con, file, look)
+            opened = _open_csv(con, file, look, entry.csv or Csv())
         case "jsonl":
-            return _open_jsonl(con, file, table, entry, where)
+            opened = _open_json(con, file, look, table, entry, where)
+    opened.notes[:0] = look.notes
+    return opened
 
 
-def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile) -> Opened:
-    read = f"read_parquet({path_literal(file)}, hive_partitioning = false, file_row_number = true)"
+def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Opened:
+    import pyarrow.parquet as pq  # a fifth of a second that other files need not wait
+
+    read = f"read_parquet({path_literal(look.path)}, hive_partitioning = false, file_row_number = true)"
     described = con.execute(f"describe select * from {read}").fetchall()
     kinds = {str(row[0]): str(row[1]) for row in described if row[0] != "file_row_number"}
     shown = ", ".join(f"{without_nan(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
@@ -163,7 +202,8 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile) -> Opened:
         f"(select *, null::varchar as __bad, {packed(kinds)} as __payload "
         f"from (select {shown}, file_row_number + 1 as __n from {read}))"
     )
-    return Opened(str(file.path), kinds, relation, tuple(kinds), is_typed=True)
+    rows = pq.read_metadata(look.path).num_rows
+    return Opened(str(file.path), kinds, relation, tuple(kinds), is_typed=True, expected=rows)
 
 
 def without_nan(value: str, kind: str) -> str:
@@ -177,52 +217,89 @@ def packed(names: Iterable[str]) -> str:
     return f"to_json({{{members}}})::varchar"
 
 
-def _read_lines(file: DataFile) -> str:
-    """Every line of a text file, in order, as `line`; a blank one is NULL. The delimiter is one that no text has."""
-    return (
-        f"read_csv({path_literal(file)}, auto_detect = false, header = false, delim = '\x01\x02\x03\x04', quote = '', "
-        f"escape = '', columns = {{'line': 'VARCHAR'}}, max_line_size = {LONGEST_LINE})"
-    )
+def _compression(look: Look) -> str:
+    return f"compression = '{'gzip' if look.is_gzipped else 'none'}'"
 
 
-def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Opened:
-    names, delimiter, header_lines = _header(file)
+def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: Csv) -> Opened:
+    """By DuckDB's own reader where it is proven to read as many records as the bytes hold, else by the project's."""
+    names, header_lines = (list(how.columns), 0) if how.columns else _header(file, look, how)
     kinds = dict.fromkeys(names, "VARCHAR")
-    shape = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in names)
-    dialect = (
-        f"{path_literal(file)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '\"', "
-        f"escape = '\"', columns = {{{shape}}}, max_line_size = {LONGEST_LINE}"
-    )
-    rejects = _set_aside(con, file, names, dialect, look.quoted, header_lines)
     everything = ", ".join(identifier(name) for name in names)
-    good = f"(select row_number() over () as __g, * from read_csv({dialect}, ignore_errors = true))"
-    if rejects is None:
-        numbered = f"(select {everything}, __g as __n from {good})"
-        rest = ""
-    else:
-        # A good row's number counts the malformed rows before it.
-        numbered = (
-            f"(select {everything}, __g + coalesce(shift, 0) as __n from {good} asof left join ("
-            f"select n - rank as before, max(rank) as shift from "
-            f"(select n, row_number() over (order by n) as rank from {rejects}) group by all) on __g > before)"
+    opened = Opened(str(file.path), kinds, "", tuple(names))
+    if look.records is not None and look.is_uniform:
+        shape = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in names)
+        read = (
+            f"read_csv({path_literal(look.path)}, {_compression(look)}, auto_detect = false, header = {str(not how.columns).lower()}, "
+            f"delim = {quote(look.delimiter)}, quote = '\"', escape = '\"', columns = {{{shape}}}, max_line_size = {LONGEST_LINE})"
         )
-        rest = f" union all by name select n as __n, why as __bad, raw as __payload from {rejects}"
-    relation = f"(select {everything}, __n, null::varchar as __bad, {packed(names)} as __payload from {numbered}{rest})"
-    return Opened(str(file.path), kinds, relation, tuple(names))
+        rows = look.records - (header_lines > 0)
+        try:
+            [(found,)] = con.execute(f"select count(*) from {read}").fetchall()
+        except duckdb.Error:
+            found = None
+        if found == rows:
+            numbered = f"(select {everything}, row_number() over () as __n from {read})"
+            payload = f"(select *, null::varchar as __bad, {packed(names)} as __payload from {numbered})"
+            opened.relation, opened.expected = _without_null(payload, names, how.null), rows
+            return opened
+    escape = how.escape if how.escape and how.escape != how.quote else ""
+    null = how.null if how.null is not None else "\\N" if escape == "\\" else None
+    dialect = records.Dialect(look.delimiter, how.quote, escape)
+    held = records.read(con, look, dialect, len(names), header_lines)
+    if held.lines != look.lines:
+        raise miscounted(opened.origin, held.lines, look.lines, "lines")
+    values, shown = [], []
+    for place, name in enumerate(names, 1):
+        field = f"fields[{place}]"
+        # A text that stands for nothing stays in the payload, as it is written.
+        is_null = f"{dialect.bare(field)} = {quote(null)}" if null else "false"
+        value = f"nullif({dialect.value(field)}, '')"
+        values.append(f"case when {is_null} then {quote(null or '')} else {value} end as {identifier(name)}")
+        shown.append(
+            f"case when {is_null} then null else {identifier(name)} end as {identifier(name)}"
+            if null
+            else identifier(name)
+        )
+    opened.relation = (
+        f"(select {', '.join(shown)}, __n, __bad, __payload from (select *, coalesce(raw, {packed(names)}) as __payload from "
+        f"(select {', '.join(values)}, row_number() over (order by n) as __n, why as __bad, raw, fields from {held.table})))"
+    )
+    opened.expected = held.rows
+    return opened
 
 
-def _header(file: DataFile) -> tuple[list[str], str, int]:
-    """(column names, delimiter, lines the header takes). The delimiter is the one that splits the header most."""
-    opener = gzip.open if file.path.suffix == ".gz" else open
-    tried: list[tuple[list[str], str, int]] = []
-    try:
-        for delimiter in (",", ";", "\t", "|"):
-            with opener(file.path, "rt", encoding="utf-8-sig", newline="") as stream:
-                reader = csv.reader(stream, delimiter=delimiter)
-                tried.append(([name.strip() for name in next(reader, [])], delimiter, reader.line_num))
-    except csv.Error as error:
-        raise FinegrainError(f"{file.path}: the header cannot be read: {error}") from None
-    names, delimiter, lines = max(tried, key=lambda header: len(header[0]))
+def _without_null(relation: str, names: list[str], null: str | None) -> str:
+    """A relation in which a text stands for nothing, in all columns but the payload."""
+    if not null:
+        return relation
+    shown = ", ".join(f"nullif({identifier(name)}, {quote(null)}) as {identifier(name)}" for name in names)
+    return f"(select * replace ({shown}) from {relation})"
+
+
+def miscounted(origin: str, read: int, held: int, what: str = "rows") -> FinegrainError:
+    """A file of which not everything was read."""
+    return FinegrainError(
+        f"{origin}: {read:,} {what} were read of {held:,} that the file holds by its bytes; nothing has landed. "
+        "Please report this with the file"
+    )
+
+
+def _header(file: DataFile, look: Look, how: Csv) -> tuple[list[str], int]:
+    """(column names, lines the header takes)."""
+    with io.TextIOWrapper(look.open(), encoding="utf-8-sig", newline="\n") as stream:
+        reader = csv.reader(stream, delimiter=look.delimiter, strict=True, **counting.quoting(how))
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            lines = reader.line_num
+        except csv.Error as error:
+            if "unexpected end" in str(error) or "field larger" in str(error):
+                raise FinegrainError(f"{file.path}: the header opens a quotation mark that is never closed") from None
+            if "new-line" in str(error):
+                raise FinegrainError(
+                    f"{file.path}: the header has a CR that ends no line; convert it to LF, say with tr '\\r' '\\n'"
+                ) from None
+            raise FinegrainError(f"{file.path}: the header cannot be read: {error}") from None
     names = [name or f"column{number}" for number, name in enumerate(names, 1)]
     lowered = [name.lower() for name in names]
     twice = next((name for name in names if lowered.count(name.lower()) > 1), None)
@@ -232,85 +309,74 @@ def _header(file: DataFile) -> tuple[list[str], str, int]:
             if twice
             else f"{file.path}: the first line is blank; it must name the columns"
         )
-    return names, delimiter, lines
+    return names, lines
 
 
-def _set_aside(
-    con: duckdb.DuckDBPyConnection, file: DataFile, names: list[str], dialect: str, quoted: bool, header_lines: int
-) -> str | None:
-    """Read a CSV once to find its malformed rows: a temporary table of (n, raw, why), or None without any.
-
-    DuckDB drops text after a stray quotation mark without a word, so with quotes about, every line that is not
-    blank must be found again in a row, or the file is refused.
-    """
-    number = next(_numbers)
-    table, scan, kept = f"__rejects_{number}", f"__scans_{number}", f"__malformed_{number}"
-    text = f"concat_ws(',', {', '.join(identifier(name) for name in names)})"
-    folded = f"regexp_replace({text}, '(\\r?\\n)+', chr(10), 'g')"
-    lines = (
-        f"1 + case when contains({text}, chr(10)) then len({folded}) - len(replace({folded}, chr(10), '')) else 0 end"
-    )
-    [(found,)] = con.execute(
-        f"select coalesce(sum({lines if quoted else '1'}), 0) from read_csv({dialect}, store_rejects = true, "
-        f"rejects_table = '{table}', rejects_scan = '{scan}', rejects_limit = 0)"
-    ).fetchall()
-    con.execute(
-        f"""create or replace temp table {kept} as
-        select line - 1 as n, trim(any_value(csv_line), chr(10) || chr(13)) as raw,
-            case
-                when bool_or(error_type = 'MISSING COLUMNS')  -- an error for each column that is missing
-                    then min(try_cast(regexp_extract(error_message, 'Found: ([0-9]+)', 1) as bigint)) || ' columns instead of {len(names)}'
-                when bool_or(error_type = 'TOO MANY COLUMNS')  -- and one for each that is too many
-                    then max(try_cast(regexp_extract(error_message, 'Found: ([0-9]+)', 1) as bigint)) || ' columns instead of {len(names)}'
-                else 'not CSV: ' || lower(any_value(error_type))
-            end as why,
-            bool_or(error_type = 'UNQUOTED VALUE') and contains(raw, chr(10)) as open
-        from {table} group by line"""
-    )
-    con.execute(f"drop table {table}; drop table {scan}")
-    count, in_rejects, unclosed = con.execute(
-        f"select count(*), coalesce(sum(len(list_filter(split(raw, chr(10)), lambda x: trim(x, chr(13)) <> ''))), 0), "
-        f"min(n) filter (open) from {kept}"
-    ).fetchall()[0]
-    if quoted:
-        [(present,)] = con.execute(
-            f"select count(*) - {header_lines} from {_read_lines(file)} where trim(line, chr(13)) <> ''"
-        ).fetchall()
-        if unclosed is not None or found + in_rejects < present:
-            raise FinegrainError(
-                f"{file.path}: line {_stray_quote(con, file)} opens a quotation mark that is never closed"
+def _json_values(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> tuple[str, int]:
+    """(relation of `__n` and `line`, how many there are): the values of a JSON file, each as it is written."""
+    if look.layout != "lines" and look.records is not None:
+        form = "array" if look.layout == "array" else "unstructured"
+        table = f"__values_{next(_numbers)}"
+        try:
+            con.execute(
+                f"create temp table {table} as select row_number() over () as __n, json::varchar as line from read_json_objects("
+                f"{path_literal(look.path)}, {_compression(look)}, format = '{form}', maximum_object_size = {LONGEST_LINE})"
             )
-    return kept if count else None
-
-
-def _stray_quote(con: duckdb.DuckDBPyConnection, file: DataFile) -> int:
-    """The line whose opened quotation mark stays open longest."""
-    rows = con.execute(
-        f"""with odd as (
-            select n, row_number() over (order by n) as nth, lead(n) over (order by n) as closing
-            from (select row_number() over () as n, line from {_read_lines(file)})
-            where (len(line) - len(replace(line, '"', ''))) % 2 = 1
+            [(found,)] = con.execute(f"select count(*) from {table}").fetchall()
+            if found != look.records:
+                raise miscounted(str(file.path), found, look.records, "values")
+            return table, look.records
+        except duckdb.Error as error:
+            if look.layout == "array":
+                said = " ".join(str(error).splitlines()[0].split()).replace(str(look.path), file.name)
+                raise FinegrainError(f"{file.path}: this JSON array cannot be read: {said}") from None
+    # A blank line is NULL. The delimiter is one that no text has.
+    read = (
+        f"(select row_number() over () as __n, line from read_csv({path_literal(look.path)}, {_compression(look)}, auto_detect = false, "
+        f"header = false, delim = '\x01\x02\x03\x04', quote = '', escape = '', columns = {{'line': 'VARCHAR'}}, "
+        f"max_line_size = {LONGEST_LINE}))"
+    )
+    found = None
+    if look.is_uniform:
+        with suppress(duckdb.Error):
+            [(found,)] = con.execute(f"select count(line) from {read}").fetchall()
+    if found == look.lines:
+        return f"(select * from {read} where line is not null)", look.lines
+    table = f"__values_{next(_numbers)}"
+    with records.lines(con, look) as lines:
+        con.execute(
+            f"create temp table {table} as select n as __n, case when ends_with(line, chr(13)) then line[:-2] else line end as line "
+            f"from {lines} where line not in ('', chr(13)) order by n"
         )
-        select n from odd where nth % 2 = 1 order by coalesce(closing - n, 9e15) desc, n limit 1"""
-    ).fetchall()
-    return int(rows[0][0]) if rows else 1
+    [(found,)] = con.execute(f"select count(*) from {table}").fetchall()
+    if found != look.lines:
+        raise miscounted(str(file.path), found, look.lines, "lines")
+    return table, look.lines
 
 
-def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entry: Table, where: str) -> Opened:
+def _open_json(
+    con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str
+) -> Opened:
+    values, count = _json_values(con, file, look)
     # An object, and not merely JSON: a list or a number on a line has no fields.
     lines = (
-        f"(select row_number() over () as __n, line, case when ltrim(line) like '{{%' then try_cast(line as json) end "
-        f"as __json from {_read_lines(file)})"
+        f"(select __n, line, case when ltrim(line) like '{{%' then try_cast(line as json) end as __json from {values})"
     )
     seen: dict[str, int] = {
         str(key): int(count)
         for key, count in con.execute(
             f"select key, count(*) from (select unnest(json_keys(__json)) as key from "
-            f"(select __json from {lines} where line is not null limit {SAMPLE})) group by key order by min(key)"
+            f"(select __json from {lines} limit {SAMPLE})) group by key order by min(key)"
         ).fetchall()
     }
+    if not seen and count > 1 and look.starts_object:
+        [(objects,)] = con.execute(f"select count(__json) from {lines}").fetchall()
+        if not objects:
+            raise FinegrainError(
+                f"{file.path}: no line is a JSON object, and its objects over several lines are cut off or broken; write one a line"
+            )
     wanted = read_columns(table, entry, list(seen))
-    opened = Opened(str(file.path), dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
+    opened = Opened(str(file.path), dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen), is_json=True, expected=count)
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
@@ -327,7 +393,7 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
     got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in wanted)
     opened.relation = (
         f"(select {got + ', ' if got else ''}__n, case when __json is null then 'not a JSON object' end as __bad, "
-        f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines} where line is not null))"
+        f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines}))"
     )
     return opened
 
@@ -413,6 +479,8 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             values[name] = _spelled(as_text(identifier("__try_" + name) + ".v", kind), source.format, kind, place)
         else:
             values[name] = _plain(opened, source, name, place)
+            if opened.is_json and source.column is not None and name != "properties":
+                failed.append(_nested_json(con, opened, source.column, place))
         values[name] = as_id(values[name], name, entry)
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
     if needs_line and entry.key:  # the key tells rows apart, so it tells lines apart
@@ -428,18 +496,24 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     if isinstance(entry.available_at, Column):
         place = f"{where}.available_at"
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", place)
+        if opened.is_json:
+            failed.append(_nested_json(con, opened, entry.available_at.column, place))
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
+    failed = list(dict.fromkeys(failed))
     bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {given})" if tries else given
     along = "".join(f", {name}" for name in opened.along)
     rows = f"select __n, {bad} as __bad, __payload{along}, {available} as __available, {shown} from {relation} where {keep}"
+    left_out = f"select count(*) from {relation} where ({keep}) is not true" if entry.where is not None else None
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
-        rows = f"select * from ({rows}) where __n in (select min(__n) from ({rows}) group by {keys})"
-    bound = Bound(opened, table, entry, zone, tuple(values), rows)
+        first = f"select min(__n) from ({rows}) where __bad is null group by {keys}"
+        rows = f"select * from ({rows}) where __bad is not null or __n in ({first})"
+        left_out = f"select (select count(*) from {opened.relation}) - (select count(*) from ({rows}))"
+    bound = Bound(opened, table, entry, zone, tuple(values), rows, left_out)
     return _with_lines(bound) if needs_line and entry.files else bound
 
 
@@ -491,6 +565,26 @@ def _with_lines(bound: Bound) -> Bound:
     )
     rows = f"select * from ({bound.rows}) left join ({numbered}) using (__n)"
     return replace(bound, fields=(*bound.fields, "line_id"), rows=rows)
+
+
+def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, column: str, place: str) -> str:
+    """SQL of a `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value. Where it
+    does in all rows of the sample the mapping is wrong: raises FinegrainError."""
+    text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
+    # Only text that looks so is parsed again: a string may begin with a bracket, too.
+    looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
+    kind = f"json_type(try_cast(__payload as json), {quote(pointer)})"
+    nested = f"({looks} and coalesce({kind} in ('OBJECT', 'ARRAY'), false))"
+    [(filled, bad, which)] = con.execute(
+        f"select count({text}), count(*) filter ({nested}), any_value({kind}) filter ({nested}) from "
+        f"(select {text}, __payload from {opened.relation} where __bad is null limit {SAMPLE})"
+    ).fetchall()
+    if filled and filled == bad:
+        what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
+        raise FinegrainError(
+            f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
+        )
+    return f"when {nested} then {quote(f'{column} holds an object or a list')}"
 
 
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:

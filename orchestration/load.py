@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import duckdb
 from orchestration import console, deliveries, lake, landing
 from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
-from orchestration.files import DataFile, Look, find, look
+from orchestration.files import DataFile, EmptyFile, Look, find, look
 from orchestration.lake import quote
-from orchestration.mapping import Table, mapping_files, nearest, read_mapping
+from orchestration.mapping import Csv, Table, mapping_files, nearest, read_mapping
 from orchestration.settings import Settings, settings
 
 #: Paths given on the command line in place of the mapping's `files`: for the only table, or by table.
@@ -193,13 +193,15 @@ def load(
 @dataclass
 class Landing:
     """What a load lands in one raw table: SELECTs of files that are new, and of deliveries that came again, which are compared with
-    what the lake has of them. `names` are the files by what their rows' positions begin with."""
+    what the lake has of them. `names` are the files by what their rows' positions begin with; `expected` how many rows of it must be
+    read, where the file says so by a count of its own."""
 
     table: str
     fresh: list[tuple[DataFile, str]] = field(default_factory=list)
     again: list[tuple[DataFile, str]] = field(default_factory=list)
     deliveries: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
 
 
@@ -209,12 +211,17 @@ def _load(
     """One mapping: look at every file, bind all, compare what came again, then land all in one transaction."""
     reports: list[FileReport] = []
     looks: dict[tuple[str, str], Look] = {}
-    looked: dict[DataFile, Look] = {}  # two entries may read one file
+    looked = Looked()
+    empty: dict[tuple[str, int], set[DataFile]] = {}
     for entry in plan.entries:
+        nothing_in = empty.setdefault((entry.table, entry.number), set())
         for file in entry.files:
-            if file not in looked:
-                looked[file] = look(file)
-            looks[entry.table, file.name] = looked[file]
+            try:
+                looks[entry.table, file.name] = looked.at(file, entry.mapping)
+            except EmptyFile:
+                nothing_in.add(file)
+                if len(nothing_in) == len(entry.files):
+                    raise
             advance(file.size, file.name)
     with lake.unmoved(where):
         loads = deliveries.Loads(con, plan.source)
@@ -228,16 +235,26 @@ def _load(
         if any(standing.delivery for table in standings.values() for standing in table.values()):
             now = deliveries.moment(con, plan.source, loads, now)
     landings = {table: Landing(table) for table in patterns}
+    opened: set[DataFile] = set()
     for entry in plan.entries:
         landing_of = landings[entry.table]
         for file in entry.files:
+            if file in empty[entry.table, entry.number]:
+                reports.append(FileReport(plan.source, entry.table, file.name, skipped="the file is empty (0 bytes)"))
+                advance(file.size, file.name)
+                continue
             standing, seen = standings[entry.table][file.name], looks[entry.table, file.name]
             report = FileReport(plan.source, entry.table, file.name, skipped=standing.skipped)
             reports.append(report)
             if standing.skipped:
                 advance(file.size, file.name)
                 continue
-            bound = landing.bind(con, file, seen, entry.table, entry.mapping, entry.zone, entry.where)
+            # A row that cannot be read is one row, in however many entries.
+            file_opened = looked.opened(con, file, entry.table, entry.mapping, entry.where)
+            bound = landing.bind_opened(
+                con, file_opened, entry.table, entry.mapping, entry.zone, entry.where, malformed=file not in opened
+            )
+            opened.add(file)
             landing.check_sample(con, bound, entry.where)
             report.notes += bound.opened.notes + standing.notes
             standing.notes = []
@@ -245,6 +262,9 @@ def _load(
             name = loads.name(entry.table, file.name, seen.fingerprint)
             suffix = f".{entry.number + 1}" if name in landing_of.names else ""
             landing_of.names[name] = file.name
+            expected = bound.expected(con)
+            if expected is not None:
+                landing_of.expected[name] = landing_of.expected.get(name, 0) + expected
             select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
             (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
             if standing.delivery:
@@ -263,6 +283,33 @@ def _load(
                 f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed"
             ) from None
     return reports
+
+
+class Looked:
+    """The files of a mapping, each looked at once, though several entries read it in one way."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[DataFile, str | None, Csv | None], Look] = {}
+        self._opened: dict[tuple[DataFile, str | None, Csv | None], landing.Opened] = {}
+
+    def at(self, file: DataFile, entry: Table) -> Look:
+        """A look at a file as an entry reads it. Raises FinegrainError, EmptyFile among them."""
+        key = (file, entry.encoding, entry.csv)
+        if key not in self._seen:
+            self._seen[key] = look(*key)
+        return self._seen[key]
+
+    def opened(
+        self, con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entry: Table, where: str
+    ) -> landing.Opened:
+        """A file opened as an entry reads it. CSV is the same for all entries that say the same of it, and is opened once."""
+        key = (file, entry.encoding, entry.csv)
+        if key not in self._opened:
+            opened = landing.open_file(con, file, self.at(file, entry), table, entry, where)
+            if file.format != "csv":
+                return opened
+            self._opened[key] = opened
+        return replace(self._opened[key], notes=list(self._opened[key].notes))
 
 
 class _Failed(Exception):
@@ -344,6 +391,8 @@ def _land(
                 rows, bad = found.get(file_name, (0, 0))
                 told = each.deliveries.get(file_name)
                 holds = each.held.get(name, 0) if told else rows
+                if holds != each.expected.get(name, holds):
+                    raise landing.miscounted(file_name, holds, each.expected[name])
                 texts = ", ".join(
                     map(quote, (plan.source, each.table, file_name, looks[each.table, file_name].fingerprint))
                 )

@@ -7,6 +7,7 @@ checked in `landing`. Errors name the file, the key, and the nearest right spell
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import os
@@ -18,7 +19,15 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import duckdb
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
 from orchestration.errors import FinegrainError
@@ -49,8 +58,8 @@ _EXTENSIONS: Final[dict[str, Format]] = {
 
 
 def format_of(name: str) -> Format | None:
-    """The format that a file's name tells; `.gz` after it is looked through (Parquet is never gzipped)."""
-    return _EXTENSIONS.get(Path(name.removesuffix(".gz")).suffix.lower())
+    """The format that a file's name tells; `.gz` or `.zip` after it is looked through."""
+    return _EXTENSIONS.get(Path(name.removesuffix(".gz").removesuffix(".zip")).suffix.lower())
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -128,7 +137,9 @@ def strptime(text: str, format: str) -> str:
     if found is None:
         return f"cast({moment} as timestamp)"
     # The engine takes +25:00 and +02:75 for offsets, too.
-    after = "".join(".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :]))
+    after = "".join(
+        ".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :])
+    )
     offset = f"(?s).*[+-](?:(?:0[0-9]|1[0-3])(?::?[0-5][0-9])?|14(?::?00)?){after}"
     return f"case when regexp_full_match({text}, {quote(offset)}) then timezone('UTC', {moment}) end"
 
@@ -315,6 +326,52 @@ class Carry(Strict):
         return [given] if isinstance(given, str) else given
 
 
+class Csv(Strict):
+    """How CSV files are written, where they differ from RFC 4180. `null` is the text of an absent value; `columns` are the names of the
+    columns of files without a header. An empty `quote` means that nothing is quoted."""
+
+    delimiter: str | None = None
+    quote: str = '"'
+    escape: str | None = None
+    null: str | None = None
+    columns: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null(cls, given: Any) -> Any:
+        # YAML reads a key that is spelled null, without quotes, as nothing.
+        return {"null" if key is None else key: value for key, value in given.items()} if type(given) is dict else given
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _character(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if (
+            given is not None
+            and (len(given) > 1 or given in "\r\n\0")
+            and not (given == "" and info.field_name == "quote")
+        ):
+            raise ValueError("write one character")
+        return given
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _names(cls, given: Any) -> Any:
+        if not isinstance(given, list) or not given or not all(isinstance(name, str) and name for name in given):
+            raise ValueError("write the names of the columns, in order")
+        lowered = [name.lower() for name in given]
+        twice = next((name for name in given if lowered.count(name.lower()) > 1), None)
+        if twice is not None:
+            raise ValueError(f"'{twice}' is there twice; each column needs its own name")
+        return tuple(given)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Csv:
+        used = [mark for mark in (self.delimiter, self.quote or None) if mark]
+        if len(set(used)) < len(used) or (self.escape is not None and self.escape == self.delimiter):
+            raise ValueError("delimiter, quote and escape must differ")
+        return self
+
+
 #: How GA4's export names a day, the final one last: `replaces` of its files, unless the mapping says otherwise.
 GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events_(\d{8})")
 #: The keys that say where an entry's rows come from: each has exactly one of them.
@@ -332,6 +389,8 @@ class Table(Strict):
     incremental: Incremental | None = None
     deletes: Literal["compare"] | Column | None = None
     format: Format | None = None
+    encoding: str | None = None
+    csv: Csv | None = None
     origin: Literal["web", "database"] = "web"
     time_zone: str | None = None
     expects: tuple[Literal["customers", "products"], ...] = ()
@@ -373,6 +432,19 @@ class Table(Strict):
         if not isinstance(files, list) or not files or not all(isinstance(file, str) and file for file in files):
             raise ValueError("write a path, a glob, or a list of them")
         return tuple(files)
+
+    @field_validator("encoding")
+    @classmethod
+    def _codec(cls, given: str | None) -> str | None:
+        try:
+            if given is not None:
+                "".encode(given)
+                codecs.getincrementaldecoder(given)
+        except (LookupError, UnicodeError, ValueError):
+            raise ValueError(
+                f"'{given}' is no text encoding; write one that Python knows, as in utf-16, cp1252 or latin-1"
+            ) from None
+        return given
 
     @field_validator("replaces", mode="before")
     @classmethod
@@ -580,6 +652,7 @@ def _keys(parents: list[str]) -> Iterable[str]:
         "next": Next,
         "since": Since,
         "incremental": Incremental,
+        "csv": Csv,
     }
     models: dict[int, type[BaseModel]] = {0: Mapping, 2: Table}
     return models.get(len(parents), below.get(parents[-1] if parents else "", Field)).model_fields
@@ -674,9 +747,13 @@ def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
     origin = next(key for key in ORIGINS if getattr(table, key))
     keyed = origin in ("table", "http")
     wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))
-    for key in wrong if origin == "files" else (*wrong, "replaces", "carry"):
+    for key in wrong if origin == "files" else (*wrong, "replaces", "carry", "encoding", "csv"):
         if getattr(table, key):
             yield f"{where}.{key}: this does not go with {origin}"
+    if table.csv is not None and table.format not in (None, "csv"):
+        yield f"{where}.csv: this does not go with {table.format} files"
+    if table.encoding is not None and table.format == "parquet":
+        yield f"{where}.encoding: this does not go with parquet files"
     if table.replaces and name in ("customers", "products"):
         yield f"{where}.replaces: {name} keep their history, and nothing of it is taken back; leave it out"
     if keyed:

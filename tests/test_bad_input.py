@@ -134,10 +134,17 @@ def bad_file(shop: Shop, name: str, write: Callable[[Path], object]) -> str:
     return shop.mapping(files=["good.csv", name])
 
 
+def test_an_empty_file_is_named(shop: Shop) -> None:
+    """Beside others it is no reason to stop; alone, or among its like, it is."""
+    for name in ("empty.csv", "void.csv"):
+        (shop.folder / name).write_bytes(b"")
+    refused(shop.run("load", shop.mapping(files=["empty.csv", "void.csv"])), "csv: the file is empty (0 bytes)")
+    refused(shop.run("load", shop.mapping(files="empty.csv")), "empty.csv: the file is empty (0 bytes)")
+
+
 @pytest.mark.parametrize(
     ("name", "write", "words"),
     [
-        ("empty.csv", _text(b""), ["empty.csv: the file is empty (0 bytes)"]),
         ("column.csv", _text(b"t,when,u\nlogin,2024-01-01,a\n"), ["fields.event_at", "column.csv has no column 'at'"]),
         (
             "type.csv",
@@ -146,7 +153,11 @@ def bad_file(shop: Shop, name: str, write: Callable[[Path], object]) -> str:
         ),
         ("cut.parquet", _truncated, ["cut.parquet: this is no whole Parquet file (cut off, or another format)"]),
         ("rotten.parquet", _rotten, ["rotten.parquet: this is no whole Parquet file"]),
-        ("latin.csv", _text(b"t,at,u\nlogin,2024-01-01,caf\xe9\n"), ["latin.csv: line 2 is not UTF-8", "iconv"]),
+        (
+            "latin.csv",
+            _text(b"t,at,u\nlogin,2024-01-01,caf\xe9\n"),
+            ["latin.csv: line 2 is not UTF-8", "encoding: latin-1"],
+        ),
         ("long.csv", _long_line, ["long.csv: line 2 is longer than 16 MB"]),
         ("broken.csv.gz", _broken_gzip, ["broken.csv.gz: this gzip file is broken or cut off"]),
     ],
@@ -161,11 +172,7 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
     [
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
         ("text.parquet", b"t,at,u\n", r"text\.parquet: this is no whole Parquet file"),
-        (
-            "quote.csv",
-            b't,at,u\nlogin,2024-01-01,"a\nlogin,2024-01-02,b\n',
-            r"quote\.csv: line 2 opens a quotation mark",
-        ),
+        ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
         ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
         ("data.bin", b"x", r"data\.bin: the name does not tell the format; add `format: parquet`"),
     ],

@@ -170,7 +170,9 @@ _in_zones = st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Ame
 
 @examples(max_examples=60)
 @given(st.lists(st.tuples(_texts, _in_zones), min_size=30, max_size=60))
-@example([("2024-10-27 02:30 Europe/Berlin", "UTC"), ("2024-01-01 00:00:00+14:30", "UTC"), ("9999-12-31", "Europe/Berlin")])
+@example(
+    [("2024-10-27 02:30 Europe/Berlin", "UTC"), ("2024-01-01 00:00:00+14:30", "UTC"), ("9999-12-31", "Europe/Berlin")]
+)
 @example([("99999999999999999", "UTC"), ("99999999999.9999999", "UTC"), ("0000-01-01T00:00:00-14:00", "Europe/Berlin")])
 def test_any_text_is_read_as_another_reader_reads_it(pairs: list[tuple[str, str]]) -> None:
     for pair, (moment, _, plain) in zip(pairs, read(*pairs), strict=True):
@@ -181,7 +183,9 @@ def test_any_text_is_read_as_another_reader_reads_it(pairs: list[tuple[str, str]
 def test_most_times_are_plain() -> None:
     plain = ["2024-02-29T23:59:59.123456Z", "2024-12-31 10:00:00", "2024-04-30T10:00:00+02:00", "2024-03-31T00:00:00Z"]
     assert [row[2] for row in read(*((text, "UTC") for text in plain))] == [False, True, True, True]
-    assert [row[2] for row in read(("12/1/10 8:26", "UTC"), ("infinity", "UTC"), ("2024-04-31 00:00:00", "UTC"))] == [False] * 3
+    assert [row[2] for row in read(("12/1/10 8:26", "UTC"), ("infinity", "UTC"), ("2024-04-31 00:00:00", "UTC"))] == [
+        False
+    ] * 3
     assert read((None, "UTC")) == [(None, False, None)]
 
 
@@ -228,7 +232,13 @@ def test_clock_changes_are_by_the_rules_of_the_zone(zone: str) -> None:
 
 
 def test_a_zone_in_the_text_has_odd_times_of_its_own() -> None:
-    texts = ["2024-10-27 02:30:00 Europe/Berlin", "2024-10-27 02:30:00Z", "2024-10-27T02:30:00+02:00", "1709287200", "soon"]
+    texts = [
+        "2024-10-27 02:30:00 Europe/Berlin",
+        "2024-10-27 02:30:00Z",
+        "2024-10-27T02:30:00+02:00",
+        "1709287200",
+        "soon",
+    ]
     assert [row[1] for row in read(*((text, zone) for zone in ("UTC", "Europe/Berlin") for text in texts))] == [
         True, False, False, False, False,
     ] * 2  # fmt: skip
@@ -243,7 +253,14 @@ def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for cached in (settings.variable, landing.macros):
         cached.cache_clear()
     try:
-        texts = ["1960-01-01 00:00:00", "1959-12-31 23:59:59", "2020-12-31 23:59:59", "2021-01-01", "1577836800", "1609459200"]
+        texts = [
+            "1960-01-01 00:00:00",
+            "1959-12-31 23:59:59",
+            "2020-12-31 23:59:59",
+            "2021-01-01",
+            "1577836800",
+            "1609459200",
+        ]
         found = [row[0] is not None for row in read(*((text, "UTC") for text in texts))]
     finally:
         for cached in (settings.variable, landing.macros):

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import dagster as dg
 from dagster_dbt import DbtProject
-from rich.console import Console
 
+from orchestration import console
 from orchestration.account import account
 from orchestration.alerts import DATA_ENGINEERING, Rules, scrub
 from orchestration.dagster.project import POOL, RETRY, Translator, clear
@@ -251,7 +251,7 @@ def report() -> dg.MaterializeResult[Any]:
     """Counts of rows only; the sample of customers that the command shows stays out of Dagster."""
     with clear():
         told = account()
-    page = Console(file=io.StringIO(), width=110)
+    page = console.plain(io.StringIO(), width=110)
     replace(told, sample=[]).show(page)
     text = page.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO from above
     return dg.MaterializeResult(
