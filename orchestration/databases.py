@@ -1,13 +1,14 @@
-"""PostgreSQL and MySQL as DuckDB reads them: attached read-only, rows by the hundred thousand, filters worked out over there.
+"""PostgreSQL and MySQL through DuckDB: attached read-only, rows by the hundred thousand, filters worked out over there.
 
-What is asked of a server in its own words holds nothing but names. Of filters only times and whole numbers go there: DuckDB
-does not spell a text the way MySQL reads it, and servers sort texts by rules of their own.
+Rows are asked for in the server's own SQL, since only the server can say some values as they are: a number without a precision, a
+moment that DuckDB cannot hold, a day that is none. Such SQL holds names, and of values only times and whole numbers that DuckDB spelled.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -16,7 +17,7 @@ from duckdb_extensions import import_extension
 
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
-from orchestration.landing import identifier, without_nan
+from orchestration.landing import identifier
 from orchestration.mapping import from_environment, nearest
 
 Kind = Literal["postgres", "mysql"]
@@ -45,13 +46,27 @@ class Database:
 
 
 @dataclass(frozen=True)
+class Read:
+    """How a column is read, in the server's SQL: `value` of it, null for what is `unreadable` (a condition; `why` says what such values
+    are)."""
+
+    value: str
+    unreadable: str | None = None
+    why: str = ""
+
+
+#: The column of `DatabaseTable.rows` that names what could not be read: the numbers of such columns, from 0, parted by spaces.
+UNREADABLE: Final = "__unreadable"
+
+
+@dataclass(frozen=True)
 class DatabaseTable:
-    """A table: `scan` is how SQL names it, `raw` its columns as they come (name to DuckDB type), `columns` as they are meant:
+    """A table: `reads` says how each column is read, `raw` which DuckDB type comes of it, and `columns` the type that is meant:
     MySQL's moments in UTC come without saying so. `name` is the table's, with its schema."""
 
     database: Database
     name: str
-    scan: str
+    reads: dict[str, Read]
     raw: dict[str, str]
     columns: dict[str, str]
 
@@ -60,26 +75,53 @@ class DatabaseTable:
         """What errors call it."""
         return f"{self.database.place}/{self.name}"
 
-    def rows(self, condition: str) -> str:
-        """A SELECT of all columns, as they are meant, of the rows of which a condition over the raw ones is true."""
-        shown = []
-        for name, kind in self.columns.items():
-            value = without_nan(identifier(name), kind)
-            shown.append(f"{value if kind == self.raw[name] else f'{value}::{kind}'} as {identifier(name)}")
-        return f"select {', '.join(shown)} from {self.scan} where {condition}"
+    def rows(self, condition: str = "", only: Iterable[str] | None = None, limit: int | None = None) -> str:
+        """A SELECT of all columns (or of `only` some), as they are meant, and of `UNREADABLE`, of the rows of which a condition in the
+        server's SQL is true."""
+        names = list(self.columns if only is None else only)
+        numbers = {name: number for number, name in enumerate(self.columns)}
+        there = [(name, self.reads[name].unreadable) for name in names]
+        found = "".join(f", case when {bad} then '{numbers[name]}' end" for name, bad in there if bad is not None)
+        texts = "concat_ws(' '" + (found or ", null") + f") as {UNREADABLE}"
+        asked = [f"{self.reads[name].value} as {self.own(name)}" for name in names]
+        sql = self.ask(", ".join([*asked, texts]), condition, limit)
+        meant = [
+            f"{identifier(name)}{'' if self.columns[name] == self.raw[name] else '::' + self.columns[name]} as {identifier(name)}"
+            for name in names
+        ]
+        return f"select {', '.join(meant)}, {UNREADABLE} from {sql}"
 
-    def ask(self, select: str, condition: str = "") -> str:
-        """A question to the server in its own words: `select` holds the column as {column}."""
-        schema, table = self.name.split(".", 1)
-        mark = '"' if self.database.kind == "postgres" else "`"
-        spelled = [mark + part.replace(mark, mark * 2) + mark for part in (schema, table)]
-        sql = f"select {select} from {'.'.join(spelled)}" + (f" where {condition}" if condition else "")
+    def ask(self, select: str, condition: str = "", limit: int | None = None) -> str:
+        """A question to the server in its own words, as a relation."""
+        sql = f"select {select} from {'.'.join(map(self.own, self.name.split('.', 1)))}"
+        sql += (f" where {condition}" if condition else "") + (f" limit {limit}" if limit is not None else "")
         return f"(from {self.database.kind}_query({quote(self.database.alias)}, {quote(sql)}))"
 
     def own(self, column: str) -> str:
-        """A column's name as the server itself spells it."""
-        mark = '"' if self.database.kind == "postgres" else "`"
-        return mark + column.replace(mark, mark * 2) + mark
+        """A name as the server itself spells it."""
+        return _own(self.database.kind, column)
+
+    def literal(self, column: str, value: str) -> str:
+        """A time or whole number of a column's type, which DuckDB spelled, in the server's SQL."""
+        return quote(value) if self.raw[column].startswith(("TIMESTAMP", "DATE")) else str(int(value))
+
+    def unreadable(self, counted: Iterable[tuple[str, int]]) -> list[str]:
+        """Sentences on what could not be read, of values of `UNREADABLE` and how many rows have each."""
+        names = list(self.columns)
+        found: dict[str, int] = {}
+        for numbers, count in counted:
+            for number in numbers.split():
+                found[names[int(number)]] = found.get(names[int(number)], 0) + count
+        return [
+            f"column '{name}' of {self.name}: {count:,} {'value is' if count == 1 else 'values are'} {self.reads[name].why}, "
+            "and so null"
+            for name, count in found.items()
+        ]
+
+
+def _own(kind: Kind, name: str) -> str:
+    mark = '"' if kind == "postgres" else "`"
+    return mark + name.replace(mark, mark * 2) + mark
 
 
 def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
@@ -121,6 +163,8 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
             # Times in UTC; no limit to how long a big table may take.
             con.execute("set mysql_session_time_zone = '+00:00'")
             con.execute("set mysql_query_timeout_enabled = false")
+            # A tinyint(1) may hold any small number, and 5 is not true.
+            con.execute("set mysql_tinyint1_as_boolean = false")
         secret = ", ".join(f"{key} {quote(value)}" for key, value in given.items() if value)
         con.execute(f"detach database if exists {alias}")
         con.execute(f"create or replace temporary secret {alias} (type {kind}, {secret})")
@@ -177,16 +221,104 @@ def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, w
                 f"{where}.table: {database.place} has no table '{named}' that the user '{database.user}' can see"
                 f"{nearest(given, shown)}"
             )
-        raw = {str(row[0]): str(row[1]) for row in con.execute(f"describe select * from {scan}").fetchall()}
-        columns = dict(raw)
-        if database.kind == "mysql":
-            moments = con.execute(
-                f"from mysql_query({quote(database.alias)}, "
-                "'select table_schema, table_name, column_name from information_schema.columns where data_type = ''timestamp''')"
-            ).fetchall()
-            columns |= {str(c): "TIMESTAMP WITH TIME ZONE" for s, t, c in moments if (s, t) == (schema, table)}
-        opened = DatabaseTable(database, name, scan, raw, columns)
-        con.execute(opened.ask("1", "1 = 0")).fetchall()  # whether it may be read
-        return opened
+        scanned = {str(row[0]): str(row[1]) for row in con.execute(f"describe select * from {scan}").fetchall()}
+        own = _types(con, database, schema, table)
+        read = _read_postgres if database.kind == "postgres" else _read_mysql
+        reads = {
+            column: read(_own(database.kind, column), kind, own.get(column, "")) for column, kind in scanned.items()
+        }
+        opened = DatabaseTable(database, name, reads, {}, dict.fromkeys(scanned, ""))
+        # What comes of it, and whether it may be read.
+        asked = opened.ask(
+            ", ".join(f"{each.value} as {opened.own(column)}" for column, each in reads.items()), "1 = 0"
+        )
+        raw = {str(row[0]): str(row[1]) for row in con.execute(f"describe select * from {asked}").fetchall()}
+        con.execute(f"select * from {asked}").fetchall()
+        moments = {column: "TIMESTAMP WITH TIME ZONE" for column, kind in own.items() if kind == "timestamp"}
+        return replace(opened, raw=raw, columns=raw | (moments if database.kind == "mysql" else {}))
     except duckdb.Error as error:
         raise unreachable(database, error, name) from None
+
+
+def _types(con: duckdb.DuckDBPyConnection, database: Database, schema: str, table: str) -> dict[str, str]:
+    """The types of a table's columns as the server calls them; of a domain, what it is made of."""
+    if database.kind == "postgres":
+        asked = (
+            "select n.nspname as a, c.relname as b, a.attname as c, case when t.typtype = 'd' then format_type(t.typbasetype, t.typtypmod) "
+            "else format_type(a.atttypid, a.atttypmod) end as d from pg_attribute a join pg_class c on c.oid = a.attrelid "
+            "join pg_namespace n on n.oid = c.relnamespace join pg_type t on t.oid = a.atttypid where a.attnum > 0 and not a.attisdropped"
+        )
+    else:
+        asked = (
+            "select cast(table_schema as char) as a, cast(table_name as char) as b, cast(column_name as char) as c, "
+            "cast(if(data_type = 'timestamp', data_type, column_type) as char) as d from information_schema.columns"
+        )
+    found = con.execute(
+        f"select c, d from {database.kind}_query({quote(database.alias)}, {quote(asked)}) "
+        f"where a = {quote(schema)} and b = {quote(table)}"
+    ).fetchall()
+    return {str(column): str(kind) for column, kind in found}
+
+
+_NO_NUMBER: Final = "NaN or infinite"
+_NO_MOMENT: Final = "infinite or outside the years 1 to 9999"
+_NO_DAY: Final = "no day of the calendar (a month or day of zero, as in 2024-00-15)"
+
+
+def _read_postgres(column: str, scanned: str, own: str) -> Read:
+    """How a column of PostgreSQL is read. The scanner makes doubles of numbers without a precision, 0 of NaN, and another moment of one
+    that it cannot hold."""
+    if own == "money":
+        return Read(f"{column}::numeric::text")
+    if own.startswith("numeric") and own.endswith("[]"):
+        return Read(f"{column}::text[]")
+    if own.startswith("numeric"):
+        limits = re.fullmatch(r"numeric\((\d+),(\d+)\)", own)
+        if limits is not None and int(limits[2]) <= int(limits[1]) <= 38:
+            return _unless(f"{column} = 'NaN'", column, _NO_NUMBER, own)
+        return _unless(f"{column}::text in ('NaN', 'Infinity', '-Infinity')", f"{column}::text", _NO_NUMBER)
+    if scanned in ("FLOAT", "DOUBLE"):
+        return _unless(f"{column} in ('NaN', 'Infinity', '-Infinity')", column, _NO_NUMBER)
+    if scanned == "DATE":
+        return _unless(f"({column} < '0001-01-01' or {column} > '9999-12-31')", column, _NO_MOMENT)
+    if scanned.startswith("TIMESTAMP") and "[" not in scanned:
+        first, end = (
+            "'0001-01-01 00:00:00+00'",
+            "'10000-01-01 00:00:00+00'",
+        )  # the zone counts where the column has one
+        return _unless(f"({column} < {first} or {column} >= {end})", column, _NO_MOMENT)
+    return Read(f"{column}::text" if scanned == "VARCHAR" or scanned.startswith("ENUM(") else column)
+
+
+def _read_mysql(column: str, scanned: str, own: str) -> Read:
+    """How a column of MySQL is read. The scanner ends with an error at a day that is none, makes doubles of numbers of more than 38
+    digits, and bytes of texts that are compared by their bytes."""
+    if scanned == "DATE" or scanned.startswith("TIMESTAMP"):
+        is_day = f"year({column}) > 0 and dayofmonth({column}) between 1 and dayofmonth(last_day({column}))"
+        # As text: of a zero date MySQL says that it is null and that it is not.
+        return _unless(f"(cast({column} as char) is not null and not coalesce({is_day}, false))", column, _NO_DAY)
+    if scanned == "VARCHAR" or (own.startswith("decimal") and not scanned.startswith("DECIMAL")):
+        return Read(f"cast({column} as char)")
+    return Read(column)
+
+
+def _unless(unreadable: str, value: str, why: str, kind: str = "") -> Read:
+    shown = f"case when {unreadable} then null else {value} end"
+    return Read(f"cast({shown} as {kind})" if kind else shown, unreadable, why)
+
+
+def unreadable_value(con: duckdb.DuckDBPyConnection, table: DatabaseTable, error: duckdb.Error) -> FinegrainError:
+    """What to say where rows of a table cannot be read: the column that holds such a value, or what the server said."""
+    if isinstance(error, (duckdb.ConversionException, duckdb.InvalidInputException)):
+        for name in table.columns:
+            try:
+                con.execute(f"create or replace temp table __probe as {table.rows(only=[name])}")
+            except (duckdb.ConversionException, duckdb.InvalidInputException) as found:
+                said = re.sub(r"^[A-Za-z ]*Error: ", "", " ".join(str(found).split()))
+                return FinegrainError(
+                    f"{table.database.where}: {table.origin}: column '{name}' holds a value that cannot be read ({said[:200]}); "
+                    "correct it, or read a view that leaves it out"
+                )
+            except duckdb.Error:
+                break
+    return unreachable(table.database, error, table.name)

@@ -354,6 +354,8 @@ class _Exam:
         self.con.execute(
             f"create temp table {identifier(self.table)} (__file int, __n bigint, __bad varchar, __available varchar, {shown})"
         )
+        for note in self.entry.notes:
+            self.say("warning", note)
         limit = max(landing.SAMPLE, ROWS // len(self.entry.files))
         empty: list[EmptyFile] = []
         for number, file in enumerate(self.entry.files):

@@ -278,19 +278,24 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
         for number, reading in enumerate(open_readings(con, path, mapping)):
             pages = folder / str(number)
             pages.mkdir(parents=True)
+            notes: tuple[str, ...] = ()
             if reading.table is not None:
                 file = pages / "rows.parquet"
                 try:
-                    con.execute(
-                        f"copy ({reading.table.rows('true')} limit {rows}) to {quote(str(file))} (format parquet)"
-                    )
+                    con.execute(f"create or replace temp table sampled as {reading.table.rows(limit=rows)}")
                 except duckdb.Error as error:
-                    raise databases.unreachable(reading.table.database, error, reading.table.name) from None
+                    raise databases.unreadable_value(con, reading.table, error) from None
+                con.execute(
+                    f"copy (select * exclude ({databases.UNREADABLE}) from sampled) to {quote(str(file))} (format parquet)"
+                )
+                notes = tuple(reading.table.unreadable(_unreadable(con, "sampled")))
             elif reading.entry.http is not None:
                 apis.fetch(reading.entry.http, None, pages, reading.where, most=1)
                 file = apis.take_apart(con, reading.entry.http, pages)
             rows_of = DataFile(file, reading.label, "parquet" if reading.table else "jsonl", file.stat().st_size)
-            found.append(Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (rows_of,)))
+            found.append(
+                Entry(reading.where, reading.name, reading.entry, reading.zone, reading.number, (rows_of,), notes)
+            )
     return found
 
 
@@ -335,15 +340,18 @@ def _read_table(
     _begin(con, reading, table, None)
     try:
         lots = _lots(con, reading, table, full, lot, now or _clock())
+        unreadable: list[tuple[str, int]] = []
         for each in lots:
             versions.stage(con, each.select, reading.columns, reading.entry.key, reading.deleted, reading.zone)
+            unreadable += _unreadable(con, "__read")
             _take(con, where, reading, each.until, run, now or _clock())
             advance(1 / len(lots), reading.label)
+        reading.report.notes += table.unreadable(unreadable)
         if reading.entry.deletes == "compare":
             # A table of its own: the lake's keys must not go to the server as a filter.
             con.execute(
                 "create or replace temp table __there as "
-                f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows('true')})"
+                f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows(only=reading.entry.key)})"
             )
             with lake.unmoved(where):
                 versions.find_lost(con, reading.source, reading.name, reading.label)
@@ -352,7 +360,14 @@ def _read_table(
     except duckdb.Error as error:
         if lake.busy(error):
             raise
-        raise databases.unreachable(table.database, error, table.name) from None
+        raise databases.unreadable_value(con, table, error) from None
+
+
+def _unreadable(con: duckdb.DuckDBPyConnection, relation: str) -> list[tuple[str, int]]:
+    """What could not be read in rows of a table, as `DatabaseTable.unreadable` takes it."""
+    column = databases.UNREADABLE
+    found = con.execute(f"select {column}, count(*) from {relation} where {column} <> '' group by all order by all")
+    return [(str(numbers), int(count)) for numbers, count in found.fetchall()]
 
 
 def _begin(
@@ -391,9 +406,9 @@ def _lots(
     incremental = reading.entry.incremental
     if incremental is None:
         reading.incarnation = "the whole table"
-        return [Lot(table.rows("true"), "")]
+        return [Lot(table.rows(), "")]
     name, kind = incremental.column, table.raw[incremental.column]
-    cursor, family = identifier(name), _family(kind)
+    cursor, family = table.own(name), _family(kind)
     say = reading.report.notes.append
     reading.incarnation = f"{name} {family if family == 'number' else table.columns[name].lower()}"
     start: str | None = None
@@ -404,45 +419,59 @@ def _lots(
             say(
                 f"the cursor was {reading.before.incarnation} and is {reading.incarnation} now: the table is read from its beginning"
             )
-    since = (
-        "true" if start is None else f"{cursor} >= {_literal(_earlier(con, start, incremental.overlap, kind), kind)}"
-    )
-    edges = _edges(con, f"select {cursor} as c from {table.scan} where {cursor} is not null and {since}", lot)
+    # Only rows up to this moment move the position. The others (their cursor is empty, infinite, no day or lies in the future) are read
+    # each time, or what is written after them would be passed over.
+    steady, future = f"{cursor} is not null", "false"
+    if family == "time":
+        latest = table.literal(
+            name, str(_one(con, f"select cast({_now_in(table, name, reading.zone, now)} as {kind})::varchar"))
+        )
+        odd = table.reads[name].unreadable
+        steady, future = f"{cursor} <= {latest} and not {odd}", f"({cursor} > {latest} and not {odd})"
+    since = steady
     if start is not None:
-        newest = edges[-1] if edges else _one(con, f"select max({cursor})::varchar from {table.scan}")
+        since += f" and {cursor} >= {table.literal(name, _earlier(con, start, incremental.overlap, kind))}"
+    edges = _edges(con, table, name, since, lot)
+    if start is not None:
+        newest = edges[-1] if edges else _one(con, f"select m::varchar from {table.ask(f'max({cursor}) as m', steady)}")
         if newest is not None and _one(con, f"select {_literal(newest, kind)} < {_literal(start, kind)}"):
             say(
                 f"the newest {name} is {newest}, before {start}, where the last ingest stopped; it goes on from there. "
                 "If the table was put back to an earlier state, run this with --full"
             )
             if not edges:
-                since = f"{cursor} >= {_literal(_earlier(con, newest, incremental.overlap, kind), kind)}"
-                edges = _edges(
-                    con, f"select {cursor} as c from {table.scan} where {cursor} is not null and {since}", lot
+                since = (
+                    f"{steady} and {cursor} >= {table.literal(name, _earlier(con, newest, incremental.overlap, kind))}"
                 )
+                edges = _edges(con, table, name, since, lot)
     lots, after = [], since
-    latest = _now_in(table, name, reading.zone, now)
     for edge in edges:
-        until = edge
-        if family == "time":
-            # A moment still to come must not hide what is written until then.
-            until = str(_one(con, f"select least({_literal(edge, kind)}, cast({latest} as {kind}))::varchar"))
-        lots.append(Lot(table.rows(f"{after} and {cursor} <= {_literal(edge, kind)}"), until))
-        after = f"{cursor} > {_literal(edge, kind)}"
-    if edges and lots[-1].until != edges[-1]:
-        say(f"{name} lies in the future, up to {edges[-1]}; such rows are read again each time until then")
+        lots.append(Lot(table.rows(f"{after} and {cursor} <= {table.literal(name, edge)}"), edge))
+        after = f"{steady} and {cursor} > {table.literal(name, edge)}"
     stop = lots[-1].until if lots else start or ""
-    empty = _one(con, "select * from " + table.ask("count(*)", f"{table.own(name)} is null"))
-    if empty:
-        say(f"{empty:,} rows have no {name}; they are read each time")
-        lots.append(Lot(table.rows(f"{cursor} is null"), stop))
+    others = f"({cursor} is null or not ({steady}))"
+    counted = (
+        f"count(*) as n, count(case when {future} then 1 end) as f, max(case when {future} then {cursor} end) as m"
+    )
+    [(count, to_come, last)] = con.execute(f"select n, f, m::varchar from {table.ask(counted, others)}").fetchall()
+    if to_come:
+        say(f"{name} lies in the future, up to {last}, in {to_come:,} rows; they are read each time until then")
+    if count > to_come:
+        say(
+            f"{count - to_come:,} rows have no {name}"
+            + (" that is a moment" if family == "time" else "")
+            + "; they are read each time"
+        )
+    if count:
+        lots.append(Lot(table.rows(others), stop))
     return lots
 
 
-def _edges(con: duckdb.DuckDBPyConnection, cursors: str, lot: int) -> list[str]:
+def _edges(con: duckdb.DuckDBPyConnection, table: DatabaseTable, column: str, condition: str, lot: int) -> list[str]:
     """The last cursor value of each lot; rows of one value are never parted."""
+    cursors = table.ask(f"{table.own(column)} as c", condition)
     found = con.execute(
-        f"select max(c)::varchar from (select c, (row_number() over (order by c) - 1) // {lot} as n from ({cursors})) group by n order by n"
+        f"select max(c)::varchar from (select c, (row_number() over (order by c) - 1) // {lot} as n from {cursors}) group by n order by n"
     ).fetchall()
     return list(dict.fromkeys(str(row[0]) for row in found))
 

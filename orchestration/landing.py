@@ -37,6 +37,9 @@ SAMPLE: Final = 10_000
 #: From so many values on, a time or number field of which none can be read is taken for a mistake in the mapping.
 ENOUGH: Final = 20
 
+#: The first and the last moment that is one, in UTC.
+_MOMENTS: Final = ("0001-01-01 00:00:00", "9999-12-31 23:59:59.999999")
+
 _numbers = itertools.count()
 
 
@@ -197,18 +200,39 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) ->
     read = f"read_parquet({path_literal(look.path)}, hive_partitioning = false, file_row_number = true)"
     described = con.execute(f"describe select * from {read}").fetchall()
     kinds = {str(row[0]): str(row[1]) for row in described if row[0] != "file_row_number"}
-    shown = ", ".join(f"{without_nan(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
+    shown = ", ".join(f"{_finite(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
     relation = (
         f"(select *, null::varchar as __bad, {packed(kinds)} as __payload "
         f"from (select {shown}, file_row_number + 1 as __n from {read}))"
     )
     rows = pq.read_metadata(look.path).num_rows
-    return Opened(str(file.path), kinds, relation, tuple(kinds), is_typed=True, expected=rows)
+    notes = [
+        f"column '{name}' of {file.name}: {count:,} {'value is' if count == 1 else 'values are'} {why}, and so null"
+        for name, count, why in _beyond(con, read, kinds)
+    ]
+    return Opened(str(file.path), kinds, relation, tuple(kinds), notes, is_typed=True, expected=rows)
 
 
-def without_nan(value: str, kind: str) -> str:
-    """SQL of a value. NaN is how pandas spells a missing number, and is no JSON."""
-    return f"case when isnan({value}) then null else {value} end" if kind in ("FLOAT", "DOUBLE") else value
+def _finite(value: str, kind: str) -> str:
+    """SQL of a value. NaN is how pandas spells a missing number; neither it nor an infinite number is JSON."""
+    return f"case when isfinite({value}) then {value} end" if kind in ("FLOAT", "DOUBLE") else value
+
+
+def _beyond(con: duckdb.DuckDBPyConnection, read: str, kinds: dict[str, str]) -> list[tuple[str, int, str]]:
+    """(column, values, what they are) of the typed values of a file that land as null, NaN not counted."""
+    counted: dict[str, tuple[str, str]] = {}
+    for name, kind in kinds.items():
+        column = identifier(name)
+        if kind in ("FLOAT", "DOUBLE"):
+            counted[name] = f"isinf({column})", "infinite"
+        elif (moment := _moment(column, kind)) is not None:
+            counted[name] = f"{column} is not null and {moment} is null", "infinite or outside the years 1 to 9999"
+    if not counted:
+        return []
+    row = con.execute(
+        f"select {', '.join(f'count(*) filter ({condition})' for condition, _ in counted.values())} from {read}"
+    ).fetchall()[0]
+    return [(name, count, why) for count, (name, (_, why)) in zip(row, counted.items(), strict=True) if count]
 
 
 def packed(names: Iterable[str]) -> str:
@@ -431,12 +455,32 @@ def as_text(value: str, kind: str) -> str:
     """SQL that turns `value` of DuckDB type `kind` into the text that lands."""
     if _nested(kind):
         return f"to_json({value})::varchar"
-    if kind in ("FLOAT", "DOUBLE"):  # an id that pandas made a float is 17850, not 17850.0
-        whole = f"{value} = trunc({value}) and abs({value}) < 1e15"
-        return f"case when {whole} then cast(cast({value} as bigint) as varchar) else cast({value} as varchar) end"
-    if kind.startswith("TIMESTAMP_"):  # seconds, milliseconds, nanoseconds
-        return f"cast(cast({value} as timestamp) as varchar)"
+    if kind in ("FLOAT", "DOUBLE"):
+        # An id that pandas made a float is 17850, not 17850.0. Beyond what the type counts one by one, a number is not exact: it is
+        # spelled in scientific notation, by which the models know that it tells nothing apart.
+        most, digits = (2**24, 8) if kind == "FLOAT" else (2**53, 16)
+        text = f"cast({value} as varchar)"
+        return (
+            f"case when not isfinite({value}) then null when {value} <> trunc({value}) or contains({text}, 'e') then {text} "
+            f"when abs({value}) <= {most} then cast(cast({value} as bigint) as varchar) else printf('%.{digits}e', {value}::double) end"
+        )
+    moment = _moment(value, kind)
+    if moment is not None:
+        return f"cast({moment} as varchar)"
     return value if kind == "VARCHAR" else f"cast({value} as varchar)"
+
+
+def _moment(value: str, kind: str) -> str | None:
+    """SQL of a typed time, to the microsecond; null where it is infinite or outside the years 1 to 9999. None for another type."""
+    if kind == "DATE":
+        return f"case when {value} between date '0001-01-01' and date '9999-12-31' then {value} end"
+    if not kind.startswith("TIMESTAMP") or "[" in kind:
+        return None
+    exact = "timestamptz" if kind == "TIMESTAMP WITH TIME ZONE" else "timestamp"
+    if kind.startswith("TIMESTAMP_"):  # seconds, milliseconds, nanoseconds
+        value = f"try_cast({value} as timestamp)"
+    ends = (f"{exact} '{text}{'+00' if exact == 'timestamptz' else ''}'" for text in _MOMENTS)
+    return f"case when {value} between {' and '.join(ends)} then {value} end"
 
 
 def _nested(kind: str) -> bool:

@@ -61,7 +61,8 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Entry:
-    """One mapping entry with its files: `where` names it in errors, `number` counts the entries of its table."""
+    """One mapping entry with its files: `where` names it in errors, `number` counts the entries of its table. `notes` say which values of
+    a database's table could not be read."""
 
     where: str
     table: str
@@ -69,6 +70,7 @@ class Entry:
     zone: str
     number: int
     files: tuple[DataFile, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

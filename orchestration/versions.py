@@ -61,7 +61,7 @@ def stage(
         if kind == "BOOLEAN":
             gone = f"coalesce({column}, false)"
         elif kind == "VARCHAR":
-            gone = f"lower(trim(coalesce({column}, ''))) not in ('', 'false', 'f', 'no', '0')"
+            gone = f"lower(trim(coalesce({column}, ''))) not in ('', 'false', 'f', 'no', '0') and try_cast({column} as double) is distinct from 0"
         elif kind.startswith(("DATE", "TIMESTAMP")):
             gone = f"{column} is not null"
         else:

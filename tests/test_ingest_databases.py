@@ -23,6 +23,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from streams import ask
 
+from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
 from orchestration.ingest import IngestReport, TableReport, ingest
 from orchestration.settings import Settings
@@ -240,6 +241,168 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
     assert ("5", "E") in shop.versions()
 
 
+@pytest.mark.parametrize("overlap", ["10 minutes", "5 days"])
+def test_rows_that_no_moment_covers_do_not_move_the_position(on_postgres: Shop, overlap: str) -> None:
+    """An infinite, far-future or empty cursor is read each time; what is written late, with the cursor of a moment ago, is not lost."""
+    shop = on_postgres
+    shop.write({"incremental": {"column": "updated_at", "overlap": overlap}})
+    fill(
+        shop,
+        "(1, 'A', current_timestamp - interval '1 hour'), (2, 'B', 'infinity'), (3, 'C', '-infinity'), (4, 'D', null), "
+        "(5, 'E', '2999-01-01'), (6, 'F', '294276-12-31'), (7, 'G', '0044-03-15 BC')",
+    )
+    report = shop.one()
+    assert report.landed == 7
+    assert any("updated_at lies in the future, up to 2999-01-01 00:00:00, in 1 rows" in note for note in report.notes)
+    assert any("5 rows have no updated_at that is a moment" in note for note in report.notes)
+    assert any(
+        "column 'updated_at' of public.customers: 4 values are infinite or outside" in note for note in report.notes
+    )
+    [(position, newest)] = shop.lake(
+        "select position, (select max(updated_at) from lake.raw.customers where customer_id = '1') from lake.raw.positions"
+    )
+    assert position == newest
+    assert shop.lake("select customer_id, updated_at from lake.raw.customers where customer_id > '1' order by 1") == [
+        ("2", None), ("3", None), ("4", None), ("5", "2999-01-01 00:00:00"), ("6", None), ("7", None),
+    ]  # fmt: skip
+    fill(shop, "(8, 'late', current_timestamp - interval '30 minutes')")
+    shop.run("update customers set country = 'BB' where id = 2")
+    assert shop.one().landed == 2
+    fill(shop, "(9, 'later', current_timestamp - interval '35 minutes')")  # within the overlap of what was read last
+    assert shop.one().landed == 1
+    assert {("8", "late"), ("9", "later"), ("2", "BB")} <= set(shop.versions())
+
+
+def test_numbers_are_exact(on_postgres: Shop) -> None:
+    """Numbers of any size keep every digit, as a key, too; what is no number is null and counted."""
+    shop = on_postgres
+    shop.run("drop table customers")
+    shop.run(
+        "create table customers (id numeric primary key, amount numeric, price numeric(12,2), big numeric(60,10), round numeric(5,-2), "
+        "paid money, ratio float8, many numeric[], updated_at timestamp)"
+    )
+    shop.run(
+        "insert into customers values "
+        "(12345678901234567890, 1234567890123456, 12.50, 1234567890123456789012.1234567890, 12345, '1,234.56', 0.5, '{1234567890123456.10}', '2024-01-01'), "
+        "(12345678901234567891, 'NaN', 'NaN', 'NaN', null, null, 'NaN', null, '2024-01-01'), "
+        "(3, 'Infinity', 1, null, null, null, '-Infinity', null, '2024-01-01')"
+    )
+    parts = ", ".join(f"'{name}', {name}" for name in ("amount", "price", "big", "round", "paid", "ratio"))
+    fields = {"customer_id": "id", "income": "amount", "properties": {"sql": f"json_object({parts})"}}
+    shop.write({"fields": fields, "deletes": "compare"})
+    report = shop.one()
+    assert shop.lake("select customer_id, income from lake.raw.customers order by customer_id") == [
+        ("12345678901234567890", "1234567890123456"), ("12345678901234567891", None), ("3", None),
+    ]  # fmt: skip
+    first, nothing, _ = shop.lake("select properties, payload from lake.raw.customers order by customer_id")
+    assert json.loads(first[0], parse_float=str) == {
+        "amount": "1234567890123456", "price": "12.5", "big": "1234567890123456789012.1234567890", "round": "12300", "paid": "1234.56", "ratio": "0.5",
+    }  # fmt: skip
+    assert json.loads(nothing[0]) == dict.fromkeys(("amount", "price", "big", "round", "paid", "ratio"))
+    assert (
+        '"price":12.5,' in first[1]
+        and '"id":"12345678901234567890"' in first[1]
+        and '"many":["1234567890123456.10"]' in first[1]
+    )
+    counted = {
+        note.split("'")[1]: note.split(": ")[1].split(" ")[0] for note in report.notes if "NaN or infinite" in note
+    }
+    assert counted == {"amount": "2", "price": "1", "big": "1", "ratio": "2"}
+    assert (shop.one().landed, shop.one().deleted) == (0, 0)
+    said = [finding.message for finding in examine(shop.mapping, where=shop.home).entries[0].findings]
+    assert any("column 'price' of public.customers: 1 value is NaN or infinite" in message for message in said)
+
+
+@pytest.fixture
+def on_mariadb(request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """For what MySQL alone has."""
+    return _shop(request, "mariadb", home, tmp_path, monkeypatch)
+
+
+def test_days_that_are_none_are_null(on_mariadb: Shop) -> None:
+    """MySQL's zero and impossible dates, in the cursor, too; and the rows are read each time."""
+    shop = on_mariadb
+    shop.run("set sql_mode = 'ALLOW_INVALID_DATES'")
+    shop.run("drop table customers")
+    shop.run(
+        "create table customers (id int primary key, born date, seen datetime not null, country varchar(9), updated_at datetime, index (updated_at))"
+    )
+    shop.run(
+        "insert into customers values (1, '2024-00-15', '2024-02-31 10:00:00', 'A', '2024-01-01'), (2, '0000-00-00', '0000-00-00', 'B', '2024-00-01'), "
+        "(3, '2024-02-29', '2024-01-01 10:00:00', 'C', '2024-01-02'), (4, null, '2024-12-00', 'D', '0000-00-00')"
+    )
+    fields = {
+        "customer_id": "id",
+        "country": "country",
+        "created_at": "seen",
+        "birth_year": {"sql": "year(born)"},
+        "updated_at": "updated_at",
+    }
+    shop.write({"fields": fields, "deletes": "compare"})
+    said = [finding.message for finding in examine(shop.mapping, where=shop.home).entries[0].findings]
+    report = shop.one()
+    for notes in (said, report.notes):
+        counted = {
+            note.split("'")[1]: note.split(": ")[1].split(" ")[0] for note in notes if "no day of the calendar" in note
+        }
+        assert counted == {"born": "2", "seen": "3", "updated_at": "2"}
+    assert shop.lake("select customer_id, birth_year, created_at, updated_at from lake.raw.customers order by 1") == [
+        ("1", None, None, "2024-01-01 00:00:00"), ("2", None, None, None),
+        ("3", "2024", "2024-01-01 10:00:00", "2024-01-02 00:00:00"), ("4", None, None, None),
+    ]  # fmt: skip
+    shop.run("update customers set country = 'BB' where id = 2")
+    assert shop.one().landed == 1
+
+
+def test_small_and_large_numbers_of_mysql(on_mariadb: Shop) -> None:
+    shop = on_mariadb
+    shop.run("drop table customers")
+    shop.run(
+        "create table customers (id bigint unsigned primary key, level tinyint(1), bit1 bit(1), huge decimal(65,30), words varchar(20) collate utf8mb4_bin, "
+        "j json, gone tinyint(1), updated_at datetime)"
+    )
+    shop.run(
+        "insert into customers values (18446744073709551615, 5, b'1', 12345678901234567890123.123456789012345678901234567890, 'é', "
+        "'{\"a\": 1}', 0, '2024-01-01'), (2, 0, b'0', 1, 'b', '{}', 2, '2024-01-01')"
+    )
+    shop.run("update customers set gone = 0")
+    parts = ", ".join(f"'{name}', {name}" for name in ("bit1", "huge", "words", "j"))
+    shop.write(
+        {
+            "fields": {"customer_id": "id", "household_size": "level", "properties": {"sql": f"json_object({parts})"}},
+            "deletes": {"column": "gone"},
+        }
+    )
+    shop.one()
+    rows = shop.lake("select customer_id, household_size, properties from lake.raw.customers order by 1")
+    assert [row[:2] for row in rows] == [("18446744073709551615", "5"), ("2", "0")]
+    assert json.loads(rows[0][2]) == {
+        "bit1": True, "huge": "12345678901234567890123.123456789012345678901234567890", "words": "é", "j": '{"a": 1}',
+    }  # fmt: skip
+    shop.run("update customers set gone = 2, updated_at = '2024-01-02' where id = 2")
+    assert shop.one().deleted == 1
+
+
+def test_a_value_that_cannot_be_read_names_its_column(on_postgres: Shop) -> None:
+    """Text that is no UTF-8, which a database in SQL_ASCII may hold."""
+    shop = on_postgres
+    shop.run("create database bytes encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0")
+    url = shop.url.rpartition("/")[0] + "/bytes"
+    try:
+        with psycopg.connect(url, autocommit=True) as con:
+            con.execute(CUSTOMERS)
+            con.execute(
+                "insert into customers (id, country) values (1, convert_from(decode('e9', 'hex'), 'SQL_ASCII'))"
+            )
+        shop.write(database=url)
+        with pytest.raises(
+            FinegrainError, match=r"public.customers: column 'country' holds a value that cannot be read"
+        ):
+            shop.one()
+    finally:
+        shop.run("drop database bytes with (force)")
+
+
 def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
@@ -330,7 +493,7 @@ def test_a_wrong_mapping_is_one_sentence(on_postgres: Shop) -> None:
 
 
 def test_values_are_what_the_server_holds(shop: Shop) -> None:
-    """Times above all: with and without zone, whatever the zones of session, server and machine."""
+    """Times above all: with and without zone, whatever the zones of session, server and machine. MySQL's booleans are numbers."""
     moment = "timestamp(6) null" if shop.url.startswith("mysql") else "timestamptz"
     local = "datetime(6)" if shop.url.startswith("mysql") else "timestamp"
     shop.run("drop table customers")
@@ -347,8 +510,9 @@ def test_values_are_what_the_server_holds(shop: Shop) -> None:
     [got] = shop.lake(
         "select customer_id, created_at, updated_at, income, marketing_consent, properties, available_at::varchar from lake.raw.customers"
     )
+    true = "1" if shop.url.startswith("mysql") else "true"
     assert got == (
-        "é'\\/@", "2024-07-01 12:00:00.5", "2024-07-01 07:00:00.123456+00", "1.10", "true", '{"w":"a\\nb"}', "2024-07-01 07:00:00.123456"
+        "é'\\/@", "2024-07-01 12:00:00.5", "2024-07-01 07:00:00.123456+00", "1.10", true, '{"w":"a\\nb"}', "2024-07-01 07:00:00.123456"
     )  # fmt: skip
     assert (shop.one().landed, shop.one().deleted) == (0, 0)
 
