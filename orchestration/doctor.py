@@ -28,7 +28,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestration import console, lake, landing, settings
+from orchestration import console, lake, landing, settings, stopping
 from orchestration.contracts import EVENT_TIME, RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, Look, look
@@ -36,7 +36,7 @@ from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Paths, Plan, no_files, plan
-from orchestration.mapping import REQUIRED, Column, mapping_files, nearest
+from orchestration.mapping import REQUIRED, Column, Sql, entries_together, mapping_files, nearest
 from orchestration.settings import Settings
 
 Level = Literal["error", "warning", "note"]
@@ -232,6 +232,7 @@ def examine(
             console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance,
             duckdb.connect() as con,
         ):
+            stopping.interruptible(con)
             con.execute("set timezone = 'UTC'")
             plans = [
                 replace(
@@ -253,6 +254,7 @@ def examine(
             for exam in exams:
                 exam.note_what_is_loaded(loaded)
                 exam.seen.findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.level))
+            _say_once([exam.seen for exam in exams])
         report = Report(entries=[exam.seen for exam in exams])
     report.seconds = time.monotonic() - started
     return report
@@ -381,7 +383,7 @@ class _Exam:
                     self.refused(part, name)
                 else:
                     good[name] = source
-            if isinstance(whole.available_at, Column):
+            if not isinstance(whole.available_at, str):
                 part = tried(available_at=whole.available_at)
                 if isinstance(part, FinegrainError):
                     self.refused(part)
@@ -469,9 +471,20 @@ class _Exam:
         why = "; ".join(f"{said}: {count:,}, first {self.entry.files[file].name}#{n}" for said, count, n, file in found)
         level: Level = "error" if bad == looked_at else "warning"
         share = _share(bad, looked_at)
+        arrows = any(f"the sql of {name} fails" in why and "->" in text for name, text in self._expressions().items())
         self.say(
-            level, f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})"
+            level,
+            f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})"
+            + (f"; {landing.ARROWS}" if arrows else ""),
         )
+
+    def _expressions(self) -> dict[str, str]:
+        """The entry's SQL, by what errors call it."""
+        mapping = self.entry.mapping
+        found = {name: source.sql for name, source in mapping.fields.items()} | {"where": mapping.where}
+        if isinstance(mapping.available_at, Sql):
+            found["available_at"] = mapping.available_at.sql
+        return {name: text for name, text in found.items() if text is not None}
 
     def _kind(self, name: str) -> tuple[str, str]:
         """(kind, SQL of its value) of a field."""
@@ -540,7 +553,7 @@ class _Exam:
             )
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
         said = "dated in the future"
-        if name == EVENT_TIME[self.entry.table] and isinstance(self.entry.mapping.available_at, Column):
+        if name == EVENT_TIME[self.entry.table] and not isinstance(self.entry.mapping.available_at, str):
             arrived = parse_time("__available", quote(self.entry.zone))
             minutes = _variable("future_tolerance_minutes", 10)
             late = f"least(coalesce({arrived}, {late}) + interval {int(minutes)} minute, {late})"
@@ -576,13 +589,14 @@ class _Exam:
         how = self.entry.mapping.available_at
         if how == "now":
             self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
-        if isinstance(how, Column) and self.bounds[0].entry.available_at != "now":
+        if not isinstance(how, str) and self.bounds[0].entry.available_at != "now":
             text = str(macros("fields.sql").clean_text("__available"))
             parsed = parse_time("__available", quote(self.entry.zone))
+            of = f"'{how.column}'" if isinstance(how, Column) else "what its sql gives"
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
                 examples = self.common("__available", f"{text} is not null and {parsed} is null")
-                what = f"hold no time in '{how.column}'" + (f": {examples}" if examples else "")
+                what = f"hold no time in {of}" + (f": {examples}" if examples else "")
                 level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
                 self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
 
@@ -759,6 +773,23 @@ class _Loaded:
             pass
         finally:
             con.close()
+
+
+def _say_once(entries: Sequence[EntryLook]) -> None:
+    """What is found of several entries in the same words stays with the first of them, and names the others."""
+    first: dict[tuple[str, ...], tuple[EntryLook, Finding, list[str]]] = {}
+    for entry in entries:
+        for finding in list(entry.findings):
+            key = (*entry.files, finding.level, finding.field, finding.message)
+            if key in first:
+                entry.findings.remove(finding)
+                first[key][2].append(finding.where)
+            else:
+                first[key] = (entry, finding, [])
+    for entry, finding, others in first.values():
+        if others:
+            also = replace(finding, message=f"{finding.message} (so in {entries_together(others)}, too)")
+            entry.findings[entry.findings.index(finding)] = also
 
 
 def _same_bytes(exams: Sequence[_Exam]) -> None:

@@ -25,7 +25,7 @@ from orchestration.contracts import EVENT_TIME, RAW_TABLES, columns
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
-from orchestration.mapping import Column, Field, Table, expression, nearest
+from orchestration.mapping import Column, Field, Sql, Table, expression, nearest
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
 NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
@@ -33,6 +33,9 @@ NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight
 SAMPLE: Final = 10_000
 #: From so many values on, a time or number field of which none can be read is taken for a mistake in the mapping.
 ENOUGH: Final = 20
+
+#: What often is the matter with an expression that holds an arrow.
+ARROWS: Final = "-> and ->> bind more loosely than most operators: write (a->>'$.x') > 5, not a->>'$.x' > 5"
 
 _numbers = itertools.count()
 
@@ -328,15 +331,15 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
 
 def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     """The columns that a mapping reads of a file, which is seen to have some."""
-    if table == "ga4_events":
-        return list(RAW_TABLES[table])
     exact, loose = set(seen), {name.lower(): name for name in seen}
-    names = [source.column for source in entry.fields.values() if source.column is not None]
+    names = list(RAW_TABLES[table]) if table == "ga4_events" else []
+    names += [source.column for source in entry.fields.values() if source.column is not None]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
     if entry.http is not None and entry.http.since is not None:
         names.append(entry.http.since.column)
-    for text in [source.sql for source in entry.fields.values()] + [entry.where]:
+    arrival = entry.available_at.sql if isinstance(entry.available_at, Sql) else None
+    for text in [source.sql for source in entry.fields.values()] + [entry.where, arrival]:
         if text is not None:  # SQL does not tell upper from lower case
             names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]
     return list(dict.fromkeys(names))
@@ -416,9 +419,13 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         tries.append(f"try({{'v': ({entry.where}\n)}}) as __try_where")
         failed.append("when __try_where is null then 'the sql of where fails on this row'")
         keep = "__bad is not null or __try_where is null or __try_where.v"
+    place = f"{where}.available_at"
     if isinstance(entry.available_at, Column):
-        place = f"{where}.available_at"
         available = _plain(opened, Field(column=entry.available_at.column), "available_at", place)
+    elif isinstance(entry.available_at, Sql):
+        available, tried, fails = _arrival(con, opened, entry.available_at.sql, place)
+        tries.append(tried)
+        failed.append(fails)
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
@@ -431,6 +438,17 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         keys = ", ".join(identifier(name) for name in entry.fields)
         rows = f"select * from ({rows}) where __n in (select min(__n) from ({rows}) group by {keys})"
     return Bound(opened, table, entry, zone, tuple(entry.fields), rows)
+
+
+def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> tuple[str, str, str]:
+    """SQL of the moment that an expression gives, as text; of what tries the expression; and of when that has failed."""
+    kind = _kind_of(con, opened, text, place)
+    _check_kind(place, "available_at", kind, "the expression's value")
+    return (
+        as_text("__try_available_at.v", kind),
+        f"try({{'v': ({text}\n)}}) as __try_available_at",
+        f"when __try_available_at is null then {quote('the sql of available_at fails on this row')}",
+    )
 
 
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
@@ -465,6 +483,7 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
         described = con.execute(f"describe select ({text}\n) as v from (select {empty or 'null as __none'})").fetchall()
     except duckdb.Error as error:
         hint = "" if opened.is_typed else " (columns of a text file are text: cast them, as in try_cast(x as double))"
+        hint += f" ({ARROWS})" if "->" in text else ""
         raise FinegrainError(f"{place}: {str(error).splitlines()[0]}{hint}") from None
     return str(described[0][1]).strip('"')
 
@@ -511,9 +530,13 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     available = {"event_time": as_text("event_timestamp", opened.columns["event_timestamp"])}.get(
         str(entry.available_at), "null::varchar"
     )
+    relation, bad = opened.relation, "__bad"
     if isinstance(entry.available_at, Column):
         available = _plain(opened, Field(column=entry.available_at.column), "available_at", "available_at")
-    rows = f"select __n, __bad, __payload, {available} as __available, {', '.join(shown)} from {opened.relation}"
+    elif isinstance(entry.available_at, Sql):
+        available, tried, fails = _arrival(con, opened, entry.available_at.sql, "available_at")
+        relation, bad = f"(select *, {tried} from {relation})", f"coalesce(__bad, case {fails} end) as __bad"
+    rows = f"select __n, {bad}, __payload, {available} as __available, {', '.join(shown)} from {relation}"
     return Bound(opened, "ga4_events", entry, zone, tuple(RAW_TABLES["ga4_events"]), rows)
 
 
