@@ -36,7 +36,7 @@ from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Paths, Plan, no_files, plan
-from orchestration.mapping import REQUIRED, Column, Sql, entries_together, mapping_files, nearest
+from orchestration.mapping import REQUIRED, Column, Field, Sql, entries_together, mapping_files, nearest
 from orchestration.settings import Settings
 
 Level = Literal["error", "warning", "note"]
@@ -446,6 +446,7 @@ class _Exam:
             return
         self._look_at_fields(good)
         self._required(good)
+        self._buyers()
         self._arrival()
         self._names()
         self._limits()
@@ -579,11 +580,49 @@ class _Exam:
                 [(file, n)] = self.ask("__file, __n", empty, "order by 1, 2 limit 1")
                 place = f"{self.entry.files[file].name}#{n}"
                 what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
+                hint = self._order_as_identity(empty) if "user_id" in names else ""
                 if missing == good:
-                    self.say("error", f"{what} in every row; no row could be used", mapped[0])
+                    self.say("error", f"{what} in every row; no row could be used{hint}", mapped[0])
                 else:
-                    said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used"
+                    said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used{hint}"
                     self.say("warning", said, mapped[0])
+
+    def _buyers(self) -> None:
+        """Orders that do not say whose they are: their lines have an identity from nowhere else."""
+        if self.entry.table != "orders" or "order_id" not in self.fields:
+            return
+        mapped = [name for name in ("user_id", "anonymous_id") if name in self.fields]
+        empty = " and ".join(f"{clean(name)} is null" for name in mapped) or "true"
+        # Of several versions of an order one that names somebody is enough.
+        [(orders, without)] = self.con.execute(
+            f"select count(*), count(*) filter (is_empty) from (select bool_and({empty}) as is_empty from {identifier(self.table)} "
+            f"where __bad is null and {clean('order_id')} is not null group by {clean('order_id')})"
+        ).fetchall()
+        if without:
+            looked_at = "" if self.seen.looked_at == self.seen.rows else " looked at"
+            how = "are both empty" if len(mapped) == 2 else f"{mapped[0]} is empty" if mapped else "are not mapped"
+            what = how if len(mapped) == 1 else f"user_id and anonymous_id {how}"
+            self.say(
+                "warning",
+                f"{what} in {without:,} of {orders:,} orders{looked_at} ({_share(without, orders)}); their lines in order_items would be "
+                f"quarantined (missing_identity){self._order_as_identity(empty)}",
+                mapped[0] if mapped else "",
+            )
+
+    def _order_as_identity(self, empty: str) -> str:
+        """A hint for rows that are `empty` of any identity, and are of an order: that stands for its buyer."""
+        fields = self.entry.mapping.fields
+        if "order_id" not in self.fields or not self.ask(
+            "1", f"({empty}) and {clean('order_id')} is not null", "limit 1"
+        ):
+            return ""
+        user, anonymous, order = (_sql_of(fields.get(name)) for name in ("user_id", "anonymous_id", "order_id"))
+        text = order if user is None else f"case when {user} is null then {order} end"
+        text = text if anonymous is None else f"coalesce({anonymous}, {text})"
+        column = fields["order_id"].column
+        given = column if text == order and column is not None else {"sql": text}
+        shown = yaml.safe_dump({"anonymous_id": given}, default_flow_style=True, allow_unicode=True, width=10**6)
+        return f"; the order itself can stand for its buyer: {shown.strip()[1:-1]}"
 
     def _arrival(self) -> None:
         how = self.entry.mapping.available_at
@@ -726,6 +765,13 @@ def _unread(bound: Bound) -> list[str]:
     names = bound.opened.names
     wanted = {name.lower() for name in landing.read_columns(bound.table, bound.entry, names)}
     return [name for name in names if name.lower() not in wanted]
+
+
+def _sql_of(source: Field | None) -> str | None:
+    """SQL of where a field comes from; None for a constant or nothing."""
+    if source is None or (source.column is None and source.sql is None):
+        return None
+    return identifier(source.column) if source.column is not None else f"({source.sql})"
 
 
 def _required_names(table: str) -> set[str]:

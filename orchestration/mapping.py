@@ -632,7 +632,11 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])
     for names in REQUIRED[name]:
         if not table.fields.keys() & set(names):
-            yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing"
+            hint = ""
+            if "anonymous_id" in names and "order_id" in table.fields:
+                order = table.fields["order_id"].column or "{sql: …}"
+                hint = f"; the order itself can stand for its buyer: anonymous_id: {order}"
+            yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing{hint}"
     if table.available_at == "event_time" and EVENT_TIME[name] not in table.fields:
         yield (
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
