@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 
 from orchestration import console, lake, warehouse
+from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import as_of, rules
 from orchestration.dbt_plugin import snapshot as pinned_snapshot
 from orchestration.errors import FinegrainError
@@ -108,7 +109,12 @@ def run_dbt(
     that fails is in the answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
     """
     where = where or settings()
-    where.home.mkdir(parents=True, exist_ok=True)
+    try:
+        where.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FinegrainError(
+            f"{where.home}: this cannot be made: {error.strerror}; FINEGRAIN_HOME says where it is"
+        ) from None
     started = time.monotonic()
     begun: list[float] = []
 
@@ -139,7 +145,16 @@ def _invoke(arguments: Sequence[str], where: Settings, project: Path, on_node: C
         if event.info.name == "LogStartLine":
             on_node(event.data.node_info.node_name, event.data.index, event.data.total)
 
-    own = ["--quiet", "--no-use-colors", "--log-path", str(where.home / "logs"), "--log-level-file", "info"]
+    own = [
+        "--quiet",
+        "--log-level",
+        "none",
+        "--no-use-colors",
+        "--log-path",
+        str(where.home / "logs"),
+        "--log-level-file",
+        "info",
+    ]
     place = ["--project-dir", str(project), "--profiles-dir", str(project)]
     command, *rest = arguments
     try:
@@ -218,6 +233,7 @@ def build(
     this one had still to read. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
+    _must_hold_rows(where)
     extra = {"FINEGRAIN_SNAPSHOT": str(snapshot)} if snapshot is not None else {}
     with (
         environment(where, **audit(full_audit), **extra),
@@ -233,6 +249,18 @@ def build(
             moment=moment,
             on_node=follow,
         )
+
+
+def _must_hold_rows(where: Settings) -> None:
+    """Of an empty lake dbt would build an empty warehouse, which passes its audit. Raises FinegrainError, and makes nothing."""
+    if lake.exists(where):
+        with lake.connect(where, read_only=True) as con:
+            if lake.arrived(con).keys() & {*RAW_TABLES, "dead_letters"}:
+                return
+    raise FinegrainError(
+        f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
+        "(docs/connect.md), or try finegrain demo"
+    )
 
 
 def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:

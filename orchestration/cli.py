@@ -1,29 +1,58 @@
 """The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to mend first.
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to mend first; 130 stopped by
+Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import math
+import socket
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 
-from orchestration import __version__, console
+from orchestration import __version__, console, stopping
 from orchestration.errors import FinegrainError
 
 if TYPE_CHECKING:
     from orchestration.load import FileReport
 
+#: What is true of a command that was stopped. Of the others there is nothing to say: they only read.
+LEFT: Final = {
+    "simulate": "the shop's files are not whole: run it again",
+    "load": "what had not landed whole has not landed at all: run it again",
+    "ingest": "what has landed is whole, and the next ingest goes on from there",
+    "stream": "what has landed is whole, and the next loader goes on from there",
+    "replay": "what has not landed waits as before: run it again",
+    "build": "the warehouse is not whole, and what is published stays as it was: run finegrain build again",
+    "publish": "what is published is whole, be it the new version or the one before: run it again",
+    "demo": "run it again; what has landed stays, and what is published is whole",
+    "lake": "the lake is whole, and the next upkeep does the rest",
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands, each of which ends in order when it is stopped."""
+
+    def invoke(self, ctx: Any) -> Any:
+        def left() -> str:
+            return LEFT.get(str(ctx.invoked_subcommand), "nothing was changed")
+
+        with stopping.in_order(left):
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="From a shop's raw events to tested, point-in-time-correct personalization features.",
     no_args_is_help=True,
     add_completion=False,
@@ -403,9 +432,25 @@ def run_dagster(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
 ) -> None:
     """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
+    if part is not Part.daemon:
+        _must_be_free(host, port)
     from orchestration.dagster.instance import start
 
     start(part, shop, data, host, port)
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Dagster would notice only after a minute, and its other processes go on without the page."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise FinegrainError(
+            f"port {port} of {host} cannot be listened on: {(error.strerror or str(error)).lower()}; "
+            f"is something running there? Name another with --port, as in --port {port % 65535 + 1}"
+        ) from None
 
 
 @app.command()

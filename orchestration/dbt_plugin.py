@@ -31,7 +31,7 @@ from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
-from orchestration import lake
+from orchestration import lake, stopping
 from orchestration.errors import FinegrainError
 from orchestration.settings import PROJECT, Settings, settings
 
@@ -122,6 +122,7 @@ class Plugin(BasePlugin):
         return Path(folder)
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        stopping.interruptible(cursor)
         # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.
         try:
             moment = as_of()

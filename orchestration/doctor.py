@@ -29,7 +29,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestration import console, lake, landing, settings
+from orchestration import console, lake, landing, settings, stopping
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look
@@ -37,7 +37,16 @@ from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Looked, Paths, Plan, no_files, plan
-from orchestration.mapping import REQUIRED, Column, mapping_files, nearest, strptime
+from orchestration.mapping import (
+    REQUIRED,
+    Column,
+    Field,
+    Sql,
+    entries_together,
+    mapping_files,
+    nearest,
+    strptime,
+)
 from orchestration.settings import Settings
 from orchestration.settings import variable as _variable
 
@@ -254,6 +263,7 @@ def examine(
             console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance,
             duckdb.connect() as con,
         ):
+            stopping.interruptible(con)
             con.execute("set timezone = 'UTC'")
             plans = [
                 replace(
@@ -280,6 +290,7 @@ def examine(
             for exam in exams:
                 exam.note_what_is_loaded(loaded)
                 exam.seen.findings.sort(key=lambda finding: ("error", "warning", "note").index(finding.level))
+            _say_once([exam.seen for exam in exams])
         report = Report(entries=[exam.seen for exam in exams])
     report.seconds = time.monotonic() - started
     return report
@@ -437,7 +448,7 @@ class _Exam:
                     self.refused(part, name)
                 else:
                     good[name] = source
-            if isinstance(whole.available_at, Column):
+            if not isinstance(whole.available_at, str):
                 part = tried(available_at=whole.available_at)
                 if isinstance(part, FinegrainError):
                     self.refused(part)
@@ -500,6 +511,7 @@ class _Exam:
             return
         self._look_at_fields(good)
         self._required(good)
+        self._buyers()
         self._arrival()
         self._names()
         self._ids()
@@ -526,9 +538,20 @@ class _Exam:
         why = "; ".join(f"{said}: {count:,}, first {self.entry.files[file].name}#{n}" for said, count, n, file in found)
         level: Level = "error" if bad == looked_at else "warning"
         share = _share(bad, looked_at)
+        arrows = any(f"the sql of {name} fails" in why and "->" in text for name, text in self._expressions().items())
         self.say(
-            level, f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})"
+            level,
+            f"{bad:,} of {looked_at:,} rows ({share}) cannot be read and would be quarantined whole ({why})"
+            + (f"; {landing.ARROWS}" if arrows else ""),
         )
+
+    def _expressions(self) -> dict[str, str]:
+        """The entry's SQL, by what errors call it."""
+        mapping = self.entry.mapping
+        found = {name: source.sql for name, source in mapping.fields.items()} | {"where": mapping.where}
+        if isinstance(mapping.available_at, Sql):
+            found["available_at"] = mapping.available_at.sql
+        return {name: text for name, text in found.items() if text is not None}
 
     def _kind(self, name: str) -> tuple[str, str]:
         """(kind, SQL of its value) of a field."""
@@ -628,7 +651,7 @@ class _Exam:
             )
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
         said = "dated in the future"
-        if name == EVENT_TIME[self.entry.table] and isinstance(self.entry.mapping.available_at, Column):
+        if name == EVENT_TIME[self.entry.table] and not isinstance(self.entry.mapping.available_at, str):
             arrived = parse_time("__available", quote(self.entry.zone))
             minutes = _variable("future_tolerance_minutes", 10)
             late = f"least(coalesce({arrived}, {late}) + interval {int(minutes)} minute, {late})"
@@ -654,24 +677,63 @@ class _Exam:
                 [(file, n)] = self.ask("__file, __n", empty, "order by 1, 2 limit 1")
                 place = f"{self.entry.files[file].name}#{n}"
                 what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
+                hint = self._order_as_identity(empty) if "user_id" in names else ""
                 if missing == good:
-                    self.say("error", f"{what} in every row; no row could be used", mapped[0])
+                    self.say("error", f"{what} in every row; no row could be used{hint}", mapped[0])
                 else:
-                    said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used"
+                    said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used{hint}"
                     self.say("warning", said, mapped[0])
+
+    def _buyers(self) -> None:
+        """Orders that do not say whose they are: their lines have an identity from nowhere else."""
+        if self.entry.table != "orders" or "order_id" not in self.fields:
+            return
+        mapped = [name for name in ("user_id", "anonymous_id") if name in self.fields]
+        empty = " and ".join(f"{clean(name)} is null" for name in mapped) or "true"
+        # Of several versions of an order one that names somebody is enough.
+        [(orders, without)] = self.con.execute(
+            f"select count(*), count(*) filter (is_empty) from (select bool_and({empty}) as is_empty from {identifier(self.table)} "
+            f"where __bad is null and {clean('order_id')} is not null group by {clean('order_id')})"
+        ).fetchall()
+        if without:
+            looked_at = "" if self.seen.looked_at == self.seen.rows else " looked at"
+            how = "are both empty" if len(mapped) == 2 else f"{mapped[0]} is empty" if mapped else "are not mapped"
+            what = how if len(mapped) == 1 else f"user_id and anonymous_id {how}"
+            self.say(
+                "warning",
+                f"{what} in {without:,} of {orders:,} orders{looked_at} ({_share(without, orders)}); their lines in order_items would be "
+                f"quarantined (missing_identity){self._order_as_identity(empty)}",
+                mapped[0] if mapped else "",
+            )
+
+    def _order_as_identity(self, empty: str) -> str:
+        """A hint for rows that are `empty` of any identity, and are of an order: that stands for its buyer."""
+        fields = self.entry.mapping.fields
+        if "order_id" not in self.fields or not self.ask(
+            "1", f"({empty}) and {clean('order_id')} is not null", "limit 1"
+        ):
+            return ""
+        user, anonymous, order = (_sql_of(fields.get(name)) for name in ("user_id", "anonymous_id", "order_id"))
+        text = order if user is None else f"case when {user} is null then {order} end"
+        text = text if anonymous is None else f"coalesce({anonymous}, {text})"
+        column = fields["order_id"].column
+        given = column if text == order and column is not None else {"sql": text}
+        shown = yaml.safe_dump({"anonymous_id": given}, default_flow_style=True, allow_unicode=True, width=10**6)
+        return f"; the order itself can stand for its buyer: {shown.strip()[1:-1]}"
 
     def _arrival(self) -> None:
         how = self.entry.mapping.available_at
         if how == "now":
             self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
-        if isinstance(how, Column) and self.bounds[0].entry.available_at != "now":
+        if not isinstance(how, str) and self.bounds[0].entry.available_at != "now":
             text = str(macros("fields.sql").clean_text("__available"))
             parsed = parse_time("__available", quote(self.entry.zone))
+            of = f"'{how.column}'" if isinstance(how, Column) else "what its sql gives"
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
                 examples = self.common("__available", f"{text} is not null and {parsed} is null")
-                hint = self._spelling(text, parsed, how)
-                what = f"hold no time in '{how.column}'" + (f": {examples}{hint}" if examples else "")
+                hint = self._spelling(text, parsed, how) if isinstance(how, Column) else ""
+                what = f"hold no time in {of}" + (f": {examples}{hint}" if examples else "")
                 level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
                 self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
 
@@ -870,6 +932,13 @@ def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str
     return list(fitting.values()), [str(x) for (x,) in left]
 
 
+def _sql_of(source: Field | None) -> str | None:
+    """SQL of where a field comes from; None for a constant or nothing."""
+    if source is None or (source.column is None and source.sql is None):
+        return None
+    return identifier(source.column) if source.column is not None else f"({source.sql})"
+
+
 def _required_names(table: str) -> set[str]:
     return {name for names in (_GA4_REQUIRED if table == "ga4_events" else REQUIRED[table]) for name in names}
 
@@ -915,6 +984,23 @@ class _Loaded:
             pass
         finally:
             con.close()
+
+
+def _say_once(entries: Sequence[EntryLook]) -> None:
+    """What is found of several entries in the same words stays with the first of them, and names the others."""
+    first: dict[tuple[str, ...], tuple[EntryLook, Finding, list[str]]] = {}
+    for entry in entries:
+        for finding in list(entry.findings):
+            key = (*entry.files, finding.level, finding.field, finding.message)
+            if key in first:
+                entry.findings.remove(finding)
+                first[key][2].append(finding.where)
+            else:
+                first[key] = (entry, finding, [])
+    for entry, finding, others in first.values():
+        if others:
+            also = replace(finding, message=f"{finding.message} (so in {entries_together(others)}, too)")
+            entry.findings[entry.findings.index(finding)] = also
 
 
 def _same_bytes(exams: Sequence[_Exam]) -> None:

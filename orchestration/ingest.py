@@ -34,6 +34,7 @@ from orchestration.mapping import (
     Http,
     Mapping,
     Place,
+    Sql,
     Table,
     mapping_files,
     nearest,
@@ -623,7 +624,8 @@ def _land(
     before = reading.before
     if not news and not lost and reading.changed_schema is None and before and replace(before, owner=run) == to:
         return
-    may_fail = entry.where is not None or any(source.sql is not None for source in entry.fields.values())
+    may_fail = entry.where is not None or isinstance(entry.available_at, Sql)
+    may_fail = may_fail or any(source.sql is not None for source in entry.fields.values())
     malformed = 0
     if news and (may_fail or reading.table is None):
         malformed = int(_one(con, f"select count(__bad) from ({bound.rows})"))

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import duckdb
 from duckdb_extensions import import_extension
 
+from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
 from orchestration.locks import one_at_a_time
@@ -421,7 +422,7 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
     # To check a signature DuckDB reads the whole file, for a tenth of a second each time. These come from wheels that pip has checked,
     # and none is ever downloaded.
-    return duckdb.connect(
+    con = duckdb.connect(
         config={
             "extension_directory": str(where.extensions),
             "temp_directory": str(where.home / "tmp"),
@@ -429,6 +430,8 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
             "autoinstall_known_extensions": False,
         }
     )
+    stopping.interruptible(con)
+    return con
 
 
 def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:

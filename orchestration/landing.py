@@ -28,7 +28,7 @@ from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
-from orchestration.mapping import Column, Csv, Field, Table, expression, has_offset, nearest, strptime
+from orchestration.mapping import Column, Csv, Field, Sql, Table, expression, has_offset, nearest, strptime
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
 NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
@@ -39,6 +39,8 @@ ENOUGH: Final = 20
 
 #: The first and the last moment that is one, in UTC.
 _MOMENTS: Final = ("0001-01-01 00:00:00", "9999-12-31 23:59:59.999999")
+#: What often is the matter with an expression that holds an arrow.
+ARROWS: Final = "-> and ->> bind more loosely than most operators: write (a->>'$.x') > 5, not a->>'$.x' > 5"
 
 _numbers = itertools.count()
 
@@ -424,17 +426,17 @@ def _open_json(
 
 def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     """The columns that a mapping reads of a file, which is seen to have some."""
-    if table == "ga4_events":
-        return [name for name in RAW_TABLES[table] if name != "property_currency"]
     exact, loose = set(seen), {name.lower(): name for name in seen}
-    names = [source.column for source in entry.fields.values() if source.column is not None]
+    names = [name for name in RAW_TABLES[table] if name != "property_currency"] if table == "ga4_events" else []
+    names += [source.column for source in entry.fields.values() if source.column is not None]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
     if entry.carry is not None:
         names += [*entry.carry.columns, entry.carry.within]
     if entry.http is not None and entry.http.since is not None:
         names.append(entry.http.since.column)
-    for text in [source.sql for source in entry.fields.values()] + [entry.where]:
+    arrival = entry.available_at.sql if isinstance(entry.available_at, Sql) else None
+    for text in [source.sql for source in entry.fields.values()] + [entry.where, arrival]:
         if text is not None:  # SQL does not tell upper from lower case
             names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]
     return list(dict.fromkeys(names))
@@ -537,11 +539,15 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         tries.append(f"try({{'v': ({entry.where}\n)}}) as __try_where")
         failed.append("when __try_where is null then 'the sql of where fails on this row'")
         keep = "__bad is not null or __try_where is null or __try_where.v"
+    place = f"{where}.available_at"
     if isinstance(entry.available_at, Column):
-        place = f"{where}.available_at"
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", place)
         if opened.is_json:
             failed.append(_nested_json(con, opened, entry.available_at.column, place))
+    elif isinstance(entry.available_at, Sql):
+        available, tried, fails = _arrival(con, opened, entry.available_at.sql, place)
+        tries.append(tried)
+        failed.append(fails)
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
@@ -631,6 +637,17 @@ def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, column: str, pl
     return f"when {nested} then {quote(f'{column} holds an object or a list')}"
 
 
+def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> tuple[str, str, str]:
+    """SQL of the moment that an expression gives, as text; of what tries the expression; and of when that has failed."""
+    kind = _kind_of(con, opened, text, place)
+    _check_kind(place, "available_at", kind, "the expression's value")
+    return (
+        as_text("__try_available_at.v", kind),
+        f"try({{'v': ({text}\n)}}) as __try_available_at",
+        f"when __try_available_at is null then {quote('the sql of available_at fails on this row')}",
+    )
+
+
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
     """SQL of a field that is a constant or a column."""
     if source.column is None:
@@ -679,6 +696,7 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
         described = con.execute(f"describe select ({text}\n) as v from (select {empty or 'null as __none'})").fetchall()
     except duckdb.Error as error:
         hint = "" if opened.is_typed else " (columns of a text file are text: cast them, as in try_cast(x as double))"
+        hint += f" ({ARROWS})" if "->" in text else ""
         raise FinegrainError(f"{place}: {str(error).splitlines()[0]}{hint}") from None
     return str(described[0][1]).strip('"')
 
@@ -729,9 +747,13 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     available = {"event_time": as_text("event_timestamp", opened.columns["event_timestamp"])}.get(
         str(entry.available_at), "null::varchar"
     )
+    relation, bad = opened.relation, "__bad"
     if isinstance(entry.available_at, Column):
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", "available_at")
-    rows = f"select __n, __bad, __payload, {available} as __available, {', '.join(shown)} from {opened.relation}"
+    elif isinstance(entry.available_at, Sql):
+        available, tried, fails = _arrival(con, opened, entry.available_at.sql, "available_at")
+        relation, bad = f"(select *, {tried} from {relation})", f"coalesce(__bad, case {fails} end) as __bad"
+    rows = f"select __n, {bad}, __payload, {available} as __available, {', '.join(shown)} from {relation}"
     return Bound(opened, "ga4_events", entry, zone, tuple(RAW_TABLES["ga4_events"]), rows)
 
 

@@ -136,6 +136,7 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     }
     told = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
     draft = kept.with_suffix(f".{os.getpid()}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
     draft.write_text(json.dumps(told), "utf-8")
     draft.replace(kept)
     return found

@@ -18,7 +18,7 @@ from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look, find, look
 from orchestration.lake import quote
 from orchestration.mapping import Csv, Table, mapping_files, nearest, read_mapping
-from orchestration.settings import Settings, settings
+from orchestration.settings import PROJECT, Settings, settings
 
 #: Paths given on the command line in place of the mapping's `files`: for the only table, or by table.
 Paths = Sequence[str] | Mapping[str, Sequence[str]]
@@ -109,7 +109,7 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
             if table in given:
                 files = find(given[table], entry.format, Path.cwd())
             elif entry.files:
-                files = find(entry.files, entry.format, base)
+                files = _find(path, entry, base)
             else:
                 continue
             if table == "ga4_events" and any(file.format == "csv" for file in files):
@@ -117,6 +117,17 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
             entries.append(Entry(where, table, entry, zone, number, tuple(files)))
         plans.append(Plan(path, read.source, tuple(entries)))
     return plans
+
+
+def _find(path: Path, entry: Table, base: Path) -> list[DataFile]:
+    """The files of an entry. An example's are not part of the project."""
+    try:
+        return find(entry.files, entry.format, base)
+    except FinegrainError as error:
+        examples = PROJECT / "examples"
+        if not path.resolve().is_relative_to(examples.resolve()):
+            raise
+        raise FinegrainError(f"{error}; {examples / 'README.md'} says where to get this example's data") from None
 
 
 def no_files(path: Path) -> FinegrainError:

@@ -44,8 +44,10 @@ class Upkeep:
 
 def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None) -> Upkeep:
     """Merge, expire, remove. Snapshots younger than `keep` stay, and all since the one that this home's warehouse has read up to,
-    so an incremental build goes on as before. Raises FinegrainError."""
+    so an incremental build goes on as before. Raises FinegrainError, also where there is no lake."""
     where = where or settings()
+    if not lake.exists(where):
+        raise FinegrainError(f"{where.lake_catalog}: there is no lake yet; finegrain load, ingest or stream makes it")
     started = time.monotonic()
     with lake.alone(where, "maintain"):  # two would only be in each other's way
         done = _maintain(keep, where)

@@ -13,7 +13,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import date
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -163,6 +165,15 @@ class Field(Strict):
             raise ValueError("write a column name, or {value: a constant}, or {sql: an expression}")
         return given
 
+    @field_validator("value", mode="before")
+    @classmethod
+    def _constant(cls, given: Any) -> Any:
+        if isinstance(given, date):  # as YAML reads 2024-03-31
+            return str(given)
+        if given is not None and not isinstance(given, str | int | float):
+            raise ValueError("write one constant: a text, a number, true or false")
+        return given
+
     @field_validator("map", mode="before")
     @classmethod
     def _texts(cls, given: Any) -> Any:
@@ -201,6 +212,12 @@ class Column(Strict):
 
     column: str
     format: Formats = ()
+
+
+class Sql(Strict):
+    """A scalar expression over the row's columns, checked by whoever makes it."""
+
+    sql: str
 
 
 class Stream(Strict):
@@ -394,7 +411,7 @@ class Table(Strict):
     origin: Literal["web", "database"] = "web"
     time_zone: str | None = None
     expects: tuple[Literal["customers", "products"], ...] = ()
-    available_at: Literal["event_time", "now"] | Column
+    available_at: Literal["event_time", "now"] | Column | Sql
     where: str | None = None
     distinct: bool = False
     replaces: tuple[str, ...] | None = None
@@ -505,11 +522,17 @@ class Table(Strict):
     @field_validator("available_at", mode="before")
     @classmethod
     def _moment(cls, given: Any) -> Any:
-        if isinstance(given, dict) and isinstance(given.get("column"), str) and given.keys() <= {"column", "format"}:
-            return Column(column=given["column"], format=_formats(given["format"]) if "format" in given else ())
-        if given in ("event_time", "now"):
-            return given
-        raise ValueError("write event_time, now, or {column: the column that holds the arrival time}")
+        match given:
+            case "event_time" | "now":
+                return given
+            case {"column": str() as column} if given.keys() <= {"column", "format"}:
+                return Column(column=column, format=_formats(given["format"]) if "format" in given else ())
+            case {"sql": str() as text} if len(given) == 1:
+                expression(text)  # here, since of what may have several types an error is said of each
+                return Sql(sql=text)
+        raise ValueError(
+            "write event_time, now, {column: the column that holds the arrival time}, or {sql: an expression that gives it}"
+        )
 
     @field_validator("where")
     @classmethod
@@ -602,8 +625,36 @@ def read_mapping(path: str | Path) -> Mapping:
     else:
         problems = list(_problems(mapping))
     if problems:
-        raise FinegrainError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise FinegrainError("\n".join(f"{path}: {problem}" for problem in _once(problems)))
     return mapping
+
+
+_NUMBERED: Final = re.compile(r"(.*?\btables\.\w+)\[(\d+)\](.*)", re.DOTALL)
+
+
+def _once(problems: Iterable[str]) -> list[str]:
+    """What is wrong with several entries of a table in the same way, once, with their numbers: `tables.events[1-10].fields.price: …`."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for problem in problems:
+        found = _NUMBERED.fullmatch(problem)
+        same = numbers.setdefault((found[1], found[3]) if found else (problem, ""), [])
+        if found:
+            same.append(int(found[2]))
+    return [f"{before}[{_ranges(each)}]{after}" if each else before for (before, after), each in numbers.items()]
+
+
+def entries_together(places: Iterable[str]) -> str:
+    """Places of a mapping in short: `shop.yml: tables.events[1-3], shop.yml: tables.orders`."""
+    return ", ".join(_once(places))
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """`1-3, 7` of 1, 2, 3 and 7."""
+    runs = [
+        [number for _, number in run]
+        for _, run in groupby(enumerate(sorted(set(numbers))), lambda pair: pair[1] - pair[0])
+    ]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def mapping_files(path: str | Path) -> list[Path]:
@@ -661,8 +712,52 @@ def _keys(parents: list[str]) -> Iterable[str]:
 def sentences(error: ValidationError, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> list[str]:
     """Everything wrong with the content `given` of a YAML file, each with its place in the file. `keys` tells the keys that there
     may be below a place, for a hint where one is misspelt."""
-    details = error.errors()
-    return [_sentence(detail, given, keys) for detail in details if not _echo(detail, details)]
+    details = [{**detail, "loc": _in_file(detail, given)} for detail in error.errors()]
+    said = [_sentence(detail, given, keys) for detail in _told_once(details) if not _echo(detail, details)]
+    return list(dict.fromkeys(said))
+
+
+def _in_file(detail: Any, given: Any) -> tuple[Any, ...]:
+    """Where an error is, without the names of types that pydantic adds where several are possible."""
+    location = [step for step in detail["loc"] if step != "[key]"]
+    depth = 0
+    for step in location:
+        if isinstance(step, int) and not isinstance(given, list):
+            depth += 1  # a single mapping that was wrapped into a list
+            continue
+        try:
+            given = given[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        depth += 1
+    return tuple(location[: depth + 1] if detail["type"] == "missing" else location[:depth])
+
+
+#: What a value is not, by pydantic's type of error, where several types are possible.
+_TYPES: Final = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+
+
+def _told_once(details: list[Any]) -> Iterator[Any]:
+    """One error for a value that is of none of the types that are possible, in place of one for each of them."""
+    possible: dict[tuple[Any, ...], list[str]] = {}
+    for detail in details:
+        if detail["type"] in _TYPES:
+            possible.setdefault(detail["loc"], []).append(_TYPES[detail["type"]])
+    for detail in details:
+        types = list(dict.fromkeys(possible.get(detail["loc"], [])))
+        if detail["type"] in _TYPES and len(types) > 1:
+            yield {**detail, "msg": f"write {', '.join(types[:-1])} or {types[-1]}"}
+        else:
+            yield detail
 
 
 def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> str:
@@ -676,7 +771,7 @@ def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]
         case "missing":
             hint = ""
             if location[-1] == "available_at":
-                hint = ": say when the shop could have known a row: event_time, now, or {column: …}"
+                hint = ": say when the shop could have known a row: event_time, now, or {column: …} or {sql: …}"
             return f"{where}: this key is missing" + hint
         case "literal_error":
             known = re.findall("'([^']*)'", detail["ctx"]["expected"])
@@ -734,7 +829,11 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.fields.{field}.format: {field} is no time; leave format out"
     for names in REQUIRED[name]:
         if not table.fields.keys() & set(names):
-            yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing"
+            hint = ""
+            if "anonymous_id" in names and "order_id" in table.fields:
+                order = table.fields["order_id"].column or "{sql: …}"
+                hint = f"; the order itself can stand for its buyer: anonymous_id: {order}"
+            yield f"{where}.fields: {' or '.join(names)} is missing; without it a row of {name} means nothing{hint}"
     if table.available_at == "event_time" and EVENT_TIME[name] not in table.fields:
         yield (
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration import __version__, warehouse
+from orchestration import __version__, stopping, warehouse
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
@@ -87,10 +87,12 @@ def publish(where: Settings | None = None) -> Publication:
     their tests pass: those marts alone are renewed."""
     where = where or settings()
     started = time.monotonic()
+    warehouse.must_exist(where.warehouse)
     with (
         duckdb.connect(config=warehouse.limits(where.published / ".spill")) as con,
         one_at_a_time(where.published / ".lock"),
     ):
+        stopping.interruptible(con)
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
         warehouse.attach(con, where.warehouse)
         last = _audited(con, where.warehouse, is_first=current(where) is None)

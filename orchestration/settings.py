@@ -7,13 +7,23 @@ import re
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from orchestration.errors import FinegrainError
 
-PROJECT = Path(os.environ.get("FINEGRAIN_PROJECT", Path(__file__).resolve().parent.parent))
+PROJECT = Path(os.environ.get("FINEGRAIN_PROJECT") or Path(__file__).resolve().parent.parent)
+#: What DuckDB may use, by variable, unless the environment says otherwise; profiles.yml repeats the first. The second is what the loader
+#: of a stream takes; the client's queue and two batches come on top.
+MEMORY: Final = {"FINEGRAIN_MEMORY": "3GB", "FINEGRAIN_STREAM_MEMORY": "192MB"}
+#: Less is not enough for DuckDB to begin with.
+LEAST_MEMORY: Final = 64 * 10**6
+_UNITS: Final = {
+    unit + suffix: factor**power
+    for power, unit in enumerate("kmgt", 1)
+    for suffix, factor in (("", 1000), ("b", 1000), ("ib", 1024))
+}
 
 
 @cache
@@ -81,11 +91,68 @@ def _place(variable: str, text: str) -> Path | str:
 
 
 def settings() -> Settings:
-    """Read the environment now, so that one process can work on several homes in turn. Raises FinegrainError."""
-    default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME", PROJECT / "var")).resolve())
+    """Read the environment now, so that one process can work on several homes in turn. A variable that is set to nothing counts as
+    not set. Raises FinegrainError for any variable that holds what it cannot."""
+    default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME") or PROJECT / "var").resolve())
     told = {
         field.name: _place(variable, os.environ[variable])
         for field in fields(Settings)
-        if (variable := _variable(field.name)) in os.environ
+        if os.environ.get(variable := _variable(field.name))
     }
-    return replace(default, **told)  # type: ignore[arg-type]  # only the lake's places are ever text
+    found = replace(default, **told)  # type: ignore[arg-type]  # only the lake's places are ever text
+    _check_places(found)
+    for variable in MEMORY:
+        memory(variable)
+    threads()
+    return found
+
+
+def _check_places(found: Settings) -> None:
+    """A folder where a file is meant, or a file where a folder is, would else be an error of the operating system much later."""
+    for field in fields(Settings):
+        place, variable = getattr(found, field.name), _variable(field.name)
+        if not isinstance(place, Path):
+            continue
+        variable = variable if os.environ.get(variable) else "FINEGRAIN_HOME"
+        wanted = "file" if field.name in ("lake_catalog", "warehouse") else "folder"
+        try:
+            there = next(each for each in (place, *place.parents) if each.exists())
+        except OSError as error:
+            raise FinegrainError(f"{place}: {error.strerror}; {variable} says where it is") from None
+        if there == place and wanted == "file":
+            if place.is_dir():
+                raise FinegrainError(f"{place} is a folder, where a file is meant; {variable} says where it is")
+        elif not there.is_dir():
+            raise FinegrainError(f"{there} is a file, where a folder is meant; {variable} says where it is")
+    if os.environ.get("FINEGRAIN_PROJECT") and not (PROJECT / "dbt_project.yml").is_file():
+        raise FinegrainError(
+            f"FINEGRAIN_PROJECT is {PROJECT}, which holds no dbt_project.yml; name finegrain's own folder"
+        )
+
+
+def memory(variable: str = "FINEGRAIN_MEMORY") -> str:
+    """How much memory DuckDB may use by one of the variables of `MEMORY`, as DuckDB reads it. Raises FinegrainError."""
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return MEMORY[variable]
+    if memory_bytes(text) < LEAST_MEMORY:
+        raise FinegrainError(
+            f"{variable} is '{text}', which is no amount of memory that finegrain can work with; "
+            "write a number with a unit, as in 3GB, 500MB or 2GiB (64MB or more)"
+        )
+    return text
+
+
+def memory_bytes(text: str) -> float:
+    """`3GB`, `500MB` or `2GiB` in bytes; 0 for what is no such amount, or more than any machine has."""
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?) *([kmgt](?:i?b)?)", text.strip().lower())
+    size = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    return size if size < 2**60 else 0.0
+
+
+def threads() -> int:
+    """How many models dbt builds at once: `FINEGRAIN_THREADS`, by default 1. Raises FinegrainError."""
+    text = os.environ.get("FINEGRAIN_THREADS", "").strip() or "1"
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
+        raise FinegrainError(f"FINEGRAIN_THREADS is '{text}'; write a whole number from 1 to 256")
+    return int(text)

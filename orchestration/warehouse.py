@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
-
-#: What DuckDB may use where a build or a publish works on whole tables; profiles.yml says the same.
-MEMORY: Final = "3GB"
+from orchestration.settings import memory
 
 
 def limits(spill: Path) -> dict[str, Any]:
     """DuckDB's settings for work on whole tables: `FINEGRAIN_MEMORY`, and the folder for what does not fit in it."""
     return {
-        "memory_limit": os.environ.get("FINEGRAIN_MEMORY", MEMORY),
+        "memory_limit": memory(),
         "temp_directory": str(spill),
         "preserve_insertion_order": False,
     }
+
+
+def must_exist(warehouse: Path) -> None:
+    """Raises FinegrainError when there is no warehouse."""
+    if not warehouse.exists():
+        raise FinegrainError(f"{warehouse} does not exist; run `finegrain build` first")
 
 
 def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
@@ -29,8 +32,7 @@ def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
 
     Raises FinegrainError when it is not there, or is being written.
     """
-    if not warehouse.exists():
-        raise FinegrainError(f"{warehouse} does not exist; run `finegrain build` first")
+    must_exist(warehouse)
     try:
         con.execute(f"attach {quote(str(warehouse))} as warehouse (read_only)")
     except duckdb.IOException as error:

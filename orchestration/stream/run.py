@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import time
 import uuid
@@ -18,14 +17,11 @@ from orchestration import lake
 from orchestration.errors import FinegrainError
 from orchestration.mapping import Table, mapping_files, read_mapping
 from orchestration.positions import Position
-from orchestration.settings import Settings, settings
+from orchestration.settings import Settings, memory, settings
 from orchestration.stream.loader import Limits, Loader
 from orchestration.stream.messages import LARGEST, Messages
 from orchestration.stream.source import Chunk, Source, Unreachable
 from orchestration.stream.watch import Form, Watch
-
-#: What DuckDB may use of the loader's memory. The rest is the client's queue and two batches.
-MEMORY: Final = "192MB"
 
 #: Seconds that are given to a look at a stream.
 LOOK: Final = 10.0
@@ -103,7 +99,7 @@ def stream(
     before = gc.get_threshold()
     gc.set_threshold(100_000)
     try:
-        con.execute(f"set memory_limit = '{os.environ.get('FINEGRAIN_STREAM_MEMORY', MEMORY)}'")
+        con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
         con.execute("set preserve_insertion_order = false")
         # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
         con.execute("set threads = 1")

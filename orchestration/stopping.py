@@ -1,0 +1,112 @@
+"""What Ctrl-C and SIGTERM do to a command: the work in hand ends in order, one line says what is true then, and the exit code is 128 and
+the signal's number.
+
+The signal becomes a KeyboardInterrupt in the main thread, so transactions roll back, locks are released and drafts are removed on
+the way out. Queries of other threads (dbt's) are interrupted. Whatever does not end is ended after a while: nothing
+depends on an orderly end, since all that lands or is published does so in one step.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+#: Seconds that are given to an orderly end.
+PATIENCE: Final = 15.0
+#: Seconds between two interrupts of queries (after one of them a thread may begin another), and of the main thread, since libraries
+#: swallow some.
+PAUSE: Final = 0.25
+
+
+class Interruptible(Protocol):
+    """A connection of DuckDB."""
+
+    def interrupt(self) -> None:
+        """End its query."""
+
+
+_interruptible: weakref.WeakSet[Interruptible] = weakref.WeakSet()
+
+
+def interruptible(con: Interruptible) -> None:
+    """Note a connection whose queries are to end when the process is stopped. In the main thread DuckDB sees the signal by itself, but
+    what other threads do for the query goes on, and a rollback waits for it."""
+    _interruptible.add(con)
+
+
+@contextlib.contextmanager
+def in_order(left: Callable[[], str]) -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM end the process in order (see above); a second one ends it at once. `left` gives what is
+    true of work that was stopped."""
+    caught: list[int] = []
+    nudged, over, said = threading.Event(), threading.Event(), threading.Event()
+
+    def say() -> None:
+        if not said.is_set():
+            said.set()
+            print(f"stopped; {left()}", file=sys.stderr, flush=True)
+
+    def end() -> None:
+        say()
+        if "multiprocessing.util" in sys.modules:  # else its semaphores stay, and it complains
+            sys.modules["multiprocessing.util"]._run_finalizers()
+        os._exit(128 + caught[0])
+
+    def hurry() -> None:
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
+            for con in list(_interruptible):
+                with contextlib.suppress(Exception):  # closed by now
+                    con.interrupt()
+            time.sleep(PAUSE)
+            if not over.is_set():
+                nudged.set()
+                _thread.interrupt_main(signal.Signals(caught[0]))
+        end()
+
+    def stop(number: int, frame: Any) -> None:
+        if nudged.is_set():
+            nudged.clear()
+            if not over.is_set() and not _is_ending(sys.exc_info()[1]):
+                raise KeyboardInterrupt
+            return
+        if caught:
+            end()
+        caught.append(number)
+        threading.Thread(target=hurry, daemon=True).start()
+        raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a script's `&`
+            with contextlib.suppress(ValueError):  # not the main thread: whoever called hears the signals
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    except BaseException:
+        over.set()
+        if not caught:
+            raise
+    finally:
+        over.set()
+        if not caught:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if caught:
+        say()
+        raise SystemExit(128 + caught[0])
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether the error that is being handled came of a KeyboardInterrupt: then things are being put in order."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
