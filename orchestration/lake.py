@@ -32,7 +32,8 @@ T = TypeVar("T")
 #: APIs, which rows are gone and how their tables looked (orchestration/ingest.py).
 BOOKS: Final[dict[str, str]] = {
     "loads": (
-        "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp"
+        "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
+        "position varchar, mapping varchar"
     ),
     "positions": (
         "source varchar, place varchar, part varchar, position varchar, incarnation varchar, owner varchar, "

@@ -291,11 +291,23 @@ def _stray_quote(con: duckdb.DuckDBPyConnection, file: DataFile) -> int:
 
 
 def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entry: Table, where: str) -> Opened:
+    lines = f"(select row_number() over () as __n, line, 'not a JSON object' as __why from {_read_lines(file)})"
+    return _open_objects(con, lines, str(file.path), file.name, table, entry, where)
+
+
+def open_landed(con: duckdb.DuckDBPyConnection, rows: str, file: str, table: str, entry: Table, where: str) -> Opened:
+    """Rows of a text file as the lake has them, to be mapped again. `rows` is SQL of `__n`, `payload` and `_error`."""
+    # A malformed line of a CSV is no object, and stays what it was; a good one is an object of its columns' text.
+    lines = f"(select __n, payload as line, coalesce(_error, 'not a JSON object') as __why from ({rows}))"
+    return _open_objects(con, lines, f"{file} (as the lake has it)", file, table, entry, where)
+
+
+def _open_objects(
+    con: duckdb.DuckDBPyConnection, lines: str, origin: str, file: str, table: str, entry: Table, where: str
+) -> Opened:
+    """JSON lines: `lines` is a relation of `__n`, `line` and, where that is no object, `__why`."""
     # An object, and not merely JSON: a list or a number on a line has no fields.
-    lines = (
-        f"(select row_number() over () as __n, line, case when ltrim(line) like '{{%' then try_cast(line as json) end "
-        f"as __json from {_read_lines(file)})"
-    )
+    lines = f"(select *, case when ltrim(line) like '{{%' then try_cast(line as json) end as __json from {lines})"
     seen: dict[str, int] = {
         str(key): int(count)
         for key, count in con.execute(
@@ -304,7 +316,7 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
         ).fetchall()
     }
     wanted = read_columns(table, entry, list(seen))
-    opened = Opened(str(file.path), dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
+    opened = Opened(origin, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen))
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
@@ -315,12 +327,12 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
         close = nearest(name, [key for key in seen if key not in wanted])
         if rows and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
             hint = close if "did you mean" in close else nearest(name, seen)
-            raise FinegrainError(f"{where}: {file.path} has no column '{name}'{hint}")
-        opened.notes.append(f"no row of {file.name} has '{name}'; it stays null")
+            raise FinegrainError(f"{where}: {origin} has no column '{name}'{hint}")
+        opened.notes.append(f"no row of {file} has '{name}'; it stays null")
     shape = json.dumps(dict.fromkeys(wanted, "VARCHAR")) if wanted else '{"": "VARCHAR"}'
     got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in wanted)
     opened.relation = (
-        f"(select {got + ', ' if got else ''}__n, case when __json is null then 'not a JSON object' end as __bad, "
+        f"(select {got + ', ' if got else ''}__n, case when __json is null then __why end as __bad, "
         f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines} where line is not null))"
     )
     return opened

@@ -121,6 +121,23 @@ crowded_days as (
 
 ),
 
+-- Customers and products of whom a row was deleted, by its position. Nothing else may be left of them.
+lost_users as (
+
+    {{ gone_rows(
+        ref('stg_shop__customers'), 'user_id', "'customers'", newer_than='(select w.snapshot from watermark as w)'
+    ) | indent(4) }}
+
+),
+
+lost_products as (
+
+    {{ gone_rows(
+        ref('stg_shop__products'), 'product_id', "'products'", newer_than='(select w.snapshot from watermark as w)'
+    ) | indent(4) }}
+
+),
+
 reopened as (
 
     select t.row_id
@@ -135,6 +152,11 @@ reopened as (
     inner join {{ ref('int_identity__product_versions') }} as p on t.product_id = p.product_id
     where p.arrived_in > (select w.snapshot from watermark as w)
         and (t.product_known_at is distinct from p.first_known_at or t.available_at >= p.known_at)
+    union
+    select t.row_id
+    from {{ this }} as t
+    where (t.user_id in (select u.user_id from lost_users as u) and t.expects like '%customers%')
+        or t.product_id in (select p.product_id from lost_products as p)
 
 ),
 

@@ -28,7 +28,7 @@ with versions as (
             coalesce(p.currency, '{{ var("reporting_currency") }}') = r.currency
             and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
     left join {{ ref('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
-    where p.product_id is not null and p.raw_error is null
+    where p.product_id is not null and p.raw_error is null and p.{{ is_there('products') | indent(4) }}
 
 ),
 

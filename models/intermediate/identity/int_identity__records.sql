@@ -1,11 +1,5 @@
 -- The verdict on every row of the tables that describe things: customers, products and order headers.
-with gone as (
-
-    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") | indent(4) }}
-
-),
-
-records as (
+with records as (
 
     {% for table, key in [('customers', 'user_id'), ('products', 'product_id'), ('orders', 'order_id')] %}
     select
@@ -17,7 +11,7 @@ records as (
         raw_error,
         {{ key }} as record_key,
         md5(payload) as content,
-        {{ 'raw_rowid in (select g.raw_rowid from gone as g)' if table == 'orders' else 'false' }} as is_gone
+        not ({{ is_there(table) | indent(8) }}) as is_gone
     from {{ ref('stg_shop__' ~ table) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
@@ -48,9 +42,9 @@ select
         else 'kept'
     end as verdict,
     case
+        when is_gone then 'deleted_at_source'
         when raw_error is not null then 'malformed'
         when record_key is null then 'missing_key'
-        when is_gone then 'deleted_at_source'
         when place > 1 then 'duplicate_record'
     end as reason
 from placed

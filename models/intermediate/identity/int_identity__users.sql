@@ -4,5 +4,5 @@ select
     min(raw_available_at) as known_at,
     max(arrived_in) as changed_in
 from {{ ref('stg_shop__customers') }}
-where user_id is not null and raw_error is null
+where user_id is not null and raw_error is null and {{ is_there('customers') }}
 group by user_id

@@ -3,7 +3,7 @@ with customers as (
 
     select user_id, raw_available_at, position, source, raw_rowid, birth_year, household_size, income, gender, country
     from {{ ref('stg_shop__customers') }}
-    where user_id is not null and raw_error is null
+    where user_id is not null and raw_error is null and {{ is_there('customers') | indent(4) }}
 
 ),
 
