@@ -9,6 +9,7 @@
 --
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
 -- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, or that are gone.
+-- {{ hooks_read(['stg_shop__customers', 'stg_shop__products']) }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
