@@ -757,10 +757,10 @@ class _Loaded:
         except (duckdb.Error, FinegrainError):
             return  # the doctor says so when it is asked about the machine
         try:
-            found = con.execute(
+            loads = con.execute(
                 "select source, raw_table, file, fingerprint, mapping from lake.raw.loads order by loaded_at, rowid"
-            )
-            self.files = {(of, table, file, told): by for of, table, file, told, by in found.fetchall()}
+            ).fetchall()
+            self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
             for table in self.ids:
                 key = _id(table, clean(KEYS[table][0]))
                 found = con.execute(f"select distinct {key} from lake.raw.{table} where {key} is not null").fetchnumpy()

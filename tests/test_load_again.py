@@ -207,7 +207,7 @@ def test_a_correction_is_no_news(shop: Shop) -> None:
 
 def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
     shop.write("a.csv", '2024-01-01,"A, ""x""",10,1', "2024-01-02,b", "2024-01-03,c,,x")
-    shop.write("b.jsonl", '{"at": "2024-01-04", "u": "d", "p": 1.50, "q": {"n": 7}}', "[]", header="")
+    shop.write("b.jsonl", '{"at": "2024-01-04", "u": "d", "p": 1.5, "q": {"n": 7}}', "[]", header="")
     duckdb.connect().execute(
         f"copy (select '2024-01-05' as at, 'e' as u, '5' as p, '5' as q) to '{shop.folder / 'c.parquet'}' (format parquet)"
     )
@@ -231,7 +231,7 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
         ("a.csv#1", 'A, "x"', "10", "1", None),
         ("a.csv#2", None, None, None, "2 columns instead of 4"),
         ("a.csv#3", "c", None, "x", None),
-        ("b.jsonl#1", "d", "1.50", "7", None),
+        ("b.jsonl#1", "d", "1.5", "7", None),
         ("b.jsonl#2", None, None, None, "not a JSON object"),
         ("c.parquet#1", "e", "5", "5", None),
         ("new.csv#1", "f", "6", "6", None),
