@@ -160,13 +160,15 @@ def ingest(
     full: Annotated[
         bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
     ] = False,
+    again: Again = False,
+    keep: Keep = False,
     lot: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
     as_json: Json = False,
 ) -> None:
     """Bring in what is new of databases, APIs and files by a mapping."""
     from orchestration.ingest import ingest as run
 
-    report = run(mapping, data, full, lot=lot, quiet=as_json)
+    report = run(mapping, data, full, again, keep, lot=lot, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -176,6 +178,8 @@ def ingest(
         said += [f"{each.malformed:,} malformed"] * bool(each.malformed) + [f"{each.deleted:,} deleted"] * bool(
             each.deleted
         )
+        said += [f"{each.replaced:,} replaced"] * bool(each.replaced)
+        said += [f"{each.taken_back:,} taken back"] * bool(each.taken_back)
         out.print(f"{each.source}.{each.table} {each.place}: {', '.join(said)}", markup=False)
         for note in each.notes:
             out.print(f"  {note}", markup=False)

@@ -62,6 +62,14 @@ class Standing:
     notes: list[str] = field(default_factory=list)
 
 
+def outdated() -> FinegrainError:
+    """What to say of a lake without the mappings that rows came by."""
+    return FinegrainError(
+        "the lake was made by an earlier version of finegrain, which kept no mappings; "
+        "load the files into a new lake (FINEGRAIN_HOME)"
+    )
+
+
 class Loads:
     """What has been loaded of one source, in order. Raises FinegrainError for a lake of an earlier version."""
 
@@ -72,10 +80,7 @@ class Loads:
                 f"where source = {quote(source)} order by loaded_at, rowid"
             ).fetchall()
         except duckdb.BinderException:
-            raise FinegrainError(
-                "the lake was made by an earlier version of finegrain, which kept no mappings; "
-                "load the files into a new lake (FINEGRAIN_HOME)"
-            ) from None
+            raise outdated() from None
         self.all = [
             Loaded(str(table), str(file), str(told), at, str(name), str(by))
             for table, file, told, at, name, by in found
@@ -193,16 +198,21 @@ def stage(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[tuple[str, 
     )
 
 
-def compare(con: duckdb.DuckDBPyConnection, source: str, table: str, former: set[tuple[str, str]]) -> None:
-    """Fill `__new` and `__gone`. `former` is (what positions begin with, delivery) of all that was loaded of these deliveries."""
+def of_files(source: str, table: str, former: set[tuple[str, str]]) -> str:
+    """SQL of the rows that were loaded, with the delivery that `told` them. `former` is (what positions begin with, delivery) of each
+    file."""
     listed = ", ".join(f"({quote(name)}, {quote(told)})" for name, told in sorted(former))
     # Between the ends of the names the lake skips files.
     first, last = min(f"{name}#" for name, _ in former), max(f"{name}$" for name, _ in former)
-    landed = (
+    return (
         f"select t.*, told from lake.raw.{table} as t inner join (values {listed}) as f(name, told) "
         f"on f.name = regexp_replace(t._position, '{IN_FILE}', '') "
         f"where _source = {quote(source)} and _position >= {quote(first)} and _position < {quote(last)}"
     )
+
+
+def compare(con: duckdb.DuckDBPyConnection, table: str, landed: str) -> None:
+    """Fill `__new` and `__gone`. `landed` is SQL of all rows that the lake got of these deliveries, with the delivery that `told` them."""
     # All that was mapped. When the row was known is compared by itself, since it may be the moment of the load.
     mapped = ", ".join(
         f'"{name}"' for name in ("_error", "_origin", "_time_zone", "_expects", *RAW_TABLES[table], "payload")
@@ -312,3 +322,12 @@ def changes(con: duckdb.DuckDBPyConnection, table: str) -> dict[str, Changes]:
     ).fetchall():
         found.setdefault(str(place), Changes(str(told))).deleted = int(deleted)
     return found
+
+
+def in_all(con: duckdb.DuckDBPyConnection, table: str, told: str) -> Changes:
+    """Of one delivery, whatever its rows' positions begin with."""
+    [(holds, added, replaced, deleted)] = con.execute(
+        f"select (select count(*) from __told_{table}), (select count(*) - count(__available) from __new_{table}), "
+        f"(select count(__available) from __new_{table}), (select count(*) from __gone_{table} where not __replaced)"
+    ).fetchall()
+    return Changes(told, int(holds), int(added), int(replaced), int(deleted))

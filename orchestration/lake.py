@@ -48,7 +48,7 @@ BOOKS: Final[dict[str, str]] = {
         "_source varchar, _position varchar, raw_table varchar, row_key varchar, contract_key varchar, "
         "deleted_at timestamp, _ingested_at timestamp, available_at timestamp"
     ),
-    "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp",
+    "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp, mapping varchar",
     "replayed": "_source varchar, _position varchar, replayed_at timestamp",
 }
 

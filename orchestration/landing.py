@@ -295,15 +295,31 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
     return _open_objects(con, lines, str(file.path), file.name, table, entry, where)
 
 
-def open_landed(con: duckdb.DuckDBPyConnection, rows: str, file: str, table: str, entry: Table, where: str) -> Opened:
-    """Rows of a text file as the lake has them, to be mapped again. `rows` is SQL of `__n`, `payload` and `_error`."""
+def open_landed(
+    con: duckdb.DuckDBPyConnection,
+    rows: str,
+    place: str,
+    table: str,
+    entry: Table,
+    where: str,
+    is_lenient: bool = False,
+) -> Opened:
+    """Rows of a text file, or of an API, as the lake has them, to be mapped again. `rows` is SQL of `__n`, `payload` and `_error`. A column
+    that none of them has is an error or, where `is_lenient`, null."""
     # A malformed line of a CSV is no object, and stays what it was; a good one is an object of its columns' text.
     lines = f"(select __n, payload as line, coalesce(_error, 'not a JSON object') as __why from ({rows}))"
-    return _open_objects(con, lines, f"{file} (as the lake has it)", file, table, entry, where)
+    return _open_objects(con, lines, f"{place} (as the lake has it)", place, table, entry, where, is_lenient)
 
 
 def _open_objects(
-    con: duckdb.DuckDBPyConnection, lines: str, origin: str, file: str, table: str, entry: Table, where: str
+    con: duckdb.DuckDBPyConnection,
+    lines: str,
+    origin: str,
+    file: str,
+    table: str,
+    entry: Table,
+    where: str,
+    is_lenient: bool = False,
 ) -> Opened:
     """JSON lines: `lines` is a relation of `__n`, `line` and, where that is no object, `__why`."""
     # An object, and not merely JSON: a list or a number on a line has no fields.
@@ -322,6 +338,9 @@ def _open_objects(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
         ).fetchall()[0]
         if with_it:
+            continue
+        if is_lenient:
+            opened.notes.append(f"no row of {origin} has '{name}'; it stays null there")
             continue
         # A key that is rare may be absent from a small file; one that is misspelt must not pass for absent.
         close = nearest(name, [key for key in seen if key not in wanted])

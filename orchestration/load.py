@@ -6,8 +6,6 @@ asks for that, and otherwise a reason to land nothing.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -205,12 +203,8 @@ def load(
 
 
 def fingerprint_of(entries: Sequence[Entry]) -> str:
-    """What tells how entries map a file that all of them read, but for where they find it."""
-    told = [
-        [entry.mapping.model_dump(mode="json", exclude={"files"}, exclude_defaults=True), entry.zone]
-        for entry in sorted(entries, key=lambda entry: entry.number)
-    ]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """What tells how entries map a file that all of them read, in their order."""
+    return " ".join(entry.mapping.fingerprint(entry.zone) for entry in sorted(entries, key=lambda entry: entry.number))
 
 
 @dataclass(frozen=True)
@@ -459,7 +453,7 @@ def _compare(
         if told in compared
         for _, each in before
     }
-    deliveries.compare(con, source, of.table, former)
+    deliveries.compare(con, of.table, deliveries.of_files(source, of.table, former))
     found = deliveries.changes(con, of.table)
     for name, part in of.parts.items():
         if part.standing.delivery:
