@@ -1,7 +1,8 @@
 {#
   Which rows their source has taken back. Where a row has no key, its position is told, and what landed there before is gone:
   the same row may come again later. Where it has one, a deletion stands among the versions of the key, which are numbered
-  (orchestration/versions.py), and all before it are gone. What is gone is as if it had never come, but for the ledger.
+  (orchestration/versions.py), and all before it are gone; but a position may be deleted, too, when a mapping was corrected or rows are
+  unloaded. What is gone is as if it had never come, but for the ledger.
 #}
 
 {# SQL: `id` of the rows of `relation`, which has source, position and ingested_at, that are gone; `newer_than`: by deletions that
@@ -18,6 +19,16 @@ where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > "
 {{ "union
 " if not loop.last }}
 {%- endfor -%}
+{%- endmacro %}
+
+{# SQL: whether a row of stg_shop__<table> is there still. #}
+{% macro is_there(table) -%}
+raw_rowid not in (
+    select g.raw_rowid
+    from (
+        {{ gone_rows(ref('stg_shop__' ~ table), 'raw_rowid', "'" ~ table ~ "'") | indent(8) }}
+    ) as g
+)
 {%- endmacro %}
 
 {# SQL: the position of a row with a key, but for `@number.hash`, its last 27 characters. #}

@@ -39,7 +39,8 @@ insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ sn
 {%- endif %}
 {%- endmacro %}
 
-{# What the hooks of a model read and its SQL does not. Said while dbt parses, which does not render hooks. #}
+{# What the hooks of a model read and its SQL does not, or reads in an incremental build alone. Said while dbt parses, which does not
+   render hooks, and to which no build is incremental. #}
 {% macro hooks_read(models) -%}
 {%- if not execute %}{% for model in models %}{{ ref(model) }} {% endfor %}{% endif -%}
 {%- endmacro %}

@@ -69,6 +69,16 @@ AsOf = Annotated[
     str | None,
     typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset)."),
 ]
+Again = Annotated[
+    bool,
+    typer.Option(
+        "--again", help="Map what was loaded again, and replace the rows that the mapping now makes otherwise."
+    ),
+]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Leave what was loaded by another mapping as it is; load what is new by this one."),
+]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
 
@@ -140,7 +150,9 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
             f", {file.malformed:,} of them malformed" if file.malformed else ""
         )
         # Only of a delivery that came again is there more to say.
-        said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
+        if not file.skipped:
+            said += f", {file.replaced:,} of them in place of former ones" * bool(file.replaced)
+            said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
         out.print(f"{file.source}.{file.table} {file.file}: {said}")
         for note in file.notes:
             out.print(f"  {note}")
@@ -154,13 +166,14 @@ def load(
         typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Land files that the lake holds already once more.")] = False,
+    again: Again = False,
+    keep: Keep = False,
     as_json: Json = False,
 ) -> None:
     """Land files in the lake by a mapping."""
     from orchestration.load import load as run
 
-    report = run(mapping, paths, data, again, quiet=as_json)
+    report = run(mapping, paths, data, again, keep, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -176,13 +189,15 @@ def ingest(
     full: Annotated[
         bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
     ] = False,
+    again: Again = False,
+    keep: Keep = False,
     lot: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
     as_json: Json = False,
 ) -> None:
     """Bring in what is new of databases, APIs and files by a mapping."""
     from orchestration.ingest import ingest as run
 
-    report = run(mapping, data, full, lot=lot, quiet=as_json)
+    report = run(mapping, data, full, again, keep, lot=lot, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -192,11 +207,37 @@ def ingest(
         said += [f"{each.malformed:,} malformed"] * bool(each.malformed) + [f"{each.deleted:,} deleted"] * bool(
             each.deleted
         )
+        said += [f"{each.replaced:,} replaced"] * bool(each.replaced)
+        said += [f"{each.taken_back:,} taken back"] * bool(each.taken_back)
         out.print(f"{each.source}.{each.table} {each.place}: {', '.join(said)}", markup=False)
         for note in each.notes:
             out.print(f"  {note}", markup=False)
     _show_files(out, report.files)
     out.print(f"{report.rows:,} rows landed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+
+
+@app.command()
+def unload(
+    what: Annotated[str, typer.Argument(metavar="SOURCE[.TABLE]", help="A source, or one of its raw tables.")],
+    file: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this file, as the load named it; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take back what a source, a table or a file brought; loading it again brings it back."""
+    from orchestration.unload import unload as run
+
+    report = run(what, file or ())
+    if as_json:
+        console.show_json(report.as_dict())
+        return
+    out = console.out()
+    for part in report.parts:
+        place = part.file or f"(by {part.came_by})"
+        out.print(f"{report.source}.{part.table} {place}: {part.rows:,} rows taken back", markup=False)
+    for note in report.notes:
+        out.print(f"  {note}", markup=False)
+    out.print(f"{report.rows:,} rows taken back in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
 
 
 @app.command()

@@ -36,7 +36,7 @@ from orchestration.files import DataFile, EmptyFile, Look
 from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
-from orchestration.load import Entry, Looked, Paths, Plan, no_files, plan
+from orchestration.load import Entry, Looked, Paths, Plan, fingerprint_of, no_files, plan
 from orchestration.mapping import (
     REQUIRED,
     Column,
@@ -887,16 +887,23 @@ class _Exam:
         self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
 
     def note_what_is_loaded(self, loaded: _Loaded) -> None:
-        """Files that a load would skip."""
-        there = [
-            file.name
-            for file, seen in self.looks.items()
-            if (self.plan.source, self.entry.table, file.name, seen.fingerprint) in loaded.files
-        ]
-        if there:
-            self.say(
-                "note", f"in the lake already, so a load skips: {', '.join(there[:3])}{' …' if len(there) > 3 else ''}"
-            )
+        """Files that a load would skip, or not land by a mapping that changed since."""
+        there: dict[bool, list[str]] = {True: [], False: []}
+        for file, seen in self.looks.items():
+            key = (self.plan.source, self.entry.table, file.name, seen.fingerprint)
+            if key in loaded.files:
+                readers = [each for each in self.plan.entries if each.table == self.entry.table and file in each.files]
+                there[loaded.files[key] == fingerprint_of(readers)].append(file.name)
+        for same, names in there.items():
+            if names:
+                some = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+                self.say(
+                    "note" if same else "warning",
+                    f"in the lake already, so a load skips: {some}"
+                    if same
+                    else f"loaded by another mapping: {some}; a load lands nothing of this one if their rows would change, "
+                    "but for --again, which replaces them, or --keep, which leaves them",
+                )
 
 
 def _unread(bound: Bound) -> list[str]:
@@ -963,10 +970,10 @@ def _id(table: str, text: str) -> str:
 
 
 class _Loaded:
-    """What the lake holds already: `files` as (source, table, name, fingerprint); `ids` of customers and products."""
+    """What the lake holds already: `files` as (source, table, name, fingerprint), with what tells their mapping; `ids` of customers and products."""
 
     def __init__(self, where: Settings) -> None:
-        self.files: set[tuple[str, str, str, str]] = set()
+        self.files: dict[tuple[str, str, str, str], str] = {}
         self.ids: dict[str, list[str]] = {"customers": [], "products": []}
         try:
             if not lake.exists(where):
@@ -975,7 +982,10 @@ class _Loaded:
         except (duckdb.Error, FinegrainError):
             return  # the doctor says so when it is asked about the machine
         try:
-            self.files = set(con.execute("select source, raw_table, file, fingerprint from lake.raw.loads").fetchall())
+            loads = con.execute(
+                "select source, raw_table, file, fingerprint, mapping from lake.raw.loads order by loaded_at, rowid"
+            ).fetchall()
+            self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
             for table in self.ids:
                 key = _id(table, clean(KEYS[table][0]))
                 found = con.execute(f"select distinct {key} from lake.raw.{table} where {key} is not null").fetchnumpy()

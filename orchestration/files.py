@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import fnmatch
 import glob
 import gzip
 import hashlib
+import re
 import shutil
 import tempfile
 import weakref
@@ -130,6 +132,26 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
         raise FinegrainError(f"{path}: this is neither a file nor a folder")
     else:
         raise FinegrainError(f"{pattern}: no such file (looked in {base.resolve()})")
+
+
+def may_name(pattern: str, form: Format | None, name: str) -> bool:
+    """Whether `find` may have found a file by this pattern that it called `name`, though the file is not there any more."""
+    if glob.has_magic(pattern) and not pattern.startswith("package://"):
+        parts = Path(pattern.removeprefix("s3://")).parts
+        first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+        ahead = "".join(
+            "(.*/)?" if part == "**" else _part(part) + ("" if number == len(parts) else "/")
+            for number, part in enumerate(parts[first:], first + 1)
+        )
+        return re.fullmatch(ahead, name) is not None
+    if format_of(pattern.rstrip("/")) is None and form is None:  # a folder
+        return format_of(name) is not None
+    return Path(pattern).name == name or (form is not None and format_of(name) == form and not Path(pattern).suffix)
+
+
+def _part(pattern: str) -> str:
+    """One part of a glob's path as a regular expression."""
+    return fnmatch.translate(pattern).removeprefix("(?s:").removesuffix(r")\Z").replace(".*", "[^/]*")
 
 
 def _in_package(address: str) -> Path:

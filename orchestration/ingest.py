@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration import apis, console, databases, lake, landing, versions
+from orchestration import apis, console, databases, deliveries, lake, landing, versions
 from orchestration.contracts import RAW_TABLES
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
@@ -26,7 +26,7 @@ from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, look
 from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
-from orchestration.load import Entry, FileReport, load
+from orchestration.load import Asked, Entry, FileReport, load
 from orchestration.locks import one_at_a_time
 from orchestration.mapping import (
     REQUIRED,
@@ -55,7 +55,8 @@ _WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
 @dataclass
 class TableReport:
     """One entry's part in an ingest. Of the rows `read`, `landed` are new or changed (`malformed` of them with a reason in `_error`),
-    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows were told to be gone."""
+    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows were told to be gone.
+    Of what was there before, `replaced` rows are mapped otherwise now, and `taken_back` ones not at all."""
 
     source: str
     table: str
@@ -65,6 +66,8 @@ class TableReport:
     malformed: int = 0
     unchanged: int = 0
     deleted: int = 0
+    replaced: int = 0
+    taken_back: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -127,6 +130,8 @@ def ingest(
     mapping: str | Path,
     data: str | Path | None = None,
     full: bool = False,
+    again: bool = False,
+    keep: bool = False,
     *,
     lot: int = LOT,
     where: Settings | None = None,
@@ -135,9 +140,12 @@ def ingest(
 ) -> IngestReport:
     """Bring in what is new of every table, resource and file of a mapping (or of every mapping in a folder).
 
-    `full` reads tables from their beginning again; what the lake has does not land twice. `lot` is how many rows land in
+    `full` reads tables from their beginning again; what the lake has does not land twice. If the mapping would now make other rows of
+    what the lake has, nothing lands but `again`, which replaces them, or `keep`, which leaves them. `lot` is how many rows land in
     one transaction; `now` (naive UTC) stands in for the clock. Raises FinegrainError; what had landed before is whole and stays.
     """
+    if again and keep:
+        raise FinegrainError("--again replaces what is loaded, and --keep leaves it as it is: give one of them")
     where = where or settings()
     started = time.monotonic()
     found = [(path, read_mapping(path)) for path in mapping_files(mapping)]
@@ -148,14 +156,15 @@ def ingest(
     with console.progress("ingest", total, quiet=quiet) as advance:
         for path, each in found:
             if any(entry.files for entry in _entries(each)):
-                loaded = load(path, data=data, where=where, now=now)
+                loaded = load(path, None, data, again, keep, where=where, now=now)
                 report.files += loaded.files
                 report.snapshot = loaded.snapshot
             if not any(entry.table or entry.http for entry in _entries(each)):
                 continue
             # Of one source one run at a time: a second one would only be overtaken.
             with one_at_a_time(where.home / f"ingest-{each.source}.lock"):
-                tables, report.snapshot = _ingest(where, path, each, full, lot, now, advance)
+                asked = Asked(again, keep, now or _clock())
+                tables, report.snapshot = _ingest(where, path, each, full, asked, lot, now, advance)
                 report.tables += tables
     report.seconds = time.monotonic() - started
     return report
@@ -171,6 +180,7 @@ def _ingest(
     path: Path,
     mapping: Mapping,
     full: bool,
+    asked: Asked,
     lot: int,
     now: datetime | None,
     advance: console.Advance,
@@ -183,6 +193,14 @@ def _ingest(
         for reading in readings:
             if reading.table is not None:
                 bind(con, reading)
+        refused = [line for reading in readings for line in _map_again(con, where, reading, asked)]
+        if refused:
+            raise FinegrainError(
+                f"{path}: the mapping is not the one by which these rows came; nothing has landed\n"
+                + "\n".join(refused)
+                + f"\n  finegrain ingest {path} --again replaces them"
+                + f"\n  finegrain ingest {path} --keep leaves what is there as it is, and maps new rows by the new mapping"
+            )
         for reading in readings:
             try:
                 if reading.table is not None:
@@ -376,11 +394,8 @@ def _begin(
 ) -> None:
     """Where the last run stopped, and what has become of the columns since."""
     reading.before = positions(con, reading.source, reading.place).get(reading.part)
-    found = con.execute(
-        f"select columns from lake.raw.schemas where source = {quote(reading.source)} and place = {quote(reading.place)} "
-        f"and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
-    ).fetchall()
-    was: dict[str, str] = json.loads(found[0][0]) if found else {}
+    found = _last_seen(con, reading)
+    was: dict[str, str] = json.loads(found[0]) if found else {}
     # An answer of an API shows only the keys that its rows happen to have.
     now = reading.columns if table is not None else {**was, **(seen or {})}
     if was == now:
@@ -576,6 +591,108 @@ def _read_api(
     advance(1, reading.label)
 
 
+# --- a mapping that changed --------------------------------------------------------------------------------------
+
+
+def _last_seen(con: duckdb.DuckDBPyConnection, reading: Reading) -> tuple[str, str] | None:
+    """The columns (as JSON) and the mapping's fingerprint of the last time; None before the first."""
+    try:
+        found = con.execute(
+            f"select columns, mapping from lake.raw.schemas where source = {quote(reading.source)} "
+            f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
+        ).fetchall()
+    except duckdb.BinderException:
+        raise deliveries.outdated() from None
+    return (str(found[0][0]), str(found[0][1])) if found else None
+
+
+def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, now: datetime) -> None:
+    """Within a writing transaction."""
+    texts = (reading.source, reading.place, reading.part, columns)
+    mapping = reading.entry.fingerprint(reading.zone)
+    con.execute(
+        f"insert into lake.raw.schemas values ({', '.join(map(quote, texts))}, "
+        f"timestamp {quote(now.isoformat(sep=' '))}, {quote(mapping)})"
+    )
+
+
+def _map_again(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, asked: Asked) -> list[str]:
+    """Where the mapping changed since the last time, or `asked.again`, map the rows that the lake has of it again, from their payload, and
+    replace those that come out otherwise. Lines that say what would be done, where the user has not said that it should."""
+    seen = _last_seen(con, reading)
+    if seen is None or (seen[1] == reading.entry.fingerprint(reading.zone) and not asked.again):
+        return []
+    changed = seen[1] != reading.entry.fingerprint(reading.zone)
+    say, found = reading.report.notes.append, deliveries.Changes(reading.label)
+    with lake.unmoved(where):
+        # What replaces a row comes after it, though the clock were put back.
+        came = f"select max(_ingested_at) + interval 1 microsecond from lake.raw.{reading.name} where {_of(reading)}"
+        now = max(asked.now, _one(con, came) or asked.now)
+        if not asked.keep:
+            found = _compare(con, reading, now)
+    if found.any and not asked.again:
+        return [
+            f"  {reading.name} {reading.place}: {found.replaced:,} rows would be replaced, {found.deleted:,} deleted, "
+            f"{found.holds - found.replaced:,} unchanged"
+        ]
+    if not found.any and not changed:
+        return []
+
+    def work() -> None:
+        with lake.writing(con, where):
+            if found.any:
+                deliveries.land(con, reading.source, reading.name, now)
+            _note_seen(con, reading, seen[0], asked.now)
+
+    lake.retry(work)
+    reading.report.replaced, reading.report.taken_back = found.replaced, found.deleted
+    if changed:
+        say(
+            "the mapping changed: "
+            + ("rows that are there are kept as they are" if asked.keep else "rows that are there were mapped again")
+            + "; rows that its `where` left out before come with --full"
+        )
+    return []
+
+
+def _of(reading: Reading) -> str:
+    """SQL: whether a row of the raw table came by this entry."""
+    first, end = quote(reading.label + "/"), quote(reading.label + "0")
+    return f"_source = {quote(reading.source)} and _position >= {first} and _position < {end}"
+
+
+def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime) -> deliveries.Changes:
+    """Stage the rows that the lake has, mapped again, and find what changed."""
+    first, of = quote(reading.label + "/"), _of(reading)
+    landed = f"select *, {quote(reading.label)} as told from lake.raw.{reading.name} where {of}"
+    rows = (
+        f"select substr(_position, {len(reading.label) + 2}) as __n, payload, _error from lake.raw.{reading.name} as t "
+        f"where {of} and not {deliveries.is_gone(reading.name, 't')}"
+    )
+    if reading.table is None:
+        opened = landing.open_landed(
+            con, rows, reading.place, reading.name, reading.entry, reading.where, is_lenient=True
+        )
+        reading.report.notes += opened.notes
+    else:
+        # As text first: a column may have had another type when the row came.
+        shape = json.dumps(dict.fromkeys(reading.columns, "VARCHAR"))
+        typed = ", ".join(
+            f"try_cast(__row.{identifier(name)} as {kind}) as {identifier(name)}"
+            for name, kind in reading.columns.items()
+        )
+        relation = (
+            f"(select {typed}, __n, null::varchar as __bad, payload as __payload "
+            f"from (select *, from_json(payload, {quote(shape)}) as __row from ({rows})))"
+        )
+        opened = Opened(f"{reading.table.origin} (as the lake has it)", reading.columns, relation, is_typed=True)
+    bound = landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)
+    select = landing.select(bound, reading.source, f"{first} || __n", now)
+    deliveries.stage(con, reading.name, [(reading.label, select)], first=True)
+    deliveries.compare(con, reading.name, landed)
+    return deliveries.in_all(con, reading.name, reading.label)
+
+
 # --- both --------------------------------------------------------------------------------------------------------
 
 
@@ -633,7 +750,6 @@ def _land(
     select = landing.select(bound, reading.source, f"{quote(reading.label + '/')} || __n", now)
     known = "__gone_at" if entry.available_at != "now" else None
     gone = versions.deletions(reading.source, reading.name, reading.label, entry.key, known, now)
-    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
 
     def work() -> tuple[int, int]:
         landed = deleted = 0
@@ -643,8 +759,7 @@ def _land(
             if lost:
                 deleted = int(_one(con, f"insert into lake.raw.deletions {gone}"))
             if reading.changed_schema is not None:
-                texts = (reading.source, reading.place, reading.part, reading.changed_schema)
-                con.execute(f"insert into lake.raw.schemas values ({', '.join(map(quote, texts))}, {moment})")
+                _note_seen(con, reading, reading.changed_schema, now)
             move(con, reading.source, reading.place, {reading.part: (before, to)}, now)
         return landed, deleted
 

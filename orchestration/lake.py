@@ -33,7 +33,8 @@ T = TypeVar("T")
 #: APIs, which rows are gone and how their tables looked (orchestration/ingest.py).
 BOOKS: Final[dict[str, str]] = {
     "loads": (
-        "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp"
+        "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
+        "position varchar, mapping varchar"
     ),
     "positions": (
         "source varchar, place varchar, part varchar, position varchar, incarnation varchar, owner varchar, "
@@ -48,7 +49,7 @@ BOOKS: Final[dict[str, str]] = {
         "_source varchar, _position varchar, raw_table varchar, row_key varchar, contract_key varchar, "
         "deleted_at timestamp, _ingested_at timestamp, available_at timestamp"
     ),
-    "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp",
+    "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp, mapping varchar",
     "replayed": "_source varchar, _position varchar, replayed_at timestamp",
 }
 

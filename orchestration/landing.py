@@ -384,10 +384,47 @@ def _open_json(
     con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str
 ) -> Opened:
     values, count = _json_values(con, file, look)
+    if look.starts_object and count > 1:
+        is_object = "ltrim(line) like '{%' and try_cast(line as json) is not null"
+        if not con.execute(f"select 1 from {values} where {is_object} limit 1").fetchall():
+            raise FinegrainError(
+                f"{file.path}: no line is a JSON object, and its objects over several lines are cut off or broken; write one a line"
+            )
+    lines = f"(select __n, line, 'not a JSON object' as __why from {values})"
+    opened = _open_objects(con, lines, str(file.path), file.name, table, entry, where)
+    opened.expected = count
+    return opened
+
+
+def open_landed(
+    con: duckdb.DuckDBPyConnection,
+    rows: str,
+    place: str,
+    table: str,
+    entry: Table,
+    where: str,
+    is_lenient: bool = False,
+) -> Opened:
+    """Rows of a text file, or of an API, as the lake has them, to be mapped again. `rows` is SQL of `__n`, `payload` and `_error`. A column
+    that none of them has is an error or, where `is_lenient`, null."""
+    # A malformed line of a CSV is no object, and stays what it was; a good one is an object of its columns' text.
+    lines = f"(select __n, payload as line, coalesce(_error, 'not a JSON object') as __why from ({rows}))"
+    return _open_objects(con, lines, f"{place} (as the lake has it)", place, table, entry, where, is_lenient)
+
+
+def _open_objects(
+    con: duckdb.DuckDBPyConnection,
+    lines: str,
+    origin: str,
+    file: str,
+    table: str,
+    entry: Table,
+    where: str,
+    is_lenient: bool = False,
+) -> Opened:
+    """JSON lines: `lines` is a relation of `__n`, `line` and, where that is no object, `__why`."""
     # An object, and not merely JSON: a list or a number on a line has no fields.
-    lines = (
-        f"(select __n, line, case when ltrim(line) like '{{%' then try_cast(line as json) end as __json from {values})"
-    )
+    lines = f"(select *, case when ltrim(line) like '{{%' then try_cast(line as json) end as __json from {lines})"
     seen: dict[str, int] = {
         str(key): int(count)
         for key, count in con.execute(
@@ -395,30 +432,31 @@ def _open_json(
             f"(select __json from {lines} limit {SAMPLE})) group by key order by min(key)"
         ).fetchall()
     }
-    if not seen and count > 1 and look.starts_object:
-        [(objects,)] = con.execute(f"select count(__json) from {lines}").fetchall()
-        if not objects:
-            raise FinegrainError(
-                f"{file.path}: no line is a JSON object, and its objects over several lines are cut off or broken; write one a line"
-            )
     wanted = read_columns(table, entry, list(seen))
-    opened = Opened(str(file.path), dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen), is_json=True, expected=count)
+    opened = Opened(origin, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen), is_json=True)
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
             f"select count(__json), count(*) filter (list_contains(json_keys(__json), {quote(name)})) from {lines}"
         ).fetchall()[0]
         if with_it:
             continue
+        if is_lenient:
+            opened.notes.append(f"no row of {origin} has '{name}'; it stays null there")
+            continue
         # A key that is rare may be absent from a small file; one that is misspelt must not pass for absent.
         close = nearest(name, [key for key in seen if key not in wanted])
         if rows and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
             hint = close if "did you mean" in close else nearest(name, seen)
-            raise FinegrainError(f"{where}: {file.path} has no column '{name}'{hint}")
-        opened.notes.append(f"no row of {file.name} has '{name}'; it stays null")
+            raise FinegrainError(f"{where}: {origin} has no column '{name}'{hint}")
+        opened.notes.append(f"no row of {file} has '{name}'; it stays null")
     shape = json.dumps(dict.fromkeys(wanted, "VARCHAR")) if wanted else '{"": "VARCHAR"}'
-    got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in wanted)
+    absent = entry.csv.null if entry.csv else None  # of a CSV file's rows as the lake has them
+    read = {name: f"__row.{identifier(name)}" for name in wanted}
+    if absent is not None:
+        read = {name: f"nullif({value}, {quote(absent)})" for name, value in read.items()}
+    got = ", ".join(f"{value} as {identifier(name)}" for name, value in read.items())
     opened.relation = (
-        f"(select {got + ', ' if got else ''}__n, case when __json is null then 'not a JSON object' end as __bad, "
+        f"(select {got + ', ' if got else ''}__n, case when __json is null then __why end as __bad, "
         f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines}))"
     )
     return opened

@@ -1,4 +1,8 @@
-"""Land files in the lake by a mapping: all of one mapping's files in one transaction, each file once."""
+"""Land files in the lake by a mapping: all of one mapping's files in one transaction, each file once.
+
+What was loaded by another mapping is compared with what the mapping makes of it now (`deliveries`): it is replaced where the user
+asks for that, and otherwise a reason to land nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ import duckdb
 from orchestration import console, deliveries, lake, landing
 from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
-from orchestration.files import DataFile, EmptyFile, Look, find, look
+from orchestration.files import DataFile, EmptyFile, Look, find, look, may_name
 from orchestration.lake import quote
-from orchestration.mapping import Csv, Table, mapping_files, nearest, read_mapping
+from orchestration.mapping import Csv, Table, format_of, mapping_files, nearest, read_mapping
 from orchestration.settings import PROJECT, Settings, settings
 
 #: Paths given on the command line in place of the mapping's `files`: for the only table, or by table.
@@ -27,14 +31,16 @@ Paths = Sequence[str] | Mapping[str, Sequence[str]]
 @dataclass
 class FileReport:
     """One file's part in a load. `malformed` of its `rows` could not be read and landed with their reason.
-    `skipped` says why nothing was done; `notes` what the user may want to know. Where a delivery came again, `rows` are those that
-    are new, `unchanged` were there before, and `gone` are those that it lacks now, told with the first of its files."""
+    `skipped` says why nothing was done; `notes` what the user may want to know. Where a delivery came again, or its mapping changed,
+    `rows` are those that are new or mapped otherwise, `replaced` of them in place of a former row; `unchanged` were there before, and
+    `gone` are those that it lacks now, reported with the first of its files."""
 
     source: str
     table: str
     file: str
     rows: int = 0
     malformed: int = 0
+    replaced: int = 0
     unchanged: int = 0
     gone: int = 0
     skipped: str | None = None
@@ -75,11 +81,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """One mapping file, read and checked, with the files it names."""
+    """One mapping file, read and checked, with the files it names. `is_whole`: all of them, and not some of the command line."""
 
     path: Path
     source: str
     entries: tuple[Entry, ...]
+    is_whole: bool = True
 
     @property
     def size(self) -> int:
@@ -115,7 +122,7 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
             if table == "ga4_events" and any(file.format == "csv" for file in files):
                 raise FinegrainError(f"{where}: GA4's export is nested; export it as parquet or jsonl, not csv")
             entries.append(Entry(where, table, entry, zone, number, tuple(files)))
-        plans.append(Plan(path, read.source, tuple(entries)))
+        plans.append(Plan(path, read.source, tuple(entries), not given))
     return plans
 
 
@@ -168,6 +175,7 @@ def load(
     paths: Paths | None = None,
     data: str | Path | None = None,
     again: bool = False,
+    keep: bool = False,
     *,
     where: Settings | None = None,
     now: datetime | None = None,
@@ -175,11 +183,14 @@ def load(
 ) -> LoadReport:
     """Land the files of a mapping (or of every mapping in a folder) in the lake.
 
-    Each mapping's files land in one transaction or not at all. A file that its table holds already (same name,
-    same bytes, same source) is skipped unless `again`. What comes again of a delivery replaces it (`deliveries`). `now` is
-    the moment of arrival, naive UTC.
+    Each mapping's files land in one transaction or not at all. A file that its table holds already (same name, same bytes, same
+    source) is skipped. If the mapping would now make other rows of it, nothing lands, unless the user says what is to be done:
+    `again` maps all that was loaded again and replaces what comes out otherwise, `keep` leaves it as it is. What comes again of a
+    delivery replaces it (`deliveries`). `now` is the moment of arrival, naive UTC.
     Raises FinegrainError; the lake is then as it was before the mapping that failed.
     """
+    if again and keep:
+        raise FinegrainError("--again replaces what is loaded, and --keep leaves it as it is: give one of them")
     where = where or settings()
     started = time.monotonic()
     plans = plan(mapping, paths, data)
@@ -196,57 +207,99 @@ def load(
                 if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
                     raise FinegrainError(f"{place}: the lake is here, and cannot be written")
             for each in plans:
-                reports += _load(con, where, each, again, now or datetime.now(UTC).replace(tzinfo=None), advance)
+                asked = Asked(again, keep, now or datetime.now(UTC).replace(tzinfo=None))
+                reports += _load(con, where, each, asked, advance)
             [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         finally:
             con.close()
     return LoadReport(reports, int(snapshot), time.monotonic() - started)
 
 
+def fingerprint_of(entries: Sequence[Entry]) -> str:
+    """What tells how entries map a file that all of them read, in their order."""
+    return " ".join(entry.mapping.fingerprint(entry.zone) for entry in sorted(entries, key=lambda entry: entry.number))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user wants of a load."""
+
+    again: bool
+    keep: bool
+    now: datetime
+
+
+@dataclass
+class Part:
+    """One file's part in a landing. `standing` says what becomes of it, `report` what did."""
+
+    file: str
+    fingerprint: str
+    mapping: str
+    standing: deliveries.Standing
+    report: FileReport
+    changes: deliveries.Changes | None = None
+
+
 @dataclass
 class Landing:
-    """What a load lands in one raw table: SELECTs of files that are new, and of deliveries that came again, which are compared with
-    what the lake has of them. `names` are the files by what their rows' positions begin with; `expected` how many rows of it must be
-    read, where the file says so by a count of its own."""
+    """What a load lands in one raw table: SELECTs of files that are new, and of those that are compared with what the lake has of them.
+    `parts` are the files by what their rows' positions begin with, `kept` those that are left as they are, by another mapping than
+    the one they were loaded by; `expected` how many rows of a file must be read, where the file says so by a count of its own."""
 
     table: str
     fresh: list[tuple[DataFile, str]] = field(default_factory=list)
     again: list[tuple[DataFile, str]] = field(default_factory=list)
-    deliveries: dict[str, str] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    deliveries: dict[DataFile, str] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    kept: list[Part] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
-    held: dict[str, int] = field(default_factory=dict)
+
+    def moved(self) -> set[str]:
+        """The deliveries of which anything is new, changed or deleted."""
+        return {
+            part.changes.delivery
+            for part in self.parts.values()
+            if part.changes is not None and (part.changes.any or not part.standing.is_there)
+        }
 
 
 def _load(
-    con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, again: bool, now: datetime, advance: console.Advance
+    con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, asked: Asked, advance: console.Advance
 ) -> list[FileReport]:
-    """One mapping: look at every file, bind all, compare what came again, then land all in one transaction."""
+    """One mapping: look at every file, bind all, compare what was loaded before, then land all in one transaction."""
     reports: list[FileReport] = []
     looks: dict[tuple[str, str], Look] = {}
     looked = Looked()
     empty: dict[tuple[str, int], set[DataFile]] = {}
+    readers: dict[tuple[str, str], list[Entry]] = {}
     for entry in plan.entries:
         nothing_in = empty.setdefault((entry.table, entry.number), set())
         for file in entry.files:
             try:
                 looks[entry.table, file.name] = looked.at(file, entry.mapping)
+                readers.setdefault((entry.table, file.name), []).append(entry)
             except EmptyFile:
                 nothing_in.add(file)
                 if len(nothing_in) == len(entry.files):
                     raise
             advance(file.size, file.name)
+    mapped = {key: fingerprint_of(entries) for key, entries in readers.items()}
     with lake.unmoved(where):
         loads = deliveries.Loads(con, plan.source)
         patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
         standings = {
             table: loads.standings(
-                table, told, {name: seen.fingerprint for (of, name), seen in looks.items() if of == table}, again
+                table,
+                told,
+                {name: (seen.fingerprint, mapped[of, name]) for (of, name), seen in looks.items() if of == table},
+                asked.again,
+                asked.keep,
             )
             for table, told in patterns.items()
         }
-        if any(standing.delivery for table in standings.values() for standing in table.values()):
-            now = deliveries.moment(con, plan.source, loads, now)
+        replaces = any(standing.delivery for table in standings.values() for standing in table.values())
+        now = deliveries.moment(con, plan.source, loads, asked.now, replaces or asked.again)
     landings = {table: Landing(table) for table in patterns}
     opened: set[DataFile] = set()
     for entry in plan.entries:
@@ -256,10 +309,17 @@ def _load(
                 reports.append(FileReport(plan.source, entry.table, file.name, skipped="the file is empty (0 bytes)"))
                 advance(file.size, file.name)
                 continue
-            standing, seen = standings[entry.table][file.name], looks[entry.table, file.name]
+            key = (entry.table, file.name)
+            standing, seen = standings[entry.table][file.name], looks[key]
             report = FileReport(plan.source, entry.table, file.name, skipped=standing.skipped)
             reports.append(report)
+            # Positions tell rows apart: a second entry over the same file must not repeat those of the first.
+            name = loads.name(entry.table, file.name, seen.fingerprint)
+            suffix = f".{entry.number + 1}" if name in landing_of.parts else ""
+            part = Part(file.name, seen.fingerprint, mapped[key], standing, report)
             if standing.skipped:
+                if standing.is_remapped:
+                    landing_of.kept.append(part)
                 advance(file.size, file.name)
                 continue
             # A row that cannot be read is one row, in however many entries.
@@ -271,30 +331,30 @@ def _load(
             landing.check_sample(con, bound, entry.where)
             report.notes += bound.opened.notes + standing.notes
             standing.notes = []
-            # Positions tell rows apart: a second entry over the same file must not repeat those of the first.
-            name = loads.name(entry.table, file.name, seen.fingerprint)
-            suffix = f".{entry.number + 1}" if name in landing_of.names else ""
-            landing_of.names[name] = file.name
+            landing_of.parts.setdefault(name, part)
             expected = bound.expected(con)
             if expected is not None:
                 landing_of.expected[name] = landing_of.expected.get(name, 0) + expected
             select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
             (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
             if standing.delivery:
-                landing_of.deliveries[file.name] = standing.delivery
-    if any(each.names for each in landings.values()):
-        try:
-            for each in landings.values():
-                if each.again:
-                    with lake.unmoved(where):
-                        _compare(con, plan.source, each, loads, patterns[each.table], advance)
-            lake.retry(lambda: _land(con, where, plan, list(landings.values()), looks, now, advance, reports))
-        except _Failed as failed:
-            raise _of_file(con, failed) from None
-        except duckdb.Error as error:
-            raise FinegrainError(
-                f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed"
-            ) from None
+                landing_of.deliveries[file] = standing.delivery
+    with lake.unmoved(where):
+        for each in landings.values():
+            reports += _bind_missing(con, plan, each, loads, patterns[each.table], set(looks), asked, now)
+    try:
+        for each in landings.values():
+            if each.again:
+                with lake.unmoved(where):
+                    _compare(con, plan.source, each, loads, patterns[each.table], advance)
+        _refuse(plan, list(landings.values()), asked)
+        lake.retry(lambda: _land(con, where, plan, list(landings.values()), now, advance))
+    except _Failed as failed:
+        raise _of_file(con, failed) from None
+    except duckdb.Error as error:
+        raise FinegrainError(
+            f"the lake cannot be written: {' '.join(str(error).split())}; nothing has landed"
+        ) from None
     return reports
 
 
@@ -325,6 +385,102 @@ class Looked:
         return replace(self._opened[key], notes=list(self._opened[key].notes))
 
 
+def _bind_missing(
+    con: duckdb.DuckDBPyConnection,
+    plan: Plan,
+    of: Landing,
+    loads: deliveries.Loads,
+    patterns: Sequence[str],
+    here: set[tuple[str, str]],
+    asked: Asked,
+    now: datetime,
+) -> list[FileReport]:
+    """Files that are in the lake and not at hand: their rows are mapped again from their payload there, if all is to be mapped again,
+    or what else there was of a delivery."""
+    compared = {part.standing.delivery for part in of.parts.values() if part.standing.is_there}
+    replaced = {part.standing.delivery for part in of.parts.values()} - compared
+    missing: dict[str, tuple[str, deliveries.Loaded]] = {}
+    for told, before in loads.of(of.table, patterns).items():
+        for _, each in before:
+            wanted = told in compared or (asked.again and plan.is_whole and told not in replaced)
+            if wanted and each.name not in of.parts:
+                missing[each.name] = (told, each)
+    if not missing:
+        return []
+    names = ", ".join(map(quote, missing))
+    alive = (
+        f"select *, regexp_replace(_position, '{deliveries.IN_FILE}', '') as __name from lake.raw.{of.table} as t "
+        f"where _source = {quote(plan.source)} and not {deliveries.is_gone(of.table, 't')}"
+    )
+    counts = con.execute(
+        f"select __name, count(*) from ({alive}) where __name in ({names}) group by 1 order by 1"
+    ).fetchall()
+    reports = []
+    for name, count in counts:
+        told, each = missing[str(name)]
+        report = FileReport(plan.source, of.table, each.file, unchanged=int(count))
+        reports.append(report)
+        entries = [
+            entry
+            for entry in plan.entries
+            if entry.table == of.table
+            and any(may_name(pattern, entry.mapping.format, each.file) for pattern in entry.mapping.files)
+        ]
+        kind = next((entry.mapping.format or format_of(each.file) for entry in entries), None)
+        stays = f"the file is not here, so {count:,} rows of it stay as they are: "
+        undo = f"`finegrain unload {plan.source}.{of.table} --file {each.file}` takes them back"
+        if not entries or len({entry.mapping.files for entry in entries}) > 1:
+            which = "several entries may have read it" if entries else "no entry reads it now"
+            report.notes.append(f"{stays}{which}; {undo}")
+        elif kind not in ("csv", "jsonl"):
+            report.notes.append(f"{stays}of a Parquet file the lake has no copy that could be mapped again; {undo}")
+        else:
+            report.notes.append("the file is not here: its rows are mapped again from what the lake has of them")
+            # Two entries may have made a row each of one of the file's rows.
+            rows = (
+                f"select cast(regexp_extract(_position, '#([0-9]+)[0-9.]*$', 1) as bigint) as __n, any_value(payload) as payload, "
+                f"any_value(_error) as _error from ({alive}) where __name = {quote(str(name))} group by 1"
+            )
+            file = DataFile(Path(each.file), str(name), kind, 0)
+            is_remapped = each.mapping != (mapping := fingerprint_of(entries))
+            standing = deliveries.Standing(delivery=told, is_there=True, is_remapped=is_remapped)
+            of.parts[str(name)] = Part(each.file, each.fingerprint, mapping, standing, report)
+            of.deliveries[file] = told
+            for place, entry in enumerate(entries):
+                opened = landing.open_landed(con, rows, each.file, of.table, entry.mapping, entry.where)
+                bound = landing.bind_opened(
+                    con, opened, of.table, entry.mapping, entry.zone, entry.where, malformed=not place
+                )
+                suffix = f".{entry.number + 1}" if place else ""
+                of.again.append((file, landing.select(bound, plan.source, landing.in_file(str(name), suffix), now)))
+    return reports
+
+
+def _refuse(plan: Plan, landings: Sequence[Landing], asked: Asked) -> None:
+    """Raise FinegrainError where rows that are in the lake would come out otherwise and the user has not said what to do."""
+    lines = []
+    for each in landings:
+        moved = each.moved()
+        for part in each.parts.values():
+            told, changes = part.standing, part.changes
+            if changes is None or not told.is_there or asked.again:
+                continue
+            if told.delivery not in moved:
+                part.report.skipped = "already there; the mapping changed, but none of its rows"
+            else:
+                lines.append(
+                    f"  {each.table} {part.file}: {changes.replaced:,} rows would be replaced, {changes.deleted:,} deleted, "
+                    f"{changes.added:,} added, {changes.holds - changes.replaced - changes.added:,} unchanged"
+                )
+    if lines:
+        raise FinegrainError(
+            f"{plan.path}: the mapping is not the one by which these files were loaded; nothing has landed\n"
+            + "\n".join(lines)
+            + f"\n  finegrain load {plan.path} --again replaces them"
+            + f"\n  finegrain load {plan.path} --keep leaves what is loaded as it is, and loads new files by the new mapping"
+        )
+
+
 class _Failed(Exception):
     """A batch of files that did not land, and DuckDB's error."""
 
@@ -341,25 +497,32 @@ def _compare(
     patterns: Sequence[str],
     advance: console.Advance,
 ) -> None:
-    """Stage the deliveries that came again, and find what is new and gone. Not in the transaction, which is to be short: whoever
+    """Stage what was loaded before, and find what is new, changed and deleted. Not in the transaction, which is to be short: whoever
     else lands files waits for this load."""
     for number, batch in enumerate(landing.batches(of.again)):
         try:
-            told = [(of.deliveries[file.name], select) for file, select in batch]
+            told = [(of.deliveries[file], select) for file, select in batch]
             deliveries.stage(con, of.table, told, first=number == 0)
         except duckdb.Error as error:
             raise _Failed(batch, error) from None
         for file, _ in batch:
             advance(file.size, file.name)
-    came = set(of.deliveries.values())
+    compared = set(of.deliveries.values())
     former = {
-        (loads.name(each.table, each.file, each.fingerprint), told)
+        (each.name, told)
         for told, before in loads.of(of.table, patterns).items()
+        if told in compared
         for _, each in before
-        if told in came
     }
-    deliveries.compare(con, source, of.table, former)
-    of.held = deliveries.held(con, of.table)
+    deliveries.compare(con, of.table, deliveries.of_files(source, of.table, former))
+    found = deliveries.changes(con, of.table)
+    for name, part in of.parts.items():
+        if part.standing.delivery:
+            part.changes = found.pop(name, deliveries.Changes(part.standing.delivery))
+    for other in found.values():  # of files that are not part of the delivery any more
+        first = next(part for part in of.parts.values() if part.standing.delivery == other.delivery)
+        assert first.changes is not None
+        first.changes.deleted += other.deleted
 
 
 def _land(
@@ -367,12 +530,20 @@ def _land(
     where: Settings,
     plan: Plan,
     landings: list[Landing],
-    looks: dict[tuple[str, str], Look],
     now: datetime,
     advance: console.Advance,
-    reports: list[FileReport],
 ) -> None:
-    """The transaction: rows, what is gone, and the note of each file, together."""
+    """The transaction: rows, what is deleted, and the note of each file, together."""
+    recorded = [
+        (each, part)
+        for each in landings
+        for part in (*each.parts.values(), *each.kept)
+        if part.standing.is_remapped and (part in each.kept or part.standing.delivery not in each.moved())
+    ]
+    if not recorded and not any(each.fresh or each.moved() for each in landings):
+        for each in landings:
+            _report(each, {})
+        return
     with lake.writing(con, where):
         for each in landings:
             shown = ", ".join(f'"{name}"' for name in columns(each.table))
@@ -386,34 +557,46 @@ def _land(
                     raise _Failed(batch, error) from None
                 for file, _ in batch:
                     advance(file.size, file.name)
-            if each.again:
+            if each.again and each.moved():
                 deliveries.land(con, plan.source, each.table, now)
         # Literals, here and elsewhere: DuckDB imports pandas, where it is installed, to read a list of parameters.
         moment = f"timestamp {quote(now.isoformat(sep=' '))}"
         noted: list[str] = []
         for each in landings:
-            if not each.names:
-                continue
             counts = con.execute(
                 f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{each.table} "
                 f"where _ingested_at = {moment} and _source = {quote(plan.source)} group by 1"
             ).fetchall()
-            found = {each.names.get(str(name)): (int(rows), int(bad)) for name, rows, bad in counts}
-            gone = deliveries.gone(con, each.table) if each.again else {}
-            for name, file_name in each.names.items():
-                rows, bad = found.get(file_name, (0, 0))
-                told = each.deliveries.get(file_name)
-                holds = each.held.get(name, 0) if told else rows
+            _report(each, {str(name): (int(rows), int(bad)) for name, rows, bad in counts})
+            moved = each.moved()
+            for name, part in each.parts.items():
+                holds = part.changes.holds if part.changes else part.report.rows
                 if holds != each.expected.get(name, holds):
-                    raise landing.miscounted(file_name, holds, each.expected[name])
-                texts = ", ".join(
-                    map(quote, (plan.source, each.table, file_name, looks[each.table, file_name].fingerprint))
-                )
-                noted.append(f"({texts}, {holds}, {moment})")
-                report = next(r for r in reports if r.table == each.table and r.file == file_name and r.skipped is None)
-                report.rows, report.malformed, report.unchanged = rows, bad, holds - rows
-                report.gone = gone.pop(told, 0) if told else 0
-        con.execute(f"insert into lake.raw.loads values {', '.join(noted)}")
+                    raise landing.miscounted(part.file, holds, each.expected[name])
+                if part.changes is None or part.standing.delivery in moved:
+                    texts = (plan.source, each.table, part.file, part.fingerprint)
+                    noted.append(
+                        f"({', '.join(map(quote, texts))}, {holds}, {moment}, {quote(name)}, {quote(part.mapping)})"
+                    )
+        if noted:
+            con.execute(f"insert into lake.raw.loads values {', '.join(noted)}")
+        for each, part in recorded:
+            con.execute(
+                f"update lake.raw.loads set mapping = {quote(part.mapping)} where source = {quote(plan.source)} "
+                f"and raw_table = {quote(each.table)} and file = {quote(part.file)} and fingerprint = {quote(part.fingerprint)}"
+            )
+
+
+def _report(of: Landing, landed: Mapping[str, tuple[int, int]]) -> None:
+    """Fill in the reports from what `landed`, rows and malformed ones, by what positions begin with."""
+    for name, part in of.parts.items():
+        report, changes = part.report, part.changes
+        if report.skipped:
+            continue
+        report.rows, report.malformed = landed.get(name, (0, 0))
+        if changes is not None:
+            report.replaced, report.gone = changes.replaced, changes.deleted
+            report.unchanged = changes.holds - changes.added - changes.replaced
 
 
 def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -441,6 +442,12 @@ class Table(Strict):
     def reading(self, fields: Iterable[str]) -> Table:
         """This entry with contract fields that are called in its rows as they are in the contract."""
         return self.model_copy(update={"fields": {name: Field(column=name) for name in fields}})
+
+    def fingerprint(self, zone: str) -> str:
+        """What tells how rows are mapped, wherever they are found; `zone` is that of their times."""
+        found = {"files", "format", "replaces", "stream", "table", "http", "key", "incremental", "deletes", "time_zone"}
+        told = [self.model_dump(mode="json", exclude=found, exclude_defaults=True), zone]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @field_validator("files", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from typing import Final
 import duckdb
 
 from orchestration.contracts import IDENTITY
+from orchestration.deliveries import is_gone
 from orchestration.lake import quote
 from orchestration.landing import as_text, identifier, packed, parse_time
 
@@ -110,9 +111,13 @@ def newest(source: str, table: str, label: str, among: str | None = None) -> str
     # What begins with `label/` lies between it and what follows the slash: the lake skips files by that.
     of = f"_source = {quote(source)} and _position >= {quote(first)} and _position < {quote(label + '0')}"
     place = f"left(_position, -{_TAIL})"
+    # A version that was unloaded counts as deleted, and its number is taken.
+    position = (
+        f"case when {is_gone(table, 't')} then left(_position, -16) || {quote(GONE)} else _position end as _position"
+    )
     found = (
-        f"select _position from lake.raw.{table} where {of} union all "
-        f"select _position from lake.raw.deletions where {of} and raw_table = {quote(table)}"
+        f"select {position} from lake.raw.{table} as t where {of} union all "
+        f"select _position from lake.raw.deletions where {of} and raw_table = {quote(table)} and row_key is not null"
     )
     return (
         f"select substr({place}, {len(first) + 1}) as __key, max(right(_position, {_TAIL - 1})) as __last from ({found})"
@@ -138,5 +143,6 @@ def deletions(source: str, table: str, label: str, key: Sequence[str], known: st
     return (
         f"select {quote(source)}, {prefix} || {_tail('__key', '__last', quote(GONE))}, {quote(table)}, "
         f"to_json({{{', '.join(parts)}}})::varchar, {packed(IDENTITY[table])}, __gone_at, {moment}, {available} "
-        f"from __lost join lake.raw.{table} on _source = {quote(source)} and _position = {prefix} || __key || '@' || __last"
+        f"from __lost join lake.raw.{table} as t on _source = {quote(source)} and _position = {prefix} || __key || '@' || __last "
+        f"and not {is_gone(table, 't')}"
     )

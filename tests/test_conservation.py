@@ -64,7 +64,7 @@ def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
     return Counter(
         (row.table, row.source, row.position, row.available_at)
         for row in rows
-        if row.table in EVENT_TABLES or row.table == "orders"
+        if row.table != "deletions"
         if is_gone(row, deletions)
         or (row.table in ("order_items", "refunds") and order_of(row) in headers and all(headers[order_of(row)]))
         for _ in range(judged_as(row))

@@ -199,3 +199,20 @@ def test_what_an_api_does_wrong_is_one_sentence(
 def test_an_empty_answer_lands_nothing(home: Settings, tmp_path: Path, api: Api) -> None:
     api.answer = lambda path, asked: page([])
     assert bring(home, tmp_path, {"url": api.url}).landed == 0
+
+
+def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Api) -> None:
+    """By another field; one that only newer answers have is null in the older rows."""
+    api.answer = lambda path, asked: page(ROWS[:2])
+    bring(home, tmp_path, {"url": api.url})
+    fields = {"product_id": "id", "title": "id", "brand": "maker"}
+    api.answer = lambda path, asked: page([*ROWS[:2], {**ROWS[2], "maker": "M"}])
+    with pytest.raises(FinegrainError, match="2 rows would be replaced, 0 deleted, 0 unchanged"):
+        bring(home, tmp_path, {"url": api.url}, fields=fields)
+    with lake.connect(home, read_only=True) as con:
+        assert con.execute("select count(*) from lake.raw.deletions").fetchall() == [(0,)]
+    ingest(tmp_path / "api.yml", again=True, where=home)
+    assert landed(home, "title, brand")[-1] == ("3", "M")
+    assert sorted(landed(home, "title, brand, _position[1:0]"))[:2] == [("1", None, ""), ("2", None, "")]
+    with lake.connect(home, read_only=True) as con:
+        assert con.execute("select count(*), count(row_key) from lake.raw.deletions").fetchall() == [(2, 0)]

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
 from orchestration.ingest import IngestReport, TableReport, ingest
 from orchestration.settings import Settings
+from orchestration.unload import unload
 
 CUSTOMERS = (
     "create table customers (id int primary key, name varchar(30), country varchar(30), "
@@ -614,3 +616,106 @@ def test_what_the_measurement_compares_does_the_same(on_postgres: Shop, tmp_path
     if find_spec("dlt") is None:
         with pytest.raises(SystemExit, match=r"dlt is not installed here .*; try: pip install"):
             measured.by_dlt(on_postgres.url, tmp_path, "pyarrow")
+
+
+# --- a mapping that changed, and rows that are taken back ---------------------------------------------------------
+
+ALIVE = (
+    "select {columns} from lake.raw.customers as t where not exists (select 1 from lake.raw.deletions as d "
+    "where d.row_key is null and d._position = t._position and t._ingested_at < d._ingested_at) order by all"
+)
+
+
+def test_rows_are_mapped_again_from_their_payload(shop: Shop) -> None:
+    fill(shop, "(1, 'SE', '2024-01-01 10:00'), (2, 'DE', '2024-01-02 10:00')")
+    shop.run("update customers set name = concat(country, '!')")
+    shop.one(now=datetime(2024, 2, 1))
+    shop.run("update customers set country = 'NO', updated_at = '2024-01-03' where id = 1")
+    shop.one(now=datetime(2024, 2, 2))
+    corrected = {"fields": {**ENTRY["fields"], "country": "name"}, "where": "id < 2"}
+    shop.write(corrected)
+    before = shop.lake("select max(snapshot_id) from lake.snapshots()")
+    with pytest.raises(FinegrainError) as caught:
+        shop.one()
+    said = str(caught.value)
+    assert "2 rows would be replaced, 1 deleted, 0 unchanged" in said and "--again replaces them" in said
+    assert shop.lake("select max(snapshot_id) from lake.snapshots()") == before
+
+    report = shop.one(again=True, now=datetime(2024, 2, 3))
+    assert (report.replaced, report.taken_back, report.landed) == (2, 1, 0)
+    found = shop.lake(ALIVE.format(columns="customer_id, country, split_part(_position, '@', 2)[:9], available_at"))
+    # Both versions of 1, at their places, and known since they were.
+    assert found == [
+        ("1", "SE!", "000000001", datetime(2024, 2, 1)),
+        ("1", "SE!", "000000002", datetime(2024, 2, 2)),
+    ]
+    before = shop.lake("select count(*) from lake.raw.customers")
+    report = shop.one(again=True, now=datetime(2024, 2, 4))
+    assert (report.replaced, report.taken_back) == (0, 0) and not report.notes
+    assert shop.lake("select count(*) from lake.raw.customers") == before
+    # What the former condition left out comes with a full reading, as a version of its own.
+    shop.write({"fields": corrected["fields"]})
+    assert "come with --full" in shop.one().notes[0]
+    assert shop.one(full=True).landed == 1
+    assert [row[0] for row in shop.lake(ALIVE.format(columns="country"))] == ["DE!", "SE!", "SE!"]
+
+
+def test_keep_leaves_the_rows_that_are_there(on_postgres: Shop) -> None:
+    shop = on_postgres
+    fill(shop, "(1, 'SE', '2024-01-01 10:00')")
+    shop.one()
+    shop.write({"fields": {**ENTRY["fields"], "country": {"value": "XX"}}})
+    assert "are kept as they are" in shop.one(keep=True).notes[0]
+    fill(shop, "(2, 'DE', '2024-01-02 10:00')")
+    assert shop.one().landed == 1 and shop.versions() == [("1", "SE"), ("2", "XX")]
+
+
+def test_values_of_every_type_come_back_from_the_payload(shop: Shop) -> None:
+    """Mapped again by the same mapping, nothing is another."""
+    real = "double precision" if shop.url.startswith("postgresql") else "double"
+    shop.run(
+        f"create table kinds (id bigint primary key, a numeric(20, 4), b {real}, c boolean, d date, e timestamp null, f text, g smallint)"
+    )
+    shop.run(
+        "insert into kinds values (9007199254740993, 12.5000, 0.1, true, '2024-01-01', '2024-01-01 10:00:00.5', '\"x\" {}', -3)"
+    )
+    shop.run("insert into kinds values (2, 99999999999.1234, 1e300, false, '1999-12-31', null, '', null)")
+    row = "json_object('a', a, 'b', b, 'c', c, 'd', d, 'e', e, 'f', f, 'g', g + 1)"
+    entry = {
+        "table": "kinds",
+        "incremental": None,
+        "deletes": None,
+        "fields": {"customer_id": "id", "created_at": "e", "income": "a", "properties": {"sql": row}},
+    }
+    shop.mapping.write_text(
+        yaml.safe_dump(
+            {
+                "source": "shop",
+                "database": "${SHOP_URL}",
+                "tables": {"customers": {key: value for key, value in {**ENTRY, **entry}.items() if value is not None}},
+            }
+        )
+    )
+    assert shop.one().landed == 2
+    report = shop.one(again=True)
+    assert (report.replaced, report.taken_back, report.landed, report.unchanged) == (0, 0, 0, 2)
+
+
+def test_unloaded_rows_come_again(shop: Shop) -> None:
+    shop.whole(deletes="compare")
+    fill(shop, "(1, 'SE', '2024-01-01'), (2, 'DE', '2024-01-01')")
+    shop.one()
+    shop.run("update customers set country = 'NO' where id = 1")
+    shop.one()
+    report = unload("shop.customers", where=shop.home)
+    assert [(part.came_by, part.rows) for part in report.parts] == [("ingest", 3)] and "--full" in report.notes[0]
+    assert shop.lake(ALIVE.format(columns="customer_id")) == []
+    # What is gone from the source is not deleted once more; the others land, as their next versions.
+    shop.run("delete from customers where id = 2")
+    report_of = shop.one()
+    assert (report_of.landed, report_of.deleted) == (1, 0)
+    assert shop.lake(ALIVE.format(columns="customer_id, country, split_part(_position, '@', 2)[:9]")) == [
+        ("1", "NO", "000000003")
+    ]
+    shop.run("delete from customers")
+    assert shop.one().deleted == 1 and shop.one().deleted == 0

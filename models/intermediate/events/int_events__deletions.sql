@@ -1,11 +1,12 @@
--- What was told gone last of each place. Customers and products keep their history, whatever becomes of them.
+-- What was told gone last of each place. Customers and products that a database deletes keep their history; what was unloaded, or
+-- mapped again, does not.
 with deletions as (
 
     select
         *,
         case when has_key then {{ without_version('position') }} else position end as place
     from {{ ref('stg_lake__deletions') }}
-    where raw_table not in ('customers', 'products')
+    where raw_table not in ('customers', 'products') or not has_key
 
 )
 

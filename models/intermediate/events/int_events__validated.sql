@@ -12,6 +12,7 @@
 --
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
 -- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, or that are gone.
+-- {{ hooks_read(['stg_shop__customers', 'stg_shop__products']) }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
@@ -100,6 +101,23 @@ crowded_days as (
 
 ),
 
+-- Customers and products of whom a row was deleted, by its position. Nothing else may be left of them.
+lost_users as (
+
+    {{ gone_rows(
+        ref('stg_shop__customers'), 'user_id', "'customers'", newer_than='(select w.snapshot from watermark as w)'
+    ) | indent(4) }}
+
+),
+
+lost_products as (
+
+    {{ gone_rows(
+        ref('stg_shop__products'), 'product_id', "'products'", newer_than='(select w.snapshot from watermark as w)'
+    ) | indent(4) }}
+
+),
+
 reopened as (
 
     select t.row_id
@@ -114,6 +132,11 @@ reopened as (
     inner join {{ ref('int_identity__product_versions') }} as p on t.product_id = p.product_id
     where p.arrived_in > (select w.snapshot from watermark as w)
         and (t.product_known_at is distinct from p.first_known_at or t.available_at >= p.known_at)
+    union
+    select t.row_id
+    from {{ this }} as t
+    where (t.user_id in (select u.user_id from lost_users as u) and t.expects like '%customers%')
+        or t.product_id in (select p.product_id from lost_products as p)
 
 ),
 

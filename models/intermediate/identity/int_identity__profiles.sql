@@ -9,7 +9,7 @@ with versions as (
             order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
         ) as newest
     from {{ ref('stg_shop__customers') }}
-    where {{ is_usable_id('user_id') }} and raw_error is null
+    where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_there('customers') | indent(4) }}
 
 ),
 

@@ -1,11 +1,5 @@
 -- The verdict on every row of the tables that describe things: customers, products and order headers.
-with gone as (
-
-    {{ gone_rows(ref('stg_shop__orders'), 'raw_rowid', "'orders'") | indent(4) }}
-
-),
-
-records as (
+with records as (
 
     {% for table, key in [('customers', 'user_id'), ('products', 'product_id'), ('orders', 'order_id')] %}
     select
@@ -17,7 +11,7 @@ records as (
         raw_error,
         {{ key }} as record_key,
         md5(payload) as content,
-        {{ 'raw_rowid in (select g.raw_rowid from gone as g)' if table == 'orders' else 'false' }} as is_gone,
+        not ({{ is_there(table) | indent(8) }}) as is_gone,
         {{ known_id(key) }} is null as has_no_key,
         {{ is_rounded_id(key) }} as has_rounded_key,
         {{ is_absurd_price('price') if table == 'products' else 'false' }} as has_absurd_price
@@ -32,10 +26,10 @@ judged as (
     select
         *,
         case
+            when is_gone then 'deleted_at_source'
             when raw_error is not null then 'malformed'
             when has_no_key then 'missing_key'
             when has_rounded_key then 'unusable_id'
-            when is_gone then 'deleted_at_source'
             when has_absurd_price then 'price_out_of_range'
         end as error
     from records
