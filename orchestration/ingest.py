@@ -524,7 +524,9 @@ def _read_api(
                 number = "case when isfinite(try_cast(c as double)) then try_cast(c as double) end"
                 of = f"select c, {number} as n, {landing.parse_time('c', quote(reading.zone))} as t from ({read})"
                 # What cannot be compared must not pass for the greatest, as a null would.
-                until = str(_one(con, f"select arg_max(c, row(n, t)) from ({of}) where n is not null or t is not null") or "")
+                until = str(
+                    _one(con, f"select arg_max(c, row(n, t)) from ({of}) where n is not null or t is not null") or ""
+                )
                 unread = _one(con, f"select count(*) from ({of}) where n is null and t is null")
                 if unread:
                     said = "is neither a number nor a time, so they do not move the position"

@@ -460,7 +460,9 @@ def _spelled(text: str, formats: Sequence[str], kind: str, place: str) -> str:
     if not formats:
         return text
     if kind.startswith(("DATE", "TIMESTAMP")):
-        raise FinegrainError(f"{place}: its values are {kind.lower()} already, so there is no text to read; leave format out")
+        raise FinegrainError(
+            f"{place}: its values are {kind.lower()} already, so there is no text to read; leave format out"
+        )
     first, last = settings.variable("earliest_year"), settings.variable("latest_year")
     tried = []
     for each in formats:

@@ -106,7 +106,9 @@ def _check_format(text: str) -> None:
     if (month, day) != ("2001-02", "03"):
         raise ValueError(f"'{text}' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y")
     if hour not in (0, 16):
-        raise ValueError(f"'{text}' does not say which half of the day %I is in; add %p, or write %H for hours up to 23")
+        raise ValueError(
+            f"'{text}' does not say which half of the day %I is in; add %p, or write %H for hours up to 23"
+        )
 
 
 def _directive(letter: str, format: str) -> re.Match[str] | None:
@@ -126,7 +128,9 @@ def strptime(text: str, format: str) -> str:
     if found is None:
         return f"cast({moment} as timestamp)"
     # The engine takes +25:00 and +02:75 for offsets, too.
-    after = "".join(".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :]))
+    after = "".join(
+        ".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :])
+    )
     offset = f"(?s).*[+-](?:(?:0[0-9]|1[0-3])(?::?[0-5][0-9])?|14(?::?00)?){after}"
     return f"case when regexp_full_match({text}, {quote(offset)}) then timezone('UTC', {moment}) end"
 

@@ -263,7 +263,7 @@ def test_text_that_holds_times_has_a_format(shop: Shop) -> None:
     assert json.loads(found[0][2])["at"] == "12/1/10 8:26"
     fields = {"customer_id": "id", "created_at": {"column": "day", "format": "%Y-%m-%d"}}
     shop.mapping.write_text(yaml.safe_dump({**told, "tables": {"customers": {**entry, "fields": fields}}}))
-    with pytest.raises(FinegrainError, match="fields.created_at: its values are date already"):
+    with pytest.raises(FinegrainError, match=r"fields\.created_at: its values are date already"):
         shop.ingest()
 
 
