@@ -652,7 +652,7 @@ class _Exam:
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
         said = "dated in the future"
         if name == EVENT_TIME[self.entry.table] and not isinstance(self.entry.mapping.available_at, str):
-            arrived = parse_time("__available", quote(self.entry.zone))
+            arrived = parse_time("trim(__available)", quote(self.entry.zone))
             minutes = _variable("future_tolerance_minutes", 10)
             late = f"least(coalesce({arrived}, {late}) + interval {int(minutes)} minute, {late})"
             said = "dated later than they arrived, or in the future"
@@ -727,7 +727,7 @@ class _Exam:
             self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
         if not isinstance(how, str) and self.bounds[0].entry.available_at != "now":
             text = str(macros("fields.sql").clean_text("__available"))
-            parsed = parse_time("__available", quote(self.entry.zone))
+            parsed = parse_time("trim(__available)", quote(self.entry.zone))
             of = f"'{how.column}'" if isinstance(how, Column) else "what its sql gives"
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
@@ -916,7 +916,7 @@ def _unread(bound: Bound) -> list[str]:
 
 
 def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str], list[str]]:
-    """(formats, texts that are left): the format that reads most of the texts, and others that read as many as other moments."""
+    """(formats, texts that are left): the format that reads most of the texts, and others that read the same as other moments."""
     first, last = _variable("earliest_year"), _variable("latest_year")
     # Planning is what takes long, so only formats of which the marks are in some text are tried.
     marks = {frozenset(char for char in text if not char.isalnum()) for text in texts}
@@ -927,14 +927,16 @@ def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str
     rows = f"(select x, unnest([{', '.join(strptime('x', each) for each in spellings)}]) as t, unnest(range({len(spellings)})) as n from (select unnest($1::varchar[]) as x))"
     good = f"year(t) between {int(first)} and {int(last)}"
     found = con.execute(
-        f"select n, count(*), bit_xor(hash(x, t)) from {rows} where {good} group by n qualify count(*) = max(count(*)) over () order by n",
+        f"select n, bit_xor(hash(x)), bit_xor(hash(x, t)) from {rows} where {good} group by n "
+        "qualify count(*) = max(count(*)) over () order by n",
         [texts],
     ).fetchall()
     if not found:
         return [], texts
     fitting: dict[int, str] = {}
-    for n, _, moments in found:
-        fitting.setdefault(moments, spellings[n])
+    for n, which, moments in found:
+        if which == found[0][1]:
+            fitting.setdefault(moments, spellings[n])
     left = con.execute(f"select x from {rows} where n = {found[0][0]} and ({good}) is not true", [texts]).fetchall()
     return list(fitting.values()), [str(x) for (x,) in left]
 

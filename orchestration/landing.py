@@ -808,7 +808,7 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
     `are_good`, none has `__bad`."""
     now = f"timestamp {quote(ingested_at.isoformat(sep=' '))}"
     entry = bound.entry
-    moment = parse_time("__available", quote(bound.zone))
+    moment = parse_time("trim(__available)", quote(bound.zone))
     values = {
         "_source": quote(source),
         "_position": position,
@@ -844,7 +844,7 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
     parts = []
     for name in tested:
         text = identifier(name)
-        good = parse_time(text, quote(bound.zone)) if is_time(name) else f"try_cast({text} as double)"
+        good = parse_time(f"trim({text})", quote(bound.zone)) if is_time(name) else f"try_cast({text} as double)"
         parts.append(f"count({text}), count({good}), min({text})")
     try:
         row = con.execute(

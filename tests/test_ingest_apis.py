@@ -120,6 +120,18 @@ def test_pages_follow_a_cursor_and_only_news_is_asked_for(home: Settings, tmp_pa
     assert ("3", "9") in landed(home)
 
 
+def test_a_time_that_cannot_be_read_does_not_move_the_position(home: Settings, tmp_path: Path, api: Api) -> None:
+    times = ["2024-01-02T00:00:00Z", "infinity", "9999-12-31T00:00:00Z", "2024/09/09", "2024-01-03T00:00:00Z"]
+    rows = [{"id": n, "name": "x", "price": 1, "updated_at": at} for n, at in enumerate(times)]
+    api.answer = lambda path, asked: page(rows)
+    http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "updated_at"}}
+    report = bring(home, tmp_path, http)
+    assert report.landed == 5
+    assert report.notes == ["3 rows whose updated_at is neither a number nor a time, so they do not move the position"]
+    bring(home, tmp_path, http)
+    assert api.asked[-1][1]["s"] == "2024-01-03T00:00:00Z"
+
+
 def test_pages_by_number_and_by_link(home: Settings, tmp_path: Path, api: Api) -> None:
     def answer(path: str, asked: dict[str, str]) -> Answer:
         first = 3 * (int(asked.get("p", 1)) - 1)

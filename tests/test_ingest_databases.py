@@ -405,6 +405,32 @@ def test_a_value_that_cannot_be_read_names_its_column(on_postgres: Shop) -> None
         shop.run("drop database bytes with (force)")
 
 
+def test_text_that_holds_times_has_a_format(shop: Shop) -> None:
+    shop.run("create table signups (id int primary key, at varchar(30), day date)")
+    shop.run(
+        "insert into signups values (1, '12/1/10 8:26', '2010-12-01'), (2, '2010-12-01 08:26:00', null), (3, '31/1/10', null)"
+    )
+    at = {"column": "at", "format": ["%m/%d/%y %H:%M"]}
+    entry = {
+        "table": "signups",
+        "key": ["id"],
+        "origin": "database",
+        "available_at": {"column": "at", "format": at["format"]},
+    }
+    told = {"source": "shop", "time_zone": "America/New_York", "database": "${SHOP_URL}"}
+    fields = {"customer_id": "id", "created_at": at}
+    shop.mapping.write_text(yaml.safe_dump({**told, "tables": {"customers": {**entry, "fields": fields}}}))
+    shop.ingest()
+    found = shop.lake("select created_at, available_at, payload from lake.raw.customers order by customer_id")
+    assert [row[0] for row in found] == ["2010-12-01T08:26:00.000000", "2010-12-01 08:26:00", "31/1/10"]
+    assert [row[1] for row in found[:2]] == [datetime(2010, 12, 1, 13, 26)] * 2 and found[2][1] > datetime(2024, 1, 1)
+    assert json.loads(found[0][2])["at"] == "12/1/10 8:26"
+    fields = {"customer_id": "id", "created_at": {"column": "day", "format": "%Y-%m-%d"}}
+    shop.mapping.write_text(yaml.safe_dump({**told, "tables": {"customers": {**entry, "fields": fields}}}))
+    with pytest.raises(FinegrainError, match=r"fields\.created_at: its values are date already"):
+        shop.ingest()
+
+
 def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})

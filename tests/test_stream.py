@@ -103,6 +103,10 @@ def test_rows_land_once_in_the_contracts_shape(shop: Shop) -> None:
         (json.dumps({key: value for key, value in GOOD.items() if key != "user_id"}).encode(), "missing_field"),
         (json.dumps(GOOD | {"event_type": "vew_item"}).encode(), "unknown_event"),
         (json.dumps(GOOD | {"event_at": "soon"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"event_at": "infinity"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"event_at": "12/1/10 8:26"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"event_at": "2025-03-02T10:15:30+25:00"}).encode(), "wrong_type"),
+        (json.dumps(GOOD | {"event_at": "0025-03-02T10:15:30Z"}).encode(), "wrong_type"),
         (json.dumps(GOOD | {"price": "a lot"}).encode(), "wrong_type"),
         (json.dumps(GOOD | {"quantity": {"n": 1}}).encode(), "wrong_type"),
     ],
@@ -195,7 +199,18 @@ TEXTS = st.one_of(
             "2025-03-02",
         ]
     ),
-    st.sampled_from(["2025-03-02T10:15:30Z", "1740910530", "yesterday", "infinity", "2025-13-01", "02/03/2025 10:15"]),
+    st.sampled_from(
+        [
+            "2025-03-02T10:15:30Z",
+            "1740910530",
+            "yesterday",
+            "infinity",
+            "2025-13-01",
+            "02/03/2025 10:15",
+            "2025-02-29T00:00:00Z",
+            "2025-03-02 24:00:00",
+        ]
+    ),
     st.text(max_size=3),
 )
 
@@ -229,6 +244,20 @@ def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
         ("view_item", None, "c1", "1.5", "Europe/Berlin")
     ]
     assert shop.ask("select error from lake.raw.dead_letters") == [("the sql of price fails on this row",)]
+
+
+def test_times_of_a_stream_have_a_format(shop: Shop) -> None:
+    at = {"column": "event_at", "format": "%d/%m/%Y %H:%M"}
+    fields = {"event_type": "event_type", "event_at": at, "user_id": "user_id"}
+    shop.map(fields=fields, available_at={"column": "sent", "format": "%Y%m%d"})
+    shop.add(
+        *(GOOD | {"event_at": text, "sent": "20250303"} for text in ("02/03/2025 10:15", "03/02/25", GOOD["event_at"]))
+    )
+    assert shop.drain()["dead_letters"] == {"wrong_type": 1}
+    assert shop.ask("select event_at, available_at from lake.raw.events order by 1") == [
+        ("2025-03-02T10:15:00.000000", datetime(2025, 3, 3)),
+        (GOOD["event_at"], datetime(2025, 3, 3)),
+    ]
 
 
 def test_dead_letters_run_again_land_once(shop: Shop) -> None:

@@ -8,16 +8,23 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import duckdb
 import pytest
+import yaml
 from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration.landing import is_plain_time, local_time_is_odd, parse_time
-from orchestration.settings import PROJECT
+from orchestration import lake, settings
+from orchestration.doctor import examine
+from orchestration.errors import FinegrainError
+from orchestration.landing import is_plain_time, local_time_is_odd, macros, parse_time
+from orchestration.load import load
+from orchestration.mapping import read_mapping, strptime
+from orchestration.settings import PROJECT, Settings
 
 PAGE = (PROJECT / "docs" / "connect.md").read_text("utf-8")
 #: Rows of the page's table: text, zone, moment or None.
@@ -245,12 +252,10 @@ def test_a_zone_in_the_text_has_odd_times_of_its_own() -> None:
 
 
 def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestration import landing, settings
-
     (tmp_path / "dbt_project.yml").write_text("vars: {earliest_year: 1960, latest_year: 2020}")
     (tmp_path / "macros").symlink_to(PROJECT / "macros")
     monkeypatch.setattr(settings, "PROJECT", tmp_path)
-    for cached in (settings.variable, landing.macros):
+    for cached in (settings.variable, macros):
         cached.cache_clear()
     try:
         texts = [
@@ -263,6 +268,203 @@ def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ]
         found = [row[0] is not None for row in read(*((text, "UTC") for text in texts))]
     finally:
-        for cached in (settings.variable, landing.macros):
+        for cached in (settings.variable, macros):
             cached.cache_clear()
     assert found == [True, False, True, False, True, False]
+
+
+# --- format ------------------------------------------------------------------------------------------------------
+
+_FORMATS = [
+    "%d/%m/%Y %H:%M", "%m/%d/%y %I:%M %p", "%d.%m.%Y", "%Y%m%d%H%M%S", "%d %B %Y %H:%M:%S.%f", "%b %d, %Y %I:%M:%S %p",
+    "%a %b %d %H:%M:%S %z %Y", "%d/%b/%Y:%H:%M:%S %z", "%Y-%m-%d %H:%M %z", "%j/%Y %H:%M", "100%% %Y/%m/%d", "%-d.%-m.%y",
+]  # fmt: skip
+
+
+@examples(max_examples=20)
+@given(
+    st.lists(st.datetimes(datetime(1990, 1, 2), datetime(2060, 12, 30)), min_size=1, max_size=20), st.integers(-56, 56)
+)
+def test_formats_read_what_python_reads(moments: list[datetime], quarters: int) -> None:
+    offset = timedelta(minutes=15 * quarters)
+    for format in _FORMATS:
+        texts = [moment.replace(tzinfo=UTC).astimezone(_fixed(offset)).strftime(format) for moment in moments]
+        python = [datetime.strptime(text, format.replace("%-", "%")) for text in texts]
+        whole = [each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in python]
+        found = _engine().execute(f"select {strptime('x', format)} from (select unnest($1) as x)", [texts]).fetchall()
+        assert [row[0] for row in found] == whole, (format, texts)
+
+
+def _fixed(offset: timedelta) -> Any:
+    from datetime import timezone
+
+    return timezone(offset)
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-01-01 00:00 +2500", "2024-01-01 00:00 +1430", "2024-01-01 00:00 +02:60", "2024-01-01 00:00 Z"]
+)
+def test_a_format_reads_no_offset_that_is_none(text: str) -> None:
+    assert _engine().execute(f"select {strptime('$1', '%Y-%m-%d %H:%M %z')}", [text]).fetchall() == [(None,)]
+
+
+def mapped(
+    folder: Path, at: Any, *lines: str, zone: str = "America/New_York", header: str = "at,u", **entry: Any
+) -> Path:
+    """The mapping M of purchases in d.csv, whose time is `at`."""
+    (folder / "d.csv").write_text("\n".join([header, *lines]) + "\n")
+    fields = {"event_type": {"value": "purchase"}, "event_at": at, "user_id": "u"}
+    table = {"files": str(folder / "d.csv"), "available_at": "event_time", "fields": fields, **entry}
+    (folder / "m.yml").write_text(yaml.safe_dump({"source": "c", "time_zone": zone, "tables": {"events": table}}))
+    return folder / "m.yml"
+
+
+def landed(home: Settings, sql: str) -> list[tuple[Any, ...]]:
+    con = lake.connect(home, read_only=True)
+    try:
+        return con.execute(sql).fetchall()
+    finally:
+        con.close()
+
+
+def test_a_declared_format_goes_into_the_lake(home: Settings, tmp_path: Path) -> None:
+    at = {"column": "at", "format": ["%m/%d/%y %H:%M", "%d %B %Y %I:%M %p"]}
+    lines = [
+        "12/1/10 8:26",
+        " 1 December 2010 8:26 AM ",
+        "2010-12-01T13:26:00Z",
+        "1291209960",
+        "12/1/2010 8:26",
+        "13/1/10 8:26",
+        "infinity",
+        "",
+    ]
+    load(mapped(tmp_path, at, *(f"{line},u" for line in lines), zone="America/New_York"))
+    found = landed(
+        home,
+        f"select event_at, {parse_time('trim(event_at)', '_time_zone')}, available_at from lake.raw.events order by _position",
+    )
+    iso, moment = "2010-12-01T08:26:00.000000", datetime(2010, 12, 1, 13, 26)  # New York is five hours behind in winter
+    assert [row[0] for row in found] == [iso, iso, *lines[2:7], None]
+    assert [row[1] for row in found] == [moment] * 4 + [None] * 4
+    assert [row[2] for row in found[:4]] == [moment] * 4
+
+
+def test_a_format_with_an_offset_wins_over_the_zone(home: Settings, tmp_path: Path) -> None:
+    at = {"sql": "'on ' || \"at\"", "format": "on %d.%m.%Y %H:%M %z"}
+    load(mapped(tmp_path, at, "01.12.2010 08:26 +0100,u"))
+    assert landed(home, "select event_at, available_at from lake.raw.events") == [
+        ("2010-12-01T07:26:00.000000Z", datetime(2010, 12, 1, 7, 26))
+    ]
+
+
+def test_a_format_of_the_arrival(home: Settings, tmp_path: Path) -> None:
+    arrival = {"column": "got", "format": "%Y%m%d"}
+    lines = ["2010-12-01,u,20101203", "2010-12-01,u,20101303"]
+    before = datetime.now(UTC).replace(tzinfo=None)
+    load(mapped(tmp_path, "at", *lines, header="at,u,got", zone="Europe/Berlin", available_at=arrival))
+    first, second = landed(home, "select available_at from lake.raw.events order by _position")
+    assert first == (datetime(2010, 12, 2, 23),) and second[0] >= before
+
+
+def test_a_format_of_the_arrival_of_ga4(home: Settings, tmp_path: Path) -> None:
+    duckdb.connect().execute(
+        f"copy (select 'login' as event_name, '1291209960000000' as event_timestamp, '1.12.2010' as got) to '{tmp_path}/g.parquet'"
+    )
+    entry = {"files": str(tmp_path / "g.parquet"), "available_at": {"column": "got", "format": "%d.%m.%Y"}}
+    (tmp_path / "m.yml").write_text(yaml.safe_dump({"source": "c", "tables": {"ga4_events": entry}}))
+    load(tmp_path / "m.yml")
+    assert landed(home, "select available_at from lake.raw.ga4_events") == [(datetime(2010, 12, 1),)]
+
+
+@pytest.mark.parametrize(
+    ("format", "said"),
+    [
+        ("%d/%Q/%Y", "'%d/%Q/%Y' is no format of times: Unrecognized format for strftime/strptime: %Q"),
+        ("%H:%M", "'%H:%M' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y"),
+        ("%m/%Y", "'%m/%Y' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y"),
+        ("%d/%m/%Y %I:%M", "'%d/%m/%Y %I:%M' does not say which half of the day %I is in; add %p"),
+        ("%d/%m/%Y %Z", "'%d/%m/%Y %Z': %Z reads abbreviations that mean several zones"),
+        (["%d/%m/%Y", "100%"], "'100%' is no format of times: Trailing format character %"),
+        ([], "write how times are spelled"),
+        (5, "write how times are spelled"),
+    ],
+)
+def test_a_format_is_checked_as_the_mapping_is_read(tmp_path: Path, format: Any, said: str) -> None:
+    for path in (
+        mapped(tmp_path, {"column": "at", "format": format}),
+        mapped(tmp_path, "at", available_at={"column": "at", "format": format}),
+    ):
+        with pytest.raises(FinegrainError) as caught:
+            read_mapping(path)
+        assert said in str(caught.value) and str(caught.value).startswith(f"{path}: tables.events.")
+
+
+def test_only_text_of_times_has_a_format(home: Settings, tmp_path: Path) -> None:
+    path = mapped(
+        tmp_path,
+        "at",
+        fields={"event_type": {"value": "login"}, "event_at": "at", "user_id": {"column": "u", "format": "%Y%m%d"}},
+    )
+    with pytest.raises(FinegrainError, match=r"fields.user_id.format: user_id is no time; leave format out"):
+        read_mapping(path)
+    with pytest.raises(FinegrainError, match="format goes with column or sql"):
+        read_mapping(mapped(tmp_path, {"value": "2024", "format": "%Y%m%d"}))
+    for kind in ("date", "timestamp", "timestamptz"):
+        duckdb.connect().execute(f"copy (select null::{kind} as at, 'u' as u, 20240301 as n) to '{tmp_path}/d.parquet'")
+        with pytest.raises(
+            FinegrainError, match=r"event_at: its values are .* already, so there is no text to read; leave format out"
+        ):
+            load(mapped(tmp_path, {"column": "at", "format": "%Y%m%d"}, files=str(tmp_path / "d.parquet")))
+    load(mapped(tmp_path, {"column": "n", "format": "%Y%m%d"}, files=str(tmp_path / "d.parquet")))
+    assert landed(home, "select event_at from lake.raw.events") == [("2024-03-01T00:00:00.000000",)]
+
+
+# --- what the doctor suggests ------------------------------------------------------------------------------------
+
+
+def about_times(home: Settings, mapping: Path) -> list[str]:
+    [seen] = examine(mapping, where=home, now=datetime(2024, 6, 1)).entries
+    return [finding.message for finding in seen.findings if "time" in finding.message and finding.level != "note"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "format"),
+    [
+        (["12/1/10 8:26", "12/13/10 9:00"], "'%m/%d/%y %H:%M'"),
+        (["13/1/2010 8:26"], "'%d/%m/%Y %H:%M'"),
+        (["202403021015"], "'%Y%m%d%H%M'"),
+        (["2024/03/02"], "'%Y/%m/%d'"),
+        (["20240302"], "'%Y%m%d'"),
+        (["02.03.2024 10:15:00"] * 2 + ["31.01.2024"], "['%d.%m.%Y', '%d.%m.%Y %H:%M:%S']"),
+        (["Wed Aug 27 13:08:45 +0000 2008"], "'%a %b %d %H:%M:%S %z %Y'"),
+        (["1 March 2024"], "'%d %B %Y'"),
+    ],
+)
+@pytest.mark.parametrize("again", [1, 30])  # of many the loader refuses the file
+def test_the_doctor_suggests_a_format(
+    home: Settings, tmp_path: Path, texts: list[str], format: str, again: int
+) -> None:
+    lines = [f"{text},u" for text in texts] * again
+    [said] = about_times(home, mapped(tmp_path, "at", *lines))
+    assert said.endswith(f"; write {{column: at, format: {format}}}"), said
+    formats = yaml.safe_load(said.rpartition("format: ")[2].removesuffix("}"))
+    assert about_times(home, mapped(tmp_path, {"column": "at", "format": formats}, *lines)) == []
+
+
+def test_the_doctor_says_that_day_and_month_cannot_be_told(home: Settings, tmp_path: Path) -> None:
+    [said] = about_times(home, mapped(tmp_path, "at", "12/1/10 8:26,u", "11/12/10 8:30,u"))
+    assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it cannot be told which is meant" in said
+
+
+def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_path: Path) -> None:
+    [said] = about_times(home, mapped(tmp_path, "at", "soon,u", "later,u", "13/1/10 8:26,u"))
+    assert "format" not in said
+    [said] = about_times(home, mapped(tmp_path, "at", "9999-12-31,u", "2024-01-01,u"))
+    assert said == "1 of 2 rows (50.0 %) hold what is no time: '9999-12-31' (years outside 1990..2100 are none)"
+
+
+def test_the_doctor_suggests_a_format_of_the_arrival(home: Settings, tmp_path: Path) -> None:
+    lines = ["2010-12-01,u,20101203", "2010-12-02,u,20101204"]
+    [said] = about_times(home, mapped(tmp_path, "at", *lines, header="at,u,got", available_at={"column": "got"}))
+    assert "'20101203', '20101204'; write {column: got, format: '%Y%m%d'}" in said

@@ -20,7 +20,7 @@ case
     when {{ value }} between '{{ first }}-01-02' and '{{ end - 1 }}-12-31' and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('offset') }}')
         then make_timestamp(epoch_us(try_cast({{ value }} as timestamptz)))
     when regexp_full_match({{ value }}, '{{ duckdb__time_pattern('epoch') }}')
-        then {{ duckdb__let('__since_1970', duckdb__epoch(value), "case
+        then {{ duckdb__let('__since_1970', duckdb__let('__text', value, duckdb__epoch('__text')), "case
             when __since_1970 between epoch_us(timestamp '" ~ first ~ "-01-01') and epoch_us(timestamp '" ~ end ~ "-01-01') - 1
                 then make_timestamp(__since_1970)
         end") }}
