@@ -13,10 +13,9 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-import typer.core
 from rich.console import Console
 from rich.table import Table
 
@@ -40,19 +39,7 @@ LEFT: Final = {
 }
 
 
-class _Commands(typer.core.TyperGroup):
-    """The commands, each of which ends in order when it is stopped."""
-
-    def invoke(self, ctx: Any) -> Any:
-        def left() -> str:
-            return LEFT.get(str(ctx.invoked_subcommand), "nothing was changed")
-
-        with stopping.in_order(left):
-            return super().invoke(ctx)
-
-
 app = typer.Typer(
-    cls=_Commands,
     help="From a shop's raw events to tested, point-in-time-correct personalization features.",
     no_args_is_help=True,
     add_completion=False,
@@ -575,8 +562,10 @@ def lake_maintain(
 
 def main() -> None:
     """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
-        app()
+        with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
+            app()
     except FinegrainError as error:
         for line in str(error).splitlines():
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)

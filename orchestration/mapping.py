@@ -844,7 +844,7 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
     if table.available_at == "event_time" and EVENT_TIME[name] not in table.fields:
         yield (
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
-            "map it, or write now or {column: …}"
+            "map it, or write now, {column: …} or {sql: …}"
         )
 
 

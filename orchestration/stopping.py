@@ -8,7 +8,6 @@ depends on an orderly end, since all that lands or is published does so in one s
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
 import signal
@@ -42,11 +41,19 @@ def interruptible(con: Interruptible) -> None:
     _interruptible.add(con)
 
 
+def release_semaphores() -> None:
+    """To be called where a process ends, or becomes another, without Python's own way out: else the semaphores that dbt made stay,
+    and multiprocessing says so on standard error."""
+    if "multiprocessing.util" in sys.modules:
+        sys.modules["multiprocessing.util"]._run_finalizers()
+
+
 @contextlib.contextmanager
 def in_order(left: Callable[[], str]) -> Iterator[None]:
     """While inside, SIGINT and SIGTERM end the process in order (see above); a second one ends it at once. `left` gives what is
     true of work that was stopped."""
     caught: list[int] = []
+    main = threading.main_thread().ident or 0
     nudged, over, said = threading.Event(), threading.Event(), threading.Event()
 
     def say() -> None:
@@ -56,8 +63,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
 
     def end() -> None:
         say()
-        if "multiprocessing.util" in sys.modules:  # else its semaphores stay, and it complains
-            sys.modules["multiprocessing.util"]._run_finalizers()
+        release_semaphores()
         os._exit(128 + caught[0])
 
     def hurry() -> None:
@@ -69,7 +75,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
             time.sleep(PAUSE)
             if not over.is_set():
                 nudged.set()
-                _thread.interrupt_main(signal.Signals(caught[0]))
+                signal.pthread_kill(main, caught[0])
         end()
 
     def stop(number: int, frame: Any) -> None:

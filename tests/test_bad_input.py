@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import gzip
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +17,13 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
+from conftest import run_dbt
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.load import load
-from orchestration.settings import Settings, settings
+from orchestration.load import load, plan
+from orchestration.mapping import read_mapping
+from orchestration.settings import LEAST_MEMORY, Settings, memory, memory_bytes, settings
 
 FIELDS = {"event_type": "t", "event_at": "at", "user_id": "u"}
 ENTRY = {"files": "a.csv", "available_at": "event_time", "fields": FIELDS}
@@ -230,7 +234,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(
         shop.run("load", mapping, env={"FINEGRAIN_HOME": str(tmp_path / "file")}),
-        f"{tmp_path / 'file'}: this cannot be written",
+        f"{tmp_path / 'file'} is a file, where a folder is meant; FINEGRAIN_HOME says where it is",
     )
     (shop.folder / "more.csv").write_text("t,at,u\nlogin,2024-01-01,new\n")
     for place in (shop.where.lake_data, shop.where.lake_catalog):
@@ -249,3 +253,169 @@ def test_a_lake_that_is_none(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_text("no catalogue")
     env = {"FINEGRAIN_LAKE_CATALOG": str(tmp_path / "catalog.sqlite")}
     refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: the lake does not open")
+
+
+#: What a variable may not hold, and what the error says of it.
+WRONG = [
+    ("FINEGRAIN_MEMORY", "abc", "FINEGRAIN_MEMORY is 'abc'"),
+    ("FINEGRAIN_MEMORY", "200", "write a number with a unit, as in 3GB, 500MB or 2GiB"),
+    ("FINEGRAIN_MEMORY", "-1", "FINEGRAIN_MEMORY is '-1'"),
+    ("FINEGRAIN_MEMORY", "-3GB", "FINEGRAIN_MEMORY is '-3GB'"),
+    ("FINEGRAIN_MEMORY", "0", "FINEGRAIN_MEMORY is '0'"),
+    ("FINEGRAIN_MEMORY", "1KB", "64MB or more"),
+    ("FINEGRAIN_MEMORY", "80%", "FINEGRAIN_MEMORY is '80%'"),
+    ("FINEGRAIN_MEMORY", "99999999999999TB", "FINEGRAIN_MEMORY is"),
+    ("FINEGRAIN_STREAM_MEMORY", "192", "FINEGRAIN_STREAM_MEMORY is '192'"),
+    ("FINEGRAIN_THREADS", "abc", "FINEGRAIN_THREADS is 'abc'; write a whole number from 1 to 256"),
+    ("FINEGRAIN_THREADS", "0", "FINEGRAIN_THREADS is '0'"),
+    ("FINEGRAIN_THREADS", "-2", "FINEGRAIN_THREADS is '-2'"),
+    ("FINEGRAIN_THREADS", "1.5", "FINEGRAIN_THREADS is '1.5'"),
+    ("FINEGRAIN_WAREHOUSE", "/", "/ is a folder, where a file is meant; FINEGRAIN_WAREHOUSE says where it is"),
+    ("FINEGRAIN_LAKE_CATALOG", "/", "/ is a folder, where a file is meant; FINEGRAIN_LAKE_CATALOG says where it is"),
+    ("FINEGRAIN_PUBLISHED", "/dev/null/x", "/dev/null is a file, where a folder is meant; FINEGRAIN_PUBLISHED says"),
+    ("FINEGRAIN_PROJECT", "/dev", "FINEGRAIN_PROJECT is /dev, which holds no dbt_project.yml"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "says"), WRONG)
+def test_variables_that_hold_what_they_cannot(shop: Shop, variable: str, value: str, says: str) -> None:
+    refused(shop.run("load", shop.mapping(), env={variable: value}), says)
+
+
+@pytest.mark.parametrize("command", ["build", "ingest", "doctor", "publish", "lake maintain", "stream"])
+def test_every_command_says_so(shop: Shop, command: str) -> None:
+    mapping = [shop.mapping()] if command in ("ingest", "stream", "doctor") else []
+    refused(shop.run(*command.split(), *mapping, env={"FINEGRAIN_MEMORY": "200"}), "FINEGRAIN_MEMORY is '200'")
+
+
+@pytest.mark.long
+def test_bare_dbt_says_so(shop: Shop, project: Path) -> None:
+    env = {"FINEGRAIN_HOME": str(shop.where.home), "FINEGRAIN_EXTENSIONS": str(shop.where.extensions)}
+    done = run_dbt(project, "build", "--select", "event_types", env={**env, "FINEGRAIN_THREADS": "abc"})
+    assert done.returncode == 2 and "FINEGRAIN_THREADS is 'abc'" in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_memory_may_be_is_what_the_engine_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, size in (
+        ("3GB", 3e9),
+        ("500MB", 5e8),
+        ("2GiB", 2 * 2**30),
+        ("1.5 gb", 1.5e9),
+        ("10TB", 1e13),
+        ("3g", 3e9),
+    ):
+        monkeypatch.setenv("FINEGRAIN_MEMORY", text)
+        assert memory() == text and memory_bytes(text) == size
+        with duckdb.connect(config={"memory_limit": text}) as con, duckdb.connect() as other:
+            [(told,)] = con.execute("select current_setting('memory_limit')").fetchall()
+            other.execute(f"set memory_limit = '{int(size)}B'")
+            assert other.execute("select current_setting('memory_limit')").fetchall() == [(told,)]
+    monkeypatch.setenv("FINEGRAIN_MEMORY", "")  # as a compose file passes on what nobody has set
+    assert memory() == "3GB" and memory_bytes("3GB") > LEAST_MEMORY
+
+
+def test_a_variable_that_is_set_to_nothing_counts_as_not_set(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LAKE_CATALOG", "LAKE_DATA", "WAREHOUSE", "PUBLISHED", "MEMORY", "THREADS"):
+        monkeypatch.setenv(f"FINEGRAIN_{name}", "")
+    assert settings() == home
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("build", "the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream"),
+        ("publish", "warehouse.duckdb does not exist; run `finegrain build` first"),
+        ("report", "run `finegrain build` and `finegrain publish`"),
+        ("catalog --warehouse", "warehouse.duckdb does not exist; run `finegrain build` first"),
+        ("lake maintain", "there is no lake yet; finegrain load, ingest or stream makes it"),
+        ("bench cleaning", "run `finegrain simulate`"),
+    ],
+)
+def test_what_to_run_first(shop: Shop, tmp_path: Path, command: str, says: str) -> None:
+    refused(shop.run(*command.split(), env={"FINEGRAIN_HOME": str(tmp_path / "new")}), says)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lake_without_rows_is_not_built(shop: Shop, tmp_path: Path) -> None:
+    lake.connect(Settings.below(tmp_path / "empty", shop.where.extensions)).close()
+    done = shop.run("build", env={"FINEGRAIN_HOME": str(tmp_path / "empty")})
+    refused(done, "the lake holds no rows yet")
+    assert not (tmp_path / "empty" / "warehouse.duckdb").exists()
+
+
+def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = {"FINEGRAIN_HOME": str(tmp_path / "new")}
+        for part in ("dev", "webserver"):
+            done = shop.run("dagster", part, "--port", port, env=env)
+            refused(done, f"port {port} of 127.0.0.1 cannot be listened on: address already in use", "--port")
+        assert not (tmp_path / "new").exists()  # nothing was begun
+        (shop.folder / "lines").mkdir(exist_ok=True)
+        mapping = shop.folder / "stream.yml"
+        entry = {"stream": {"folder": "lines"}, "available_at": "now"}
+        mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
+        done = shop.run("stream", "stream.yml", "--drain", "--metrics-port", port, env=env)
+        refused(done, f"--metrics-port {port}", "name another port")
+
+
+def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
+    def told(**fields: object) -> str:
+        entry = {**ENTRY, "fields": {**FIELDS, **fields}}
+        mapping = {
+            "source": "shop",
+            "tables": {
+                "events": [entry] * 10,
+                "customers": {**ENTRY, "available_at": "now", "fields": {"customer_id": "u"}},
+            },
+        }
+        (shop.folder / "m.yml").write_text(yaml.safe_dump(mapping))
+        done = shop.run("load", "m.yml")
+        refused(done)
+        return done.stderr
+
+    place = "error: m.yml: tables.events[1-10].fields"
+    assert (
+        told(currency={"value": ["EUR"]})
+        == f"{place}.currency.value: write one constant: a text, a number, true or false\n"
+    )
+    assert told(prise="p") == f"{place}.prise: events has no such field; did you mean 'price'?\n"
+    assert told(price={"colum": "p"}) == f"{place}.price.colum: no such key; did you mean 'column'?\n"
+
+
+def test_a_value_of_several_possible_types_is_told_once(shop: Shop) -> None:
+    entry = {
+        "table": "t",
+        "key": "id",
+        "available_at": "now",
+        "fields": FIELDS,
+        "incremental": {"column": "c", "overlap": [1]},
+    }
+    (shop.folder / "m.yml").write_text(yaml.safe_dump({"source": "s", "database": "d", "tables": {"events": entry}}))
+    done = shop.run("ingest", "m.yml")
+    refused(done, "tables.events.incremental.overlap: write a text or a whole number")
+
+
+def test_a_date_is_a_constant_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "m.yml").write_text(
+        "source: s\ntables: {products: {files: a.csv, available_at: now, fields: {product_id: p, updated_at: {value: 2017-01-01}}}}"
+    )
+    [entry] = read_mapping(tmp_path / "m.yml").tables["products"]
+    assert entry.fields["updated_at"].value == "2017-01-01"
+
+
+def test_an_example_without_its_data_says_where_to_get_it(shop: Shop, project: Path) -> None:
+    readme = project / "examples" / "README.md"
+    said = readme.read_text("utf-8")
+    for example in sorted((project / "examples").rglob("*.yml")):
+        name = str(example.relative_to(project / "examples"))
+        assert "# Its data: " in example.read_text("utf-8")
+        assert f"`{name}`" in said or f"`{example.parent.name}/`" in said
+        if "package://" not in example.read_text("utf-8"):
+            with pytest.raises(FinegrainError, match=re.escape(f"{readme} says where to get this example's data")):
+                plan(example, data=shop.folder)
+    refused(shop.run("load", shop.mapping(files="none.csv")), "none.csv: no such file")
+    assert "examples" not in shop.run("load", shop.mapping(files="none.csv")).stderr

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestration import doctor
+from orchestration import doctor, landing
 from orchestration.doctor import EntryLook, FieldLook, Finding, Report, examine
 from orchestration.errors import FinegrainError
 from orchestration.load import load
@@ -219,6 +219,111 @@ def test_required_fields_that_are_empty(clinic: Clinic) -> None:
     )
     assert said(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
     assert "no row could be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
+
+
+def test_events_without_an_identity_may_be_of_their_order(clinic: Clinic) -> None:
+    fields = {"order_id": "o"}
+    seen = clinic.events("purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields)
+    assert said(seen, "warning", "user_id") == (
+        "empty in 1 of 2 rows (50.0 %), first a.csv#2; such rows cannot be used; the order itself can stand for its buyer: "
+        """anonymous_id: {sql: case when "u" is null then "o" end}"""
+    )
+    # What it offers is a mapping, and makes the row one that can be used.
+    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("buyer: ")[2])
+    seen = clinic.events(
+        "purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields | offered
+    )
+    assert looked(seen, "anonymous_id").filled == 1 and looked(seen, "anonymous_id").example == "2"
+    assert not seen.findings
+    # Without an order there is nothing to stand for the buyer.
+    seen = clinic.events("purchase,2024-01-01,a,1", "login,2024-01-01,,", header="t,at,u,o", fields=fields)
+    assert said(seen, "warning", "user_id").endswith("such rows cannot be used")
+    with pytest.raises(
+        FinegrainError, match=r"user_id or anonymous_id is missing.*stand for its buyer: anonymous_id: o$"
+    ):
+        clinic.look(
+            clinic.mapping(
+                events={
+                    "files": "a.csv",
+                    "available_at": "event_time",
+                    "fields": {"event_type": "t", "event_at": "at", "order_id": "o"},
+                }
+            )
+        )
+
+
+def test_orders_without_an_identity(clinic: Clinic) -> None:
+    def look(fields: dict[str, Any]) -> EntryLook:
+        entry = {"files": "o.csv", "available_at": "now", "fields": {"order_id": "no", **fields}}
+        return clinic.look(clinic.mapping(orders=entry)).entries[0]
+
+    # Of order 2 the newer version names the buyer; nobody ever says whose 3 and 4 are.
+    clinic.file("o.csv", "1,ann,", "2,,", "2,bob,", "3,,", "4,,", "5,,c-5", header="no,user,cookie")
+    then = "their lines in order_items would be quarantined (missing_identity); the order itself can stand for its buyer: anonymous_id: "
+    found = said(look({"user_id": "user", "anonymous_id": "cookie"}), "warning", "user_id")
+    assert found == (
+        f"user_id and anonymous_id are both empty in 2 of 5 orders (40.0 %); {then}"
+        """{sql: 'coalesce("cookie", case when "user" is null then "no" end)'}"""
+    )
+    offered = yaml.safe_load(found.partition("buyer: ")[2])
+    assert "missing_identity" not in str(look({"user_id": "user", **offered}).findings)
+    assert (
+        said(look({}), "warning", "") == f"user_id and anonymous_id are not mapped in 5 of 5 orders (100 %); {then}'no'"
+    )
+    assert "missing_identity" not in str(look({"anonymous_id": "no"}).findings)
+    by_sql = said(look({"order_id": {"sql": "'A-' || no"}}), "warning")
+    assert yaml.safe_load(by_sql.partition("buyer: ")[2]) == {"anonymous_id": {"sql": "('A-' || no)"}}
+
+
+def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> None:
+    clinic.file("a.csv", *lines(30))
+    entry = {"files": "a.csv", "available_at": {"column": "arrived"}, "fields": {**FIELDS, "price": "prcie"}}
+    report = clinic.look(clinic.mapping(events=[entry] * 10))
+    assert report.count("error") == 2
+    [first, *others] = report.entries
+    also = f"(so in {clinic.folder / 'shop.yml'}: tables.events[2-10], too)"
+    assert said(first, "error", "price").endswith(also)
+    assert said(first, "error").startswith("available_at: ") and said(first, "error").endswith(also)
+    assert not [finding for entry in others for finding in entry.findings]
+    # What differs is said of each, and what is broken in a file once for all tables.
+    clinic.file("t.csv", "login,2024-01-01,a", header="t,at,at")
+    other = {"files": "t.csv", "available_at": "now", "fields": {"customer_id": "u"}}
+    report = clinic.look(
+        clinic.mapping(
+            events=[entry, {**entry, "fields": {**FIELDS, "price": "cost"}}, {**entry, "files": "t.csv"}],
+            customers=other,
+        )
+    )
+    errors = [finding.message for entry in report.entries for finding in entry.findings if finding.level == "error"]
+    assert len(errors) == 4 and sum("names 'at' twice" in each for each in errors) == 1
+
+
+def test_arrows_that_bind_loosely(clinic: Clinic) -> None:
+    hint = "write (a->>'$.x') > 5, not a->>'$.x' > 5"
+    row = """login,2024-01-01,a,"{""x"": 7}\""""
+    seen = clinic.events(row, header="t,at,u,p", fields={"price": {"sql": "p->>'$.x' > 5"}})
+    assert said(seen, "error", "price").endswith(f"({landing.ARROWS})") and hint in landing.ARROWS
+    seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "not p->>'$.x' = '7'"}})
+    assert said(seen, "error").endswith(f"the sql of consent fails on this row: 1, first a.csv#1); {landing.ARROWS}")
+    seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "(p->>'$.x') = '7'"}})
+    assert looked(seen, "consent").example == "true"
+    seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "cast(p as int)::varchar"}})
+    assert landing.ARROWS not in said(seen, "error")  # another matter
+
+
+def test_an_arrival_by_an_expression(clinic: Clinic) -> None:
+    rows = ["login,2024-01-01,a,2024-01-02|x", "login,2024-01-01,b,soon|y", "login,2024-01-01,c,"]
+    entry = {"available_at": {"sql": "split_part(got, '|', 1)"}}
+    assert said(clinic.events(*rows, header="t,at,u,got", **entry), "warning").startswith(
+        "available_at: 2 of 3 rows (66.7 %) hold no time in what its sql gives: 'soon'; they count as arriving when"
+    )
+    entry = {"available_at": {"sql": "cast(got as timestamp)"}}
+    seen = clinic.events(*rows, header="t,at,u,got", **entry)
+    assert seen.malformed == 2 and "the sql of available_at fails on this row: 2, first a.csv#1" in said(
+        seen, "warning"
+    )
+    seen = clinic.events(*rows, header="t,at,u,got", available_at={"sql": "gto"})
+    assert said(seen, "error") == f"available_at: {clinic.folder / 'a.csv'} has no column 'gto'; did you mean 'got'?"
 
 
 def test_a_field_that_is_always_empty(clinic: Clinic) -> None:

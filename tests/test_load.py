@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -323,6 +324,54 @@ def test_arrival_from_a_column(home: Settings, tmp_path: Path) -> None:
     load(shop(tmp_path, {"files": "a.csv", "available_at": {"column": "got"}}), data=tmp_path, now=NOW)
     got = rows(home, "select available_at from lake.raw.events order by _position")
     assert got == [(datetime(2024, 1, 2, 13, 44, 5),), (NOW,), (NOW,)]
+
+
+def test_arrival_from_an_expression(home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        't,at,u,got\nlogin,2024-01-01,a,"{""day"": ""2024-01-02"", ""hour"": 14}"\nlogin,2024-01-01,a,"{""day"": ""soon""}"\n'
+        "login,2024-01-01,a,no JSON\nlogin,2024-01-01,a,\n"
+    )
+    text = "(json(got)->>'day') || coalesce(' ' || (got->>'hour') || ':00', '')"
+    entry = {"files": "a.csv", "available_at": {"sql": text}}
+    load(shop(tmp_path, entry, time_zone="Europe/Berlin"), data=tmp_path, now=NOW)
+    got = rows(home, "select available_at, _error, user_id from lake.raw.events order by _position")
+    assert got == [
+        (datetime(2024, 1, 2, 13, 0), None, "a"),  # 14:00 in Berlin
+        (NOW, None, "a"),
+        (NOW, "the sql of available_at fails on this row", None),
+        (NOW, None, "a"),
+    ]
+
+
+def test_arrival_from_an_expression_over_ga4(home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "g.jsonl").write_text(
+        '{"event_name": "login", "event_timestamp": 1704103200000000, "batch": "7:1704189600"}\n'
+        '{"event_name": "login", "event_timestamp": 1704103200000000, "batch": "x"}\n'
+    )
+    entry = {"files": "g.jsonl", "available_at": {"sql": "cast(split_part(batch, ':', 2) as bigint)"}}
+    load(shop(tmp_path, entry, table="ga4_events"), data=tmp_path, now=NOW)
+    assert rows(home, "select available_at, _error, event_name from lake.raw.ga4_events order by _position") == [
+        (datetime(2024, 1, 2, 10, 0), None, "login"),
+        (NOW, "the sql of available_at fails on this row", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sql": "select 1"}, "tables.events.available_at: 'select 1' is no SQL expression"),
+        ({"sql": "now()"}, "now() is not a function that gives the same value"),
+        ({"sql": "[t]"}, "available_at: the expression's value is nested"),
+        ({"sql": "a = b"}, "has no column 'a'"),
+        ({"sql": "got", "column": "got"}, "or {sql: an expression that gives it}"),
+    ],
+)
+def test_arrival_from_what_is_no_such_expression(
+    home: Settings, tmp_path: Path, given: dict[str, str], says: str
+) -> None:
+    (tmp_path / "a.csv").write_text("t,at,u,got\nlogin,2024-01-01,a,2024-01-02\n")
+    with pytest.raises(FinegrainError, match=re.escape(says)):
+        load(shop(tmp_path, {"files": "a.csv", "available_at": given}), data=tmp_path, now=NOW)
 
 
 def test_gzip_and_package_files(home: Settings, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dagster import DagsterRunStatus as Status
 from orchestration.demo import simulated_home, simulated_shop
 from orchestration.errors import FinegrainError
 from orchestration.settings import PROJECT, settings
+from orchestration.stopping import release_semaphores
 
 #: The module of the code location.
 DEFINITIONS: Final = "orchestration.dagster.definitions"
@@ -110,4 +111,5 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     arguments = command(part, host, port)
     # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    release_semaphores()
     os.execv(arguments[0], arguments)
