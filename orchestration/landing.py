@@ -212,7 +212,7 @@ def packed(names: Iterable[str]) -> str:
 
 
 def _compression(look: Look) -> str:
-    return f"compression = '{'gzip' if look.is_gzipped else 'none'}'"
+    return f"compression = '{'gzip' if look.is_gzipped else 'uncompressed'}'"
 
 
 def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: Csv) -> Opened:
@@ -257,7 +257,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
         )
     opened.relation = (
         f"(select {', '.join(shown)}, __n, __bad, __payload from (select *, coalesce(raw, {packed(names)}) as __payload from "
-        f"(select {', '.join(values)}, row_number() over (order by n) as __n, why as __bad, raw, fields from {held.table})))"
+        f"(select {', '.join(values)}, n as __n, why as __bad, raw, fields from {held.table})))"
     )
     opened.expected = held.rows
     return opened

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import landing, records
+from orchestration import landing
 from orchestration.files import DataFile, look
 from orchestration.mapping import Csv, Table
 
 NAMES = ["id", "title", "price", "updated"]
-many = examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = examples(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 Row = tuple[str | None, ...]
 
