@@ -193,8 +193,8 @@ def load(
 @dataclass
 class Landing:
     """What a load lands in one raw table: SELECTs of files that are new, and of deliveries that came again, which are compared with
-    what the lake has of them. `names` are the files by what their rows' positions begin with; `expected` how many rows of it must be
-    read, where the file says so by a count of its own."""
+    what the lake has of them. `names` are the files by what their rows' positions begin with; `expected` how many rows each
+    SELECT must give, by the file's own count."""
 
     table: str
     fresh: list[tuple[DataFile, str]] = field(default_factory=list)
@@ -262,10 +262,8 @@ def _load(
             name = loads.name(entry.table, file.name, seen.fingerprint)
             suffix = f".{entry.number + 1}" if name in landing_of.names else ""
             landing_of.names[name] = file.name
-            expected = bound.expected(con)
-            if expected is not None:
-                landing_of.expected[name] = landing_of.expected.get(name, 0) + expected
             select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
+            landing_of.expected[select] = bound.expected(con)
             (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
             if standing.delivery:
                 landing_of.deliveries[file.name] = standing.delivery
@@ -347,6 +345,21 @@ def _compare(
     }
     deliveries.compare(con, source, of.table, former)
     of.held = deliveries.held(con, of.table)
+    _check_count(con, of.again, of.expected, sum(of.held.values()))
+
+
+def _check_count(
+    con: duckdb.DuckDBPyConnection, batch: list[tuple[DataFile, str]], expected: Mapping[str, int], read: int
+) -> None:
+    """Hold what was read of files to what they hold by their own count. Raises FinegrainError that names the file."""
+    held = sum(expected[text] for _, text in batch)
+    if read == held:
+        return
+    for file, text in batch:
+        [(rows,)] = con.execute(f"select count(*) from ({text})").fetchall()
+        if rows != expected[text]:
+            raise landing.miscounted(file.name, rows, expected[text])
+    raise landing.miscounted(", ".join(file.name for file, _ in batch), read, held)
 
 
 def _land(
@@ -366,11 +379,12 @@ def _land(
             for batch in landing.batches(each.fresh):
                 union = " union all ".join(text for _, text in batch)
                 try:
-                    con.execute(f"insert into lake.raw.{each.table} ({shown}) {union}")
+                    [(landed,)] = con.execute(f"insert into lake.raw.{each.table} ({shown}) {union}").fetchall()
                 except duckdb.Error as error:
                     if isinstance(error, duckdb.TransactionException) or lake.busy(error):
                         raise
                     raise _Failed(batch, error) from None
+                _check_count(con, batch, each.expected, landed)
                 for file, _ in batch:
                     advance(file.size, file.name)
             if each.again:
@@ -391,8 +405,6 @@ def _land(
                 rows, bad = found.get(file_name, (0, 0))
                 told = each.deliveries.get(file_name)
                 holds = each.held.get(name, 0) if told else rows
-                if holds != each.expected.get(name, holds):
-                    raise landing.miscounted(file_name, holds, each.expected[name])
                 texts = ", ".join(
                     map(quote, (plan.source, each.table, file_name, looks[each.table, file_name].fingerprint))
                 )
