@@ -199,3 +199,20 @@ def test_what_an_api_does_wrong_is_one_sentence(
 def test_an_empty_answer_lands_nothing(home: Settings, tmp_path: Path, api: Api) -> None:
     api.answer = lambda path, asked: page([])
     assert bring(home, tmp_path, {"url": api.url}).landed == 0
+
+
+def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api) -> None:
+    """In some rows it costs them; in all it is the mapping that is wrong."""
+    odd = {**ROWS[0], "name": {"en": "p1"}}
+    api.answer = lambda path, asked: page([odd, *ROWS[1:3]])
+    got = bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
+    assert (got.landed, got.malformed) == (3, 1)
+    con = lake.connect(home, read_only=True)
+    try:
+        found = con.execute("select title, _error from lake.raw.products order by _position").fetchall()
+    finally:
+        con.close()
+    assert found == [(None, "name holds an object or a list"), ("p2", None), ("p3", None)]
+    api.answer = lambda path, asked: page([{**row, "name": ["p"]} for row in ROWS])
+    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; take a part of it"):
+        bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
