@@ -276,7 +276,9 @@ def _family(kind: str) -> str:
 def bind(con: duckdb.DuckDBPyConnection, reading: Reading, relation: str = versions.NEWS) -> None:
     """Bind the mapping to the columns."""
     origin = reading.table.origin if reading.table else reading.place
-    opened = Opened(origin, reading.columns, relation, tuple(reading.columns), is_typed=reading.table is not None)
+    is_typed = reading.table is not None
+    names = tuple(reading.columns)
+    opened = Opened(origin, reading.columns, relation, names, is_typed=is_typed, is_json=not is_typed)
     reading.bound = landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)
 
 
@@ -547,6 +549,7 @@ def _read_api(
             file = DataFile(rows, reading.label, "jsonl", rows.stat().st_size)
             try:
                 opened = landing.open_file(con, file, look(file), reading.name, reading.entry, reading.where)
+                landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)  # its values
             except FinegrainError as error:
                 raise FinegrainError(str(error).replace(str(rows), reading.place)) from None
             reading.columns = opened.columns

@@ -78,9 +78,10 @@ class Bound:
     rows: str
     left_out: str | None = None
 
-    def expected(self, con: duckdb.DuckDBPyConnection) -> int | None:
-        """How many rows must land, by the file's own count; None where there is none."""
-        if self.opened.expected is None or self.left_out is None:
+    def expected(self, con: duckdb.DuckDBPyConnection) -> int:
+        """How many rows of a file must land, by its own count."""
+        assert self.opened.expected is not None, "this is no file"
+        if self.left_out is None:
             return self.opened.expected
         try:
             [(left_out,)] = con.execute(self.left_out).fetchall()
@@ -244,7 +245,7 @@ def packed(names: Iterable[str]) -> str:
 
 
 def _compression(look: Look) -> str:
-    return f"compression = '{'gzip' if look.is_gzipped else 'none'}'"
+    return f"compression = '{'gzip' if look.is_gzipped else 'uncompressed'}'"
 
 
 def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: Csv) -> Opened:
@@ -289,7 +290,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
         )
     opened.relation = (
         f"(select {', '.join(shown)}, __n, __bad, __payload from (select *, coalesce(raw, {packed(names)}) as __payload from "
-        f"(select {', '.join(values)}, row_number() over (order by n) as __n, why as __bad, raw, fields from {held.table})))"
+        f"(select {', '.join(values)}, n as __n, why as __bad, raw, fields from {held.table})))"
     )
     opened.expected = held.rows
     return opened
@@ -657,21 +658,22 @@ def _with_lines(bound: Bound) -> Bound:
 
 def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, column: str, place: str) -> str:
     """SQL of a `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value. Where it
-    does in all rows of the sample the mapping is wrong: raises FinegrainError."""
+    does in all rows of a file's sample the mapping is wrong: raises FinegrainError."""
     text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
     # Only text that looks so is parsed again: a string may begin with a bracket, too.
     looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
     kind = f"json_type(try_cast(__payload as json), {quote(pointer)})"
     nested = f"({looks} and coalesce({kind} in ('OBJECT', 'ARRAY'), false))"
-    [(filled, bad, which)] = con.execute(
-        f"select count({text}), count(*) filter ({nested}), any_value({kind}) filter ({nested}) from "
-        f"(select {text}, __payload from {opened.relation} where __bad is null limit {SAMPLE})"
-    ).fetchall()
-    if filled and filled == bad:
-        what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
-        raise FinegrainError(
-            f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
-        )
+    if opened.expected is not None:
+        [(filled, bad, which)] = con.execute(
+            f"select count({text}), count(*) filter ({nested}), any_value({kind}) filter ({nested}) from "
+            f"(select {text}, __payload from {opened.relation} where __bad is null limit {SAMPLE})"
+        ).fetchall()
+        if filled and filled == bad:
+            what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
+            raise FinegrainError(
+                f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
+            )
     return f"when {nested} then {quote(f'{column} holds an object or a list')}"
 
 

@@ -231,13 +231,14 @@ class Asked:
 
 @dataclass
 class Part:
-    """One file's part in a landing. `standing` says what becomes of it, `report` what did."""
+    """One file's part in a landing. `standing` says what becomes of it, `report` what did; a file that `is_here` was read."""
 
     file: str
     fingerprint: str
     mapping: str
     standing: deliveries.Standing
     report: FileReport
+    is_here: bool = True
     changes: deliveries.Changes | None = None
 
 
@@ -245,7 +246,7 @@ class Part:
 class Landing:
     """What a load lands in one raw table: SELECTs of files that are new, and of those that are compared with what the lake has of them.
     `parts` are the files by what their rows' positions begin with, `kept` those that are left as they are, by another mapping than
-    the one they were loaded by; `expected` how many rows of a file must be read, where the file says so by a count of its own."""
+    the one they were loaded by; `expected` how many rows each SELECT of a file must give, by the file's own count."""
 
     table: str
     fresh: list[tuple[DataFile, str]] = field(default_factory=list)
@@ -332,10 +333,8 @@ def _load(
             report.notes += bound.opened.notes + standing.notes
             standing.notes = []
             landing_of.parts.setdefault(name, part)
-            expected = bound.expected(con)
-            if expected is not None:
-                landing_of.expected[name] = landing_of.expected.get(name, 0) + expected
             select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
+            landing_of.expected[select] = bound.expected(con)
             (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
             if standing.delivery:
                 landing_of.deliveries[file] = standing.delivery
@@ -444,7 +443,7 @@ def _bind_missing(
             file = DataFile(Path(each.file), str(name), kind, 0)
             is_remapped = each.mapping != (mapping := fingerprint_of(entries))
             standing = deliveries.Standing(delivery=told, is_there=True, is_remapped=is_remapped)
-            of.parts[str(name)] = Part(each.file, each.fingerprint, mapping, standing, report)
+            of.parts[str(name)] = Part(each.file, each.fingerprint, mapping, standing, report, is_here=False)
             of.deliveries[file] = told
             for place, entry in enumerate(entries):
                 opened = landing.open_landed(con, rows, each.file, of.table, entry.mapping, entry.where)
@@ -523,6 +522,23 @@ def _compare(
         first = next(part for part in of.parts.values() if part.standing.delivery == other.delivery)
         assert first.changes is not None
         first.changes.deleted += other.deleted
+    here = [(file, text) for file, text in of.again if text in of.expected]
+    read = sum(part.changes.holds for part in of.parts.values() if part.changes is not None and part.is_here)
+    _check_count(con, here, of.expected, read)
+
+
+def _check_count(
+    con: duckdb.DuckDBPyConnection, batch: list[tuple[DataFile, str]], expected: Mapping[str, int], read: int
+) -> None:
+    """Hold what was read of files to what they hold by their own count. Raises FinegrainError that names the file."""
+    held = sum(expected[text] for _, text in batch)
+    if read == held:
+        return
+    for file, text in batch:
+        [(rows,)] = con.execute(f"select count(*) from ({text})").fetchall()
+        if rows != expected[text]:
+            raise landing.miscounted(file.name, rows, expected[text])
+    raise landing.miscounted(", ".join(file.name for file, _ in batch), read, held)
 
 
 def _land(
@@ -550,11 +566,12 @@ def _land(
             for batch in landing.batches(each.fresh):
                 union = " union all ".join(text for _, text in batch)
                 try:
-                    con.execute(f"insert into lake.raw.{each.table} ({shown}) {union}")
+                    [(landed,)] = con.execute(f"insert into lake.raw.{each.table} ({shown}) {union}").fetchall()
                 except duckdb.Error as error:
                     if isinstance(error, duckdb.TransactionException) or lake.busy(error):
                         raise
                     raise _Failed(batch, error) from None
+                _check_count(con, batch, each.expected, landed)
                 for file, _ in batch:
                     advance(file.size, file.name)
             if each.again and each.moved():
@@ -571,8 +588,6 @@ def _land(
             moved = each.moved()
             for name, part in each.parts.items():
                 holds = part.changes.holds if part.changes else part.report.rows
-                if holds != each.expected.get(name, holds):
-                    raise landing.miscounted(part.file, holds, each.expected[name])
                 if part.changes is None or part.standing.delivery in moved:
                     texts = (plan.source, each.table, part.file, part.fingerprint)
                     noted.append(

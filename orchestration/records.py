@@ -173,35 +173,53 @@ def _batches(look: Look, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def read(con: duckdb.DuckDBPyConnection, look: Look, dialect: Dialect, columns: int, header_lines: int) -> Found:
     """Find the records of a CSV file of so many columns, behind the lines of its header."""
     number = next(_numbers)
-    found = f"__records_{number}"
+    held, units, spans, inside, many, cuts, found = (
+        f"__{name}_{number}" for name in ("held", "units", "spans", "inside", "many", "cuts", "records")
+    )
     with lines(con, look) as read_lines:
-        held = f"__held_{number}"
         con.execute(
-            f"create temp table {held} as select n, line, false as is_cut, false as is_rest, {_is_filled('line')} as is_filled, "
-            f"{_odd_escapes('line', dialect)} as goes_on from {read_lines} where n > {header_lines}"
+            f"create temp table {held} as select n, line, false as is_cut, false as is_rest, {_odd_escapes('line', dialect)} as goes_on "
+            f"from {read_lines} where n > {header_lines}"
         )
         [(of_header,)] = con.execute(
             f"select count(*) filter ({_is_filled('line')}) from {read_lines} where n <= {header_lines}"
         ).fetchall()
+    changed = held if dialect.escape else units
     for remaining in reversed(range(ROUNDS)):
-        con.execute(f"create or replace temp table {found} as {_records(held, dialect, columns)}")
-        # One behind another that is malformed may begin at the wrong place: the former is cut first.
-        apart = "true" if not remaining else "before is null or n = first_bad"
+        if dialect.escape or remaining == ROUNDS - 1:
+            con.execute(f"create or replace temp table {units} as {_units(held, dialect)}")
+        con.execute(f"create or replace temp table {spans} as {_spans(units)}")
         con.execute(
-            f"create or replace temp table __cut_{number} as select n, last, following from (select n, last, why, following, "
-            "lag(why) over (order by n) as before, min(n) filter (why is not null and last > n) over () as first_bad "
-            f"from {found}) where why is not null and last > n and ({apart})"
+            f"create or replace temp table {inside} as select n, first from (select n from {units}) as u "
+            f"asof join {spans} as s on u.n >= s.first where n <= until"
         )
-        [(cuts,)] = con.execute(f"select count(*) from __cut_{number}").fetchall()
-        if not cuts:
+        con.execute(f"create or replace temp table {many} as {_judged(_several(units, inside), dialect, columns)}")
+        con.execute(
+            f"create or replace temp table {cuts} as "
+            f"{_cuts(units, inside, many, dialect, columns, at_once=not remaining)}"
+        )
+        [(count,)] = con.execute(f"select count(*) from {cuts}").fetchall()
+        if not count:
             break
         # The last round keeps whatever follows as it is, by a cut behind the record, too.
         where = "h.n = c.following" if remaining else "h.n > c.n and h.n <= c.last + 1"
-        con.execute(f"update {held} as h set is_cut = true from __cut_{number} as c where {where}")
-        con.execute(f"update {held} as h set is_rest = true from __cut_{number} as c where h.n > c.n and h.n <= c.last")
-    if cuts:
-        con.execute(f"create or replace temp table {found} as {_records(held, dialect, columns)}")
-    con.execute(f"drop table {held}; drop table __cut_{number}")
+        con.execute(f"update {changed} as h set is_cut = true from {cuts} as c where {where}")
+        con.execute(f"update {changed} as h set is_rest = true from {cuts} as c where h.n > c.n and h.n <= c.last")
+    if count:
+        if dialect.escape:
+            con.execute(f"create or replace temp table {units} as {_units(held, dialect)}")
+        con.execute(f"create or replace temp table {spans} as {_spans(units)}")
+        con.execute(
+            f"create or replace temp table {inside} as select n, first from (select n from {units}) as u "
+            f"asof join {spans} as s on u.n >= s.first where n <= until"
+        )
+    everything = f"{_several(units, inside)} union all by name {_alone(units, inside)}"
+    con.execute(
+        f"create temp table {found} as select row_number() over (order by n) as n, filled, why, fields, raw "
+        f"from ({_judged(everything, dialect, columns)})"
+    )
+    for table in (held, units, spans, inside, many, cuts):
+        con.execute(f"drop table {table}")
     [(rows, taken)] = con.execute(f"select count(*), coalesce(sum(filled), 0) from {found}").fetchall()
     return Found(found, int(rows), int(taken) + int(of_header))
 
@@ -217,65 +235,110 @@ def _odd_escapes(line: str, dialect: Dialect) -> str:
     return f"(len({line}) - len(rtrim({line}, {quote(dialect.escape)}))) % 2 = 1"
 
 
-def _records(held: str, dialect: Dialect, columns: int) -> str:
-    """SELECT of the records of `held` as it is cut."""
-    units = f"(select n, n as last, line, is_cut, is_rest, is_filled::int as filled from {held})"
+def _units(held: str, dialect: Dialect) -> str:
+    """SELECT of the lines, those that escapes hold together as one: `n`, `last`, `line`, `filled` (how many of its lines are not blank), and
+    its function: whether the next begins inside quotes, `from_outside` and `from_inside` of them."""
+    lines = f"(select n, n as last, line, is_cut, is_rest, ({_is_filled('line')})::int as filled from {held})"
     if dialect.escape:
-        units = (
+        lines = (
             "(select min(n) as n, max(n) as last, string_agg(line, chr(10) order by n) as line, bool_or(is_cut) as is_cut, "
-            "bool_or(is_rest) as is_rest, count(*) filter (is_filled) as filled from (select *, sum(begins) over (order by n) as unit from "
+            f"bool_or(is_rest) as is_rest, count(*) filter ({_is_filled('line')}) as filled from "
+            "(select *, sum(begins) over (order by n) as unit from "
             f"(select *, (is_cut or not coalesce(lag(goes_on) over (order by n), false))::int as begins from {held})) group by unit)"
         )
-    matches = {
-        begins: f"regexp_full_match(line, {quote(dialect.ends_outside(begins))}, 's')"
-        for begins in ("outside", "inside")
-    }
-    # What a line without any mark does to the state: nothing. 0 is outside, 1 inside.
+    outside = f"not regexp_full_match(line, {quote(dialect.ends_outside('outside'))}, 's')"
+    within = f"not regexp_full_match(line, {quote(dialect.ends_outside('inside'))}, 's')" if dialect.quote else "true"
+    # A line without any mark keeps things as they are.
     special = f"contains(line, {quote(dialect.quote)})" if dialect.quote else "false"
     if dialect.escape:
-        special += f" or ends_with(line, {quote(dialect.escape)})"
+        special = f"({special} or ends_with(line, {quote(dialect.escape)}))"
+    return (
+        f"select *, case when {special} then {outside} else false end as from_outside, "
+        f"case when {special} then {within} else true end as from_inside from {lines}"
+    )
+
+
+def _spans(units: str) -> str:
+    """SELECT of records of several units, `first` to `until`. Only lines that change something are asked. 0 is outside, 1 inside."""
+    # A line after which things are the same whatever they were before; and one that turns them round.
     functions = (
-        f"select *, case when {special} then not {matches['outside']} else false end as from_outside, "
-        f"case when {special} then {'not ' + matches['inside'] if dialect.quote else 'true'} else true end as from_inside from {units}"
+        "select n, is_cut, case when is_cut or from_outside = from_inside then from_outside::int end as settled, "
+        f"(not is_cut and from_outside and not from_inside)::int as turns from {units} where is_cut or from_outside or not from_inside"
     )
-    # A line after which the state is the same whatever it was before; and one that turns it round.
-    composed = (
-        "select *, case when is_cut or from_outside = from_inside then from_outside::int end as settled, "
-        "(not is_cut and from_outside and not from_inside)::int as turns "
-        f"from ({functions})"
-    )
-    turned = f"select *, sum(turns) over (order by n) as turned from ({composed})"
+    turned = f"select *, sum(turns) over (order by n) as turned from ({functions})"
     states = (
         "select *, (coalesce(last_value(settled + turned ignore nulls) over (order by n), 0) + turned) % 2 as state "
         f"from ({turned})"
     )
-    numbered = (
-        "select *, sum(begins) over (order by n) as record, lead(n) over (order by n) as next from "
-        f"(select *, (is_cut or coalesce(lag(state) over (order by n), 0) = 0)::int as begins from ({states}))"
+    around = f"select *, case when is_cut then 0 else coalesce(lag(state) over (order by n), 0) end as before from ({states})"
+    # What comes next after a line that opens is the one that closes, or a cut.
+    ends = (
+        "select n as first, before = 0 and state = 1 as opens, "
+        "coalesce(lead(n - is_cut::int) over (order by n), 9223372036854775807) as until "
+        f"from ({around}) where is_cut or before <> state"
     )
-    gathered = (
-        "select min(n) as n, max(last) as last, "
-        # The next place to begin at: the second line of a record, or of a unit of lines that escapes hold together.
-        "case when count(*) > 1 then min(next) else min(n) + 1 end as following, "
-        f"case when count(*) = 1 then any_value(line) when sum(len(line)) <= {LONGEST_RECORD} then string_agg(line, chr(10) order by n) end "
-        f"as text, bool_or(is_rest) as is_rest, sum(filled) as filled from ({numbered}) group by record having sum(filled) > 0"
+    return f"select first, until from ({ends}) where opens and until > first"
+
+
+def _several(units: str, inside: str) -> str:
+    """SELECT of records of several units. Of one that is too long there is no text."""
+    sizes = f"(select first, sum(len(line)) as size from {inside} join {units} using (n) group by first)"
+    return (
+        "select min(n) as n, max(last) as last, min(n) filter (n > first) as following, "
+        f"string_agg(line, chr(10) order by n) filter (size <= {LONGEST_RECORD}) as text, bool_or(is_rest) as is_rest, "
+        f"sum(filled)::bigint as filled from {inside} join {units} using (n) join {sizes} using (first) group by first"
     )
-    said = f"select *, case when ends_with(text, chr(13)) then text[:-2] else text end as raw from ({gathered})"
+
+
+def _alone(units: str, inside: str) -> str:
+    """SELECT of records of one unit."""
+    return (
+        f"select n, last, n + 1 as following, line as text, is_rest, filled::bigint as filled from {units} "
+        f"anti join {inside} using (n) where filled > 0"
+    )
+
+
+def _cuts(units: str, inside: str, many: str, dialect: Dialect, columns: int, at_once: bool) -> str:
+    """SELECT of the records of several lines that are to be taken apart. One behind another that is malformed may begin at the wrong
+    place: the former goes first, unless all go `at_once`."""
+    long = f"{_alone(units, inside)} and last > n"
+    bad = (
+        f"(select n, last, following, why from {many} where why is not null "
+        f"union all select n, last, following, why from ({_judged(long, dialect, columns)}) where why is not null)"
+    )
+    if at_once:
+        return f"select n, last, following from {bad}"
+    behind = (
+        f"select b.*, coalesce(i.first, u.n) as former from {bad} as b "
+        f"asof left join (select n from {units} where filled > 0) as u on b.n > u.n left join {inside} as i on i.n = u.n"
+    )
+    single = f"{_alone(units, inside)} and n in (select former from ({behind}))"
+    formers = f"(select n, why from {many} union all select n, why from ({_judged(single, dialect, columns)}))"
+    return (
+        f"select b.n, b.last, b.following from ({behind}) as b left join {formers} as f on f.n = b.former "
+        f"where f.why is null or b.n = (select min(n) from {bad})"
+    )
+
+
+def _judged(records: str, dialect: Dialect, columns: int) -> str:
+    """SELECT of records and what is wrong with each, `why`: null for a row, which has its `fields`. All else has its text, `raw`."""
+    said = f"select *, case when ends_with(text, chr(13)) then text[:-2] else text end as whole from ({records})"
     # What is left of a record that was taken apart is a row only if no mark in it is out of place.
-    well = f"regexp_full_match(raw, {quote(dialect.well_formed())}, 's')"
-    strictly = f"regexp_full_match(raw, {quote(dialect.well_formed(strict=True))}, 's')"
+    well = f"regexp_full_match(whole, {quote(dialect.well_formed())}, 's')"
+    strictly = f"regexp_full_match(whole, {quote(dialect.well_formed(strict=True))}, 's')"
     judged = f"select *, coalesce(case when is_rest then {strictly} else {well} end, false) as is_well from ({said})"
-    split = f"select *, case when is_well then {dialect.fields('raw')} end as parts from ({judged})"
-    closed = f"regexp_full_match(raw, {quote(dialect.ends_outside('outside'))}, 's')"
-    escaped = f"when {_odd_escapes('raw', dialect)} then 'ends with the escape character'" if dialect.escape else ""
+    split = f"select *, case when is_well then {dialect.fields('whole')} end as parts from ({judged})"
+    closed = f"regexp_full_match(whole, {quote(dialect.ends_outside('outside'))}, 's')"
+    escaped = f"when {_odd_escapes('whole', dialect)} then 'ends with the escape character'" if dialect.escape else ""
     # An empty field behind the last delimiter is none: many exports end each row so.
-    width = f"case when len(parts) = {columns + 1} and parts[-1] in ('', {quote(2 * dialect.quote)}) then {columns} else len(parts) end"
+    extra = f"len(parts) = {columns + 1} and parts[-1] in ('', {quote(2 * dialect.quote)})"
     why = (
-        f"case when is_well then case when {width} <> {columns} then len(parts) || ' columns instead of {columns}' end "
+        f"case when is_well and (len(parts) = {columns} or {extra}) then null "
+        f"when is_well then len(parts) || ' columns instead of {columns}' "
         f"{escaped} when {closed} then 'a quotation mark inside a quoted field' else 'a quotation mark is never closed' end"
     )
     reasoned = f"select *, {why} as why from ({split})"
     return (
         "select n, last, following, filled, why, case when why is null then parts end as fields, "
-        f"case when why is not null then coalesce(raw, '') end as raw from ({reasoned})"
+        f"case when why is not null then coalesce(whole, '') end as raw from ({reasoned})"
     )

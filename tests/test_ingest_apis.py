@@ -228,3 +228,20 @@ def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Ap
     assert sorted(landed(home, "title, brand, _position[1:0]"))[:2] == [("1", None, ""), ("2", None, "")]
     with lake.connect(home, read_only=True) as con:
         assert con.execute("select count(*), count(row_key) from lake.raw.deletions").fetchall() == [(2, 0)]
+
+
+def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api) -> None:
+    """In some rows it costs them; in all it is the mapping that is wrong."""
+    odd = {**ROWS[0], "name": {"en": "p1"}}
+    api.answer = lambda path, asked: page([odd, *ROWS[1:3]])
+    got = bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
+    assert (got.landed, got.malformed) == (3, 1)
+    con = lake.connect(home, read_only=True)
+    try:
+        found = con.execute("select title, _error from lake.raw.products order by _position").fetchall()
+    finally:
+        con.close()
+    assert found == [(None, "name holds an object or a list"), ("p2", None), ("p3", None)]
+    api.answer = lambda path, asked: page([{**row, "name": ["p"]} for row in ROWS])
+    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; take a part of it"):
+        bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})

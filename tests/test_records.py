@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import landing
+from orchestration import landing, records
 from orchestration.files import DataFile, look
 from orchestration.mapping import Csv, Table
 
 NAMES = ["id", "title", "price", "updated"]
-many = examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = examples(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 Row = tuple[str | None, ...]
 
@@ -287,3 +287,27 @@ def test_a_damaged_record_costs_itself_alone(
     for n, row in enumerate(table):
         if n != hit:
             assert (f"#{n}", *(cell or None for cell in row)) in good, path.read_bytes()
+
+
+@many
+@given(
+    st.text(st.sampled_from(list('ab,"\n\r\\')), max_size=60),
+    st.sampled_from([{}, {"escape": "\\"}, {"quote": ""}, {"quote": "", "escape": "\\"}, {"quote": "a"}]),
+)
+def test_whatever_a_file_holds_each_of_its_lines_is_in_one_row(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path, rest: str, how: dict[str, str]
+) -> None:
+    """`read` asks that rows are numbered without a gap and are as many as expected; here their lines are those of the file."""
+    path = tmp_path / "d.csv"
+    path.write_bytes(b"x,y\n" + rest.encode())
+    file = DataFile(path, path.name, "csv", path.stat().st_size)
+    seen = look(file, None, Csv.model_validate(how))
+    filled = [line for line in rest.split("\n") if line not in ("", "\r")]
+    assert seen.lines == 1 + len(filled)
+    _, _, opened = read(con, path, ["x", "y"], **how)
+    dialect = records.Dialect(",", how.get("quote", '"'), how.get("escape", ""))
+    found = records.read(con, seen, dialect, 2, 1)
+    assert found.lines == seen.lines
+    if is_fast(opened):
+        assert found.rows == opened.expected  # the two ways agree on what is plain
+        assert con.execute(f"select count(why) from {found.table}").fetchall() == [(0,)]
