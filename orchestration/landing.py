@@ -314,6 +314,26 @@ def _stray_quote(con: duckdb.DuckDBPyConnection, file: DataFile) -> int:
     return int(rows[0][0]) if rows else 1
 
 
+#: Regular expressions: what a JSON number with more digits than a double keeps at least has; such a number; and strings and all between.
+_LONG: Final = "[0-9.]{17}"
+_INEXACT: Final = (
+    "-?(?:"
+    + "|".join(rf"[0-9]{{{n}}}\.[0-9]{{{16 - n},}}" for n in range(1, 16))
+    + r"|[0-9]{16,}\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+)
+_TOKENS: Final = r'"(?:[^"\\]|\\.)*"|[^"]+'
+
+
+def exact_numbers(json: str, quoted: str = r'"\0"') -> str:
+    """SQL of a JSON text in which numbers that a double cannot hold are texts, so that the engine's reader keeps all their digits.
+    (Whole numbers it keeps by itself.)"""
+    parts = (
+        f"list_transform(regexp_extract_all({json}, {quote(_TOKENS)}), lambda part: case when starts_with(part, '\"') then part "
+        f"else regexp_replace(part, {quote(_INEXACT)}, {quote(quoted)}, 'g') end)"
+    )
+    return f"case when regexp_matches({json}, {quote(_LONG)}) then array_to_string({parts}, '') else {json} end"
+
+
 def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entry: Table, where: str) -> Opened:
     # An object, and not merely JSON: a list or a number on a line has no fields.
     lines = (
@@ -345,7 +365,7 @@ def _open_jsonl(con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entr
     got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in wanted)
     opened.relation = (
         f"(select {got + ', ' if got else ''}__n, case when __json is null then 'not a JSON object' end as __bad, "
-        f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines} where line is not null))"
+        f"line as __payload from (select *, case when __json is not null then from_json({exact_numbers('line')}, {quote(shape)}) end as __row from {lines} where line is not null))"
     )
     return opened
 

@@ -299,7 +299,11 @@ def test_numbers_are_exact(on_postgres: Shop) -> None:
         "amount": "1234567890123456", "price": "12.5", "big": "1234567890123456789012.1234567890", "round": "12300", "paid": "1234.56", "ratio": "0.5",
     }  # fmt: skip
     assert json.loads(nothing[0]) == dict.fromkeys(("amount", "price", "big", "round", "paid", "ratio"))
-    assert '"price":12.5,' in first[1] and '"id":"12345678901234567890"' in first[1] and '"many":["1234567890123456.10"]' in first[1]
+    assert (
+        '"price":12.5,' in first[1]
+        and '"id":"12345678901234567890"' in first[1]
+        and '"many":["1234567890123456.10"]' in first[1]
+    )
     counted = {
         note.split("'")[1]: note.split(": ")[1].split(" ")[0] for note in report.notes if "NaN or infinite" in note
     }
