@@ -120,6 +120,19 @@ def test_pages_follow_a_cursor_and_only_news_is_asked_for(home: Settings, tmp_pa
     assert ("3", "9") in landed(home)
 
 
+def test_numbers_keep_their_digits(home: Settings, tmp_path: Path, api: Api) -> None:
+    """In fields, in the key and in the payload, where they stay numbers."""
+    body = b'{"data": {"items": [{"id": 12345678901234567890, "price": 1234567890123456.10, "name": "at \\"1234567890123456.10\\""}, '
+    body += b'{"id": 12345678901234567891, "price": 12.5, "updated_at": null}, {"id": 3, "updated_at": "2024-01-01"}]}}'
+    api.answer = lambda path, asked: (200, {}, body)
+    assert bring(home, tmp_path, {"url": api.url + "/products"}).landed == 3
+    assert bring(home, tmp_path, {"url": api.url + "/products"}).landed == 0
+    assert landed(home)[:2] == [("12345678901234567890", "1234567890123456.10"), ("12345678901234567891", "12.5")]
+    [(payload,), *_] = landed(home, "payload")
+    assert '"price":1234567890123456.10,' in payload
+    assert json.loads(payload)["name"] == 'at "1234567890123456.10"'
+
+
 def test_pages_by_number_and_by_link(home: Settings, tmp_path: Path, api: Api) -> None:
     def answer(path: str, asked: dict[str, str]) -> Answer:
         first = 3 * (int(asked.get("p", 1)) - 1)
