@@ -330,8 +330,12 @@ def _sample_of_stream(folder: Path, source: str, of: Place, data: str | Path | N
         con.register("messages", look_at_stream(entry, source, where, data))
         con.execute(
             "create table lines as select case when json_valid(line) then json(line) else to_json(left(line, 200)) end::varchar as line "
-            "from (select coalesce(try(decode(payload)), '') as line from messages)"
+            "from (select coalesce(undecoded, text, '') as line from messages)"
         )
+        found = con.execute(
+            "select undecoded, count(*) from messages where undecoded is not null group by all order by all limit 10"
+        )
+        notes = tuple(f"{count:,} messages would be dead letters: {why}" for why, count in found.fetchall())
         con.execute(f"copy lines to {quote(str(file))} (format csv, header false, delim '\x01', quote '', escape '')")
         if not file.stat().st_size:
             file.write_text("\n")  # a stream without messages is no file that was cut off
@@ -341,7 +345,7 @@ def _sample_of_stream(folder: Path, source: str, of: Place, data: str | Path | N
     if not entry.fields:  # then it may have any of the contract's fields
         must = {each for names in REQUIRED[name] for each in names[:1]}
         entry = entry.reading(each for each in RAW_TABLES[name] if (each,) in seen or each in must)
-    return Entry(where, name, entry, zone, number, (DataFile(file, place, "jsonl", file.stat().st_size),))
+    return Entry(where, name, entry, zone, number, (DataFile(file, place, "jsonl", file.stat().st_size),), notes)
 
 
 # --- a database's table ------------------------------------------------------------------------------------------

@@ -339,6 +339,26 @@ def _header(file: DataFile, look: Look, how: Csv) -> tuple[list[str], int]:
     return names, lines
 
 
+#: Regular expressions: what a JSON number with more digits than a double keeps at least has; such a number; and strings and all between.
+_LONG: Final = "[0-9.]{17}"
+_INEXACT: Final = (
+    "-?(?:"
+    + "|".join(rf"[0-9]{{{n}}}\.[0-9]{{{16 - n},}}" for n in range(1, 16))
+    + r"|[0-9]{16,}\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+)
+_TOKENS: Final = r'"(?:[^"\\]|\\.)*"|[^"]+'
+
+
+def exact_numbers(json: str, quoted: str = r'"\0"') -> str:
+    """SQL of a JSON text in which numbers that a double cannot hold are texts, so that the engine's reader keeps all their digits.
+    (Whole numbers it keeps by itself.)"""
+    parts = (
+        f"list_transform(regexp_extract_all({json}, {quote(_TOKENS)}), lambda part: case when starts_with(part, '\"') then part "
+        f"else regexp_replace(part, {quote(_INEXACT)}, {quote(quoted)}, 'g') end)"
+    )
+    return f"case when regexp_matches({json}, {quote(_LONG)}) then array_to_string({parts}, '') else {json} end"
+
+
 def _json_values(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> tuple[str, int]:
     """(relation of `__n` and `line`, how many there are): the values of a JSON file, each as it is written."""
     if look.layout != "lines" and look.records is not None:
@@ -457,8 +477,8 @@ def _open_objects(
         read = {name: f"nullif({value}, {quote(absent)})" for name, value in read.items()}
     got = ", ".join(f"{value} as {identifier(name)}" for name, value in read.items())
     opened.relation = (
-        f"(select {got + ', ' if got else ''}__n, case when __json is null then __why end as __bad, "
-        f"line as __payload from (select *, from_json(__json, {quote(shape)}) as __row from {lines}))"
+        f"(select {got + ', ' if got else ''}__n, case when __json is null then __why end as __bad, line as __payload from (select *, "
+        f"case when __json is not null then from_json({exact_numbers('line')}, {quote(shape)}) end as __row from {lines}))"
     )
     return opened
 

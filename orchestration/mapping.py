@@ -223,12 +223,13 @@ class Sql(Strict):
 
 class Stream(Strict):
     """A stream: a topic of Kafka, a stream of Kinesis, or a folder of JSON lines that grow. `settings` go to the client as they
-    are (librdkafka's, boto3's); `${NAME}` in them is read from the environment."""
+    are (librdkafka's, boto3's); `${NAME}` in them is read from the environment. `registry` is the address of a schema registry."""
 
     kafka: str | None = None
     kinesis: str | None = None
     folder: str | None = None
     settings: dict[str, str | int | float | bool] = {}
+    registry: str | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Stream:
@@ -236,7 +237,16 @@ class Stream(Strict):
             raise ValueError("name one of: kafka: a topic, kinesis: a stream, folder: a folder")
         if self.folder is not None and self.settings:
             raise ValueError("a folder has no settings")
+        if self.registry is not None and self.kafka is None:
+            raise ValueError("registry goes with kafka")
         return self
+
+    @field_validator("registry")
+    @classmethod
+    def _address(cls, given: str | None) -> str | None:
+        if given is not None and not given.startswith(("http://", "https://", "${")):
+            raise ValueError("an address begins with https:// or http://")
+        return given
 
     @property
     def place(self) -> str:

@@ -132,6 +132,19 @@ def test_a_time_that_cannot_be_read_does_not_move_the_position(home: Settings, t
     assert api.asked[-1][1]["s"] == "2024-01-03T00:00:00Z"
 
 
+def test_numbers_keep_their_digits(home: Settings, tmp_path: Path, api: Api) -> None:
+    """In fields, in the key and in the payload, where they stay numbers."""
+    body = b'{"data": {"items": [{"id": 12345678901234567890, "price": 1234567890123456.10, "name": "at \\"1234567890123456.10\\""}, '
+    body += b'{"id": 12345678901234567891, "price": 12.5, "updated_at": null}, {"id": 3, "updated_at": "2024-01-01"}]}}'
+    api.answer = lambda path, asked: (200, {}, body)
+    assert bring(home, tmp_path, {"url": api.url + "/products"}).landed == 3
+    assert bring(home, tmp_path, {"url": api.url + "/products"}).landed == 0
+    assert landed(home)[:2] == [("12345678901234567890", "1234567890123456.10"), ("12345678901234567891", "12.5")]
+    [(payload,), *_] = landed(home, "payload")
+    assert '"price":1234567890123456.10,' in payload
+    assert json.loads(payload)["name"] == 'at "1234567890123456.10"'
+
+
 def test_pages_by_number_and_by_link(home: Settings, tmp_path: Path, api: Api) -> None:
     def answer(path: str, asked: dict[str, str]) -> Answer:
         first = 3 * (int(asked.get("p", 1)) - 1)

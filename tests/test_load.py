@@ -107,6 +107,62 @@ def test_typed_columns_keep_their_meaning_as_text(home: Settings, tmp_path: Path
     assert json.loads(got[7])["quantity"] is None
 
 
+def test_typed_numbers_and_times_land_exactly_or_not_at_all(home: Settings, tmp_path: Path) -> None:
+    """Of a double whole numbers are exact up to 2^53, of a float up to 2^24; beyond, they are spelled so that nobody takes them for an id."""
+    many = {
+        "double": ["17850", "9007199254740992", "9007199254740994", "12345678901234567890", "0.1", "'inf'", "'nan'"],
+        "float": ["16777216", "123456789", "12.1", "'-inf'"],
+        "decimal(38,2)": ["1234567890123456.10"],
+        "hugeint": ["12345678901234567890"],
+        "timestamp": ["'9999-12-31 23:59:59.5'", "'infinity'", "'-infinity'", "'10000-01-01'", "'0044-03-15 (BC)'"],
+        "timestamptz": ["'2024-01-01 10:00:00+02'", "'infinity'", "'290000-01-01'"],
+        "timestamp_s": ["'2024-01-01 10:00:00'"],
+        "date": ["'0001-01-01'", "'infinity'", "'10000-01-01'"],
+    }
+    expected = {
+        "double": ["17850", "9007199254740992", "9.0071992547409940e+15", "1.2345678901234567e+19", "0.1", None, None],
+        "float": ["16777216", "1.23456792e+08", "12.1", None],
+        "decimal(38,2)": ["1234567890123456.10"],
+        "hugeint": ["1.2345678901234567e+19"],  # Parquet has no such type: DuckDB writes a double
+        "timestamp": ["9999-12-31 23:59:59.5", None, None, None, None],
+        "timestamptz": ["2024-01-01 08:00:00+00", None, None],
+        "timestamp_s": ["2024-01-01 10:00:00"],
+        "date": ["0001-01-01", None, None],
+    }
+    for number, (kind, values) in enumerate(many.items()):
+        told = " union all ".join(f"select {n} as n, {value}::{kind} as v" for n, value in enumerate(values))
+        write_parquet(
+            tmp_path / f"{number}.parquet",
+            f"select 'purchase' t, '2024-01-01' as at, 'u' as u, v from ({told}) order by n",
+        )
+        report = load(
+            shop(
+                tmp_path,
+                {
+                    "files": f"{number}.parquet",
+                    "fields": {"event_type": "t", "event_at": "at", "user_id": "u", "order_id": "v"},
+                },
+            ),
+            data=tmp_path,
+            now=NOW,
+        )
+        found = rows(home, f"select order_id from lake.raw.events where _position like '{number}.%' order by _position")
+        assert [text for (text,) in found] == expected[kind], kind
+        lost = sum(text is None and value != "'nan'" for text, value in zip(expected[kind], values, strict=True))
+        said = [note for note in report.files[0].notes if "column 'v'" in note]
+        assert [note.split(": ")[1].split(" ")[0] for note in said] == ([str(lost)] if lost else [])
+
+
+def test_numbers_of_json_lines_keep_their_digits(home: Settings, tmp_path: Path) -> None:
+    line = '{"t": "purchase", "at": "2024-01-01", "u": 12345678901234567890, "p": 1234567890123456.10, "more": {"x": 12.5}, "s": "1234567890123456.10,"}'
+    (tmp_path / "a.jsonl").write_text(line + "\n" + line.replace("890,", "891,") + "\n")
+    fields = {"event_type": "t", "event_at": "at", "user_id": "u", "price": "p", "properties": "more", "order_id": "s"}
+    load(shop(tmp_path, {"files": "a.jsonl", "fields": fields}), data=tmp_path, now=NOW)
+    found = rows(home, "select user_id, price, properties, order_id, payload from lake.raw.events order by _position")
+    assert found[0] == ("12345678901234567890", "1234567890123456.10", '{"x":12.5}', "1234567890123456.10,", line)
+    assert found[1][0] == "12345678901234567891"
+
+
 def test_json_lines_that_are_no_objects_are_kept(home: Settings, tmp_path: Path) -> None:
     good = '{"t": "search", "at": 1704067200, "u": "é", "p": {"k": [1]}, "x": null}'
     lines = [good, "not json", "[1, 2]", "", '{"t": ', "null", '"text"', good]

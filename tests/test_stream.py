@@ -197,6 +197,8 @@ TEXTS = st.one_of(
             " View_Item",
             "vew",
             "2025-03-02",
+            "[1]",
+            "{",
         ]
     ),
     st.sampled_from(
@@ -215,16 +217,79 @@ TEXTS = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(*[TEXTS] * 7), min_size=1, max_size=50))
+@given(
+    st.lists(
+        st.tuples(st.none() | st.just("broken"), st.just('{"quantity": [1]}'), *[TEXTS] * 6), min_size=1, max_size=50
+    )
+)
 def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, ...]]) -> None:
     with duckdb.connect() as con:
         entry = Table.model_validate({"stream": {"folder": "in"}, "available_at": "now"})
         judge = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
-        names = ["__bad", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
+        names = ["__bad", "__payload", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
         texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-        con.register("told", pa.table(texts, names))
+        told = pa.table(texts, names)
+        for name in RAW_TABLES["events"].keys() - set(names):
+            told = told.append_column(name, pa.nulls(len(rows), pa.string()))
+        con.register("told", told)
         found = con.execute(f"select {judge.clear}, case {judge.rules} end from told").fetchall()
     assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
+
+
+def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
+    """But in properties; a string may begin as they do."""
+    nested = [
+        {"user_id": {"$oid": "5f"}},
+        {"product_id": ["A1"]},
+        {"price": {"EUR": 1}},
+        {"event_at": {"$date": "2025-03-02"}},
+        {"event_type": []},
+    ]
+    texts = [
+        {"user_id": "{5f}"},
+        {"product_id": "[A1]"},
+        {"user_id": '{"$oid": "5f"}'},
+        {"properties": {"user_id": {"a": [1]}}},
+    ]
+    shop.add(*(GOOD | each for each in [*nested, *texts]))
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"]) == (len(texts), {"wrong_type": len(nested)})
+    said = shop.ask("select error from lake.raw.dead_letters order by position::bigint limit 1")
+    assert said == [
+        ('user_id is an object or a list: {"$oid":"5f"}; reach inside it, as in user_id: {sql: "user_id->>\'$.id\'"}',)
+    ]
+    rows = shop.ask(
+        "select user_id, product_id from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint"
+    )
+    assert rows == [("{5f}", "A1"), ("ann", "[A1]"), ('{"$oid": "5f"}', "A1"), ("ann", "A1")]
+    # As the hint says.
+    fields = {name: name for name in GOOD} | {"user_id": {"sql": "user_id->>'$.\"$oid\"'"}}
+    shop.map(fields=fields)
+    assert replay(shop.mapping, where=shop.where, position="in/a.jsonl/0").rows <= 1
+    assert shop.ask("select user_id from lake.raw.events where user_id = '5f'") == [("5f",)]
+
+
+def test_numbers_keep_their_digits(shop: Shop) -> None:
+    """As ids, as money and in properties; also beside strings that look like numbers; and what is no number is none."""
+    lines = [
+        b'{"user_id": 12345678901234567890, "price": 1234567890123456.10, "properties": {"a": [0.12345678901234567, 12.5]}, "b": 123456789.12345678}',
+        b'{"user_id": 12345678901234567891, "price": 12.50, "product_id": "x\\": 1234567890123456.10"}',
+        b'{"user_id": "a", "price": 1e3}',
+        b'{"user_id": "a", "price": NaN}',
+        b'{"user_id": "a", "price": "Infinity"}',
+    ]
+    start = b'{"event_type": "view_item", "event_at": "2025-03-02T10:15:30Z", '
+    shop.add(*(start + line[1:] for line in lines))
+    done = shop.drain()
+    assert (done["rows"], done["dead_letters"]) == (3, {"wrong_type": 2})
+    rows = shop.ask(
+        "select user_id, price, product_id, properties, payload from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint"
+    )
+    assert rows[0][:2] == ("12345678901234567890", "1234567890123456.10")
+    assert json.loads(rows[0][3]) == {"a": ["0.12345678901234567", 12.5], "b": "123456789.12345678"}
+    assert rows[0][4].encode() == start + lines[0][1:]
+    assert rows[1][:3] == ("12345678901234567891", "12.5", 'x": 1234567890123456.10')
+    assert float(rows[2][1]) == 1000
 
 
 def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from orchestration.errors import FinegrainError
 from orchestration.mapping import Stream, from_environment
+from orchestration.stream.registry import SETTINGS
 from orchestration.stream.source import Chunk, Keeper, Unreachable
 
 #: Settings of librdkafka that the loader needs as they are, and why.
@@ -57,6 +58,7 @@ class Kafka:
         given = {
             name: from_environment(value, f"{where}.stream.settings.{name}") if isinstance(value, str) else value
             for name, value in stream.settings.items()
+            if not name.startswith(SETTINGS)
         }
         for name, (value, why) in FIXED.items():
             if name in given:

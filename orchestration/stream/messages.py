@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from orchestration import landing
@@ -21,6 +22,7 @@ from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.mapping import REQUIRED, Table
 from orchestration.settings import PROJECT
+from orchestration.stream.registry import Registry, without_registry
 from orchestration.stream.source import Chunk
 
 #: The largest payload that is landed, in bytes; beyond, a message is a dead letter.
@@ -60,6 +62,7 @@ class Messages:
         self.con, self.source, self.table = con, source, table
         self.place = entry.stream.place
         self.name = self.place.partition(":")[2]
+        self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
         if not entry.fields:
             entry = entry.reading(RAW_TABLES[table])
         self.entry = entry
@@ -83,16 +86,21 @@ class Messages:
         if not len(batch):
             return
         table = batch.table
-        try:
-            # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
-            table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
-        except pa.ArrowInvalid:
-            text = "try(decode(payload))"
+        if self.registry is not None:
+            table, text = self.registry.decode(table, self.largest), "text"
+        else:
+            try:
+                # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
+                table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
+            except pa.ArrowInvalid:
+                text = "try(decode(payload))"
         line = f"case when octet_length(payload) <= {self.largest} then {text} end"
         self.con.register("batch", table)
         try:
             self.unknown = self._unknown(line)
-            parsed, parameters = self._parsed(line)
+            parsed, parameters = self._parsed(
+                line, has_long_numbers(table["payload" if self.registry is None else "text"])
+            )
             self.con.execute(
                 f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
                 f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
@@ -120,7 +128,7 @@ class Messages:
         """SQL: the keys that the mapping reads, as a list."""
         return f"[{', '.join(map(quote, self.known))}]::varchar[]"
 
-    def _parsed(self, line: str) -> tuple[str, dict[str, str | list[str]]]:
+    def _parsed(self, line: str, has_long_numbers: bool) -> tuple[str, dict[str, str | list[str]]]:
         """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
         what else there is, as the text of a JSON object; and its parameters."""
         shape = dict.fromkeys(self.known, "VARCHAR")
@@ -147,20 +155,24 @@ class Messages:
             value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
             entries = f"list_transform({keys}, lambda k: {{'k': k, 'v': {value}}})"
             kept = f"case when __row is not null then to_json(map_from_entries({entries}))::varchar end"
+        undecoded = without_registry("payload") if self.registry is None else "undecoded"
+        exact = landing.exact_numbers("line") if has_long_numbers else "line"
         # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
         parsed = f"""
             select *, {kept} as __kept, case
                 when __row is not null and starts_with(line, '{{') then null
                 when is_empty then 'empty: it has no payload'
                 when size > {self.largest} then 'over_size: it has ' || size || ' bytes, of at most {self.largest}'
+                when {undecoded} is not null then {undecoded}
                 when line is null then 'not_utf8: its bytes are no UTF-8 text'
                 when not json_valid(line) then 'not_json: it is no JSON'
                 when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
             end as why
             from (
-                select *, try(from_json(line, $shape)) as __row
+                select *, try(from_json({exact}, $shape)) as __row
                 from (
-                    select part || '/' || position as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line
+                    select part || '/' || position as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line,
+                        {"payload" if self.registry is None else "undecoded"}
                     from batch
                 ))"""
         return parsed, parameters | {"shape": json.dumps(shape)}
@@ -208,6 +220,19 @@ class Messages:
             cases.append(f"when {empty} then {quote(said)}")
             # A first character that is in ASCII and no space.
             clear.append("(" + " or ".join(f"{identifier(name)} between '!' and '~'" for name in there) + ")")
+        for name, source in self.entry.fields.items():
+            if source.column is None or name == "properties":
+                continue
+            # A string may begin so, too.
+            column, key = identifier(name), "/" + source.column.replace("~", "~0").replace("/", "~1")
+            nested = f"(starts_with({column}, '{{') or starts_with({column}, '[')) and json_type(__payload, {quote(key)}) in ('OBJECT', 'ARRAY')"
+            hint = f"; reach inside it, as in {name}: {{sql: \"{source.column}->>'$.id'\"}}"
+            said = f"{quote(f'wrong_type: {name} is an object or a list: ')} || left({column}, 60) || {quote(hint)}"
+            cases.append(f"when {nested} then {said}")
+            if not (
+                landing.is_time(name) or name in landing.NUMBERS or name == "event_type"
+            ):  # these are looked at more closely
+                clear.append(f"({column} is null or {column} < '[' or {column} between '\\' and 'z~')")
         for name in self.bound.fields:
             column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
             if landing.is_time(name):
@@ -215,11 +240,12 @@ class Messages:
                 clear.append(f"({column} is null or {landing.is_plain_time(column)})")
             elif name in landing.NUMBERS:
                 is_bad, what = f"try_cast({text} as double) is null", "no number"
-                clear.append(f"({column} is null or try_cast({column} as double) is not null)")
+                is_bad += f" or not isfinite(try_cast({text} as double))"
+                clear.append(f"({column} is null or isfinite(try_cast({column} as double)))")
             else:
                 continue
             said = quote(f"wrong_type: {name} is {what}: ")
-            cases.append(f"when {text} is not null and {is_bad} then {said} || left({column}, 60)")
+            cases.append(f"when {text} is not null and ({is_bad}) then {said} || left({column}, 60)")
         if self.table == "events":
             kinds = ", ".join(map(quote, sorted(_event_types())))
             cases.append(
@@ -277,6 +303,26 @@ class Messages:
             "select split_part(__why, ': ', 1), count(*) from judged where __why is not null group by 1 order by 1"
         ).fetchall()
         return {str(rule): int(count) for rule, count in found}
+
+
+def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
+    """Whether there is anything like a decimal number of 16 digits or more, which few batches have; a pattern would take longer to find it
+    than the engine takes to read the messages."""
+    for chunk in payloads.chunks:
+        held = chunk.buffers()[2]
+        if held is None or held.size < 18:
+            continue
+        text = np.frombuffer(held, np.uint8)
+        is_digit = (np.arange(256) >= ord("0")) & (np.arange(256) <= ord("9"))
+        last = len(text) - 1
+        dots = np.flatnonzero(text == ord("."))
+        dots = dots[is_digit[text[np.maximum(dots - 9, 0)]] | is_digit[text[np.minimum(dots + 8, last)]]]
+        around = np.arange(1, 17)
+        before = is_digit[text[np.maximum(dots[:, None] - around, 0)]].cumprod(axis=1).sum(axis=1)
+        after = is_digit[text[np.minimum(dots[:, None] + around, last)]].cumprod(axis=1).sum(axis=1)
+        if bool(((before > 0) & (after > 0) & (before + after >= 16)).any()):
+            return True
+    return False
 
 
 def _event_types() -> set[str]:

@@ -29,7 +29,7 @@ from orchestration.publish import DATABASE, current
 from orchestration.settings import Settings, settings
 from orchestration.stream.messages import LARGEST, Messages
 from orchestration.stream.run import entry_of
-from orchestration.stream.source import MESSAGES, Chunk
+from orchestration.stream.source import MESSAGES, Chunk, Unreachable
 
 #: Letters that are taken at once.
 AT_ONCE: Final = 50_000
@@ -103,6 +103,8 @@ def replay(
                     return done
                 after = last
                 advance(count, messages.place)
+    except Unreachable as trouble:
+        raise FinegrainError(f"{said}.stream: {trouble}; run this again later") from None
     finally:
         con.close()
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import pyarrow as pa
 
 from orchestration import lake
@@ -20,6 +21,7 @@ from orchestration.positions import Position
 from orchestration.settings import Settings, memory, settings
 from orchestration.stream.loader import Limits, Loader
 from orchestration.stream.messages import LARGEST, Messages
+from orchestration.stream.registry import Registry, without_registry
 from orchestration.stream.source import Chunk, Source, Unreachable
 from orchestration.stream.watch import Form, Watch
 
@@ -130,8 +132,10 @@ class Onlooker:
 def look(
     entry: Table, source: str, where: str, data: str | Path | None = None, rows: int = 10_000, seconds: float = LOOK
 ) -> pa.Table:
-    """The first messages of a stream, as `MESSAGES`, at most so many and for at most so long. Nothing is written, and loaders are not
-    disturbed. Raises FinegrainError."""
+    """The first messages of a stream, as `MESSAGES` with their `text` and why it is `undecoded`, at most so many and for at most so long.
+    Nothing is written, and loaders are not disturbed. Raises FinegrainError."""
+    assert entry.stream is not None
+    registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
     client = source_of(entry, source, where, data, group=f"finegrain-look-{uuid.uuid4()}")
     taken = Chunk()
     deadline = time.monotonic() + seconds
@@ -139,11 +143,17 @@ def look(
         client.open(Onlooker())
         while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
             taken.add(client.poll(rows - len(taken), 0.1))
+        if registry is not None:
+            return registry.decode(taken.table, LARGEST)
     except Unreachable as trouble:
         raise FinegrainError(f"{where}.stream: {trouble}") from None
     finally:
         client.close()
-    return taken.table
+    with duckdb.connect() as con:
+        con.register("messages", taken.table)
+        return con.execute(
+            f"select *, try(decode(payload)) as text, {without_registry('payload')} as undecoded from messages"
+        ).to_arrow_table()
 
 
 @contextmanager
