@@ -11,7 +11,7 @@ with records as (
         raw_error,
         {{ key }} as record_key,
         md5(payload) as content,
-        not ({{ is_there(table) | indent(8) }}) as is_gone
+        case when {{ is_there(table) | indent(8) }} then false else true end as is_gone
     from {{ ref('stg_shop__' ~ table) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
