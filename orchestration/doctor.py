@@ -31,6 +31,7 @@ from rich.text import Text
 
 from orchestration import console, lake, landing, settings, stopping
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
+from orchestration.deliveries import is_gone
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look
 from orchestration.ingest import samples
@@ -990,7 +991,9 @@ class _Loaded:
             self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
             for table in self.ids:
                 key = _id(table, clean(KEYS[table][0]))
-                found = con.execute(f"select distinct {key} from lake.raw.{table} where {key} is not null").fetchnumpy()
+                found = con.execute(
+                    f"select distinct {key} from lake.raw.{table} as t where {key} is not null and not {is_gone(table, 't')}"
+                ).fetchnumpy()
                 self.ids[table] = list(next(iter(found.values())))
         except duckdb.Error:
             pass

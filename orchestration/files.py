@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import fnmatch
 import glob
 import gzip
 import hashlib
@@ -134,24 +133,23 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
         raise FinegrainError(f"{pattern}: no such file (looked in {base.resolve()})")
 
 
+def as_regex(pattern: str) -> str:
+    """A glob as a regular expression: `*` stays within a folder, `**/` goes through any."""
+    spelled = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(spelled.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
+
+
 def may_name(pattern: str, form: Format | None, name: str) -> bool:
     """Whether `find` may have found a file by this pattern that it called `name`, though the file is not there any more."""
+    if pattern.startswith("s3://"):
+        return re.fullmatch(as_regex(pattern) + (".*" if pattern.endswith("/") else ""), name) is not None
     if glob.has_magic(pattern) and not pattern.startswith("package://"):
-        parts = Path(pattern.removeprefix("s3://")).parts
+        parts = Path(pattern).parts
         first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-        ahead = "".join(
-            "(.*/)?" if part == "**" else _part(part) + ("" if number == len(parts) else "/")
-            for number, part in enumerate(parts[first:], first + 1)
-        )
-        return re.fullmatch(ahead, name) is not None
-    if format_of(pattern.rstrip("/")) is None and form is None:  # a folder
-        return format_of(name) is not None
-    return Path(pattern).name == name or (form is not None and format_of(name) == form and not Path(pattern).suffix)
-
-
-def _part(pattern: str) -> str:
-    """One part of a glob's path as a regular expression."""
-    return fnmatch.translate(pattern).removeprefix("(?s:").removesuffix(r")\Z").replace(".*", "[^/]*")
+        return re.fullmatch(as_regex("/".join(parts[first:])), name) is not None
+    if (form is None and format_of(pattern) is None) or (form and not Path(pattern).suffix):  # a folder
+        return format_of(name) is not None and format_of(name) == (form or format_of(name))
+    return Path(pattern).name == name
 
 
 def _in_package(address: str) -> Path:

@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestration.errors import FinegrainError
+from orchestration.files import as_regex
 from orchestration.mapping import Format, format_of, from_environment
 from orchestration.settings import settings
 
@@ -56,19 +57,13 @@ def _list(store: Any, bucket: str, wanted: str, form: Format | None) -> Iterator
     """(key, ETag) of what matches, in order of keys."""
     fixed = re.split(r"[*?]", wanted, maxsplit=1)[0]
     folder = fixed == wanted and wanted.endswith("/")
-    matches = re.compile(_regular(wanted) + (".*" if folder else ""), re.S).fullmatch
+    matches = re.compile(as_regex(wanted) + (".*" if folder else ""), re.S).fullmatch
     for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=fixed):
         for each in page.get("Contents", []):
             key, name = each["Key"], each["Key"].rpartition("/")[2]
             inside = format_of(name) and format_of(name) == (form or format_of(name)) and name[0] not in "._"
             if matches(key) and name and (not folder or inside):
                 yield key, each["ETag"]
-
-
-def _regular(pattern: str) -> str:
-    """A glob as a regular expression: `*` stays within a folder, `**/` goes through any."""
-    spelled = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(spelled.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern))
 
 
 def _copy(store: Any, bucket: str, key: str, etag: str) -> Path:

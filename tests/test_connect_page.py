@@ -76,6 +76,16 @@ def test_the_errors_of_the_page_are_real(folder: Path) -> None:
     assert said == BLOCKS["errors"].splitlines()
 
 
+def test_a_changed_mapping_says_what_the_page_says(folder: Path) -> None:
+    (folder / "shop.yml").write_text(BLOCKS["shop.yml"].replace("price: paid", "price: n"))
+    load("shop.yml")
+    (folder / "shop.yml").write_text(BLOCKS["shop.yml"])
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.cli", "load", "shop.yml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, BLOCKS["changed"])
+
+
 def test_the_page_loads(folder: Path) -> None:
     report = load("shop.yml")
     assert [(file.file, file.rows, file.malformed) for file in report.files] == [

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,9 +25,11 @@ from test_stream import GOOD, Shop
 
 from orchestration.errors import FinegrainError
 from orchestration.ingest import ingest
+from orchestration.load import load
 from orchestration.publish import DATABASE
 from orchestration.settings import Settings
 from orchestration.stream.replay import replay
+from orchestration.unload import unload
 
 #: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
 BOOKS = (
@@ -285,3 +288,102 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
         ("eve", ["consent_denied", "deleted_at_source", "event_in_future", "unknown_currency"]),
         ("eve", ["event_in_future", "unknown_currency"]),
     ]
+
+
+VISITS = """kind,at,who,sku,n,paid,list
+purchase,2024-03-01 10:00:00,ann,A1,1,12.50,20
+purchase,2024-03-01 11:00:00,bob,B2,two,8.00,9
+view_item,2024-03-02 10:00:00,ann,B2,,8.00,9
+purchase,2024-03-02 11:00:00,eve,A1,1,12.50,20
+"""
+CATALOGUE = "sku,title,maker,price,at\nA1,Cup,Tilia,20,2024-01-01\nB2,Plate,Acer,9,2024-01-01\n"
+PEOPLE = "id,land,at\nann,SE,2024-01-01\nbob,DE,2024-01-01\neve,FR,2024-01-01\n"
+NOW, LATER = datetime(2024, 3, 5), datetime(2024, 3, 6)
+
+
+def map_a_shop(mapping: Path, is_right: bool) -> None:
+    """The wrong one reads the list price, cannot read every quantity, takes the title for the brand, and customers by their country."""
+    files = {"available_at": "event_time", "origin": "database"}
+    visit = {
+        "event_type": "kind",
+        "event_at": "at",
+        "user_id": "who",
+        "product_id": "sku",
+        "currency": {"value": "EUR"},
+    }
+    tables = {
+        "events": {
+            "files": "visits.csv",
+            **files,
+            "expects": ["customers", "products"],
+            "where": "true" if is_right else "who <> 'eve'",
+            "fields": {
+                **visit,
+                "price": "paid" if is_right else "list",
+                "quantity": {
+                    "sql": "case n when 'two' then 2 else cast(n as int) end" if is_right else "cast(n as int)"
+                },
+            },
+        },
+        "products": {
+            "files": "catalogue.csv",
+            **files,
+            "fields": {
+                "product_id": "sku",
+                "brand": "maker" if is_right else "title",
+                "price": "price",
+                "currency": {"value": "EUR"},
+                "updated_at": "at",
+            },
+        },
+        "customers": {
+            "files": "people.csv",
+            **files,
+            "fields": {"customer_id": "id" if is_right else "land", "country": "land", "updated_at": "at"},
+        },
+    }
+    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": tables}))
+
+
+def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: Houses, tmp_path: Path) -> None:
+    """By `load --again`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
+    for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):
+        (tmp_path / f"{name}.csv").write_text(text)
+    mapping = tmp_path / "shop.yml"
+    corrected, right = houses.make("corrected"), houses.make("right")
+    map_a_shop(mapping, is_right=False)
+    load(mapping, data=tmp_path, where=corrected, now=NOW)
+    houses.run(corrected)
+    kept = "select user_id, product_id, cast(quantity as integer), brand from int_events__cleaned order by all"
+    assert asked(corrected, kept) == [[]]  # nobody in the catalogue of customers
+    map_a_shop(mapping, is_right=True)
+    load(mapping, data=tmp_path, where=right, now=NOW)
+    houses.run(right, "--full-refresh")
+    expected = [
+        ("ann", "A1", 1, "Tilia"),
+        ("ann", "B2", None, "Acer"),
+        ("bob", "B2", 2, "Acer"),
+        ("eve", "A1", 1, "Tilia"),
+    ]
+    assert asked(right, kept) == [expected]
+
+    with pytest.raises(FinegrainError, match=r"events visits.csv: 3 rows would be replaced, 0 deleted, 1 added"):
+        load(mapping, data=tmp_path, where=corrected, now=LATER)
+    load(mapping, data=tmp_path, again=True, where=corrected, now=LATER)
+    houses.run(corrected)
+    found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
+    assert not found, "\n".join(found)
+    ledger = "select raw_table, sum(raw_rows), sum(kept), sum(quarantined) from marts.event_ledger where raw_rows > 0 group by 1 order by 1"
+    assert asked(corrected, ledger) == [[("customers", 6, 3, 3), ("events", 7, 4, 3), ("products", 4, 2, 2)]]
+    reasons = "select list_contains(reasons, 'deleted_at_source'), count(*) from marts.quarantined_events group by 1"
+    assert asked(corrected, reasons) == [[(True, 3)]]
+
+    # Without its catalogue of products the shop has no event that counts; with it, it is what it was.
+    unload("shop.products", where=corrected, now=LATER)
+    houses.run(corrected)
+    waiting = "select verdict, reasons from int_events__validated where not list_contains(reasons, 'deleted_at_source')"
+    assert asked(corrected, kept, waiting) == [[], [("quarantined", ["unknown_product"])] * 4]
+    load(mapping, data=tmp_path, where=corrected, now=LATER)
+    houses.run(corrected)
+    found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
+    assert not found, "\n".join(found)

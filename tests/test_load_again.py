@@ -27,6 +27,7 @@ from orchestration import lake
 from orchestration.cli import app
 from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
+from orchestration.files import may_name
 from orchestration.load import FileReport, LoadReport, load
 from orchestration.settings import Settings
 from orchestration.unload import unload
@@ -392,6 +393,30 @@ def test_a_lake_that_kept_no_mappings_is_refused(shop: Shop) -> None:
     con.close()
     with pytest.raises(FinegrainError, match="made by an earlier version of finegrain"):
         shop.load()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "form", "name", "expected"),
+    [
+        ("in/*.csv", None, "a.csv", True),
+        ("in/*.csv", None, "a.jsonl", False),
+        ("in/*.csv", None, "x/a.csv", False),
+        ("in/**/*.csv", None, "x/y/a.csv", True),
+        ("in/**/*.csv", None, "a.csv", True),
+        ("in/d=*/p?rt.csv", None, "d=1/part.csv", True),
+        ("in/d=*/p?rt.csv", None, "d=1/x/part.csv", False),
+        ("in/a.csv", None, "a.csv", True),
+        ("in/a.csv", None, "b.csv", False),
+        ("in", None, "x/a.csv", True),
+        ("in/", "csv", "x/a.csv", True),
+        ("s3://bucket/in/*.csv", None, "s3://bucket/in/a.csv", True),
+        ("s3://bucket/in/", None, "s3://bucket/in/x/a.csv", True),
+        ("s3://bucket/in/*.csv", None, "s3://bucket/out/a.csv", False),
+        ("package://shop/a.csv", None, "a.csv", True),
+    ],
+)
+def test_which_files_a_pattern_may_have_found(pattern: str, form: Any, name: str, expected: bool) -> None:
+    assert may_name(pattern, form, name) is expected
 
 
 # --- unload ------------------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ def product(position: str, arrived: datetime, product_id: str, **more: str) -> R
 
 FIRST_TOLD = event("web", "told#1", at(MONDAY, 60), at(MONDAY), anonymous_id="told", page="/first")
 BOUGHT = order("taken", at(MONDAY, 60), at(MONDAY), "taken").again(position=versioned("orders/taken", 1))
+PERSON = Row("customers", "shop", "people.csv#1", at(MONDAY, -DAY), {"customer_id": "known"}, origin="database")
+ITEM = product("goods.csv#1", at(MONDAY, -DAY), "GOODS", brand="wrong", category="Shirts")
 RETURNED = event("web", "back#1", at(MONDAY, 60), at(MONDAY), anonymous_id="back")
 
 #: By name: what lands first, and what lands after the first build.
@@ -228,6 +230,26 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             ),
         ],
         [deletion(BOUGHT, at(MONDAY, 9e4), versioned("orders/taken", 2, "0"))],
+    ),
+    # A catalogue that was unloaded: what it said of goods is said again otherwise, of a person not at all.
+    "a catalogue that is taken back": (
+        [
+            PERSON,
+            ITEM,
+            product("scarce.csv#1", at(MONDAY, -DAY), "SCARCE"),
+            event("web", "goods#1", at(MONDAY, 60), at(MONDAY), anonymous_id="buyer", product_id="goods"),
+            event("web", "goods#2", at(MONDAY, 60), at(MONDAY), user_id="known").again(expects="customers"),
+            event("web", "goods#3", at(MONDAY, 60), at(MONDAY), anonymous_id="other", product_id="scarce").again(
+                expects="products"
+            ),
+        ],
+        [
+            deletion(PERSON, at(MONDAY, 9e4)),
+            deletion(ITEM, at(MONDAY, 9e4)),
+            ITEM.again(available_at=at(MONDAY, 10e4), fields={"brand": "right"}),
+            ITEM.again(position="goods.csv#2", fields={"brand": "newer", "updated_at": at(MONDAY, -60).isoformat()}),
+            deletion(product("scarce.csv#1", at(MONDAY), "SCARCE"), at(MONDAY, 9e4)),
+        ],
     ),
     # Deleted before it came, and once more at the same place after that.
     "what came back": (
@@ -325,6 +347,27 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "an order that is gone",
             "select event_day, product_id, units from int_tiles__identity_product where identity = 'u:taken'",
             [(MONDAY, "T2", 1)],
+        ),
+        (
+            "a catalogue that is taken back",
+            "select brand from int_events__cleaned where anonymous_id = 'buyer'",
+            [("newer",)],
+        ),
+        (
+            "a catalogue that is taken back",
+            "select position, verdict, reasons from int_events__validated where position in ('goods#2', 'goods#3') order by 1",
+            [("goods#2", "quarantined", ["unknown_user"]), ("goods#3", "quarantined", ["unknown_product"])],
+        ),
+        (
+            "a catalogue that is taken back",
+            "select raw_table, position, reason from int_identity__records where position like 'goods.csv%' or position like "
+            "'people.csv%' order by all",
+            [
+                ("customers", "people.csv#1", "deleted_at_source"),
+                ("products", "goods.csv#1", "deleted_at_source"),
+                ("products", "goods.csv#1", None),
+                ("products", "goods.csv#2", None),
+            ],
         ),
         (
             "what came back",

@@ -27,6 +27,7 @@ from orchestration.settings import Settings
 from orchestration.stream.loader import Limits
 from orchestration.stream.messages import LARGEST, NAMED, Messages
 from orchestration.stream.replay import replay
+from orchestration.unload import unload
 
 GOOD = {
     "event_type": "view_item",
@@ -501,3 +502,19 @@ def test_a_moment_without_an_offset_is_utc() -> None:
     assert _moment("--since", "2025-03-02T10:00:00") == datetime(2025, 3, 2, 10)
     with pytest.raises(FinegrainError, match=r"--since is 'noon'"):
         _moment("--since", "noon")
+
+
+def test_unloaded_rows_come_again_when_the_stream_is_read_from_its_beginning(shop: Shop) -> None:
+    alive = (
+        "select user_id from lake.raw.events as t where not exists (select 1 from lake.raw.deletions as d "
+        "where d._position = t._position and t._ingested_at < d._ingested_at) order by 1"
+    )
+    shop.add(GOOD, GOOD | {"user_id": "bob"})
+    shop.drain()
+    report = unload("shop.events", where=shop.where)
+    assert [(part.came_by, part.rows) for part in report.parts] == [("stream", 2)] and "--afresh" in report.notes[0]
+    shop.add(GOOD | {"user_id": "cat"})
+    assert shop.drain()["rows"] == 1 and shop.ask(alive) == [("cat",)]
+    unload("shop", where=shop.where)
+    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]

@@ -11,7 +11,7 @@ with records as (
         raw_error,
         {{ key }} as record_key,
         md5(payload) as content,
-        not ({{ is_there(table) | indent(8) }}) as is_gone,
+        case when {{ is_there(table) | indent(8) }} then false else true end as is_gone,
         {{ known_id(key) }} is null as has_no_key,
         {{ is_rounded_id(key) }} as has_rounded_key,
         {{ is_absurd_price('price') if table == 'products' else 'false' }} as has_absurd_price
