@@ -69,9 +69,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` where something is near, else the list of what is known."""
     known = list(known)
     lowered = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), lowered, 1, 0.6)
+    close = difflib.get_close_matches(word.lower(), lowered, 3, 0.6)
     if close:
-        return f"; did you mean '{lowered[close[0]]}'?"
+        # Of those that are equally near, the one that is named first.
+        best = max(lowered, key=lambda name: name in close and difflib.SequenceMatcher(a=name, b=word.lower()).ratio())
+        return f"; did you mean '{lowered[best]}'?"
     return f"; known are: {', '.join(known)}" if known else ""
 
 
