@@ -11,7 +11,7 @@
 
 {% macro duckdb__parse_time(value, zone) -%}
 {%- set first, end = var('earliest_year') | int, var('latest_year') | int + 1 -%}
-{%- set moment = duckdb__let('__read', duckdb__read_time(value, zone), duckdb__local_to_utc('__read.local', '__read.zone')) -%}
+{%- set moment = duckdb__let('__read', duckdb__read_time(value, zone), duckdb__local_to_utc("__read['local']", "__read['zone']")) -%}
 case
     -- What most are comes first, by a cast of the whole. The years' own ends are left to the long way, for in UTC they may lie in the next.
     when {{ value }} between '{{ first }}-01-02' and '{{ end - 1 }}-12-31'
@@ -36,7 +36,7 @@ end
 {% macro duckdb__local_time_is_odd(value, zone) -%}
 {%- set odd -%}
 case
-        when __offset.before = __offset.after then false
+        when __offset['before'] = __offset['after'] then false
         else {{ duckdb__is_valid('before') }} = {{ duckdb__is_valid('after') }}
     end
 {%- endset -%}
@@ -45,7 +45,7 @@ case
     -- First what costs little: most times are not local, or of a zone whose clocks do not change.
     when ({{ zone }} = 'UTC' or ends_with(__text, 'Z')) and not contains(__text, '/') then false
     else {{ duckdb__let('__read', duckdb__read_time('__text', zone), "case
-        when __read.zone <> 'UTC' then " ~ duckdb__with_offsets('__read.local', '__read.zone', odd) ~ "
+        when __read['zone'] <> 'UTC' then " ~ duckdb__with_offsets("__read['local']", "__read['zone']", odd) ~ "
     end") }}
 end
 {%- endset -%}
@@ -88,16 +88,16 @@ regexp_extract(
 {%- endset -%}
 {%- set read -%}
 case
-        when __parts.day <> ''
+        when __parts['day'] <> ''
             -- The cast knows the same names of zones as timezone(), which raises for others.
-            and (__parts.place = '' or try_cast('2000-01-01 00:00:00 ' || __parts.place as timestamptz) is not null)
+            and (__parts['place'] = '' or try_cast('2000-01-01 00:00:00 ' || __parts['place'] as timestamptz) is not null)
             then {
                 'local': make_timestamp(epoch_us(try_cast(
-                    __parts.day || ' ' || coalesce(nullif(__parts.minute, ''), '00:00') || ':' || coalesce(nullif(__parts.second, ''), '00')
-                    || '.' || __parts.fraction || '0' || coalesce(nullif(__parts.hours || __parts.fourteen, ''), '+00')
-                    || ':' || coalesce(nullif(__parts.minutes, ''), '00') as timestamptz
+                    __parts['day'] || ' ' || coalesce(nullif(__parts['minute'], ''), '00:00') || ':' || coalesce(nullif(__parts['second'], ''), '00')
+                    || '.' || __parts['fraction'] || '0' || coalesce(nullif(__parts['hours'] || __parts['fourteen'], ''), '+00')
+                    || ':' || coalesce(nullif(__parts['minutes'], ''), '00') as timestamptz
                 ))),
-                'zone': case when __parts.place <> '' then __parts.place when __parts.zone <> '' then 'UTC' else {{ zone }} end
+                'zone': case when __parts['place'] <> '' then __parts['place'] when __parts['zone'] <> '' then 'UTC' else {{ zone }} end
             }
     end
 {%- endset -%}
@@ -121,10 +121,10 @@ end
 #}
 {% macro duckdb__local_to_utc(local, zone) -%}
 {%- set moment -%}
-make_timestamp(epoch_us(__offset.local) - case
-        when __offset.before = __offset.after then __offset.before
-        when not {{ duckdb__is_valid('before') }} and {{ duckdb__is_valid('after') }} then __offset.after
-        else __offset.before
+make_timestamp(epoch_us(__offset['local']) - case
+        when __offset['before'] = __offset['after'] then __offset['before']
+        when not {{ duckdb__is_valid('before') }} and {{ duckdb__is_valid('after') }} then __offset['after']
+        else __offset['before']
     end)
 {%- endset -%}
 case
@@ -149,5 +149,5 @@ epoch_us(timezone({{ zone }}, make_timestamptz({{ moment }}))) - ({{ moment }})
 
 {# SQL: whether the local time of `__offset` is what clocks show with the offset `which`. #}
 {% macro duckdb__is_valid(which) -%}
-({{ duckdb__offset('__offset.zone', "epoch_us(__offset.local) - __offset." ~ which) }} = __offset.{{ which }})
+({{ duckdb__offset("__offset['zone']", "epoch_us(__offset['local']) - __offset['" ~ which ~ "']") }} = __offset['{{ which }}'])
 {%- endmacro %}
