@@ -517,3 +517,16 @@ def test_real_shops_land_whole(
     load(project / "examples" / f"{file}.yml")
     for table, count in expected.items():
         assert rows(home, f"select count(*), count(_error) from lake.raw.{table}") == [(count, 0)]
+
+
+def test_a_stray_quote_costs_its_row_and_no_other(home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(
+        'id,title,price,updated\n1,"FRAME" big,10,2024-01-01\n2,plain,10,2024-01-01\n3,plain,10,2024-01-01\n'
+    )
+    fields = {"product_id": "id", "title": "title", "price": "price", "updated_at": "updated"}
+    report = load(shop(tmp_path, {"files": "d.csv", "fields": fields}, "products"), data=tmp_path, now=NOW)
+    assert (report.rows, report.files[0].malformed) == (3, 1)
+    got = rows(home, "select _position, product_id, _error, payload from lake.raw.products order by _position")
+    assert got[0] == ("d.csv#1", None, "a quotation mark inside a quoted field", '1,"FRAME" big,10,2024-01-01')
+    assert [row[:3] for row in got[1:]] == [("d.csv#2", "2", None), ("d.csv#3", "3", None)]
+    assert rows(home, "select row_count from lake.raw.loads") == [(3,)]

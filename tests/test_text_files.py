@@ -122,7 +122,7 @@ def test_such_files_land_and_the_doctor_says_how_they_are_read(home: Settings, t
     report = load(path, data=tmp_path, now=NOW)
     assert [(f.file, f.rows) for f in report.files] == [("a.csv", 2), ("b.zip", 2), ("c.zip", 1)]
     assert users(home) == ["Zoë €", "b", "Zoë €", "b", "p"]
-    assert load(path, data=tmp_path).rows == 0  # told by their bytes, as any file
+    assert load(path, data=tmp_path).rows == 0  # known by their bytes, as any file
 
 
 def _workbook() -> bytes:
