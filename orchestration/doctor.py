@@ -59,6 +59,15 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "order_items": ("line_id", "order_id", "updated_at"),
     "refunds": ("refund_id", "line_id", "updated_at"),
 }
+#: Contract fields that tell persons, and all that tell one thing from another.
+PERSONS: Final = frozenset({"user_id", "anonymous_id", "user_pseudo_id"})
+_THINGS: Final = ("event", "session", "customer", "product", "order", "line", "refund")
+IDS: Final = PERSONS | {f"{thing}_id" for thing in _THINGS}
+#: How a spreadsheet writes a long number that it was not told is a text.
+ROUNDED: Final = "[0-9]([.,][0-9]+)?[eE][+][0-9]+"
+#: From so many rows, and from such a share of those that have an id, a single one is suspected of meaning nobody.
+CROWD: Final = 20
+CROWD_SHARE: Final = 0.05
 #: Under these names a GA4 export holds what other tables call event_type and anonymous_id.
 _GA4_REQUIRED: Final = (("event_name",), ("event_timestamp",), ("user_id", "user_pseudo_id"))
 _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -451,6 +460,7 @@ class _Exam:
         self._names()
         self._limits()
         self._repeats()
+        self._ids()
         if self.unread:
             files = len(self.bounds)
             names = [
@@ -744,6 +754,74 @@ class _Exam:
         )
         level: Level = "note" if self.entry.table == "events" else "warning"
         self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
+
+    def _ids(self) -> None:
+        """Ids that stand for something else, or cannot be told from others."""
+        for name in (name for name in self.fields if name in IDS):
+            text = clean(name)
+            rounded = f"regexp_full_match({text}, {quote(ROUNDED)})"
+            [(count,)] = self.ask("count(*)", rounded)
+            if count:
+                self.say(
+                    "warning",
+                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, and "
+                    "nobody can tell which were one id; such rows are quarantined (unusable_id)",
+                    name,
+                )
+            found = self.ask(
+                f"count(distinct {text}) as spellings, min({text}), max({text})",
+                f"{text} is not null",
+                f"group by lower({text}) having spellings > 1 order by 2",
+            )
+            if found:
+                _, one, other = found[0]
+                more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+                self.say(
+                    "warning",
+                    f"ids that differ in case alone: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
+                    "says ids: case_insensitive",
+                    name,
+                )
+            if name in PERSONS:
+                self._crowds(name, text)
+        if {"currency", "order_id"} <= set(self.fields):
+            self._currencies()
+
+    def _crowds(self, name: str, text: str) -> None:
+        """Single ids on so many rows that they may be a word for nobody."""
+        [(filled,)] = self.ask(f"count({text})")
+        found = self.ask(
+            f"{text} as v, count(*) as n",
+            f"{text} is not null",
+            f"group by v having n >= {CROWD} and n > {CROWD_SHARE} * {filled} order by n desc, v limit 5",
+        )
+        if found:
+            shown = ", ".join(f"'{_brief(value)}' ({_share(count, filled)})" for value, count in found)
+            words = yaml.safe_dump(
+                [value for value, _ in found], default_flow_style=True, default_style='"', width=10**6
+            )
+            self.say(
+                "warning",
+                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if this means nobody in "
+                f"particular, write null_ids: {words.strip()}",
+                name,
+            )
+
+    def _currencies(self) -> None:
+        """Orders that say their currency on some of their rows only."""
+        order, currency = clean("order_id"), clean("currency")
+        [(orders, rows)] = self.con.execute(
+            f"select count(*), coalesce(sum(without), 0)::bigint from (select count(*) - count({currency}) as without, count({currency}) as with_it "
+            f"from {identifier(self.table)} where __bad is null and {order} is not null group by {order}) where without > 0 and with_it > 0"
+        ).fetchall()
+        if orders:
+            columns = [self.entry.mapping.fields[name].column or name for name in ("currency", "order_id")]
+            self.say(
+                "warning",
+                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if it is that of the whole order, "
+                f"write carry: {{columns: [{columns[0]}], within: {columns[1]}}}",
+                "currency",
+            )
 
     def note_what_is_loaded(self, loaded: _Loaded) -> None:
         """Files that a load would skip."""
