@@ -1020,6 +1020,7 @@ def _checks(where: Settings) -> Iterator[Check]:
     yield _lake(where)
     yield _warehouse(where)
     yield _published(where)
+    yield _memory()
     free = shutil.disk_usage(_existing(where.home)).free
     little = free < LITTLE_SPACE
     yield Check(
@@ -1045,6 +1046,15 @@ def _duckdb(where: Settings) -> Check:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
     *others, last = lake.extensions(where)
     return Check("fine", "DuckDB", f"{duckdb.__version__} with {', '.join(others)} and {last}")
+
+
+def _memory() -> Check:
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = settings.memory()
+    if settings.memory_bytes(limit) > there:
+        said = f"FINEGRAIN_MEMORY is {limit}, and this machine has {there / 10**9:.1f} GB; a build may be killed for want of it"
+        return Check("warning", "memory", said)
+    return Check("fine", "memory", f"{there / 10**9:.1f} GB, of which DuckDB may use {limit} in a build")
 
 
 def _packages() -> Check:

@@ -612,10 +612,26 @@ def checks(home: Settings) -> dict[str, tuple[str, str]]:
 
 def test_a_fresh_machine_is_fine(home: Settings) -> None:
     found = checks(home)
-    assert list(found) == ["Python", "DuckDB", "dbt", "dbt packages", "lake", "warehouse", "published", "disk"]
+    assert list(found) == [
+        "Python",
+        "DuckDB",
+        "dbt",
+        "dbt packages",
+        "lake",
+        "warehouse",
+        "published",
+        "memory",
+        "disk",
+    ]
     assert {level for level, _ in found.values()} == {"fine"}
     assert found["DuckDB"][1] == f"{duckdb.__version__} with sqlite_scanner and ducklake"
     assert "none yet" in found["lake"][1] and not home.home.exists()
+
+
+def test_more_memory_than_there_is(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEGRAIN_MEMORY", "900TB")
+    [check] = [check for check in examine(where=home).checks if check.what == "memory"]
+    assert check.level == "warning" and check.said.startswith("FINEGRAIN_MEMORY is 900TB, and this machine has ")
 
 
 def test_a_lake_and_a_warehouse_are_told(clinic: Clinic, home: Settings) -> None:
