@@ -91,6 +91,13 @@ _WHOLE: Final = (
 #: Of unreadable times, the share that formats must read to be suggested; and how many different ones are tried.
 _NEARLY_ALL: Final = 0.9
 _TRIED: Final = 1_000
+#: Contract fields that tell persons.
+PERSONS: Final = frozenset({"user_id", "anonymous_id", "user_pseudo_id"})
+#: How a spreadsheet writes a long number that it was not told is a text.
+ROUNDED: Final = "[0-9]([.,][0-9]+)?[eE][+][0-9]+"
+#: From so many rows, and from such a share of those that have an id, a single one is suspected of meaning nobody.
+CROWD: Final = 20
+CROWD_SHARE: Final = 0.05
 #: Under these names a GA4 export holds what other tables call event_type and anonymous_id.
 _GA4_REQUIRED: Final = (("event_name",), ("event_timestamp",), ("user_id", "user_pseudo_id"))
 _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -515,9 +522,9 @@ class _Exam:
         self._buyers()
         self._arrival()
         self._names()
-        self._ids()
         self._limits()
         self._repeats()
+        self._ids()
         if self.unread:
             files = len(self.bounds)
             names = [
@@ -820,22 +827,6 @@ class _Exam:
         level: Level = "error" if rows == filled else "warning"
         self.say(level, f"{said} {', '.join(shown)}{more}; {self.about(rows)} {then}", name)
 
-    def _ids(self) -> None:
-        """Ids that are none, though something stands there."""
-        words = ", ".join(map(quote, _seed("null_words.csv", "word")))
-        for name in self.fields:
-            if name not in IDS:
-                continue
-            text = str(macros("fields.sql").clean_text(identifier(name)))
-            [(count,)] = self.ask("count(*)", f"lower({text}) in ({words})")
-            if count:
-                examples = self.common(text, f"lower({text}) in ({words})")
-                self.say(
-                    "warning",
-                    f"{self.about(count)} hold a word for nothing, {examples}, which counts as empty (seeds/null_words.csv)",
-                    name,
-                )
-
     def _limits(self) -> None:
         """Numbers that no believable row has."""
         for name, low, limit in (("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")):
@@ -886,6 +877,83 @@ class _Exam:
         )
         level: Level = "note" if self.entry.table == "events" else "warning"
         self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
+
+    def _ids(self) -> None:
+        """Ids that stand for nothing or something else, or cannot be told from others."""
+        words = ", ".join(map(quote, _seed("null_words.csv", "word")))
+        for name in (name for name in self.fields if name in IDS):
+            given, text = str(macros("fields.sql").clean_text(identifier(name))), clean(name)
+            [(count,)] = self.ask("count(*)", f"lower({given}) in ({words})")
+            if count:
+                examples = self.common(given, f"lower({given}) in ({words})")
+                self.say(
+                    "warning",
+                    f"{self.about(count)} hold a word for nothing, {examples}, which counts as empty (seeds/null_words.csv)",
+                    name,
+                )
+            rounded = f"regexp_full_match({text}, {quote(ROUNDED)})"
+            [(count,)] = self.ask("count(*)", rounded)
+            if count:
+                self.say(
+                    "warning",
+                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, and "
+                    "nobody can tell which were one id; such rows are quarantined (unusable_id)",
+                    name,
+                )
+            found = self.ask(
+                f"count(distinct {text}) as spellings, min({text}), max({text})",
+                f"{text} is not null",
+                f"group by lower({text}) having spellings > 1 order by 2",
+            )
+            if found:
+                _, one, other = found[0]
+                more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+                self.say(
+                    "warning",
+                    f"ids that differ in case alone: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
+                    "says ids: case_insensitive",
+                    name,
+                )
+            if name in PERSONS:
+                self._crowds(name, text)
+        if {"currency", "order_id"} <= set(self.fields):
+            self._currencies()
+
+    def _crowds(self, name: str, text: str) -> None:
+        """Single ids on so many rows that they may be a word for nobody."""
+        [(filled,)] = self.ask(f"count({text})")
+        found = self.ask(
+            f"{text} as v, count(*) as n",
+            f"{text} is not null",
+            f"group by v having n >= {CROWD} and n > {CROWD_SHARE} * {filled} order by n desc, v limit 5",
+        )
+        if found:
+            shown = ", ".join(f"'{_brief(value)}' ({_share(count, filled)})" for value, count in found)
+            words = yaml.safe_dump(
+                [value for value, _ in found], default_flow_style=True, default_style='"', width=10**6
+            )
+            self.say(
+                "warning",
+                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if this means nobody in "
+                f"particular, write null_ids: {words.strip()}",
+                name,
+            )
+
+    def _currencies(self) -> None:
+        """Orders that say their currency on some of their rows only."""
+        order, currency = clean("order_id"), clean("currency")
+        [(orders, rows)] = self.con.execute(
+            f"select count(*), coalesce(sum(without), 0)::bigint from (select count(*) - count({currency}) as without, count({currency}) as with_it "
+            f"from {identifier(self.table)} where __bad is null and {order} is not null group by {order}) where without > 0 and with_it > 0"
+        ).fetchall()
+        if orders:
+            columns = [self.entry.mapping.fields[name].column or name for name in ("currency", "order_id")]
+            self.say(
+                "warning",
+                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if it is that of the whole order, "
+                f"write carry: {{columns: [{columns[0]}], within: {columns[1]}}}",
+                "currency",
+            )
 
     def note_what_is_loaded(self, loaded: _Loaded) -> None:
         """Files that a load would skip, or not land by a mapping that changed since."""
@@ -1116,6 +1184,7 @@ def _checks(where: Settings) -> Iterator[Check]:
     yield _lake(where)
     yield _warehouse(where)
     yield _published(where)
+    yield _memory()
     free = shutil.disk_usage(_existing(where.home)).free
     little = free < LITTLE_SPACE
     yield Check(
@@ -1141,6 +1210,15 @@ def _duckdb(where: Settings) -> Check:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
     *others, last = lake.extensions(where)
     return Check("fine", "DuckDB", f"{duckdb.__version__} with {', '.join(others)} and {last}")
+
+
+def _memory() -> Check:
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = settings.memory()
+    if settings.memory_bytes(limit) > there:
+        said = f"FINEGRAIN_MEMORY is {limit}, and this machine has {there / 10**9:.1f} GB; a build may be killed for want of it"
+        return Check("warning", "memory", said)
+    return Check("fine", "memory", f"{there / 10**9:.1f} GB, of which DuckDB may use {limit} in a build")
 
 
 def _packages() -> Check:

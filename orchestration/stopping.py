@@ -1,7 +1,7 @@
 """What Ctrl-C and SIGTERM do to a command: the work in hand ends in order, one line says what is true then, and the exit code is 128 and
 the signal's number.
 
-The signal becomes a KeyboardInterrupt in the main thread, so transactions roll back, locks are released and drafts are removed on
+The signal becomes an exception in the main thread, so transactions roll back, locks are released and drafts are removed on
 the way out. Queries of other threads (dbt's) are interrupted. Whatever does not end is ended after a while: nothing
 depends on an orderly end, since all that lands or is published does so in one step.
 """
@@ -23,6 +23,11 @@ PATIENCE: Final = 15.0
 #: Seconds between two interrupts of queries (after one of them a thread may begin another), and of the main thread, since libraries
 #: swallow some.
 PAUSE: Final = 0.25
+
+
+class Stopped(KeyboardInterrupt):
+    """What the signal raises. Of the bare KeyboardInterrupt Python notes that one left some `exec`, and then dies by SIGINT whatever the
+    exit code."""
 
 
 class Interruptible(Protocol):
@@ -82,13 +87,13 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
         if nudged.is_set():
             nudged.clear()
             if not over.is_set() and not _is_ending(sys.exc_info()[1]):
-                raise KeyboardInterrupt
+                raise Stopped
             return
         if caught:
             end()
         caught.append(number)
         threading.Thread(target=hurry, daemon=True).start()
-        raise KeyboardInterrupt
+        raise Stopped
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):

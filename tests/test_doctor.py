@@ -331,6 +331,48 @@ def test_a_field_that_is_always_empty(clinic: Clinic) -> None:
     assert said(seen, "warning", "query") == "empty in every row"
 
 
+def test_ids_that_a_spreadsheet_has_rounded(clinic: Clinic) -> None:
+    rows = [
+        f"purchase,2024-01-01,u{n},{order}"
+        for n, order in enumerate(["1.23457E+12", "1.23457E+12", '"1,2e+12"', "12E5", "1E+X"])
+    ]
+    seen = clinic.events(*rows, header="t,at,u,o", fields={"order_id": "o"})
+    assert said(seen, "warning", "order_id").startswith(
+        "3 of 5 rows (60.0 %) are in scientific notation: '1.23457E+12' (2), '1,2e+12'; a spreadsheet has rounded them"
+    )
+
+
+def test_ids_that_differ_in_case_alone(clinic: Clinic) -> None:
+    rows = [f"login,2024-01-01,{user}" for user in ("a12Gny", "a12GnY", "a12GnY", "b", "C", "c", "d")]
+    assert said(clinic.events(*rows), "warning", "user_id") == (
+        "ids that differ in case alone: 'C' and 'c' and 1 more; they are different ids, unless the mapping says ids: case_insensitive"
+    )
+    assert not clinic.events("login,2024-01-01,a12Gny", "login,2024-01-01,a12Gnz").findings
+
+
+def test_an_id_that_may_be_nobody(clinic: Clinic) -> None:
+    rows = [f"login,2024-01-01 10:00:{n % 60:02},u{n}" for n in range(380)]
+    assert not clinic.events(*rows, *["login,2024-01-02,0"] * 20).findings  # 20 of 400 are 5 %, and no more
+    seen = clinic.events(*rows, *["login,2024-01-02,0"] * 40, *['login,2024-01-02,"no ""one"""'] * 30)
+    found = said(seen, "warning", "user_id")
+    assert found.startswith(
+        """single ids on more than 5% of the 450 rows that have one: '0' (8.9 %), 'no "one"' (6.7 %); if"""
+    )
+    assert yaml.safe_load(found.partition("null_ids: ")[2]) == ["0", 'no "one"']
+    assert not clinic.events(*["login,2024-01-02,0"] * 19).findings
+
+
+def test_currencies_on_the_first_row_of_an_order_alone(clinic: Clinic) -> None:
+    rows = ["1,p1,EUR", "1,p2,", "1,p3,", "2,p1,SEK", "2,p2,SEK", "3,p1,", ",p1,"]
+    rows = [f"purchase,2024-01-01,u{n},{row}" for n, row in enumerate(rows)]
+    fields = {"order_id": "nr", "product_id": "sku", "currency": "money"}
+    seen = clinic.events(*rows, header="t,at,u,nr,sku,money", fields=fields)
+    assert said(seen, "warning", "currency") == (
+        "empty in 2 of 7 rows (28.6 %), of 1 order with a currency on another row; if it is that of the whole order, "
+        "write carry: {columns: [money], within: nr}"
+    )
+
+
 def test_ids_that_come_twice(clinic: Clinic) -> None:
     rows = [LINE + ",e1", LINE + ",e1", LINE + ",e2"]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
@@ -573,10 +615,26 @@ def checks(home: Settings) -> dict[str, tuple[str, str]]:
 
 def test_a_fresh_machine_is_fine(home: Settings) -> None:
     found = checks(home)
-    assert list(found) == ["Python", "DuckDB", "dbt", "dbt packages", "lake", "warehouse", "published", "disk"]
+    assert list(found) == [
+        "Python",
+        "DuckDB",
+        "dbt",
+        "dbt packages",
+        "lake",
+        "warehouse",
+        "published",
+        "memory",
+        "disk",
+    ]
     assert {level for level, _ in found.values()} == {"fine"}
     assert found["DuckDB"][1] == f"{duckdb.__version__} with sqlite_scanner and ducklake"
     assert "none yet" in found["lake"][1] and not home.home.exists()
+
+
+def test_more_memory_than_there_is(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEGRAIN_MEMORY", "900TB")
+    [check] = [check for check in examine(where=home).checks if check.what == "memory"]
+    assert check.level == "warning" and check.said.startswith("FINEGRAIN_MEMORY is 900TB, and this machine has ")
 
 
 def test_a_lake_and_a_warehouse_are_told(clinic: Clinic, home: Settings) -> None:

@@ -153,14 +153,18 @@ SLOW = "\n    ".join(
     ["try:", "    time.sleep(60)", "finally:", "    time.sleep(2)", "    print('in order', flush=True)"]
 )
 
+#: As dataclasses are made, while modules are imported.
+WITHIN_EXEC = "exec('time.sleep(60)')"
+
 
 @pytest.mark.parametrize(
     ("body", "patience", "rest"),
-    [(SWALLOWS_ONE, 30, ""), (SWALLOWS_ALL, 1, ""), (SLOW, 30, "in order\n")],
-    ids=["swallows one", "swallows all", "slow"],
+    [(SWALLOWS_ONE, 30, ""), (SWALLOWS_ALL, 1, ""), (SLOW, 30, "in order\n"), (WITHIN_EXEC, 30, "")],
+    ids=["swallows one", "swallows all", "slow", "within exec"],
 )
-def test_whatever_happens_to_the_interrupt(body: str, patience: int, rest: str) -> None:
-    process = begin("-c", SCRIPT.format(body=body, patience=patience))
+def test_whatever_happens_to_the_interrupt(tmp_path: Path, body: str, patience: int, rest: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT.format(body=body, patience=patience))
+    process = begin("-m", "script", folder=tmp_path)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(0.5)  # until it sleeps
     process.send_signal(signal.SIGTERM)
