@@ -423,7 +423,7 @@ def test_users_and_products_that_are_not_among_those_provided(clinic: Clinic) ->
     clinic.file("c.csv", "u1", "u2", header="id")
     clinic.file("p.csv", "sku-1", header="id")
     clinic.file(
-        "a.csv", "login,2024-01-01,u1,sku-1", "login,2024-01-01,u9,SKU-1", "login,2024-01-01,,", header="t,at,u,p"
+        "a.csv", "login,2024-01-01,u1,sku-1", "login,2024-01-01,u9,sku-2", "login,2024-01-01,,", header="t,at,u,p"
     )
     maps = clinic.folder / "maps"
     maps.mkdir()
@@ -436,7 +436,7 @@ def test_users_and_products_that_are_not_among_those_provided(clinic: Clinic) ->
     web.rename(maps / "web.yml")
     *_, seen = clinic.look(maps).entries
     assert said(seen, "warning", "user_id").startswith("1 of 2 ids (50.0 %) are not among the customers: 'u9'")
-    assert said(seen, "warning", "product_id").startswith("1 of 2 ids (50.0 %) are not among the products: 'SKU-1'")
+    assert said(seen, "warning", "product_id").startswith("1 of 2 ids (50.0 %) are not among the products: 'sku-2'")
     # What the lake holds counts as well.
     load(maps / "db.yml", data=clinic.folder, where=clinic.home)
     [seen] = clinic.look(maps / "web.yml").entries

@@ -32,6 +32,7 @@ NASTY = (
     *("{}", "[]", "{", "[", "{\"analytics\":false}", "{\"a\":{\"b\":[1,2]}}", "[1,2", "\"", "'", "''", "';drop table x;--", "\\", "%", "_", "|", "|null", "#2"),
     *("a" * 5000, "\U0001f600", "e\u0301", "\u202eabc", "A\nB", "Ünïcödé", "<script>", "${HOME}", "{{ x }}", "{% y %}", "-- x", "/* x */"),
 )  # fmt: skip
+pytestmark = pytest.mark.long
 FIRST = datetime(2024, 3, 1, 12)
 #: Columns of which it is the engine, and not a sender, that says what is in them.
 TYPED = {"ga4_events": ("event_params", "privacy_info", "device", "geo", "traffic_source", "ecommerce", "items")}

@@ -198,7 +198,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [product("one#1", at(MONDAY), "ONE", brand="dated", updated_at=at(MONDAY, -60).isoformat())],
         [
             product("one#0", at(MONDAY), "ONE", brand="undated"),
-            event("web", "one#1", at(MONDAY, 60), at(MONDAY, 60), anonymous_id="one", product_id="one"),
+            event("web", "one#1", at(MONDAY, 60), at(MONDAY, 60), anonymous_id="one", product_id="ONE"),
         ],
     ),
     # The first of two copies is taken back, and the other one was told to be a duplicate.
@@ -237,9 +237,9 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             PERSON,
             ITEM,
             product("scarce.csv#1", at(MONDAY, -DAY), "SCARCE"),
-            event("web", "goods#1", at(MONDAY, 60), at(MONDAY), anonymous_id="buyer", product_id="goods"),
+            event("web", "goods#1", at(MONDAY, 60), at(MONDAY), anonymous_id="buyer", product_id="GOODS"),
             event("web", "goods#2", at(MONDAY, 60), at(MONDAY), user_id="known").again(expects="customers"),
-            event("web", "goods#3", at(MONDAY, 60), at(MONDAY), anonymous_id="other", product_id="scarce").again(
+            event("web", "goods#3", at(MONDAY, 60), at(MONDAY), anonymous_id="other", product_id="SCARCE").again(
                 expects="products"
             ),
         ],

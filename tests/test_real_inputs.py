@@ -14,6 +14,7 @@ from small_shops import Houses
 from orchestration.doctor import examine
 from orchestration.load import load
 from orchestration.settings import Settings
+from orchestration.simulate import simulate
 
 ORDER = "o,at,u,sku,n,p"
 FIELDS: dict[str, Any] = {
@@ -217,6 +218,60 @@ def test_the_doctor_says_so_before_the_load(shop: Settings, folder: Path) -> Non
     assert said_of_ids == [
         r"4 of 6 rows (66.7 %) hold a word for nothing, 'NULL', 'None', '\N', which counts as empty (seeds/null_words.csv)"
     ]
+
+
+def test_lines_without_numbers_on_the_simulated_shop(houses: Houses, tmp_path: Path) -> None:
+    """Item 5, scored: every line of more than one piece is written as two lines without a number, and every order is delivered twice, the
+    second time with its rows in another order. Pieces and money by order are those of the shop, exactly."""
+    simulate(tmp_path, events=20_000, days=20)
+    folder = tmp_path / "database"
+    rule = "from (select *, unnest(case when quantity > 1 then [1, quantity - 1] else [quantity] end) as n from lines)"
+    with duckdb.connect() as con:
+        con.execute(
+            f"create table lines as select * from '{folder}/order_items.parquet' where quantity > 0 and price >= 0"
+        )
+        for name, order in (("1.csv", "order_id, line_id, n"), ("2.csv", "md5(order_id), n desc, product_id")):
+            con.execute(
+                f"copy (select order_id, product_id, n, price, currency {rule} order by {order}) to '{tmp_path / name}' (header)"
+            )
+        [(split, whole)] = con.execute(f"select (select count(*) {rule}), (select count(*) from lines)").fetchall()
+        assert split > whole + 50
+        truth = con.execute(
+            "select order_id, sum(quantity)::int, sum(quantity * price::decimal(18, 4)) from lines "
+            f"semi join '{folder}/orders.parquet' using (order_id) group by all order by all"
+        ).fetchall()
+    orders = {
+        "files": "database/orders.parquet",
+        "origin": "database",
+        "available_at": {"column": "updated_at"},
+        "fields": {
+            **{name: name for name in ("order_id", "user_id", "currency", "created_at", "updated_at")},
+            "anonymous_id": "order_id",  # of guests
+        },
+    }
+    lines = {
+        "files": "*.csv",
+        "origin": "database",
+        "available_at": "now",
+        "fields": {**{name: name for name in ("order_id", "product_id", "price", "currency")}, "quantity": "n"},
+    }
+    path = tmp_path / "shop.yml"
+    path.write_text(yaml.safe_dump({"source": "shop", "tables": {"orders": orders, "order_items": lines}}), "utf-8")
+    where = houses.make("lines")
+    load(path, data=tmp_path, where=where)
+    houses.run(where, "--select", "+int_events__validated")
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        found = con.execute(
+            "select order_id, sum(quantity)::int, sum(quantity * price) from int_events__validated "
+            "where raw_table = 'order_items' and verdict = 'kept' group by all order by all"
+        ).fetchall()
+        verdicts = dict(
+            con.execute(
+                "select verdict, count(*) from int_events__validated where raw_table = 'order_items' group by all"
+            ).fetchall()
+        )
+    assert found == truth
+    assert verdicts.get("duplicate", 0) == verdicts["kept"]
 
 
 @pytest.mark.parametrize(
