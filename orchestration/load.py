@@ -274,12 +274,14 @@ def _load(
     looked = Looked()
     empty: dict[tuple[str, int], set[DataFile]] = {}
     readers: dict[tuple[str, str], list[Entry]] = {}
+    first_reader: dict[DataFile, Entry] = {}
     for entry in plan.entries:
         nothing_in = empty.setdefault((entry.table, entry.number), set())
         for file in entry.files:
             try:
                 looks[entry.table, file.name] = looked.at(file, entry.mapping)
                 readers.setdefault((entry.table, file.name), []).append(entry)
+                first_reader.setdefault(file, entry)
             except EmptyFile:
                 nothing_in.add(file)
                 if len(nothing_in) == len(entry.files):
@@ -302,7 +304,6 @@ def _load(
         replaces = any(standing.delivery for table in standings.values() for standing in table.values())
         now = deliveries.moment(con, plan.source, loads, asked.now, replaces or asked.again)
     landings = {table: Landing(table) for table in patterns}
-    opened: set[DataFile] = set()
     for entry in plan.entries:
         landing_of = landings[entry.table]
         for file in entry.files:
@@ -323,12 +324,12 @@ def _load(
                     landing_of.kept.append(part)
                 advance(file.size, file.name)
                 continue
-            # A row that cannot be read is one row, in however many entries.
             file_opened = looked.opened(con, file, entry.table, entry.mapping, entry.where)
+            # A row that cannot be read is one row, in however many entries.
+            is_first = first_reader[file] is entry
             bound = landing.bind_opened(
-                con, file_opened, entry.table, entry.mapping, entry.zone, entry.where, malformed=file not in opened
+                con, file_opened, entry.table, entry.mapping, entry.zone, entry.where, malformed=is_first
             )
-            opened.add(file)
             landing.check_sample(con, bound, entry.where)
             report.notes += bound.opened.notes + standing.notes
             standing.notes = []

@@ -425,6 +425,11 @@ def test_a_malformed_row_is_one_row_in_however_many_entries(home: Settings, tmp_
         (28, 38, 38)
     ]
     assert rows(home, "select _error from lake.raw.refunds") == [("the sql of amount fails on this row",)]
+    # And where the mapping of a later reader alone is corrected.
+    refund["refunds"]["fields"]["amount"] = {"value": 1}
+    again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, again=True)
+    assert [(f.rows, f.replaced, f.gone) for f in again.files if f.table == "refunds"] == [(1, 1, 0)]
+    assert rows(home, "select count(_error), count(*) from lake.raw.events") == [(28, 38)]
 
 
 def test_an_empty_file_among_others_is_a_note(home: Settings, tmp_path: Path) -> None:
