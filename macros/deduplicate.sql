@@ -23,7 +23,7 @@ greatest(
 {%- endmacro %}
 
 {# Rows of `relation` that share their `key` with others, with their place among them: who was clean first comes first, so that a row
-   that waited for its customer does not displace a copy that features have seen. Positions are told apart by source and table; what
+   that waited for its customer does not displace a copy that features have seen. Positions differ by source and table; what
    is left of ties is one row delivered twice, of which either may go first, and the items of one row. Only groups of two and more are
    sorted, which spares a sort of everything. `before` is SQL that goes before the moment in the order. #}
 {% macro placed_in_group(relation, key, among, before=none) -%}

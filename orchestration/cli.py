@@ -1,6 +1,6 @@
 """The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to mend first; 130 stopped by
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 130 stopped by
 Ctrl-C, 143 by SIGTERM.
 """
 

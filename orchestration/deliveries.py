@@ -172,7 +172,7 @@ def moment(con: duckdb.DuckDBPyConnection, source: str, loads: Loads, now: datet
 
 
 def is_gone(table: str, row: str) -> str:
-    """SQL: whether a `row` (its alias) of a raw table that has no key has been told gone since it landed."""
+    """SQL: whether a `row` (its alias) of a raw table that has no key has been deleted since it landed."""
     return (
         f"exists (select 1 from lake.raw.deletions as d where d._source = {row}._source and d.raw_table = {quote(table)} "
         f"and d.row_key is null and d._position = {row}._position and d._ingested_at > {row}._ingested_at)"

@@ -93,7 +93,7 @@ _NEARLY_ALL: Final = 0.9
 _TRIED: Final = 1_000
 #: Contract fields that tell persons.
 PERSONS: Final = frozenset({"user_id", "anonymous_id", "user_pseudo_id"})
-#: How a spreadsheet writes a long number that it was not told is a text.
+#: How a spreadsheet writes a long number that it does not take for a text.
 ROUNDED: Final = "[0-9]([.,][0-9]+)?[eE][+][0-9]+"
 #: From so many rows, and from such a share of those that have an id, a single one is suspected of meaning nobody.
 CROWD: Final = 20

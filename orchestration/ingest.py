@@ -55,7 +55,7 @@ _WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
 @dataclass
 class TableReport:
     """One entry's part in an ingest. Of the rows `read`, `landed` are new or changed (`malformed` of them with a reason in `_error`),
-    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows were told to be gone.
+    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows are reported as deleted.
     Of what was there before, `replaced` rows are mapped otherwise now, and `taken_back` ones not at all."""
 
     source: str

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -569,6 +569,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     tries: list[str] = []
     failed: list[str] = []
     values: dict[str, str] = {}
+    plain: dict[str, str] = {}  # columns whose text is a value, and where the mapping says so
     keep = "true"
     given = _carried(opened, entry, where)
     for name, source in entry.fields.items():
@@ -584,8 +585,8 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             values[name] = _spelled(as_text(identifier("__try_" + name) + ".v", kind), source.format, kind, place)
         else:
             values[name] = _plain(opened, source, name, place)
-            if opened.is_json and source.column is not None and name != "properties":
-                failed.append(_nested_json(con, opened, source.column, place))
+            if source.column is not None and name != "properties":
+                plain[source.column] = place
         values[name] = as_id(values[name], name, entry)
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
     if needs_line and entry.key:  # the key tells rows apart, so it tells lines apart
@@ -601,8 +602,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     place = f"{where}.available_at"
     if isinstance(entry.available_at, Column):
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", place)
-        if opened.is_json:
-            failed.append(_nested_json(con, opened, entry.available_at.column, place))
+        plain[entry.available_at.column] = place
     elif isinstance(entry.available_at, Sql):
         available, tried, fails = _arrival(con, opened, entry.available_at.sql, place)
         tries.append(tried)
@@ -610,7 +610,8 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
-    failed = list(dict.fromkeys(failed))
+    if opened.is_json:
+        failed += _nested_json(con, opened, plain)
     bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {given})" if tries else given
@@ -663,38 +664,55 @@ def _with_lines(bound: Bound) -> Bound:
     within one order, in the file's order, so that the same order delivered again has the same. Rows that share a client's event
     id, a quantity and a price are one event that came twice."""
     ids = ("order_id", "product_id", "event_type", "event_at", "user_id", "anonymous_id", "refund_id", "refunded_at")
-    apart = ", ".join(identifier(name) for name in (*ids, "event_id") if name in bound.fields)
+    apart = ", ".join(identifier(name) for name in ids if name in bound.fields)
     first = "__n"
     if "event_id" in bound.fields:
-        same = ", ".join([apart, *(name for name in ("quantity", "price", "amount") if name in bound.fields)])
+        same = ", ".join(
+            [apart, *(name for name in ("event_id", "quantity", "price", "amount") if name in bound.fields)]
+        )
         first = f"case when event_id is null then __n else min(__n) over (partition by {same}) end"
+    # Most lines of a log of events are of no order, and need not be parsed twice to say so.
+    column = bound.entry.fields["order_id"].column
+    with_order = "true"
+    if bound.opened.is_json and column is not None:
+        with_order = (
+            f"(contains(__payload, {quote(json.dumps(column, ensure_ascii=False))}) or contains(__payload, '\\u'))"
+        )
     numbered = (
         f"select __n, '#' || nth as line_id from (select __n, dense_rank() over (partition by {apart} order by __first) as nth "
-        f"from (select __n, {apart}, {first} as __first from ({bound.rows}) where __bad is null and order_id is not null)) where nth > 1"
+        f"from (select __n, {apart}, {first} as __first from (select * from ({bound.rows}) where {with_order}) "
+        "where __bad is null and order_id is not null)) where nth > 1"
     )
     rows = f"select * from ({bound.rows}) left join ({numbered}) using (__n)"
     return replace(bound, fields=(*bound.fields, "line_id"), rows=rows)
 
 
-def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, column: str, place: str) -> str:
-    """SQL of a `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value. Where it
-    does in all rows of a file's sample the mapping is wrong: raises FinegrainError."""
-    text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
-    # Only text that looks so is parsed again: a string may begin with a bracket, too.
-    looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
-    kind = f"json_type(try_cast(__payload as json), {quote(pointer)})"
-    nested = f"({looks} and coalesce({kind} in ('OBJECT', 'ARRAY'), false))"
-    if opened.expected is not None:
-        [(filled, bad, which)] = con.execute(
-            f"select count({text}), count(*) filter ({nested}), any_value({kind}) filter ({nested}) from "
-            f"(select {text}, __payload from {opened.relation} where __bad is null limit {SAMPLE})"
+def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[str, str]) -> list[str]:
+    """SQL: `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value, of each
+    column of `plain`. Where it does in all rows of a file's sample the mapping is wrong: raises FinegrainError."""
+    kinds, nested = {}, {}
+    for column in plain:
+        text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
+        # Only text that looks so is parsed again: a string may begin with a bracket, too.
+        looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
+        kinds[column] = f"json_type(try_cast(__payload as json), {quote(pointer)})"
+        nested[column] = f"({looks} and coalesce({kinds[column]} in ('OBJECT', 'ARRAY'), false))"
+    if opened.expected is not None and plain:
+        counts = ", ".join(
+            f"count({identifier(column)}), count(*) filter ({nested[column]}), any_value({kinds[column]}) filter ({nested[column]})"
+            for column in plain
+        )
+        [found] = con.execute(
+            f"select {counts} from (select * from {opened.relation} where __bad is null limit {SAMPLE})"
         ).fetchall()
-        if filled and filled == bad:
-            what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
-            raise FinegrainError(
-                f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
-            )
-    return f"when {nested} then {quote(f'{column} holds an object or a list')}"
+        for number, (column, place) in enumerate(plain.items()):
+            filled, bad, which = found[3 * number : 3 * number + 3]
+            if filled and filled == bad:
+                what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
+                raise FinegrainError(
+                    f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
+                )
+    return [f"when {nested[column]} then {quote(f'{column} holds an object or a list')}" for column in plain]
 
 
 def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> tuple[str, str, str]:

@@ -56,14 +56,17 @@ def is_repeated_order() -> pl.Expr:
 
 
 def judged(frame: pl.DataFrame, duplicate: pl.Expr, *broken: tuple[str, pl.Expr]) -> pl.DataFrame:
-    """With `verdict` and the first `reason`: a copy is a duplicate whatever else is wrong with it."""
-    reasons = pl.coalesce(
-        pl.when(duplicate).then(pl.lit("duplicate")),
-        *(pl.when(condition).then(pl.lit(name)) for name, condition in broken),
-    )
+    """With `verdict` and the first `reason`: only of rows that nothing else is wrong with can one be a copy of another."""
+    wrong = [pl.when(condition).then(pl.lit(name)) for name, condition in broken]
+    frame = frame.with_columns(reason=pl.coalesce(*wrong) if wrong else pl.lit(None, pl.String)).with_row_index("row")
+    sound = frame.filter(pl.col("reason").is_null())
+    sound = sound.with_columns(reason=pl.when(duplicate).then(pl.lit("duplicate")))
     verdict = pl.col("reason").replace_strict({"duplicate": "duplicate"}, default="quarantined")
-    return frame.with_columns(reason=reasons).with_columns(
-        verdict=pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(verdict)
+    return (
+        pl.concat([frame.filter(pl.col("reason").is_not_null()), sound])
+        .sort("row")
+        .drop("row")
+        .with_columns(verdict=pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(verdict))
     )
 
 

@@ -49,6 +49,13 @@ SOURCES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any], dict[st
         {},
         {},
     ),
+    # Each line has an id of the client's; the first was sent twice.
+    "identified": (
+        {"1.csv": f"e,{ORDER}\ni1,I,{AT},u8,cup,1,10\ni2,I,{AT},u8,cup,2,9\ni1,I,{AT},u8,cup,1,10\n"},
+        {},
+        {},
+        {"event_id": "e"},
+    ),
     # Shopify fills what belongs to the order on its first row alone.
     "carried": (
         {"1.csv": f"cur,{ORDER}\nGBP,S1,{AT},ann,cup,1,10\n,S1,{AT},,plate,1,5\nUSD,S2,{AT},bob,cup,1,10\n,S3,{AT},cat,cup,1,10\n"},
@@ -163,6 +170,11 @@ def test_lines_of_an_order_in_one_file_are_different_lines(shop: Settings) -> No
     assert [row[3] for row in found] == ["kept"] * 4 + ["duplicate"] * 4 + ["kept"]
     kept = sorted((str(o), str(p), int(n)) for o, p, n, verdict in found if verdict == "kept")
     assert kept == [("A", "cup", 1), ("A", "cup", 2), ("A", "cup", 2), ("A", "plate", 1), ("B", "cup", 1)]
+
+
+def test_lines_with_a_client_s_id_count_once_an_id(shop: Settings) -> None:
+    """Item 5: two ids are two lines; one id, quantity and price are one event that was sent twice."""
+    assert rows(shop, "identified", "line_id, verdict") == [(None, "kept"), ("#2", "kept"), (None, "duplicate")]
 
 
 def test_what_only_the_first_row_of_an_order_says_is_carried_down(shop: Settings) -> None:

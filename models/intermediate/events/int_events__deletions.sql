@@ -1,4 +1,4 @@
--- What was told gone last of each place. Customers and products that a database deletes keep their history; what was unloaded, or
+-- The last deletion of each place. Customers and products that a database deletes keep their history; what was unloaded, or
 -- mapped again, does not.
 with deletions as (
 

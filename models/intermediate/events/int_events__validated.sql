@@ -244,7 +244,7 @@ gone as (
 
 ),
 
--- All that one identity is seen to do, copies and rows with other errors among it; but not what is gone.
+-- All that one identity is seen to do, copies and rows with other errors among it; but not what is deleted.
 seen as {{ kept_once }} (
 
     select row_id, identity, event_day, event_at, raw_available_at, origin
@@ -353,7 +353,7 @@ duplicate_client_keys as (
 
 ),
 
--- An order is told by the shop's database, if it is; else by the hit of it that arrived first.
+-- An order counts as the shop's database reports it, if it does; else by the hit of it that arrived first.
 order_tellers as (
 
     select
