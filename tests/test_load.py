@@ -457,6 +457,29 @@ def test_a_folder_of_mappings(home: Settings, tmp_path: Path) -> None:
     assert rows(home, "select distinct source from lake.raw.loads order by 1") == [("one",), ("two",)]
 
 
+def test_ga4_takes_the_property_s_currency_and_ids_from_the_mapping(home: Settings, tmp_path: Path) -> None:
+    events = [
+        {
+            "event_name": "view_item",
+            "event_timestamp": "1700000000000000",
+            "user_id": uid,
+            "user_pseudo_id": "Ab.1",
+            "items": items,
+        }
+        for uid, items in (("0", [{"item_id": "sku-1", "price": 5.0}]), ("ann", []))
+    ]
+    (tmp_path / "events_20240101.json").write_text("".join(json.dumps(event) + "\n" for event in events))
+    entry = {"files": "*.json", "currency": "EUR", "null_ids": ["0"], "ids": {"case_insensitive": ["product_id"]}}
+    load(shop(tmp_path, entry, "ga4_events"), data=tmp_path, now=NOW)
+    landed = (
+        "select property_currency, user_id, user_pseudo_id, items[1].item_id, items[1].price from lake.raw.ga4_events"
+    )
+    assert rows(home, f"{landed} order by _position") == [
+        ("EUR", None, "Ab.1", "SKU-1", 5.0),
+        ("EUR", "ann", "Ab.1", None, None),
+    ]
+
+
 def test_ga4_keeps_its_shape_by_name(home: Settings, tmp_path: Path) -> None:
     """Two exports of one event, one with nested fields missing and in another order: both land in the contract's shape."""
     full = """select '20240101' event_date, 1704067200000000 event_timestamp, 'purchase' event_name, 'p1' user_pseudo_id,
