@@ -1035,11 +1035,6 @@ def _bound_text(value: Any) -> str | None:
 # --- entries together --------------------------------------------------------------------------------------------
 
 
-def _id(table: str, text: str) -> str:
-    """SQL of an id as the models compare it: as it is spelled; where case does not matter, the loader has seen to it."""
-    return text
-
-
 class _Loaded:
     """What the lake holds already: `files` as (source, table, name, fingerprint), with what tells their mapping; `ids` of customers and products."""
 
@@ -1058,7 +1053,7 @@ class _Loaded:
             ).fetchall()
             self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
             for table in self.ids:
-                key = _id(table, clean(KEYS[table][0]))
+                key = clean(KEYS[table][0])
                 found = con.execute(
                     f"select distinct {key} from lake.raw.{table} as t where {key} is not null and not {is_gone(table, 't')}"
                 ).fetchnumpy()
@@ -1105,7 +1100,7 @@ def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Lo
         return
     key = KEYS[what][0]
     given = [
-        f"select distinct {_id(what, clean(key))} as id from ({bound.rows}) where __bad is null"
+        f"select distinct {clean(key)} as id from ({bound.rows}) where __bad is null"
         for exam in exams
         if exam.entry.table == what
         for bound in exam.bounds
@@ -1136,7 +1131,7 @@ def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Lo
         )
         if items:
             ids = f"select nullif(trim(item.item_id), '') as given from (select unnest(items) as item from {relation} where __bad is null)"
-        missing = f"given is not null and {_id(what, 'given')} not in (select id from {known} where id is not null)"
+        missing = f"given is not null and given not in (select id from {known} where id is not null)"
         [(rows, lost)] = con.execute(f"select count(given), count(*) filter ({missing}) from ({ids})").fetchall()
         if lost:
             found = con.execute(
