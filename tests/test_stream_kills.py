@@ -23,7 +23,7 @@ from servers import Kafka
 from services import bootstrap, new_topic
 
 from orchestration import lake
-from orchestration.positions import positions
+from orchestration.positions import Stream, positions
 from orchestration.settings import Settings
 
 PARTITIONS = 6
@@ -184,9 +184,9 @@ def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: 
     assert rows == (events.sent - broken, events.sent - broken)
     assert dead == (broken, broken)
     ends = Consumer({"bootstrap.servers": bootstrap(kafka), "group.id": "ends"})
-    assert {part: int(at.position) for part, at in positions(con, "killed_shop", f"kafka:{topic}").items()} == {
-        str(part): ends.get_watermark_offsets(TopicPartition(topic, part), 10)[1] for part in range(PARTITIONS)
-    }
+    assert {
+        part: int(at.position) for part, at in positions(con, Stream("killed_shop", "events", f"kafka:{topic}")).items()
+    } == {str(part): ends.get_watermark_offsets(TopicPartition(topic, part), 10)[1] for part in range(PARTITIONS)}
     ends.close()
     [(landed,)] = con.execute("select count(distinct _ingested_at) from lake.raw.events").fetchall()
     con.close()

@@ -29,7 +29,7 @@ from test_stream_kills import Life
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.positions import positions
+from orchestration.positions import Stream, positions
 from orchestration.settings import Settings
 from orchestration.stream.kinesis import BEGINNING, END, MOST, Kinesis
 from orchestration.stream.loader import Limits
@@ -110,7 +110,10 @@ class Shop(Streamed):
         """Where each shard has been read to, by the lake."""
         con = lake.connect(self.where, read_only=True)
         try:
-            return {part: at.position for part, at in positions(con, "shop", f"kinesis:{self.stream}").items()}
+            return {
+                part: at.position
+                for part, at in positions(con, Stream("shop", "events", f"kinesis:{self.stream}")).items()
+            }
         finally:
             con.close()
 

@@ -153,6 +153,10 @@ class Watch:
         elif self.form is Form.lines or (self.form is Form.panel and news):
             print(f"stream {self.place}: {text}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that keeps the loader from nothing."""
+        print(f"stream {self.place}: {text}", file=sys.stderr, flush=True)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: totals, and rates over the last seconds."""
         rows, size = self._rates()
