@@ -234,7 +234,8 @@ def stream(
     data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
     afresh: Annotated[
-        bool, typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before.")
+        bool,
+        typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before. Run one loader."),
     ] = False,
     rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 10_000,
     mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 4,

@@ -403,10 +403,16 @@ def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: P
     with lake.connect(shop) as con:
         for number, rule in enumerate(["not_json", "not_json", "wrong_type"]):
             con.execute(
-                "insert into lake.raw.dead_letters (_source, _position, rule_id) values ('web', ?, ?)",
+                "insert into lake.raw.dead_letters (_source, _position, raw_table, rule_id, _ingested_at) "
+                "values ('web', ?, 'events', ?, timestamp '2025-03-02')",
                 [str(number), rule],
             )
-        con.execute("insert into lake.raw.replayed (_source, _position) values ('web', '0')")
+        # The second is of the same message, read at another time.
+        for letter_at in ("2025-03-02", "2025-03-01"):
+            con.execute(
+                "insert into lake.raw.replayed (_source, _position, raw_table, letter_at) values ('web', ?, 'events', ?)",
+                ["0" if letter_at == "2025-03-02" else "1", letter_at],
+            )
     told = account(shop)
     assert told.dead_letters == {"not_json": 1, "wrong_type": 1}
     text = io.StringIO()
