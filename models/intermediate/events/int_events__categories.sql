@@ -31,8 +31,12 @@ near as (
         min(canonical.category) as category
     from spellings
     inner join canonical
-        on {{ edit_distance('spellings.spelling', 'canonical.spelling') }}
-            <= case when length(canonical.spelling) >= 8 then 2 else 1 end
+        on case
+            -- No text has fewer edits than it is longer; and of a long text they would take memory without end.
+            when abs(length(spellings.spelling) - length(canonical.spelling)) <= 2
+                then {{ edit_distance('spellings.spelling', 'canonical.spelling') }}
+                    <= case when length(canonical.spelling) >= 8 then 2 else 1 end
+        end
     where length(canonical.spelling) >= 4
     group by spellings.spelling
     having count(*) = 1
