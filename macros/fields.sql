@@ -134,6 +134,16 @@ cast({{ money }} as decimal(19, 4)) * {{ quantity }}
 nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')
 {%- endmacro %}
 
+{# SQL: whether one or, of a name of eight letters or more, two typing errors lead from a spelling to the name. Lengths are compared first: no
+   text has fewer edits than it is longer, and those of a long text would take memory without end. #}
+{% macro is_near_spelling(spelling, name) -%}
+case
+    when abs(length({{ spelling }}) - length({{ name }})) <= 2
+        then {{ edit_distance(spelling, name) }} <= case when length({{ name }}) >= 8 then 2 else 1 end
+    else false
+end
+{%- endmacro %}
+
 {# SQL: which order a purchase is of. One without an order id is an order of its own, of one identity at one moment. #}
 {% macro order_key() -%}
 case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end

@@ -30,13 +30,7 @@ near as (
         spellings.spelling,
         min(canonical.category) as category
     from spellings
-    inner join canonical
-        on case
-            -- No text has fewer edits than it is longer; and of a long text they would take memory without end.
-            when abs(length(spellings.spelling) - length(canonical.spelling)) <= 2
-                then {{ edit_distance('spellings.spelling', 'canonical.spelling') }}
-                    <= case when length(canonical.spelling) >= 8 then 2 else 1 end
-        end
+    inner join canonical on {{ is_near_spelling('spellings.spelling', 'canonical.spelling') }}
     where length(canonical.spelling) >= 4
     group by spellings.spelling
     having count(*) = 1
