@@ -199,7 +199,8 @@ class NastyShop:
                     self.add(table, {column: f"{text}{self.number}" if column == "_position" else text})
         for text in ("", "short", "x" * 5000):
             for key in (None, "", "{"):
-                self.rows.append(Row("deletions", "shop", text, FIRST, {"raw_table": "orders", "row_key": key}))
+                # Of another source, lest it take back what the others rest on.
+                self.rows.append(Row("deletions", "elsewhere", text, FIRST, {"raw_table": "orders", "row_key": key}))
 
     def at_the_limits(self) -> None:
         """So many rows at the limits of what is believed, and of what types hold, that their sums and squares are as great as can be."""
