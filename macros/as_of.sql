@@ -174,9 +174,14 @@ coalesce(cast(sum(cast(round(cast({{ value }} as double)
     * power(0.5, {{ days_between(day, as_of_day) }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000, 0)
 {%- endmacro %}
 
-{# SQL: sample standard deviation from exact sums of integers or decimals. #}
+{# SQL: sample standard deviation from exact sums of integers or decimals; of sums whose squares no decimal holds, from doubles. #}
 {% macro exact_std(n, total, total_square) -%}
+{%- set n_double, total_double, square_double = 'cast(' ~ n ~ ' as double)', 'cast(' ~ total ~ ' as double)', 'cast(' ~ total_square ~ ' as double)' -%}
 case when {{ n }} > 1 then round(sqrt(greatest(
-    cast({{ n }} * {{ total_square }} - {{ total }} * {{ total }} as double) / (cast({{ n }} as double) * ({{ n }} - 1)), 0
+    case
+        when abs({{ total_double }}) < 1e14 and {{ n_double }} * {{ square_double }} < 1e29
+            then cast({{ n }} * {{ total_square }} - {{ total }} * {{ total }} as double)
+        else {{ n_double }} * {{ square_double }} - {{ total_double }} * {{ total_double }}
+    end / ({{ n_double }} * ({{ n }} - 1)), 0
 )), 6) end
 {%- endmacro %}

@@ -38,9 +38,23 @@ case when lower({{ column }}) not in (select n.word from {{ ref('null_words') }}
     coalesce(_time_zone, 'UTC') as time_zone,
     coalesce(_expects, '') as expects,
     _error as raw_error,
-    _ingested_at as ingested_at,
-    available_at as raw_available_at
+    {{ arrival('_ingested_at') }} as ingested_at,
+    {{ arrival('available_at') }} as raw_available_at
 {%- endmacro %}
+
+{# SQL: a moment of arrival, `_ingested_at` or `available_at`, of the years that count; of others, which only a loader of before could let
+   in (infinity, or before Christ), the first of these. Dates and intervals are worked out from it. #}
+{% macro arrival(column) -%}
+{%- set first = "timestamp '" ~ var('earliest_year') ~ "-01-01'" -%}
+case when {{ column }} >= {{ first }} and {{ column }} < timestamp '{{ var('latest_year') + 1 }}-01-01' then {{ column }} else {{ first }} end
+{%- endmacro %}
+
+{# A limit of dbt_project.yml. None counts beyond what types are made for: squares of a hundred million values at this one add up to a
+   decimal(38, 8). #}
+{% macro limit(name) %}{{ [var(name), 100000000000] | min }}{% endmacro %}
+
+{# How many items of one event get a row: what row_id has numbers for. An event with more is malformed; GA4 itself allows 200. #}
+{% macro max_items() %}511{% endmacro %}
 
 {# One number for one row of an event-bearing raw table: its table, its row id and the item within it. #}
 {% macro row_id(raw_table, raw_rowid, item_index='0') -%}
@@ -71,9 +85,17 @@ coalesce(try_cast({{ number }} as decimal(18, {{ scale }})), cast(sign(try_cast(
 {{ to_decimal(clean_text(column), 3) }}
 {%- endmacro %}
 
-{# A whole number as text; null for all else, and not rounded. #}
-{% macro to_integer(column) -%}
-case when {{ matches(clean_text(column), '^[+-]?[0-9]+([.]0*)?$') }} then try_cast({{ clean_text(column) }} as integer) end
+{# A number where it is from `lowest` to `highest`; null where it is not. #}
+{% macro within(number, lowest, highest) -%}
+case when {{ number }} between {{ lowest }} and {{ highest }} then {{ number }} end
+{%- endmacro %}
+
+{# A whole number as text, from `lowest` to `highest`; null for all else, and not rounded. #}
+{% macro to_integer(column, lowest, highest) -%}
+case
+    when {{ matches(clean_text(column), '^[+-]?[0-9]+([.]0*)?$') }}
+        then {{ within("try_cast(" ~ clean_text(column) ~ " as integer)", lowest, highest) }}
+end
 {%- endmacro %}
 
 {# The code of a currency. Case tells a pound from its hundredth: GBP from GBp, which trade calls GBX. #}
@@ -83,17 +105,43 @@ case {{ clean_text(column) }} when 'GBp' then 'GBX' when 'ZAc' then 'ZAC' else u
 
 {# SQL: true of a price that no row can have, in its own currency. #}
 {% macro is_absurd_price(price) -%}
-({{ price }} < 0 or {{ price }} > {{ var('max_price') }})
+({{ price }} < 0 or {{ price }} > {{ limit('max_price') }})
 {%- endmacro %}
 
-{# Money of a row in the reporting currency, rounded; null where it is too large for that, which its row's rules have found. #}
+{# SQL: true where so many at this price are worth more, in the reporting currency, than any row is. #}
+{% macro is_absurd_amount(price, rate, quantity) -%}
+({{ price }} * {{ rate }} * greatest(coalesce({{ quantity }}, 1), 1) > {{ limit('max_amount') }})
+{%- endmacro %}
+
+{# Money of a row in the reporting currency, rounded; null where it is too large, which its row's rules have found. #}
 {% macro in_reporting_currency(price, rate) -%}
-try_cast(round({{ price }} * {{ rate }}, 4) as decimal(18, 4))
+case when {{ price }} * {{ rate }} <= {{ limit('max_amount') }} then try_cast(round({{ price }} * {{ rate }}, 4) as decimal(18, 4)) end
+{%- endmacro %}
+
+{# What so many at this price come to: nothing without a price, and one where no quantity is said. Never more than a row may be worth, also
+   where one of the two was filled in. #}
+{% macro amount_of(price, quantity) -%}
+cast(least(round({{ times('coalesce(' ~ price ~ ', 0)', 'coalesce(' ~ quantity ~ ', 1)') }}, 4), {{ limit('max_amount') }}) as decimal(18, 4))
+{%- endmacro %}
+
+{# Money times a quantity, exact, with 7 decimals. DuckDB multiplies two decimals of 18 digits within 18 digits, which raises from 10^11 on. #}
+{% macro times(money, quantity) -%}
+cast({{ money }} as decimal(19, 4)) * {{ quantity }}
 {%- endmacro %}
 
 {# How category names are compared: without case, or runs of white space, or a slash at the end. #}
 {% macro category_spelling(column) -%}
 nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')
+{%- endmacro %}
+
+{# SQL: whether one or, of a name of eight letters or more, two typing errors lead from a spelling to the name. Lengths are compared first: no
+   text has fewer edits than it is longer, and those of a long text would take memory without end. #}
+{% macro is_near_spelling(spelling, name) -%}
+case
+    when abs(length({{ spelling }}) - length({{ name }})) <= 2
+        then {{ edit_distance(spelling, name) }} <= case when length({{ name }}) >= 8 then 2 else 1 end
+    else false
+end
 {%- endmacro %}
 
 {# SQL: which order a purchase is of. One without an order id is an order of its own, of one identity at one moment. #}

@@ -79,8 +79,8 @@
     ['price_square_total', 'sum', "cast(coalesce(sum(case when " ~ priced ~ " then cast(price as decimal(19, 4)) * cast(price as decimal(19, 4)) end), 0) as decimal(38, 8))"],
     ['ranked_events', 'sum', count_if(priced ~ ' and price_percentile is not null')],
     ['price_percentile_total', 'sum', sum_if(priced, 'price_percentile')],
-    ['listed_amount', 'sum', sum_if(bought ~ ' and list_price is not null', 'round(greatest(list_price, price) * quantity, 4)')],
-    ['discount_amount', 'sum', sum_if(discounted, 'round((list_price - price) * quantity, 4)')],
+    ['listed_amount', 'sum', sum_if(bought ~ ' and list_price is not null', 'round(' ~ times('greatest(list_price, price)', 'quantity') ~ ', 4)')],
+    ['discount_amount', 'sum', sum_if(discounted, 'round(' ~ times('(list_price - price)', 'quantity') ~ ', 4)')],
 ] -%}
 {%- set moments = [
     ['first_at', 'min', 'min(event_at)'],

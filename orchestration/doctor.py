@@ -828,17 +828,28 @@ class _Exam:
         self.say(level, f"{said} {', '.join(shown)}{more}; {self.about(rows)} {then}", name)
 
     def _limits(self) -> None:
-        """Numbers that no believable row has."""
-        for name, low, limit in (("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")):
-            if name not in self.fields or self.entry.table not in ("events", "order_items", "refunds", "products"):
+        """Numbers that no believable row has: they cost the row or, of customers, the value."""
+        limits = [("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")]
+        then = "would be quarantined"
+        if self.entry.table == "customers":
+            born = f"< {_variable('earliest_birth_year', 1850)}"
+            limits = [
+                ("income", "< 0", "max_income"),
+                ("household_size", "< 1", "max_household_size"),
+                ("birth_year", born, "latest_year"),
+            ]
+            then = "would be null"
+        for name, low, limit in limits:
+            if name not in self.fields:
                 continue
             value = self._kind(name)[1]
-            outside = f"{value} {low} or {value} > {int(_variable(limit, 0))}"
+            most = int(_variable(limit, 0))
+            outside = f"{value} {low} or {value} > {most}"
             [(count,)] = self.ask("count(*)", outside)
             if count:
                 self.say(
                     "warning",
-                    f"{self.about(count)} are {low} or > {_variable(limit, 0):,}, and would be quarantined: {self.common(clean(name), outside)}",
+                    f"{self.about(count)} are {low} or > {most if name == 'birth_year' else f'{most:,}'}, and {then}: {self.common(clean(name), outside)}",
                     name,
                 )
 

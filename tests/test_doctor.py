@@ -490,6 +490,22 @@ def test_numbers_that_no_row_can_have(clinic: Clinic) -> None:
     assert said(seen, "warning", "quantity").startswith("2 of 3 rows (66.7 %) are <= 0 or > 10,000")
 
 
+def test_numbers_that_no_customer_can_have(clinic: Clinic) -> None:
+    clinic.file("c.csv", "c1,-1,1,1850", "c2,100000000000,100,1849", "c3,100000000001,0,2101", header="c,i,h,b")
+    fields = {"customer_id": "c", "income": "i", "household_size": "h", "birth_year": "b"}
+    customers = {"files": "c.csv", "available_at": "now", "fields": fields}
+    [seen] = clinic.look(clinic.mapping(customers=customers)).entries
+    assert said(seen, "warning", "income").startswith(
+        "2 of 3 rows (66.7 %) are < 0 or > 100,000,000,000, and would be null"
+    )
+    assert said(seen, "warning", "household_size").startswith(
+        "1 of 3 rows (33.3 %) are < 1 or > 100, and would be null"
+    )
+    assert said(seen, "warning", "birth_year").startswith(
+        "2 of 3 rows (66.7 %) are < 1850 or > 2100, and would be null"
+    )
+
+
 def test_what_where_and_distinct_keep(clinic: Clinic) -> None:
     seen = clinic.events(*lines(2), *lines(2), "search,2024-01-01,x", where="t = 'login'", distinct=True)
     assert (seen.rows, said(seen, "note")) == (2, "where and distinct keeps 2 of 5 rows of a.csv")

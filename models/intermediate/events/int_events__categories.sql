@@ -30,9 +30,7 @@ near as (
         spellings.spelling,
         min(canonical.category) as category
     from spellings
-    inner join canonical
-        on {{ edit_distance('spellings.spelling', 'canonical.spelling') }}
-            <= case when length(canonical.spelling) >= 8 then 2 else 1 end
+    inner join canonical on {{ is_near_spelling('spellings.spelling', 'canonical.spelling') }}
     where length(canonical.spelling) >= 4
     group by spellings.spelling
     having count(*) = 1

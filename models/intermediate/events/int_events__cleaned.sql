@@ -179,8 +179,8 @@ select
     quantity as quantity_raw,
     quantity_is_outlier,
     quantity_was_missing,
-    cast(round(coalesce(price_clean, 0) * coalesce(quantity_clean, 1), 4) as decimal(18, 4)) as amount,
-    cast(round(coalesce(price_reported, 0) * coalesce(quantity, 1), 4) as decimal(18, 4)) as gross_amount,
+    {{ amount_of('price_clean', 'quantity_clean') }} as amount,
+    {{ amount_of('price_reported', 'quantity') }} as gross_amount,
     currency,
     price as price_in_currency,
 

@@ -82,8 +82,8 @@ by_day as (
         {{ window_share('price_total', 'priced_events', days) }} as price_mean_{{ suffix }},
         {{ exact_std(
             window_sum('priced_events', days, 'bigint'),
-            window_sum('price_total', days, 'decimal(18, 4)'),
-            window_sum('price_square_total', days, 'decimal(28, 8)')
+            window_sum('price_total', days, 'decimal(38, 4)'),
+            window_sum('price_square_total', days, 'decimal(38, 8)')
         ) }} as price_std_{{ suffix }},
         {{ window_share('price_percentile_total', 'ranked_events', days) }} as price_percentile_mean_{{ suffix }},
         {{ window_share('refunded_units', 'units', days) }} as returned_share_{{ suffix }},

@@ -20,7 +20,9 @@ with versions as (
         p.price as price_raw,
         {{ in_reporting_currency('p.price', 'r.rate') }} as price,
         u.base_unit as weight_unit,
-        try_cast(case when p.weight > 0 then p.weight * u.factor end as decimal(18, 3)) as weight_grams
+        case
+            when p.weight > 0 and p.weight * u.factor <= {{ limit('max_weight') }} then cast(p.weight * u.factor as decimal(18, 3))
+        end as weight_grams
     from {{ ref('stg_shop__products') }} as p
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('p.category_name') }} = c.spelling
     left join {{ ref('int_events__rates') }} as r

@@ -34,7 +34,9 @@ orders as (
         cast(sum(quantity) as decimal(38, 3)) as units,
         cast(sum(amount) as decimal(38, 4)) as revenue,
         cast(sum(gross_amount) as decimal(38, 4)) as gross_revenue,
-        cast(sum(case when list_price > price then (list_price - price) * quantity else 0 end) as decimal(38, 4)) as discount
+        cast(sum(
+            case when list_price > price then {{ times('(list_price - price)', 'quantity') }} else 0 end
+        ) as decimal(38, 4)) as discount
     from lines
     group by order_key
 

@@ -1,4 +1,4 @@
--- One row for each item of an event, and one for an event without items.
+-- One row for each item of an event, and one for an event without items, or with too many to be believed.
 with raw_events as (
 
     select * from {{ ref('base_ga4__events') }}
@@ -12,7 +12,7 @@ unfolded as (
         unfolded.item,
         unfolded.item_index
     from raw_events
-    {{ unfold_items('raw_events.items') }}
+    {{ unfold_items('case when ' ~ list_size('raw_events.items') ~ ' <= ' ~ max_items() ~ ' then raw_events.items end') }}
 
 ),
 
@@ -45,7 +45,8 @@ final as (
         {{ clean_text('ecommerce.transaction_id') }} as order_id,
         -- Two variants of a product are two lines of an order; of any other event, a product listed twice is one.
         case when lower({{ clean_text('event_name') }}) in ('purchase', 'refund') then cast(unfolded.item_index as varchar) end as line_id,
-        item.price is not null and try_cast(item.price as decimal(28, 6)) is null as has_bad_number,
+        (item.price is not null and try_cast(item.price as decimal(28, 6)) is null)
+        or coalesce({{ list_size('items') }} > {{ max_items() }}, false) as has_bad_number,
 
         ---------- context
         {{ clean_text(parameter('event_params', 'search_term', 'string')) }} as query,

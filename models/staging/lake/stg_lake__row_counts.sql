@@ -4,9 +4,9 @@
 select
     '{{ table }}' as raw_table,
     _source as source,
-    cast(available_at as date) as arrival_day,
+    cast({{ arrival('available_at') }} as date) as arrival_day,
     count(*) as raw_rows
 from {{ lake_table(table) }} as {{ table }}
-group by _source, cast(available_at as date)
+group by _source, cast({{ arrival('available_at') }} as date)
 {{ "union all" if not loop.last }}
 {% endfor %}
