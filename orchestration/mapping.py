@@ -34,6 +34,7 @@ from pydantic import (
 
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
 from orchestration.errors import FinegrainError
+from orchestration.functions import ARGUMENTS, FUNCTIONS
 from orchestration.lake import quote
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -925,24 +926,26 @@ _CLASSES: Final = frozenset(
         "OPERATOR",
     }
 )
-_MACROS: Final = re.compile(
-    "nullif|split_part|fdiv|fmod|date_add|days_in_month|json|md5_number_(lower|upper)|round_even|roundbankers|(list|array|map)_.*"
+#: The operators that are no functions. GROUPING and * are of more than one row or column.
+_OPERATORS: Final = frozenset(
+    "ARRAY_CONSTRUCTOR ARRAY_EXTRACT ARRAY_SLICE STRUCT_EXTRACT OPERATOR_COALESCE OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL "
+    "OPERATOR_NOT OPERATOR_NULLIF OPERATOR_TRY COMPARE_IN COMPARE_NOT_IN".split()
 )
-_SETTINGS: Final = frozenset({"current_setting", "getenv", "getvariable"})
 
 
-@cache
-def _functions() -> frozenset[str]:
-    """Scalar functions that give the same value at every load."""
-    found = duckdb.connect().execute(
-        "select distinct lower(function_name), function_type, stability from duckdb_functions()"
-    )
-    return frozenset(
-        name
-        for name, kind, stability in found.fetchall()
-        if (kind == "scalar" and stability == "CONSISTENT" and name not in _SETTINGS)
-        or (kind == "macro" and _MACROS.fullmatch(name))
-    )
+def _refused(node: Any) -> str | None:
+    """What a function lacks to be used in an expression, as a sentence without its subject; None where nothing is wrong."""
+    name = node["function_name"].lower()
+    if node["catalog"]:
+        return f"{node['catalog']}.{node['schema']}.{name}: write functions without schema or catalogue"
+    if name not in FUNCTIONS:
+        close = difflib.get_close_matches(name, sorted(FUNCTIONS), 1, 0.6)
+        return f"{name}() is not one of the functions that an expression may use" + (
+            f"; did you mean {close[0]}()?" if close else "; docs/connect.md says which it may use"
+        )
+    if len(node["children"]) < ARGUMENTS.get(name, 0):
+        return f"{name}() reads the clock here; give it {ARGUMENTS[name]} arguments"
+    return None
 
 
 @cache
@@ -994,10 +997,15 @@ def _columns(node: Any, text: str, bound: frozenset[str], lambdas: bool = False)
         if node["column_names"][0] not in bound:
             yield node["column_names"][0]
         return
-    if kind == "FUNCTION" and node["function_name"].lower() not in _functions():
-        raise ValueError(
-            f"'{_short(text)}': {node['function_name']}() is not a function that gives the same value for the same row"
-        )
+    if kind == "OPERATOR" and node["type"] not in _OPERATORS:
+        raise ValueError(f"'{_short(text)}' reads more than the row's own columns ({node['type'].lower()})")
+    if kind == "FUNCTION":
+        refused = _refused(node)
+        if refused:
+            raise ValueError(f"'{_short(text)}': {refused}")
+        # The parser puts functions that it makes of syntax into `main`; else `a.lower()` is lower(a).
+        if node["schema"] not in ("", "main", *bound):
+            yield node["schema"]
     if kind == "LAMBDA" and lambdas:  # elsewhere the same arrow reads a member of JSON
         left = node["lhs"] if isinstance(node["lhs"], list) else [node["lhs"]]
         names = [child["column_names"][0] for part in left for child in (part.get("children") or [part])]
