@@ -100,7 +100,8 @@ class Plugin(BasePlugin):
         where.extensions.mkdir(parents=True, exist_ok=True)
         Path(creds.path).resolve().parent.mkdir(parents=True, exist_ok=True)
         # Set here, before DuckDB starts: as a later setting it comes too late, and DuckDB would try to download.
-        config.setdefault("extension_directory", str(where.extensions))
+        for option, value in lake.extension_options(where).items():
+            config.setdefault(option, value)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         try:

@@ -1199,7 +1199,7 @@ def _duckdb(where: Settings) -> Check:
                 f"{duckdb.__version__}, but its extensions are of {wheel}; the versions must be equal",
             )
         where.extensions.mkdir(parents=True, exist_ok=True)
-        with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+        with duckdb.connect(config=lake.extension_options(where)) as con:
             lake.load_extensions(con, where)
     except (duckdb.Error, OSError, ImportError) as error:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")

@@ -72,6 +72,16 @@ def extensions(where: Settings) -> list[str]:
     return [catalog, *([] if isinstance(where.lake_data, Path) else ["httpfs"]), "ducklake"]
 
 
+def extension_options(where: Settings) -> dict[str, str | bool]:
+    """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. To check a signature DuckDB
+    reads the whole file, for a tenth of a second; a folder that the user can write would else hold code that nobody has checked."""
+    return {
+        "extension_directory": str(where.extensions),
+        "allow_unsigned_extensions": False,
+        "autoinstall_known_extensions": False,
+    }
+
+
 def load_extensions(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     """Install (from wheels, offline) and load the DuckDB extensions the lake needs."""
     for name in extensions(where):
@@ -421,16 +431,7 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
-    # To check a signature DuckDB reads the whole file, for a tenth of a second each time. These come from wheels that pip has checked,
-    # and none is ever downloaded.
-    con = duckdb.connect(
-        config={
-            "extension_directory": str(where.extensions),
-            "temp_directory": str(where.home / "tmp"),
-            "allow_unsigned_extensions": True,
-            "autoinstall_known_extensions": False,
-        }
-    )
+    con = duckdb.connect(config={**extension_options(where), "temp_directory": str(where.home / "tmp")})
     stopping.interruptible(con)
     return con
 
