@@ -458,13 +458,21 @@ def run_dagster(
     ] = None,
     host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
+    allow_host: Annotated[
+        str,
+        typer.Option(
+            envvar="FINEGRAIN_DAGSTER_HOSTS",
+            metavar="NAMES",
+            help="Names by which the page may be asked for beside loopback's, with commas between.",
+        ),
+    ] = "",
 ) -> None:
     """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
     if part is not Part.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
 
-    start(part, shop, data, host, port)
+    start(part, shop, data, host, port, allow_host)
 
 
 def _must_be_free(host: str, port: int) -> None:

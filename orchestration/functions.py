@@ -68,8 +68,6 @@ _NESTED: Final = (
 )
 
 #: All of them, in lower case.
-FUNCTIONS: Final = frozenset(
-    " ".join((_OPERATORS, _CHOICE, _NUMBERS, _TEXT, _TIMES, _JSON, _LISTS, _NESTED)).split()
-)
+FUNCTIONS: Final = frozenset(" ".join((_OPERATORS, _CHOICE, _NUMBERS, _TEXT, _TIMES, _JSON, _LISTS, _NESTED)).split())
 #: Functions that read the clock unless they have so many arguments.
 ARGUMENTS: Final = {"age": 2}

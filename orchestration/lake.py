@@ -72,7 +72,7 @@ def extensions(where: Settings) -> list[str]:
     return [catalog, *([] if isinstance(where.lake_data, Path) else ["httpfs"]), "ducklake"]
 
 
-def extension_options(where: Settings) -> dict[str, str | bool]:
+def extension_options(where: Settings) -> dict[str, str | bool | int | float | list[str]]:
     """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. To check a signature DuckDB
     reads the whole file, for a tenth of a second; a folder that the user can write would else hold code that nobody has checked."""
     return {

@@ -928,8 +928,20 @@ _CLASSES: Final = frozenset(
 )
 #: The operators that are no functions. GROUPING and * are of more than one row or column.
 _OPERATORS: Final = frozenset(
-    "ARRAY_CONSTRUCTOR ARRAY_EXTRACT ARRAY_SLICE STRUCT_EXTRACT OPERATOR_COALESCE OPERATOR_IS_NULL OPERATOR_IS_NOT_NULL "
-    "OPERATOR_NOT OPERATOR_NULLIF OPERATOR_TRY COMPARE_IN COMPARE_NOT_IN".split()
+    {
+        "ARRAY_CONSTRUCTOR",
+        "ARRAY_EXTRACT",
+        "ARRAY_SLICE",
+        "COMPARE_IN",
+        "COMPARE_NOT_IN",
+        "OPERATOR_COALESCE",
+        "OPERATOR_IS_NOT_NULL",
+        "OPERATOR_IS_NULL",
+        "OPERATOR_NOT",
+        "OPERATOR_NULLIF",
+        "OPERATOR_TRY",
+        "STRUCT_EXTRACT",
+    }
 )
 
 

@@ -65,15 +65,15 @@ def test_every_function_of_the_list_is_there_and_consistent(
         assert inside <= FUNCTIONS | {"list_aggr", "struct_pack", "bit", "cast"}, name
 
 
-def test_every_other_function_is_refused(
-    functions: dict[str, set[tuple[str, str | None]]], one_engine: None
-) -> None:
+def test_every_other_function_is_refused(functions: dict[str, set[tuple[str, str | None]]], one_engine: None) -> None:
     others = sorted((functions.keys() | NEVER) - FUNCTIONS)
     assert len(others) > 400
     for name in others:
         quoted = '"' + name.replace('"', '""') + '"'
         for text in (f"{quoted}(a)", f"{quoted}()", f"main.{quoted}(a)", f"pg_catalog.{quoted}(a)", f"(a).{quoted}()"):
-            with pytest.raises(ValueError, match="functions that an expression may use|reads more than|no SQL expression"):
+            with pytest.raises(
+                ValueError, match=r"functions that an expression may use|reads more than|no SQL expression"
+            ):
                 expression(text)
         with pytest.raises(ValueError):
             expression(f"list_transform([1], lambda x: {quoted}(x))")
@@ -145,7 +145,7 @@ def test_words_that_are_functions_without_parentheses_are_columns_or_nothing(
         file.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
         return file
 
-    with pytest.raises(FinegrainError, match=f"fields.query: .*a.csv has no column '{word}'"):
+    with pytest.raises(FinegrainError, match=rf"fields\.query: .*a\.csv has no column '{word}'"):
         load(shop("x"), data=tmp_path)
     if word == "user":  # a column of that name is read as one
         assert load(shop(word), data=tmp_path).rows == 1
@@ -161,7 +161,7 @@ def test_a_type_that_there_is_not_is_an_error_that_names_the_field(home: Setting
             {"source": "shop", "tables": {"events": {"files": "a.csv", "available_at": "now", "fields": fields}}}
         )
     )
-    with pytest.raises(FinegrainError, match="fields.query: .*Type"):
+    with pytest.raises(FinegrainError, match=r"fields\.query: .*Type"):
         load(file, data=tmp_path)
 
 

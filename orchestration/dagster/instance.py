@@ -67,17 +67,16 @@ def end_what_was_left(instance: DagsterInstance) -> list[str]:
 
 def command(part: str, host: str, port: int) -> list[str]:
     """What starts `dev`, `webserver` or `daemon`."""
-    beside = Path(sys.executable).parent
     if part == "daemon":
-        return [str(beside / "dagster-daemon"), "run", "-m", DEFINITIONS]
-    if part == "webserver":
-        return [str(beside / "dagster-webserver"), "-h", host, "-p", str(port), "-m", DEFINITIONS]
-    return [str(beside / "dagster"), "dev", "-h", host, "-p", str(port), "-m", DEFINITIONS]
+        return [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", DEFINITIONS]
+    guarded = [sys.executable, "-P", "-m", "orchestration.dagster.page", part]
+    return [*guarded, "-h", host, "-p", str(port), "-m", DEFINITIONS]
 
 
-def start(part: str, shop: str | None, data: str | None, host: str, port: int) -> None:
+def start(part: str, shop: str | None, data: str | None, host: str, port: int, allowed: str = "") -> None:
     """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. Without
-    mappings: for the demo's simulated shop, in a home of its own. Raises FinegrainError before anything starts."""
+    mappings: for the demo's simulated shop, in a home of its own. The page may be asked for by the names `allowed`, too
+    (orchestration/dagster/page.py). Raises FinegrainError before anything starts."""
     # A project or a mapping that cannot be read is told here, and not by a page without assets.
     from orchestration.alerts import read_rules
     from orchestration.dagster.project import dbt_project
@@ -94,6 +93,7 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     os.environ.update(
         {
             "DAGSTER_HOME": str(home),
+            "FINEGRAIN_DAGSTER_HOSTS": allowed,
             "FINEGRAIN_PROJECT": str(PROJECT),
             "FINEGRAIN_DAGSTER_URL": os.environ.get("FINEGRAIN_DAGSTER_URL", f"http://{host}:{port}"),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
