@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestration import __version__, console, stopping
+from orchestration import __version__, console, settings, stopping
 from orchestration.errors import FinegrainError
 
 if TYPE_CHECKING:
@@ -572,6 +572,7 @@ def main() -> None:
     """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
+        settings.private()
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
             app()
     except FinegrainError as error:

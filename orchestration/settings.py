@@ -156,3 +156,19 @@ def threads() -> int:
     if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
         raise FinegrainError(f"FINEGRAIN_THREADS is '{text}'; write a whole number from 1 to 256")
     return int(text)
+
+
+def umask() -> int:
+    """What others may not do with files that finegrain makes: `FINEGRAIN_UMASK`, by default 077, all that is not their owner's.
+    Raises FinegrainError."""
+    text = os.environ.get("FINEGRAIN_UMASK", "").strip() or "077"
+    if not re.fullmatch("0?0?[0-7]{2}", text):
+        raise FinegrainError(
+            f"FINEGRAIN_UMASK is '{text}'; write 077 (the owner alone), 027 (their group reads) or 022 (all read)"
+        )
+    return int(text, 8)
+
+
+def private() -> None:
+    """Let this process, and those that it starts, make files that nobody else can read. Raises FinegrainError."""
+    os.umask(umask())
