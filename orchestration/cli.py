@@ -10,9 +10,11 @@ import math
 import socket
 import sys
 import time
+import traceback
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestration import __version__, console, settings, stopping
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, without_secrets
 
 if TYPE_CHECKING:
     from orchestration.load import FileReport
@@ -568,9 +570,15 @@ def lake_maintain(
         time.sleep(60 * every)
 
 
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What goes wrong unexpectedly, without secrets that a library may quote."""
+    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    sys.excepthook = _trace
     try:
         settings.private()
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):

@@ -24,7 +24,7 @@ from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
 from orchestration.locks import one_at_a_time
-from orchestration.settings import Settings, settings
+from orchestration.settings import Settings, s3_endpoint, settings
 
 T = TypeVar("T")
 
@@ -242,11 +242,9 @@ def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
         "session_token": os.environ.get("AWS_SESSION_TOKEN"),
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    endpoint = os.environ.get("FINEGRAIN_S3_ENDPOINT", "")
+    endpoint = s3_endpoint()
     if endpoint:
         address = urlsplit(endpoint)
-        if address.scheme not in ("http", "https") or not address.hostname or address.username:
-            raise FinegrainError("FINEGRAIN_S3_ENDPOINT is no address of a server; write it like https://host:port")
         options |= {"endpoint": address.netloc, "url_style": "path", "use_ssl": str(address.scheme == "https").lower()}
     given = ", ".join(f"{name} {quote(value)}" for name, value in options.items() if value)
     scope = quote("s3://" + urlsplit(data).netloc)

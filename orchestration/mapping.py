@@ -33,7 +33,7 @@ from pydantic import (
 )
 
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_secrets_of
 from orchestration.functions import ARGUMENTS, FUNCTIONS
 from orchestration.lake import quote
 
@@ -200,15 +200,39 @@ class Field(Strict):
         return self
 
 
-def from_environment(text: str, where: str) -> str:
-    """`text` with each `${NAME}` replaced from the environment. Raises FinegrainError that names the variable and `where`."""
+def from_environment(text: str, where: str, *, secret: bool = False) -> str:
+    """`text` with each `${NAME}` replaced from the environment; what is `secret` is not shown in any error from then on. Raises
+    FinegrainError that names the variable and `where`."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
             raise FinegrainError(f"{where}: the environment has no {found[1]}; set it, as in export {found[1]}=…")
+        if secret:
+            keep_secret(os.environ[found[1]])
         return os.environ[found[1]]
 
     return re.sub(r"[$][{]([A-Za-z_][A-Za-z0-9_]*)[}]", value, text)
+
+
+#: Settings of clients that are no secrets, wherever they come from; ones that are addresses may hold some.
+_OPEN: Final = re.compile("username|mechanisms?|protocol|group|client[.]id|region|location", re.IGNORECASE)
+_ADDRESSES: Final = ("bootstrap.servers", "endpoint_url")
+
+
+def client_setting(name: str, value: str | int | float | bool, where: str) -> str | int | float | bool:
+    """A setting of a stream's client, with `${NAME}` in it from the environment; no error shows what it holds of secrets. Raises
+    FinegrainError."""
+    if not isinstance(value, str):
+        return value
+    if name in _ADDRESSES:
+        found = from_environment(value, where)
+        for address in found.split(","):
+            keep_secrets_of(address)
+        return found
+    found = from_environment(value, where, secret=_OPEN.search(name) is None)
+    if is_secret(name):
+        keep_secret(found)
+    return found
 
 
 class Column(Strict):
@@ -323,6 +347,14 @@ class Http(Strict):
     def _address(cls, given: str) -> str:
         if not given.startswith(("http://", "https://", "${")):
             raise ValueError("an address begins with https:// or http://")
+        # An address as it is here tells rows apart in the lake, so what it holds is shown.
+        if "@" in re.split("[/?#]", given.partition("://")[2])[0]:
+            raise ValueError(
+                "an address here holds no user and password; write them as a header, as in headers: {Authorization: Basic ${SHOP_BASIC}}"
+            )
+        for name, value in re.findall(r"[?&]([^=&#]+)=([^&#]*)", given):
+            if is_secret(name) and not re.fullmatch(r"[$][{]\w+[}]", value):
+                raise ValueError(f"write the secret {name} as a variable: parameters: {{{name}: ${{SHOP_KEY}}}}")
         return given
 
     @field_validator("rows")
@@ -629,6 +661,8 @@ def read_yaml(path: Path, what: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if re.match("found undefined alias|could not determine a constructor for the tag", problem):
+            problem = "a text that begins with * or ! is in quotes"  # without the text: it may be a password
         raise FinegrainError(f"{path}{line}: this is not valid YAML: {problem}") from None
 
 
@@ -780,6 +814,10 @@ def _told_once(details: list[Any]) -> Iterator[Any]:
             yield detail
 
 
+#: Parts of a mapping of which no error quotes a value.
+_PRIVATE: Final = {"database", "http", "stream", "headers", "parameters", "settings", "registry", "url"}
+
+
 def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> str:
     """One pydantic error as a sentence."""
     location = [step for step in detail["loc"] if step != "[key]"]
@@ -797,6 +835,8 @@ def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]
             known = re.findall("'([^']*)'", detail["ctx"]["expected"])
             return f"{where}: '{detail['input']}' is not one of its values" + nearest(str(detail["input"]), known)
         case "model_type" | "dict_type":
+            if _PRIVATE & set(location):
+                return f"{where}: write keys and values here"
             return f"{where}: write keys and values here, not {json.dumps(detail['input'], default=str)[:60]}"
         case _:
             message = detail["msg"].removeprefix("Value error, ")

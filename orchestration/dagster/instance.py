@@ -12,9 +12,11 @@ from typing import Final
 import yaml
 from dagster import DagsterInstance, RunsFilter
 from dagster import DagsterRunStatus as Status
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from orchestration.demo import simulated_home, simulated_shop
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, keep_secrets_of
 from orchestration.settings import PROJECT, settings
 from orchestration.stopping import release_semaphores
 
@@ -34,10 +36,16 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
     told = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
     storage = environment.get(STORAGE, "")
     if storage:
-        if not storage.startswith(("postgresql://", "postgres://")):
+        try:
+            fine = make_url(storage).get_backend_name() in ("postgresql", "postgres")
+        except (ArgumentError, ValueError):  # whose text holds it
+            fine = False
+        if not fine:
             raise FinegrainError(
-                f"{STORAGE} is no address of PostgreSQL; write postgresql://user:password@host:5432/database"
+                f"{STORAGE} is no address of PostgreSQL (is a password with @, / or : spelled %40, %2F, %3A?); "
+                "write postgresql://user:password@host:5432/database"
             )
+        keep_secrets_of(storage)
         # By name: the address holds a password.
         told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
     try:
@@ -106,8 +114,13 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int, a
     connections()
     dbt_project()
     if part != "webserver":
-        with DagsterInstance.get() as instance:
-            end_what_was_left(instance)
+        try:
+            with DagsterInstance.get() as instance:
+                end_what_was_left(instance)
+        except SQLAlchemyError as error:
+            said = " ".join(str(getattr(error, "orig", None) or error).split())
+            where_from = STORAGE if os.environ.get(STORAGE) else "DAGSTER_HOME"
+            raise FinegrainError(f"Dagster's storage ({where_from}) cannot be opened: {said}") from None
     arguments = command(part, host, port)
     # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

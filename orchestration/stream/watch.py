@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from orchestration import console
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, without_secrets
 from orchestration.hosts import LOOPBACK, on_loopback_only
 from orchestration.stream.messages import Landed
 
@@ -148,6 +148,7 @@ class Watch:
     def trouble(self, text: str) -> None:
         """Something that may pass keeps the loader from its work."""
         self._up.set(0)
+        text = without_secrets(text)
         with self._lock:
             news = self.totals.trouble is None
             self.totals.trouble = text
