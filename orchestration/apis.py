@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_secrets_of
 from orchestration.lake import quote
 from orchestration.landing import exact_numbers
 from orchestration.mapping import Http, from_environment
@@ -54,7 +54,10 @@ class _Elsewhere(Exception):
 
 
 def _server(url: str) -> tuple[str, str]:
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "", ""
     return parts.scheme, parts.netloc
 
 
@@ -64,11 +67,16 @@ def fetch(resource: Http, since: str | None, folder: Path, where: str, most: int
     Raises FinegrainError in one sentence, which names the address as the mapping has it and holds no secret.
     """
     where = f"{where}.http"
-    headers = {name: from_environment(value, f"{where}.headers") for name, value in resource.headers.items()}
-    parameters = {name: from_environment(value, f"{where}.parameters") for name, value in resource.parameters.items()}
-    url = from_environment(resource.url, f"{where}.url")
+    headers = _secrets(resource.headers, f"{where}.headers")
+    parameters = _secrets(resource.parameters, f"{where}.parameters")
+    url = from_environment(resource.url, f"{where}.url", secret=True)
+    keep_secrets_of(url)
     if not url.startswith(("http://", "https://")):
         raise FinegrainError(f"{where}.url: an address begins with https:// or http://")
+    server = _server(url)[1]
+    if not re.fullmatch(r"([^\s@:]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", server) or re.search(r"[\x00- \x7f]", url):
+        hint = "; a user and a password go into a header, as in headers: {Authorization: Basic ${SHOP_BASIC}}"
+        raise FinegrainError(f"{where}.url: {resource.url} is no address that can be asked{hint if '@' in url else ''}")
     if since is not None and resource.since is not None:
         parameters[resource.since.parameter] = since
     count = 0
@@ -78,6 +86,13 @@ def fetch(resource: Http, since: str | None, folder: Path, where: str, most: int
         if count == most:
             break
     return count
+
+
+def _secrets(given: dict[str, str], where: str) -> dict[str, str]:
+    """Values of headers or parameters, of which no error shows what is from the environment or has the name of a secret."""
+    found = {name: from_environment(value, where, secret=True) for name, value in given.items()}
+    keep_secret(*(value for name, value in found.items() if is_secret(name)))
+    return found
 
 
 def _pages(

@@ -10,17 +10,19 @@ import math
 import socket
 import sys
 import time
+import traceback
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from orchestration import __version__, console, stopping
-from orchestration.errors import FinegrainError
+from orchestration import __version__, console, settings, stopping
+from orchestration.errors import FinegrainError, without_secrets
 
 if TYPE_CHECKING:
     from orchestration.load import FileReport
@@ -459,13 +461,21 @@ def run_dagster(
     ] = None,
     host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
+    allow_host: Annotated[
+        str,
+        typer.Option(
+            envvar="FINEGRAIN_DAGSTER_HOSTS",
+            metavar="NAMES",
+            help="Names by which the page may be asked for beside loopback's, with commas between.",
+        ),
+    ] = "",
 ) -> None:
     """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
     if part is not Part.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
 
-    start(part, shop, data, host, port)
+    start(part, shop, data, host, port, allow_host)
 
 
 def _must_be_free(host: str, port: int) -> None:
@@ -561,10 +571,17 @@ def lake_maintain(
         time.sleep(60 * every)
 
 
+def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What goes wrong unexpectedly, without secrets that a library may quote."""
+    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    sys.excepthook = _trace
     try:
+        settings.private()
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
             app()
     except FinegrainError as error:

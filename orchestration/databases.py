@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import duckdb
 from duckdb_extensions import import_extension
 
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, keep_secrets_of
 from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.mapping import from_environment, nearest
@@ -129,6 +129,7 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     sentence, without the password, where it cannot be reached."""
     place = f"{where}: database"
     told = from_environment(url, place)
+    keep_secrets_of(told)
     try:
         parts = urlsplit(told)
         port = parts.port
@@ -140,9 +141,9 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     kind = _KINDS.get(parts.scheme)
     name = unquote(parts.path.removeprefix("/"))
     if kind is None or not parts.hostname or not name or "/" in name:
-        wrong = (
-            f"'{parts.scheme}' is no kind of database" if kind is None else "the host or the database's name is missing"
-        )
+        wrong = "the host or the database's name is missing"
+        if kind is None:  # what stands before a colon alone may be anything
+            wrong = f"'{parts.scheme}' is no kind of database" if "://" in told else "this is no address of a database"
         raise FinegrainError(f"{place}: {wrong}; {_EXAMPLE}")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     port = port or _PORTS[kind]
@@ -154,7 +155,8 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     options = []
     for option, value in parse_qsl(parts.query):
         if not re.fullmatch("[a-z_]+", option) or not re.fullmatch(r"[A-Za-z0-9_./:-]+", value):
-            raise FinegrainError(f"{place}: the option '{option}' after the ? is not understood")
+            shown = f"the option '{option}'" if re.fullmatch("[a-z_]+", option) else "an option"
+            raise FinegrainError(f"{place}: {shown} after the ? is not understood")
         options.append(f"{option}={value}")
     try:
         import_extension(f"{kind}_scanner", con=con)

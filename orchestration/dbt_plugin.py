@@ -33,7 +33,7 @@ from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake, stopping
 from orchestration.errors import FinegrainError
-from orchestration.settings import PROJECT, Settings, settings
+from orchestration.settings import PROJECT, Settings, private, settings
 
 #: How the folder beside the warehouse is called in which a build keeps its copy of the catalogue, and for how long, in seconds, one may
 #: be in use.
@@ -95,12 +95,14 @@ class Plugin(BasePlugin):
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         try:
             where = settings()
+            private()  # where dbt is run bare
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
         where.extensions.mkdir(parents=True, exist_ok=True)
         Path(creds.path).resolve().parent.mkdir(parents=True, exist_ok=True)
         # Set here, before DuckDB starts: as a later setting it comes too late, and DuckDB would try to download.
-        config.setdefault("extension_directory", str(where.extensions))
+        for option, value in lake.extension_options(where).items():
+            config.setdefault(option, value)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         try:

@@ -1190,6 +1190,7 @@ def _checks(where: Settings) -> Iterator[Check]:
     yield _lake(where)
     yield _warehouse(where)
     yield _published(where)
+    yield _access(where)
     yield _memory()
     free = shutil.disk_usage(_existing(where.home)).free
     little = free < LITTLE_SPACE
@@ -1210,7 +1211,7 @@ def _duckdb(where: Settings) -> Check:
                 f"{duckdb.__version__}, but its extensions are of {wheel}; the versions must be equal",
             )
         where.extensions.mkdir(parents=True, exist_ok=True)
-        with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+        with duckdb.connect(config=lake.extension_options(where)) as con:
             lake.load_extensions(con, where)
     except (duckdb.Error, OSError, ImportError) as error:
         return Check("error", "DuckDB", f"{duckdb.__version__}; its extensions do not load: {_line(error)}")
@@ -1289,6 +1290,17 @@ def _published(where: Settings) -> Check:
     if folder is None:
         return Check("fine", "published", f"nothing yet at {where.published}; finegrain publish puts it there")
     return Check("fine", "published", f"version {folder.name} at {where.published}")
+
+
+def _access(where: Settings) -> Check:
+    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`settings.umask`)."""
+    if not settings.umask() & 0o004:
+        return Check("fine", "access", "FINEGRAIN_UMASK lets all on this machine read what finegrain makes")
+    places = [where.home, *lake.places(where), where.warehouse, where.published]
+    for place in places:
+        if place.exists() and place.stat().st_mode & 0o005 and all(up.stat().st_mode & 0o001 for up in place.parents):
+            return Check("warning", "access", f"all on this machine can read {place}; chmod -R o-rwx {place} ends that")
+    return Check("fine", "access", f"others on this machine cannot read {where.home}")
 
 
 def _existing(path: Path) -> Path:

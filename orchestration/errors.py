@@ -1,5 +1,98 @@
-"""The one kind of error a user sees: a sentence that names the file, the field and the mend."""
+"""The one kind of error a user sees: a sentence that names the file, the field and what to do. It holds no secret, whoever wrote it:
+servers, drivers and libraries quote the addresses and settings that they are given."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+#: What stands for a secret.
+HIDDEN: Final = "…"
+#: Names of settings, parameters and variables whose values are secrets, as a regular expression.
+SECRET: Final = (
+    r"pass(?:word|wd|phrase|code)?|pwd|secret|token|credentials?|signature|sig|jaas[._-]config|oauthbearer[._-]config|user[._-]info|webhook"
+    r"|(?:api|access|private|account|shared|auth|client|storage)[._-]?key(?:[._-]?id)?|key[._-]?(?:id|pem)|authorization|auth|bearer"
+)
+_NAMED: Final = rf"(?<![a-z])(?:[a-z0-9]+[._-])*(?:{SECRET})(?:[._-]id)?(?![a-z])"
+_SECRET_NAME: Final = re.compile(rf"(?:^|[._-])(?:\w*?(?:{SECRET})|key)$", re.IGNORECASE)
+#: An address, up to what cannot be part of one; a password may hold anything but a space.
+_ADDRESS: Final = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<rest>[^\s\"'<>]+)", re.IGNORECASE)
+_QUERY: Final = re.compile(r"([?&;][^=&?#\s]+=)[^&#\s\"')\]},;]+")
+_VALUE: Final = r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\""
+#: `password=x`, `password:x`, `"password": "x"`; a name that is only mentioned is followed by other text.
+_PAIRS: Final = re.compile(
+    rf"(?P<name>{_NAMED})(?:(?P<sign>\s*=\s*|:)(?:{_VALUE}|[^\s,;&'\"}})\]]+)|(?P<json>[\"']\s*:\s*)(?:{_VALUE}))",
+    re.IGNORECASE,
+)
+_SCHEMES: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
+
+#: What addresses begin with whose users are no secrets.
+_DATABASES: Final = ("postgres", "mysql", "mariadb")
+
+#: Values that are known to be secret.
+_known: set[str] = set()
 
 
-class FinegrainError(Exception):
-    """Something the user can mend. The command line prints the message alone and exits with 2."""
+def is_secret(name: str) -> bool:
+    """Whether the value of a setting, a parameter or a variable of this name is a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def keep_secret(*values: str) -> None:
+    """Let `without_secrets` hide these values, however they are spelled in an address. Ones of less than four letters cannot be told
+    from other text."""
+    for value in values:
+        spelled = (value, value.strip(), unquote(value), quote(value, safe=""), quote(value), quote_plus(value))
+        _known.update(each for each in spelled if len(each) >= 4)
+
+
+def keep_secrets_of(address: str) -> None:
+    """Let `without_secrets` hide the password of an address, a user name that comes without one, and values of its query; also where
+    the address is no address."""
+    before, at, _ = address.partition("://")[2].rpartition("@") if "://" in address else address.rpartition("@")
+    user, colon, password = before.partition(":")
+    if at:
+        keep_secret(password if colon else user)
+        if not re.search("://", address):  # who knows which part is which
+            keep_secret(*re.split("[:/@]", before))
+    try:
+        pairs = parse_qsl(urlsplit(address).query)
+    except ValueError:
+        pairs = []
+    keep_secret(*(value for name, value in pairs if is_secret(name)))
+
+
+def _address(found: re.Match[str]) -> str:
+    scheme, rest = found["scheme"], found["rest"]
+    server = rest.partition("/")[0]
+    # After the server of such an address an @ is none of credentials; one whose port is no number has a password with a slash.
+    is_plain = "@" in server or re.fullmatch(r"([^:@]*|\[[^\]]*\])(:\d*)?", server)
+    end = len(server) if scheme.lower() in ("http://", "https://", "s3://") and is_plain else len(rest)
+    before, _, after = rest[:end].rpartition("@")
+    is_shown = before in ("", "user:password") or (":" not in before and scheme.lower().startswith(_DATABASES))
+    return scheme + _QUERY.sub(rf"\1{HIDDEN}", rest if is_shown else f"{HIDDEN}@{after}{rest[end:]}")
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what follows names of secrets, without credentials and values in the query of addresses, and without values
+    that `keep_secret` or a variable of such a name (PGPASSWORD, AWS_SECRET_ACCESS_KEY) holds."""
+    variables = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= 6}
+    for secret in sorted(_known | variables, key=len, reverse=True):
+        if secret in text:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+    text = _ADDRESS.sub(_address, text)
+    text = _PAIRS.sub(lambda found: f"{found['name']}{found['sign'] or found['json']}{HIDDEN}", text)
+    return _SCHEMES.sub(rf"\1 {HIDDEN}", text)
+
+
+class SafeError(Exception):
+    """An error whose text holds no secret."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(without_secrets(text))
+
+
+class FinegrainError(SafeError):
+    """Something the user can correct. The command line prints the message alone and exits with 2."""

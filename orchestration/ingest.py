@@ -296,7 +296,7 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     if not any(entry.table or entry.http for entry in _entries(mapping)):
         return found
     where.extensions.mkdir(parents=True, exist_ok=True)
-    with duckdb.connect(config={"extension_directory": str(where.extensions)}) as con:
+    with duckdb.connect(config=lake.extension_options(where)) as con:
         con.execute("set timezone = 'UTC'")
         for number, reading in enumerate(open_readings(con, path, mapping)):
             pages = folder / str(number)

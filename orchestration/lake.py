@@ -25,7 +25,7 @@ from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
 from orchestration.locks import one_at_a_time
-from orchestration.settings import Settings, settings
+from orchestration.settings import Settings, s3_endpoint, settings
 
 T = TypeVar("T")
 
@@ -72,6 +72,16 @@ def extensions(where: Settings) -> list[str]:
     """The DuckDB extensions that this lake needs."""
     catalog = "sqlite_scanner" if isinstance(where.lake_catalog, Path) else "postgres_scanner"
     return [catalog, *([] if isinstance(where.lake_data, Path) else ["httpfs"]), "ducklake"]
+
+
+def extension_options(where: Settings) -> dict[str, str | bool | int | float | list[str]]:
+    """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. To check a signature DuckDB
+    reads the whole file, for a tenth of a second; a folder that the user can write would else hold code that nobody has checked."""
+    return {
+        "extension_directory": str(where.extensions),
+        "allow_unsigned_extensions": False,
+        "autoinstall_known_extensions": False,
+    }
 
 
 def load_extensions(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
@@ -277,11 +287,9 @@ def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
         "session_token": os.environ.get("AWS_SESSION_TOKEN"),
         "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    endpoint = os.environ.get("FINEGRAIN_S3_ENDPOINT", "")
+    endpoint = s3_endpoint()
     if endpoint:
         address = urlsplit(endpoint)
-        if address.scheme not in ("http", "https") or not address.hostname or address.username:
-            raise FinegrainError("FINEGRAIN_S3_ENDPOINT is no address of a server; write it like https://host:port")
         options |= {"endpoint": address.netloc, "url_style": "path", "use_ssl": str(address.scheme == "https").lower()}
     given = ", ".join(f"{name} {quote(value)}" for name, value in options.items() if value)
     scope = quote("s3://" + urlsplit(data).netloc)
@@ -469,16 +477,7 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
-    # To check a signature DuckDB reads the whole file, for a tenth of a second each time. These come from wheels that pip has checked,
-    # and none is ever downloaded.
-    con = duckdb.connect(
-        config={
-            "extension_directory": str(where.extensions),
-            "temp_directory": str(where.home / "tmp"),
-            "allow_unsigned_extensions": True,
-            "autoinstall_known_extensions": False,
-        }
-    )
+    con = duckdb.connect(config={**extension_options(where), "temp_directory": str(where.home / "tmp")})
     stopping.interruptible(con)
     return con
 

@@ -33,7 +33,8 @@ from pydantic import (
 )
 
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_secrets_of
+from orchestration.functions import ARGUMENTS, FUNCTIONS
 from orchestration.lake import quote
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -199,15 +200,39 @@ class Field(Strict):
         return self
 
 
-def from_environment(text: str, where: str) -> str:
-    """`text` with each `${NAME}` replaced from the environment. Raises FinegrainError that names the variable and `where`."""
+def from_environment(text: str, where: str, *, secret: bool = False) -> str:
+    """`text` with each `${NAME}` replaced from the environment; what is `secret` is not shown in any error from then on. Raises
+    FinegrainError that names the variable and `where`."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
             raise FinegrainError(f"{where}: the environment has no {found[1]}; set it, as in export {found[1]}=…")
+        if secret:
+            keep_secret(os.environ[found[1]])
         return os.environ[found[1]]
 
     return re.sub(r"[$][{]([A-Za-z_][A-Za-z0-9_]*)[}]", value, text)
+
+
+#: Settings of clients that are no secrets, wherever they come from; ones that are addresses may hold some.
+_OPEN: Final = re.compile("username|mechanisms?|protocol|group|client[.]id|region|location", re.IGNORECASE)
+_ADDRESSES: Final = ("bootstrap.servers", "endpoint_url")
+
+
+def client_setting(name: str, value: str | int | float | bool, where: str) -> str | int | float | bool:
+    """A setting of a stream's client, with `${NAME}` in it from the environment; no error shows what it holds of secrets. Raises
+    FinegrainError."""
+    if not isinstance(value, str):
+        return value
+    if name in _ADDRESSES:
+        found = from_environment(value, where)
+        for address in found.split(","):
+            keep_secrets_of(address)
+        return found
+    found = from_environment(value, where, secret=_OPEN.search(name) is None)
+    if is_secret(name):
+        keep_secret(found)
+    return found
 
 
 class Column(Strict):
@@ -322,6 +347,14 @@ class Http(Strict):
     def _address(cls, given: str) -> str:
         if not given.startswith(("http://", "https://", "${")):
             raise ValueError("an address begins with https:// or http://")
+        # An address as it is here tells rows apart in the lake, so what it holds is shown.
+        if "@" in re.split("[/?#]", given.partition("://")[2])[0]:
+            raise ValueError(
+                "an address here holds no user and password; write them as a header, as in headers: {Authorization: Basic ${SHOP_BASIC}}"
+            )
+        for name, value in re.findall(r"[?&]([^=&#]+)=([^&#]*)", given):
+            if is_secret(name) and not re.fullmatch(r"[$][{]\w+[}]", value):
+                raise ValueError(f"write the secret {name} as a variable: parameters: {{{name}: ${{SHOP_KEY}}}}")
         return given
 
     @field_validator("rows")
@@ -628,6 +661,8 @@ def read_yaml(path: Path, what: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if re.match("found undefined alias|could not determine a constructor for the tag", problem):
+            problem = "a text that begins with * or ! is in quotes"  # without the text: it may be a password
         raise FinegrainError(f"{path}{line}: this is not valid YAML: {problem}") from None
 
 
@@ -779,6 +814,10 @@ def _told_once(details: list[Any]) -> Iterator[Any]:
             yield detail
 
 
+#: Parts of a mapping of which no error quotes a value.
+_PRIVATE: Final = {"database", "http", "stream", "headers", "parameters", "settings", "registry", "url"}
+
+
 def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> str:
     """One pydantic error as a sentence."""
     location = [step for step in detail["loc"] if step != "[key]"]
@@ -796,6 +835,8 @@ def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]
             known = re.findall("'([^']*)'", detail["ctx"]["expected"])
             return f"{where}: '{detail['input']}' is not one of its values" + nearest(str(detail["input"]), known)
         case "model_type" | "dict_type":
+            if _PRIVATE & set(location):
+                return f"{where}: write keys and values here"
             return f"{where}: write keys and values here, not {json.dumps(detail['input'], default=str)[:60]}"
         case _:
             message = detail["msg"].removeprefix("Value error, ")
@@ -925,24 +966,38 @@ _CLASSES: Final = frozenset(
         "OPERATOR",
     }
 )
-_MACROS: Final = re.compile(
-    "nullif|split_part|fdiv|fmod|date_add|days_in_month|json|md5_number_(lower|upper)|round_even|roundbankers|(list|array|map)_.*"
+#: The operators that are no functions. GROUPING and * are of more than one row or column.
+_OPERATORS: Final = frozenset(
+    {
+        "ARRAY_CONSTRUCTOR",
+        "ARRAY_EXTRACT",
+        "ARRAY_SLICE",
+        "COMPARE_IN",
+        "COMPARE_NOT_IN",
+        "OPERATOR_COALESCE",
+        "OPERATOR_IS_NOT_NULL",
+        "OPERATOR_IS_NULL",
+        "OPERATOR_NOT",
+        "OPERATOR_NULLIF",
+        "OPERATOR_TRY",
+        "STRUCT_EXTRACT",
+    }
 )
-_SETTINGS: Final = frozenset({"current_setting", "getenv", "getvariable"})
 
 
-@cache
-def _functions() -> frozenset[str]:
-    """Scalar functions that give the same value at every load."""
-    found = duckdb.connect().execute(
-        "select distinct lower(function_name), function_type, stability from duckdb_functions()"
-    )
-    return frozenset(
-        name
-        for name, kind, stability in found.fetchall()
-        if (kind == "scalar" and stability == "CONSISTENT" and name not in _SETTINGS)
-        or (kind == "macro" and _MACROS.fullmatch(name))
-    )
+def _refused(node: Any) -> str | None:
+    """What a function lacks to be used in an expression, as a sentence without its subject; None where nothing is wrong."""
+    name = node["function_name"].lower()
+    if node["catalog"]:
+        return f"{node['catalog']}.{node['schema']}.{name}: write functions without schema or catalogue"
+    if name not in FUNCTIONS:
+        close = difflib.get_close_matches(name, sorted(FUNCTIONS), 1, 0.6)
+        return f"{name}() is not one of the functions that an expression may use" + (
+            f"; did you mean {close[0]}()?" if close else "; docs/connect.md says which it may use"
+        )
+    if len(node["children"]) < ARGUMENTS.get(name, 0):
+        return f"{name}() reads the clock here; give it {ARGUMENTS[name]} arguments"
+    return None
 
 
 @cache
@@ -994,10 +1049,15 @@ def _columns(node: Any, text: str, bound: frozenset[str], lambdas: bool = False)
         if node["column_names"][0] not in bound:
             yield node["column_names"][0]
         return
-    if kind == "FUNCTION" and node["function_name"].lower() not in _functions():
-        raise ValueError(
-            f"'{_short(text)}': {node['function_name']}() is not a function that gives the same value for the same row"
-        )
+    if kind == "OPERATOR" and node["type"] not in _OPERATORS:
+        raise ValueError(f"'{_short(text)}' reads more than the row's own columns ({node['type'].lower()})")
+    if kind == "FUNCTION":
+        refused = _refused(node)
+        if refused:
+            raise ValueError(f"'{_short(text)}': {refused}")
+        # The parser puts functions that it makes of syntax into `main`; else `a.lower()` is lower(a).
+        if node["schema"] not in ("", "main", *bound):
+            yield node["schema"]
     if kind == "LAMBDA" and lambdas:  # elsewhere the same arrow reads a member of JSON
         left = node["lhs"] if isinstance(node["lhs"], list) else [node["lhs"]]
         names = [child["column_names"][0] for part in left for child in (part.get("children") or [part])]

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from orchestration.errors import FinegrainError
 from orchestration.files import as_regex
 from orchestration.mapping import Format, format_of, from_environment
-from orchestration.settings import settings
+from orchestration.settings import s3_endpoint, settings
 
 
 def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
@@ -46,7 +46,7 @@ def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
 
 
 def _store() -> Any:
-    endpoint = os.environ.get("FINEGRAIN_S3_ENDPOINT")
+    endpoint = s3_endpoint()
     style = {"addressing_style": "path"} if endpoint else {}
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     config = Config(s3=style, retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)

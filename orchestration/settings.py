@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import yaml
 
@@ -68,25 +69,39 @@ def _variable(name: str) -> str:
     return f"FINEGRAIN_{name.upper()}"
 
 
+#: What else than a path a variable may hold.
+_ELSEWHERE: Final = {"FINEGRAIN_LAKE_CATALOG": ", or postgres:…", "FINEGRAIN_LAKE_DATA": ", or s3://bucket/folder"}
+
+
 def _place(variable: str, text: str) -> Path | str:
     """A path, or the text of a place that is elsewhere. Raises FinegrainError for what is neither."""
     if variable == "FINEGRAIN_LAKE_CATALOG" and re.match("postgres(ql)?:", text):
         # Places are printed and passed on; what holds no password cannot tell one.
-        if re.search("password *=|://[^@]*:[^@]*@", text, re.IGNORECASE):
+        if re.search(r"pass(word|wd|phrase)?\s*=|://[^@]*:[^@]*@", unquote(text), re.IGNORECASE):
             raise FinegrainError(
                 f"{variable} holds a password; leave it out, and set it in PGPASSWORD or in libpq's file ~/.pgpass"
             )
+        words = re.sub("^postgres(ql)?:(?!//)", "", text)
+        if not re.fullmatch(
+            r"postgres(ql)?://[^\s:@]*@?[^\s@]*|\s*(\w+\s*=\s*('(?:[^'\\]|\\.)*'|[^\s'@]*)(\s+|$))*", words
+        ):
+            raise FinegrainError(
+                f"{variable} is no address of PostgreSQL; write postgresql://user@host:5432/database, or postgres:dbname=… host=… user=…"
+            )
         return re.sub("^postgres(ql)?://", "postgres:postgresql://", text)
     if variable == "FINEGRAIN_LAKE_DATA" and text.startswith("s3://"):
+        if "@" in text.removeprefix("s3://").partition("/")[0]:
+            raise FinegrainError(
+                f"{variable} holds credentials; write s3://bucket/folder, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         if "?" in text:
             raise FinegrainError(
                 f"{variable} holds a '?'; write s3://bucket/folder, and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
                 "AWS_REGION and FINEGRAIN_S3_ENDPOINT for the rest"
             )
         return text.rstrip("/")
-    if "://" in text:
-        elsewhere = {"FINEGRAIN_LAKE_CATALOG": ", or postgres:…", "FINEGRAIN_LAKE_DATA": ", or s3://bucket/folder"}
-        raise FinegrainError(f"{variable} is no place finegrain knows; write a path{elsewhere.get(variable, '')}")
+    if "://" in text or (variable in _ELSEWHERE and re.search(":[^/]*@|@.*:", text)):
+        raise FinegrainError(f"{variable} is no place finegrain knows; write a path{_ELSEWHERE.get(variable, '')}")
     return Path(text).resolve()
 
 
@@ -156,3 +171,34 @@ def threads() -> int:
     if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
         raise FinegrainError(f"FINEGRAIN_THREADS is '{text}'; write a whole number from 1 to 256")
     return int(text)
+
+
+def s3_endpoint() -> str | None:
+    """The address of an S3-compatible store, `FINEGRAIN_S3_ENDPOINT`; None where it is not set. Raises FinegrainError."""
+    text = os.environ.get("FINEGRAIN_S3_ENDPOINT", "").strip()
+    if not text:
+        return None
+    if not is_server(text):
+        raise FinegrainError("FINEGRAIN_S3_ENDPOINT is no address of a server; write it like https://host:port")
+    return text
+
+
+def is_server(address: str) -> bool:
+    """Whether this is the address of a server and nothing else: credentials have settings of their own, and would be shown with it."""
+    return re.fullmatch(r"https?://([^\s@:/?#\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s@?#]*)?", address) is not None
+
+
+def umask() -> int:
+    """What others may not do with files that finegrain makes: `FINEGRAIN_UMASK`, by default 077, all that is not their owner's.
+    Raises FinegrainError."""
+    text = os.environ.get("FINEGRAIN_UMASK", "").strip() or "077"
+    if not re.fullmatch("0?0?[0-7]{2}", text):
+        raise FinegrainError(
+            f"FINEGRAIN_UMASK is '{text}'; write 077 (the owner alone), 027 (their group reads) or 022 (all read)"
+        )
+    return int(text, 8)
+
+
+def private() -> None:
+    """Let this process, and those that it starts, make files that nobody else can read. Raises FinegrainError."""
+    os.umask(umask())

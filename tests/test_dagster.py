@@ -769,6 +769,7 @@ def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
     for part in ("dev", "webserver"):
         arguments = command(part, "127.0.0.1", 3000)
         assert arguments[arguments.index("-h") + 1] == "127.0.0.1"
+        assert arguments[2:5] == ["-m", "orchestration.dagster.page", part]  # the guard (tests/test_dagster_page.py)
     assert command("daemon", "127.0.0.1", 3000)[1] == "run"
 
 

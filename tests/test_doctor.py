@@ -639,6 +639,7 @@ def test_a_fresh_machine_is_fine(home: Settings) -> None:
         "lake",
         "warehouse",
         "published",
+        "access",
         "memory",
         "disk",
     ]

@@ -15,6 +15,7 @@ from orchestration.dagster.project import BuildConfig, Translator, build_assets,
 from orchestration.dagster.shop import connections
 from orchestration.dagster.watch import watch_sensor
 from orchestration.errors import FinegrainError
+from orchestration.settings import private
 
 #: `off` leaves schedules and sensors stopped until somebody starts them on Dagster's page.
 AUTOMATION: Final = "FINEGRAIN_AUTOMATION"
@@ -24,6 +25,7 @@ HISTORY: Final = "FINEGRAIN_HISTORY_START"
 
 def definitions() -> dg.Definitions:
     """Everything, as the environment says. Raises FinegrainError."""
+    private()  # where Dagster is started by hand
     running = os.environ.get(AUTOMATION, "on") != "off"
     schedules = dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
     sensors = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED

@@ -12,9 +12,11 @@ from typing import Final
 import yaml
 from dagster import DagsterInstance, RunsFilter
 from dagster import DagsterRunStatus as Status
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from orchestration.demo import simulated_home, simulated_shop
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, keep_secrets_of
 from orchestration.settings import PROJECT, settings
 from orchestration.stopping import release_semaphores
 
@@ -34,10 +36,16 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
     told = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
     storage = environment.get(STORAGE, "")
     if storage:
-        if not storage.startswith(("postgresql://", "postgres://")):
+        try:
+            fine = make_url(storage).get_backend_name() in ("postgresql", "postgres")
+        except (ArgumentError, ValueError):  # whose text holds it
+            fine = False
+        if not fine:
             raise FinegrainError(
-                f"{STORAGE} is no address of PostgreSQL; write postgresql://user:password@host:5432/database"
+                f"{STORAGE} is no address of PostgreSQL (is a password with @, / or : spelled %40, %2F, %3A?); "
+                "write postgresql://user:password@host:5432/database"
             )
+        keep_secrets_of(storage)
         # By name: the address holds a password.
         told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
     try:
@@ -67,17 +75,16 @@ def end_what_was_left(instance: DagsterInstance) -> list[str]:
 
 def command(part: str, host: str, port: int) -> list[str]:
     """What starts `dev`, `webserver` or `daemon`."""
-    beside = Path(sys.executable).parent
     if part == "daemon":
-        return [str(beside / "dagster-daemon"), "run", "-m", DEFINITIONS]
-    if part == "webserver":
-        return [str(beside / "dagster-webserver"), "-h", host, "-p", str(port), "-m", DEFINITIONS]
-    return [str(beside / "dagster"), "dev", "-h", host, "-p", str(port), "-m", DEFINITIONS]
+        return [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", DEFINITIONS]
+    guarded = [sys.executable, "-P", "-m", "orchestration.dagster.page", part]
+    return [*guarded, "-h", host, "-p", str(port), "-m", DEFINITIONS]
 
 
-def start(part: str, shop: str | None, data: str | None, host: str, port: int) -> None:
+def start(part: str, shop: str | None, data: str | None, host: str, port: int, allowed: str = "") -> None:
     """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. Without
-    mappings: for the demo's simulated shop, in a home of its own. Raises FinegrainError before anything starts."""
+    mappings: for the demo's simulated shop, in a home of its own. The page may be asked for by the names `allowed`, too
+    (orchestration/dagster/page.py). Raises FinegrainError before anything starts."""
     # A project or a mapping that cannot be read is told here, and not by a page without assets.
     from orchestration.alerts import read_rules
     from orchestration.dagster.project import dbt_project
@@ -94,6 +101,7 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     os.environ.update(
         {
             "DAGSTER_HOME": str(home),
+            "FINEGRAIN_DAGSTER_HOSTS": allowed,
             "FINEGRAIN_PROJECT": str(PROJECT),
             "FINEGRAIN_DAGSTER_URL": os.environ.get("FINEGRAIN_DAGSTER_URL", f"http://{host}:{port}"),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -106,8 +114,13 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int) -
     connections()
     dbt_project()
     if part != "webserver":
-        with DagsterInstance.get() as instance:
-            end_what_was_left(instance)
+        try:
+            with DagsterInstance.get() as instance:
+                end_what_was_left(instance)
+        except SQLAlchemyError as error:
+            said = " ".join(str(getattr(error, "orig", None) or error).split())
+            where_from = STORAGE if os.environ.get(STORAGE) else "DAGSTER_HOME"
+            raise FinegrainError(f"Dagster's storage ({where_from}) cannot be opened: {said}") from None
     arguments = command(part, host, port)
     # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Stream, from_environment
+from orchestration.mapping import Stream, client_setting
 from orchestration.stream.registry import SETTINGS
 from orchestration.stream.source import Chunk, Keeper, Unreachable
 
@@ -57,7 +57,7 @@ class Kafka:
         assert stream.kafka is not None
         self.topic, self.place, self.where = stream.kafka, stream.place, where
         given = {
-            name: from_environment(value, f"{where}.stream.settings.{name}") if isinstance(value, str) else value
+            name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
             if not name.startswith(SETTINGS)
         }

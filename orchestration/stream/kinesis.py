@@ -11,7 +11,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
 
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Stream, from_environment
+from orchestration.mapping import Stream, client_setting
+from orchestration.settings import is_server
 from orchestration.stream.source import Chunk, Keeper, Unreachable
 
 #: Kinesis gives at most so many records a call, and lets a shard be asked five times a second.
@@ -51,9 +52,13 @@ class Kinesis:
         assert stream.kinesis is not None
         self.stream, self.place, self.where = stream.kinesis, stream.place, where
         self.settings = {
-            name: from_environment(value, f"{where}.stream.settings.{name}") if isinstance(value, str) else value
+            name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
         }
+        if not is_server(str(self.settings.get("endpoint_url", "https://aws"))):
+            raise FinegrainError(
+                f"{where}.stream.settings.endpoint_url: this is no address of a server; write it like https://host:port"
+            )
         self._client: Any = None
         self._keeper: Keeper | None = None
         self._incarnation: str | None = None

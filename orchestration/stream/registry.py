@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from orchestration.errors import FinegrainError
-from orchestration.mapping import Stream, from_environment
+from orchestration.errors import FinegrainError, keep_secrets_of
+from orchestration.mapping import Stream, client_setting, from_environment
 from orchestration.stream.source import Unreachable
 
 #: What settings of the registry's client begin with, among those of the stream.
@@ -47,12 +47,16 @@ class Registry:
 
         place = f"{where}.stream.registry"
         url = from_environment(stream.registry, place)
-        parts = urlsplit(url)
+        keep_secrets_of(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise FinegrainError(f"{place}: write an address like https://registry.example:8081")
         self.where, self.shown = place, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         given = {
-            name.removeprefix(SETTINGS): from_environment(str(value), f"{where}.stream.settings.{name}")
+            name.removeprefix(SETTINGS): client_setting(name, str(value), f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
             if name.startswith(SETTINGS)
         }

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from orchestration.errors import SafeError
 from orchestration.positions import Position
 
 #: Columns of messages as they come off a stream: which each is, its bytes (null for none), when it was sent in ms since 1970 (-1
@@ -106,5 +107,5 @@ class Source(Protocol):
         """Leave; nothing that is not in the lake counts as read."""
 
 
-class Unreachable(Exception):
+class Unreachable(SafeError):
     """The stream does not answer now; it may later. The text is a sentence."""

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app, start_http_server
 from rich.live import Live
 from rich.table import Table
 
 from orchestration import console
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, without_secrets
+from orchestration.hosts import LOOPBACK, on_loopback_only
 from orchestration.stream.messages import Landed
 
 #: Seconds between two reports, and between two looks at the lag.
@@ -91,6 +92,8 @@ class Watch:
                 raise FinegrainError(
                     f"--metrics-port {port}: {address} cannot be listened on: {error.strerror}; name another port"
                 ) from None
+            if address in LOOPBACK:
+                self._server.set_app(on_loopback_only(make_wsgi_app(self._registry)))
 
     def took(self, rows: int, size: int) -> None:
         """Messages were taken off the stream."""
@@ -145,6 +148,7 @@ class Watch:
     def trouble(self, text: str) -> None:
         """Something that may pass keeps the loader from its work."""
         self._up.set(0)
+        text = without_secrets(text)
         with self._lock:
             news = self.totals.trouble is None
             self.totals.trouble = text

@@ -1,0 +1,178 @@
+"""Dagster's webserver behind a guard. Dagster asks nobody who they are, and starts jobs by GET: any page that a browser has open could do
+so on loopback, by an image or a form, or by a name that it makes lead there (DNS rebinding).
+
+`python -m orchestration.dagster.page webserver …` and `… dev …` take the arguments of `dagster-webserver` and `dagster dev`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+
+from orchestration.hosts import LOOPBACK, host_name
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+#: The variable that holds names, with commas between, by which the page may be asked for beside loopback's.
+HOSTS: Final = "FINEGRAIN_DAGSTER_HOSTS"
+#: Where a server listens that listens everywhere; nobody is called so.
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::", None})
+#: What a browser sends to another site only after it has asked that site, which Dagster's never allows.
+_TYPES: Final = frozenset({"application/json", "application/graphql"})
+
+
+def names(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """The `name` or `name:port` by which the page may be asked for beside loopback's: of `FINEGRAIN_DAGSTER_HOSTS`, and where links lead."""
+    given = [each.strip() for each in environment.get(HOSTS, "").split(",")]
+    return frozenset(each for each in (*given, urlsplit(environment.get("FINEGRAIN_DAGSTER_URL", "")).netloc) if each)
+
+
+class Guard:
+    """ASGI: lets through what names the server by one of `allowed` or by the address that was connected to, comes from no page of another
+    site, and changes something by POST of JSON alone. All else is refused with a sentence."""
+
+    def __init__(self, app: App, allowed: Iterable[str]) -> None:
+        self._app = app
+        self._origins = frozenset(each.lower() for each in allowed)
+        self._hosts = LOOPBACK | ({host_name(each) for each in self._origins} - _ANYWHERE)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        said = self._refusal(scope)
+        if said is None:
+            await self._app(scope, receive, _unframed(send))
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": said[1][:120]})
+        else:
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": said[0], "headers": headers})
+            await send({"type": "http.response.body", "body": f"{said[1]}\n".encode()})
+
+    def _refusal(self, scope: Message) -> tuple[int, str] | None:
+        """The status and the sentence of what is refused; None for what is let through."""
+        headers: dict[str, list[str]] = {}
+        for key, value in scope["headers"]:
+            headers.setdefault(key.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        hosts, origins = headers.get("host", []), headers.get("origin", [])
+        host = host_name(hosts[0]) if len(hosts) == 1 else None
+        if host is None or not (host in self._hosts or host == _connected(scope)):
+            return (
+                403,
+                f"finegrain: this page is not asked for by this name (Host); --allow-host or {HOSTS} names others",
+            )
+        for origin in origins:
+            if not self._is_own(origin, hosts[0]):
+                return 403, "finegrain: a page of another site asks for this (Origin), and is refused"
+        method = scope.get("method", "GET")  # a websocket's is GET
+        changes = scope["type"] == "websocket" or method not in ("GET", "HEAD")
+        if (changes or _is_graphql(scope)) and set(headers.get("sec-fetch-site", [])) & {"cross-site", "same-site"}:
+            return 403, "finegrain: a page of another site asks for this (Sec-Fetch-Site), and is refused"
+        if scope["type"] == "websocket":
+            return None
+        if method in ("GET", "HEAD") and _is_graphql(scope) and not _only_asks(scope["query_string"]):
+            return 405, "finegrain: a GET changes nothing; send GraphQL by POST, as application/json"
+        kinds = headers.get("content-type", [])
+        if method == "POST" and (len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() not in _TYPES):
+            return 415, "finegrain: send it as application/json"
+        return None
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Whether a page comes from here: its origin is the host that it asks, or is one that was named (a proxy may change the Host)."""
+        scheme, _, authority = origin.lower().partition("://")
+        port = {"http": ":80", "https": ":443"}.get(scheme)
+        if port is None or host_name(authority) is None:
+            return False
+        authority = authority.removesuffix(port)
+        return authority == host.lower().removesuffix(port) or authority in self._origins
+
+
+def _connected(scope: Message) -> str | None:
+    """The address of this machine that was connected to: no name that somebody else may point here. None where it is none."""
+    try:
+        address = str(scope["server"][0])
+        return address if ipaddress.ip_address(address) else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _is_graphql(scope: Message) -> bool:
+    return str(scope["path"]).rstrip("/").lower().endswith("/graphql")
+
+
+def _only_asks(query_string: bytes) -> bool:
+    """Whether each GraphQL document in a query string is known to change nothing; one that cannot be read is not."""
+    for text in parse_qs(query_string.decode("latin-1"), keep_blank_values=True).get("query", []):
+        try:
+            found = parse(text)
+        except (GraphQLError, RecursionError):
+            return False
+        operations = [each.operation for each in found.definitions if isinstance(each, OperationDefinitionNode)]
+        if any(each is not OperationType.QUERY for each in operations):
+            return False
+    return True
+
+
+def _unframed(send: Send) -> Send:
+    """No page of another site may lay its own over this one, to have its buttons clicked."""
+
+    async def sends(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"x-frame-options", b"SAMEORIGIN")]
+        await send(message)
+
+    return sends
+
+
+def _webserver() -> None:
+    from dagster_webserver.cli import cli
+    from dagster_webserver.webserver import DagsterWebserver
+    from starlette.middleware import Middleware
+
+    plain = DagsterWebserver.build_middleware
+    allowed = names()
+
+    def guarded(self: Any) -> list[Middleware]:
+        return [Middleware(Guard, allowed=allowed), *plain(self)]
+
+    DagsterWebserver.build_middleware = guarded  # type: ignore[method-assign]
+    cli(auto_envvar_prefix="DAGSTER_WEBSERVER")
+
+
+def _dev() -> None:
+    cli: Any = importlib.import_module("dagster._cli")
+    dev: Any = importlib.import_module("dagster._cli.dev")
+    plain = dev.open_ipc_subprocess
+
+    def guarded(parts: list[str], **options: Any) -> Any:
+        match parts:
+            case [python, "-m", "dagster_webserver", *rest]:
+                return plain([python, "-P", "-m", "orchestration.dagster.page", "webserver", *rest], **options)
+            case [_, "-m", "dagster._daemon", *_]:
+                return plain(parts, **options)
+        raise RuntimeError(f"dagster dev starts what finegrain does not know: {json.dumps(parts[:4])}")
+
+    dev.open_ipc_subprocess = guarded
+    cli.main()
+
+
+if __name__ == "__main__":
+    part = sys.argv.pop(1)
+    if part == "dev":
+        sys.argv.insert(1, "dev")
+        _dev()
+    else:
+        _webserver()
