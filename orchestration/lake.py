@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import duckdb
@@ -23,7 +24,7 @@ from duckdb_extensions import import_extension
 from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
-from orchestration.locks import one_at_a_time
+from orchestration.locks import one_at_a_time, scratch
 from orchestration.settings import Settings, settings
 
 T = TypeVar("T")
@@ -324,14 +325,42 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def unmoved(where: Settings) -> Iterator[None]:
-    """While inside, upkeep moves no rows to other files. From a SQLite catalogue DuckDB reads its list of files in two looks, which range of
-    the list there is and what stands in it, and files that came for others in between stand beyond: all their rows would be missed."""
+def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
+    """While inside, upkeep moves no rows to other files (`moving`: nobody reads, so that it may). From a SQLite catalogue DuckDB reads its
+    list of files in two looks, which range of the list there is and what stands in it, and files that came for others in between stand
+    beyond: all their rows would be missed. Within `writing` nothing moves anyway. Not to be nested, and not to be held while `writing`
+    is waited for."""
     if isinstance(where.lake_catalog, str):
         yield
         return
-    with one_at_a_time(where.lake_catalog.with_name("move.lock")):
+    lock = where.lake_catalog.with_name("move.lock")
+    # Readers share the lock, and pass one by one through a door that is shut while upkeep waits: else it might wait for ever.
+    door = one_at_a_time(where.lake_catalog.with_name("move.door"))
+    with ExitStack() as held:
+        with door:
+            held.enter_context(one_at_a_time(lock, shared=not moving))
         yield
+
+
+class _Reader:
+    """A connection that only reads a lake with a SQLite catalogue: no statement of it runs while upkeep moves rows (see `unmoved`). A
+    transaction of several statements would need one moment for all of them: `attach_copy`."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+        self._con, self._where = con, where
+
+    def execute(self, *query: Any, **named: Any) -> duckdb.DuckDBPyConnection:
+        with unmoved(self._where):
+            return self._con.execute(*query, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._con.close()
 
 
 #: Opens a catalogue, says so, and keeps it open until its standard input ends.
@@ -408,10 +437,15 @@ def retry(work: Callable[[], T], seconds: float = 120) -> T:
 
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the lake attached as `lake`."""
+    """An in-memory DuckDB with the lake attached as `lake`. What `read_only` connections `execute` sees all that was committed, also beside
+    upkeep; who reads by another one does so within `unmoved` or `writing`."""
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)
+    if read_only and isinstance(where.lake_catalog, Path):
+        # Arrow tables and the like are found by their names in the frame of the caller, which is one further.
+        con.execute("set python_scan_all_frames = true")
+        return cast(duckdb.DuckDBPyConnection, _Reader(con, where))
     return con
 
 
@@ -421,17 +455,24 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
+    spill = ExitStack()
+    try:
+        # Two that spill into one folder overwrite each other's files, and crash.
+        folder = spill.enter_context(scratch(where.home / "spill"))
+    except OSError as error:
+        raise FinegrainError(f"{error.filename}: DuckDB cannot spill to disk here: {error.strerror}") from None
     # To check a signature DuckDB reads the whole file, for a tenth of a second each time. These come from wheels that pip has checked,
     # and none is ever downloaded.
     con = duckdb.connect(
         config={
             "extension_directory": str(where.extensions),
-            "temp_directory": str(where.home / "tmp"),
+            "temp_directory": str(folder),
             "allow_unsigned_extensions": True,
             "autoinstall_known_extensions": False,
         }
     )
     stopping.interruptible(con)
+    weakref.finalize(con, spill.close)
     return con
 
 

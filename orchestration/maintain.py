@@ -106,7 +106,7 @@ def _step(
     """One call in a transaction of its own. Where writers come first every time, it is left out: nothing hangs on it."""
 
     def work() -> list[tuple[Any, ...]]:
-        with lake.unmoved(where), lake.writing(con, where):
+        with lake.unmoved(where, moving=True), lake.writing(con, where):
             return con.execute(call).fetchall()
 
     try:

@@ -39,11 +39,11 @@ def scribble(where: Settings, sql: str) -> None:
 
 
 def another_build(where: Settings, change: str) -> None:
-    """Stand in for a later build: a change, and the record of a build that passed."""
+    """Stand in for a later build: a change, and the record of a build that passed. The clock was put back an hour before each."""
     scribble(
         where,
         f"{change}; insert into main.builds by name select * replace (uuid() || ' later' as invocation_id, "
-        "opened_at + interval 1 hour as opened_at) from main.builds order by opened_at desc limit 1",
+        "opened_at - interval 1 hour as opened_at, number + 1 as number) from main.builds order by number desc limit 1",
     )
 
 
@@ -113,7 +113,7 @@ def a_build_of(where: Settings, marts: list[str], change: str, status: str = "pa
     another_build(where, change)
     scribble(
         where,
-        f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where opened_at = (select max(opened_at) from main.builds)",
+        f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where number = (select max(number) from main.builds)",
     )
 
 
@@ -163,12 +163,45 @@ def test_a_build_of_some_marts_is_refused(
         told, is_whole = between
         scribble(
             shop,
-            f"update main.builds set {told}, is_whole = {is_whole} where opened_at = (select max(opened_at) from main.builds)",
+            f"update main.builds set {told}, is_whole = {is_whole} where number = (select max(number) from main.builds)",
         )
     a_build_of(shop, marts, "update marts.item_features set views_7d = 9", status)
     with pytest.raises(FinegrainError, match="stays as it is"):
         publish(shop)
     assert (shop.published / "current").resolve() == before
+
+
+def test_a_clock_that_was_put_back_hides_no_build(shop: Settings) -> None:
+    """A build that was killed is the newest, whatever its time says, and so is the one that heals it."""
+    first = publish(shop).folder
+    another_build(shop, "update marts.item_features set views_7d = 9")
+    scribble(shop, "update main.builds set status = 'open' where number = (select max(number) from main.builds)")
+    with pytest.raises(FinegrainError, match="did not end"):
+        publish(shop)
+    assert (shop.published / "current").resolve() == first
+    another_build(shop, "select 1")
+    scribble(shop, "update main.builds set status = 'passed' where number = (select max(number) from main.builds)")
+    healed = publish(shop)
+    assert healed.is_new and healed.folder != first
+    same_as_the_warehouse(shop, healed)
+
+
+def test_builds_are_numbered_as_they_begin(shop: Settings) -> None:
+    """By dbt itself, also in a warehouse from before there were numbers."""
+    known = "select invocation_id, number from main.builds order by number nulls first"
+    with duckdb.connect(str(shop.warehouse)) as con:
+        assert [number for _, number in con.execute(known).fetchall()] == [1]
+        con.execute("alter table main.builds drop number")
+    with pytest.raises(FinegrainError, match=r"earlier version of finegrain; run `finegrain build`$"):
+        publish(shop)
+    scribble(
+        shop, "update main.builds set opened_at = opened_at + interval 1 hour"
+    )  # as if the clock was put back since
+    assert run_dbt(["seed", "--select", "event_weights"], where=shop).passed
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        assert [number for _, number in con.execute(known).fetchall()] == [None, 1]
+    with pytest.raises(FinegrainError, match="the last `dbt seed` changed the warehouse"):
+        publish(shop)
 
 
 def test_a_build_of_some_marts_is_no_first_version(shop: Settings) -> None:
