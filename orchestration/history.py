@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
@@ -81,26 +80,27 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
 
 def _put(draft: Path, published: Path, day: str) -> None:
     """Put a day in its place. One process at a time."""
-    link, trees = published / "history", published / ".history"
-    tree = trees / uuid.uuid4().hex
+    newest = _tidy(published)
+    link, tree = published / "history", published / ".history" / str(newest + 1)
     if link.exists():
         shutil.copytree(link, tree, copy_function=os.link, ignore=shutil.ignore_patterns(day, ".*"))
     tree.mkdir(parents=True, exist_ok=True)
     draft.rename(tree / day)
     point(link, tree.relative_to(published))
-    _tidy(published)
 
 
-def _tidy(published: Path) -> None:
-    """Remove what a kill left, and what the link has left. A history from before there was a link becomes the first it leads to."""
+def _tidy(published: Path) -> int:
+    """Remove what a kill left, and all that the link has left but the last, in which somebody may be looking for files; the number of the
+    folder that it leads to. A history from before there was a link becomes the first."""
     link, trees = published / "history", published / ".history"
-    first = trees / "first"
+    first = trees / "0"
     if link.is_dir() and not link.is_symlink():
         trees.mkdir(exist_ok=True)
         link.rename(first)
-    if first.exists() and not link.exists():
+    if first.exists() and not link.exists():  # whoever was killed here is followed by who goes on
         point(link, first.relative_to(published))
-    newest = link.readlink().name if link.is_symlink() else None
-    for tree in trees.glob("*"):
-        if tree.name != newest:
-            shutil.rmtree(tree, ignore_errors=True)
+    newest = int(link.readlink().name) if link.is_symlink() else -1
+    numbers = {int(tree.name) for tree in trees.glob("*")}
+    for number in numbers - {newest, max((each for each in numbers if each < newest), default=newest)}:
+        shutil.rmtree(trees / str(number), ignore_errors=True)
+    return newest

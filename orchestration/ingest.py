@@ -548,7 +548,8 @@ def _read_api(
     advance: console.Advance,
 ) -> None:
     """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
-    before = positions(con, reading.source, reading.place).get(reading.part)
+    with lake.unmoved(where):
+        before = positions(con, reading.source, reading.place).get(reading.part)
     reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
     start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
     if start is not None and resource.since is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import duckdb
 import pytest
@@ -319,6 +322,43 @@ def test_a_build_is_published_once(shop: Settings) -> None:
     link = (shop.published / "current").readlink()
     assert not publish(shop).is_new
     assert (shop.published / "current").readlink() == link
+
+
+#: Publishes once, and says when it begins.
+PUBLISHER = """
+from orchestration.publish import publish
+print(flush=True)
+publish()
+"""
+
+
+@pytest.mark.long
+def test_publishes_that_are_killed_leave_nothing_behind(shop: Settings) -> None:
+    """At any moment: readers find a whole version, and the next publish clears up."""
+    (shop.published / ".draft-123").mkdir(parents=True)  # as earlier versions of finegrain left them
+    (shop.published / ".draft-123" / "file").touch()
+    publish(shop)
+    random, environment = Random(5), {**os.environ, **shop.environment()}
+    counts = "select (select count(*) from fct_events), (select count(*) from user_features)"
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        wanted = con.execute(counts).fetchall()
+    for number in range(12):
+        another_build(shop, f"update marts.item_features set views_7d = {number}")
+        process = subprocess.Popen([sys.executable, "-c", PUBLISHER], env=environment, stdout=subprocess.PIPE)
+        assert process.stdout and process.stdout.readline()
+        time.sleep(random.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+            assert con.execute(counts).fetchall() == wanted
+            parquet = f"'{shop.published}/parquet/fct_events/*.parquet'"
+            assert con.execute(f"select count(*) from {parquet}").fetchall() == [wanted[0][:1]]
+    same_as_the_warehouse(shop, publish(shop))
+    for _ in range(2):
+        left = {path.name for path in shop.published.iterdir()}
+        assert left == {".lock", "current", "finegrain.duckdb", "parquet", "versions"}
+        assert len(list((shop.published / "versions").iterdir())) <= 2
+        assert not publish(shop).is_new
 
 
 def test_without_a_build_nothing_is_published(shop: Settings) -> None:
