@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -324,13 +325,18 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
         yield
 
 
+#: The catalogues that this thread is `unmoved` of.
+_held = threading.local()
+
+
 @contextmanager
 def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
     """While inside, upkeep moves no rows to other files (`moving`: nobody reads, so that it may). From a SQLite catalogue DuckDB reads its
     list of files in two looks, which range of the list there is and what stands in it, and files that came for others in between stand
-    beyond: all their rows would be missed. Within `writing` nothing moves anyway. Not to be nested, and not to be held while `writing`
-    is waited for."""
-    if isinstance(where.lake_catalog, str):
+    beyond: all their rows would be missed. Within `writing` nothing moves anyway; who is inside must not begin that, for which upkeep
+    may wait."""
+    held_here = _held.__dict__.setdefault("locks", set())
+    if isinstance(where.lake_catalog, str) or where.lake_catalog in held_here:
         yield
         return
     lock = where.lake_catalog.with_name("move.lock")
@@ -339,6 +345,8 @@ def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
     with ExitStack() as held:
         with door:
             held.enter_context(one_at_a_time(lock, shared=not moving))
+        held_here.add(where.lake_catalog)
+        held.callback(held_here.remove, where.lake_catalog)
         yield
 
 

@@ -225,7 +225,7 @@ def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
 
 def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
     """A statement on a SQLite catalogue; and upkeep waits for statements, though others begin one after the other."""
-    con, looks = lake.connect(home, read_only=True), list[float]()
+    looks = list[float]()
 
     def look() -> None:
         while len(looks) < 3 or not moved.is_set():
@@ -233,6 +233,10 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
             for _ in range(3):
                 assert con_of_mine.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
             looks.append(time.monotonic())
+
+    def move_once() -> None:
+        with lake.unmoved(home, moving=True):
+            pass
 
     lake.connect(home).close()
     con, moved = lake.connect(home, read_only=True), threading.Event()
@@ -243,34 +247,37 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
         assert not answered.wait(0.5)
     assert answered.wait(30)
     reader.join()
-    with lake.unmoved(home):  # readers are not in each other's way
-        assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
+    # Readers are not in each other's way, and who holds it around several statements is not in its own, though upkeep waits.
+    upkeep = threading.Thread(target=move_once)
+    with lake.unmoved(home):
+        upkeep.start()
+        for _ in range(20):
+            assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
+        assert upkeep.is_alive()
+    upkeep.join()
     readers = [threading.Thread(target=look, daemon=True) for _ in range(3)]
     for each in readers:
         each.start()
     wait(lambda: len(looks) >= 3)
     for _ in range(10):
-        with lake.unmoved(home, moving=True):
-            pass
+        move_once()
     moved.set()
     for each in readers:
         each.join()
     con.close()
 
 
-#: Looks at a table of files, as `finegrain report` and `doctor` do, for so many seconds; no look may show less than the one before.
+#: Looks at a table of files, as `finegrain report` and `doctor` do, a thousand times; no look may show less than the one before.
 LOOKER = """
-import sys, time
 from orchestration import lake
 
-until, seen, looks = time.monotonic() + float(sys.argv[1]), 0, 0
-while time.monotonic() < until:
+seen = 0
+for _ in range(10):
     with lake.connect(read_only=True) as con:
-        for _ in range(20):
+        for _ in range(100):
             [(count,)] = con.execute("select count(distinct _position) from lake.raw.events").fetchall()
             assert count >= seen, (count, seen)
-            seen, looks = count, looks + 1
-print(looks)
+            seen = count
 """
 
 
@@ -288,12 +295,7 @@ def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> 
             number += 1
 
     land_some()
-    lookers = [
-        subprocess.Popen(
-            [sys.executable, "-c", LOOKER, "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
+    lookers = [subprocess.Popen([sys.executable, "-c", LOOKER], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         rounds = 0
         while any(each.poll() is None for each in lookers):
@@ -305,7 +307,7 @@ def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> 
         for each in lookers:
             each.kill()
     assert [err for _, err in told] == ["", ""]
-    assert sum(int(out) for out, _ in told) > 2000 and rounds > 10
+    assert rounds > 10
     con.close()
 
 
