@@ -559,7 +559,7 @@ def _read_api(
                 f"the position {start} lies in the future, as a wrong time leaves it: {FROM_THE_BEGINNING}"
             )
             start = None
-    with scratch(where.home / "tmp") as folder:
+    with scratch(where.home / "tmp", "ingest-") as folder:
         apis.fetch(resource, start, folder, reading.where)
         rows = apis.take_apart(con, resource, folder)
         select = ""

@@ -78,7 +78,7 @@ def _copy(store: Any, bucket: str, key: str, etag: str) -> Path:
     if path.exists():
         return path
     body = store.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
-    with scratch(home / "tmp") as folder:
+    with scratch(home / "tmp", "object-") as folder:
         with (folder / name).open("wb") as file:
             shutil.copyfileobj(body, file, 2**20)
         for old in kept.glob(f"{stem}-*"):
