@@ -3,6 +3,9 @@
   it after its last test, so `finegrain publish` can tell a warehouse that was audited whole from any other: also after a
   bare `dbt build`, a partial run, or a process that was killed.
 
+  `number`: 1, 2, 3 …, in the order in which builds began. The warehouse lets one process in, so no two take the same; a clock may be
+  put back, so `opened_at` says nothing of order. Builds from before there were numbers have none, and come before all others.
+
   `is_whole`: it built and tested everything. `marts`: of which marts it did, with all that they are made of; a build of some of
   them may be published alone, between whole ones.
 #}
@@ -14,15 +17,18 @@
 {% if writes() -%}
 create table if not exists {{ target.schema }}.builds (
     invocation_id varchar, command varchar, built_from bigint, as_of timestamp, status varchar, is_whole boolean,
-    passed bigint, failed bigint, opened_at timestamp, closed_at timestamp, marts varchar[]
+    passed bigint, failed bigint, opened_at timestamp, closed_at timestamp, marts varchar[],
+    number bigint
 );
+alter table {{ target.schema }}.builds add column if not exists number bigint;
 create table if not exists {{ target.schema }}.build_failures (
     invocation_id varchar, node varchar, status varchar, failures bigint, kept_in varchar
 );
 insert into {{ target.schema }}.builds
 select
     '{{ invocation_id }}', '{{ flags.WHICH }}', {{ pinned() }}, {{ requested_as_of() }}, 'open', false,
-    0, 0, cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp), cast(null as timestamp), []
+    0, 0, cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp), cast(null as timestamp), [],
+    (select coalesce(max(b.number), 0) + 1 from {{ target.schema }}.builds as b)
 {%- endif %}
 {%- endmacro %}
 

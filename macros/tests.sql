@@ -61,7 +61,7 @@ select * from judged where broken_rules <> ''
 {%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or asks_all() %}{{ return(none) }}{% endif -%}
 {%- set found = run_query(
     "select case when status = 'passed' and is_whole and as_of is not distinct from " ~ requested_as_of() ~ " then built_from end from "
-    ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by opened_at desc limit 1"
+    ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by number desc nulls last limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}

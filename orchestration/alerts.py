@@ -777,7 +777,7 @@ def tell(
                 del known[key]
         for key, problem in existing.items():
             seen = memory.open.get(key) or memory.waiting.pop(key, None)
-            each = _known(problem, seen.since if seen else now)
+            each = _known(problem, min(seen.since, now) if seen else now)  # the clock may have been put back
             is_due = key in memory.open or (now - each.since).total_seconds() >= problem.after
             (memory.open if is_due else memory.waiting)[key] = each
         for told in memory.channels.values():
@@ -852,7 +852,7 @@ def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -
     for row in list(sample)[:SAMPLE_ROWS]:
         told = ", ".join(f"{name}={_told(value)}" for name, value in mask(row).items())
         rows.append(told if len(told) <= 500 else told[:499] + "…")
-    lasted = _span(known.over - known.since) if known.over else ""
+    lasted = _span(max(known.over - known.since, timedelta(0))) if known.over else ""
     # A loader's address is a server's, and not a person's.
     subject = _CREDENTIALS.sub(f"//{MASK}@", known.subject)[:150] if known.kind == "lag" else _plain(known.subject, 150)
     about = f"{known.kind.replace('_', ' ')} {subject}"

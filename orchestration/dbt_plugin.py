@@ -11,13 +11,11 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import threading
-import time
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +31,11 @@ from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake, stopping
 from orchestration.errors import FinegrainError
+from orchestration.locks import scratch
 from orchestration.settings import PROJECT, Settings, private, settings
 
-#: How the folder beside the warehouse is called in which a build keeps its copy of the catalogue, and for how long, in seconds, one may
-#: be in use.
+#: What the name of the folder beside the warehouse begins with in which a build keeps its copy of the catalogue.
 COPY: Final = ".catalog-"
-COPY_LIVES: Final = 86_400
 
 
 def as_of() -> datetime | None:
@@ -116,12 +113,10 @@ class Plugin(BasePlugin):
 
     def _folder(self, where: Settings) -> Path:
         """A folder for a copy of the catalogue, which goes with this process; those of builds that were killed go now."""
-        for left in where.warehouse.parent.glob(f"{COPY}*"):
-            if time.time() - left.stat().st_mtime > COPY_LIVES:
-                shutil.rmtree(left, ignore_errors=True)
-        folder = tempfile.mkdtemp(prefix=COPY, dir=where.warehouse.parent)
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
+        held = contextlib.ExitStack()
+        folder = held.enter_context(scratch(where.warehouse.parent, COPY))
+        weakref.finalize(self, held.close)
+        return folder
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         stopping.interruptible(cursor)

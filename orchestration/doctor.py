@@ -38,6 +38,7 @@ from orchestration.ingest import samples
 from orchestration.lake import quote
 from orchestration.landing import Bound, identifier, macros, parse_time
 from orchestration.load import Entry, Looked, Paths, Plan, fingerprint_of, no_files, plan
+from orchestration.locks import scratch
 from orchestration.mapping import (
     REQUIRED,
     Column,
@@ -267,16 +268,14 @@ def examine(
         plans = _plans(mapping, paths, data)
         now = now or datetime.now(UTC).replace(tzinfo=None)
         with (
-            tempfile.TemporaryDirectory(prefix="finegrain-doctor-") as scratch,
+            scratch(Path(tempfile.gettempdir()), "finegrain-doctor-") as folder,
             console.progress("doctor", sum(each.size for each in plans), quiet=quiet) as advance,
             duckdb.connect() as con,
         ):
             stopping.interruptible(con)
             con.execute("set timezone = 'UTC'")
             plans = [
-                replace(
-                    each, entries=(*each.entries, *samples(each.path, Path(scratch) / str(number), where, ROWS, data))
-                )
+                replace(each, entries=(*each.entries, *samples(each.path, folder / str(number), where, ROWS, data)))
                 for number, each in enumerate(plans)
             ]
             if len(plans) == 1 and not plans[0].entries:
@@ -1268,10 +1267,12 @@ def _warehouse(where: Settings) -> Check:
     try:
         with duckdb.connect(str(where.warehouse), read_only=True) as con:
             found = con.execute(
-                "select command, status, built_from from main.builds order by opened_at desc limit 1"
+                "select command, status, built_from from main.builds order by number desc nulls last limit 1"
             ).fetchall()
     except duckdb.CatalogException:
         return Check("warning", "warehouse", f"{size}; it holds no build")
+    except duckdb.BinderException:
+        return Check("warning", "warehouse", f"{size}; an earlier version of finegrain built it; run finegrain build")
     except duckdb.Error as error:
         if "lock" in str(error).lower():
             return Check("fine", "warehouse", f"{size}; another process is writing it")

@@ -7,7 +7,6 @@ import glob
 import gzip
 import hashlib
 import re
-import shutil
 import tempfile
 import weakref
 import zipfile
@@ -22,6 +21,7 @@ from typing import IO, Final, cast
 
 from orchestration import counting
 from orchestration.errors import FinegrainError
+from orchestration.locks import scratch
 from orchestration.mapping import Csv, Format, format_of
 
 #: The longest line of a text file, in bytes. A longer one is no row but a broken file, and would fill the memory.
@@ -266,13 +266,20 @@ def _head(raw: IO[bytes]) -> bytes:
 
 
 def _scratch() -> Path:
-    return Path(tempfile.mkdtemp(prefix="finegrain-text-"))
+    held = ExitStack()
+    folder = held.enter_context(scratch(Path(tempfile.gettempdir()), "finegrain-text-"))
+    _copies[folder] = held
+    return folder
+
+
+#: What removes each folder that holds a copy.
+_copies: Final[dict[Path, ExitStack]] = {}
 
 
 def _kept(seen: Look, folder: Path | None) -> Look:
     """The look, with which its copy is deleted."""
     if folder is not None:
-        weakref.finalize(seen, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(seen, _copies.pop(folder).close)
     return seen
 
 

@@ -7,7 +7,6 @@ lands its rows and moves the position, so that whatever is killed when, the next
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any, Final
 import duckdb
 
 from orchestration import apis, console, databases, deliveries, lake, landing, versions
-from orchestration.contracts import RAW_TABLES
+from orchestration.contracts import RAW_TABLES, is_time
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
 from orchestration.errors import FinegrainError
@@ -27,6 +26,7 @@ from orchestration.files import DataFile, look
 from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import Asked, Entry, FileReport, load
+from orchestration.locks import scratch
 from orchestration.mapping import (
     REQUIRED,
     Column,
@@ -48,6 +48,7 @@ from orchestration.stream.run import look as look_at_stream
 LOT: Final = 500_000
 #: What is read again of a table each time, where the mapping does not say: commits may be seen later than their numbers and clocks say.
 OVERLAPS: Final[dict[str, str | int]] = {"time": "10 minutes", "number": 1000}
+FROM_THE_BEGINNING: Final = "it is read from its beginning, and what the lake has does not land twice"
 _WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
 
 
@@ -116,6 +117,7 @@ class Reading:
     bound: Bound | None = None
     payload: str | None = None
     before: Position | None = None
+    moved_at: datetime = datetime.min
     incarnation: str = ""
     changed_schema: str | None = None
 
@@ -364,7 +366,7 @@ def _read_table(
     now: datetime | None,
     advance: console.Advance,
 ) -> None:
-    _begin(con, reading, table, None)
+    _begin(con, where, reading, table, None)
     try:
         lots = _lots(con, reading, table, full, lot, now or _clock())
         unreadable: list[tuple[str, int]] = []
@@ -398,11 +400,17 @@ def _unreadable(con: duckdb.DuckDBPyConnection, relation: str) -> list[tuple[str
 
 
 def _begin(
-    con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable | None, seen: dict[str, str] | None
+    con: duckdb.DuckDBPyConnection,
+    where: Settings,
+    reading: Reading,
+    table: DatabaseTable | None,
+    seen: dict[str, str] | None,
 ) -> None:
     """Where the last run stopped, and what has become of the columns since."""
-    reading.before = positions(con, reading.stream).get(reading.part)
-    found = _last_seen(con, reading)
+    with lake.unmoved(where):
+        reading.before = positions(con, reading.stream).get(reading.part)
+        reading.moved_at = _moved_at(con, reading)
+        found = _last_seen(con, reading)
     was: dict[str, str] = json.loads(found[0]) if found else {}
     # An answer of an API shows only the keys that its rows happen to have.
     now = reading.columns if table is not None else {**was, **(seen or {})}
@@ -440,16 +448,18 @@ def _lots(
         if reading.before.incarnation == reading.incarnation:
             start = reading.before.position or None
         else:
-            say(
-                f"the cursor was {reading.before.incarnation} and is {reading.incarnation} now: the table is read from its beginning"
-            )
+            say(f"the cursor was {reading.before.incarnation} and is {reading.incarnation} now: {FROM_THE_BEGINNING}")
     # Only rows up to this moment move the position. The others (their cursor is empty, infinite, no day or lies in the future) are read
     # each time, or what is written after them would be passed over.
     steady, future = f"{cursor} is not null", "false"
     if family == "time":
-        latest = table.literal(
-            name, str(_one(con, f"select cast({_now_in(table, name, reading.zone, now)} as {kind})::varchar"))
-        )
+        moment = str(_one(con, f"select cast({_now_in(table, name, reading.zone, now)} as {kind})::varchar"))
+        if start is not None:
+            first = _earlier(con, start, incremental.overlap, kind)
+            if _one(con, f"select {_literal(first, kind)} > {_literal(moment, kind)}"):
+                say(f"the position {start} lies in the future, as a wrong clock leaves it: {FROM_THE_BEGINNING}")
+                start = None
+        latest = table.literal(name, moment)
         odd = table.reads[name].unreadable
         steady, future = f"{cursor} <= {latest} and not {odd}", f"({cursor} > {latest} and not {odd})"
     since = steady
@@ -541,13 +551,18 @@ def _read_api(
     advance: console.Advance,
 ) -> None:
     """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
-    before = positions(con, reading.stream).get(reading.part)
+    with lake.unmoved(where):
+        before = positions(con, reading.stream).get(reading.part)
     reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
     start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
-    folder = where.home / "tmp" / f"ingest-{reading.source}-{reading.part}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+    if start is not None and resource.since is not None:
+        _, ahead = _furthest(con, reading, resource.since.column, f"select {quote(start)} as c", now or _clock())
+        if ahead is not None:
+            reading.report.notes.append(
+                f"the position {start} lies in the future, as a wrong time leaves it: {FROM_THE_BEGINNING}"
+            )
+            start = None
+    with scratch(where.home / "tmp", "ingest-") as folder:
         apis.fetch(resource, start, folder, reading.where)
         rows = apis.take_apart(con, resource, folder)
         select = ""
@@ -562,7 +577,7 @@ def _read_api(
             reading.report.notes += opened.notes
             bind(con, reading)
             select = f"select * exclude (__n) from {opened.relation}"
-        _begin(con, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
+        _begin(con, where, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
         until = start or ""
         if select:
             versions.stage(
@@ -575,13 +590,11 @@ def _read_api(
             if resource.since is not None:
                 column = identifier(resource.since.column)
                 read = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
-                number = "case when isfinite(try_cast(c as double)) then try_cast(c as double) end"
-                of = f"select c, {number} as n, {landing.parse_time('c', quote(reading.zone))} as t from ({read})"
-                # What cannot be compared must not pass for the greatest, as a null would.
-                until = str(
-                    _one(con, f"select arg_max(c, row(n, t)) from ({of}) where n is not null or t is not null") or ""
-                )
-                unread = _one(con, f"select count(*) from ({of}) where n is null and t is null")
+                until, ahead = _furthest(con, reading, resource.since.column, read, now or _clock())
+                if ahead is not None:
+                    said = f"lies in the future, up to {ahead}, in some rows, so they do not move the position"
+                    reading.report.notes.append(f"{resource.since.column} {said}")
+                unread = _one(con, "select count(*) from __cursors where n is null and t is null")
                 if unread:
                     said = "is neither a number nor a time, so they do not move the position"
                     reading.report.notes.append(f"{unread:,} rows whose {resource.since.column} {said}")
@@ -595,9 +608,27 @@ def _read_api(
                 versions.find_lost(con, reading.source, reading.name, reading.label)
             bind(con, reading)
             _land(con, where, reading, until, run, now or _clock())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     advance(1, reading.label)
+
+
+def _furthest(
+    con: duckdb.DuckDBPyConnection, reading: Reading, column: str, cursors: str, now: datetime
+) -> tuple[str, str | None]:
+    """Of `cursors`, a SELECT of them as text, `c`, the greatest that is not after now ("" without one), and the greatest that is. They stay
+    in `__cursors`, as numbers and as times. A number counts as a moment where the mapping reads a time from its column."""
+    is_moment = any(is_time(name) and source.column == column for name, source in reading.entry.fields.items())
+    number = "case when isfinite(try_cast(c as double)) then try_cast(c as double) end"
+    ahead = f"t > timestamp {quote(now.isoformat(sep=' '))}" + ("" if is_moment else " and n is null")
+    con.execute(
+        f"create or replace temp table __cursors as select *, coalesce({ahead}, false) as is_ahead from "
+        f"(select c, {number} as n, {landing.parse_time('c', quote(reading.zone))} as t from ({cursors}))"
+    )
+    # What cannot be compared must not pass for the greatest, as a null would.
+    [(until, last)] = con.execute(
+        "select arg_max(c, row(n, t)) filter (not is_ahead), arg_max(c, row(n, t)) filter (is_ahead) "
+        "from __cursors where n is not null or t is not null"
+    ).fetchall()
+    return until or "", last
 
 
 # --- a mapping that changed --------------------------------------------------------------------------------------
@@ -607,9 +638,18 @@ def _last_seen(con: duckdb.DuckDBPyConnection, reading: Reading) -> tuple[str, s
     """The columns (as JSON) and the mapping's fingerprint of the last time; None before the first."""
     found = con.execute(
         f"select columns, mapping from lake.raw.schemas where source = {quote(reading.source)} "
-        f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
+        f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by rowid desc limit 1"
     ).fetchall()
     return (str(found[0][0]), str(found[0][1])) if found else None
+
+
+def _moved_at(con: duckdb.DuckDBPyConnection, reading: Reading) -> datetime:
+    """When rows landed last."""
+    moved = _one(
+        con,
+        f"select max(moved_at) from lake.raw.positions where {reading.stream.condition} and part = {quote(reading.part)}",
+    )
+    return moved or datetime.min
 
 
 def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, now: datetime) -> None:
@@ -625,7 +665,8 @@ def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, n
 def _map_again(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, asked: Asked) -> list[str]:
     """Where the mapping changed since the last time, or `asked.again`, map the rows that the lake has of it again, from their payload, and
     replace those that come out otherwise. Lines that say what would be done, where the user has not said that it should."""
-    seen = _last_seen(con, reading)
+    with lake.unmoved(where):
+        seen = _last_seen(con, reading)
     if seen is None or (seen[1] == reading.entry.fingerprint(reading.zone) and not asked.again):
         return []
     changed = seen[1] != reading.entry.fingerprint(reading.zone)
@@ -740,6 +781,8 @@ def _land(
 ) -> None:
     """The transaction: rows, deletions, the columns as they are now, and the position, together or not at all."""
     bound, entry = reading.bound, reading.entry
+    # A version comes after those before it, though the clock was put back.
+    now = max(now, reading.moved_at)
     assert bound is not None
     to = Position(reading.part, until, reading.incarnation, run)
     [(news,)] = con.execute("select count(*) from __news").fetchall()
@@ -770,7 +813,7 @@ def _land(
         return landed, deleted
 
     landed, deleted = lake.retry(work)
-    reading.before, reading.changed_schema = to, None
+    reading.before, reading.moved_at, reading.changed_schema = to, now, None
     reading.report.landed += landed
     reading.report.malformed += malformed
     reading.report.deleted += deleted

@@ -9,13 +9,15 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import duckdb
@@ -24,7 +26,7 @@ from duckdb_extensions import import_extension
 from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError
-from orchestration.locks import one_at_a_time
+from orchestration.locks import one_at_a_time, scratch
 from orchestration.settings import Settings, s3_endpoint, settings
 
 T = TypeVar("T")
@@ -379,15 +381,50 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
         yield
 
 
+#: The catalogues that this thread is `unmoved` of.
+_held = threading.local()
+
+
 @contextmanager
-def unmoved(where: Settings) -> Iterator[None]:
-    """While inside, upkeep moves no rows to other files. From a SQLite catalogue DuckDB reads its list of files in two looks, which range of
-    the list there is and what stands in it, and files that came for others in between stand beyond: all their rows would be missed."""
-    if isinstance(where.lake_catalog, str):
+def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
+    """While inside, upkeep moves no rows to other files (`moving`: nobody reads, so that it may). From a SQLite catalogue DuckDB reads its
+    list of files in two looks, which range of the list there is and what stands in it, and files that came for others in between stand
+    beyond: all their rows would be missed. Within `writing` nothing moves anyway; who is inside must not begin that, for which upkeep
+    may wait."""
+    held_here = _held.__dict__.setdefault("locks", set())
+    if isinstance(where.lake_catalog, str) or where.lake_catalog in held_here:
         yield
         return
-    with one_at_a_time(where.lake_catalog.with_name("move.lock")):
+    lock = where.lake_catalog.with_name("move.lock")
+    # Readers share the lock, and pass one by one through a door that is shut while upkeep waits: else it might wait for ever.
+    door = one_at_a_time(where.lake_catalog.with_name("move.door"))
+    with ExitStack() as held:
+        with door:
+            held.enter_context(one_at_a_time(lock, shared=not moving))
+        held_here.add(where.lake_catalog)
+        held.callback(held_here.remove, where.lake_catalog)
         yield
+
+
+class _Reader:
+    """A connection that only reads a lake with a SQLite catalogue: no statement of it runs while upkeep moves rows (see `unmoved`). A
+    transaction of several statements would need one moment for all of them: `attach_copy`."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+        self._con, self._where = con, where
+
+    def execute(self, *query: Any, **named: Any) -> duckdb.DuckDBPyConnection:
+        with unmoved(self._where):
+            return self._con.execute(*query, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._con.close()
 
 
 #: Opens a catalogue, says so, and keeps it open until its standard input ends.
@@ -464,10 +501,15 @@ def retry(work: Callable[[], T], seconds: float = 120) -> T:
 
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the lake attached as `lake`."""
+    """An in-memory DuckDB with the lake attached as `lake`. What `read_only` connections `execute` sees all that was committed, also beside
+    upkeep; who reads by another one does so within `unmoved` or `writing`."""
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)
+    if read_only and isinstance(where.lake_catalog, Path):
+        # Arrow tables and the like are found by their names in the frame of the caller, which is one further.
+        con.execute("set python_scan_all_frames = true")
+        return cast(duckdb.DuckDBPyConnection, _Reader(con, where))
     return con
 
 
@@ -477,8 +519,15 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
-    con = duckdb.connect(config={**extension_options(where), "temp_directory": str(where.home / "tmp")})
+    spill = ExitStack()
+    try:
+        # Two that spill into one folder overwrite each other's files, and crash.
+        folder = spill.enter_context(scratch(where.home / "spill"))
+    except OSError as error:
+        raise FinegrainError(f"{error.filename}: DuckDB cannot spill to disk here: {error.strerror}") from None
+    con = duckdb.connect(config={**extension_options(where), "temp_directory": str(folder)})
     stopping.interruptible(con)
+    weakref.finalize(con, spill.close)
     return con
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ import duckdb
 from orchestration import console
 from orchestration.contracts import RAW_TABLES
 from orchestration.lake import table_columns
+from orchestration.locks import scratch
 from orchestration.settings import PROJECT, Settings, settings
 
 #: Columns that DuckLake adds to a table.
@@ -135,10 +135,10 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
         if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{FEATURES}/")
     }
     told = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
-    draft = kept.with_suffix(f".{os.getpid()}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text(json.dumps(told), "utf-8")
-    draft.replace(kept)
+    with scratch(kept.parent, ".draft-") as folder:
+        draft = folder / kept.name
+        draft.write_text(json.dumps(told), "utf-8")
+        draft.replace(kept)
     return found
 
 
@@ -156,15 +156,18 @@ def _compiled(where: Settings, *, quiet: bool) -> dict[str, Any]:
     that no warehouse is opened and none is waited for."""
     from orchestration.build import run_dbt  # dbt takes seconds to import, and what is kept needs none of it
 
-    with tempfile.TemporaryDirectory() as folder, console.progress("trace lineage", 1, quiet=quiet) as advance:
-        arguments = ["compile", "--full-refresh", "--target-path", folder]
+    with (
+        scratch(Path(tempfile.gettempdir()), "finegrain-lineage-") as folder,
+        console.progress("trace lineage", 1, quiet=quiet) as advance,
+    ):
+        arguments = ["compile", "--full-refresh", "--target-path", str(folder)]
         arguments += ["--select", f"+path:models/{FEATURES},resource_type:model"]
         run_dbt(
             arguments,
-            where=Settings.below(Path(folder) / "home", where.extensions),
+            where=Settings.below(folder / "home", where.extensions),
             on_node=lambda name, number, of: advance(1 / of, name),
         )
-        manifest: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_text("utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
     return manifest
 
 

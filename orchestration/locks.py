@@ -1,8 +1,11 @@
-"""One process at a time."""
+"""One process at a time, and folders that go with their process."""
 
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +14,9 @@ from orchestration.errors import FinegrainError
 
 
 @contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Hold the lock file `lock`, made with its folder if need be; whoever comes second waits. Raises FinegrainError when it
-    cannot be written."""
+def one_at_a_time(lock: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `lock`, made with its folder if need be; whoever comes second waits. Those who hold it `shared` wait only for
+    one who does not. Raises FinegrainError when it cannot be written."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")
@@ -22,5 +25,40 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
             f"{error.filename}: this cannot be written: {error.strerror}; FINEGRAIN_HOME says where everything is kept"
         ) from None
     with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def scratch(parent: Path, prefix: str = "") -> Iterator[Path]:
+    """A new folder in `parent`, removed at the end. Folders of this `prefix` that killed processes left there are removed first: a
+    process holds a lock on its own for as long as it lives. Raises OSError where none can be made."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{prefix}*"):
+        if (handle := _held(left, wait=False)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        # Until it is locked, another process may take it for one that was left.
+        if (handle := _held(folder, wait=True)) is not None and folder.exists():
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _held(folder: Path, *, wait: bool) -> int | None:
+    """A handle that locks a folder; None where it is no folder of ours, or (unless `wait`) another process holds it."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle

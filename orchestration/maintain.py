@@ -67,10 +67,11 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
         # One table at a time: the sooner it is done, the less likely it is to meet another writer.
         for table in (*RAW_TABLES, *lake.BOOKS):
             # From a SQLite catalogue DuckLake reads files and inlined rows in two looks, and whoever reads while rows go from here to
-            # there misses them: a build for good. In PostgreSQL both are one look.
-            if not isinstance(where.lake_catalog, Path):
+            # there misses them: a build for good. In PostgreSQL both are one look. Positions are a few rows that loaders replace all the time:
+            # each flush would leave a file of dead rows, and merging them would not let loaders commit. They stay in the catalogue.
+            if not isinstance(where.lake_catalog, Path) and table != "positions":
                 step(f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')")
-            if table != "positions":  # loaders delete there all the time, and neither would let the other commit
+            if table != "positions":
                 merge = f"ducklake_merge_adjacent_files('lake', '{table}', schema => 'raw', max_compacted_files => {AT_ONCE})"
                 while merged := step(f"call {merge}"):
                     if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
@@ -78,8 +79,9 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
         read = _read_up_to(where, done.notes)
         if read is not None and (old := _old(con, keep, read)):
             done.snapshots_expired = len(step(f"call ducklake_expire_snapshots('lake', versions => {old})"))
-        if isinstance(where.lake_catalog, Path):
-            lake.retry(lambda: _prune(con, where))
+        if _dead_files(con) > 1:
+            step("call ducklake_rewrite_data_files('lake', 'positions', schema => 'raw')")
+        lake.retry(lambda: _prune(con, where))
         before = f"older_than => now() - interval '{int(PATIENCE.total_seconds())} seconds'"
         done.files_removed += len(step(f"call ducklake_cleanup_old_files('lake', {before})"))
         done.files_removed += len(step(f"call ducklake_delete_orphaned_files('lake', {before})", _is_passing))
@@ -106,7 +108,7 @@ def _step(
     """One call in a transaction of its own. Where writers come first every time, it is left out: nothing hangs on it."""
 
     def work() -> list[tuple[Any, ...]]:
-        with lake.unmoved(where), lake.writing(con, where):
+        with lake.unmoved(where, moving=True), lake.writing(con, where):
             return con.execute(call).fetchall()
 
     try:
@@ -130,6 +132,16 @@ def _prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
                 f"select 1 from {catalogue}.ducklake_snapshot as s "
                 "where s.snapshot_id >= r.begin_snapshot and s.snapshot_id < r.end_snapshot)"
             )
+
+
+def _dead_files(con: duckdb.DuckDBPyConnection) -> int:
+    """Files of positions in which rows were deleted, as earlier versions of finegrain left one at each upkeep."""
+    catalogue = "__ducklake_metadata_lake"
+    [(count,)] = con.execute(
+        f"select count(*) from {catalogue}.ducklake_delete_file as d inner join {catalogue}.ducklake_table as t using (table_id) "
+        "where t.table_name = 'positions' and t.end_snapshot is null and d.end_snapshot is null"
+    ).fetchall()
+    return int(count)
 
 
 def _files(con: duckdb.DuckDBPyConnection) -> int:

@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from orchestration.errors import FinegrainError
 from orchestration.files import as_regex
+from orchestration.locks import scratch
 from orchestration.mapping import Format, format_of, from_environment
 from orchestration.settings import s3_endpoint, settings
 
@@ -68,21 +69,22 @@ def _list(store: Any, bucket: str, wanted: str, form: Format | None) -> Iterator
 
 def _copy(store: Any, bucket: str, key: str, etag: str) -> Path:
     """The local copy of an object, fetched anew if it is not of this ETag. The name tells key and ETag, so a copy is whole or not there."""
-    kept = settings().home / "objects" / bucket
+    home = settings().home
+    kept = home / "objects" / bucket
     kept.mkdir(parents=True, exist_ok=True)
     stem = hashlib.sha256(key.encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", key.rpartition("/")[2])
     path = kept / f"{stem}-{hashlib.sha256(etag.encode()).hexdigest()[:8]}-{name}"
     if path.exists():
         return path
-    part = path.with_name(path.name + f".{os.getpid()}.part")
     body = store.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
-    with part.open("wb") as file:
-        shutil.copyfileobj(body, file, 2**20)
-    for old in kept.glob(f"{stem}-*"):
-        if old not in (part, path):
-            old.unlink()
-    return part.rename(path)
+    with scratch(home / "tmp", "object-") as folder:
+        with (folder / name).open("wb") as file:
+            shutil.copyfileobj(body, file, 2**20)
+        for old in kept.glob(f"{stem}-*"):
+            if old != path:
+                old.unlink(missing_ok=True)
+        return (folder / name).rename(path)
 
 
 def _told(bucket: str, error: ClientError) -> str:

@@ -4,7 +4,7 @@
       finegrain.duckdb -> current/finegrain.duckdb      what BI tools open
       parquet          -> current/parquet               one folder a mart, of one file or of one a period
       current          -> versions/<snapshot>-<build>   the link that a publish swaps
-      versions/                                         the newest ones; an open reader keeps the file it opened
+      versions/                                         it and the one before; an open reader keeps the file it opened
 
 A version is made whole beside the others before the link moves, so a reader sees the old marts or the new ones. It is made of
 the version before: a mart's rows are told apart by period (their day or month) and compared by a digest; what is the same
@@ -28,14 +28,14 @@ from orchestration import __version__, stopping, warehouse
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
-from orchestration.locks import one_at_a_time
+from orchestration.locks import one_at_a_time, scratch
 from orchestration.settings import Settings, settings
 
 DATABASE: Final = "finegrain.duckdb"
 #: The schema of the warehouse whose every table and view is published.
 SCHEMA: Final = "marts"
-#: Versions that stay on disk: the current one, and the one before for readers that open Parquet files by name.
-KEPT: Final = 2
+#: What the names of folders begin with in which something is made that is not yet published.
+DRAFT: Final = ".draft-"
 #: Rows a day above which a mart is kept by the day; by the month below, since small files cost more than they save.
 ROWS_A_DAY: Final = 20_000
 
@@ -89,43 +89,43 @@ def publish(where: Settings | None = None) -> Publication:
     started = time.monotonic()
     warehouse.must_exist(where.warehouse)
     with (
-        duckdb.connect(config=warehouse.limits(where.published / ".spill")) as con,
         one_at_a_time(where.published / ".lock"),
+        scratch(where.published, DRAFT) as drafts,
+        duckdb.connect(config=warehouse.limits(drafts / "spill")) as con,
     ):
         stopping.interruptible(con)
         # Attached, the warehouse cannot be written by anybody: what was audited is what is copied.
         warehouse.attach(con, where.warehouse)
-        last = _audited(con, where.warehouse, is_first=current(where) is None)
+        before = current(where)
+        last = _audited(con, where.warehouse, is_first=before is None)
         name = f"{last.built_from}-{last.invocation[:8]}"
         folder = where.published / "versions" / name
-        is_new = current(where) != folder.resolve() or not folder.exists()
+        is_new = before != folder.resolve() or not folder.exists()
         if is_new:
-            draft = where.published / f".draft-{os.getpid()}"
-            shutil.rmtree(draft, ignore_errors=True)
-            try:
-                marts = _write(con, draft, current(where), last)
-                about = {
-                    "built_from": last.built_from,
-                    "as_of": last.as_of,
-                    "invocation_id": last.invocation,
-                    "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "finegrain": __version__,
-                    "duckdb": duckdb.__version__,
-                    "marts": marts,
-                    "renewed": sorted(marts) if last.marts is None else last.marts,
-                }
-                (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
-                for path in (draft, draft / DATABASE):
-                    _sync(path)
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.parent.mkdir(exist_ok=True)
-                draft.rename(folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-            _point(where.published / "current", Path("versions") / name)
-            _point(where.published / DATABASE, Path("current") / DATABASE)
-            _point(where.published / "parquet", Path("current") / "parquet")
-            _forget(folder)
+            draft = drafts / "version"
+            marts = _write(con, draft, before, last)
+            about = {
+                "built_from": last.built_from,
+                "as_of": last.as_of,
+                "invocation_id": last.invocation,
+                "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "previous": before.name if before else None,
+                "finegrain": __version__,
+                "duckdb": duckdb.__version__,
+                "marts": marts,
+                "renewed": sorted(marts) if last.marts is None else last.marts,
+            }
+            (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
+            for path in (draft, draft / DATABASE):
+                _sync(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(exist_ok=True)
+            draft.rename(folder)
+            point(where.published / "current", Path("versions") / name)
+        # Each time, since a publish may have been killed on its way here.
+        point(where.published / DATABASE, Path("current") / DATABASE)
+        point(where.published / "parquet", Path("current") / "parquet")
+        _forget(folder)
     renewed = list(_about(folder)["renewed"])
     return Publication(
         folder, marts_of(folder), renewed, last.built_from, last.as_of, time.monotonic() - started, is_new
@@ -147,10 +147,12 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
     try:
         found = con.execute(
             "select invocation_id, command, status, is_whole, built_from, as_of, marts from warehouse.main.builds "
-            "order by opened_at desc limit 1"
+            "order by number desc nulls last limit 1"
         ).fetchall()
     except duckdb.CatalogException:
         found = []
+    except duckdb.BinderException:
+        raise FinegrainError(f"{path} was built by an earlier version of finegrain; run `finegrain build`") from None
     if not found:
         raise FinegrainError(f"{path} holds no build; run `finegrain build` first")
     invocation, command, status, is_whole, built_from, as_of, marts = found[0]
@@ -171,8 +173,8 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
     # Since the last whole build all went well, so what was told of other marts then still holds.
     [(well,)] = con.execute(
         "select coalesce(bool_and(status = 'passed' and command = 'build' and marts <> []), false) and bool_or(is_whole) "
-        "from warehouse.main.builds where opened_at >= "
-        "(select max(opened_at) from warehouse.main.builds where is_whole and command = 'build')"
+        "from warehouse.main.builds where number >= "
+        "(select max(number) from warehouse.main.builds where is_whole and command = 'build')"
     ).fetchall()
     if is_first or not marts or not well:
         raise FinegrainError(
@@ -348,17 +350,18 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _point(link: Path, target: Path) -> None:
-    """Make `link` lead to `target`, in one step."""
-    draft = link.with_name(f".{link.name}-{os.getpid()}")
+def point(link: Path, target: Path) -> None:
+    """Make `link` lead to `target`, in one step. One process at a time."""
+    draft = link.with_name(f".{link.name}.new")
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(link)
 
 
 def _forget(newest: Path) -> None:
-    """Remove old versions. A reader that has one open keeps it: the file lives as long as somebody holds it."""
-    versions = sorted(newest.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    others = [folder for folder in versions if folder != newest]
-    for folder in others[KEPT - 1 :]:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove all versions but the newest and the one before it, which readers may have open that go by the names of Parquet files. A file
+    that somebody holds open lives on."""
+    kept = {newest.name, _about(newest).get("previous")}
+    for folder in newest.parent.iterdir():
+        if folder.name not in kept:
+            shutil.rmtree(folder, ignore_errors=True)

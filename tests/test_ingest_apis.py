@@ -132,6 +132,57 @@ def test_a_time_that_cannot_be_read_does_not_move_the_position(home: Settings, t
     assert api.asked[-1][1]["s"] == "2024-01-03T00:00:00Z"
 
 
+@pytest.mark.parametrize(
+    ("times", "position"),
+    [
+        (["2024-01-02T00:00:00Z", "2099-01-01T00:00:00Z", "2024-01-03T00:00:00Z"], "2024-01-03T00:00:00Z"),
+        (
+            [1704153600, 4070908800, 1704240000],
+            "1704240000",
+        ),  # the same, in seconds: the mapping reads a time from them
+        (["2099-01-01T00:00:00Z"] * 3, None),
+    ],
+)
+def test_a_time_in_the_future_does_not_move_the_position(
+    home: Settings, tmp_path: Path, api: Api, times: list[Any], position: str | None
+) -> None:
+    api.answer = lambda path, asked: page(
+        [{"id": n, "name": "x", "price": 1, "updated_at": at} for n, at in enumerate(times)]
+    )
+    http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "updated_at"}}
+    report = bring(home, tmp_path, http)
+    assert report.landed == 3
+    [note] = report.notes
+    assert note.startswith(f"updated_at lies in the future, up to {max(times)}, in some rows")
+    assert bring(home, tmp_path, http).landed == 0
+    assert api.asked[-1][1].get("s") == position
+
+
+def test_a_number_that_is_no_time_has_no_future(home: Settings, tmp_path: Path, api: Api) -> None:
+    api.answer = lambda path, asked: page([{"id": n, "name": "x", "version": 4070908800 + n} for n in range(3)])
+    http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "version"}}
+    fields = {"product_id": "id", "title": "name"}
+    assert bring(home, tmp_path, http, fields=fields).notes == []
+    bring(home, tmp_path, http, fields=fields)
+    assert api.asked[-1][1]["s"] == "4070908802"
+
+
+def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: Api) -> None:
+    """As earlier versions of finegrain left it: the resource is read whole."""
+    rows = ROWS[:3]
+    api.answer = lambda path, asked: page([row for row in rows if str(row["updated_at"]) >= asked.get("s", "")])
+    http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "updated_at"}}
+    assert bring(home, tmp_path, http).landed == 3
+    with lake.connect(home) as con:
+        con.execute("update lake.raw.positions set position = '2099-01-01T00:00:00Z'")
+    rows = ROWS
+    report = bring(home, tmp_path, http)
+    assert (report.landed, report.unchanged) == (4, 3)
+    assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z lies in the future")
+    bring(home, tmp_path, http)
+    assert api.asked[-1][1]["s"] == "2024-01-07T00:00:00Z"
+
+
 def test_numbers_keep_their_digits(home: Settings, tmp_path: Path, api: Api) -> None:
     """In fields, in the key and in the payload, where they stay numbers."""
     body = b'{"data": {"items": [{"id": 12345678901234567890, "price": 1234567890123456.10, "name": "at \\"1234567890123456.10\\""}, '

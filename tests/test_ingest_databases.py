@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,50 @@ def test_rows_that_no_moment_covers_do_not_move_the_position(on_postgres: Shop, 
     fill(shop, "(9, 'later', current_timestamp - interval '35 minutes')")  # within the overlap of what was read last
     assert shop.one().landed == 1
     assert {("8", "late"), ("9", "later"), ("2", "BB")} <= set(shop.versions())
+
+
+def at(shop: Shop, minutes: int) -> str:
+    """SQL of the moment so many minutes from now."""
+    return f"current_timestamp + interval '{minutes}' minute"
+
+
+def test_a_row_of_a_far_year_hides_nothing(shop: Shop) -> None:
+    """The position is the greatest cursor that is not after the moment of reading, and not that moment."""
+    far = "2099-01-01" if shop.url.startswith("postgres") else "2037-12-31"  # as far as MySQL's timestamp goes
+    fill(shop, f"(1, 'A', {at(shop, -180)}), (2, 'B', {at(shop, -120)}), (3, 'far', '{far}')")
+    assert shop.one().landed == 3
+    assert shop.one().landed == 0
+    fill(shop, f"(4, 'late', {at(shop, -110)})")
+    report = shop.one()
+    assert (report.landed, report.deleted) == (1, 0)
+    assert any("lies in the future" in note for note in report.notes)
+    assert shop.versions() == [("1", "A"), ("2", "B"), ("3", "far"), ("4", "late")]
+
+
+def test_a_position_in_the_future_hides_nothing(shop: Shop) -> None:
+    """As a clock leaves it that was an hour fast."""
+    fill(shop, f"(1, 'A', {at(shop, -180)}), (2, 'B', {at(shop, 50)})")
+    assert shop.one(now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1)).landed == 2
+    # The clock is right again. Of what has come since, the newest is more than an overlap after the others.
+    fill(shop, f"(3, 'C', {at(shop, -60)}), (4, 'D', {at(shop, -40)}), (5, 'E', {at(shop, -1)})")
+    report = shop.one()
+    assert (report.landed, report.unchanged) == (3, 2)
+    assert any("the position" in note and "lies in the future" in note for note in report.notes)
+    assert shop.one().landed == 0
+
+
+def test_a_clock_that_was_put_back_changes_no_order(on_postgres: Shop) -> None:
+    """Neither of the versions of a row nor of the mappings by which rows came."""
+    shop, noon = on_postgres, datetime(2024, 2, 1, 12)
+    fill(shop, "(1, 'A', '2024-01-01')")
+    shop.one(now=noon)
+    shop.run("update customers set country = 'B'")
+    assert shop.one(now=noon - timedelta(hours=1)).landed == 1
+    first, second = shop.lake("select country, _ingested_at, available_at from lake.raw.customers order by _position")
+    assert (first[0], second[0]) == ("A", "B") and first[1:] <= second[1:]
+    shop.write({"fields": {"customer_id": "id", "updated_at": "updated_at"}})
+    shop.one(keep=True, now=noon - timedelta(minutes=50))
+    assert shop.one(now=noon - timedelta(minutes=40)).notes == []  # that the mapping changed was said
 
 
 def test_numbers_are_exact(on_postgres: Shop) -> None:

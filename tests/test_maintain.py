@@ -223,6 +223,94 @@ def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
     assert int(out) > 20
 
 
+def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
+    """A statement on a SQLite catalogue; and upkeep waits for statements, though others begin one after the other."""
+    looks = list[float]()
+
+    def look() -> None:
+        while len(looks) < 3 or not moved.is_set():
+            con_of_mine = lake.connect(home, read_only=True)
+            for _ in range(3):
+                assert con_of_mine.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
+            looks.append(time.monotonic())
+
+    def move_once() -> None:
+        with lake.unmoved(home, moving=True):
+            pass
+
+    lake.connect(home).close()
+    con, moved = lake.connect(home, read_only=True), threading.Event()
+    answered = threading.Event()
+    reader = threading.Thread(target=lambda: (con.execute("select count(*) from lake.raw.events"), answered.set()))
+    with lake.unmoved(home, moving=True):
+        reader.start()
+        assert not answered.wait(0.5)
+    assert answered.wait(30)
+    reader.join()
+    # Readers are not in each other's way, and who holds it around several statements is not in its own, though upkeep waits.
+    upkeep = threading.Thread(target=move_once)
+    with lake.unmoved(home):
+        upkeep.start()
+        for _ in range(20):
+            assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
+        assert upkeep.is_alive()
+    upkeep.join()
+    readers = [threading.Thread(target=look, daemon=True) for _ in range(3)]
+    for each in readers:
+        each.start()
+    wait(lambda: len(looks) >= 3)
+    for _ in range(10):
+        move_once()
+    moved.set()
+    for each in readers:
+        each.join()
+    con.close()
+
+
+#: Looks at a table of files, as `finegrain report` and `doctor` do, a thousand times; no look may show less than the one before.
+LOOKER = """
+from orchestration import lake
+
+seen = 0
+for _ in range(10):
+    with lake.connect(read_only=True) as con:
+        for _ in range(100):
+            [(count,)] = con.execute("select count(distinct _position) from lake.raw.events").fetchall()
+            assert count >= seen, (count, seen)
+            seen = count
+"""
+
+
+@pytest.mark.long
+def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> None:
+    """Thousands of looks, beside a loader and upkeep that never rests, on a SQLite catalogue."""
+    con, number = lake.connect(home), 0
+
+    def land_some() -> None:
+        nonlocal number
+        for _ in range(4):
+            with lake.writing(con, home):
+                rows = f"select '{number}-' || i as _position from range(50) as t(i)"
+                con.execute(f"insert into lake.raw.events by name {rows}")
+            number += 1
+
+    land_some()
+    lookers = [subprocess.Popen([sys.executable, "-c", LOOKER], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        rounds = 0
+        while any(each.poll() is None for each in lookers):
+            land_some()
+            assert maintain(where=home).notes == []
+            rounds += 1
+        told = [each.communicate() for each in lookers]
+    finally:
+        for each in lookers:
+            each.kill()
+    assert [err for _, err in told] == ["", ""]
+    assert rounds > 10
+    con.close()
+
+
 def test_a_build_misses_nothing_that_moves_while_it_reads(catalogue: Settings, tmp_path: Path) -> None:
     """Of a SQLite catalogue, a transaction that has begun to read would find no entry of a file that was merged since."""
     con, build = lake.connect(catalogue), lake._engine(catalogue)
@@ -273,6 +361,69 @@ def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> Non
     maintain(NOW, catalogue)
     assert inlined() <= 1
     assert con.execute("select source, position from lake.raw.positions").fetchall() == [("shop", "19")]
+    con.close()
+
+
+#: Moves a position over and over, as a loader does, until told to stop; then it says how often.
+MOVER = """
+import sys, threading
+from datetime import datetime
+from orchestration import lake
+from orchestration.positions import Position, move
+from orchestration.settings import settings
+
+where, con, at, count = settings(), lake.connect(), None, 0
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+
+def work():
+    with lake.writing(con, where):
+        move(con, "shop", "kafka:t", {"0": (at, to)}, datetime(2025, 3, 2))
+
+while not stop.is_set():
+    to = Position("0", str(count + 1), None, "me")
+    lake.retry(work)
+    at, count = to, count + 1
+    if count == 1:
+        print(flush=True)
+print(count)
+"""
+
+
+@pytest.mark.long
+def test_upkeep_leaves_no_files_of_positions(catalogue: Settings) -> None:
+    """However often it comes beside a loader; what earlier versions left is put together."""
+    con = lake.connect(catalogue)
+
+    def files() -> int:
+        [(data, deletes)] = con.execute(
+            "select file_count, delete_file_count from ducklake_table_info('lake') where table_name = 'positions'"
+        ).fetchall()
+        return int(data) + int(deletes)
+
+    mover = subprocess.Popen([sys.executable, "-c", MOVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert mover.stdout and mover.stdin and mover.stdout.readline() == "\n"
+        for _ in range(3):
+            maintain(NOW, catalogue)
+            assert files() == 0
+        count = int(mover.communicate("", timeout=60)[0])
+    finally:
+        mover.kill()
+    assert mover.returncode == 0
+    assert con.execute("select part, position from lake.raw.positions").fetchall() == [("0", str(count))]
+    for number in range(3):  # as upkeep did once
+        with lake.writing(con, catalogue):
+            con.execute("delete from lake.raw.positions")
+            con.execute(f"insert into lake.raw.positions (source, position) values ('shop', '{number}')")
+            con.execute("delete from lake.raw.positions")
+            con.execute(f"insert into lake.raw.positions (source, position) values ('shop', '{number}')")
+        con.execute("call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => 'positions')")
+    with lake.writing(con, catalogue):
+        con.execute("update lake.raw.positions set position = '3'")
+    assert files() > 4
+    assert maintain(NOW, catalogue).notes == [] and files() <= 2
+    assert con.execute("select source, position from lake.raw.positions").fetchall() == [("shop", "3")]
     con.close()
 
 

@@ -483,7 +483,7 @@ def built_by_last_run(where: Settings) -> set[str]:
     """The models, views aside, that the last run built; the others were left as they were."""
     query = (
         "select s.model from states as s inner join duckdb_tables() as t on s.model = t.table_name where s.invocation_id = "
-        "(select invocation_id from builds order by opened_at desc limit 1)"
+        "(select invocation_id from builds order by number desc limit 1)"
     )
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return {name for (name,) in con.execute(query).fetchall()}

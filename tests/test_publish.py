@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import duckdb
 import pytest
@@ -39,11 +42,11 @@ def scribble(where: Settings, sql: str) -> None:
 
 
 def another_build(where: Settings, change: str) -> None:
-    """Stand in for a later build: a change, and the record of a build that passed."""
+    """Stand in for a later build: a change, and the record of a build that passed. The clock was put back an hour before each."""
     scribble(
         where,
         f"{change}; insert into main.builds by name select * replace (uuid() || ' later' as invocation_id, "
-        "opened_at + interval 1 hour as opened_at) from main.builds order by opened_at desc limit 1",
+        "opened_at - interval 1 hour as opened_at, number + 1 as number) from main.builds order by number desc limit 1",
     )
 
 
@@ -113,7 +116,7 @@ def a_build_of(where: Settings, marts: list[str], change: str, status: str = "pa
     another_build(where, change)
     scribble(
         where,
-        f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where opened_at = (select max(opened_at) from main.builds)",
+        f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where number = (select max(number) from main.builds)",
     )
 
 
@@ -163,12 +166,45 @@ def test_a_build_of_some_marts_is_refused(
         told, is_whole = between
         scribble(
             shop,
-            f"update main.builds set {told}, is_whole = {is_whole} where opened_at = (select max(opened_at) from main.builds)",
+            f"update main.builds set {told}, is_whole = {is_whole} where number = (select max(number) from main.builds)",
         )
     a_build_of(shop, marts, "update marts.item_features set views_7d = 9", status)
     with pytest.raises(FinegrainError, match="stays as it is"):
         publish(shop)
     assert (shop.published / "current").resolve() == before
+
+
+def test_a_clock_that_was_put_back_hides_no_build(shop: Settings) -> None:
+    """A build that was killed is the newest, whatever its time says, and so is the one that heals it."""
+    first = publish(shop).folder
+    another_build(shop, "update marts.item_features set views_7d = 9")
+    scribble(shop, "update main.builds set status = 'open' where number = (select max(number) from main.builds)")
+    with pytest.raises(FinegrainError, match="did not end"):
+        publish(shop)
+    assert (shop.published / "current").resolve() == first
+    another_build(shop, "select 1")
+    scribble(shop, "update main.builds set status = 'passed' where number = (select max(number) from main.builds)")
+    healed = publish(shop)
+    assert healed.is_new and healed.folder != first
+    same_as_the_warehouse(shop, healed)
+
+
+def test_builds_are_numbered_as_they_begin(shop: Settings) -> None:
+    """By dbt itself, also in a warehouse from before there were numbers."""
+    known = "select invocation_id, number from main.builds order by number nulls first"
+    with duckdb.connect(str(shop.warehouse)) as con:
+        assert [number for _, number in con.execute(known).fetchall()] == [1]
+        con.execute("alter table main.builds drop number")
+    with pytest.raises(FinegrainError, match=r"earlier version of finegrain; run `finegrain build`$"):
+        publish(shop)
+    scribble(
+        shop, "update main.builds set opened_at = opened_at + interval 1 hour"
+    )  # as if the clock was put back since
+    assert run_dbt(["seed", "--select", "event_weights"], where=shop).passed
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        assert [number for _, number in con.execute(known).fetchall()] == [None, 1]
+    with pytest.raises(FinegrainError, match="the last `dbt seed` changed the warehouse"):
+        publish(shop)
 
 
 def test_a_build_of_some_marts_is_no_first_version(shop: Settings) -> None:
@@ -286,6 +322,43 @@ def test_a_build_is_published_once(shop: Settings) -> None:
     link = (shop.published / "current").readlink()
     assert not publish(shop).is_new
     assert (shop.published / "current").readlink() == link
+
+
+#: Publishes once, and says when it begins.
+PUBLISHER = """
+from orchestration.publish import publish
+print(flush=True)
+publish()
+"""
+
+
+@pytest.mark.long
+def test_publishes_that_are_killed_leave_nothing_behind(shop: Settings) -> None:
+    """At any moment: readers find a whole version, and the next publish clears up."""
+    (shop.published / ".draft-123").mkdir(parents=True)  # as earlier versions of finegrain left them
+    (shop.published / ".draft-123" / "file").touch()
+    publish(shop)
+    random, environment = Random(5), {**os.environ, **shop.environment()}
+    counts = "select (select count(*) from fct_events), (select count(*) from user_features)"
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        wanted = con.execute(counts).fetchall()
+    for number in range(12):
+        another_build(shop, f"update marts.item_features set views_7d = {number}")
+        process = subprocess.Popen([sys.executable, "-c", PUBLISHER], env=environment, stdout=subprocess.PIPE)
+        assert process.stdout and process.stdout.readline()
+        time.sleep(random.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+            assert con.execute(counts).fetchall() == wanted
+            parquet = f"'{shop.published}/parquet/fct_events/*.parquet'"
+            assert con.execute(f"select count(*) from {parquet}").fetchall() == [wanted[0][:1]]
+    same_as_the_warehouse(shop, publish(shop))
+    for _ in range(2):
+        left = {path.name for path in shop.published.iterdir()}
+        assert left == {".lock", "current", "finegrain.duckdb", "parquet", "versions"}
+        assert len(list((shop.published / "versions").iterdir())) <= 2
+        assert not publish(shop).is_new
 
 
 def test_without_a_build_nothing_is_published(shop: Settings) -> None:

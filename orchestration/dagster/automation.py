@@ -77,7 +77,7 @@ def decide(
         return Decision(False, "nothing has arrived since the last build", waiting)
     if newest < waiting.snapshot:  # another lake, or none any more
         return decide(now, arrived, Waiting(), is_building=is_building, policy=policy)
-    since = waiting.since or now
+    since = min(waiting.since or now, now)  # the clock may have been put back
     came = rows - waiting.rows
     waits = Waiting(waiting.snapshot, waiting.rows, since)
     told = f"{came:,} rows wait since {since:%H:%M:%S} UTC"

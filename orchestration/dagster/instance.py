@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from orchestration.demo import simulated_home, simulated_shop
 from orchestration.errors import FinegrainError, keep_secrets_of
+from orchestration.locks import scratch
 from orchestration.settings import PROJECT, settings
 from orchestration.stopping import release_semaphores
 
@@ -51,11 +52,12 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
     try:
         home.mkdir(parents=True, exist_ok=True)
         path = home / "dagster.yaml"
-        draft = home / f".dagster.yaml-{os.getpid()}"
-        draft.write_text(
-            "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told)
-        )
-        draft.replace(path)
+        with scratch(home, ".draft-") as folder:
+            draft = folder / path.name
+            draft.write_text(
+                "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told)
+            )
+            draft.replace(path)
     except OSError as error:
         raise FinegrainError(
             f"{error.filename}: this cannot be written: {error.strerror}; DAGSTER_HOME says where Dagster keeps its own"

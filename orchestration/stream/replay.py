@@ -77,10 +77,9 @@ def replay(
             asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
             wanted = ["true"]
             if rule is not None:
-                known = [
-                    str(row[0])
-                    for row in con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
-                ]
+                with lake.unmoved(where):
+                    found = con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
+                known = [str(row[0]) for row in found]
                 if rule not in known:
                     what = "quarantined row" if quarantined else "dead letter"
                     raise FinegrainError(
@@ -94,7 +93,8 @@ def replay(
             if position is not None:
                 wanted.append(f"_position = {quote(position)}")
             asked = f"select * from ({asked}) where {' and '.join(wanted)}"
-            [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
+            with lake.unmoved(where):
+                [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
             after = ""
             land = _land_changed if quarantined else _land_letters
             with console.progress("replay", total, quiet=quiet) as advance:
