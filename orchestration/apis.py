@@ -100,7 +100,9 @@ def _pages(
         try:
             try:
                 answer = json.loads(body)
-            except RecursionError:  # what lies deep is no list of rows and no cursor; the engine reads it without recursion
+            except (
+                RecursionError
+            ):  # what lies deep is no list of rows and no cursor; the engine reads it without recursion
                 answer = json.loads(shallow(body, _DEEPEST))
         except ValueError:
             raise FinegrainError(f"{where}: {resource.url} answers with what is no JSON") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def _run(
 def main() -> None:
     """The process: try spans of messages, and say what becomes of each in a line of JSON."""
     given, bounds, path, todo, memory = pickle.load(sys.stdin.buffer)  # from the parent
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it may well crash, and nobody would look into why
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, this process is to go first
     try:
