@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 #: Bytes that are looked at exactly at once.
 _AT_ONCE: Final = 2**20
+#: Bytes in which characters are looked for at once.
+_PIECE: Final = 2**17
 #: Bytes that a key and its value take at least, as in `"":0,`.
 _LEAST: Final = 5
 _QUOTE, _BACKSLASH, _COLON = (ord(each) for each in '"\\:')
@@ -58,9 +60,9 @@ def _beyond(chunk: pa.Array, bounds: Bounds) -> pa.Array:
     sizes = np.diff(offsets)
     is_large = sizes > bounds.size
     # The brackets that open differ in one bit.
-    looks_bad = _counts(np.flatnonzero((text | 0x20) == ord("{")), offsets) > bounds.depth
+    looks_bad = _counts(_places(text, "{", 0x20), offsets) > bounds.depth
     if (sizes > _LEAST * bounds.keys).any():
-        looks_bad |= _counts(np.flatnonzero(text == _COLON), offsets) > bounds.keys
+        looks_bad |= _counts(_places(text, ":"), offsets) > bounds.keys
     whys: dict[int, str] = {
         int(n): f"over_size: it has {sizes[n]} bytes, of at most {bounds.size}" for n in np.flatnonzero(is_large)
     }
@@ -83,6 +85,15 @@ def _bytes(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return np.empty(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
     offsets = np.frombuffer(places, np.int64 if is_wide else np.int32)[texts.offset : texts.offset + len(texts) + 1]
     return np.frombuffer(held, np.uint8)[offsets[0] : offsets[-1]], offsets.astype(np.int64) - offsets[0]
+
+
+def _places(text: NDArray[np.uint8], character: str, ignored: int = 0) -> NDArray[Any]:
+    """Where a character is in the bytes, but for the bits that are `ignored`. A piece that fits a processor's cache at a time."""
+    found = [
+        np.flatnonzero((text[at : at + _PIECE] | np.uint8(ignored)) == ord(character)) + at
+        for at in range(0, len(text), _PIECE)
+    ]
+    return np.concatenate(found) if found else np.empty(0, np.intp)
 
 
 def _counts(places: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:

@@ -53,15 +53,15 @@ class Piece:
         return [Piece(_part(self.messages.table, span)) for span in _halves((0, count))]
 
 
-def pieces(lander: Messages, batch: Chunk, home: Path, memory: str) -> list[Piece]:
-    """A batch in pieces, in its order. `memory` is what DuckDB may use.
+def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[Piece]:
+    """A batch in pieces, in its order. `scratch` is a folder for files that are removed again, `memory` what DuckDB may use.
 
     Raises Unreachable and FinegrainError as judging does, and Unavailable where no process can be started.
     """
     table = batch.table
     found: dict[Span, str | None] = {}
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix="isolation-") as folder:
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="isolation-") as folder:
         path = Path(folder) / "messages.arrow"
         with pa.ipc.new_file(path, table.schema) as out:
             out.write_table(table)

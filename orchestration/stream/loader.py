@@ -337,7 +337,7 @@ class Loader:
 
     def _land_in_pieces(self, lander: Messages, batch: Batch) -> Landed:
         """Land a batch that fails, or kills processes, for its own sake: without the messages that cannot be processed."""
-        pieces = isolation.pieces(lander, batch.messages, self.where.home, memory("FINEGRAIN_STREAM_MEMORY"))
+        pieces = isolation.pieces(lander, batch.messages, self.where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
         while True:
             self._revive(lander)
             try:

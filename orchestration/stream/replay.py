@@ -170,7 +170,7 @@ def _some(
         pieces = [Piece(chunk)]
         if any(isolation.RULE in rules for rules in found.column("rules").to_pylist()):
             # What has killed a loader would kill this process, too.
-            pieces = isolation.pieces(messages, chunk, where.home, memory("FINEGRAIN_STREAM_MEMORY"))
+            pieces = isolation.pieces(messages, chunk, where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
         for piece in pieces:
             if piece.why is not None:
                 this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1
