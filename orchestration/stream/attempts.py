@@ -22,7 +22,7 @@ from orchestration.positions import Position
 CAREFUL: Final = 20
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """A batch to be processed, and how many `deaths` there were in one that began where it does. `is_careful`: no other batch is to be
     processed at the same time. `notes` are files, each with its text."""
