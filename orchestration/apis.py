@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_secrets_of
+from orchestration.errors import FinegrainError, Unavailable, is_secret, keep_secret, keep_secrets_of
 from orchestration.lake import quote
 from orchestration.landing import exact_numbers
 from orchestration.mapping import Http, from_environment
+from orchestration.stream.bounds import shallow
 
 #: How often a page is asked for before it is given up, and seconds of the first pause; each further one is twice as long.
 TRIES: Final = 6
@@ -31,6 +32,8 @@ LONGEST_PAUSE: Final = 300.0
 #: How a number is marked while it passes for a text, and a regular expression that finds it.
 _MARK: Final = r'"\\u0001\0"'
 _MARKED: Final = r'"\\u0001([-+.0-9eE]+)"'
+#: Objects and lists within each other that are looked into for rows and cursors.
+_DEEPEST: Final = 100
 #: The largest page, in bytes.
 LARGEST: Final = 256 * 2**20
 
@@ -110,7 +113,12 @@ def _pages(
         met.add(address)
         body, links = _get(resource, address, headers, where)
         try:
-            answer = json.loads(body)
+            try:
+                answer = json.loads(body)
+            except (
+                RecursionError
+            ):  # what lies deep is no list of rows and no cursor; the engine reads it without recursion
+                answer = json.loads(shallow(body, _DEEPEST))
         except ValueError:
             raise FinegrainError(f"{where}: {resource.url} answers with what is no JSON") from None
         rows = _at(answer, resource.rows)
@@ -192,9 +200,7 @@ def _get(resource: Http, address: str, headers: dict[str, str], where: str) -> t
             raise FinegrainError(f"{where}.url: {resource.url} is no address, or a header holds a line break") from None
         if tried < TRIES:
             time.sleep(min(pause, LONGEST_PAUSE))
-    raise FinegrainError(
-        f"{where}: {resource.url} {said}, {TRIES} times; nothing of it has landed, run this again later"
-    )
+    raise Unavailable(f"{where}: {resource.url} {said}, {TRIES} times; nothing of it has landed, run this again later")
 
 
 def _asked(retry_after: str | None) -> float:

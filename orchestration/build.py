@@ -17,7 +17,7 @@ from orchestration import console, lake, warehouse
 from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import as_of, rules
 from orchestration.dbt_plugin import snapshot as pinned_snapshot
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.settings import PROJECT, Settings, settings
 
 #: Rows of a failed test that are shown.
@@ -128,7 +128,8 @@ def run_dbt(
         result = _invoke(arguments, where, project, follow)
     nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
     if result.exception is not None or (not result.success and not nodes):
-        raise FinegrainError(_sentence(result.exception))
+        said = _sentence(result.exception)
+        raise (Unavailable if lake.says_outage(said) else FinegrainError)(said)
     _fetch_failures(where, nodes)
     seconds = time.monotonic() - started
     return Build(nodes, seconds, startup_seconds=min(begun, default=seconds))

@@ -1,7 +1,7 @@
 """The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 130 stopped by
-Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 75 a server does not
+answer now; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestration import __version__, console, settings, stopping
-from orchestration.errors import FinegrainError, without_secrets
+from orchestration.errors import FinegrainError, Unavailable, without_secrets
 
 if TYPE_CHECKING:
     from orchestration.load import FileReport
@@ -68,6 +68,9 @@ Keep = Annotated[
     bool,
     typer.Option("--keep", help="Leave what was loaded by another mapping as it is; load what is new by this one."),
 ]
+Largest = Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")]
+MostKeys = Annotated[int, typer.Option(min=1, help="Keys of its own beyond which a message is a dead letter,")]
+Deepest = Annotated[int, typer.Option(min=1, help="and levels of nesting.")]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
 
@@ -242,12 +245,15 @@ def stream(
     rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 10_000,
     mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 4,
     age: Annotated[float, typer.Option(min=0.01, help="or so many seconds after its first message.")] = 1.0,
-    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")] = 2**20,
+    largest: Largest = 2**20,
+    most_keys: MostKeys = 1_000,
+    deepest: Deepest = 100,
     metrics_port: Annotated[int | None, typer.Option(help="Where Prometheus may ask; nowhere if left out.")] = None,
     metrics_address: Annotated[str, typer.Option(help="The address it is told on.")] = "127.0.0.1",
     as_json: Annotated[bool, typer.Option("--json", help="Report as JSON lines, one every five seconds.")] = False,
 ) -> None:
     """Load a stream (Kafka, Kinesis, a growing folder) into the lake, each message once, until it is stopped."""
+    from orchestration.stream.bounds import Bounds
     from orchestration.stream.loader import Limits
     from orchestration.stream.run import stream as run
     from orchestration.stream.watch import Form
@@ -260,7 +266,7 @@ def stream(
         drain=drain,
         afresh=afresh,
         limits=Limits(rows, int(mebibytes * 2**20), age),
-        largest=largest,
+        bounds=Bounds(largest, most_keys, deepest),
         form=form,
         port=metrics_port,
         address=metrics_address,
@@ -287,10 +293,13 @@ def replay(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came at or after it.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came before it.")] = None,
     position: Annotated[str | None, typer.Option(help="Only the one at this position of the stream.")] = None,
-    largest: Annotated[int, typer.Option(min=1, help="Bytes beyond which a message stays dead.")] = 2**20,
+    largest: Largest = 2**20,
+    most_keys: MostKeys = 1_000,
+    deepest: Deepest = 100,
     as_json: Json = False,
 ) -> None:
     """Run dead letters, or quarantined rows, again after a mend; each lands once."""
+    from orchestration.stream.bounds import Bounds
     from orchestration.stream.replay import replay as run
 
     done = run(
@@ -301,7 +310,7 @@ def replay(
         since=_moment("--since", since),
         until=_moment("--until", until),
         position=position,
-        largest=largest,
+        bounds=Bounds(largest, most_keys, deepest),
         quiet=as_json,
     )
     if as_json:
@@ -379,7 +388,10 @@ def build(
             if node.kept_in:
                 err.print(f"  all rows: {node.kept_in} in the warehouse")
     if not done.passed:
-        raise typer.Exit(1)
+        from orchestration import lake
+
+        is_outage = any(node.status == "error" and lake.says_outage(str(node.message)) for node in done.failed)
+        raise typer.Exit(Unavailable.exit_code if is_outage else 1)
 
 
 @app.command()
@@ -577,17 +589,25 @@ def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 def main() -> None:
-    """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
+    """Run the command line. What a user can fix is a sentence, never a stack trace, and the exit code is 2; where a server does not answer
+    now, it is 75."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     sys.excepthook = _trace
     try:
         settings.private()
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
             app()
-    except FinegrainError as error:
+    except Exception as error:
+        from orchestration import lake
+
+        is_outage = lake.is_outage(error)
+        if not isinstance(error, FinegrainError):
+            if not is_outage:
+                raise
+            error = lake.failure(error, LEFT.get(command, "nothing was changed"))
         for line in str(error).splitlines():
             print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(Unavailable.exit_code if is_outage else error.exit_code)
 
 
 if __name__ == "__main__":

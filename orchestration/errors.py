@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 #: What stands for a secret.
@@ -96,3 +96,11 @@ class SafeError(Exception):
 
 class FinegrainError(SafeError):
     """Something the user can correct. The command line prints the message alone and exits with 2."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class Unavailable(FinegrainError):
+    """A server that finegrain needs does not answer now, and may later (EX_TEMPFAIL of sysexits.h). A loader waits for it."""
+
+    exit_code = 75

@@ -25,7 +25,7 @@ from duckdb_extensions import import_extension
 
 from orchestration import stopping
 from orchestration.contracts import RAW_TABLES, columns
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.locks import one_at_a_time, scratch
 from orchestration.settings import Settings, s3_endpoint, settings
 
@@ -178,7 +178,7 @@ def _told(where: Settings) -> Iterator[None]:
             ) from None
         said = str(error).strip().splitlines()[0].rpartition("Unable to connect to Postgres at ")[2]
         hint = "; the password is read from PGPASSWORD" if "password" in said else ""
-        raise FinegrainError(
+        raise (Unavailable if is_outage(error) else FinegrainError)(
             f"FINEGRAIN_LAKE_CATALOG is {where.lake_catalog}: the lake does not open: "
             f"{said.removeprefix(_quoted(where.lake_catalog))}{hint}"
         ) from None
@@ -275,7 +275,7 @@ def _still_alone(where: Settings) -> None:
         except duckdb.Error:
             holds = 0
         if not holds:
-            raise FinegrainError(
+            raise Unavailable(
                 "the connection to the lake's catalogue was lost, and with it the lock that keeps others from the same work; "
                 "what was not committed has not landed. Run this again"
             )
@@ -301,7 +301,7 @@ def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
         con.execute(f"select count(*) from glob({quote(data + '/.none*')})").fetchall()
     except duckdb.Error as error:
         said = " ".join(str(error).partition("\n\nLINE ")[0].split())
-        raise FinegrainError(
+        raise (Unavailable if is_outage(error) else FinegrainError)(
             f"FINEGRAIN_LAKE_DATA is {data}, which cannot be read: {said}; FINEGRAIN_S3_ENDPOINT says where it is, "
             "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION say who reads it"
         ) from None
@@ -468,7 +468,8 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        con.execute("rollback")
+        with suppress(duckdb.Error):  # the connection may be lost, and the transaction with it
+            con.execute("rollback")
         raise
     con.execute("commit")
 
@@ -484,6 +485,43 @@ _BUSY = re.compile(
 def busy(error: Exception) -> bool:
     """Whether an error says only that another writer was there first."""
     return _BUSY.search(str(error)) is not None
+
+
+#: What DuckDB, libpq, PostgreSQL and object stores say of a server that is not there, is starting or ending, is overloaded, or was lost
+#: in the middle. After a commit that ended so, only the lake can say whether it took place.
+_OUTAGE = re.compile(
+    "connection refused|connection reset|connection timed out|timeout expired|timeout was reached|broken pipe|no route to host"
+    "|network is unreachable|host is unreachable|server closed the connection|terminating connection|the database system is "
+    "|no connection to the server|connection not open|could not receive data|could not send data|ssl syscall|ssl connection has been closed"
+    "|temporary failure in name resolution|too many clients|remaining connection slots|could not connect to server"
+    "|could not establish connection|could not resolve host|connection error for http|read error for http|write error for http"
+    r"|\bhttp (?:code |error )?(?:408|429|5[0-9][0-9])\b|slowdown|serviceunavailable"
+    r'|failed to execute query "(?:rollback|commit)[^"]*": *$',
+    re.IGNORECASE,
+)
+
+
+def says_outage(text: str) -> bool:
+    """Whether a text that DuckDB gave as an error is of an outage; for where the error itself has not come through."""
+    return _OUTAGE.search(text) is not None
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came of, says only that the catalogue's server or the object store does not answer now."""
+    while error is not None:
+        kinds = (duckdb.IOException, duckdb.HTTPException, duckdb.TransactionException, duckdb.ConnectionException)
+        if isinstance(error, Unavailable) or (isinstance(error, kinds) and says_outage(str(error))):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def failure(error: Exception, left: str) -> FinegrainError:
+    """What went wrong in the lake, as a sentence; `left` says what is true now."""
+    said = " ".join(str(error).partition("\n\nLINE ")[0].split())
+    if is_outage(error) or busy(error):
+        return Unavailable(f"the lake does not answer now: {said}; {left}")
+    return FinegrainError(f"the lake cannot be written: {said}; {left}")
 
 
 def retry(work: Callable[[], T], seconds: float = 120) -> T:

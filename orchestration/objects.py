@@ -16,9 +16,9 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.files import as_regex
 from orchestration.locks import scratch
 from orchestration.mapping import Format, format_of, from_environment
@@ -39,11 +39,15 @@ def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
         for key, etag in found:
             yield _copy(store, bucket, key, etag), f"s3://{bucket}/{key}"
     except ClientError as error:
-        raise FinegrainError(f"{pattern}: {_told(bucket, error)}") from None
+        is_passing = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, *range(500, 600))
+        raise (Unavailable if is_passing else FinegrainError)(f"{pattern}: {_told(bucket, error)}") from None
     except BotoCoreError as error:
         mend = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if "credentials" in str(error).lower() else ""
         mend = mend or ("; is FINEGRAIN_S3_ENDPOINT right?" if "connect" in str(error).lower() else "")
-        raise FinegrainError(f"{pattern}: the store cannot be read: {' '.join(str(error).split())}{mend}") from None
+        is_passing = isinstance(error, (HTTPClientError, ConnectionError))
+        raise (Unavailable if is_passing else FinegrainError)(
+            f"{pattern}: the store cannot be read: {' '.join(str(error).split())}{mend}"
+        ) from None
 
 
 def _store() -> Any:

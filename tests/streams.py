@@ -24,12 +24,12 @@ def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:
         con.close()
 
 
-def wait(until: Callable[[], Any], seconds: float = 60) -> Any:
+def wait(until: Callable[[], Any], seconds: float = 60, pause: float = 0.05) -> Any:
     """What `until` gives, as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := until()):
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found
 
 

@@ -309,3 +309,11 @@ def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api
     api.answer = lambda path, asked: page([{**row, "name": ["p"]} for row in ROWS])
     with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; take a part of it"):
         bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
+
+
+def test_a_row_that_is_nested_deep_costs_no_page(home: Settings, tmp_path: Path, api: Api) -> None:
+    deep = b'{"id": "deep", "name": "n", "more": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
+    first = page([ROWS[0], "DEEP"], next="two")[2].replace(b'"DEEP"', deep)
+    api.answer = lambda path, asked: page([ROWS[1]]) if asked.get("cursor") else (200, {}, first)
+    bring(home, tmp_path, {"url": api.url, "rows": "$.data.items", "next": {"cursor": "$.next", "parameter": "cursor"}})
+    assert sorted(landed(home, "product_id")) == [("1",), ("2",), ("deep",)]

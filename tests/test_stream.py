@@ -26,9 +26,10 @@ from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.mapping import Table
 from orchestration.settings import Settings
+from orchestration.stream.bounds import Bounds
 from orchestration.stream.folder import Folder
 from orchestration.stream.loader import Limits
-from orchestration.stream.messages import LARGEST, NAMED, Messages
+from orchestration.stream.messages import NAMED, Messages
 from orchestration.stream.replay import replay
 from orchestration.stream.run import Onlooker
 from orchestration.unload import unload
@@ -106,7 +107,7 @@ def test_rows_land_once_in_the_contracts_shape(shop: Shop) -> None:
         (b'"text"', "not_json"),
         (b'{"event_type": "view_item"', "not_json"),
         (b"\xff\xfe", "not_utf8"),
-        (json.dumps(GOOD | {"page": "x" * LARGEST}).encode(), "over_size"),
+        (json.dumps(GOOD | {"page": "x" * Bounds.size}).encode(), "over_size"),
         (json.dumps(GOOD | {"event_type": None}).encode(), "missing_field"),
         (json.dumps(GOOD | {"event_at": " "}).encode(), "missing_field"),
         (json.dumps({key: value for key, value in GOOD.items() if key != "user_id"}).encode(), "missing_field"),

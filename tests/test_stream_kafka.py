@@ -382,7 +382,14 @@ def test_afresh_is_once_for_each_part_whenever_it_comes(shop: Shop) -> None:
     with lake.writing(con, shop.where):
         old = {part: (None, Position(part, "7", "old")) for part in "01"}
         move(con, Stream("shop", "events", f"kafka:{shop.topic}"), old, datetime(2025, 3, 2))
-    loader = Loader(source, [messages], con, shop.where, Watch("kafka:shop", Form.none, None), afresh=True)  # type: ignore[arg-type]
+    loader = Loader(
+        source,
+        [messages],
+        partial(lake.connect, shop.where),
+        shop.where,
+        Watch("kafka:shop", Form.none, None),
+        afresh=True,
+    )  # type: ignore[arg-type]
     start = {part: partial(str, 0) for part in "01"}
     assert loader.claim({}, "new") == {}
     assert loader.claim({"0": start["0"]}, "new")["0"].position == "0"

@@ -17,16 +17,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import duckdb
 
 from orchestration import lake
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.positions import Overtaken, Position, Stream, move, positions
-from orchestration.settings import Settings
+from orchestration.settings import Settings, memory
+from orchestration.stream import isolation
+from orchestration.stream.attempts import Attempt, Attempts
+from orchestration.stream.isolation import Piece
 from orchestration.stream.messages import Landed, Messages
 from orchestration.stream.source import Chunk, Source, Unreachable
 from orchestration.stream.watch import Watch
@@ -39,6 +44,10 @@ POLL: Final = 0.1
 PAUSE: Final = 0.5
 PAUSE_AT_MOST: Final = 10.0
 LASTED: Final = 60.0
+#: After so many processes died in a batch, its messages are tried in other processes.
+DEATHS: Final = 2
+#: Messages of a piece that is not halved further where the lake cannot be written.
+FEW: Final = 100
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,13 @@ class Batch:
     messages: Chunk
     moves: dict[str, tuple[Position | None, Position]]
     since: float
+    attempt: Attempt = field(default_factory=Attempt)
+
+    @property
+    def incarnation(self) -> str | None:
+        """Of the stream, as its parts were claimed."""
+        [found] = {to.incarnation for _, to in self.moves.values()}
+        return found
 
 
 class Loader:
@@ -67,14 +83,16 @@ class Loader:
         self,
         source: Source,
         landers: Sequence[Messages],
-        con: duckdb.DuckDBPyConnection,
+        connect: Callable[[], duckdb.DuckDBPyConnection],
         where: Settings,
         watch: Watch,
         limits: Limits | None = None,
         *,
         afresh: bool = False,
     ) -> None:
-        self.source, self.landers, self.con, self.where, self.watch = source, landers, con, where, watch
+        self.source, self.landers, self.where, self.watch = source, landers, where, watch
+        self._connect = connect
+        self._con: duckdb.DuckDBPyConnection | None = None
         self.place = landers[0].place
         self.of = Stream(landers[0].source, landers[0].table, self.place)
         self.limits = limits or Limits()
@@ -94,6 +112,17 @@ class Loader:
         self._news: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self._turn = threading.Condition()
         self._failure: BaseException | None = None
+        self._attempts = Attempts(where.home / "attempts", f"{self.of.source}/{self.of.table}/{self.place}")
+        self._tried: list[Attempt] = []
+
+    @property
+    def con(self) -> duckdb.DuckDBPyConnection:
+        """The lake, as the thread that takes asks it."""
+        if self._con is None:
+            self._con = self._connect()
+            for lander in self.landers:
+                lander.con = self._con.cursor()
+        return self._con
 
     def stop(self) -> None:
         """End soon: the open batch is landed first. Safe to call from a signal handler."""
@@ -111,10 +140,15 @@ class Loader:
                 try:
                     self._session(drain)
                     return
-                except (Unreachable, Overtaken) as error:
+                except (Unreachable, Overtaken, Unavailable, duckdb.Error) as error:
+                    failed = self._told(error) if isinstance(error, duckdb.Error) else error
                     self._leave()
+                    if isinstance(failed, FinegrainError):
+                        if not isinstance(failed, Unavailable):
+                            raise failed from None
+                        self._disconnect()
                     trouble = (
-                        f"another loader has taken over part {error}" if isinstance(error, Overtaken) else str(error)
+                        f"another loader has taken over part {failed}" if isinstance(failed, Overtaken) else str(failed)
                     )
                 if time.monotonic() - began > LASTED:
                     pause = PAUSE
@@ -127,9 +161,11 @@ class Loader:
                 self._batches.put(None)
             for thread in threads:
                 thread.join()
+            self._disconnect()
 
     def _session(self, drain: bool) -> None:
         """From joining to leaving."""
+        _ = self.con  # which is made first, since without the lake there is nothing to read for
         self.source.open(self)
         while True:
             stopping = self._stopping.is_set()
@@ -202,7 +238,7 @@ class Loader:
                 raise Overtaken(part)
             moves[part] = (before, replace(before, position=end))
         self._held.update({part: to for part, (_, to) in moves.items()})
-        batch = Batch(self._closed, messages, moves, self._since)
+        batch = Batch(self._closed, messages, moves, self._since, self._attempts.of(moves))
         self._closed += 1
         while True:
             try:
@@ -253,6 +289,7 @@ class Loader:
         with lake.alone(self.where, f"claim {self.of.source} {self.of.table} {self.place}"):
             self._held = lake.retry(work)
         self._begun |= parts.keys()
+        self._attempts.claimed(self._held)
         return dict(self._held)
 
     def _is_afresh(self, part: str) -> bool:
@@ -287,23 +324,86 @@ class Loader:
 
     def _land(self, lander: Messages, batch: Batch) -> None:
         started = time.monotonic()
-        [incarnation] = {to.incarnation for _, to in batch.moves.values()}  # a claim is of one
-        lander.judge(batch.messages, incarnation)
-        with self._turn:
-            self._turn.wait_for(lambda: self._landed == batch.number)
-        if self._failure is not None:
+        attempt, done = batch.attempt, None
+        if attempt.is_careful and not self._is_my_turn(batch):
             return
-
-        def work() -> Landed:
-            with lake.writing(lander.con, self.where):
-                now = _now()
-                move(lander.con, self.of, batch.moves, now)
-                return lander.land(batch.messages, now)
-
-        done = lake.retry(work)
+        self._tried.append(attempt)
+        attempt.begin()
+        if attempt.deaths < DEATHS:
+            try:
+                lander.judge(batch.messages, batch.incarnation)
+                if not self._is_my_turn(batch):
+                    return
+                done = lake.retry(partial(self._commit, lander, batch, None))
+            except Exception as error:
+                if not _is_of_the_batch(error):
+                    raise
+        if done is None:
+            if not self._is_my_turn(batch):
+                return
+            done = self._land_in_pieces(lander, batch)
+        attempt.end()
+        self._tried.remove(attempt)
         self._news.put({part: to.position for part, (_, to) in batch.moves.items()})
         finished = time.monotonic()
         self.watch.landed(len(batch.messages), batch.messages.bytes, done, finished - started, finished - batch.since)
+
+    def _is_my_turn(self, batch: Batch) -> bool:
+        """Wait until all batches before this one have landed; whether they did."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._landed == batch.number)
+        return self._failure is None
+
+    def _commit(self, lander: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> Landed:
+        """Land a batch in one transaction: whole, as it was judged, or in pieces."""
+        with lake.writing(lander.con, self.where):
+            now = _now()
+            move(lander.con, self.of, batch.moves, now)
+            if pieces is None:
+                return lander.land(batch.messages, now)
+            done = Landed()
+            for piece in pieces:
+                if piece.why is None:
+                    lander.judge(piece.messages, batch.incarnation)
+                    done.add(lander.land(piece.messages, now))
+                else:
+                    done.add(lander.condemn(piece.messages, piece.why, now, batch.incarnation))
+            return done
+
+    def _land_in_pieces(self, lander: Messages, batch: Batch) -> Landed:
+        """Land a batch that fails, or kills processes, for its own sake: without the messages that cannot be processed."""
+        pieces = isolation.pieces(lander, batch.messages, self.where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+        while True:
+            self._revive(lander)
+            try:
+                return lake.retry(partial(self._commit, lander, batch, pieces))
+            except Exception as error:
+                # What can be processed alone can be too much for a process that does other things, too.
+                if not _is_of_the_batch(error) or all(len(piece.messages) <= FEW for piece in pieces):
+                    raise
+            pieces = [half for piece in pieces for half in piece.halves()]
+
+    def _revive(self, lander: Messages) -> None:
+        """Give a thread a new connection, where an error of the engine has made its own useless."""
+        with suppress(duckdb.Error):
+            lander.con.execute("select 1")
+            return
+        with self._turn:
+            try:
+                assert self._con is not None
+                lander.con = self._con.cursor()
+                lander.con.execute("select 1")
+            except duckdb.Error:
+                self._con = self._connect()
+                lander.con = self._con.cursor()
+
+    def _disconnect(self) -> None:
+        """Leave the lake, while no batch is being landed."""
+        for con in (*(lander.con for lander in self.landers), self._con):
+            with suppress(duckdb.Error):
+                if con is not None:
+                    con.close()
+        self._con = None
 
     def _wait(self) -> None:
         """Until everything that was closed has landed."""
@@ -324,17 +424,30 @@ class Loader:
         if self._failure is None:
             return
         if isinstance(self._failure, duckdb.Error):
-            raise FinegrainError(
-                f"the lake cannot be written: {' '.join(str(self._failure).split())}; what has not landed is still in the stream"
-            ) from None
+            raise self._told(self._failure) from None
         raise self._failure
+
+    @staticmethod
+    def _told(error: duckdb.Error) -> FinegrainError:
+        return lake.failure(error, "what has not landed is still in the stream")
 
     def _leave(self) -> None:
         """Give up what is open, and leave the stream."""
         self._batches.join()
+        for attempt in self._tried:
+            attempt.end()
+        self._tried.clear()
         self.drop()
         self._failure = None  # or it would be told again, when the source settles what it leaves
         self.source.close()
+
+
+def _is_of_the_batch(error: Exception) -> bool:
+    """Whether it is for what is in a batch that it cannot be landed, and not for the lake, the stream or the mapping."""
+    if isinstance(error, duckdb.Error):
+        elsewhere = (duckdb.IOException, duckdb.PermissionException, duckdb.InterruptException)
+        return not (isinstance(error, elsewhere) or lake.is_outage(error) or lake.busy(error))
+    return not isinstance(error, (FinegrainError, Unreachable, Overtaken, OSError))
 
 
 def _now() -> datetime:

@@ -23,11 +23,14 @@ from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.mapping import REQUIRED, Table
 from orchestration.settings import PROJECT
+from orchestration.stream.bounds import Bounds, beyond
 from orchestration.stream.registry import Registry, without_registry
 from orchestration.stream.source import Chunk
 
-#: The largest payload that is landed, in bytes; beyond, a message is a dead letter.
-LARGEST: Final = 2**20
+#: The last millisecond, since 1970, that is a moment: the end of the year 9999. Who sends a message says when it was.
+_LAST_MS: Final = 253_402_300_799_999
+#: Dots that are looked around at once, so that a payload of dots takes little memory.
+DOTS: Final = 2**16
 #: Unknown keys that one batch tells of by name.
 NAMED: Final = 100
 #: So few unknown keys are looked for in a message's own properties one by one.
@@ -44,6 +47,14 @@ class Landed:
     unknown: dict[str, int] = field(default_factory=dict)
     delay: float | None = None
 
+    def add(self, other: Landed) -> None:
+        """Count what became of more of the same batch."""
+        self.rows += other.rows
+        for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self.delay = other.delay if other.delay is not None else self.delay
+
 
 class Messages:
     """How the messages of one stream land. `name` is what their positions begin with, `where` how errors name the mapping."""
@@ -57,9 +68,11 @@ class Messages:
         zone: str,
         where: str,
         *,
-        largest: int = LARGEST,
+        bounds: Bounds | None = None,
     ) -> None:
         assert entry.stream is not None
+        #: What the same messages are made of again, on another connection.
+        self.given = (source, table, entry, zone, where)
         self.con, self.source, self.table = con, source, table
         self.place = entry.stream.place
         self.name = self.place.partition(":")[2]
@@ -67,12 +80,12 @@ class Messages:
         if not entry.fields:
             entry = entry.reading(RAW_TABLES[table])
         self.entry = entry
-        self.largest = largest
+        self.bounds = bounds or Bounds()
         self.known = landing.read_columns(table, entry, [])
         #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
         self.unknown: dict[str, int] = {}
         #: SQL: what tells a message of the batch from all others of the place.
-        self._number = "part || '/' || position"
+        self._number = _number(None)
         got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
         opened = landing.Opened(
             self.place,
@@ -89,24 +102,24 @@ class Messages:
         a digest, so that those of a recreated one are others."""
         if not len(batch):
             return
-        tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
-        self._number = f"part || {quote(f'{tag}/')} || position"
+        self._number = _number(incarnation)
         table = batch.table
         if self.registry is not None:
-            table, text = self.registry.decode(table, self.largest), "text"
+            table, text = self.registry.decode(table, self.bounds.size), "text"
         else:
             try:
                 # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
                 table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
             except pa.ArrowInvalid:
                 text = "try(decode(payload))"
-        line = f"case when octet_length(payload) <= {self.largest} then {text} end"
+        read = table["payload" if self.registry is None else "text"]
+        table = table.append_column("beyond", beyond(read, self.bounds))
+        # What is out of bounds is not read as JSON at all.
+        line = f"case when beyond is null then {text} end"
         self.con.register("batch", table)
         try:
             self.unknown = self._unknown(line)
-            parsed, parameters = self._parsed(
-                line, has_long_numbers(table["payload" if self.registry is None else "text"])
-            )
+            parsed, parameters = self._parsed(line, has_long_numbers(read))
             self.con.execute(
                 f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
                 f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
@@ -168,7 +181,8 @@ class Messages:
             select *, {kept} as __kept, case
                 when __row is not null and starts_with(line, '{{') then null
                 when is_empty then 'empty: it has no payload'
-                when size > {self.largest} then 'over_size: it has ' || size || ' bytes, of at most {self.largest}'
+                when size > {self.bounds.size} then 'over_size: it has ' || size || ' bytes, of at most {self.bounds.size}'
+                when beyond is not null then beyond
                 when {undecoded} is not null then {undecoded}
                 when line is null then 'not_utf8: its bytes are no UTF-8 text'
                 when not json_valid(line) then 'not_json: it is no JSON'
@@ -177,7 +191,7 @@ class Messages:
             from (
                 select *, try(from_json({exact}, $shape)) as __row
                 from (
-                    select {self._number} as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line,
+                    select {self._number} as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line, beyond,
                         {"payload" if self.registry is None else "undecoded"}
                     from batch
                 ))"""
@@ -296,12 +310,23 @@ class Messages:
             f"""insert into lake.raw.dead_letters
             select {quote(self.source)}, {quote(self.name + "/")} || __n, {quote(self.table)}, {quote(self.place)}, part, position,
                 payload, key, headers, rule_id, __why[len(rule_id) + 3:],
-                case when sent_at >= 0 then make_timestamp(sent_at * 1000) end, {moment}
+                case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (select __n, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null)
                 on {self._number} = __n"""
         )
         self.con.unregister("batch")
+
+    def condemn(self, batch: Chunk, why: str, now: datetime, incarnation: str | None = None) -> Landed:
+        """Within a writing transaction: every message of the batch becomes a dead letter, unread; `why` is the rule and a sentence."""
+        self._number = _number(incarnation)
+        self.con.register("batch", batch.table)
+        self.con.execute(
+            f"create or replace temporary table judged as select {self._number} as __n, {quote(why)} as __why from batch"
+        )
+        self.con.unregister("batch")
+        self._bury(batch, now)
+        return Landed(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
         """How many of the messages that were judged break each rule."""
@@ -309,6 +334,12 @@ class Messages:
             "select split_part(__why, ': ', 1), count(*) from judged where __why is not null group by 1 order by 1"
         ).fetchall()
         return {str(rule): int(count) for rule, count in found}
+
+
+def _number(incarnation: str | None) -> str:
+    """SQL of a message's part and position, with a digest of the incarnation of the stream."""
+    tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
+    return f"part || {quote(f'{tag}/')} || position"
 
 
 def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
@@ -324,10 +355,11 @@ def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
         dots = np.flatnonzero(text == ord("."))
         dots = dots[is_digit[text[np.maximum(dots - 9, 0)]] | is_digit[text[np.minimum(dots + 8, last)]]]
         around = np.arange(1, 17)
-        before = is_digit[text[np.maximum(dots[:, None] - around, 0)]].cumprod(axis=1).sum(axis=1)
-        after = is_digit[text[np.minimum(dots[:, None] + around, last)]].cumprod(axis=1).sum(axis=1)
-        if bool(((before > 0) & (after > 0) & (before + after >= 16)).any()):
-            return True
+        for some in np.split(dots, range(DOTS, len(dots), DOTS)):
+            before = is_digit[text[np.maximum(some[:, None] - around, 0)]].cumprod(axis=1).sum(axis=1)
+            after = is_digit[text[np.minimum(some[:, None] + around, last)]].cumprod(axis=1).sum(axis=1)
+            if bool(((before > 0) & (after > 0) & (before + after >= 16)).any()):
+                return True
     return False
 
 

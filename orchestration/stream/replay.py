@@ -23,12 +23,15 @@ import pyarrow as pa
 from orchestration import console, lake
 from orchestration.contracts import RAW_TABLES
 from orchestration.deliveries import is_gone, tell_gone
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.publish import DATABASE, current
-from orchestration.settings import Settings, settings
-from orchestration.stream.messages import LARGEST, Messages
+from orchestration.settings import Settings, memory, settings
+from orchestration.stream import isolation
+from orchestration.stream.bounds import Bounds
+from orchestration.stream.isolation import Piece
+from orchestration.stream.messages import Messages
 from orchestration.stream.run import entry_of
 from orchestration.stream.source import MESSAGES, Chunk, Unreachable
 
@@ -60,7 +63,7 @@ def replay(
     since: datetime | None = None,
     until: datetime | None = None,
     position: str | None = None,
-    largest: int = LARGEST,
+    bounds: Bounds | None = None,
     where: Settings | None = None,
     quiet: bool = True,
 ) -> Replay:
@@ -73,7 +76,7 @@ def replay(
     try:
         # Of two at once each would take the same letters.
         with lake.alone(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
-            messages = Messages(con, source, name, entry, zone, said, largest=largest)
+            messages = Messages(con, source, name, entry, zone, said, bounds=bounds)
             asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
             wanted = ["true"]
             if rule is not None:
@@ -106,7 +109,7 @@ def replay(
                     after = last
                     advance(count, messages.place)
     except Unreachable as trouble:
-        raise FinegrainError(f"{said}.stream: {trouble}; run this again later") from None
+        raise Unavailable(f"{said}.stream: {trouble}; run this again later") from None
 
 
 def _letters(messages: Messages) -> str:
@@ -176,8 +179,17 @@ def _some(
         chunk = Chunk(table.to_batches(), rows=table.num_rows)
         # What is told gone must have come before, though the clock was put back.
         came = max(found.column("_ingested_at").to_pylist()) + timedelta(microseconds=1)
-        messages.judge(chunk)
-        land(messages, chunk, max(datetime.now(UTC).replace(tzinfo=None), came), this)
+        now = max(datetime.now(UTC).replace(tzinfo=None), came)
+        pieces = [Piece(chunk)]
+        if any(isolation.RULE in rules for rules in found.column("rules").to_pylist()):
+            # What has killed a loader would kill this process, too.
+            pieces = isolation.pieces(messages, chunk, where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+        for piece in pieces:
+            if piece.why is not None:
+                this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1
+                continue
+            messages.judge(piece.messages)
+            land(messages, piece.messages, now, this)
     done.asked, done.rows, done.unchanged = this.asked + found.num_rows, this.rows, this.unchanged
     for each, count in this.still_dead.items():
         done.still_dead[each] = done.still_dead.get(each, 0) + count
@@ -191,7 +203,8 @@ def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Repla
         f"from ({_waiting(messages)}) inner join judged on _position = {quote(messages.name + '/')} || __n where __why is null"
     )
     done.rows += landed.rows
-    done.still_dead = landed.dead
+    for rule, count in landed.dead.items():
+        done.still_dead[rule] = done.still_dead.get(rule, 0) + count
 
 
 def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) -> None:

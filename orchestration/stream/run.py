@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +15,15 @@ import duckdb
 import pyarrow as pa
 
 from orchestration import lake
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.mapping import Table, mapping_files, read_mapping
 from orchestration.positions import Position
 from orchestration.settings import Settings, memory, settings
+from orchestration.stream.bounds import Bounds, beyond
 from orchestration.stream.loader import Limits, Loader
-from orchestration.stream.messages import LARGEST, Messages
+from orchestration.stream.messages import Messages
 from orchestration.stream.registry import Registry, without_registry
-from orchestration.stream.source import Chunk, Source, Unreachable
+from orchestration.stream.source import MESSAGES, Chunk, Source, Unreachable
 from orchestration.stream.watch import Form, Watch
 
 #: Seconds that are given to a look at a stream.
@@ -98,7 +99,7 @@ def stream(
     drain: bool = False,
     afresh: bool = False,
     limits: Limits | None = None,
-    largest: int = LARGEST,
+    bounds: Bounds | None = None,
     form: Form = Form.none,
     port: int | None = None,
     address: str = "127.0.0.1",
@@ -111,7 +112,18 @@ def stream(
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
     client = source_of(entry, said, data, group=f"finegrain-{source}-{name}")
-    con = lake.connect(where)
+    home = where
+
+    def connect() -> duckdb.DuckDBPyConnection:
+        con = lake.connect(home)
+        con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
+        con.execute("set preserve_insertion_order = false")
+        # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
+        con.execute("set threads = 1")
+        return con
+
+    with duckdb.connect() as con:  # where the mapping is bound; batches land in the lake
+        landers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(LANDERS)]
     watch = Watch(client.place, form, port, address)
     # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
     pa.set_memory_pool(pa.system_memory_pool())
@@ -119,18 +131,14 @@ def stream(
     before = gc.get_threshold()
     gc.set_threshold(100_000)
     try:
-        con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
-        con.execute("set preserve_insertion_order = false")
-        # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
-        con.execute("set threads = 1")
-        landers = [Messages(con.cursor(), source, name, entry, zone, said, largest=largest) for _ in range(LANDERS)]
-        loader = Loader(client, landers, con, where, watch, limits, afresh=afresh)
+        loader = Loader(client, landers, connect, where, watch, limits, afresh=afresh)
+        with suppress(Unavailable):
+            _ = loader.con  # a lake that does not answer is waited for
         with lake.held_open(where), _signals(loader):
             loader.run(drain=drain)
     finally:
         gc.set_threshold(*before)
         watch.close()
-        con.close()
     return watch.as_dict()
 
 
@@ -164,16 +172,20 @@ def look(
         client.open(Onlooker())
         while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
             taken.add(client.poll(rows - len(taken), 0.1))
-        if registry is not None:
-            return registry.decode(taken.table, LARGEST)
+        table = taken.table if registry is None else registry.decode(taken.table, Bounds().size)
     except Unreachable as trouble:
-        raise FinegrainError(f"{where}.stream: {trouble}") from None
+        raise Unavailable(f"{where}.stream: {trouble}") from None
     finally:
         client.close()
+    text, undecoded = (
+        ("try(decode(payload))", without_registry("payload")) if registry is None else ("text", "undecoded")
+    )
+    read = table["payload" if registry is None else "text"]
     with duckdb.connect() as con:
-        con.register("messages", taken.table)
+        con.register("messages", table.append_column("beyond", beyond(read, Bounds())))
         return con.execute(
-            f"select *, try(decode(payload)) as text, {without_registry('payload')} as undecoded from messages"
+            f"select {', '.join(MESSAGES.names)}, case when beyond is null then {text} end as text, "
+            f"coalesce(beyond, {undecoded}) as undecoded from messages"
         ).to_arrow_table()
 
 
