@@ -140,7 +140,7 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
         if not file.skipped:
             said += f", {file.replaced:,} of them in place of former ones" * bool(file.replaced)
             said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
-        out.print(f"{file.source}.{file.table} {file.file}: {said}")
+        out.print(f"{file.source}.{file.table} {console.shown(file.file)}: {said}")
         for note in file.notes:
             out.print(f"  {note}")
 
@@ -220,7 +220,7 @@ def unload(
         return
     out = console.out()
     for part in report.parts:
-        place = part.file or f"(by {part.came_by})"
+        place = console.shown(part.file or f"(by {part.came_by})")
         out.print(f"{report.source}.{part.table} {place}: {part.rows:,} rows taken back", markup=False)
     for note in report.notes:
         out.print(f"  {note}", markup=False)

@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import free_ports
 from streams import Streamed, wait
+from test_any_name import OURS
 
 from orchestration import lake
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
+from orchestration.landing import identifier
 from orchestration.mapping import Table
 from orchestration.settings import Settings
 from orchestration.stream.loader import Limits
@@ -50,7 +52,7 @@ class Shop(Streamed):
     def map(self, **entry: Any) -> None:
         """Write the mapping; its only entry is changed so."""
         told = {"stream": {"folder": str(self.folder)}, "available_at": "now", **entry}
-        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}))
+        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}, ensure_ascii=False))
 
     def add(self, *lines: bytes | dict[str, Any], file: str = "a.jsonl", end: bytes = b"\n") -> None:
         """Append lines to a file of the stream."""
@@ -310,6 +312,30 @@ def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
         ("view_item", None, "c1", "1.5", "Europe/Berlin")
     ]
     assert shop.ask("select error from lake.raw.dead_letters") == [("the sql of price fails on this row",)]
+
+
+def test_a_key_of_any_name_is_a_column(shop: Shop) -> None:
+    """Whether the mapping reads it or not, also when it is named as something of ours is."""
+    odd = {name: f"{name}=1" for name in OURS}
+    shop.add({**GOOD, **odd})
+    assert shop.drain()["rows"] == 1
+    read = [name for name in OURS if name]
+    sql = f"to_json([{', '.join(identifier(name) for name in read)}])"
+    fields = {name: name for name in ("event_type", "event_at", "user_id")}
+    texts = {"query": "__n", "device": "__bad", "page": "__payload", "referrer": "__kept", "country": "line"}
+    shop.map(fields={**fields, **texts, "properties": {"sql": sql}}, where="\"__row\" = '__row=1'")
+    shop.add({**GOOD, **odd}, file="b.jsonl")
+    assert shop.drain()["rows"] == 1
+    [first, second] = shop.ask(
+        f"select _position, _error, payload, properties, {', '.join(texts)} from lake.raw.events order by _ingested_at"
+    )
+    known = {*RAW_TABLES["events"]}
+    assert first[0] == f"{shop.folder}/a.jsonl/0" and first[1] is None and json.loads(first[2]) == {**GOOD, **odd}
+    assert json.loads(first[3]) == {name: value for name, value in odd.items() if name not in known}
+    assert second[0] == f"{shop.folder}/b.jsonl/0" and second[1] is None and json.loads(second[2]) == {**GOOD, **odd}
+    assert list(second[4:]) == [odd[name] for name in texts.values()]
+    # What the mapping reads in no field of its own is kept beside what its SQL made.
+    assert json.loads(json.loads(second[3])["properties"]) == [odd[name] for name in read]
 
 
 def test_times_of_a_stream_have_a_format(shop: Shop) -> None:
