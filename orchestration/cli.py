@@ -1,19 +1,22 @@
 """The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 130 stopped by
-Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 70 a bug of finegrain,
+whose stack trace is in a log; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import socket
 import sys
+import threading
 import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 from rich.console import Console
@@ -38,6 +41,9 @@ LEFT: Final = {
     "lake": "the lake is whole, and the next upkeep does the rest",
 }
 
+
+#: What the command line's own mistakes are: an option that there is not, a number that is none.
+_UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     help="From a shop's raw events to tested, point-in-time-correct personalization features.",
@@ -86,7 +92,7 @@ class DemoData(StrEnum):
 
 def _version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        console.out().print(__version__)
         raise typer.Exit
 
 
@@ -270,7 +276,7 @@ def stream(
         for rule, count in done["dead_letters"].items():
             console.out().print(f"  {rule}: {count:,}")
         for key, count in done["unknown_fields"].items():
-            console.out().print(f"  unknown field '{key}' in {count:,} messages; kept in properties")
+            console.out().print(f"  unknown field '{console.shown(key)}' in {count:,} messages; kept in properties")
 
 
 @app.command()
@@ -561,15 +567,36 @@ def lake_maintain(
 
 
 def main() -> None:
-    """Run the command line. What a user can mend is a sentence, never a stack trace; the exit code is 2."""
+    """Run the command line. What a user can fix is a sentence, never a stack trace; the exit code is 2. An error that was not foreseen is
+    a sentence, too, which names the log that has its stack trace."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    threading.excepthook = lambda caught: _report(caught.exc_value)
     try:
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
-            app()
+            sys.exit(app(standalone_mode=False))
     except FinegrainError as error:
         for line in str(error).splitlines():
-            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
+            console.say(line if line.startswith(" ") else f"error: {line}")
         sys.exit(2)
+    except _UsageError as error:
+        text = io.StringIO()
+        error.show(file=text)
+        for line in text.getvalue().splitlines():
+            console.say(line)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        sys.exit(_report(error))
+
+
+def _report(error: BaseException | None) -> int:
+    from orchestration import failures
+
+    return failures.report(error) if error is not None else 0
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def as_json(value: Any, indent: int | None = None) -> str:
     return _ESCAPES.sub(lambda found: f"\\{_number(chr(int(found['half'], 16)))}" if found["half"] else found[0], text)
 
 
-def show_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(as_json(value, indent=2))
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """One JSON document on stdout; without `indent`, one line."""
+    print(as_json(value, indent), flush=True)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
         )
         with Progress(*columns, TimeElapsedColumn(), console=err(), transient=True) as bar:
             task = bar.add_task(title, total=max(total, 1e-9))
-            yield lambda done, what: bar.update(task, advance=done, description=f"{title} {what}")
+            yield lambda done, what: bar.update(task, advance=done, description=shown(f"{title} {what}"))
         return
     started = told = time.monotonic()
     reached = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -331,6 +332,9 @@ def clean(column: str) -> str:
     return f"case when lower({text}) not in ({', '.join(map(quote, _seed('null_words.csv', 'word')))}) then {text} end"
 
 
+_numbers = itertools.count()
+
+
 class _Exam:
     """One entry while it is looked at. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the
     contract's fields; `step` says that every step-th row of a file is in it. `looked` and `taken` (the files whose malformed rows are an
@@ -350,7 +354,7 @@ class _Exam:
         self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
         self.bounds: list[Bound] = []
         self.looks: dict[DataFile, Look] = {}
-        self.table = f"__looked_{plan.path.stem}_{entry.table}_{entry.number}"
+        self.table = f"__looked_{next(_numbers)}"
         self.step = 1
         self.fields = list(entry.mapping.fields) if entry.table != "ga4_events" else list(RAW_TABLES["ga4_events"])
         self.unread: dict[str, int] = {}

@@ -87,11 +87,14 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
             for path, name in objects.fetch(pattern, form):
                 found.setdefault(path, (name, _format(path, name, form)))
             continue
-        for path, root in _expand(pattern, form, base):
-            found.setdefault(path, (_text(path.relative_to(root)), _format(path, str(path), form)))
+        try:
+            for path, root in _expand(pattern, form, base):
+                found.setdefault(path, (_text(path.relative_to(root)), _format(path, str(path), form)))
+        except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+            raise FinegrainError(f"{shown(pattern)}: {getattr(error, 'strerror', None) or error}".rstrip(".")) from None
     names = Counter(name for name, _ in found.values())
     files = [
-        DataFile(path, name if names[name] == 1 else _text(path).lstrip("/"), told, path.stat().st_size)
+        DataFile(path, name if names[name] == 1 else _text(path).lstrip("/"), told, _size(path))
         for path, (name, told) in found.items()
     ]
     named: dict[str, DataFile] = {}
@@ -100,6 +103,13 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
         if other is not file:
             raise FinegrainError(f"{file}: its rows would be called as those of {other}; rename one of the two")
     return files
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise FinegrainError(f"{shown(path)}: the file cannot be read: {error.strerror}") from None
 
 
 def _text(path: Path) -> str:
