@@ -212,17 +212,18 @@ def _open(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str
 def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Opened:
     import pyarrow.parquet as pq  # a fifth of a second that other files need not wait
 
-    read = f"read_parquet({path_literal(look.path)}, hive_partitioning = false)"
-    described = con.execute(f"describe select * from {read}").fetchall()
-    kinds = {str(row[0]): str(row[1]) for row in described}
-    shown = ", ".join(f"{_finite(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
+    file_itself = f"read_parquet({path_literal(look.path)}, hive_partitioning = false)"
+    described = con.execute(f"describe select * from {file_itself}").fetchall()
+    kinds = {str(row[0]).replace("\0", "\\0"): str(row[1]) for row in described}
     ours = own(kinds)
-    # The engine's number of a row is quicker, and called like a column.
-    is_taken = any(name.lower() == "file_row_number" for name in kinds)
-    number = "row_number() over ()" if is_taken else "file_row_number + 1"
+    # By place: a column may be called as the engine calls the number of a row.
+    places = [f"c{place}" for place in range(len(kinds))]
+    named = ", ".join(f"{place} as {identifier(name)}" for place, name in zip(places, kinds, strict=True))
+    read = f"(select {named}, file_row_number + 1 as {ours}n from {file_itself} as p({', '.join(places)}))"
+    shown = ", ".join(f"{_finite(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
     relation = (
         f"(select *, null::varchar as {ours}bad, {packed(kinds)} as {ours}payload "
-        f"from (select {shown}, {number} as {ours}n from {read}))"
+        f"from (select {shown}, {ours}n from {read}))"
     )
     metadata = pq.read_metadata(look.path)
     renamed = [
@@ -231,7 +232,7 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) ->
         if held != name
     ]
     notes = (
-        [f"{console.shown(file.name)} has columns that differ in case alone: read {', '.join(renamed)}"]
+        [f"{console.shown(file.name)} has columns that SQL cannot name or tell apart: read {', '.join(renamed)}"]
         if renamed
         else []
     )
