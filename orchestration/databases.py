@@ -17,7 +17,8 @@ from duckdb_extensions import import_extension
 
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
-from orchestration.landing import identifier, own
+from orchestration.landing import check_case, identifier
+from orchestration.landing import own as own_names
 from orchestration.mapping import from_environment, nearest
 
 Kind = Literal["postgres", "mysql"]
@@ -74,7 +75,7 @@ class DatabaseTable:
     @property
     def unread(self) -> str:
         """The column of `rows` that names what could not be read: the numbers of such columns, from 0, parted by spaces."""
-        return own(self.columns) + "unreadable"
+        return own_names(self.columns) + "unreadable"
 
     def rows(self, condition: str = "", only: Iterable[str] | None = None, limit: int | None = None) -> str:
         """A SELECT of all columns (or of `only` some), as they are meant, and of `unread`, of the rows of which a condition in the
@@ -224,6 +225,7 @@ def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, w
             )
         scanned = {str(row[0]): str(row[1]) for row in con.execute(f"describe select * from {scan}").fetchall()}
         own = _types(con, database, schema, table)
+        check_case(own, f"{where}.table: {name}", "read a view that names them apart")
         read = _read_postgres if database.kind == "postgres" else _read_mysql
         reads = {
             column: read(_own(database.kind, column), kind, own.get(column, "")) for column, kind in scanned.items()

@@ -538,14 +538,14 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_case(names: Sequence[str], where: str) -> None:
+def check_case(names: Iterable[str], where: str, hint: str = "read one of them") -> None:
     """Refuse columns that differ in case alone, which the engine takes for one."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(name.lower(), name)
         if other != name:
             raise FinegrainError(
-                f"{where}: '{other}' and '{name}' differ in case alone, so they cannot be read together; read one of them"
+                f"{where}: '{other}' and '{name}' differ in case alone, so they cannot be read together; {hint}"
             )
 
 

@@ -785,3 +785,17 @@ def test_unloaded_rows_come_again(shop: Shop) -> None:
     ]
     shop.run("delete from customers")
     assert shop.one().deleted == 1 and shop.one().deleted == 0
+
+
+def test_columns_that_differ_in_case_alone(on_postgres: Shop) -> None:
+    on_postgres.run('create table odd (id int primary key, "q" varchar(9), "Q" varchar(9))')
+    on_postgres.run("insert into odd values (1, 'lower', 'upper')")
+    on_postgres.whole(table="odd", deletes="compare", fields={"customer_id": "id", "country": "q"})
+    with pytest.raises(
+        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ in case alone, so they .*; read a view that"
+    ):
+        on_postgres.ingest()
+    on_postgres.run('create view named as select id, q, "Q" as other from odd')
+    on_postgres.whole(table="named", deletes="compare", fields={"customer_id": "id", "country": "q", "gender": "other"})
+    assert on_postgres.one().landed == 1
+    assert on_postgres.lake("select country, gender from lake.raw.customers") == [("lower", "upper")]
