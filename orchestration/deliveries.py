@@ -22,7 +22,6 @@ from typing import Final
 import duckdb
 
 from orchestration.contracts import RAW_TABLES, columns
-from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 
 #: What follows a file's name in a position: `#n`, and of which entry of the mapping the row is, where several read the file.
@@ -62,25 +61,14 @@ class Standing:
     notes: list[str] = field(default_factory=list)
 
 
-def outdated() -> FinegrainError:
-    """What to say of a lake without the mappings that rows came by."""
-    return FinegrainError(
-        "the lake was made by an earlier version of finegrain, which kept no mappings; "
-        "load the files into a new lake (FINEGRAIN_HOME)"
-    )
-
-
 class Loads:
-    """What has been loaded of one source, in order. Raises FinegrainError for a lake of an earlier version."""
+    """What has been loaded of one source, in order."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, source: str) -> None:
-        try:
-            found = con.execute(
-                "select raw_table, file, fingerprint, loaded_at, position, mapping from lake.raw.loads "
-                f"where source = {quote(source)} order by loaded_at, rowid"
-            ).fetchall()
-        except duckdb.BinderException:
-            raise outdated() from None
+        found = con.execute(
+            "select raw_table, file, fingerprint, loaded_at, position, mapping from lake.raw.loads "
+            f"where source = {quote(source)} order by loaded_at, rowid"
+        ).fetchall()
         self.all = [
             Loaded(str(table), str(file), str(told), at, str(name), str(by))
             for table, file, told, at, name, by in found

@@ -89,12 +89,12 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
             continue
         try:
             for path, root in _expand(pattern, form, base):
-                found.setdefault(path, (_text(path.relative_to(root)), _format(path, str(path), form)))
+                found.setdefault(path, (text_of(path.relative_to(root)), _format(path, str(path), form)))
         except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
             raise FinegrainError(f"{shown(pattern)}: {getattr(error, 'strerror', None) or error}".rstrip(".")) from None
     names = Counter(name for name, _ in found.values())
     files = [
-        DataFile(path, name if names[name] == 1 else _text(path).lstrip("/"), told, _size(path))
+        DataFile(path, name if names[name] == 1 else text_of(path).lstrip("/"), told, _size(path))
         for path, (name, told) in found.items()
     ]
     named: dict[str, DataFile] = {}
@@ -112,7 +112,7 @@ def _size(path: Path) -> int:
         raise FinegrainError(f"{shown(path)}: the file cannot be read: {error.strerror}") from None
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """A file's name as text, which any sequence of bytes may be."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 

@@ -27,7 +27,6 @@ from orchestration.files import DataFile, look
 from orchestration.lake import quote
 from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import Asked, Entry, FileReport, load
-from orchestration.locks import one_at_a_time
 from orchestration.mapping import (
     REQUIRED,
     Column,
@@ -41,7 +40,7 @@ from orchestration.mapping import (
     read_mapping,
     span,
 )
-from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.positions import Overtaken, Position, Stream, move, positions
 from orchestration.settings import Settings, settings
 from orchestration.stream.run import look as look_at_stream
 
@@ -121,6 +120,11 @@ class Reading:
     changed_schema: str | None = None
 
     @property
+    def stream(self) -> Stream:
+        """Where its position is kept."""
+        return Stream(self.source, self.name, self.place)
+
+    @property
     def deleted(self) -> str | None:
         """The column that says that a row is gone."""
         return self.entry.deletes.column if isinstance(self.entry.deletes, Column) else None
@@ -162,7 +166,7 @@ def ingest(
             if not any(entry.table or entry.http for entry in _entries(each)):
                 continue
             # Of one source one run at a time: a second one would only be overtaken.
-            with one_at_a_time(where.home / f"ingest-{each.source}.lock"):
+            with lake.alone(where, f"ingest {each.source}"):
                 asked = Asked(again, keep, now or _clock())
                 tables, report.snapshot = _ingest(where, path, each, full, asked, lot, now, advance)
                 report.tables += tables
@@ -289,9 +293,7 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     lacks a column that tells rows or moments."""
     mapping = read_mapping(path)
     folder.mkdir(parents=True)
-    found = [
-        _sample_of_stream(folder, mapping.source, each, data) for each in mapping.entries(path) if each.entry.stream
-    ]
+    found = [_sample_of_stream(folder, each, data) for each in mapping.entries(path) if each.entry.stream]
     if not any(entry.table or entry.http for entry in _entries(mapping)):
         return found
     where.extensions.mkdir(parents=True, exist_ok=True)
@@ -321,14 +323,14 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     return found
 
 
-def _sample_of_stream(folder: Path, source: str, of: Place, data: str | Path | None) -> Entry:
+def _sample_of_stream(folder: Path, of: Place, data: str | Path | None) -> Entry:
     """An entry of a stream with its first messages as JSON lines. What is no JSON object is told as such, as of a file."""
     name, number, entry, zone, where = of
     assert entry.stream is not None
     place = entry.stream.place
     file = folder / f"{name}.{number}.jsonl"
     with duckdb.connect() as con:
-        con.register("messages", look_at_stream(entry, source, where, data))
+        con.register("messages", look_at_stream(entry, where, data))
         con.execute(
             "create table lines as select case when json_valid(line) then json(line) else to_json(left(line, 200)) end::varchar as line "
             "from (select coalesce(undecoded, text, '') as line from messages)"
@@ -400,7 +402,7 @@ def _begin(
     con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable | None, seen: dict[str, str] | None
 ) -> None:
     """Where the last run stopped, and what has become of the columns since."""
-    reading.before = positions(con, reading.source, reading.place).get(reading.part)
+    reading.before = positions(con, reading.stream).get(reading.part)
     found = _last_seen(con, reading)
     was: dict[str, str] = json.loads(found[0]) if found else {}
     # An answer of an API shows only the keys that its rows happen to have.
@@ -540,7 +542,7 @@ def _read_api(
     advance: console.Advance,
 ) -> None:
     """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
-    before = positions(con, reading.source, reading.place).get(reading.part)
+    before = positions(con, reading.stream).get(reading.part)
     reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
     start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
     folder = where.home / "tmp" / f"ingest-{reading.source}-{reading.part}"
@@ -606,13 +608,10 @@ def _read_api(
 
 def _last_seen(con: duckdb.DuckDBPyConnection, reading: Reading) -> tuple[str, str] | None:
     """The columns (as JSON) and the mapping's fingerprint of the last time; None before the first."""
-    try:
-        found = con.execute(
-            f"select columns, mapping from lake.raw.schemas where source = {quote(reading.source)} "
-            f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
-        ).fetchall()
-    except duckdb.BinderException:
-        raise deliveries.outdated() from None
+    found = con.execute(
+        f"select columns, mapping from lake.raw.schemas where source = {quote(reading.source)} "
+        f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by seen_at desc, rowid desc limit 1"
+    ).fetchall()
     return (str(found[0][0]), str(found[0][1])) if found else None
 
 
@@ -771,7 +770,7 @@ def _land(
                 deleted = int(_one(con, f"insert into lake.raw.deletions {gone}"))
             if reading.changed_schema is not None:
                 _note_seen(con, reading, reading.changed_schema, now)
-            move(con, reading.source, reading.place, {reading.part: (before, to)}, now)
+            move(con, reading.stream, {reading.part: (before, to)}, now)
         return landed, deleted
 
     landed, deleted = lake.retry(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +38,7 @@ BOOKS: Final[dict[str, str]] = {
         "position varchar, mapping varchar"
     ),
     "positions": (
-        "source varchar, place varchar, part varchar, position varchar, incarnation varchar, owner varchar, "
+        "source varchar, raw_table varchar, place varchar, part varchar, position varchar, incarnation varchar, owner varchar, "
         "moved_at timestamp"
     ),
     "dead_letters": (
@@ -50,12 +51,13 @@ BOOKS: Final[dict[str, str]] = {
         "deleted_at timestamp, _ingested_at timestamp, available_at timestamp"
     ),
     "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp, mapping varchar",
-    "replayed": "_source varchar, _position varchar, replayed_at timestamp",
+    "replayed": "_source varchar, _position varchar, raw_table varchar, letter_at timestamp, replayed_at timestamp",
 }
 
-#: SQL: whether the dead letter `d` has not been replayed.
+#: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--afresh) is another letter.
 IS_WAITING: Final = (
-    "not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position)"
+    "not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position "
+    "and r.raw_table = d.raw_table and r.letter_at = d._ingested_at)"
 )
 
 
@@ -104,7 +106,15 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
     if isinstance(where.lake_data, Path):
         _follow(con, where, where.lake_data)
     con.execute("set timezone = 'UTC'")
-    if not read_only:
+    present = _columns(con)
+    for table, names in present.items():
+        if missing := [name for name in table_columns(table) if name not in names]:
+            con.execute("detach lake")
+            raise FinegrainError(
+                f"{where.lake_catalog}: this lake was made by an earlier version of finegrain, whose table {table} has no "
+                f"{', '.join(missing)}; make a new lake (FINEGRAIN_HOME) and load into it"
+            )
+    if not read_only and len(present) < len(RAW_TABLES) + len(BOOKS):
         retry(lambda: _create_tables(con, where))
 
 
@@ -201,27 +211,62 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
         con.execute("detach catalogue")
 
 
+#: The locks in a PostgreSQL catalogue that work of a home holds in this process: the connections whose transactions hold them.
+_HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
+
+
 @contextmanager
-def alone(where: Settings, work: str = "load") -> Iterator[None]:
-    """Hold the right to some work on the lake (by default, to land files); whoever comes second waits, where several machines
-    share the lake, too. Raises FinegrainError as `attach` does."""
+def alone(where: Settings, work: str) -> Iterator[None]:
+    """Hold the right to some work on the lake; whoever comes second waits, in another home or on another machine, too, since the lock lies
+    with the catalogue: a file beside SQLite's, an advisory lock in PostgreSQL. A process that loses it (its connection broke) can
+    commit nothing before it has let go (`writing`). Raises FinegrainError as `attach` does."""
+    # Work names what it works on, in words of a mapping, which no file need be called.
+    name = f"{work.partition(' ')[0]}-{hashlib.md5(work.encode()).hexdigest()[:12]}"
     if isinstance(where.lake_catalog, Path):
-        with one_at_a_time(where.home / f"{work}.lock"):
+        with one_at_a_time(where.lake_catalog.with_name(f"{name}.lock")):
             yield
         return
     con = _engine(where)
+    held = _HELD.setdefault(where, [])
     try:
         with _told(where):
             load_extensions(con, where)
             con.execute(f"attach {quote(where.lake_catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
-            # The lock lives as long as the transaction, and that no longer than this process.
+            # The lock lives as long as the transaction, and that no longer than this process. A server may end transactions that are idle,
+            # and does not by itself notice that a machine was switched off.
             con.execute("begin")
-            con.execute(
-                f"call postgres_execute('catalogue', 'select pg_advisory_xact_lock(hashtext(''finegrain {work}''))')"
-            )
+            for statement in (
+                "set local idle_in_transaction_session_timeout = 0",
+                "set local tcp_keepalives_idle = 30",
+                f"select pg_advisory_xact_lock(hashtext(''finegrain {name}''))",
+            ):
+                con.execute(f"call postgres_execute('catalogue', '{statement}')")
+        held.append(con)
         yield
     finally:
+        if con in held:
+            held.remove(con)
+        # DuckDB ends the process if a transaction whose server has gone away is still open when it is closed.
+        with suppress(duckdb.Error):
+            con.execute("rollback")
         con.close()
+
+
+def _still_alone(where: Settings) -> None:
+    """Raises FinegrainError if a lock that work of this home holds has been lost."""
+    for con in _HELD.get(where, []):
+        try:
+            [(holds,)] = con.execute(
+                "select * from postgres_query('catalogue', 'select count(*) from pg_locks "
+                "where pid = pg_backend_pid() and locktype = ''advisory'' and granted')"
+            ).fetchall()
+        except duckdb.Error:
+            holds = 0
+        if not holds:
+            raise FinegrainError(
+                "the connection to the lake's catalogue was lost, and with it the lock that keeps others from the same work; "
+                "what was not committed has not landed. Run this again"
+            )
 
 
 def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
@@ -292,19 +337,21 @@ def _follow(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None
         )
 
 
+def _columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+    """The columns of each of the lake's tables that is there."""
+    found = con.execute(
+        # Of the catalogue itself, since DuckDB would load all there is to know of each table.
+        "select t.table_name, list(c.column_name) from __ducklake_metadata_lake.ducklake_table as t "
+        "inner join __ducklake_metadata_lake.ducklake_column as c on t.table_id = c.table_id and c.end_snapshot is null "
+        "where t.end_snapshot is null group by 1"
+    ).fetchall()
+    return {str(table): set(names) for table, names in found if table in RAW_TABLES or table in BOOKS}
+
+
 def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
-    present = {
-        row[0]
-        for row in con.execute(
-            # Of the catalogue itself, since DuckDB would load all there is to know of each table.
-            "select table_name from __ducklake_metadata_lake.ducklake_table where end_snapshot is null"
-        ).fetchall()
-    }
     shapes = {
         table: ", ".join(f'"{name}" {kind}' for name, kind in columns(table).items()) for table in RAW_TABLES
     } | BOOKS
-    if not shapes.keys() - present:
-        return
     with writing(con, where):
         con.execute("create schema if not exists lake.raw")
         for table, fields in shapes.items():
@@ -318,6 +365,7 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
     if isinstance(where.lake_catalog, str):
         with transaction(con):
             yield
+            _still_alone(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
         yield

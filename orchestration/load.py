@@ -200,7 +200,7 @@ def load(
     reports: list[FileReport] = []
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.
-    one = lake.alone(where)
+    one = lake.alone(where, "load")
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:

@@ -1,5 +1,8 @@
-"""How far each source has been read. A position moves in the transaction that lands its rows, so neither is ever without the
-other; and it moves only from where its owner left it, so who was overtaken cannot land anything."""
+"""How far each source has been read into each raw table. A position moves in the transaction that lands its rows, so neither is
+ever without the other; and it moves only from where its owner left it, so a reader that was overtaken cannot land anything.
+
+Two transactions that move one position conflict, and one of them is refused. Two that write a part's *first* position do not, since
+DuckLake lets two inserts pass; so who claims parts for the first time holds `lake.alone` of the stream."""
 
 from __future__ import annotations
 
@@ -22,23 +25,36 @@ class Position:
     owner: str | None = None
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What is read into one raw table: a `place` (`kafka:shop.events`) as a `source` of the mapping. Two tables that one place feeds
+    are read apart."""
+
+    source: str
+    table: str
+    place: str
+
+    @property
+    def condition(self) -> str:
+        """SQL: whether a row of raw.positions is of this."""
+        return f"source = {quote(self.source)} and raw_table = {quote(self.table)} and place = {quote(self.place)}"
+
+
 class Overtaken(Exception):
     """Another reader has moved or claimed the position since."""
 
 
-def positions(con: duckdb.DuckDBPyConnection, source: str, place: str) -> dict[str, Position]:
+def positions(con: duckdb.DuckDBPyConnection, stream: Stream) -> dict[str, Position]:
     """Where the reading of a place goes on, by part; nothing for parts that were never read."""
     found = con.execute(
-        "select part, position, incarnation, owner from lake.raw.positions "
-        f"where source = {quote(source)} and place = {quote(place)}"
+        f"select part, position, incarnation, owner from lake.raw.positions where {stream.condition}"
     ).fetchall()
     return {str(part): Position(str(part), str(position), kind, owner) for part, position, kind, owner in found}
 
 
 def move(
     con: duckdb.DuckDBPyConnection,
-    source: str,
-    place: str,
+    stream: Stream,
     moves: dict[str, tuple[Position | None, Position]],
     now: datetime,
 ) -> None:
@@ -48,27 +64,26 @@ def move(
     """
     if not moves:
         return
-    of_place = f"source = {quote(source)} and place = {quote(place)}"
     held = [before for before, _ in moves.values() if before is not None]
     if held:
         # Deleting them tells whether they were there, without another look. As rows in a list, in which nulls are alike; a long
         # condition would be planned for longer than it runs.
         same = ", ".join(f"row({_literals(*asdict(before).values())})" for before in held)
         [(deleted,)] = con.execute(
-            f"delete from lake.raw.positions where {of_place} and "
+            f"delete from lake.raw.positions where {stream.condition} and "
             f"list_contains([{same}], row({', '.join(asdict(held[0]))}))"
         ).fetchall()
         if deleted != len(held):
-            present = positions(con, source, place)
+            present = positions(con, stream)
             # What was there has been deleted above, within this transaction.
             raise Overtaken(next((before.part for before in held if before.part in present), held[0].part))
     if len(held) < len(moves):
-        present = positions(con, source, place)
+        present = positions(con, stream)
         for part, (before, _) in moves.items():
             if before is None and part in present:
                 raise Overtaken(part)
     rows = ", ".join(
-        f"({_literals(source, place, *asdict(to).values())}, timestamp {quote(now.isoformat(sep=' '))})"
+        f"({_literals(stream.source, stream.table, stream.place, *asdict(to).values())}, timestamp {quote(now.isoformat(sep=' '))})"
         for _, to in moves.values()
     )
     con.execute(f"insert into lake.raw.positions values {rows}")

@@ -18,7 +18,6 @@ from orchestration import deliveries, lake
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
-from orchestration.locks import one_at_a_time
 from orchestration.mapping import nearest
 from orchestration.settings import Settings, settings
 
@@ -64,7 +63,7 @@ def unload(
     if not lake.exists(where):
         raise FinegrainError(f"{where.lake_catalog}: there is no lake here, so nothing to unload")
     # Neither a load nor an ingest may land rows between the look and the deletions.
-    with lake.alone(where), one_at_a_time(where.home / f"ingest-{source}.lock"):
+    with lake.alone(where, "load"), lake.alone(where, f"ingest {source}"):
         con = lake.connect(where)
         try:
             with lake.unmoved(where):

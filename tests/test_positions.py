@@ -11,10 +11,11 @@ import pytest
 from servers import HOST, Postgres
 
 from orchestration import lake
-from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.positions import Overtaken, Position, Stream, move, positions
 from orchestration.settings import Settings
 
 NOW = datetime(2025, 3, 2)
+STREAM = Stream("shop", "events", "kafka:t")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -34,7 +35,7 @@ def where(
 
 
 def step(con: duckdb.DuckDBPyConnection, before: Position | None, after: Position) -> None:
-    move(con, "shop", "kafka:t", {after.part: (before, after)}, NOW)
+    move(con, STREAM, {after.part: (before, after)}, NOW)
     con.execute(f"insert into lake.raw.events (_position) values ('{after.part}/{after.position}')")
 
 
@@ -45,8 +46,13 @@ def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
     for stale in (None, Position("0", "9", "i", "me"), Position("0", "10", "i", "you"), Position("0", "10", "j", "me")):
         with pytest.raises(Overtaken), lake.writing(con, where):
             step(con, stale, Position("0", "20", "i", "me"))
-    assert positions(con, "shop", "kafka:t") == {"0": Position("0", "10", "i", "me")}
-    assert positions(con, "shop", "kafka:u") == {}
+    assert positions(con, STREAM) == {"0": Position("0", "10", "i", "me")}
+    for other in (
+        Stream("shop", "events", "kafka:u"),
+        Stream("shop", "orders", "kafka:t"),
+        Stream("mall", "events", "kafka:t"),
+    ):
+        assert positions(con, other) == {}
     assert con.execute("select _position from lake.raw.events").fetchall() == [("0/10",)]
     con.close()
 
@@ -56,7 +62,7 @@ def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
     one, two = lake.connect(where), lake.connect(where)
     start = Position("0", "10", None, "heir")
     with lake.writing(one, where):
-        move(one, "shop", "kafka:t", {"0": (None, start), "1": (None, Position("1", "5"))}, NOW)
+        move(one, STREAM, {"0": (None, start), "1": (None, Position("1", "5"))}, NOW)
     one.execute("begin")
     step(one, start, Position("0", "20", None, "heir"))
     two.execute("begin")
@@ -68,6 +74,6 @@ def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
     one.close()
     two.close()
     con = lake.connect(where, read_only=True)
-    assert positions(con, "shop", "kafka:t")["0"].owner == "heir"
+    assert positions(con, STREAM)["0"].owner == "heir"
     assert con.execute("select count(*) from lake.raw.events").fetchall() == [(1,)]
     con.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import shutil
 import signal
 import time
 import urllib.request
@@ -26,9 +29,11 @@ from orchestration.errors import FinegrainError
 from orchestration.landing import identifier
 from orchestration.mapping import Table
 from orchestration.settings import Settings
+from orchestration.stream.folder import Folder
 from orchestration.stream.loader import Limits
 from orchestration.stream.messages import LARGEST, NAMED, Messages
 from orchestration.stream.replay import replay
+from orchestration.stream.run import Onlooker
 from orchestration.unload import unload
 
 GOOD = {
@@ -84,7 +89,11 @@ def test_rows_land_once_in_the_contracts_shape(shop: Shop) -> None:
         (4, 4, True)
     ]
     size = len(json.dumps(given)) + 1
-    assert sorted(position for (position,) in shop.ask("select _position from lake.raw.events")) == [
+    # A file's name is followed by what tells it from others of that name.
+    landed_at = [
+        re.sub("@[0-9a-f]{8}/", "/", position) for (position,) in shop.ask("select _position from lake.raw.events")
+    ]
+    assert sorted(landed_at) == [
         f"{shop.folder}/a.jsonl/0",
         f"{shop.folder}/a.jsonl/{size}",
         f"{shop.folder}/a.jsonl/{size + len(json.dumps(GOOD)) + 1}",
@@ -121,7 +130,8 @@ def test_what_breaks_a_rule_is_a_dead_letter_with_the_same_bytes(shop: Shop, lin
     [(payload, said, error, table, position, part)] = shop.ask(
         "select payload, rule_id, error, raw_table, position, part from lake.raw.dead_letters"
     )
-    assert (payload, said, table, position, part) == (line, rule, "events", str(len(json.dumps(GOOD)) + 1), "a.jsonl")
+    assert (payload, said, table, position) == (line, rule, "events", str(len(json.dumps(GOOD)) + 1))
+    assert re.fullmatch("a.jsonl@[0-9a-f]{8}", part)
     assert error
 
 
@@ -330,12 +340,36 @@ def test_a_key_of_any_name_is_a_column(shop: Shop) -> None:
         f"select _position, _error, payload, properties, {', '.join(texts)} from lake.raw.events order by _ingested_at"
     )
     known = {*RAW_TABLES["events"]}
-    assert first[0] == f"{shop.folder}/a.jsonl/0" and first[1] is None and json.loads(first[2]) == {**GOOD, **odd}
+    assert (
+        first[0].startswith(f"{shop.folder}/a.jsonl@")
+        and first[0].endswith("/0")
+        and first[1] is None
+        and json.loads(first[2]) == {**GOOD, **odd}
+    )
     assert json.loads(first[3]) == {name: value for name, value in odd.items() if name not in known}
-    assert second[0] == f"{shop.folder}/b.jsonl/0" and second[1] is None and json.loads(second[2]) == {**GOOD, **odd}
+    assert (
+        second[0].startswith(f"{shop.folder}/b.jsonl@")
+        and second[0].endswith("/0")
+        and second[1] is None
+        and json.loads(second[2]) == {**GOOD, **odd}
+    )
     assert list(second[4:]) == [odd[name] for name in texts.values()]
     # What the mapping reads in no field of its own is kept beside what its SQL made.
     assert json.loads(json.loads(second[3])["properties"]) == [odd[name] for name in read]
+
+
+def test_a_file_of_any_name_is_streamed(shop: Shop) -> None:
+    names = (b"caf\xe9.jsonl", b"a\nb.jsonl", b"[x]\x1b[31m.jsonl", b"-%s'\\*.jsonl")
+    for name in names:
+        shop.add(GOOD, file=os.fsdecode(name))
+    assert shop.drain()["rows"] == len(names)
+    shop.add(GOOD, file=os.fsdecode(names[0]))
+    done = shop.drain()
+    assert done["rows"] == 1 and json.loads(json.dumps(done["lag"], ensure_ascii=False).encode()) == done["lag"]
+    found = [str(row[0]).removeprefix(f"{shop.folder}/") for row in shop.ask("select _position from lake.raw.events")]
+    assert sorted({name.partition("@")[0] for name in found}) == sorted(
+        name.decode("utf-8", "backslashreplace") for name in names
+    )
 
 
 def test_times_of_a_stream_have_a_format(shop: Shop) -> None:
@@ -399,6 +433,102 @@ def test_the_rest_of_a_line_waits_for_its_end(shop: Shop) -> None:
     assert shop.ask("select count(*) from lake.raw.dead_letters") == [(0,)]
 
 
+def events(first: int, count: int) -> list[dict[str, Any]]:
+    """Numbered events."""
+    return [GOOD | {"event_id": str(number)} for number in range(first, first + count)]
+
+
+def landed(shop: Shop) -> list[int]:
+    """The numbers of the events in the lake."""
+    return sorted(int(number) for (number,) in shop.ask("select event_id from lake.raw.events"))
+
+
+def rotate(old: Path, how: str) -> None:
+    """What a log rotation does with a file; its name is free then, or holds nothing."""
+    new = old.with_name(f"{old.name}.1")
+    match how:
+        case "rename":
+            old.rename(new)
+        case "rename and recreate":
+            old.rename(new)
+            old.touch()
+        case "copy and truncate":
+            shutil.copyfile(old, new)
+            old.write_bytes(b"")
+        case "move to another disk and back":
+            shutil.copyfile(old, new)
+            old.unlink()
+
+
+@pytest.mark.parametrize("how", ["rename", "rename and recreate", "copy and truncate", "move to another disk and back"])
+def test_a_file_is_rotated_and_each_line_lands_once(shop: Shop, how: str) -> None:
+    shop.add(*events(0, 20))
+    assert shop.drain()["rows"] == 20
+    shop.add(*events(20, 10))  # not read yet when it is rotated
+    rotate(shop.folder / "a.jsonl", how)
+    shop.add(*events(30, 50))  # longer than what was read of the first
+    assert shop.drain()["rows"] == 60
+    shop.add(*events(80, 5), file="a.jsonl.1")  # a writer that still has it open
+    assert shop.drain()["rows"] == 5
+    assert landed(shop) == list(range(85))
+    assert shop.ask("select count(distinct _position) from lake.raw.events") == [(85,)]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_that_is_replaced_by_a_longer_one_is_read_from_its_beginning(shop: Shop, in_place: bool) -> None:
+    shop.add(*events(0, 20))
+    shop.drain()
+    lines = "".join(json.dumps(event) + "\n" for event in events(20, 40))
+    if in_place:
+        (shop.folder / "a.jsonl").write_text(lines)
+    else:
+        (shop.folder / "new").write_text(lines)
+        (shop.folder / "new").replace(shop.folder / "a.jsonl")
+    assert shop.drain()["rows"] == 40
+    assert landed(shop) == list(range(60))
+    assert shop.ask("select count(distinct _position) from lake.raw.events") == [(60,)]
+
+
+def test_a_file_that_was_written_whole_again_with_more_goes_on(shop: Shop) -> None:
+    shop.add(*events(0, 20))
+    shop.drain()
+    (shop.folder / "new").write_text("".join(json.dumps(event) + "\n" for event in events(0, 30)))
+    (shop.folder / "new").replace(shop.folder / "a.jsonl")
+    assert shop.drain()["rows"] == 10
+    assert landed(shop) == list(range(30))
+
+
+def test_rotation_beside_a_running_loader(shop: Shop) -> None:
+    """A writer adds lines and rotates by renaming, as fast as it can; every line lands once."""
+    lake.connect(shop.where).close()
+    loader = shop.run("--age", "0.05")
+    try:
+        for turn in range(30):
+            for number in range(10):
+                shop.add(*events(turn * 100 + number * 10, 10))
+                time.sleep(0.003)
+            (shop.folder / "a.jsonl").rename(shop.folder / f"a.jsonl.{turn}")
+        wait(lambda: shop.ask("select count(*) from lake.raw.events") >= [(3_000,)])
+    finally:
+        loader.send_signal(signal.SIGTERM)
+        _, err = loader.communicate(timeout=60)
+    assert loader.returncode == 0 and "was deleted" not in err
+    assert shop.drain()["rows"] == 0
+    assert landed(shop) == list(range(3_000))
+
+
+def test_what_was_deleted_before_it_was_read_is_said(shop: Shop) -> None:
+    source = Folder(shop.folder, f"folder:{shop.folder}", "shop.yml")
+    shop.add(*events(0, 30))
+    source.open(Onlooker())
+    [file] = shop.folder.iterdir()
+    assert len(source.poll(10, 0)) == 10
+    rest = file.stat().st_size - sum(len(json.dumps(event)) + 1 for event in events(0, 10))
+    file.unlink()
+    assert source.poll(10, 0).notes == [f"{file}: it was deleted or replaced before its last {rest:,} bytes were read"]
+    assert source.poll(10, 0).notes == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> None:
     shop.add(*[GOOD] * 50)
@@ -446,11 +576,6 @@ def test_prometheus_is_told_what_happens(shop: Shop) -> None:
 
 
 def test_what_a_user_can_mend_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
-    shop.add(GOOD, GOOD)
-    shop.drain()
-    (shop.folder / "a.jsonl").write_text("")
-    with pytest.raises(FinegrainError, match=r"a.jsonl: it has 0 bytes, and [0-9]+ have been read already"):
-        shop.drain()
     shop.map(stream={"folder": str(tmp_path / "nowhere")})
     with pytest.raises(FinegrainError, match=r"nowhere is no folder"):
         shop.drain()

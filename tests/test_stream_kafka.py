@@ -10,6 +10,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,13 @@ from services import bootstrap, new_topic
 from orchestration import lake
 from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
-from orchestration.positions import positions
+from orchestration.mapping import Table
+from orchestration.positions import Position, Stream, move, positions
 from orchestration.settings import Settings
-from orchestration.stream.loader import Limits
+from orchestration.stream.loader import Limits, Loader
 from orchestration.stream.messages import Messages
+from orchestration.stream.replay import replay
+from orchestration.stream.watch import Form, Watch
 
 PARTITIONS = 3
 wait = partial(streams.wait, seconds=90)
@@ -76,7 +81,10 @@ class Shop(streams.Streamed):
     def is_whole(self) -> bool:
         """Whether every event that was sent is once in the lake, and the positions are the ends of the topic."""
         con = lake.connect(self.where, read_only=True)
-        at = {part: int(each.position) for part, each in positions(con, "shop", f"kafka:{self.topic}").items()}
+        at = {
+            part: int(each.position)
+            for part, each in positions(con, Stream("shop", "events", f"kafka:{self.topic}")).items()
+        }
         con.close()
         ends = Consumer({"bootstrap.servers": bootstrap(self.kafka), "group.id": "ends"})
         high = {
@@ -98,7 +106,8 @@ def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:
     done = shop.drain()
     assert (done["rows"], done["dead_letters"]) == (1_000, {"wrong_type": 10})
     assert shop.drain()["rows"] == 0
-    assert shop.ask("select min(_position) from lake.raw.events") == [(f"{shop.topic}/0/0",)]
+    [(first,)] = shop.ask("select min(_position) from lake.raw.events")
+    assert re.fullmatch(f"{shop.topic}/0@[0-9a-f]{{8}}/0", first)
     # A letter keeps what came with the message.
     assert shop.ask(
         "select distinct key, headers, place, sent_at > timestamp '2025-01-01' from lake.raw.dead_letters"
@@ -228,11 +237,162 @@ def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
     time.sleep(1)
     new_topic(shop.kafka, PARTITIONS, shop.topic)
     shop.send(30)
-    with pytest.raises(FinegrainError, match=r"was deleted and made anew .* run it once with --afresh"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --afresh"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
     assert shop.drain(afresh=True)["rows"] == 30
     assert shop.is_whole()
+
+
+def recreate(shop: Shop) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
+    admin.delete_topics([shop.topic])[shop.topic].result()
+    time.sleep(1)
+    new_topic(shop.kafka, PARTITIONS, shop.topic)
+
+
+def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
+    """At the positions of letters that were replayed lie new letters, and at those of quarantined rows good events."""
+    shop.send(10, event_type="peek")
+    assert shop.drain()["dead_letters"] == {"unknown_event": 10}
+    fields = dict.fromkeys(("event_id", "event_type", "event_at", "user_id"))
+    entry = json.loads(shop.mapping.read_text())
+    events = entry["tables"]["events"]
+    events["fields"] = {name: name for name in fields} | {
+        "event_type": {"column": "event_type", "map": {"peek": "view_item"}}
+    }
+    plain = shop.mapping.read_text()
+    shop.mapping.write_text(json.dumps(entry))
+    assert replay(shop.mapping, where=shop.where).rows == 10
+    recreate(shop)
+    shop.mapping.write_text(plain)
+    shop.send(10, event_type="peek")
+    shop.send(10)
+    assert shop.drain(afresh=True)["dead_letters"] == {"unknown_event": 10}
+    assert shop.ask(f"select count(*) from lake.raw.dead_letters as d where {lake.IS_WAITING}") == [(10,)]
+    shop.mapping.write_text(json.dumps(entry))
+    assert replay(shop.mapping, where=shop.where).rows == 10
+    assert shop.ask("select count(*), count(distinct event_id), count(distinct _position) from lake.raw.events") == [
+        (30, 30, 30)
+    ]
+
+
+def test_letters_that_are_read_again_wait_again(shop: Shop) -> None:
+    """Of one topic, after --afresh: each message lands once, and a letter that was replayed before is another."""
+    shop.send(6, event_type="peek")
+    shop.drain()
+    entry = json.loads(shop.mapping.read_text())
+    kind = {"column": "event_type", "map": {"peek": "view_item"}}
+    entry["tables"]["events"]["fields"] = {name: name for name in ("event_id", "event_at", "user_id")} | {
+        "event_type": kind
+    }
+    plain = shop.mapping.read_text()
+    shop.mapping.write_text(json.dumps(entry))
+    assert replay(shop.mapping, where=shop.where).rows == 6
+    shop.mapping.write_text(plain)
+    for _ in range(2):
+        assert shop.drain(afresh=True)["dead_letters"] == {"unknown_event": 6}
+    shop.mapping.write_text(json.dumps(entry))
+    assert replay(shop.mapping, where=shop.where).rows == 6
+    assert replay(shop.mapping, where=shop.where).asked == 0
+
+
+def test_one_topic_feeds_two_tables(shop: Shop) -> None:
+    """Each is read whole, one after the other and side by side."""
+    shop.where.home.mkdir(parents=True)
+    entry = json.loads(shop.mapping.read_text())["tables"]["events"]
+    customers = {"fields": {"customer_id": "user_id", "updated_at": "event_at"}, "where": "kind = 'c'"}
+    events = {
+        "fields": {name: name for name in ("event_id", "event_type", "event_at", "user_id")},
+        "where": "kind = 'e'",
+    }
+    tables = {"events": {**entry, **events}, "customers": {**entry, **customers}}
+    shop.mapping.write_text(json.dumps({"source": "shop", "tables": tables}))
+
+    def counted() -> list[tuple[int, int]]:
+        return shop.ask("select (select count(*) from lake.raw.events), (select count(*) from lake.raw.customers)")
+
+    shop.send(500, kind="e")
+    shop.send(500, kind="c")
+    assert shop.drain(table="events")["rows"] == 500
+    assert shop.drain(table="customers")["rows"] == 500
+    shop.send(300, kind="c")
+    shop.send(300, kind="e")
+    loaders = [shop.run(table, "--age", "0.1") for table in tables]
+    try:
+        wait(lambda: counted() == [(800, 800)])
+    finally:
+        for loader in loaders:
+            loader.send_signal(signal.SIGTERM)
+        for loader in loaders:
+            _, err = loader.communicate(timeout=60)
+            assert loader.returncode == 0 and "another loader" not in err
+    assert shop.ask("select count(distinct event_id) from lake.raw.events") == [(800,)]
+    # What is no message for either is a letter of each.
+    producer = Producer({"bootstrap.servers": bootstrap(shop.kafka), "log_level": 0})
+    producer.produce(shop.topic, b"broken", partition=0)
+    assert producer.flush(60) == 0
+    for table in tables:
+        assert shop.drain(table=table)["dead_letters"] == {"not_json": 1}
+    for table in tables:
+        assert replay(shop.mapping, table, where=shop.where).asked == 1
+    for each in tables.values():
+        each["stream"]["settings"]["group.id"] = "shop"
+    shop.mapping.write_text(json.dumps({"source": "shop", "tables": tables}))
+    with pytest.raises(
+        FinegrainError, match=r"customers.stream.settings.group.id: .*events.* in the same group 'shop'"
+    ):
+        shop.drain(table="customers")
+
+
+def test_one_more_loader_than_partitions_drains_too(shop: Shop) -> None:
+    """The spare one has nothing to wait for."""
+    shop.send(300)
+    company = [shop.run("--age", "0.1") for _ in range(PARTITIONS)]
+    try:
+        wait(shop.is_whole)
+        spare = shop.run("--drain", "--json")
+        _, err = spare.communicate(timeout=60)
+        assert (spare.returncode, err) == (0, "")
+    finally:
+        for loader in company:
+            loader.send_signal(signal.SIGTERM)
+        for loader in company:
+            loader.communicate(timeout=60)
+    assert shop.is_whole()
+
+
+class Given:
+    """A source that is given parts by the test, as a broker assigns partitions."""
+
+    place = "kafka:shop"
+
+    def __init__(self) -> None:
+        self.keeper: Any = None
+
+    def open(self, keeper: Any) -> None:
+        self.keeper = keeper
+
+
+def test_afresh_is_once_for_each_part_whenever_it_comes(shop: Shop) -> None:
+    """The first assignment may be empty, parts come and go, and a part that was begun afresh goes on when it comes back."""
+    source, entry = Given(), json.loads(shop.mapping.read_text())["tables"]["events"]
+    con = lake.connect(shop.where)
+    messages = Messages(con, "shop", "events", Table.model_validate(entry), "UTC", "shop.yml")
+    with lake.writing(con, shop.where):
+        old = {part: (None, Position(part, "7", "old")) for part in "01"}
+        move(con, Stream("shop", "events", f"kafka:{shop.topic}"), old, datetime(2025, 3, 2))
+    loader = Loader(source, [messages], con, shop.where, Watch("kafka:shop", Form.none, None), afresh=True)  # type: ignore[arg-type]
+    start = {part: partial(str, 0) for part in "01"}
+    assert loader.claim({}, "new") == {}
+    assert loader.claim({"0": start["0"]}, "new")["0"].position == "0"
+    loader.settle()
+    with lake.writing(con, shop.where):
+        [(at, to)] = [(at, replace(at, position="3")) for at in loader.known().values() if at.part == "0"]
+        move(con, loader.of, {"0": (at, to)}, datetime(2025, 3, 2))
+    assert {part: at.position for part, at in loader.claim(start, "new").items()} == {"0": "3", "1": "0"}
+    loader.watch.close()
+    con.close()
 
 
 def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:

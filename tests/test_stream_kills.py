@@ -1,8 +1,8 @@
 """Loaders that are killed at any moment, a broker that is, too: every event is once in the lake.
 
 The loaders are real processes of one consumer group on a real broker; they are forked from a process that has imported everything,
-so that a life is short and a kill is likely to meet a batch. Loaders are killed 200 times on CI, 40 times by
-`make test` elsewhere, and 1,000 times by `make soak`.
+so that a life is short and a kill is likely to meet a batch. With each kind of catalogue loaders are killed 100 times on CI, 40 times
+elsewhere (`make test-long`), and 1,000 times by `make soak`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from servers import Kafka
 from services import bootstrap, new_topic
 
 from orchestration import lake
-from orchestration.positions import positions
+from orchestration.positions import Stream, positions
 from orchestration.settings import Settings
 
 PARTITIONS = 6
@@ -184,9 +184,9 @@ def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: 
     assert rows == (events.sent - broken, events.sent - broken)
     assert dead == (broken, broken)
     ends = Consumer({"bootstrap.servers": bootstrap(kafka), "group.id": "ends"})
-    assert {part: int(at.position) for part, at in positions(con, "killed_shop", f"kafka:{topic}").items()} == {
-        str(part): ends.get_watermark_offsets(TopicPartition(topic, part), 10)[1] for part in range(PARTITIONS)
-    }
+    assert {
+        part: int(at.position) for part, at in positions(con, Stream("killed_shop", "events", f"kafka:{topic}")).items()
+    } == {str(part): ends.get_watermark_offsets(TopicPartition(topic, part), 10)[1] for part in range(PARTITIONS)}
     ends.close()
     [(landed,)] = con.execute("select count(distinct _ingested_at) from lake.raw.events").fetchall()
     con.close()
@@ -206,8 +206,8 @@ def at_work(lives: dict[Path, Life], chance: random.Random) -> tuple[Path, Life]
 
 
 @pytest.mark.long
-def test_every_event_is_once_in_the_lake(kafka: Kafka, home: Settings, tmp_path: Path) -> None:
-    kill_loaders(kafka, tmp_path, home, kills=200 if "CI" in os.environ else 40, seed=1)
+def test_every_event_is_once_in_the_lake(kafka: Kafka, catalogue: Settings, tmp_path: Path) -> None:
+    kill_loaders(kafka, tmp_path, catalogue, kills=100 if "CI" in os.environ else 40, seed=1)
 
 
 @pytest.mark.soak

@@ -29,7 +29,7 @@ from test_stream_kills import Life
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.positions import positions
+from orchestration.positions import Stream, positions
 from orchestration.settings import Settings
 from orchestration.stream.kinesis import BEGINNING, END, MOST, Kinesis
 from orchestration.stream.loader import Limits
@@ -38,6 +38,9 @@ from orchestration.stream.run import Onlooker, entry_of
 REGION = "eu-north-1"
 #: What Kinesis takes in one call.
 AT_ONCE = 500
+
+#: SQL: a position without the tag of the stream's incarnation.
+POSITION = "regexp_replace(_position, '@[0-9a-f]{8}/', '/')"
 
 
 class Shop(Streamed):
@@ -110,7 +113,10 @@ class Shop(Streamed):
         """Where each shard has been read to, by the lake."""
         con = lake.connect(self.where, read_only=True)
         try:
-            return {part: at.position for part, at in positions(con, "shop", f"kinesis:{self.stream}").items()}
+            return {
+                part: at.position
+                for part, at in positions(con, Stream("shop", "events", f"kinesis:{self.stream}")).items()
+            }
         finally:
             con.close()
 
@@ -134,7 +140,7 @@ class Shop(Streamed):
     def is_whole(self) -> bool:
         """Whether every record that was sent is once in the lake, by its position, and every shard read to its end."""
         sent = sorted((f"{self.stream}/{shard}/{number}", event) for (shard, number), event in self.put.items())
-        landed = self.ask("select _position, event_id from lake.raw.events order by all")
+        landed = self.ask(f"select {POSITION}, event_id from lake.raw.events order by all")
         return landed == sent and self.positions() == self.ends()
 
 
@@ -201,7 +207,7 @@ def test_a_dead_letter_keeps_the_bytes_and_the_key(shop: Shop) -> None:
     shop.send(7)
     done = shop.drain()
     assert (done["rows"], done["dead_letters"]) == (7, {"missing_field": 1, "not_json": 2, "not_utf8": 1})
-    letters = shop.ask("select part, position, payload, key, place, _position from lake.raw.dead_letters")
+    letters = shop.ask(f"select part, position, payload, key, place, {POSITION} from lake.raw.dead_letters")
     assert {(part, number): payload for part, number, payload, *_ in letters} == places
     assert {(int(key), payload) for _, _, payload, key, *_ in letters} == set(enumerate(broken))
     assert all(place == f"kinesis:{shop.stream}" for *_, place, _ in letters)
@@ -448,7 +454,7 @@ def test_a_stream_made_anew_is_refused_until_told(shop: Shop) -> None:
     shop.client.create_stream(StreamName=shop.stream, ShardCount=3)
     shop.put.clear()
     shop.send(60)
-    with pytest.raises(FinegrainError, match=r"was deleted and made anew .* run it once with --afresh"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --afresh"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
     assert shop.drain(afresh=True)["rows"] == 60

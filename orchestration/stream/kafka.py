@@ -30,6 +30,7 @@ FIXED: Final[dict[str, tuple[str | bool, str]]] = {
     "enable.auto.offset.store": (False, "positions are kept in the lake"),
     "auto.offset.reset": ("error", "what is gone must be told, not skipped"),
     "enable.partition.eof": (True, "the end of a partition must be seen"),
+    "isolation.level": ("read_committed", "what a transaction aborted must not land"),
     # Positions of all parts are claimed in one transaction; with it, partitions come and go all together.
     "partition.assignment.strategy": ("range", "partitions come and go together"),
 }
@@ -52,7 +53,7 @@ _GONE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_
 class Kafka:
     """One member of a consumer group over one topic (a `Source`)."""
 
-    def __init__(self, stream: Stream, source: str, where: str, group: str | None = None) -> None:
+    def __init__(self, stream: Stream, group: str, where: str) -> None:
         assert stream.kafka is not None
         self.topic, self.place, self.where = stream.kafka, stream.place, where
         given = {
@@ -65,17 +66,16 @@ class Kafka:
                 raise FinegrainError(
                     f"{where}.stream.settings.{name}: finegrain sets this itself to {json.dumps(value)}: {why}; leave it out"
                 )
-        self.settings = {"group.id": f"finegrain-{source}", **DEFAULTS, **given}
-        if group is not None:
-            self.settings["group.id"] = group
+        self.settings = {"group.id": group, **DEFAULTS, **given}
         self.consumer: Consumer | None = None
+        #: By part, where the next message is expected; None before partitions were first assigned, which may be none.
+        self._at: dict[str, int] | None = None
         self._ends: set[str] = set()
-        self._parts: set[str] = set()
         self._trouble: KafkaError | None = None
 
     def open(self, keeper: Keeper) -> None:
         """Join the group. Partitions come by and by, while it is polled."""
-        self._trouble, self._parts, self._ends = None, set(), set()
+        self._trouble, self._at, self._ends = None, None, set()
         quiet = logging.Logger("librdkafka")
         quiet.addHandler(logging.NullHandler())
         common = {**self.settings, "error_cb": self._error}
@@ -96,17 +96,17 @@ class Kafka:
 
             starts = {str(each.partition): partial(beginning, each.partition) for each in partitions}
             held = keeper.claim(starts, incarnation)
-            self._parts, self._ends = set(held), set()
+            self._at, self._ends = {part: int(at.position) for part, at in held.items()}, set()
             # Asked for by number even at the beginning, so that what retention removes meanwhile is told.
-            consumer.assign([TopicPartition(self.topic, int(part), int(at.position)) for part, at in held.items()])
+            consumer.assign([TopicPartition(self.topic, int(part), at) for part, at in self._at.items()])
 
         def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             keeper.settle()
-            self._parts, self._ends = set(), set()
+            self._at, self._ends = None, set()
 
         def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             keeper.drop()
-            self._parts, self._ends = set(), set()
+            self._at, self._ends = None, set()
 
         self.consumer.subscribe([self.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
@@ -133,16 +133,19 @@ class Kafka:
             trouble, self._trouble = self._trouble, None
             raise self._told(trouble)
         events = [(message, what) for message in messages if (what := message.error()) is not None]
-        chunk = _chunk([message for message in messages if message.error() is None] if events else messages)
+        at = self._at or {}
+        chunk = _chunk([message for message in messages if message.error() is None] if events else messages, at)
         self._ends -= chunk.ends.keys()
         for message, what in events:
             self._event(message, what, chunk)
+        at.update({part: int(end) for part, end in chunk.ends.items()})
         return chunk
 
     def _event(self, message: Message, error: KafkaError, chunk: Chunk) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
             # Markers of transactions are no messages, and lie between the last one and the end.
             part, end = str(message.partition()), int(message.offset() or 0)
+            chunk.starts.setdefault(part, str((self._at or {}).get(part, end)))
             chunk.ends[part] = str(max(end, int(chunk.ends.get(part, "0"))))
             self._ends.add(part)
             return
@@ -192,23 +195,26 @@ class Kafka:
         """Tell the broker, for its lag tools. It is not asked again, so a failure costs nothing."""
         if self.consumer is None:
             return
-        offsets = [TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in self._parts]
+        offsets = [
+            TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in (self._at or {})
+        ]
         with contextlib.suppress(KafkaException):
             if offsets:
                 self.consumer.commit(offsets=offsets, asynchronous=True)
 
     def lag(self) -> dict[str, int]:
-        if self.consumer is None or not self._parts:
+        if self.consumer is None or not self._at:
             return {}
         found = {}
-        for at in self.consumer.position([TopicPartition(self.topic, int(part)) for part in sorted(self._parts)]):
+        for at in self.consumer.position([TopicPartition(self.topic, int(part)) for part in sorted(self._at)]):
             _, high = self.consumer.get_watermark_offsets(at, cached=True)
             if at.offset >= 0 and high >= 0:
                 found[str(at.partition)] = max(high - at.offset, 0)
         return found
 
     def is_drained(self) -> bool:
-        return bool(self._parts) and self._parts <= self._ends
+        """One that has no partitions, since the group has more members than there are, has nothing to wait for."""
+        return self._at is not None and self._at.keys() <= self._ends
 
     def close(self) -> None:
         if self.consumer is not None:
@@ -217,11 +223,14 @@ class Kafka:
                 consumer.close()
 
 
-def _chunk(messages: list[Message]) -> Chunk:
+def _chunk(messages: list[Message], at: dict[str, int]) -> Chunk:
+    """Messages as they came off partitions that were read up to `at`. Offsets of one partition only grow, with gaps where messages were
+    compacted away or mark a transaction; one from before `at` would land twice."""
     parts = list(map(Message.partition, messages))
     offsets = list(map(Message.offset, messages))
     payloads = list(map(Message.value, messages))
     headers = list(map(Message.headers, messages))
+    firsts = {str(part): int(offset or 0) for part, offset in zip(reversed(parts), reversed(offsets), strict=True)}
     return Chunk.of(
         [
             pa.array(parts, pa.int32()),
@@ -233,6 +242,7 @@ def _chunk(messages: list[Message]) -> Chunk:
             if any(headers)
             else pa.nulls(len(headers)),
         ],
+        {part: str(min(first, at.get(part, first))) for part, first in firsts.items()},
         {str(part): str((offset or 0) + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
         sum(map(len, filter(None, payloads))),
     )

@@ -174,7 +174,7 @@ class Kinesis:
             if any(code in str(trouble) for code in _WAIT):
                 return Chunk()
             raise
-        records = answer["Records"]
+        records, start = answer["Records"], self._at[shard]
         # A full answer may have been cut within a millisecond, and then says that nothing is left.
         self._behind[shard] = max(int(answer.get("MillisBehindLatest", 0)), int(len(records) == most))
         if records:
@@ -197,6 +197,7 @@ class Kinesis:
                 [record["PartitionKey"].encode() for record in records],
                 [None] * count,
             ],
+            {shard: start},
             {shard: self._at[shard]} if moved else {},
             sum(len(record["Data"]) for record in records),
         )

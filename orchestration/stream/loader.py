@@ -25,7 +25,7 @@ import duckdb
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
-from orchestration.positions import Overtaken, Position, move, positions
+from orchestration.positions import Overtaken, Position, Stream, move, positions
 from orchestration.settings import Settings
 from orchestration.stream.messages import Landed, Messages
 from orchestration.stream.source import Chunk, Source, Unreachable
@@ -75,9 +75,12 @@ class Loader:
         afresh: bool = False,
     ) -> None:
         self.source, self.landers, self.con, self.where, self.watch = source, landers, con, where, watch
-        self.of, self.place = landers[0].source, landers[0].place
+        self.place = landers[0].place
+        self.of = Stream(landers[0].source, landers[0].table, self.place)
         self.limits = limits or Limits()
         self.afresh = afresh
+        #: Parts that have been begun afresh, so that they are once, however often they come and go.
+        self._begun: set[str] = set()
         self.owner = str(uuid.uuid4())
         self._held: dict[str, Position] = {}
         self._open = Chunk()
@@ -155,10 +158,20 @@ class Loader:
         return min(POLL, max(self._since + self.limits.age - time.monotonic(), 0.001))
 
     def _take(self, chunk: Chunk) -> None:
+        for note in chunk.notes:
+            self.watch.note(note)
         for part in [part for part, end in chunk.ends.items() if part in self._held and not self._moves(part, end)]:
             del chunk.ends[part]  # the end of a partition, seen again
         if not chunk.ends:
             return
+        for part, start in chunk.starts.items():
+            if part not in chunk.ends:
+                continue
+            expected = self._open.ends.get(part, self._held[part].position if part in self._held else None)
+            if start != expected:
+                raise Unreachable(
+                    f"part {part} was read from {start}, and not from {expected}, where the last read ended"
+                )
         if not self._open.ends:
             self._since = time.monotonic()
         self._open.add(chunk)
@@ -200,34 +213,50 @@ class Loader:
 
     # --- what a source asks ---
 
+    def known(self) -> dict[str, Position]:
+        """How far each part that was ever read has been."""
+        return positions(self.con, self.of)
+
     def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         """Take over parts: from now on nobody else's batch of them can land."""
-        self._wait()
-        self._open = Chunk()
-        place, source = self.place, self.of
+        self.settle()
+        if not parts:
+            return {}
+        # The stream is asked where a part begins before anything is locked: its answer may take seconds.
+        known = self.known()
+        beginnings = {
+            part: beginning() for part, beginning in parts.items() if part not in known or self._is_afresh(part)
+        }
 
         def work() -> dict[str, Position]:
+            moves: dict[str, tuple[Position | None, Position]] = {}
             with lake.writing(self.con, self.where):
-                present = positions(self.con, source, place)
-                moves: dict[str, tuple[Position | None, Position]] = {}
-                for part, beginning in parts.items():
+                present = self.known()
+                for part in parts:
                     before = present.get(part)
-                    if before is None or self.afresh:
-                        at = Position(part, beginning(), incarnation, self.owner)
+                    if before is None or self._is_afresh(part):
+                        if part not in beginnings:  # it was unread a moment ago
+                            raise Overtaken(part)
+                        at = Position(part, beginnings[part], incarnation, self.owner)
                     elif before.incarnation != incarnation:
                         raise FinegrainError(
-                            f"{place}: it was deleted and made anew since it was read last (part {part} stood at {before.position}). "
+                            f"{self.place}: it was deleted and recreated since it was last read (part {part} was at {before.position}). "
                             "To go on with the new one from its beginning, run it once with --afresh; rows that have landed stay"
                         )
                     else:
                         at = replace(before, owner=self.owner)
                     moves[part] = (before, at)
-                move(self.con, source, place, moves, _now())
+                move(self.con, self.of, moves, _now())
             return {part: to for part, (_, to) in moves.items()}
 
-        self._held = lake.retry(work) if parts else {}
-        self.afresh = False
+        # First positions do not conflict in the lake, so two that claim do it one after the other.
+        with lake.alone(self.where, f"claim {self.of.source} {self.of.table} {self.place}"):
+            self._held = lake.retry(work)
+        self._begun |= parts.keys()
         return dict(self._held)
+
+    def _is_afresh(self, part: str) -> bool:
+        return self.afresh and part not in self._begun
 
     def settle(self) -> None:
         """Land the open batch before its parts go to another."""
@@ -258,7 +287,8 @@ class Loader:
 
     def _land(self, lander: Messages, batch: Batch) -> None:
         started = time.monotonic()
-        lander.judge(batch.messages)
+        [incarnation] = {to.incarnation for _, to in batch.moves.values()}  # a claim is of one
+        lander.judge(batch.messages, incarnation)
         with self._turn:
             self._turn.wait_for(lambda: self._landed == batch.number)
         if self._failure is not None:
@@ -267,7 +297,7 @@ class Loader:
         def work() -> Landed:
             with lake.writing(lander.con, self.where):
                 now = _now()
-                move(lander.con, self.of, self.place, batch.moves, now)
+                move(lander.con, self.of, batch.moves, now)
                 return lander.land(batch.messages, now)
 
         done = lake.retry(work)

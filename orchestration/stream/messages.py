@@ -7,6 +7,7 @@ who would read a report: what it asks is what the models could do nothing with.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -71,6 +72,8 @@ class Messages:
         #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
         self.unknown: dict[str, int] = {}
         landing.check_case(self.known, f"{where}: the mapping")
+        #: SQL: what tells a message of the batch from all others of the place.
+        self._number = "part || '/' || position"
         got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
         own = landing.own(self.known)
         opened = landing.Opened(
@@ -83,10 +86,13 @@ class Messages:
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
         self.rules, self.clear = self._rules()
 
-    def judge(self, batch: Chunk) -> None:
-        """Read through a batch, into the temporary table `judged`; nothing is written yet."""
+    def judge(self, batch: Chunk, incarnation: str | None = None) -> None:
+        """Read through a batch, into the temporary table `judged`; nothing is written yet. Of the `incarnation` of a stream, positions carry
+        a digest, so that those of a recreated one are others."""
         if not len(batch):
             return
+        tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
+        self._number = f"part || {quote(f'{tag}/')} || position"
         table = batch.table
         if self.registry is not None:
             table, text = self.registry.decode(table, self.largest), "text"
@@ -173,7 +179,7 @@ class Messages:
             from (
                 select *, try(from_json({exact}, $shape)) as __row
                 from (
-                    select part || '/' || position as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line,
+                    select {self._number} as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line,
                         {"payload" if self.registry is None else "undecoded"}
                     from batch
                 ))"""
@@ -295,7 +301,7 @@ class Messages:
                 case when sent_at >= 0 then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (select __n, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null)
-                on part || '/' || position = __n"""
+                on {self._number} = __n"""
         )
         self.con.unregister("batch")
 

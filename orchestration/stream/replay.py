@@ -10,6 +10,7 @@ judges by it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -69,54 +70,67 @@ def replay(
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
     done = Replay()
-    con = lake.connect(where)
     try:
-        messages = Messages(con, source, name, entry, zone, said, largest=largest)
-        asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
-        wanted = ["true"]
-        if rule is not None:
-            known = [
-                str(row[0])
-                for row in con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
-            ]
-            if rule not in known:
-                what = "quarantined row" if quarantined else "dead letter"
-                raise FinegrainError(
-                    f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
-                )
-            wanted.append(f"list_contains(rules, {quote(rule)})")
-        if since is not None:
-            wanted.append(f"_ingested_at >= timestamp {quote(since.isoformat(sep=' '))}")
-        if until is not None:
-            wanted.append(f"_ingested_at < timestamp {quote(until.isoformat(sep=' '))}")
-        if position is not None:
-            wanted.append(f"_position = {quote(position)}")
-        asked = f"select * from ({asked}) where {' and '.join(wanted)}"
-        [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
-        after = ""
-        land = _land_changed if quarantined else _land_letters
-        with console.progress("replay", total, quiet=quiet) as advance:
-            while True:
-                some = f"{asked} and _position > {quote(after)} order by _position limit {AT_ONCE}"
-                count, last = lake.retry(partial(_some, con, where, messages, some, land, done))
-                if not count:
-                    return done
-                after = last
-                advance(count, messages.place)
+        # Of two at once each would take the same letters.
+        with lake.alone(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
+            messages = Messages(con, source, name, entry, zone, said, largest=largest)
+            asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
+            wanted = ["true"]
+            if rule is not None:
+                known = [
+                    str(row[0])
+                    for row in con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
+                ]
+                if rule not in known:
+                    what = "quarantined row" if quarantined else "dead letter"
+                    raise FinegrainError(
+                        f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
+                    )
+                wanted.append(f"list_contains(rules, {quote(rule)})")
+            if since is not None:
+                wanted.append(f"_ingested_at >= timestamp {quote(since.isoformat(sep=' '))}")
+            if until is not None:
+                wanted.append(f"_ingested_at < timestamp {quote(until.isoformat(sep=' '))}")
+            if position is not None:
+                wanted.append(f"_position = {quote(position)}")
+            asked = f"select * from ({asked}) where {' and '.join(wanted)}"
+            [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
+            after = ""
+            land = _land_changed if quarantined else _land_letters
+            with console.progress("replay", total, quiet=quiet) as advance:
+                while True:
+                    some = f"{asked} and _position > {quote(after)} order by _position limit {AT_ONCE}"
+                    count, last = lake.retry(partial(_some, con, where, messages, some, land, done))
+                    if not count:
+                        return done
+                    after = last
+                    advance(count, messages.place)
     except Unreachable as trouble:
         raise FinegrainError(f"{said}.stream: {trouble}; run this again later") from None
-    finally:
-        con.close()
 
 
 def _letters(messages: Messages) -> str:
     """SQL of the dead letters that wait: `MESSAGES`, with `_position`, `_ingested_at` and the `rules` that were broken."""
     return (
-        "select part, position, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, _ingested_at, "
-        "[rule_id] as rules from lake.raw.dead_letters as d "
+        f"select {_part_and_number('_position', messages)}, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, "
+        f"_ingested_at, [rule_id] as rules from ({_waiting(messages)}) "
+        # What was read again (--afresh) is one message all the same.
+        "qualify row_number() over (partition by _position order by _ingested_at desc) = 1"
+    )
+
+
+def _waiting(messages: Messages) -> str:
+    return (
+        "select d.* from lake.raw.dead_letters as d "
         f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and "
         f"{lake.IS_WAITING}"
     )
+
+
+def _part_and_number(position: str, messages: Messages) -> str:
+    """SQL: part (with the tag of its incarnation) and position, out of a `_position`."""
+    place = f"substr({position}, {len(messages.name) + 2})"
+    return f"regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position"
 
 
 def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Messages) -> str:
@@ -136,9 +150,8 @@ def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Mess
         f"and starts_with(position, {quote(begin)})"
     )
     con.execute("detach published")
-    place = f"substr(r._position, {len(begin) + 1})"
     return (
-        f"select regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position, "
+        f"select {_part_and_number('r._position', messages)}, "
         "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, q.rules "
         f"from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
         f"where r._source = {source} and not {is_gone(messages.table, 'r')}"
@@ -174,8 +187,8 @@ def _some(
 def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Replay) -> None:
     landed = messages.land(letters, now, bury=False)
     messages.con.execute(
-        f"insert into lake.raw.replayed select {quote(messages.source)}, {quote(messages.name + '/')} || __n, "
-        f"timestamp {quote(now.isoformat(sep=' '))} from judged where __why is null"
+        f"insert into lake.raw.replayed select _source, _position, raw_table, _ingested_at, timestamp {quote(now.isoformat(sep=' '))} "
+        f"from ({_waiting(messages)}) inner join judged on _position = {quote(messages.name + '/')} || __n where __why is null"
     )
     done.rows += landed.rows
     done.still_dead = landed.dead

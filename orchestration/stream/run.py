@@ -6,7 +6,7 @@ import gc
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -34,12 +34,15 @@ LANDERS: Final = 2
 
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
     """(source, raw table, entry, time zone, how errors name it) of a mapping's only stream, or of `table`'s."""
-    found = []
-    for path in mapping_files(mapping):
-        read = read_mapping(path)
-        for name, _, entry, zone, where in read.entries(path):
-            if entry.stream is not None and table in (None, name):
-                found.append((read.source, name, entry, zone, where))
+    streams = [
+        (read.source, name, entry, zone, where)
+        for path in mapping_files(mapping)
+        for read in [read_mapping(path)]
+        for name, _, entry, zone, where in read.entries(path)
+        if entry.stream is not None
+    ]
+    _check_groups(streams)
+    found = [each for each in streams if table in (None, each[1])]
     if not found:
         of_table = f" that fills {table}" if table else ""
         raise FinegrainError(
@@ -53,16 +56,31 @@ def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, s
     return found[0]
 
 
-def source_of(
-    entry: Table, source: str, where: str, data: str | Path | None = None, *, group: str | None = None
-) -> Source:
-    """The client of an entry's stream. `data` is where a relative folder begins, `group` a group of Kafka other than the mapping's."""
+def _check_groups(streams: Sequence[tuple[str, str, Table, str, str]]) -> None:
+    """Refuse one consumer group for two tables: Kafka would give each of their loaders a part of the partitions."""
+    seen: dict[tuple[str, object], str] = {}
+    for _, _, entry, _, where in streams:
+        assert entry.stream is not None
+        group = entry.stream.settings.get("group.id")
+        if entry.stream.kafka is None or group is None:
+            continue
+        other = seen.setdefault((entry.stream.kafka, group), where)
+        if other != where:
+            raise FinegrainError(
+                f"{where}.stream.settings.group.id: {other} reads '{entry.stream.kafka}' in the same group '{group}', so each would get "
+                "some of its partitions only; leave group.id out, or name another group"
+            )
+
+
+def source_of(entry: Table, where: str, data: str | Path | None = None, *, group: str) -> Source:
+    """The client of an entry's stream. `data` is where a relative folder begins; `group` is the consumer group of Kafka, unless the mapping
+    names one."""
     stream = entry.stream
     assert stream is not None
     if stream.kafka is not None:
         from orchestration.stream.kafka import Kafka
 
-        return Kafka(stream, source, where, group)
+        return Kafka(stream, group, where)
     if stream.kinesis is not None:
         from orchestration.stream.kinesis import Kinesis
 
@@ -92,7 +110,7 @@ def stream(
     """
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
-    client = source_of(entry, source, said, data)
+    client = source_of(entry, said, data, group=f"finegrain-{source}-{name}")
     con = lake.connect(where)
     watch = Watch(client.place, form, port, address)
     # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
@@ -119,6 +137,9 @@ def stream(
 class Onlooker:
     """A keeper that takes nothing over: every part is read from its beginning, beside whoever loads it."""
 
+    def known(self) -> dict[str, Position]:
+        return {}
+
     def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         return {part: Position(part, beginning(), incarnation) for part, beginning in parts.items()}
 
@@ -130,13 +151,13 @@ class Onlooker:
 
 
 def look(
-    entry: Table, source: str, where: str, data: str | Path | None = None, rows: int = 10_000, seconds: float = LOOK
+    entry: Table, where: str, data: str | Path | None = None, rows: int = 10_000, seconds: float = LOOK
 ) -> pa.Table:
     """The first messages of a stream, as `MESSAGES` with their `text` and why it is `undecoded`, at most so many and for at most so long.
     Nothing is written, and loaders are not disturbed. Raises FinegrainError."""
     assert entry.stream is not None
     registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
-    client = source_of(entry, source, where, data, group=f"finegrain-look-{uuid.uuid4()}")
+    client = source_of(_in_a_group_of_its_own(entry), where, data, group="")
     taken = Chunk()
     deadline = time.monotonic() + seconds
     try:
@@ -154,6 +175,15 @@ def look(
         return con.execute(
             f"select *, try(decode(payload)) as text, {without_registry('payload')} as undecoded from messages"
         ).to_arrow_table()
+
+
+def _in_a_group_of_its_own(entry: Table) -> Table:
+    """An entry as it is looked at: in the group that loads, it would take partitions from the loaders."""
+    assert entry.stream is not None
+    if entry.stream.kafka is None:
+        return entry
+    settings = {**entry.stream.settings, "group.id": f"finegrain-look-{uuid.uuid4()}"}
+    return entry.model_copy(update={"stream": entry.stream.model_copy(update={"settings": settings})})
 
 
 @contextmanager

@@ -26,23 +26,27 @@ MESSAGES: Final = pa.schema(
 
 @dataclass
 class Chunk:
-    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. `ends` is where reading goes
-    on after them, by part; it may move where no message is."""
+    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. By part, `starts` is where reading
+    began, and `ends` where it goes on after them; it may move where no message is. `notes` are for the user."""
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
+    starts: dict[str, str] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     rows: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, columns: Sequence[pa.Array | Sequence[Any]], ends: dict[str, str], size: int) -> Chunk:
+    def of(
+        cls, columns: Sequence[pa.Array | Sequence[Any]], starts: dict[str, str], ends: dict[str, str], size: int
+    ) -> Chunk:
         """From the columns of `MESSAGES`, each a list or an Arrow array, all of one length."""
         arrays = [
             column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)
             for column, kind in zip(columns, MESSAGES, strict=True)
         ]
         batch = pa.RecordBatch.from_arrays(arrays, schema=MESSAGES)
-        return cls([batch] if batch.num_rows else [], ends, size, batch.num_rows)
+        return cls([batch] if batch.num_rows else [], starts, ends, size, batch.num_rows)
 
     def __len__(self) -> int:
         return self.rows
@@ -50,6 +54,7 @@ class Chunk:
     def add(self, other: Chunk) -> None:
         """Append what `other` holds."""
         self.batches += other.batches
+        self.starts = other.starts | self.starts
         self.ends |= other.ends
         self.bytes += other.bytes
         self.rows += other.rows
@@ -62,6 +67,9 @@ class Chunk:
 
 class Keeper(Protocol):
     """What a source asks of its loader when parts come and go."""
+
+    def known(self) -> dict[str, Position]:
+        """How far each part that was ever read has been."""
 
     def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
         """Take over parts; where each goes on by the lake, or by its function where it was never read."""

@@ -153,6 +153,10 @@ class Watch:
         elif self.form is Form.lines or (self.form is Form.panel and news):
             console.say(f"stream {self.place}: {text}")
 
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that keeps the loader from nothing."""
+        console.say(f"stream {self.place}: {text}")
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: totals, and rates over the last seconds."""
         rows, size = self._rates()
