@@ -573,7 +573,9 @@ def main() -> None:
     threading.excepthook = lambda caught: _report(caught.exc_value)
     try:
         with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
-            sys.exit(app(standalone_mode=False))
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
+        sys.exit(code)
     except FinegrainError as error:
         for line in str(error).splitlines():
             console.say(line if line.startswith(" ") else f"error: {line}")

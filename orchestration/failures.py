@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import duckdb
+
 from orchestration import __version__, console
 from orchestration.settings import PROJECT
 
@@ -19,8 +21,13 @@ EXIT_CODE: Final = 70
 
 def report(error: BaseException) -> int:
     """Say what happened, with the log that has the stack trace; the exit code. Of what the system refuses (a full disk, a right that is
-    lacking) that is 2."""
+    lacking, more memory) that is 2."""
     log = _log(error)
+    if isinstance(error, MemoryError | duckdb.OutOfMemoryException):
+        console.say(
+            f"error: there is not enough memory; FINEGRAIN_MEMORY says how much DuckDB may use, and {log} has more of it"
+        )
+        return 2
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         console.say(f"error: {place}{error.strerror}; {log} has more of it")
