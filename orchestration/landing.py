@@ -210,7 +210,8 @@ def _open(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str
 
 
 def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Opened:
-    import pyarrow.parquet as pq  # a fifth of a second that other files need not wait
+    import pyarrow as pa  # a fifth of a second that other files need not wait
+    import pyarrow.parquet as pq
 
     file_itself = f"read_parquet({path_literal(look.path)}, hive_partitioning = false)"
     described = con.execute(f"describe select * from {file_itself}").fetchall()
@@ -226,11 +227,10 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) ->
         f"from (select {shown}, {ours}n from {read}))"
     )
     metadata = pq.read_metadata(look.path)
-    renamed = [
-        f"'{held}' as '{name}'"
-        for held, name in zip(metadata.schema.to_arrow_schema().names, kinds, strict=False)
-        if held != name
-    ]
+    held: list[str] = []
+    with suppress(pa.ArrowException):  # of types that it does not know
+        held = metadata.schema.to_arrow_schema().names
+    renamed = [f"'{given}' as '{name}'" for given, name in zip(held, kinds, strict=False) if given != name]
     notes = (
         [f"{console.shown(file.name)} has columns that SQL cannot name or tell apart: read {', '.join(renamed)}"]
         if renamed
