@@ -1,28 +1,29 @@
 """The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 75 a server does not
-answer now; 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 70 a bug of finegrain,
+whose stack trace is in a log; 75 a server does not answer now; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import socket
 import sys
+import threading
 import time
-import traceback
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from orchestration import __version__, console, settings, stopping
-from orchestration.errors import FinegrainError, Unavailable, without_secrets
+from orchestration.errors import FinegrainError, Unavailable
 
 if TYPE_CHECKING:
     from orchestration.load import FileReport
@@ -40,6 +41,9 @@ LEFT: Final = {
     "lake": "the lake is whole, and the next upkeep does the rest",
 }
 
+
+#: What the command line's own mistakes are: an option that there is not, a number that is none.
+_UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     help="From a shop's raw events to tested, point-in-time-correct personalization features.",
@@ -91,7 +95,7 @@ class DemoData(StrEnum):
 
 def _version(asked: bool) -> None:
     if asked:
-        print(__version__)
+        console.out().print(__version__)
         raise typer.Exit
 
 
@@ -145,7 +149,7 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
         if not file.skipped:
             said += f", {file.replaced:,} of them in place of former ones" * bool(file.replaced)
             said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
-        out.print(f"{file.source}.{file.table} {file.file}: {said}")
+        out.print(f"{file.source}.{file.table} {console.shown(file.file)}: {said}")
         for note in file.notes:
             out.print(f"  {note}")
 
@@ -225,7 +229,7 @@ def unload(
         return
     out = console.out()
     for part in report.parts:
-        place = part.file or f"(by {part.came_by})"
+        place = console.shown(part.file or f"(by {part.came_by})")
         out.print(f"{report.source}.{part.table} {place}: {part.rows:,} rows taken back", markup=False)
     for note in report.notes:
         out.print(f"  {note}", markup=False)
@@ -279,7 +283,7 @@ def stream(
         for rule, count in done["dead_letters"].items():
             console.out().print(f"  {rule}: {count:,}")
         for key, count in done["unknown_fields"].items():
-            console.out().print(f"  unknown field '{key}' in {count:,} messages; kept in properties")
+            console.out().print(f"  unknown field '{console.shown(key)}' in {count:,} messages; kept in properties")
 
 
 @app.command()
@@ -583,31 +587,45 @@ def lake_maintain(
         time.sleep(60 * every)
 
 
-def _trace(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What goes wrong unexpectedly, without secrets that a library may quote."""
-    print(without_secrets("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-
-
 def main() -> None:
     """Run the command line. What a user can fix is a sentence, never a stack trace, and the exit code is 2; where a server does not answer
-    now, it is 75."""
+    now, it is 75. An error that was not foreseen is a sentence, too, which names the log that has its stack trace."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    sys.excepthook = _trace
+    left = LEFT.get(command, "nothing was changed")
+    threading.excepthook = lambda caught: _report(caught.exc_value)
     try:
         settings.private()
-        with stopping.in_order(lambda: LEFT.get(command, "nothing was changed")):
-            app()
+        with stopping.in_order(lambda: left):
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
+        sys.exit(code)
+    except _UsageError as error:
+        text = io.StringIO()
+        error.show(file=text)
+        for line in text.getvalue().splitlines():
+            console.say(line)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         from orchestration import lake
 
-        is_outage = lake.is_outage(error)
         if not isinstance(error, FinegrainError):
-            if not is_outage:
-                raise
-            error = lake.failure(error, LEFT.get(command, "nothing was changed"))
+            if not lake.is_outage(error):
+                sys.exit(_report(error))
+            error = lake.failure(error, left)
         for line in str(error).splitlines():
-            print(line if line.startswith(" ") else f"error: {line}", file=sys.stderr)
-        sys.exit(Unavailable.exit_code if is_outage else error.exit_code)
+            console.say(line if line.startswith(" ") else f"error: {line}")
+        sys.exit(Unavailable.exit_code if lake.is_outage(error) else error.exit_code)
+
+
+def _report(error: BaseException | None) -> int:
+    from orchestration import failures
+
+    return failures.report(error) if error is not None else 0
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """What a person sees: a bar on a terminal, plain lines elsewhere, nothing when a program asked for JSON.
 
-Progress goes to stderr, results to stdout, so that either can be piped.
+Progress goes to stderr, results to stdout, so that either can be piped. All that is printed goes through here, since names, values and
+what servers say are others' words: nothing of it is markup, and what a terminal would obey is shown by its number, as in `\\x1b`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
 
 #: Called with (work done, what is in hand); the total is in the units of the work.
 Advance = Callable[[float, str], None]
@@ -30,14 +34,61 @@ def err() -> Console:
     return plain(sys.stderr, soft_wrap=True)
 
 
+#: What is shown as Python writes it, and not by its number.
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+#: In a JSON text of ASCII: a character of two escapes, the half of one, or any other escape.
+_ESCAPES: Final = re.compile(r"\\(?:u(?:d[89ab]..\\ud[c-f]..|(?P<half>d[89a-f]..)|....)|[^u])")
+
+
+def shown(text: object, keep: str = "") -> str:
+    """A name or another text from outside as one line that no terminal obeys: what is not printable is escaped, but for `keep`. A byte
+    of a file's name that is no text is shown as such."""
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in keep else _SHORT.get(each) or _number(each) for each in text)
+
+
+def _number(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class _Plain(Console):
+    """A console that prints no control characters but its own."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text, keep="\n\t"), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else shown(segment.text, keep="\n")
+            yield segment if text == segment.text else Segment(text, segment.style)
+
+
 def plain(file: TextIO, **options: Any) -> Console:
     """A console on which text is what it is: a name may hold `[red]` or `:cat:`. Styles are given by `style=` and Text."""
-    return Console(file=file, markup=False, emoji=False, highlight=False, **options)
+    return _Plain(file=file, markup=False, emoji=False, highlight=False, **options)
 
 
-def show_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(value, indent=2, default=str))
+def say(line: str) -> None:
+    """A line on standard error, at once."""
+    print(shown(line), file=sys.stderr, flush=True)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """A JSON document of ASCII. Halves of characters, which programs refuse, are spelled as `shown` shows them."""
+    text = json.dumps(value, indent=indent, default=str)
+    if "\\ud" not in text:
+        return text
+    return _ESCAPES.sub(lambda found: f"\\{_number(chr(int(found['half'], 16)))}" if found["half"] else found[0], text)
+
+
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """One JSON document on stdout; without `indent`, one line."""
+    print(as_json(value, indent), flush=True)
 
 
 @contextmanager
@@ -55,17 +106,17 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
         )
         with Progress(*columns, TimeElapsedColumn(), console=err(), transient=True) as bar:
             task = bar.add_task(title, total=max(total, 1e-9))
-            yield lambda done, what: bar.update(task, advance=done, description=f"{title} {what}")
+            yield lambda done, what: bar.update(task, advance=done, description=shown(f"{title} {what}"))
         return
     started = told = time.monotonic()
     reached = 0.0
 
-    def say(done: float, what: str) -> None:
+    def follow(done: float, what: str) -> None:
         nonlocal told, reached
         reached += done
         if time.monotonic() - told >= 5:
             told = time.monotonic()
             share = 100 * reached / max(total, 1e-9)
-            print(f"{title} {what}: {share:.0f} % after {told - started:.0f} s", file=sys.stderr, flush=True)
+            say(f"{title} {what}: {share:.0f} % after {told - started:.0f} s")
 
-    yield say
+    yield follow

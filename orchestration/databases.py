@@ -17,7 +17,8 @@ from duckdb_extensions import import_extension
 
 from orchestration.errors import FinegrainError, keep_secrets_of
 from orchestration.lake import quote
-from orchestration.landing import identifier
+from orchestration.landing import check_case, identifier
+from orchestration.landing import own as own_names
 from orchestration.mapping import from_environment, nearest
 
 Kind = Literal["postgres", "mysql"]
@@ -55,10 +56,6 @@ class Read:
     why: str = ""
 
 
-#: The column of `DatabaseTable.rows` that names what could not be read: the numbers of such columns, from 0, parted by spaces.
-UNREADABLE: Final = "__unreadable"
-
-
 @dataclass(frozen=True)
 class DatabaseTable:
     """A table: `reads` says how each column is read, `raw` which DuckDB type comes of it, and `columns` the type that is meant:
@@ -75,21 +72,26 @@ class DatabaseTable:
         """What errors call it."""
         return f"{self.database.place}/{self.name}"
 
+    @property
+    def unread(self) -> str:
+        """The column of `rows` that names what could not be read: the numbers of such columns, from 0, parted by spaces."""
+        return own_names(self.columns) + "unreadable"
+
     def rows(self, condition: str = "", only: Iterable[str] | None = None, limit: int | None = None) -> str:
-        """A SELECT of all columns (or of `only` some), as they are meant, and of `UNREADABLE`, of the rows of which a condition in the
+        """A SELECT of all columns (or of `only` some), as they are meant, and of `unread`, of the rows of which a condition in the
         server's SQL is true."""
         names = list(self.columns if only is None else only)
         numbers = {name: number for number, name in enumerate(self.columns)}
         there = [(name, self.reads[name].unreadable) for name in names]
         found = "".join(f", case when {bad} then '{numbers[name]}' end" for name, bad in there if bad is not None)
-        texts = "concat_ws(' '" + (found or ", null") + f") as {UNREADABLE}"
+        texts = "concat_ws(' '" + (found or ", null") + f") as {self.unread}"
         asked = [f"{self.reads[name].value} as {self.own(name)}" for name in names]
         sql = self.ask(", ".join([*asked, texts]), condition, limit)
         meant = [
             f"{identifier(name)}{'' if self.columns[name] == self.raw[name] else '::' + self.columns[name]} as {identifier(name)}"
             for name in names
         ]
-        return f"select {', '.join(meant)}, {UNREADABLE} from {sql}"
+        return f"select {', '.join(meant)}, {self.unread} from {sql}"
 
     def ask(self, select: str, condition: str = "", limit: int | None = None) -> str:
         """A question to the server in its own words, as a relation."""
@@ -106,7 +108,7 @@ class DatabaseTable:
         return quote(value) if self.raw[column].startswith(("TIMESTAMP", "DATE")) else str(int(value))
 
     def unreadable(self, counted: Iterable[tuple[str, int]]) -> list[str]:
-        """Sentences on what could not be read, of values of `UNREADABLE` and how many rows have each."""
+        """Sentences on what could not be read, of values of `unread` and how many rows have each."""
         names = list(self.columns)
         found: dict[str, int] = {}
         for numbers, count in counted:
@@ -225,6 +227,7 @@ def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, w
             )
         scanned = {str(row[0]): str(row[1]) for row in con.execute(f"describe select * from {scan}").fetchall()}
         own = _types(con, database, schema, table)
+        check_case(own, f"{where}.table: {name}", "read a view that names them apart")
         read = _read_postgres if database.kind == "postgres" else _read_mysql
         reads = {
             column: read(_own(database.kind, column), kind, own.get(column, "")) for column, kind in scanned.items()

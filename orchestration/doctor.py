@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
@@ -211,7 +212,7 @@ def _count(number: int, what: str) -> str:
 
 def _shown(entry: EntryLook) -> RenderableType:
     all_of_them = "all of them" if entry.rows == entry.looked_at else f"a sample of {entry.looked_at:,}"
-    files = entry.files[0] if len(entry.files) == 1 else f"{len(entry.files):,} files"
+    files = console.shown(entry.files[0]) if len(entry.files) == 1 else f"{len(entry.files):,} files"
     parts: list[RenderableType] = [
         Text.assemble(
             (f"{entry.source}.{entry.table}", "bold"),
@@ -330,6 +331,9 @@ def clean(column: str) -> str:
     return f"case when lower({text}) not in ({', '.join(map(quote, _seed('null_words.csv', 'word')))}) then {text} end"
 
 
+_numbers = itertools.count()
+
+
 class _Exam:
     """One entry while it is looked at. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the
     contract's fields; `step` says that every step-th row of a file is in it. `looked` and `taken` (the files whose malformed rows are an
@@ -349,7 +353,7 @@ class _Exam:
         self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
         self.bounds: list[Bound] = []
         self.looks: dict[DataFile, Look] = {}
-        self.table = f"__looked_{plan.path.stem}_{entry.table}_{entry.number}"
+        self.table = f"__looked_{next(_numbers)}"
         self.step = 1
         self.fields = list(entry.mapping.fields) if entry.table != "ga4_events" else list(RAW_TABLES["ga4_events"])
         self.unread: dict[str, int] = {}
@@ -362,7 +366,7 @@ class _Exam:
         message = str(error).removeprefix(f"{self.entry.where}.fields.{field}: ").removeprefix(f"{self.entry.where}.")
         if not self.entry.mapping.files:  # a sample of what is no file
             for file in self.entry.files:
-                message = message.replace(str(file.path), file.name)
+                message = message.replace(str(file), file.name)
         self.say("error", message.removeprefix(f"{self.entry.where}: "), field)
 
     def open(self, advance: console.Advance) -> None:
@@ -542,7 +546,10 @@ class _Exam:
             f"select __bad, count(*), min_by(__n, (__file, __n)), min_by(__file, (__file, __n)) "
             f"from {identifier(self.table)} where __bad is not null group by 1 order by 2 desc, 1 limit 3"
         ).fetchall()
-        why = "; ".join(f"{said}: {count:,}, first {self.entry.files[file].name}#{n}" for said, count, n, file in found)
+        why = "; ".join(
+            f"{said}: {count:,}, first {console.shown(self.entry.files[file].name)}#{n}"
+            for said, count, n, file in found
+        )
         level: Level = "error" if bad == looked_at else "warning"
         share = _share(bad, looked_at)
         arrows = any(f"the sql of {name} fails" in why and "->" in text for name, text in self._expressions().items())
@@ -682,7 +689,7 @@ class _Exam:
             [(missing,)] = self.ask("count(*)", empty)
             if missing:
                 [(file, n)] = self.ask("__file, __n", empty, "order by 1, 2 limit 1")
-                place = f"{self.entry.files[file].name}#{n}"
+                place = f"{console.shown(self.entry.files[file].name)}#{n}"
                 what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
                 hint = self._order_as_identity(empty) if "user_id" in names else ""
                 if missing == good:
@@ -975,7 +982,7 @@ class _Exam:
                 there[loaded.files[key] == fingerprint_of(readers)].append(file.name)
         for same, names in there.items():
             if names:
-                some = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+                some = f"{', '.join(map(console.shown, names[:3]))}{' …' if len(names) > 3 else ''}"
                 self.say(
                     "note" if same else "warning",
                     f"in the lake already, so a load skips: {some}"
@@ -1032,7 +1039,7 @@ def _required_names(table: str) -> set[str]:
 
 
 def _brief(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = console.shown(" ".join(str(value).split()))
     return text if len(text) <= 40 else text[:39] + "…"
 
 
@@ -1098,9 +1105,7 @@ def _same_bytes(exams: Sequence[_Exam]) -> None:
         for file, seen in exam.looks.items():
             twin = first.setdefault(seen.fingerprint, file)
             if twin is not file:
-                exam.say(
-                    "warning", f"{file.path} holds the same bytes as {twin.path}; each of its rows would land twice"
-                )
+                exam.say("warning", f"{file} holds the same bytes as {twin}; each of its rows would land twice")
 
 
 def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Loaded, what: str, name: str) -> None:

@@ -6,6 +6,7 @@ import codecs
 import glob
 import gzip
 import hashlib
+import os
 import re
 import tempfile
 import weakref
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from orchestration import counting
+from orchestration.console import shown
 from orchestration.errors import FinegrainError
 from orchestration.locks import scratch
 from orchestration.mapping import Csv, Format, format_of
@@ -31,12 +33,16 @@ _CHUNK: Final = 2**20
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file to land. `name` is what its rows' positions begin with; `size` in bytes."""
+    """One file to land. `name` is what its rows' positions begin with, bytes of it that are no text escaped; `size` in bytes."""
 
     path: Path
     name: str
     format: Format
     size: int
+
+    def __str__(self) -> str:
+        """The path, to be shown."""
+        return shown(self.path)
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,34 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
             for path, name in objects.fetch(pattern, form):
                 found.setdefault(path, (name, _format(path, name, form)))
             continue
-        for path, root in _expand(pattern, form, base):
-            found.setdefault(path, (path.relative_to(root).as_posix(), _format(path, str(path), form)))
+        try:
+            for path, root in _expand(pattern, form, base):
+                found.setdefault(path, (text_of(path.relative_to(root)), _format(path, str(path), form)))
+        except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+            raise FinegrainError(f"{shown(pattern)}: {getattr(error, 'strerror', None) or error}".rstrip(".")) from None
     names = Counter(name for name, _ in found.values())
-    return [
-        DataFile(path, name if names[name] == 1 else path.as_posix().lstrip("/"), told, path.stat().st_size)
+    files = [
+        DataFile(path, name if names[name] == 1 else text_of(path).lstrip("/"), told, _size(path))
         for path, (name, told) in found.items()
     ]
+    named: dict[str, DataFile] = {}
+    for file in files:
+        other = named.setdefault(file.name, file)
+        if other is not file:
+            raise FinegrainError(f"{file}: its rows would be called as those of {other}; rename one of the two")
+    return files
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise FinegrainError(f"{shown(path)}: the file cannot be read: {error.strerror}") from None
+
+
+def text_of(path: Path) -> str:
+    """A file's name as text, which any sequence of bytes may be."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _format(path: Path, name: str, form: Format | None) -> Format:
@@ -97,7 +124,7 @@ def _format(path: Path, name: str, form: Format | None) -> Format:
             told = format_of(_member(path, packed).filename)
     if told is None:
         raise FinegrainError(
-            f"{name}: the name does not tell the format; add `format: parquet`, `csv` or `jsonl` to the mapping"
+            f"{shown(name)}: the name does not tell the format; add `format: parquet`, `csv` or `jsonl` to the mapping"
         )
     return told
 
@@ -114,7 +141,7 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
         inside = [file for file in inside if format_of(file.name) and not file.name.startswith((".", "_"))]
         if not inside:
             wanted = form or "Parquet, CSV or JSON-lines"
-            raise FinegrainError(f"{path}: this is a folder without {wanted} files")
+            raise FinegrainError(f"{shown(path)}: this is a folder without {wanted} files")
         yield from ((file, path) for file in inside)
     elif path.is_file():
         yield path, path.parent
@@ -124,13 +151,13 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
         found = glob.glob(str(relative), root_dir=base, recursive=True)
         matches = sorted(base / match for match in found if (base / match).is_file())
         if not matches:
-            raise FinegrainError(f"{pattern}: no file matches this pattern (looked in {base.resolve()})")
+            raise FinegrainError(f"{shown(pattern)}: no file matches this pattern (looked in {shown(base.resolve())})")
         fixed = next(parent for parent in relative.parents if not glob.has_magic(str(parent)))
         yield from ((match, base / fixed) for match in matches)
     elif path.exists():
-        raise FinegrainError(f"{path}: this is neither a file nor a folder")
+        raise FinegrainError(f"{shown(path)}: this is neither a file nor a folder")
     else:
-        raise FinegrainError(f"{pattern}: no such file (looked in {base.resolve()})")
+        raise FinegrainError(f"{shown(pattern)}: no such file (looked in {shown(base.resolve())})")
 
 
 def as_regex(pattern: str) -> str:
@@ -142,11 +169,11 @@ def as_regex(pattern: str) -> str:
 def may_name(pattern: str, form: Format | None, name: str) -> bool:
     """Whether `find` may have found a file by this pattern that it called `name`, though the file is not there any more."""
     if pattern.startswith("s3://"):
-        return re.fullmatch(as_regex(pattern) + (".*" if pattern.endswith("/") else ""), name) is not None
+        return re.fullmatch(as_regex(pattern) + (".*" if pattern.endswith("/") else ""), name, re.DOTALL) is not None
     if glob.has_magic(pattern) and not pattern.startswith("package://"):
         parts = Path(pattern).parts
         first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-        return re.fullmatch(as_regex("/".join(parts[first:])), name) is not None
+        return re.fullmatch(as_regex("/".join(parts[first:])), name, re.DOTALL) is not None
     if (form is None and format_of(pattern) is None) or (form and not Path(pattern).suffix):  # a folder
         return format_of(name) is not None and format_of(name) == (form or format_of(name))
     return Path(pattern).name == name
@@ -170,20 +197,18 @@ def look(file: DataFile, encoding: str | None = None, csv: Csv | None = None) ->
     for CSV and JSON lines with bytes that are no text, NUL bytes, and lines over LONGEST_LINE bytes.
     """
     if file.size == 0:
-        raise EmptyFile(f"{file.path}: the file is empty (0 bytes)")
+        raise EmptyFile(f"{file}: the file is empty (0 bytes)")
     try:
         with ExitStack() as stack:
             return _look(file, encoding, csv or Csv(), stack)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise FinegrainError(f"{file.path}: this gzip file is broken or cut off; copy it again") from None
+        raise FinegrainError(f"{file}: this gzip file is broken or cut off; copy it again") from None
     except zipfile.BadZipFile:
-        raise FinegrainError(f"{file.path}: this zip file is broken or cut off; copy it again") from None
+        raise FinegrainError(f"{file}: this zip file is broken or cut off; copy it again") from None
     except NotImplementedError:
-        raise FinegrainError(
-            f"{file.path}: this zip file is packed in a way that is not known here; unpack it"
-        ) from None
+        raise FinegrainError(f"{file}: this zip file is packed in a way that is not known here; unpack it") from None
     except OSError as error:
-        raise FinegrainError(f"{file.path}: the file cannot be read: {error.strerror or error}") from None
+        raise FinegrainError(f"{file}: the file cannot be read: {error.strerror or error}") from None
 
 
 def _look(file: DataFile, encoding: str | None, csv: Csv, stack: ExitStack) -> Look:
@@ -191,33 +216,34 @@ def _look(file: DataFile, encoding: str | None, csv: Csv, stack: ExitStack) -> L
     digest, notes = hashlib.sha256(), []
     first = _head(raw)
     is_zip, is_gzipped = first.startswith(b"PK\x03\x04"), first.startswith(b"\x1f\x8b") and file.format != "parquet"
+    is_odd = _PLAIN.fullmatch(str(file.path)) is None
     if is_zip or first.startswith(b"PK\x05\x06"):
         packed = stack.enter_context(zipfile.ZipFile(raw))
         inside = _member(file.path, packed)
         raw = stack.enter_context(packed.open(inside))
-        notes.append(f"{file.name}: read {inside.filename} inside it")
+        notes.append(f"{shown(file.name)}: read {shown(inside.filename)} inside it")
     elif is_gzipped:
         raw = stack.enter_context(closing(cast(IO[bytes], gzip.open(raw))))  # noqa: SIM115 (the stack closes it)
     if file.format == "parquet":
-        folder = _scratch() if is_zip else None
-        copy = stack.enter_context((folder / "copy.parquet").open("wb")) if folder else None
+        folder = _scratch() if is_zip or is_odd else None
+        copy = stack.enter_context((folder / "copy.parquet").open("wb")) if folder and is_zip else None
         while chunk := raw.read(_CHUNK):
             digest.update(chunk)
             if copy:
                 copy.write(chunk)
         return _kept(
-            Look(f"{file.size}-{digest.hexdigest()}", Path(copy.name) if copy else file.path, notes=tuple(notes)),
+            Look(f"{file.size}-{digest.hexdigest()}", _rows_at(file, copy, folder), notes=tuple(notes)),
             folder,
         )
     chunk = raw.read(_CHUNK)
     if not chunk:
-        raise EmptyFile(f"{file.path}: the file is empty (0 bytes)")
+        raise EmptyFile(f"{file}: the file is empty (0 bytes)")
     _refuse_what_is_known(file, chunk)
     codec = encoding or _wide(chunk)
     if encoding is None and codec is not None:
-        notes.append(f"{file.name}: read as {codec}")
-    folder = _scratch() if is_zip or codec else None
-    copy = stack.enter_context((folder / "copy.txt").open("wb")) if folder else None
+        notes.append(f"{shown(file.name)}: read as {codec}")
+    folder = _scratch() if is_zip or codec or is_odd else None
+    copy = stack.enter_context((folder / "copy.txt").open("wb")) if folder and (is_zip or codec) else None
     text = _Text(file, codec or "utf-8", "encoding" if encoding else "")
     counter: counting.Counter | None = None
     while chunk:
@@ -232,21 +258,19 @@ def _look(file: DataFile, encoding: str | None, csv: Csv, stack: ExitStack) -> L
         counter.take(plain)
         if counter.longest > LONGEST_LINE and counter.has_lines:
             raise FinegrainError(
-                f"{file.path}: line {line} is longer than {LONGEST_LINE // 2**20} MB; is this a text file with one row a line?"
+                f"{file}: line {line} is longer than {LONGEST_LINE // 2**20} MB; is this a text file with one row a line?"
             )
         chunk = raw.read(_CHUNK)
     text.end()
     counter = counter or counting.counter(file.format, b"", csv)
     counter.end()
     if counter.returns and not counter.newlines:
-        raise FinegrainError(f"{file.path}: its lines end in CR alone; convert it to LF, say with tr '\\r' '\\n'")
+        raise FinegrainError(f"{file}: its lines end in CR alone; convert it to LF, say with tr '\\r' '\\n'")
     if counter.is_cut_off:
-        raise FinegrainError(
-            f"{file.path}: this is a JSON array that is cut off, since it does not end in ]; copy it again"
-        )
+        raise FinegrainError(f"{file}: this is a JSON array that is cut off, since it does not end in ]; copy it again")
     seen = Look(
         f"{file.size}-{digest.hexdigest()}",
-        Path(copy.name) if copy else file.path,
+        _rows_at(file, copy, folder),
         is_gzipped and copy is None,
         counter.delimiter,
         counter.lines,
@@ -263,6 +287,21 @@ def _head(raw: IO[bytes]) -> bytes:
     first = raw.read(8)
     raw.seek(0)
     return first
+
+
+#: Paths that mean themselves to the engine: no patterns, no addresses, nothing that is no text.
+_PLAIN: Final = re.compile(r"[^~:\\*?\[\]{}\x00-\x1f\ud800-\udfff]+")
+
+
+def _rows_at(file: DataFile, copy: IO[bytes] | None, folder: Path | None) -> Path:
+    """Where the engine finds the rows: in a copy, by a link with a name that it can read, or in the file itself."""
+    if copy is not None:
+        return Path(copy.name)
+    if folder is None:
+        return file.path
+    link = folder / "link"
+    link.symlink_to(file.path.absolute())
+    return link
 
 
 def _scratch() -> Path:
@@ -288,7 +327,7 @@ def _member(path: Path, packed: zipfile.ZipFile) -> zipfile.ZipInfo:
     names = packed.namelist()
     for mark, what in (("[Content_Types].xml", "an Excel workbook"), ("mimetype", "an OpenDocument spreadsheet")):
         if mark in names:
-            raise FinegrainError(f"{path}: this is {what}; save its sheet as CSV (UTF-8) and load that")
+            raise FinegrainError(f"{shown(path)}: this is {what}; save its sheet as CSV (UTF-8) and load that")
     inside = [
         each
         for each in packed.infolist()
@@ -297,13 +336,13 @@ def _member(path: Path, packed: zipfile.ZipFile) -> zipfile.ZipInfo:
         and not Path(each.filename).name.startswith(".")
     ]
     if len(inside) != 1:
-        listed = ", ".join(each.filename for each in inside[:3]) + (", …" if len(inside) > 3 else "")
+        listed = ", ".join(shown(each.filename) for each in inside[:3]) + (", …" if len(inside) > 3 else "")
         what = f"{len(inside)} files ({listed})" if inside else "no file"
         raise FinegrainError(
-            f"{path}: this zip file has {what} inside; unpack it and name the files that are to be loaded"
+            f"{shown(path)}: this zip file has {what} inside; unpack it and name the files that are to be loaded"
         )
     if inside[0].flag_bits & 1:
-        raise FinegrainError(f"{path}: this zip file asks for a password; unpack it")
+        raise FinegrainError(f"{shown(path)}: this zip file asks for a password; unpack it")
     return inside[0]
 
 
@@ -330,9 +369,9 @@ def _refuse_what_is_known(file: DataFile, chunk: bytes) -> None:
     for mark, what, how in _KNOWN:
         # Some marks are letters that a header may begin with; what is packed has bytes that are no text soon after.
         if chunk.startswith(mark) and (not mark.isalpha() or b"\0" in chunk[:4096]):
-            raise FinegrainError(f"{file.path}: this is {what}, not {file.format}; {how}")
+            raise FinegrainError(f"{file}: this is {what}, not {file.format}; {how}")
     if chunk[:1024].removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise FinegrainError(f"{file.path}: this is a web page, not {file.format}; did the download ask for a login?")
+        raise FinegrainError(f"{file}: this is a web page, not {file.format}; did the download ask for a login?")
 
 
 def _wide(chunk: bytes) -> str | None:
@@ -372,9 +411,7 @@ class _Text:
             raise self._error(error, line) from None
         if b"\0" in plain:
             line += plain[: plain.find(b"\0")].count(b"\n")
-            raise FinegrainError(
-                f"{self.file.path}: line {line} holds NUL bytes; this is no {self.file.format} text file"
-            )
+            raise FinegrainError(f"{self.file}: line {line} holds NUL bytes; this is no {self.file.format} text file")
         return plain
 
     def end(self) -> None:
@@ -383,21 +420,19 @@ class _Text:
             self._decoder.decode(b"", final=True)
         except UnicodeError:
             name = "UTF-8" if self.is_utf8 else self.codec
-            raise FinegrainError(
-                f"{self.file.path}: the file ends inside a {name} character; it may be cut off"
-            ) from None
+            raise FinegrainError(f"{self.file}: the file ends inside a {name} character; it may be cut off") from None
 
     def _error(self, error: UnicodeError, line: int) -> FinegrainError:
         if not isinstance(error, UnicodeDecodeError):
-            return FinegrainError(f"{self.file.path}: this is no {self.codec} text: {error}")
+            return FinegrainError(f"{self.file}: this is no {self.codec} text: {error}")
         before, byte = error.object[: error.start], error.object[error.start]
         if self.is_utf8 and not self.said:
             line += before.count(b"\n")
             return FinegrainError(
-                f"{self.file.path}: line {line} is not UTF-8 text (byte 0x{byte:02x}); say what it is in the mapping, "
+                f"{self.file}: line {line} is not UTF-8 text (byte 0x{byte:02x}); say what it is in the mapping, "
                 "as in encoding: cp1252 (Windows) or encoding: latin-1"
             )
         line += before.decode(self.codec, "ignore").count("\n")
         return FinegrainError(
-            f"{self.file.path}: line {line} is not {self.codec} text (byte 0x{byte:02x}); is encoding right?"
+            f"{self.file}: line {line} is not {self.codec} text (byte 0x{byte:02x}); is encoding right?"
         )

@@ -279,8 +279,9 @@ def _family(kind: str) -> str:
     return "number" if whole else ""
 
 
-def bind(con: duckdb.DuckDBPyConnection, reading: Reading, relation: str = versions.NEWS) -> None:
+def bind(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     """Bind the mapping to the columns."""
+    relation = versions.news(reading.columns)
     origin = reading.table.origin if reading.table else reading.place
     is_typed = reading.table is not None
     names = tuple(reading.columns)
@@ -311,9 +312,9 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
                 except duckdb.Error as error:
                     raise databases.unreadable_value(con, reading.table, error) from None
                 con.execute(
-                    f"copy (select * exclude ({databases.UNREADABLE}) from sampled) to {quote(str(file))} (format parquet)"
+                    f"copy (select * exclude ({reading.table.unread}) from sampled) to {quote(str(file))} (format parquet)"
                 )
-                notes = tuple(reading.table.unreadable(_unreadable(con, "sampled")))
+                notes = tuple(reading.table.unreadable(_unreadable(con, reading.table, "sampled")))
             elif reading.entry.http is not None:
                 apis.fetch(reading.entry.http, None, pages, reading.where, most=1)
                 file = apis.take_apart(con, reading.entry.http, pages)
@@ -372,7 +373,7 @@ def _read_table(
         unreadable: list[tuple[str, int]] = []
         for each in lots:
             versions.stage(con, each.select, reading.columns, reading.entry.key, reading.deleted, reading.zone)
-            unreadable += _unreadable(con, "__read")
+            unreadable += _unreadable(con, table, "__read")
             _take(con, where, reading, each.until, run, now or _clock())
             advance(1 / len(lots), reading.label)
         reading.report.notes += table.unreadable(unreadable)
@@ -392,9 +393,9 @@ def _read_table(
         raise databases.unreadable_value(con, table, error) from None
 
 
-def _unreadable(con: duckdb.DuckDBPyConnection, relation: str) -> list[tuple[str, int]]:
+def _unreadable(con: duckdb.DuckDBPyConnection, table: DatabaseTable, relation: str) -> list[tuple[str, int]]:
     """What could not be read in rows of a table, as `DatabaseTable.unreadable` takes it."""
-    column = databases.UNREADABLE
+    column = table.unread
     found = con.execute(f"select {column}, count(*) from {relation} where {column} <> '' group by all order by all")
     return [(str(numbers), int(count)) for numbers, count in found.fetchall()]
 
@@ -576,16 +577,18 @@ def _read_api(
             reading.columns = opened.columns
             reading.report.notes += opened.notes
             bind(con, reading)
-            select = f"select * exclude (__n) from {opened.relation}"
+            select = f"select * exclude ({opened.own}n) from {opened.relation}"
         _begin(con, where, reading, None, dict.fromkeys(opened.names, "VARCHAR") if select else None)
         until = start or ""
         if select:
             versions.stage(
-                con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, payload="__payload"
+                con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, has_payload=True
             )
             # Pages shift while they are read, so a row may come twice: the later one counts.
+            ours = landing.own(reading.columns)
             con.execute(
-                "delete from __read where rowid not in (select max(rowid) from __read where __key is not null group by __key) and __key is not null"
+                f"delete from __read where {ours}key is not null and {ours}row not in "
+                "(select max(__row) from __staged where __key is not null group by __key)"
             )
             if resource.since is not None:
                 column = identifier(resource.since.column)
@@ -602,7 +605,7 @@ def _read_api(
         if reading.entry.deletes == "compare":
             con.execute(
                 "create or replace temp table __there as "
-                + ("select __key from __read" if select else "select null::varchar as __key")
+                + ("select __key from __staged" if select else "select null::varchar as __key")
             )
             with lake.unmoved(where):
                 versions.find_lost(con, reading.source, reading.name, reading.label)
@@ -728,8 +731,9 @@ def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime) ->
             f"try_cast(__row.{identifier(name)} as {kind}) as {identifier(name)}"
             for name, kind in reading.columns.items()
         )
+        ours = landing.own(reading.columns)
         relation = (
-            f"(select {typed}, __n, null::varchar as __bad, payload as __payload "
+            f"(select {typed}, __n as {ours}n, null::varchar as {ours}bad, payload as {ours}payload "
             f"from (select *, from_json(payload, {quote(shape)}) as __row from ({rows})))"
         )
         opened = Opened(f"{reading.table.origin} (as the lake has it)", reading.columns, relation, is_typed=True)
@@ -750,7 +754,7 @@ def _take(
     _check_keys(con, reading)
     with lake.unmoved(where):
         versions.find_news(con, reading.source, reading.name, reading.label)
-    [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __read").fetchall()
+    [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __staged").fetchall()
     [(news,)] = con.execute("select count(*) from __news").fetchall()
     reading.report.read += read
     reading.report.unchanged += read - gone - news
@@ -762,14 +766,14 @@ def _take(
 def _check_keys(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     shown = f"[{', '.join(reading.entry.key)}]"
     [(rows, keyed, different)] = con.execute(
-        "select count(*), count(__key), count(distinct __key) from __read where __bad is null"
+        "select count(*), count(__key), count(distinct __key) from __staged where __bad is null"
     ).fetchall()
     if keyed < rows:
         raise FinegrainError(
             f"{reading.where}.key: {rows - keyed:,} rows of {reading.place} have no {shown}; name columns that all have"
         )
     if different < keyed:
-        key = _one(con, "select min(__key) from (select __key from __read group by 1 having count(*) > 1)")
+        key = _one(con, "select min(__key) from (select __key from __staged group by 1 having count(*) > 1)")
         raise FinegrainError(
             f"{reading.where}.key: {shown} does not tell the rows of {reading.place} apart: several have '{str(key)[:60]}'; "
             "name more columns"

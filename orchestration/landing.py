@@ -22,7 +22,7 @@ from typing import Any, Final
 import duckdb
 from jinja2 import Environment
 
-from orchestration import counting, records, settings
+from orchestration import console, counting, records, settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
@@ -47,11 +47,11 @@ _numbers = itertools.count()
 
 @dataclass
 class Opened:
-    """Rows to land as a relation: their own `columns` (name to DuckDB type) plus `__n` (what tells a row; in a file its
-    number from 1), `__bad` (why the row could not be read, or NULL) and `__payload` (the row as it was delivered).
+    """Rows to land as a relation: their own `columns` (name to DuckDB type) plus three of ours, whose names begin with `own`: `n` (what
+    tells a row; in a file its number from 1), `bad` (why the row could not be read, or NULL) and `payload` (the row as it was delivered).
     `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
     `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads. `along` are further columns
-    of the relation that bound rows keep. `is_json`: the payload is a JSON object, of which columns are keys. `expected`: how many rows
+    of ours that bound rows keep. `is_json`: the payload is a JSON object, of which columns are keys. `expected`: how many rows
     there are by a count that does not come from the relation; None where there is none."""
 
     origin: str
@@ -63,6 +63,11 @@ class Opened:
     along: tuple[str, ...] = ()
     is_json: bool = False
     expected: int | None = None
+
+    @property
+    def own(self) -> str:
+        """How the names of our columns of the relation begin."""
+        return own(self.columns)
 
 
 @dataclass
@@ -93,6 +98,13 @@ class Bound:
 def identifier(name: str) -> str:
     """A SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def own(names: Iterable[str]) -> str:
+    """How our columns are called beside columns of these names, which others chose: none of them begins so."""
+    marks = itertools.chain(["__"], (f"__{number}_" for number in itertools.count(1)))
+    names = list(names)
+    return next(mark for mark in marks if not any(name.startswith(mark) for name in names))
 
 
 def path_literal(path: Path) -> str:
@@ -144,7 +156,7 @@ def open_file(
     try:
         return _open(con, file, look, table, entry, where)
     except duckdb.Error as error:
-        raise unreadable(str(file.path), error, file.format == "parquet") from None
+        raise unreadable(str(file), error, file.format == "parquet") from None
 
 
 def bind_opened(
@@ -159,7 +171,7 @@ def bind_opened(
     """Bind a mapping to the columns of a file that is open."""
     try:
         if not malformed:
-            readable = replace(opened, relation=f"(select * from {opened.relation} where __bad is null)")
+            readable = replace(opened, relation=f"(select * from {opened.relation} where {opened.own}bad is null)")
             bound = bind_opened(con, readable, table, entry, zone, where)
             bound.left_out = f"select (select count(*) from {opened.relation}) - (select count(*) from ({bound.rows}))"
             return bound
@@ -198,22 +210,37 @@ def _open(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str
 
 
 def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> Opened:
-    import pyarrow.parquet as pq  # a fifth of a second that other files need not wait
+    import pyarrow as pa  # a fifth of a second that other files need not wait
+    import pyarrow.parquet as pq
 
-    read = f"read_parquet({path_literal(look.path)}, hive_partitioning = false, file_row_number = true)"
-    described = con.execute(f"describe select * from {read}").fetchall()
-    kinds = {str(row[0]): str(row[1]) for row in described if row[0] != "file_row_number"}
+    file_itself = f"read_parquet({path_literal(look.path)}, hive_partitioning = false)"
+    described = con.execute(f"describe select * from {file_itself}").fetchall()
+    kinds = {str(row[0]).replace("\0", "\\0"): str(row[1]) for row in described}
+    ours = own(kinds)
+    # By place: a column may be called as the engine calls the number of a row.
+    places = [f"c{place}" for place in range(len(kinds))]
+    named = ", ".join(f"{place} as {identifier(name)}" for place, name in zip(places, kinds, strict=True))
+    read = f"(select {named}, file_row_number + 1 as {ours}n from {file_itself} as p({', '.join(places)}))"
     shown = ", ".join(f"{_finite(identifier(name), kind)} as {identifier(name)}" for name, kind in kinds.items())
     relation = (
-        f"(select *, null::varchar as __bad, {packed(kinds)} as __payload "
-        f"from (select {shown}, file_row_number + 1 as __n from {read}))"
+        f"(select *, null::varchar as {ours}bad, {packed(kinds)} as {ours}payload "
+        f"from (select {shown}, {ours}n from {read}))"
     )
-    rows = pq.read_metadata(look.path).num_rows
-    notes = [
-        f"column '{name}' of {file.name}: {count:,} {'value is' if count == 1 else 'values are'} {why}, and so null"
+    metadata = pq.read_metadata(look.path)
+    held: list[str] = []
+    with suppress(pa.ArrowException):  # of types that it does not know
+        held = metadata.schema.to_arrow_schema().names
+    renamed = [f"'{given}' as '{name}'" for given, name in zip(held, kinds, strict=False) if given != name]
+    notes = (
+        [f"{console.shown(file.name)} has columns that SQL cannot name or tell apart: read {', '.join(renamed)}"]
+        if renamed
+        else []
+    )
+    notes += [
+        f"column '{name}' of {console.shown(file.name)}: {count:,} {'value is' if count == 1 else 'values are'} {why}, and so null"
         for name, count, why in _beyond(con, read, kinds)
     ]
-    return Opened(str(file.path), kinds, relation, tuple(kinds), notes, is_typed=True, expected=rows)
+    return Opened(str(file), kinds, relation, tuple(kinds), notes, is_typed=True, expected=metadata.num_rows)
 
 
 def _finite(value: str, kind: str) -> str:
@@ -253,7 +280,8 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
     names, header_lines = (list(how.columns), 0) if how.columns else _header(file, look, how)
     kinds = dict.fromkeys(names, "VARCHAR")
     everything = ", ".join(identifier(name) for name in names)
-    opened = Opened(str(file.path), kinds, "", tuple(names))
+    opened = Opened(str(file), kinds, "", tuple(names))
+    ours = opened.own
     if look.records is not None and look.is_uniform:
         shape = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in names)
         read = (
@@ -266,8 +294,8 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
         except duckdb.Error:
             found = None
         if found == rows:
-            numbered = f"(select {everything}, row_number() over () as __n from {read})"
-            payload = f"(select *, null::varchar as __bad, {packed(names)} as __payload from {numbered})"
+            numbered = f"(select {everything}, row_number() over () as {ours}n from {read})"
+            payload = f"(select *, null::varchar as {ours}bad, {packed(names)} as {ours}payload from {numbered})"
             opened.relation, opened.expected = _without_null(payload, names, how.null), rows
             return opened
     escape = how.escape if how.escape and how.escape != how.quote else ""
@@ -278,7 +306,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
         raise miscounted(opened.origin, held.lines, look.lines, "lines")
     values, shown = [], []
     for place, name in enumerate(names, 1):
-        field = f"fields[{place}]"
+        field = f"{ours}fields[{place}]"
         # A text that stands for nothing stays in the payload, as it is written.
         is_null = f"{dialect.bare(field)} = {quote(null)}" if null else "false"
         value = f"nullif({dialect.value(field)}, '')"
@@ -288,12 +316,19 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
             if null
             else identifier(name)
         )
+    found = ", ".join(f"{name} as {ours}{called}" for name, called in _RECORD.items())
+    kept = ", ".join(f"{ours}{called}" for called in _RECORD.values())
     opened.relation = (
-        f"(select {', '.join(shown)}, __n, __bad, __payload from (select *, coalesce(raw, {packed(names)}) as __payload from "
-        f"(select {', '.join(values)}, n as __n, why as __bad, raw, fields from {held.table})))"
+        f"(select {', '.join(shown)}, {ours}n, {ours}bad, {ours}payload "
+        f"from (select *, coalesce({ours}raw, {packed(names)}) as {ours}payload "
+        f"from (select {', '.join(values)}, {kept} from (select {found} from {held.table}))))"
     )
     opened.expected = held.rows
     return opened
+
+
+#: The columns of `records.Found`, and what they are among ours.
+_RECORD: Final = {"n": "n", "why": "bad", "raw": "raw", "fields": "fields"}
 
 
 def _without_null(relation: str, names: list[str], null: str | None) -> str:
@@ -321,20 +356,20 @@ def _header(file: DataFile, look: Look, how: Csv) -> tuple[list[str], int]:
             lines = reader.line_num
         except csv.Error as error:
             if "unexpected end" in str(error) or "field larger" in str(error):
-                raise FinegrainError(f"{file.path}: the header opens a quotation mark that is never closed") from None
+                raise FinegrainError(f"{file}: the header opens a quotation mark that is never closed") from None
             if "new-line" in str(error):
                 raise FinegrainError(
-                    f"{file.path}: the header has a CR that ends no line; convert it to LF, say with tr '\\r' '\\n'"
+                    f"{file}: the header has a CR that ends no line; convert it to LF, say with tr '\\r' '\\n'"
                 ) from None
-            raise FinegrainError(f"{file.path}: the header cannot be read: {error}") from None
+            raise FinegrainError(f"{file}: the header cannot be read: {error}") from None
     names = [name or f"column{number}" for number, name in enumerate(names, 1)]
     lowered = [name.lower() for name in names]
     twice = next((name for name in names if lowered.count(name.lower()) > 1), None)
     if not names or twice is not None:
         raise FinegrainError(
-            f"{file.path}: the header names '{twice}' twice; each column needs its own name"
+            f"{file}: the header names '{twice}' twice; each column needs its own name"
             if twice
-            else f"{file.path}: the first line is blank; it must name the columns"
+            else f"{file}: the first line is blank; it must name the columns"
         )
     return names, lines
 
@@ -371,12 +406,12 @@ def _json_values(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> 
             )
             [(found,)] = con.execute(f"select count(*) from {table}").fetchall()
             if found != look.records:
-                raise miscounted(str(file.path), found, look.records, "values")
+                raise miscounted(str(file), found, look.records, "values")
             return table, look.records
         except duckdb.Error as error:
             if look.layout == "array":
-                said = " ".join(str(error).splitlines()[0].split()).replace(str(look.path), file.name)
-                raise FinegrainError(f"{file.path}: this JSON array cannot be read: {said}") from None
+                said = " ".join(str(error).splitlines()[0].split()).replace(str(look.path), console.shown(file.name))
+                raise FinegrainError(f"{file}: this JSON array cannot be read: {said}") from None
     # A blank line is NULL. The delimiter is one that no text has.
     read = (
         f"(select row_number() over () as __n, line from read_csv({path_literal(look.path)}, {_compression(look)}, auto_detect = false, "
@@ -397,7 +432,7 @@ def _json_values(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> 
         )
     [(found,)] = con.execute(f"select count(*) from {table}").fetchall()
     if found != look.lines:
-        raise miscounted(str(file.path), found, look.lines, "lines")
+        raise miscounted(str(file), found, look.lines, "lines")
     return table, look.lines
 
 
@@ -409,10 +444,10 @@ def _open_json(
         is_object = "ltrim(line) like '{%' and try_cast(line as json) is not null"
         if not con.execute(f"select 1 from {values} where {is_object} limit 1").fetchall():
             raise FinegrainError(
-                f"{file.path}: no line is a JSON object, and its objects over several lines are cut off or broken; write one a line"
+                f"{file}: no line is a JSON object, and its objects over several lines are cut off or broken; write one a line"
             )
     lines = f"(select __n, line, 'not a JSON object' as __why from {values})"
-    opened = _open_objects(con, lines, str(file.path), file.name, table, entry, where)
+    opened = _open_objects(con, lines, str(file), file.name, table, entry, where)
     opened.expected = count
     return opened
 
@@ -454,6 +489,7 @@ def _open_objects(
         ).fetchall()
     }
     wanted = read_columns(table, entry, list(seen))
+    check_case(wanted, f"{where}: {origin}")
     opened = Opened(origin, dict.fromkeys(wanted, "VARCHAR"), "", tuple(seen), is_json=True)
     for name in [name for name in wanted if name not in seen]:
         rows, with_it = con.execute(
@@ -469,7 +505,7 @@ def _open_objects(
         if rows and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
             hint = close if "did you mean" in close else nearest(name, seen)
             raise FinegrainError(f"{where}: {origin} has no column '{name}'{hint}")
-        opened.notes.append(f"no row of {file} has '{name}'; it stays null")
+        opened.notes.append(f"no row of {console.shown(file)} has '{name}'; it stays null")
     shape = json.dumps(dict.fromkeys(wanted, "VARCHAR")) if wanted else '{"": "VARCHAR"}'
     absent = entry.csv.null if entry.csv else None  # of a CSV file's rows as the lake has them
     read = {name: f"__row.{identifier(name)}" for name in wanted}
@@ -477,7 +513,8 @@ def _open_objects(
         read = {name: f"nullif({value}, {quote(absent)})" for name, value in read.items()}
     got = ", ".join(f"{value} as {identifier(name)}" for name, value in read.items())
     opened.relation = (
-        f"(select {got + ', ' if got else ''}__n, case when __json is null then __why end as __bad, line as __payload from (select *, "
+        f"(select {got + ', ' if got else ''}__n as {opened.own}n, case when __json is null then __why end as {opened.own}bad, "
+        f"line as {opened.own}payload from (select *, "
         f"case when __json is not null then from_json({exact_numbers('line')}, {quote(shape)}) end as __row from {lines}))"
     )
     return opened
@@ -499,6 +536,17 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
         if text is not None:  # SQL does not tell upper from lower case
             names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]
     return list(dict.fromkeys(names))
+
+
+def check_case(names: Iterable[str], where: str, hint: str = "read one of them") -> None:
+    """Refuse columns that differ in case alone, which the engine takes for one."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            raise FinegrainError(
+                f"{where}: '{other}' and '{name}' differ in case alone, so they cannot be read together; {hint}"
+            )
 
 
 def _needs(table: str, entry: Table, column: str) -> bool:
@@ -570,7 +618,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     failed: list[str] = []
     values: dict[str, str] = {}
     plain: dict[str, str] = {}  # columns whose text is a value, and where the mapping says so
-    keep = "true"
+    keep, ours = "true", opened.own
     given = _carried(opened, entry, where)
     for name, source in entry.fields.items():
         place = f"{where}.fields.{name}"
@@ -578,11 +626,10 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             kind = _kind_of(con, opened, source.sql, place)
             _check_kind(place, name, kind, "the expression's value")
             # An expression that fails on one row must not fail the load, nor pass for an absent value.
-            tries.append(f"try({{'v': ({source.sql}\n)}}) as {identifier('__try_' + name)}")
-            failed.append(
-                f"when {identifier('__try_' + name)} is null then {quote(f'the sql of {name} fails on this row')}"
-            )
-            values[name] = _spelled(as_text(identifier("__try_" + name) + ".v", kind), source.format, kind, place)
+            tried = identifier(f"{ours}try_{name}")
+            tries.append(f"try({{'v': ({source.sql}\n)}}) as {tried}")
+            failed.append(f"when {tried} is null then {quote(f'the sql of {name} fails on this row')}")
+            values[name] = _spelled(as_text(f"{tried}.v", kind), source.format, kind, place)
         else:
             values[name] = _plain(opened, source, name, place)
             if source.column is not None and name != "properties":
@@ -596,9 +643,9 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         kind = _kind_of(con, opened, entry.where, f"{where}.where")
         if kind != "BOOLEAN":
             raise FinegrainError(f"{where}.where: its value is {kind.lower()}, not true or false")
-        tries.append(f"try({{'v': ({entry.where}\n)}}) as __try_where")
-        failed.append("when __try_where is null then 'the sql of where fails on this row'")
-        keep = "__bad is not null or __try_where is null or __try_where.v"
+        tries.append(f"try({{'v': ({entry.where}\n)}}) as {ours}try_where")
+        failed.append(f"when {ours}try_where is null then 'the sql of where fails on this row'")
+        keep = f"{ours}bad is not null or {ours}try_where is null or {ours}try_where.v"
     place = f"{where}.available_at"
     if isinstance(entry.available_at, Column):
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", place)
@@ -612,11 +659,11 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
     if opened.is_json:
         failed += _nested_json(con, opened, plain)
-    bad = f"coalesce(__bad, case {' '.join(failed)} end)" if failed else "__bad"
+    bad = f"coalesce({ours}bad, case {' '.join(failed)} end)" if failed else f"{ours}bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {given})" if tries else given
-    along = "".join(f", {name}" for name in opened.along)
-    rows = f"select __n, {bad} as __bad, __payload{along}, {available} as __available, {shown} from {relation} where {keep}"
+    kept = "".join(f"{ours}{name} as __{name}, " for name in ("n", "payload", *opened.along))
+    rows = f"select {kept}{bad} as __bad, {available} as __available, {shown} from {relation} where {keep}"
     left_out = f"select count(*) from {relation} where ({keep}) is not true" if entry.where is not None else None
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
@@ -649,13 +696,16 @@ def _carried(opened: Opened, entry: Table, where: str) -> str:
         column: f"nullif(trim({column}), '')" if opened.columns[name] == "VARCHAR" else column
         for name, column in zip(entry.carry.columns, names, strict=True)
     }
-    first = ", ".join(f"arg_min({column}, __n) filter ({filled[column]} is not null) as {column}" for column in names)
+    ours = opened.own
+    first = ", ".join(
+        f"arg_min({column}, {ours}n) filter ({filled[column]} is not null) as {column}" for column in names
+    )
     shown = ", ".join(
         f"coalesce({filled[column].replace(column, 'r.' + column)}, f.{column}) as {column}" for column in names
     )
     return (
-        f"(select r.* replace ({shown}) from {opened.relation} as r left join (select {within} as __within, {first} "
-        f"from {opened.relation} where {within} is not null group by {within}) as f on r.{within} = f.__within)"
+        f"(select r.* replace ({shown}) from {opened.relation} as r left join (select {within} as {ours}within, {first} "
+        f"from {opened.relation} where {within} is not null group by {within}) as f on r.{within} = f.{ours}within)"
     )
 
 
@@ -695,7 +745,7 @@ def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[
         text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
         # Only text that looks so is parsed again: a string may begin with a bracket, too.
         looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
-        kinds[column] = f"json_type(try_cast(__payload as json), {quote(pointer)})"
+        kinds[column] = f"json_type(try_cast({opened.own}payload as json), {quote(pointer)})"
         nested[column] = f"({looks} and coalesce({kinds[column]} in ('OBJECT', 'ARRAY'), false))"
     if opened.expected is not None and plain:
         counts = ", ".join(
@@ -703,7 +753,7 @@ def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[
             for column in plain
         )
         [found] = con.execute(
-            f"select {counts} from (select * from {opened.relation} where __bad is null limit {SAMPLE})"
+            f"select {counts} from (select * from {opened.relation} where {opened.own}bad is null limit {SAMPLE})"
         ).fetchall()
         for number, (column, place) in enumerate(plain.items()):
             filled, bad, which = found[3 * number : 3 * number + 3]
@@ -719,10 +769,11 @@ def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     """SQL of the moment that an expression gives, as text; of what tries the expression; and of when that has failed."""
     kind = _kind_of(con, opened, text, place)
     _check_kind(place, "available_at", kind, "the expression's value")
+    tried = f"{opened.own}try_available_at"
     return (
-        as_text("__try_available_at.v", kind),
-        f"try({{'v': ({text}\n)}}) as __try_available_at",
-        f"when __try_available_at is null then {quote('the sql of available_at fails on this row')}",
+        as_text(f"{tried}.v", kind),
+        f"try({{'v': ({text}\n)}}) as {tried}",
+        f"when {tried} is null then {quote('the sql of available_at fails on this row')}",
     )
 
 
@@ -825,13 +876,17 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     available = {"event_time": as_text("event_timestamp", opened.columns["event_timestamp"])}.get(
         str(entry.available_at), "null::varchar"
     )
-    relation, bad = opened.relation, "__bad"
+    ours = opened.own
+    relation, bad = opened.relation, f"{ours}bad"
     if isinstance(entry.available_at, Column):
         available = _plain(opened, Field(**dict(entry.available_at)), "available_at", "available_at")
     elif isinstance(entry.available_at, Sql):
         available, tried, fails = _arrival(con, opened, entry.available_at.sql, "available_at")
-        relation, bad = f"(select *, {tried} from {relation})", f"coalesce(__bad, case {fails} end) as __bad"
-    rows = f"select __n, {bad}, __payload, {available} as __available, {', '.join(shown)} from {relation}"
+        relation, bad = f"(select *, {tried} from {relation})", f"coalesce({ours}bad, case {fails} end)"
+    rows = (
+        f"select {ours}n as __n, {bad} as __bad, {ours}payload as __payload, {available} as __available, {', '.join(shown)} "
+        f"from {relation}"
+    )
     return Bound(opened, "ga4_events", entry, zone, tuple(RAW_TABLES["ga4_events"]), rows)
 
 

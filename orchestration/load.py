@@ -7,6 +7,7 @@ asks for that, and otherwise a reason to land nothing.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -106,7 +107,7 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
         raise FinegrainError(f"{mapping}: paths go with one mapping, and this folder holds {len(found)}")
     base = Path(data) if data is not None else Path.cwd()
     if not base.is_dir():
-        raise FinegrainError(f"{base}: no such data folder")
+        raise FinegrainError(f"{console.shown(base)}: no such data folder")
     plans = []
     for path in found:
         read = read_mapping(path)
@@ -428,7 +429,7 @@ def _bind_missing(
         ]
         kind = next((entry.mapping.format or format_of(each.file) for entry in entries), None)
         stays = f"the file is not here, so {count:,} rows of it stay as they are: "
-        undo = f"`finegrain unload {plan.source}.{of.table} --file {each.file}` takes them back"
+        undo = f"`finegrain unload {plan.source}.{of.table} --file {shlex.quote(each.file)}` takes them back"
         if not entries or len({entry.mapping.files for entry in entries}) > 1:
             which = "several entries may have read it" if entries else "no entry reads it now"
             report.notes.append(f"{stays}{which}; {undo}")
@@ -469,7 +470,7 @@ def _refuse(plan: Plan, landings: Sequence[Landing], asked: Asked) -> None:
                 part.report.skipped = "already there; the mapping changed, but none of its rows"
             else:
                 lines.append(
-                    f"  {each.table} {part.file}: {changes.replaced:,} rows would be replaced, {changes.deleted:,} deleted, "
+                    f"  {each.table} {console.shown(part.file)}: {changes.replaced:,} rows would be replaced, {changes.deleted:,} deleted, "
                     f"{changes.added:,} added, {changes.holds - changes.replaced - changes.added:,} unchanged"
                 )
     if lines:
@@ -538,8 +539,8 @@ def _check_count(
     for file, text in batch:
         [(rows,)] = con.execute(f"select count(*) from ({text})").fetchall()
         if rows != expected[text]:
-            raise landing.miscounted(file.name, rows, expected[text])
-    raise landing.miscounted(", ".join(file.name for file, _ in batch), read, held)
+            raise landing.miscounted(str(file), rows, expected[text])
+    raise landing.miscounted(", ".join(str(file) for file, _ in batch), read, held)
 
 
 def _land(
@@ -582,7 +583,7 @@ def _land(
         noted: list[str] = []
         for each in landings:
             counts = con.execute(
-                f"select regexp_extract(_position, '^(.*)#[0-9.]+$', 1), count(*), count(_error) from lake.raw.{each.table} "
+                f"select regexp_replace(_position, '{deliveries.IN_FILE}', ''), count(*), count(_error) from lake.raw.{each.table} "
                 f"where _ingested_at = {moment} and _source = {quote(plan.source)} group by 1"
             ).fetchall()
             _report(each, {str(name): (int(rows), int(bad)) for name, rows, bad in counts})
@@ -621,5 +622,5 @@ def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:
         try:
             con.execute(f"select bit_xor(hash(landed)) from ({text}) as landed").fetchall()
         except duckdb.Error as error:
-            return landing.unreadable(str(file.path), error, file.format == "parquet")
+            return landing.unreadable(str(file), error, file.format == "parquet")
     return FinegrainError(f"the lake cannot be written: {str(failed.error).splitlines()[0]}")

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import duckdb
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,10 +31,13 @@ from pydantic import (
     model_validator,
 )
 
+from orchestration.console import shown
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
 from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_secrets_of
 from orchestration.functions import ARGUMENTS, FUNCTIONS
 from orchestration.lake import quote
+from orchestration.settings import is_text
+from orchestration.yaml_file import read_yaml as read_yaml
 
 Format = Literal["parquet", "csv", "jsonl"]
 
@@ -191,6 +193,8 @@ class Field(Strict):
     def _one(self) -> Field:
         if len(self.model_fields_set & {"column", "value", "sql"}) != 1:
             raise ValueError("give exactly one of column, value and sql")
+        if self.column == "":
+            raise ValueError("a column has a name")
         if self.map is not None and self.column is None:
             raise ValueError("map goes with column")
         if self.format and "value" in self.model_fields_set:
@@ -207,6 +211,8 @@ def from_environment(text: str, where: str, *, secret: bool = False) -> str:
     def value(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
             raise FinegrainError(f"{where}: the environment has no {found[1]}; set it, as in export {found[1]}=…")
+        if not is_text(os.environ[found[1]]):
+            raise FinegrainError(f"{where}: the environment's {found[1]} is not UTF-8 text; set it again")
         if secret:
             keep_secret(os.environ[found[1]])
         return os.environ[found[1]]
@@ -524,8 +530,8 @@ class Table(Strict):
         for pattern in patterns:
             try:
                 groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"'{_short(pattern)}' is no regular expression: {error}") from None
             if groups != 1:
                 raise ValueError(
                     f"'{pattern}' has {groups or 'no'} groups; write one, around what names the delivery, as in {GA4_DAYS[-1]}"
@@ -620,7 +626,7 @@ class Mapping(Strict):
         """All entries, in order; `path` is the mapping's own file."""
         for name, entries in self.tables.items():
             for number, entry in enumerate(entries):
-                where = f"{path}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
+                where = f"{shown(path)}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
                 yield Place(name, number, entry, entry.time_zone or self.time_zone, where)
 
 
@@ -635,52 +641,40 @@ class Place(NamedTuple):
     where: str
 
 
-class _Unique(yaml.SafeLoader):
-    """YAML, but a key given twice is an error: the plain loader drops the first without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds; errors call it the `what` file. Raises FinegrainError."""
-    try:
-        return yaml.load(path.read_text("utf-8"), Loader=_Unique)
-    except FileNotFoundError:
-        raise FinegrainError(f"{path}: no such {what} file") from None
-    except OSError as error:
-        raise FinegrainError(f"{path}: the {what} file cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise FinegrainError(f"{path}: the {what} file is not UTF-8 text; is this the data?") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        if re.match("found undefined alias|could not determine a constructor for the tag", problem):
-            problem = "a text that begins with * or ! is in quotes"  # without the text: it may be a password
-        raise FinegrainError(f"{path}{line}: this is not valid YAML: {problem}") from None
-
-
 def read_mapping(path: str | Path) -> Mapping:
     """Read and check one mapping file. Raises FinegrainError that lists everything wrong with it."""
     path = Path(path)
     given = read_yaml(path, "mapping")
     if not isinstance(given, dict):
-        raise FinegrainError(f"{path}: a mapping has the keys source, time_zone and tables (see docs/connect.md)")
-    try:
-        mapping = Mapping.model_validate(given)
-    except ValidationError as error:
-        problems = sentences(error, given, _keys)
-    else:
-        problems = list(_problems(mapping))
+        raise FinegrainError(
+            f"{shown(path)}: a mapping has the keys source, time_zone and tables (see docs/connect.md)"
+        )
+    problems = list(_key_problems(given, ()))
+    if not problems:
+        try:
+            mapping = Mapping.model_validate(given)
+        except ValidationError as error:
+            problems = sentences(error, given, _keys)
+        else:
+            problems = list(_problems(mapping))
     if problems:
-        raise FinegrainError("\n".join(f"{path}: {problem}" for problem in _once(problems)))
+        raise FinegrainError("\n".join(f"{shown(path)}: {shown(problem)}" for problem in _once(problems)))
     return mapping
+
+
+def _key_problems(given: Any, place: tuple[Any, ...]) -> Iterator[str]:
+    """Keys that YAML does not read as text, but for values of a column (`map`), what an API is asked (`parameters`) and `null`."""
+    if isinstance(given, dict):
+        for key, value in given.items():
+            may_be_odd = place and place[-1] in (("csv",) if key is None else ("map", "parameters"))
+            if not isinstance(key, str) and not may_be_odd:
+                kind = "nothing" if key is None else "a date" if isinstance(key, date) else "a number"
+                name = "null" if key is None else str(key)
+                yield f'{".".join((*place, name))}: YAML reads this key as {kind}: put it in quotes, "{name}"'
+            yield from _key_problems(value, (*place, str(key)))
+    elif isinstance(given, list | tuple):
+        for number, value in enumerate(given, 1):
+            yield from _key_problems(value, (*place[:-1], f"{place[-1] if place else ''}[{number}]"))
 
 
 _NUMBERED: Final = re.compile(r"(.*?\btables\.\w+)\[(\d+)\](.*)", re.DOTALL)
@@ -714,11 +708,14 @@ def _ranges(numbers: Iterable[int]) -> str:
 def mapping_files(path: str | Path) -> list[Path]:
     """The mapping files that `path` names: itself, or every YAML file in the folder."""
     path = Path(path)
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (".yml", ".yaml"))
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.iterdir() if file.suffix in (".yml", ".yaml"))
+    except OSError as error:
+        raise FinegrainError(f"{shown(path)}: the mapping cannot be read: {error.strerror}") from None
     if not files:
-        raise FinegrainError(f"{path}: the folder holds no mapping (*.yml)")
+        raise FinegrainError(f"{shown(path)}: the folder holds no mapping (*.yml)")
     return files
 
 
@@ -758,6 +755,8 @@ def _keys(parents: list[str]) -> Iterable[str]:
         "since": Since,
         "incremental": Incremental,
         "csv": Csv,
+        "ids": CaseInsensitive,
+        "carry": Carry,
     }
     models: dict[int, type[BaseModel]] = {0: Mapping, 2: Table}
     return models.get(len(parents), below.get(parents[-1] if parents else "", Field)).model_fields
@@ -833,11 +832,13 @@ def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]
             return f"{where}: this key is missing" + hint
         case "literal_error":
             known = re.findall("'([^']*)'", detail["ctx"]["expected"])
-            return f"{where}: '{detail['input']}' is not one of its values" + nearest(str(detail["input"]), known)
+            return f"{where}: '{_short(str(detail['input']))}' is not one of its values" + nearest(
+                str(detail["input"]), known
+            )
         case "model_type" | "dict_type":
             if _PRIVATE & set(location):
                 return f"{where}: write keys and values here"
-            return f"{where}: write keys and values here, not {json.dumps(detail['input'], default=str)[:60]}"
+            return f"{where}: write keys and values here, not {json.dumps(detail['input'], default=str, skipkeys=True)[:60]}"
         case _:
             message = detail["msg"].removeprefix("Value error, ")
             return f"{where}: {message[0].lower()}{message[1:]}" if message[1].islower() else f"{where}: {message}"
@@ -1002,11 +1003,16 @@ def _refused(node: Any) -> str | None:
 
 @cache
 def expression(text: str) -> tuple[str, ...]:
-    """Check that `text` is one scalar expression over a row; the columns it names, in order of appearance.
+    """Check that `text` is one scalar expression over a row; the columns it names, in order of appearance. Raises ValueError with a
+    sentence."""
+    try:
+        return _parsed(text)
+    except (RecursionError, duckdb.Error):
+        raise ValueError(f"'{_short(text)}' is too long or nested too deeply to be read") from None
 
-    The parser, not a pattern, decides: the text must be one SELECT of one item, from nowhere, whose tree holds
-    only row-wise parts. Raises ValueError with a sentence.
-    """
+
+def _parsed(text: str) -> tuple[str, ...]:
+    """The parser, not a pattern, decides: the text must be one SELECT of one item, from nowhere, whose tree holds only row-wise parts."""
     if "\0" in text:
         raise ValueError("a SQL expression holds no NUL characters")
     con = duckdb.connect()

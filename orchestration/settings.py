@@ -73,6 +73,15 @@ def _variable(name: str) -> str:
 _ELSEWHERE: Final = {"FINEGRAIN_LAKE_CATALOG": ", or postgres:…", "FINEGRAIN_LAKE_DATA": ", or s3://bucket/folder"}
 
 
+def is_text(text: str) -> bool:
+    """Whether a text from the environment or a file's name is UTF-8, and not any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _place(variable: str, text: str) -> Path | str:
     """A path, or the text of a place that is elsewhere. Raises FinegrainError for what is neither."""
     if variable == "FINEGRAIN_LAKE_CATALOG" and re.match("postgres(ql)?:", text):
@@ -108,6 +117,11 @@ def _place(variable: str, text: str) -> Path | str:
 def settings() -> Settings:
     """Read the environment now, so that one process can work on several homes in turn. A variable that is set to nothing counts as
     not set. Raises FinegrainError for any variable that holds what it cannot."""
+    for variable in ("FINEGRAIN_HOME", "TMPDIR", *map(_variable, (field.name for field in fields(Settings)))):
+        if not is_text(os.environ.get(variable, "")):
+            raise FinegrainError(
+                f"{variable} is not UTF-8 text, so DuckDB cannot open what is there; name another place"
+            )
     default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME") or PROJECT / "var").resolve())
     told = {
         field.name: _place(variable, os.environ[variable])

@@ -18,6 +18,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
+from orchestration import console
+
 #: Seconds that are given to an orderly end.
 PATIENCE: Final = 15.0
 #: Seconds between two interrupts of queries (after one of them a thread may begin another), and of the main thread, since libraries
@@ -64,7 +66,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
     def say() -> None:
         if not said.is_set():
             said.set()
-            print(f"stopped; {left()}", file=sys.stderr, flush=True)
+            console.say(f"stopped; {left()}")
 
     def end() -> None:
         say()

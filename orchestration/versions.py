@@ -4,14 +4,15 @@ A row's position is `label/key@number.hash`: `number` counts the versions of its
 digits) of the row as it was read, and all zeros where the row is gone. A row lands when its hash is not that of the key's newest version, so
 what is read again does not land again, and what goes back to an earlier state does. All of it is SQL in bulk, over one staged lot:
 
-    __read   the rows as they were read: their columns, __payload, __bad, __key, __hash, __gone and __gone_at
-    __news   of these the ones that land: __row (their rowid in __read) and __n, what their position ends with
+    __read   the rows as they were read: their columns, and ours (`landing.own`): payload, bad, row (their number), key, hash, gone, gone_at
+    __staged a view of our columns, as __row, __bad, __key, __hash, __gone and __gone_at
+    __news   of these rows the ones that land: __row and __n, what their position ends with
     __lost   keys to be told as gone: __key, __last (their newest version) and __gone_at
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -20,7 +21,7 @@ import duckdb
 from orchestration.contracts import IDENTITY
 from orchestration.deliveries import is_gone
 from orchestration.lake import quote
-from orchestration.landing import as_text, identifier, packed, parse_time
+from orchestration.landing import as_text, identifier, own, packed, parse_time
 
 #: The hash of a row that is gone.
 GONE: Final = "0" * 16
@@ -28,8 +29,14 @@ GONE: Final = "0" * 16
 _TAIL: Final = 27
 _DIGITS: Final = 9
 
-#: What a staged lot gives to `landing` as a relation.
-NEWS: Final = "(select r.*, n.__n from __read r join __news n on r.rowid = n.__row)"
+#: What `__staged` shows of our columns.
+_SHOWN: Final = ("row", "bad", "key", "hash", "gone", "gone_at")
+
+
+def news(columns: Iterable[str]) -> str:
+    """What a staged lot of rows of these columns gives to `landing` as a relation."""
+    ours = own(columns)
+    return f"(select r.*, n.__n as {ours}n from __read r join __news n on r.{ours}row = n.__row)"
 
 
 def key_of(columns: dict[str, str], key: Sequence[str]) -> str:
@@ -52,10 +59,11 @@ def stage(
     deleted: str | None,
     zone: str,
     *,
-    payload: str | None = None,
+    has_payload: bool = False,
 ) -> None:
-    """Read a lot of rows into `__read`. `select` gives `columns`; `deleted` is the column that says a row is gone. Where the rows bring
-    `__payload` and `__bad` of their own, `payload` is what their hash is of."""
+    """Read a lot of rows into `__read`. `select` gives `columns`; `deleted` is the column that says a row is gone. Rows that bring payload
+    and bad of their own (`has_payload`) are told apart by their payload."""
+    ours = own(columns)
     gone, gone_at = "false", "null::timestamp"
     if deleted is not None:
         column, kind = identifier(deleted), columns[deleted]
@@ -70,21 +78,25 @@ def stage(
         if kind == "VARCHAR" or kind.startswith(("DATE", "TIMESTAMP")):
             gone_at = parse_time(as_text(column, kind), quote(zone))
     named = key_of(columns, key)
-    if payload:  # what could not be read at all has no key
-        named = f"coalesce({named}, case when __bad is not null then md5(__payload) end)"
-    own = "" if payload else f"null::varchar as __bad, {packed(columns)} as __payload, "
+    brought, content = "", f"{ours}payload"
+    if has_payload:  # what could not be read at all has no key
+        named = f"coalesce({named}, case when {ours}bad is not null then md5({ours}payload) end)"
+    else:
+        brought, content = f"null::varchar as {ours}bad, {packed(columns)} as {ours}payload, ", fingerprint(columns)
     con.execute(
-        f"create or replace temp table __read as select *, {own}{named} as __key, "
-        f"left(md5({payload or fingerprint(columns)}), 16) as __hash, {gone} as __gone, {gone_at} as __gone_at from ({select})"
+        f"create or replace temp table __read as select *, row_number() over () as {ours}row, {brought}{named} as {ours}key, "
+        f"left(md5({content}), 16) as {ours}hash, {gone} as {ours}gone, {gone_at} as {ours}gone_at from ({select})"
     )
+    shown = ", ".join(f"{ours}{name} as __{name}" for name in _SHOWN)
+    con.execute(f"create or replace temp view __staged as select {shown} from __read")
 
 
 def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
     """Compare the staged lot with the lake: fill `__news` and `__lost`."""
-    last = newest(source, table, label, among=f"select {quote(label + '/')} || __key from __read")
+    last = newest(source, table, label, among=f"select {quote(label + '/')} || __key from __staged")
     con.execute(
         "create or replace temp table __met as "
-        f"select r.rowid as __row, r.__key, r.__hash, r.__gone, r.__gone_at, l.__last from __read r left join ({last}) l using (__key)"
+        f"select r.__row, r.__key, r.__hash, r.__gone, r.__gone_at, l.__last from __staged r left join ({last}) l using (__key)"
     )
     con.execute(
         f"create or replace temp table __news as select __row, {_tail('__key', '__last', '__hash')} as __n from __met "

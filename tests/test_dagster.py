@@ -806,3 +806,14 @@ def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("FINEGRAIN_SHOP", str(tmp_path))
     assert [each.name for each in connections()] == ["more_one", "more_two"]
     assert [each.kinds for each in connections()] == [{"csv", "kafka"}] * 2
+
+
+def test_notes_on_a_page_are_no_markdown() -> None:
+    from orchestration.dagster.assets import _page
+
+    told = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)
+    lines = told.splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("```text", "```", 4) and all(
+        line.startswith("- ") for line in lines[1:-1]
+    )
+    assert lines[2] == r"- `\n```\n<b>\x1b[31m"

@@ -14,10 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from test_any_name import OURS
 
 from orchestration import apis, lake
 from orchestration.errors import FinegrainError
 from orchestration.ingest import TableReport, ingest
+from orchestration.landing import identifier
 from orchestration.settings import Settings
 
 ROWS = [{"id": n, "name": f"p{n}", "price": n / 4, "updated_at": f"2024-01-{n:02}T00:00:00Z"} for n in range(1, 8)]
@@ -181,6 +183,31 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
     assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z lies in the future")
     bring(home, tmp_path, http)
     assert api.asked[-1][1]["s"] == "2024-01-07T00:00:00Z"
+
+
+def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api) -> None:
+    """Also when it is named as something of ours is; a row that comes twice in one reading counts once, as what came later."""
+    rows = [{"id": n, **{name: f"{name}={n}" for name in OURS}} for n in (1, 2, 1)]
+    rows[2]["__gone"] = "later"
+    api.answer = lambda path, asked: page(rows)
+    read = [name for name in OURS if name]
+    sql = {"sql": f"to_json([{', '.join(identifier(name) for name in read)}])"}
+    fields = {
+        "product_id": "id",
+        "title": "__n",
+        "brand": "__bad",
+        "category": "rowid",
+        "weight_unit": "__gone",
+        "properties": sql,
+    }
+    entry = {"fields": fields, "key": ["id", "__key"], "available_at": {"column": "__payload"}}
+    assert bring(home, tmp_path, {"url": api.url + "/products"}, **entry).landed == 2
+    assert bring(home, tmp_path, {"url": api.url + "/products"}, **entry).landed == 0
+    found = landed(home, "_error, payload, title, brand, category, weight_unit, properties")
+    for row, (error, payload, *texts, properties) in zip((rows[2], rows[1]), found, strict=True):
+        assert error is None and json.loads(payload) == row
+        assert texts == [row[name] for name in ("__n", "__bad", "rowid", "__gone")]
+        assert json.loads(properties) == [row[name] for name in read]
 
 
 def test_numbers_keep_their_digits(home: Settings, tmp_path: Path, api: Api) -> None:

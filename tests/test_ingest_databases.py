@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from streams import ask
+from test_any_name import OURS
 
 from orchestration.doctor import examine
 from orchestration.errors import FinegrainError
@@ -475,6 +476,45 @@ def test_text_that_holds_times_has_a_format(shop: Shop) -> None:
         shop.ingest()
 
 
+def test_a_column_of_any_name_is_a_column(shop: Shop) -> None:
+    """Also when it is named as something of ours is."""
+    mark = '"' if shop.url.startswith("postgresql") else "`"
+    # Names that these servers cannot have, and ones that they take for others.
+    odd = [name[:60] for name in OURS if name.strip() and name.isascii() and name.isprintable()]
+    names = [name for name in odd if mark not in name and "%" not in name]
+    typed = ", ".join(f"{mark}{name}{mark} varchar(40)" for name in names)
+    shop.run(f"create table odd (id int primary key, at timestamp(6) null, {typed})")
+    for n in (1, 2):
+        values = [f"{name[:30]}={n}" for name in names]
+        shop.run(f"insert into odd values ({n}, '2024-01-0{n} 10:00:00', {', '.join(['%s'] * len(values))})", values)
+    fields = {
+        "customer_id": "id",
+        "country": "__n",
+        "gender": "__bad",
+        "created_at": "at",
+        "acquisition_channel": "__unreadable",
+        "properties": "__payload",
+    }
+    shop.write(
+        {
+            "table": "odd",
+            "key": ["id", "__key"],
+            "incremental": {"column": "at"},
+            "deletes": "compare",
+            "fields": fields,
+        }
+    )
+    assert shop.one().landed == 2 and shop.one(full=True).landed == 0
+    found = shop.lake(
+        "select _error, payload, country, gender, acquisition_channel, properties from lake.raw.customers order by customer_id"
+    )
+    for n, (error, payload, *texts) in enumerate(found, 1):
+        assert error is None and texts == [f"{name}={n}" for name in ("__n", "__bad", "__unreadable", "__payload")]
+        assert {name: json.loads(payload)[name] for name in names} == {name: f"{name[:30]}={n}" for name in names}
+    [seen] = examine(shop.mapping, where=shop.home).entries
+    assert [each for each in seen.findings if each.level == "error"] == []
+
+
 def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
@@ -789,3 +829,17 @@ def test_unloaded_rows_come_again(shop: Shop) -> None:
     ]
     shop.run("delete from customers")
     assert shop.one().deleted == 1 and shop.one().deleted == 0
+
+
+def test_columns_that_differ_in_case_alone(on_postgres: Shop) -> None:
+    on_postgres.run('create table odd (id int primary key, "q" varchar(9), "Q" varchar(9))')
+    on_postgres.run("insert into odd values (1, 'lower', 'upper')")
+    on_postgres.whole(table="odd", deletes="compare", fields={"customer_id": "id", "country": "q"})
+    with pytest.raises(
+        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ in case alone, so they .*; read a view that"
+    ):
+        on_postgres.ingest()
+    on_postgres.run('create view named as select id, q, "Q" as other from odd')
+    on_postgres.whole(table="named", deletes="compare", fields={"customer_id": "id", "country": "q", "gender": "other"})
+    assert on_postgres.one().landed == 1
+    assert on_postgres.lake("select country, gender from lake.raw.customers") == [("lower", "upper")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -20,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import free_ports
 from streams import Streamed, wait
+from test_any_name import OURS
 
 from orchestration import lake
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
+from orchestration.landing import identifier
 from orchestration.mapping import Table
 from orchestration.settings import Settings
 from orchestration.stream.bounds import Bounds
@@ -55,7 +58,7 @@ class Shop(Streamed):
     def map(self, **entry: Any) -> None:
         """Write the mapping; its only entry is changed so."""
         told = {"stream": {"folder": str(self.folder)}, "available_at": "now", **entry}
-        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}))
+        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}, ensure_ascii=False))
 
     def add(self, *lines: bytes | dict[str, Any], file: str = "a.jsonl", end: bytes = b"\n") -> None:
         """Append lines to a file of the stream."""
@@ -320,6 +323,54 @@ def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
         ("view_item", None, "c1", "1.5", "Europe/Berlin")
     ]
     assert shop.ask("select error from lake.raw.dead_letters") == [("the sql of price fails on this row",)]
+
+
+def test_a_key_of_any_name_is_a_column(shop: Shop) -> None:
+    """Whether the mapping reads it or not, also when it is named as something of ours is."""
+    odd = {name: f"{name}=1" for name in OURS}
+    shop.add({**GOOD, **odd})
+    assert shop.drain()["rows"] == 1
+    read = [name for name in OURS if name]
+    sql = f"to_json([{', '.join(identifier(name) for name in read)}])"
+    fields = {name: name for name in ("event_type", "event_at", "user_id")}
+    texts = {"query": "__n", "device": "__bad", "page": "__payload", "referrer": "__kept", "country": "line"}
+    shop.map(fields={**fields, **texts, "properties": {"sql": sql}}, where="\"__row\" = '__row=1'")
+    shop.add({**GOOD, **odd}, file="b.jsonl")
+    assert shop.drain()["rows"] == 1
+    [first, second] = shop.ask(
+        f"select _position, _error, payload, properties, {', '.join(texts)} from lake.raw.events order by _ingested_at"
+    )
+    known = {*RAW_TABLES["events"]}
+    assert (
+        first[0].startswith(f"{shop.folder}/a.jsonl@")
+        and first[0].endswith("/0")
+        and first[1] is None
+        and json.loads(first[2]) == {**GOOD, **odd}
+    )
+    assert json.loads(first[3]) == {name: value for name, value in odd.items() if name not in known}
+    assert (
+        second[0].startswith(f"{shop.folder}/b.jsonl@")
+        and second[0].endswith("/0")
+        and second[1] is None
+        and json.loads(second[2]) == {**GOOD, **odd}
+    )
+    assert list(second[4:]) == [odd[name] for name in texts.values()]
+    # What the mapping reads in no field of its own is kept beside what its SQL made.
+    assert json.loads(json.loads(second[3])["properties"]) == [odd[name] for name in read]
+
+
+def test_a_file_of_any_name_is_streamed(shop: Shop) -> None:
+    names = (b"caf\xe9.jsonl", b"a\nb.jsonl", b"[x]\x1b[31m.jsonl", b"-%s'\\*.jsonl")
+    for name in names:
+        shop.add(GOOD, file=os.fsdecode(name))
+    assert shop.drain()["rows"] == len(names)
+    shop.add(GOOD, file=os.fsdecode(names[0]))
+    done = shop.drain()
+    assert done["rows"] == 1 and json.loads(json.dumps(done["lag"], ensure_ascii=False).encode()) == done["lag"]
+    found = [str(row[0]).removeprefix(f"{shop.folder}/") for row in shop.ask("select _position from lake.raw.events")]
+    assert sorted({name.partition("@")[0] for name in found}) == sorted(
+        name.decode("utf-8", "backslashreplace") for name in names
+    )
 
 
 def test_times_of_a_stream_have_a_format(shop: Shop) -> None:

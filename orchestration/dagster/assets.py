@@ -86,7 +86,7 @@ def connector(connection: Connection) -> dg.AssetsDefinition:
         with clear():
             done = ingest(connection.path, data())
         for each in done.tables:
-            context.log.info(f"{each.table} {each.place}: {each.read} rows read, {each.landed} landed")
+            context.log.info(f"{each.table} {console.shown(each.place)}: {each.read} rows read, {each.landed} landed")
         notes = [note for table in done.tables for note in table.notes]
         notes += [note for file in done.files for note in file.notes]
         return dg.MaterializeResult(
@@ -95,11 +95,16 @@ def connector(connection: Connection) -> dg.AssetsDefinition:
                 "snapshot": done.snapshot,
                 "seconds": round(done.seconds, 3),
                 "landed": dg.JsonMetadataValue(_landed(done)),
-                **({"notes": dg.MetadataValue.md("\n".join(f"- {scrub(note)}" for note in notes))} if notes else {}),
+                **({"notes": _page(notes)} if notes else {}),
             }
         )
 
     return run
+
+
+def _page(notes: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Notes as they are: names in them may be Markdown, with links and pictures."""
+    return dg.MetadataValue.md("\n".join(["```text", *(f"- {console.shown(scrub(note))}" for note in notes), "```"]))
 
 
 def _landed(done: IngestReport) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from orchestration.errors import FinegrainError
+from orchestration.files import text_of
 from orchestration.stream.source import Chunk, Keeper
 
 #: What a file is called, also after it was rotated: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
@@ -136,7 +137,7 @@ class Folder:
                         strangers.remove((path, inode, size))
                         break
         for path, inode, size in strangers:
-            name = f"{path.name}@{_digest(inode.encode() + _first_line(path))[:8]}"
+            name = f"{text_of(Path(path.name))}@{_digest(inode.encode() + _first_line(path))[:8]}"
             several = (name if n == 1 else f"{name}.{n}" for n in itertools.count(1))
             part = next(each for each in several if each not in known.keys() | files.keys())
             files[part] = File(path, inode, size, part, Place(0, inode))
@@ -219,7 +220,7 @@ def _same_inode(part: str, at: Place, path: Path, inode: str) -> bool:
 
 
 def _same_name(part: str, at: Place, path: Path, inode: str) -> bool:
-    return part.rpartition("@")[0] == path.name
+    return part.rpartition("@")[0] == text_of(Path(path.name))
 
 
 def _long_enough(part: str, at: Place, path: Path, inode: str) -> bool:

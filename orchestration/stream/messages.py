@@ -84,15 +84,17 @@ class Messages:
         self.known = landing.read_columns(table, entry, [])
         #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
         self.unknown: dict[str, int] = {}
+        landing.check_case(self.known, f"{where}: the mapping")
         #: SQL: what tells a message of the batch from all others of the place.
         self._number = _number(None)
         got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
+        own = landing.own(self.known)
         opened = landing.Opened(
             self.place,
             dict.fromkeys(self.known, "VARCHAR"),
-            f"(select {got}, __n, __kept, why as __bad, line as __payload from parsed)",
+            f"(select {got}, __n as {own}n, __kept as {own}kept, why as {own}bad, line as {own}payload from parsed)",
             tuple(self.known),
-            along=("__kept",),
+            along=("kept",),
         )
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
         self.rules, self.clear = self._rules()

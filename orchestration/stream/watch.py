@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import threading
 import time
 from collections import deque
@@ -74,7 +72,9 @@ class Watch:
             self._live.start()
         self._registry = CollectorRegistry()
         labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
-        Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info({"place": place})
+        Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info(
+            {"place": console.shown(place)}
+        )
         self._rows = Counter("rows", "Rows landed in the lake", **labels)
         self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
         self._dead = Counter("dead_letters", "Messages that could not land, by rule", ["rule"], **labels)
@@ -142,7 +142,7 @@ class Watch:
                 self.totals.lag = found
             self._lag.clear()  # parts that went to another loader are told by that one
             for part, count in found.items():
-                self._lag.labels(part).set(count)
+                self._lag.labels(console.shown(part)).set(count)
         self._tell()
 
     def trouble(self, text: str) -> None:
@@ -155,11 +155,11 @@ class Watch:
         if self.form is Form.json:
             self._tell(at_once=True)
         elif self.form is Form.lines or (self.form is Form.panel and news):
-            print(f"stream {self.place}: {text}", file=sys.stderr, flush=True)
+            console.say(f"stream {self.place}: {text}")
 
     def note(self, text: str) -> None:
         """Something that the user should know, and that keeps the loader from nothing."""
-        print(f"stream {self.place}: {text}", file=sys.stderr, flush=True)
+        console.say(f"stream {self.place}: {text}")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: totals, and rates over the last seconds."""
@@ -198,20 +198,18 @@ class Watch:
             return
         self._told = now
         if self.form is Form.json:
-            print(json.dumps(self.as_dict()), flush=True)
+            console.show_json(self.as_dict(), indent=None)
             return
         said = self.as_dict()
         dead = sum(said["dead_letters"].values())
-        print(
+        console.say(
             f"stream {self.place}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
-            f"lag {sum(said['lag'].values()):,}, commit {1000 * said['commit_seconds']:.0f} ms",
-            file=sys.stderr,
-            flush=True,
+            f"lag {sum(said['lag'].values()):,}, commit {1000 * said['commit_seconds']:.0f} ms"
         )
 
     def _panel(self) -> Table:
         said = self.as_dict()
-        table = Table(title=f"stream {self.place}", show_header=False, title_justify="left")
+        table = Table(title=console.shown(f"stream {self.place}"), show_header=False, title_justify="left")
         table.add_row(
             "landed", f"{said['rows']:,} rows in {said['batches']:,} batches, {said['bytes'] / 2**20:,.1f} MiB"
         )
@@ -221,12 +219,12 @@ class Watch:
         table.add_row(
             "last batch", f"{said['batch_rows']:,} messages, committed in {1000 * said['commit_seconds']:.0f} ms"
         )
-        lag = ", ".join(f"{part}: {count:,}" for part, count in sorted(said["lag"].items())[:16])
+        lag = ", ".join(f"{console.shown(part)}: {count:,}" for part, count in sorted(said["lag"].items())[:16])
         table.add_row("lag by part", lag or "–")
         delay = said["event_delay_seconds"]
         table.add_row("event delay", "–" if delay is None else f"{delay:,.1f} s")
         for name in ("dead_letters", "unknown_fields"):
-            told = ", ".join(f"{key}: {count:,}" for key, count in list(said[name].items())[:8])
+            told = ", ".join(f"{console.shown(key)}: {count:,}" for key, count in list(said[name].items())[:8])
             table.add_row(name.replace("_", " "), told or "none")
         if said["trouble"]:
             table.add_row("trouble", said["trouble"])
