@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import tempfile
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -315,3 +316,35 @@ def test_what_is_decoded_has_bounds_too() -> None:
     """By a registry's schema a message may be larger than its bytes."""
     found = beyond(pa.chunked_array([pa.array(["x" * 11, "x" * 10, None])]), Bounds(size=10))
     assert found.to_pylist() == ["over_size: it has 11 bytes, of at most 10", None, None]
+
+
+@given(st.integers(1, 30), st.randoms(use_true_random=False))
+def test_whatever_processes_die_of_each_message_is_in_one_piece(count: int, chance: random.Random) -> None:
+    deadly, bad = ({n for n in range(count) if chance.random() < 0.1} for _ in range(2))
+
+    def run(lander: Any, path: Path, todo: list[isolation.Span], memory: str) -> Any:
+        tried: dict[isolation.Span, str | None] = {}
+        stack = todo[::-1]
+        while stack:
+            span = stack.pop()
+            if deadly & set(range(*span)) or chance.random() < 0.05:
+                return tried, (span, "died")
+            if not bad & set(range(*span)):
+                tried[span] = None
+            elif span[1] - span[0] == 1:
+                tried[span] = "unprocessable: it fails"
+            else:
+                stack += [((span[0] + span[1]) // 2, span[1]), (span[0], (span[0] + span[1]) // 2)]
+            if chance.random() < 0.05:
+                return tried, (span, "died when it was over")
+        return tried, None
+
+    nothing = [None] * count
+    places = [str(n) for n in range(count)]
+    batch = Chunk.of([["0"] * count, places, [b"x"] * count, [-1] * count, nothing, nothing], {}, 0)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(isolation, "_run", run)
+        found = isolation.pieces(cast(Messages, None), batch, Path(folder), "192MB")
+    assert [place for piece in found for place in piece.messages.table["position"].to_pylist()] == places
+    condemned = {place for piece in found if piece.why for place in piece.messages.table["position"].to_pylist()}
+    assert condemned >= {str(n) for n in deadly | bad}

@@ -74,7 +74,9 @@ def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[P
                 break
             span, how = end
             rest = _after(todo, span)
-            if span[1] - span[0] > 1:
+            if span in tried:
+                pass  # it was over, so something else ended the process
+            elif span[1] - span[0] > 1:
                 rest[:0] = _halves(span)
             elif span in died:
                 found[span] = f"{RULE}: {how}"
@@ -82,7 +84,10 @@ def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[P
                 died.add(span)
                 rest[:0] = [span]
             todo = rest
-    return [Piece(_part(table, span), found[span]) for span in sorted(found) if span[1] > span[0]]
+    spans = sorted(found)
+    # Or a message would be missing, or land twice.
+    assert [begin for begin, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == table.num_rows
+    return [Piece(_part(table, span), found[span]) for span in spans if span[1] > span[0]]
 
 
 def _after(todo: list[Span], span: Span) -> list[Span]:
