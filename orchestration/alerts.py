@@ -110,7 +110,7 @@ FLAGS: Final = re.compile("[a-z_]+_(is_outlier|was_missing|is_corrected)")
 _CODES: Final = frozenset({"product_id", "other_product_id"})
 
 _LONGEST: Final = 20_000
-_CREDENTIALS: Final = re.compile(r"//(?:[^\s/@:]*:\S*|[^\s/@]+)@")
+_CREDENTIALS: Final = re.compile(r"//[^\s/@:]*:\S*@")
 _PASSWORDS: Final = re.compile(r"\b(password|passwd|pwd|token|secret|api_?key)( *= *)[^\s&,;]+", re.IGNORECASE)
 _WORDS: Final = re.compile(r"""[^\s<>()\[\]{},;:"=/]+""")
 _IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")

@@ -31,6 +31,8 @@ _SCHEMES: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IG
 #: What addresses begin with whose users are no secrets.
 _DATABASES: Final = ("postgres", "mysql", "mariadb")
 
+#: Passwords of servers for tries, which are words of our own sentences.
+_NO_SECRETS: Final = {"finegrain", "password", "secret", "test", "user"}
 #: Values that are known to be secret.
 _known: set[str] = set()
 
@@ -78,8 +80,9 @@ def _address(found: re.Match[str]) -> str:
 def without_secrets(text: str) -> str:
     """`text` without what follows names of secrets, without credentials and values in the query of addresses, and without values
     that `keep_secret` or a variable of such a name (PGPASSWORD, AWS_SECRET_ACCESS_KEY) holds."""
-    variables = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= 6}
-    for secret in sorted(_known | variables, key=len, reverse=True):
+    named = [name for name in os.environ if is_secret(name) and name not in ("PWD", "OLDPWD")]
+    variables = {value for name in named if len(value := os.environ[name]) >= 6}
+    for secret in sorted((_known | variables) - _NO_SECRETS, key=len, reverse=True):
         if secret in text:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
     text = _ADDRESS.sub(_address, text)

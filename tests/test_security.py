@@ -67,7 +67,7 @@ def finegrain(*arguments: str, umask: int = 0, **environment: str) -> subprocess
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )
 
 
@@ -389,10 +389,13 @@ def test_yaml_that_is_none_is_not_quoted(tmp_path: Path, line: str) -> None:
         ("host=h password='it''s' dbname=d", "host=h password=… dbname=d"),
         ("set it in PGPASSWORD or in ~/.pgpass", "set it in PGPASSWORD or in ~/.pgpass"),
         ("a.csv has no column 'token'; did you mean 'x'?", "a.csv has no column 'token'; did you mean 'x'?"),
+        ("/home/me/a.csv: no such file", "/home/me/a.csv: no such file"),
         ("column 'password': 3 values", "column 'password': 3 values"),
         ('{"sasl.password": "abc"}', '{"sasl.password": …}'),
         ("Authorization: Bearer abcdef", "Authorization: Bearer …"),
     ],
 )
-def test_what_is_hidden_and_what_is_not(text: str, shown: str) -> None:
+def test_what_is_hidden_and_what_is_not(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/home/me/a.csv")  # where one is, and no password
+    monkeypatch.setattr(errors, "_known", set())
     assert errors.without_secrets(text) == shown
