@@ -77,8 +77,8 @@ def extensions(where: Settings) -> list[str]:
 
 
 def extension_options(where: Settings) -> dict[str, str | bool | int | float | list[str]]:
-    """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. To check a signature DuckDB
-    reads the whole file, for a tenth of a second; a folder that the user can write would else hold code that nobody has checked."""
+    """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. A folder that the user can write
+    would else hold code that nobody has checked."""
     return {
         "extension_directory": str(where.extensions),
         "allow_unsigned_extensions": False,
@@ -91,6 +91,34 @@ def load_extensions(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     for name in extensions(where):
         import_extension(name, con=con)
         con.execute(f"load {name}")
+
+
+#: Files of extensions whose signature DuckDB has checked in this process, by folder and extension: the file, and what tells that it is the
+#: same still.
+_CHECKED: Final[dict[tuple[Path, str], tuple[Path, tuple[int, ...]]]] = {}
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    about = file.stat()
+    return (about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+def _check_extensions(where: Settings) -> None:
+    """Have DuckDB check the signatures of the extensions that this lake needs, once in a process and again when a file has changed: it
+    reads whole files, a quarter of a second of each connection."""
+    for name in extensions(where):
+        file, state = _CHECKED.get((where.extensions, name), (None, None))
+        if file is None or not file.exists() or _state(file) != state:
+            break
+    else:
+        return
+    with duckdb.connect(config=extension_options(where)) as con:
+        load_extensions(con, where)
+        for name, path in con.execute(
+            "select extension_name, install_path from duckdb_extensions() where list_contains(?, extension_name)",
+            [extensions(where)],
+        ).fetchall():
+            _CHECKED[where.extensions, name] = (Path(path), _state(Path(path)))
 
 
 def places(where: Settings) -> list[Path]:
@@ -196,7 +224,6 @@ def exists(where: Settings) -> bool:
     con = _engine(where)
     try:
         with _told(where):
-            load_extensions(con, where)
             return _exists(con, where)
     finally:
         con.close()
@@ -242,7 +269,6 @@ def alone(where: Settings, work: str) -> Iterator[None]:
     held = _HELD.setdefault(where, [])
     try:
         with _told(where):
-            load_extensions(con, where)
             con.execute(f"attach {quote(where.lake_catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
             # The lock lives as long as the transaction, and that no longer than this process. A server may end transactions that are idle,
             # and does not by itself notice that a machine was switched off.
@@ -563,7 +589,13 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
         folder = spill.enter_context(scratch(where.home / "spill"))
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB cannot spill to disk here: {error.strerror}") from None
-    con = duckdb.connect(config={**extension_options(where), "temp_directory": str(folder)})
+    options = {**extension_options(where), "temp_directory": str(folder)}
+    with _told(where):
+        _check_extensions(where)
+        con = duckdb.connect(config={**options, "allow_unsigned_extensions": True})
+        for name in extensions(where):
+            con.execute(f"load {name}")
+        con.execute("set allow_unsigned_extensions = false")  # and nobody can set it again
     stopping.interruptible(con)
     weakref.finalize(con, spill.close)
     return con

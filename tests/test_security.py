@@ -129,7 +129,8 @@ def test_the_doctor_says_who_can_read_a_home_of_before(
         [check] = [each for each in examine(where=home).checks if each.what == "access"]
         return check.level, check.said
 
-    home.home.mkdir(mode=0o755)
+    home.home.mkdir()
+    home.home.chmod(0o755)
     assert access()[0] == "fine"  # pytest's own folder lets nobody in
     monkeypatch.setattr(Path, "parents", property(lambda self: [Path("/")]))
     assert access() == ("warning", f"all on this machine can read {home.home}; chmod -R o-rwx {home.home} ends that")
