@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 import urllib.request
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -668,5 +668,9 @@ def test_unloaded_rows_come_again_when_the_stream_is_read_from_its_beginning(sho
     shop.add(GOOD | {"user_id": "cat"})
     assert shop.drain()["rows"] == 1 and shop.ask(alive) == [("cat",)]
     unload("shop", where=shop.where)
+    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]
+    # By a clock that was then put back.
+    unload("shop", where=shop.where, now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1))
     assert shop.drain(afresh=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -33,6 +34,8 @@ from orchestration.settings import Settings
 from orchestration.stream.loader import Limits, Loader
 from orchestration.stream.messages import Messages
 from orchestration.stream.replay import replay
+from orchestration.stream.run import Onlooker, source_of
+from orchestration.stream.source import Chunk, Unreachable
 from orchestration.stream.watch import Form, Watch
 
 PARTITIONS = 3
@@ -374,32 +377,75 @@ class Given:
         self.keeper = keeper
 
 
-def test_afresh_is_once_for_each_part_whenever_it_comes(shop: Shop) -> None:
-    """The first assignment may be empty, parts come and go, and a part that was begun afresh goes on when it comes back."""
-    source, entry = Given(), json.loads(shop.mapping.read_text())["tables"]["events"]
+@pytest.fixture
+def loader(shop: Shop) -> Iterator[Loader]:
+    """A loader that begins afresh, of a topic whose first two partitions were read up to 7 before it was recreated."""
+    entry = json.loads(shop.mapping.read_text())["tables"]["events"]
     con = lake.connect(shop.where)
-    messages = Messages(con, "shop", "events", Table.model_validate(entry), "UTC", "shop.yml")
     with lake.writing(con, shop.where):
         old = {part: (None, Position(part, "7", "old")) for part in "01"}
         move(con, Stream("shop", "events", f"kafka:{shop.topic}"), old, datetime(2025, 3, 2))
-    loader = Loader(
-        source,
-        [messages],
-        partial(lake.connect, shop.where),
-        shop.where,
-        Watch("kafka:shop", Form.none, None),
-        afresh=True,
-    )  # type: ignore[arg-type]
+    messages = Messages(con, "shop", "events", Table.model_validate(entry), "UTC", "shop.yml")
+    connect, watch = partial(lake.connect, shop.where), Watch("kafka:shop", Form.none, None)
+    made = Loader(Given(), [messages], connect, shop.where, watch, afresh=True)  # type: ignore[arg-type]
+    yield made
+    watch.close()
+    made.con.close()
+    con.close()
+
+
+def test_afresh_is_once_for_each_part_whenever_it_comes(loader: Loader) -> None:
+    """The first assignment may be empty, parts come and go, and a part that was begun afresh goes on when it comes back."""
     start = {part: partial(str, 0) for part in "01"}
     assert loader.claim({}, "new") == {}
     assert loader.claim({"0": start["0"]}, "new")["0"].position == "0"
     loader.settle()
-    with lake.writing(con, shop.where):
-        [(at, to)] = [(at, replace(at, position="3")) for at in loader.known().values() if at.part == "0"]
-        move(con, loader.of, {"0": (at, to)}, datetime(2025, 3, 2))
+    at = loader.known()["0"]
+    with lake.writing(loader.con, loader.where):
+        move(loader.con, loader.of, {"0": (at, replace(at, position="3"))}, datetime(2025, 3, 2))
     assert {part: at.position for part, at in loader.claim(start, "new").items()} == {"0": "3", "1": "0"}
-    loader.watch.close()
-    con.close()
+
+
+def test_nothing_is_asked_of_the_broker_while_the_lake_is_locked(loader: Loader) -> None:
+    """Its answer may take seconds, in which nobody could write."""
+    asked = []
+
+    def beginning() -> str:
+        with (loader.where.lake_data.parent / "write.lock").open("w") as lock:  # type: ignore[union-attr]
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        asked.append(True)
+        return "5"
+
+    assert loader.claim({"0": beginning}, "new")["0"].position == "5"
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("start", ["2", "4"])
+def test_a_chunk_begins_where_the_last_one_ended(loader: Loader, start: str) -> None:
+    """One from before would land twice, one from beyond leaves something out."""
+    loader.claim({"0": partial(str, 0)}, "new")
+    loader._take(Chunk(starts={"0": "0"}, ends={"0": "3"}))
+    with pytest.raises(Unreachable, match=f"part 0 was read from {start}, and not from 3, where the last read ended"):
+        loader._take(Chunk(starts={"0": start}, ends={"0": "9"}))
+    loader._take(Chunk(starts={"0": "3"}, ends={"0": "9"}))
+
+
+def test_messages_that_come_again_are_no_chunk(shop: Shop) -> None:
+    """Of a consumer that is put back behind its position: a chunk of its messages says that it begins there."""
+    shop.send(PARTITIONS * 10)
+    entry = Table.model_validate(json.loads(shop.mapping.read_text())["tables"]["events"])
+    source = source_of(entry, "shop.yml", group="again")
+    source.open(Onlooker())
+    try:
+        taken = wait(lambda: source.poll(1_000, 0.1).ends)
+        while not source.is_drained():
+            taken |= source.poll(1_000, 0.1).ends
+        assert set(taken.values()) == {"10"}
+        source.consumer.seek(TopicPartition(shop.topic, 0, 4))  # type: ignore[attr-defined]
+        chunk = wait(lambda: (found := source.poll(1_000, 0.1)).rows and found)
+        assert chunk.starts["0"] == "4"
+    finally:
+        source.close()
 
 
 def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:

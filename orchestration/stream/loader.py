@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -27,6 +27,7 @@ import duckdb
 
 from orchestration import lake
 from orchestration.errors import FinegrainError, Unavailable
+from orchestration.lake import quote
 from orchestration.positions import Overtaken, Position, Stream, move, positions
 from orchestration.settings import Settings, memory
 from orchestration.stream import isolation
@@ -99,6 +100,7 @@ class Loader:
         self.afresh = afresh
         #: Parts that have been begun afresh, so that they are once, however often they come and go.
         self._begun: set[str] = set()
+        self._earliest = datetime.min
         self.owner = str(uuid.uuid4())
         self._held: dict[str, Position] = {}
         self._open = Chunk()
@@ -263,6 +265,8 @@ class Loader:
         beginnings = {
             part: beginning() for part, beginning in parts.items() if part not in known or self._is_afresh(part)
         }
+        if any(map(self._is_afresh, parts)):
+            self._earliest = self._after_deletions()
 
         def work() -> dict[str, Position]:
             moves: dict[str, tuple[Position | None, Position]] = {}
@@ -291,6 +295,14 @@ class Loader:
         self._begun |= parts.keys()
         self._attempts.claimed(self._held)
         return dict(self._held)
+
+    def _after_deletions(self) -> datetime:
+        """What was unloaded and is read again lands after its deletion, or it would count as deleted; the clock may have been put back."""
+        [(last,)] = self.con.execute(
+            f"select max(_ingested_at) from lake.raw.deletions where _source = {quote(self.of.source)} "
+            f"and raw_table = {quote(self.of.table)} and row_key is null"
+        ).fetchall()
+        return last + timedelta(microseconds=1) if last is not None else datetime.min
 
     def _is_afresh(self, part: str) -> bool:
         return self.afresh and part not in self._begun
@@ -357,7 +369,7 @@ class Loader:
     def _commit(self, lander: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> Landed:
         """Land a batch in one transaction: whole, as it was judged, or in pieces."""
         with lake.writing(lander.con, self.where):
-            now = _now()
+            now = max(_now(), self._earliest)
             move(lander.con, self.of, batch.moves, now)
             if pieces is None:
                 return lander.land(batch.messages, now)
