@@ -169,7 +169,8 @@ def main() -> None:
 
 
 def _say(**event: Any) -> None:
-    print(json.dumps(event), flush=True)
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def _lander(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
