@@ -164,13 +164,11 @@ def main() -> None:
         _say(unreachable=str(error))
     except FinegrainError as error:
         _say(error=str(error))
-    sys.stdout.flush()
     os._exit(0)
 
 
 def _say(**event: Any) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), json.dumps(event).encode() + b"\n")
 
 
 def _lander(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
