@@ -69,7 +69,7 @@ def fields(more: str) -> str:
          "line 6: there are more than 200,000 values, counting what aliases stand for"),
         ("source: shop\n\ttables: 1\n", "line 2: this is not valid YAML: found character '\\t' that cannot start any token"),
         ("source: a\nsource: b\n", "line 2: this is not valid YAML: the key 'source' is there twice"),
-        ("source: !!python/object/apply:os.system [ls]\n", "line 1: this is not valid YAML: could not determine a constructor for the tag"),
+        ("source: !!python/object/apply:os.system [ls]\n", "line 1: this is not valid YAML: a text that begins with * or ! is in quotes"),
         ("source: !!binary a\n", "line 1: this is not valid YAML: failed to decode base64 data"),
         ("source: shop\n<<: 5\n", "line 2: this is not valid YAML: expected a mapping or list of mappings for merging"),
         ("", "a mapping has the keys source, time_zone and tables"),

@@ -369,7 +369,7 @@ MOVER = """
 import sys, threading
 from datetime import datetime
 from orchestration import lake
-from orchestration.positions import Position, move
+from orchestration.positions import Position, Stream, move
 from orchestration.settings import settings
 
 where, con, at, count = settings(), lake.connect(), None, 0
@@ -378,7 +378,7 @@ threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).sta
 
 def work():
     with lake.writing(con, where):
-        move(con, "shop", "kafka:t", {"0": (at, to)}, datetime(2025, 3, 2))
+        move(con, Stream("shop", "events", "kafka:t"), {"0": (at, to)}, datetime(2025, 3, 2))
 
 while not stop.is_set():
     to = Position("0", str(count + 1), None, "me")

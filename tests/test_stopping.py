@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -21,6 +22,11 @@ from orchestration.settings import Settings
 
 #: So many rows take seconds to load, on any machine.
 MANY = 2_000_000
+
+
+def is_locked(home: Settings) -> bool:
+    """Whether a load has begun."""
+    return any((home.home / "lake").glob("load-*.lock"))
 
 
 def hear_ctrl_c() -> None:
@@ -91,7 +97,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_load_that_is_stopped_lands_nothing(home: Settings, big: Path, number: signal.Signals, at: str) -> None:
     process = begin("-m", "orchestration.cli", "load", "big.yml", folder=big)
     if at == "the look":
-        wait(process, (home.home / "load.lock").exists)
+        wait(process, partial(is_locked, home))
     else:
         wait(process, lambda: any(home.home.rglob("*.parquet")))
     stop(process, number, "what had not landed whole has not landed at all")
@@ -177,7 +183,7 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    time.sleep(1)
+    time.sleep(0.75)  # between two nudges (stopping.PAUSE): one that falls on a nudge is taken for it
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (130, "stopped; as it was\n")
@@ -187,7 +193,7 @@ def test_what_is_ignored_stays_ignored(big: Path, home: Settings) -> None:
     """As by nohup, and in a script's `&`."""
     code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     process = begin("-c", code, "-m", "orchestration.cli", "load", "small.yml", "--json", folder=big)
-    wait(process, (home.home / "load.lock").exists)
+    wait(process, partial(is_locked, home))
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "") and json.loads(out)["rows"] == 10

@@ -341,7 +341,7 @@ def test_whatever_processes_die_of_each_message_is_in_one_piece(count: int, chan
 
     nothing = [None] * count
     places = [str(n) for n in range(count)]
-    batch = Chunk.of([["0"] * count, places, [b"x"] * count, [-1] * count, nothing, nothing], {}, 0)
+    batch = Chunk.of([["0"] * count, places, [b"x"] * count, [-1] * count, nothing, nothing], {}, {}, 0)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(isolation, "_run", run)
         found = isolation.pieces(cast(Messages, None), batch, Path(folder), "192MB")
