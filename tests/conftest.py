@@ -33,11 +33,14 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 #: Files that take minutes. They are begun first: a worker that comes to one last would leave the others idle.
 LONG = (
-    "test_stream_kills",
-    "test_maintain",
-    "test_real_data",
     "test_dagster",
     "test_order_free",
+    "test_stream_kills",
+    "test_nasty_values",
+    "test_conservation",
+    "test_maintain",
+    "test_real_data",
+    "test_exclusive",
     "test_build",
     "test_as_of",
     "test_lake",

@@ -103,6 +103,7 @@ def copy(tmp_path: Path, extensions: Path) -> Copy:
     return Copy(tmp_path / "project", where)
 
 
+@pytest.mark.long
 def test_the_page_does_what_it_says(copy: Copy) -> None:
     first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
     printed = copy.follow(BLOCKS[:first])

@@ -23,6 +23,7 @@ from orchestration.errors import FinegrainError
 from orchestration.settings import Settings
 
 
+@pytest.mark.long
 def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> None:
     """As a dbt user types it, before anything was ever loaded: all of it builds, and every test runs."""
     # dbt runs an incremental model's unit tests before the model is there for the first time (dbt-core #10695).
