@@ -103,7 +103,7 @@ ONE_EXAMPLE_IS_LONG = settings(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cut", [batches_of, pytest.param(batches_of_a_day, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cut", [batches_of, batches_of_a_day])
 def test_incremental_builds_equal_one_full_refresh(
     houses: Houses, cut: Callable[[Random, list[Row], int], list[list[Row]]]
 ) -> None:
