@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
@@ -47,17 +47,15 @@ LONG = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A command that runs in this process, and Dagster's definitions, keep files from others for good; but servers that tests start run as
+    other users."""
+    os.umask(0o022)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
-@pytest.fixture(autouse=True)
-def umask() -> Iterator[None]:
-    """A command that runs in this process keeps files from others for good, and servers that start later run as other users."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture(scope="session")
