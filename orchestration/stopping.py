@@ -25,8 +25,6 @@ PATIENCE: Final = 15.0
 #: Seconds between two interrupts of queries (after one of them a thread may begin another), and of the main thread, since libraries
 #: swallow some.
 PAUSE: Final = 0.25
-#: How the main thread is interrupted again: by another signal than a user's, so that a second one of those is never taken for it.
-_NUDGE: Final = signal.SIGUSR1
 
 
 class Stopped(KeyboardInterrupt):
@@ -63,7 +61,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
     true of work that was stopped."""
     caught: list[int] = []
     main = threading.main_thread().ident or 0
-    over, said = threading.Event(), threading.Event()
+    nudged, over, said = threading.Event(), threading.Event(), threading.Event()
 
     def say() -> None:
         if not said.is_set():
@@ -83,18 +81,19 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
                     con.interrupt()
             time.sleep(PAUSE)
             if not over.is_set():
-                signal.pthread_kill(main, _NUDGE)
+                nudged.set()
+                signal.pthread_kill(main, caught[0])
         end()
 
-    def nudge(number: int, frame: Any) -> None:
-        if not over.is_set() and not _is_ending(sys.exc_info()[1]):
-            raise Stopped
-
     def stop(number: int, frame: Any) -> None:
+        if nudged.is_set():
+            nudged.clear()
+            if not over.is_set() and not _is_ending(sys.exc_info()[1]):
+                raise Stopped
+            return
         if caught:
             end()
         caught.append(number)
-        signal.signal(_NUDGE, nudge)
         threading.Thread(target=hurry, daemon=True).start()
         raise Stopped
 
