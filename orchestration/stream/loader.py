@@ -275,7 +275,7 @@ class Loader:
                 for part in parts:
                     before = present.get(part)
                     if before is None or self._is_afresh(part):
-                        if part not in beginnings:  # it was unread a moment ago
+                        if part not in beginnings:  # its position was there a moment ago, and is deleted
                             raise Overtaken(part)
                         at = Position(part, beginnings[part], incarnation, self.owner)
                     elif before.incarnation != incarnation:
