@@ -31,7 +31,7 @@ from orchestration.settings import Settings
 pytestmark = pytest.mark.long
 
 #: As in dbt_project.yml: the most a believable row holds, the moments of a person's day, and the gap that ends a session.
-MAX_QUANTITY, MAX_MOMENTS, SESSION_GAP = 10_000, 600, pl.duration(minutes=30)
+MAX_QUANTITY, MAX_AMOUNT, MAX_MOMENTS, SESSION_GAP = 10_000, 10_000_000_000, 600, pl.duration(minutes=30)
 
 Derivation = Callable[[Path], pl.DataFrame]
 
@@ -133,6 +133,7 @@ def merchandise_store(folder: Path) -> pl.DataFrame:
     return judged(
         frame,
         is_copy("identity", "at", "sku", "type", "order", "line") | is_repeated_order(),
+        ("price_out_of_range", pl.col("price") * pl.col("quantity") > MAX_AMOUNT),
         ("quantity_out_of_range", (pl.col("quantity") <= 0) | (pl.col("quantity") > MAX_QUANTITY)),
         ("bot_rate", moments > MAX_MOMENTS),
     )
