@@ -6,22 +6,29 @@
 }) }}
 {% endmacro %}
 
-{# The bounds of what is believable, from an outlier rule (columns method, scale, factor, min_count) and a fit
-   (columns n, q25, q75, mean, std, log_mean, log_std): quartile fences or standard deviations, raw or on logarithms.
-   Null where the rule is unknown, the fit too small or without spread to speak of. #}
+{# The bounds of what is believable, from an outlier rule (columns method, scale, factor, min_count, min_ratio, min_distance) and a fit
+   (columns n, q25, q50, q75, mean, std, log_mean, log_std): quartile fences or standard deviations, raw or on logarithms; but never
+   nearer to the median than min_ratio times and min_distance, since where nearly all values are one, the method alone would take
+   any other for an outlier. Null where the rule is unknown or the fit too small. #}
 {% macro outlier_bound(rule, fit, side) -%}
 {%- set sign = '-' if side == 'low' else '+' -%}
 {%- set quartile = 'q25' if side == 'low' else 'q75' -%}
+{%- set reaches = [
+    ["'iqr'", "'raw'", 'true', fit ~ '.' ~ quartile ~ ' ' ~ sign ~ ' ' ~ rule ~ '.factor * (' ~ fit ~ '.q75 - ' ~ fit ~ '.q25)'],
+    ["'iqr'", "'log'", fit ~ '.q25 > 0', 'exp(ln(' ~ fit ~ '.' ~ quartile ~ ') ' ~ sign ~ ' ' ~ rule ~ '.factor * (ln(' ~ fit ~ '.q75) - ln(' ~ fit ~ '.q25)))'],
+    ["'zscore'", "'raw'", 'true', fit ~ '.mean ' ~ sign ~ ' ' ~ rule ~ '.factor * ' ~ fit ~ '.std'],
+    ["'zscore'", "'log'", fit ~ '.log_mean is not null', 'exp(' ~ fit ~ '.log_mean ' ~ sign ~ ' ' ~ rule ~ '.factor * coalesce(' ~ fit ~ '.log_std, 0))'],
+] -%}
 case
     when {{ fit }}.n < {{ rule }}.min_count then null
-    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'raw'
-        then {{ fit }}.{{ quartile }} {{ sign }} {{ rule }}.factor * ({{ fit }}.q75 - {{ fit }}.q25)
-    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'log' and {{ fit }}.q25 > 0
-        then exp(ln({{ fit }}.{{ quartile }}) {{ sign }} {{ rule }}.factor * greatest(ln({{ fit }}.q75) - ln({{ fit }}.q25), {{ var('min_log_spread') }}))
-    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'raw'
-        then {{ fit }}.mean {{ sign }} {{ rule }}.factor * {{ fit }}.std
-    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'log'
-        then exp({{ fit }}.log_mean {{ sign }} {{ rule }}.factor * greatest({{ fit }}.log_std, {{ var('min_log_spread') }}))
+    {%- for method, scale, condition, reach in reaches %}
+    when {{ rule }}.method = {{ method }} and {{ rule }}.scale = {{ scale }} and {{ condition }}
+        then {{ 'least' if side == 'low' else 'greatest' }}(
+            {{ reach }},
+            cast({{ fit }}.q50 as double) {{ '/' if side == 'low' else '*' }} {{ rule }}.min_ratio,
+            cast({{ fit }}.q50 as double) {{ sign }} {{ rule }}.min_distance
+        )
+    {%- endfor %}
 end
 {%- endmacro %}
 

@@ -118,10 +118,24 @@ case {{ clean_text(column) }} when 'GBp' then 'GBX' when 'ZAc' then 'ZAC' else u
 case when {{ price }} * {{ rate }} <= {{ limit('max_amount') }} then try_cast(round({{ price }} * {{ rate }}, 4) as decimal(18, 4)) end
 {%- endmacro %}
 
+{# SQL: the mean of values of four decimals, to four decimals, halves away from zero. In whole numbers, so that what is equal is found equal. Null
+   of nothing. #}
+{% macro mean_of(total, count) -%}
+case
+    when {{ count }} > 0
+        then cast(cast(
+            sign({{ total }}) * {{ whole_quotient('cast(20000 * abs(' ~ total ~ ') as decimal(38, 0)) + ' ~ count, '2 * ' ~ count) }}
+        as decimal(18, 0)) * 0.0001 as decimal(18, 4))
+end
+{%- endmacro %}
+
 {# What so many at this price come to: nothing without a price, and one where no quantity is said. Never more than a row may be worth, also
    where one of the two was filled in. #}
 {% macro amount_of(price, quantity) -%}
-cast(least(round({{ times('coalesce(' ~ price ~ ', 0)', 'coalesce(' ~ quantity ~ ', 1)') }}, 4), {{ limit('max_amount') }}) as decimal(18, 4))
+case
+    when {{ price }} is not null
+        then cast(least(round({{ times(price, 'coalesce(' ~ quantity ~ ', 1)') }}, 4), {{ limit('max_amount') }}) as decimal(18, 4))
+end
 {%- endmacro %}
 
 {# Money times a quantity, exact, with 7 decimals. DuckDB multiplies two decimals of 18 digits within 18 digits, which raises from 10^11 on. #}

@@ -134,8 +134,8 @@ ranked as (
         {{ keys }},
         valid_on,
         all_n,
-        -- A bucket's value is the mean of what fell into it: exact wherever it holds one value only.
-        cast(total as double) / n as bucket_value,
+        -- A bucket's value is the mean of what fell into it, to the four decimals of the values: exact wherever it holds one value only.
+        {{ mean_of('total', 'n') }} as bucket_value,
         sum(n) over (
             partition by {{ keys }}, valid_on order by bucket rows between unbounded preceding and current row
         ) as running_n

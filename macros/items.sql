@@ -55,28 +55,35 @@ days as (
 
 ),
 
--- What events say of a product where the catalogue is silent: a category, and the price of the last day that had one.
+-- What events say of a product where the catalogue is silent: the category that most of them name, and the mean price of the last
+-- day that had one.
+labels as (
+
+    {{ most_frequent_category('days', ['product_id', 'as_of']) | indent(4) }}
+
+),
+
 seen as (
 
     select
-        product_id,
-        as_of,
-        max(category) as category,
-        max(case when newest = 1 then price end) as price
+        p.product_id,
+        p.as_of,
+        p.price,
+        l.category
     from (
         select
             product_id,
             as_of,
-            max(category) as category,
-            {{ share('sum(price_total)', 'sum(priced_events)') }} as price,
+            {{ mean_of('sum(price_total)', 'sum(priced_events)') }} as price,
             row_number() over (
                 partition by product_id, as_of
                 order by case when sum(priced_events) > 0 then 0 else 1 end, event_day desc
             ) as newest
         from days
         group by product_id, as_of, event_day
-    ) as daily
-    group by product_id, as_of
+    ) as p
+    left join labels as l on p.product_id = l.product_id and p.as_of = l.as_of
+    where p.newest = 1
 
 ),
 
@@ -88,7 +95,7 @@ offers as (
         m.as_of,
         coalesce(c.category, s.category) as category,
         c.brand,
-        coalesce(cast(c.price as double), s.price) as price_now,
+        coalesce(c.price, s.price) as price_now,
         c.first_known_at,
         c.created_at
     from members as m
@@ -97,6 +104,24 @@ offers as (
     where c.product_id is not null or s.product_id is not null
 
 )
+{%- endmacro %}
+
+{# CTE body: for each of `keys`, the category that most events of the tile rows `days` name; of those named as often, the one that was
+   named last, then the first in alphabetical order. #}
+{% macro most_frequent_category(days, keys=['product_id']) -%}
+select {{ keys | join(', ') }}, category
+from (
+    select
+        {{ keys | join(', ') }},
+        category,
+        row_number() over (
+            partition by {{ keys | join(', ') }} order by sum(events) desc, max(last_at) desc, category
+        ) as place
+    from {{ days }}
+    where category is not null
+    group by {{ keys | join(', ') }}, category
+) as categories
+where place = 1
 {%- endmacro %}
 
 {# CTEs of what was done with products at each of the `moments`: `bought`, which orders each was in; `known_links`, who was whose

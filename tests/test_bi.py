@@ -98,10 +98,11 @@ class Marts:
 
     def revenue(self) -> pd.DataFrame:
         """Money by day and status, from lines; what only orders know, from these."""
-        lines = self.ask("from fct_order_items").astype({"revenue": float, "gross_revenue": float, "quantity": float})
+        lines = self.ask("from fct_order_items").astype({"revenue": float, "quantity": float})
+        lines.quantity = lines.quantity.fillna(1)
         known = self.ask("from fct_orders").set_index("order_key")
         bought = lines.groupby("order_key")
-        orders = bought[["revenue", "gross_revenue", "quantity"]].sum().rename(columns={"quantity": "units"})
+        orders = bought[["revenue", "quantity"]].sum().rename(columns={"quantity": "units"})
         orders["orders"] = 1
         orders["day"] = bought.ordered_at.min().dt.normalize()
         orders["status"] = known.status.fillna("unknown")

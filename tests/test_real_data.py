@@ -364,8 +364,8 @@ def test_orders_units_and_revenue(built: Built, shared_data: Path, shops: tuple[
     # A purchase without an order id is an order of its own: of one visitor at one moment.
     key = pl.coalesce("order", pl.format("{} at {}", "identity", "at"))
     orders, count, units, revenue = built(shops).row(
-        "select count(*), sum(o.lines), sum(e.units), sum(o.gross_revenue) from marts.fct_orders as o inner join ("
-        "select order_key, sum(quantity_raw) as units from marts.fct_events where event_type = 'purchase' group by order_key"
+        "select count(*), sum(o.lines), sum(e.units), coalesce(sum(o.revenue), 0) from marts.fct_orders as o inner join ("
+        "select order_key, sum(quantity) as units from marts.fct_events where event_type = 'purchase' group by order_key"
         ") as e on o.order_key = e.order_key where o.source = ?",
         shop,
     )
@@ -380,7 +380,7 @@ def test_returned_units_and_refunds(built: Built, shared_data: Path, shops: tupl
     """Cancelled invoices, what came back with them, and its worth. Only Online Retail has any."""
     lines = kept(shop, shared_data, "refund")
     invoices, units, refunds = built(shops).row(
-        "select count(distinct order_id), coalesce(sum(quantity_raw), 0), coalesce(sum(gross_amount), 0) "
+        "select count(distinct order_id), coalesce(sum(quantity), 0), coalesce(sum(amount), 0) "
         "from marts.fct_events where event_type = 'refund' and source = ?",
         shop,
     )
@@ -564,7 +564,7 @@ def test_online_retail_in_pounds(built: Built, shared_data: Path) -> None:
     """Without a rate in between: pounds as they stand on the invoices."""
     lines = kept("online_retail", shared_data, "purchase")
     pounds = built(TOGETHER).row(
-        "select sum(price_in_currency * quantity_raw) from marts.fct_events "
+        "select sum(price_in_currency * quantity) from marts.fct_events "
         "where event_type = 'purchase' and source = 'online_retail' and currency = 'GBP'"
     )
     assert float(pounds[0]) == pytest.approx(
@@ -636,6 +636,6 @@ def test_petrol_is_counted_in_gallons_and_zero_is_no_sale(built: Built, shared_d
     """89,638 thousandths of a gallon for 250 dollars; and quantity 0 is in no basket."""
     marts = built(("completejourney",))
     assert marts.row(
-        "select cast(quantity_raw as double), round(gross_amount, 2) from marts.fct_events where order_id = '34749153595' and quantity_raw > 80"
+        "select cast(quantity as double), round(amount, 2) from marts.fct_events where order_id = '34749153595' and quantity > 80"
     ) == (89.638, 250)
-    assert marts.row("select count(*) from marts.fct_events where quantity_raw <= 0") == (0,)
+    assert marts.row("select count(*) from marts.fct_events where quantity <= 0") == (0,)

@@ -100,6 +100,12 @@ arg_max({{ value }}, {'at': {{ at }}, 'value': {{ value }}})
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 
+{# How often `divisor` goes into `dividend`, both whole numbers not below zero, without the rest. #}
+{% macro whole_quotient(dividend, divisor) %}{{ return(adapter.dispatch('whole_quotient', 'finegrain')(dividend, divisor)) }}{% endmacro %}
+{% macro duckdb__whole_quotient(dividend, divisor) -%}
+(cast({{ dividend }} as hugeint) // cast({{ divisor }} as hugeint))
+{%- endmacro %}
+
 {% macro log_bucket(value) %}{{ return(adapter.dispatch('log_bucket', 'finegrain')(value)) }}{% endmacro %}
 {# The histogram bucket of a value: about 2 % wide, symmetric around zero, zero in bucket 0. #}
 {% macro duckdb__log_bucket(value) -%}

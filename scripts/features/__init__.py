@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 OWNER: Final = "personalization"
 MONEY: Final = "reporting currency"
 AMOUNT: Final = "decimal(38,4)"
+PRICE: Final = "decimal(18,4)"
 NEVER: Final = "never null"
 
 Range: TypeAlias = tuple[float | None, float | None] | None

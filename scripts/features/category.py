@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
+from features import MONEY, ORDERS, PRICE, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
 
 KEYS: Final = {"category": "The category (seeds/category_map.csv)."}
 
@@ -47,4 +47,4 @@ def features(project: Project) -> Iterator[Feature]:
         ("price_q75", "Upper quartile"),
     ):
         meaning = f"{which} of its products' prices, interpolated between neighbours; a price is {priced}"
-        yield Feature(name, "double", meaning, MONEY, null_means="no product of it has a price")
+        yield Feature(name, PRICE, meaning, MONEY, null_means="no product of it has a price")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
+from features import MONEY, ORDERS, PRICE, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
 
 KEYS: Final = {"product_id": "The product (dim_products)."}
 
@@ -59,11 +59,11 @@ def features(project: Project) -> Iterator[Feature]:
         )
     yield from trends()
     unknown = "unknown to the catalogue and to its events"
-    yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None)
+    yield Feature("category", "varchar", "The product's category by then: the catalogue's or, without one, the one that most of its events name", "label", "none", unknown, None)
     yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)
     yield Feature(
         "price_now",
-        "double",
+        PRICE,
         "The catalogue's price by then or, without one, the mean price of the last day with a priced event",
         MONEY,
         "none",

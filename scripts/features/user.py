@@ -82,7 +82,7 @@ def features(project: Project) -> Iterator[Feature]:
         yield Feature(
             f"view_to_cart_rate_{window}",
             "double",
-            "Additions to the cart per product view{}, smoothed towards the shop's rate",
+            "Additions to the cart per product view{}, smoothed towards the shop's rate of the same window, without what arrived today",
             "share",
             window,
             range=SHARE,
@@ -90,7 +90,7 @@ def features(project: Project) -> Iterator[Feature]:
         yield Feature(
             f"cart_to_order_rate_{window}",
             "double",
-            "Units bought per addition to the cart{}, smoothed towards the shop's rate",
+            "Units bought per addition to the cart{}, smoothed towards the shop's rate of the same window, without what arrived today",
             "share",
             window,
             range=SHARE,

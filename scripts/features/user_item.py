@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, Feature, Project, _taste
+from features import MONEY, ORDERS, PRICE, Feature, Project, _taste
 
 KEYS: Final = {"customer_id": _taste.CUSTOMER, "product_id": "A product that the customer met (dim_products)."}
 
@@ -58,10 +58,10 @@ def features(project: Project) -> Iterator[Feature]:
     unknown = "unknown to the catalogue"
     yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None)
     yield Feature("brand", "varchar", "The product's brand by then", "label", "none", unknown, None)
-    yield Feature("price_now", "double", "The catalogue's price by then", MONEY, "none", unknown)
+    yield Feature("price_now", PRICE, "The catalogue's price by then", MONEY, "none", unknown)
     yield Feature(
         "price_at_last_view",
-        "double",
+        PRICE,
         "Price at the customer's last view of it that has one",
         MONEY,
         "lifetime",

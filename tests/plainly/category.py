@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from plainly import (
@@ -13,6 +14,7 @@ from plainly import (
     Shop,
     distinct,
     grouped,
+    money,
     of_type,
     ratio,
     step_rates,
@@ -84,15 +86,15 @@ def age(event: Event, as_of: datetime) -> int:
     return (as_of.date() - event["event_at"].date()) // DAY
 
 
-def quartiles(prices: list[float]) -> dict[str, Any]:
+def quartiles(prices: list[Decimal]) -> dict[str, Any]:
     """Prices at a quarter, half and three quarters of the way from the least to the greatest."""
     ranked = sorted(prices)
 
-    def at(share: float) -> float | None:
+    def at(share: Decimal) -> Decimal | None:
         if not ranked:
             return None
         place = share * (len(ranked) - 1)
         low, high = ranked[math.floor(place)], ranked[math.ceil(place)]
-        return low + (high - low) * (place - math.floor(place))
+        return money(low + (high - low) * (place - math.floor(place)))
 
-    return {"products_priced": len(ranked), "price_q25": at(0.25), "price_median": at(0.5), "price_q75": at(0.75)}
+    return {"products_priced": len(ranked), "price_q25": at(Decimal("0.25")), "price_median": at(Decimal("0.5")), "price_q75": at(Decimal("0.75"))}

@@ -15,6 +15,7 @@ from plainly import (
     Shop,
     distinct,
     grouped,
+    money,
     of_type,
     ratio,
     step_rates,
@@ -121,12 +122,18 @@ def prices_by_day(events: list[Event]) -> dict[date, list[Decimal]]:
     return daily
 
 
-def category_and_price(mine: list[Event], version: dict[str, Any] | None) -> tuple[str | None, float | None]:
+def category_and_price(mine: list[Event], version: dict[str, Any] | None) -> tuple[str | None, Decimal | None]:
     """What a product is and costs: what the catalogue says, else what its events say."""
     daily = prices_by_day(mine)
-    seen_price = ratio(total(daily[max(daily)]), len(daily[max(daily)])) if daily else None
+    seen_price = money(total(daily[max(daily)]) / len(daily[max(daily)])) if daily else None
+    named: dict[str, list[datetime]] = defaultdict(list)
+    for event in mine:
+        if event["category"]:
+            named[event["category"]].append(event["event_at"])
+    most = max((len(moments) for moments in named.values()), default=0)
+    latest = max((max(moments) for moments in named.values() if len(moments) == most), default=None)
+    likely = [name for name, moments in named.items() if len(moments) == most and max(moments) == latest]
     return (
-        (version and version["category"])
-        or max((event["category"] for event in mine if event["category"]), default=None),
-        float(version["price"]) if version and version["price"] is not None else seen_price,
+        (version and version["category"]) or min(likely, default=None),
+        version["price"] if version and version["price"] is not None else seen_price,
     )

@@ -71,10 +71,10 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
         "days_to_expected_order": None if gap_mean is None else gap_mean - since_order / 24,
     }
 
-    with_product = [event for event in arrived_before_today if event["product_id"]]
-    views, adds = len(of_type(with_product, "view_item")), len(of_type(with_product, "add_to_cart"))
-    units = float(total(event["quantity"] for event in of_type(with_product, "purchase")))
     for window in ("90d", "lifetime"):
+        shop = windows(arrived_before_today, as_of)[window]
+        views, adds = len(of_type(shop, "view_item")), len(of_type(shop, "add_to_cart"))
+        units = float(total(event["quantity"] for event in of_type(shop, "purchase")))
         found |= {f"{name}_{window}": value for name, value in taste(inside[window]).items()}
         found[f"session_seconds_mean_{window}_was_missing"] = found[f"session_seconds_mean_{window}"] is None
         found[f"view_to_cart_rate_{window}"] = smoothed(

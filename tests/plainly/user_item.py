@@ -43,8 +43,8 @@ def user_item_features(
     viewed = [
         (event["event_at"], event["price"]) for event in of_type(events, "view_item") if event["price"] is not None
     ]
-    seen = float(max(viewed)[1]) if viewed else None
-    now = float(version["price"]) if version and version["price"] is not None else None
+    seen = max(viewed)[1] if viewed else None
+    now = version["price"] if version else None
     return {
         **found,
         "hours_since_view": hours_since(as_of, (event["event_at"] for event in of_type(events, "view_item"))),
@@ -59,5 +59,5 @@ def user_item_features(
         "brand": version and version["brand"],
         "price_now": now,
         "price_at_last_view": seen,
-        "price_change_since_view": now / seen - 1 if now is not None and seen else None,
+        "price_change_since_view": float(now) / float(seen) - 1 if now is not None and seen else None,
     }

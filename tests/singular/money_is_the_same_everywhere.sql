@@ -1,5 +1,5 @@
--- The money of the purchases is the money of the order lines, the orders, the sessions, the customers' and the items'
--- lifetimes: to the cent, before and after the treatment of outliers, refunds too. A mart of features sees events up to its
+-- The money of the purchases is the money of the order lines, the orders and the sessions and, before and after the treatment of
+-- outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features sees events up to its
 -- moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
 with events as (
@@ -10,7 +10,7 @@ with events as (
         e.product_id,
         e.category,
         e.amount,
-        e.gross_amount,
+        e.amount_treated,
         e.available_at <= b.as_of and e.event_at < b.as_of as is_seen
     from {{ ref('fct_events') }} as e
     cross join {{ ref('int_identity__build') }} as b
@@ -22,14 +22,13 @@ said as (
     {% set of_category = "event_type = 'purchase' and is_seen and product_id is not null and category is not null" %}
     select
         {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
-        {{ sum_if("event_type = 'purchase'", 'gross_amount') }} as gross_revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen", 'amount') }} as seen_revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen", 'gross_amount') }} as seen_gross_revenue,
-        {{ sum_if("event_type = 'refund' and is_seen", 'amount') }} as seen_refunds,
-        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'gross_amount') }} as item_gross_revenue,
-        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount') }} as item_refunds,
-        {{ sum_if(of_category, 'amount') }} as category_revenue
+        {{ sum_if("event_type = 'purchase' and is_seen", 'amount_treated') }} as seen_revenue,
+        {{ sum_if("event_type = 'purchase' and is_seen", 'amount') }} as seen_gross_revenue,
+        {{ sum_if("event_type = 'refund' and is_seen", 'amount_treated') }} as seen_refunds,
+        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount_treated') }} as item_revenue,
+        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_gross_revenue,
+        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount_treated') }} as item_refunds,
+        {{ sum_if(of_category, 'amount_treated') }} as category_revenue
     from events
 
 ),
@@ -38,9 +37,7 @@ compared as (
 
     {% for mart, column, expected in [
         ('fct_order_items', 'revenue', 'revenue'),
-        ('fct_order_items', 'gross_revenue', 'gross_revenue'),
         ('fct_orders', 'revenue', 'revenue'),
-        ('fct_orders', 'gross_revenue', 'gross_revenue'),
         ('fct_sessions', 'revenue', 'revenue'),
         ('user_features', 'revenue_lifetime', 'seen_revenue'),
         ('user_features', 'gross_revenue_lifetime', 'seen_gross_revenue'),

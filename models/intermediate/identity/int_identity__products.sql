@@ -18,10 +18,15 @@ seen as (
     select
         product_id,
         min(first_at) as first_seen_at,
-        max(last_at) as last_seen_at,
-        max(category) as any_category
+        max(last_at) as last_seen_at
     from {{ ref('int_tiles__item') }}
     group by product_id
+
+),
+
+labels as (
+
+    {{ most_frequent_category(ref('int_tiles__item')) | indent(4) }}
 
 ),
 
@@ -61,7 +66,7 @@ joined as (
         coalesce(c.product_id, s.product_id) as product_id,
         c.title,
         c.brand,
-        coalesce(c.category, s.any_category) as category,
+        coalesce(c.category, l.category) as category,
         coalesce(c.category_is_corrected, false) as category_is_corrected,
         c.price,
         c.price_raw,
@@ -75,6 +80,7 @@ joined as (
         c.product_id is not null as is_in_catalogue
     from current_versions as c
     full outer join seen as s on c.product_id = s.product_id
+    left join labels as l on s.product_id = l.product_id
 
 )
 

@@ -19,24 +19,37 @@ build as (
 
 ),
 
+fits as (
+
+    select
+        f.*,
+        row_number() over (partition by f.measure order by f.valid_on desc) as newest
+    from {{ ref('int_fits__profile_numbers') }} as f
+    inner join build as b on f.valid_on <= b.fit_day
+    where f.group_by = 'all'
+
+),
+
 medians as (
 
     select
         max(case when measure = 'birth_year' then q50 end) as birth_year,
         max(case when measure = 'household_size' then q50 end) as household_size,
-        max(case when measure = 'income' then q50 end) as income,
-        max(case when measure = 'income' then mean end) as income_mean,
-        max(case when measure = 'income' then std end) as income_std,
-        max(case when measure = 'income' then n end) as income_n
-    from (
-        select
-            f.*,
-            row_number() over (partition by f.measure order by f.valid_on desc) as newest
-        from {{ ref('int_fits__profile_numbers') }} as f
-        inner join build as b on f.valid_on <= b.fit_day
-        where f.group_by = 'all'
-    ) as latest
+        max(case when measure = 'income' then q50 end) as income
+    from fits
     where newest = 1
+
+),
+
+income_limits as (
+
+    select
+        max({{ outlier_bound('r', 'f', 'low') }}) as low,
+        max({{ outlier_bound('r', 'f', 'high') }}) as high,
+        max(r.scale) as scale
+    from fits as f
+    inner join {{ ref('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
+    where f.newest = 1 and f.measure = 'income'
 
 ),
 
@@ -66,14 +79,6 @@ rules as (
     from {{ ref('imputation_rules') }}
     where record = 'customer'
 
-),
-
-income_rule as (
-
-    select max(factor) as factor, max(min_count) as min_count, max(action) as action
-    from {{ ref('outlier_rules') }}
-    where column_name = 'income' and method = 'zscore' and scale = 'raw'
-
 )
 
 select
@@ -94,13 +99,13 @@ select
     v.household_size is null as household_size_was_missing,
     case when v.income is null and r.of_income then cast(m.income as decimal(18, 4)) else v.income end as income,
     v.income is null as income_was_missing,
-    coalesce(abs(v.income - m.income_mean) > i.factor * m.income_std and m.income_n >= i.min_count, false) as income_is_outlier,
+    {{ is_outlier('v.income', 'i.low', 'i.high', 'i.scale') }} as income_is_outlier,
     v.acquisition_channel,
     case w.meaning when 'granted' then true when 'denied' then false end as marketing_consent
 from versions as v
 cross join medians as m
 cross join modes as d
 cross join rules as r
-cross join income_rule as i
+cross join income_limits as i
 left join {{ ref('consent_words') }} as w on lower(v.marketing_consent) = w.word
 where v.newest = 1

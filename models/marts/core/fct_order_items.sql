@@ -11,7 +11,6 @@ select
     e.price,
     e.list_price,
     e.amount as revenue,
-    e.gross_amount as gross_revenue,
     e.currency,
     e.price_in_currency,
     e.session_id,

@@ -9,7 +9,7 @@ refunds as (
     select
         order_id,
         cast(sum(amount) as decimal(38, 4)) as refunds,
-        cast(sum(quantity) as decimal(38, 3)) as refunded_units
+        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as refunded_units
     from {{ ref('fct_events') }}
     where event_type = 'refund' and order_id is not null
     group by order_id
@@ -31,11 +31,10 @@ orders as (
         min(currency) as currency,
         cast(count(*) as bigint) as lines,
         cast(count(distinct product_id) as bigint) as products,
-        cast(sum(quantity) as decimal(38, 3)) as units,
+        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as units,
         cast(sum(amount) as decimal(38, 4)) as revenue,
-        cast(sum(gross_amount) as decimal(38, 4)) as gross_revenue,
         cast(sum(
-            case when list_price > price then {{ times('(list_price - price)', 'quantity') }} else 0 end
+            case when list_price > price then {{ times('(list_price - price)', 'coalesce(quantity, 1)') }} else 0 end
         ) as decimal(38, 4)) as discount
     from lines
     group by order_key
@@ -59,7 +58,6 @@ select
     o.products,
     o.units,
     o.revenue,
-    o.gross_revenue,
     o.discount,
     coalesce(r.refunds, 0) as refunds,
     coalesce(r.refunded_units, 0) as refunded_units

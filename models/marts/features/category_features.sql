@@ -104,9 +104,12 @@ prices as (
         category,
         as_of,
         count(price_now) as products_priced,
-        percentile_cont(0.25) within group (order by price_now) as price_q25,
-        percentile_cont(0.5) within group (order by price_now) as price_median,
-        percentile_cont(0.75) within group (order by price_now) as price_q75
+        {% for name, share in [('price_q25', 0.25), ('price_median', 0.5), ('price_q75', 0.75)] %}
+        -- Of whole ten-thousandths, between which a double interpolates without a rest.
+        cast(cast(round(
+            percentile_cont({{ share }}) within group (order by cast(price_now * 10000 as double))
+        ) as decimal(18, 0)) * 0.0001 as decimal(18, 4)) as {{ name }}{{ "," if not loop.last }}
+        {% endfor %}
     from offers
     where category is not null
     group by category, as_of

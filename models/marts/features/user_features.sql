@@ -3,23 +3,40 @@
 {% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
 {% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
 {% set devices = ['desktop', 'mobile', 'tablet'] %}
+{% set rate_windows = ['90d', 'lifetime'] %}
 ---------- what the shop as a whole does, for the rates of those of whom little is known
 
-with moments as (
+with days as (
 
-    select distinct as_of, cast(as_of as date) as as_of_day from {{ state }}
+    select distinct cast(as_of as date) as as_of_day from {{ state }}
+
+),
+
+shop_days as (
+
+    select
+        event_day,
+        arrival_day,
+        sum(views) as views,
+        sum(cart_adds) as cart_adds,
+        sum(units) as units
+    from {{ ref('int_tiles__identity_day') }}
+    group by event_day, arrival_day
 
 ),
 
 shop as (
 
     select
-        m.as_of,
-        coalesce({{ share('sum(t.cart_adds)', 'sum(t.views)') }}, 0) as cart_rate,
-        coalesce({{ share('sum(t.units)', 'sum(t.cart_adds)') }}, 0) as order_rate
-    from moments as m
-    left join {{ ref('int_tiles__item') }} as t on m.as_of_day > t.arrival_day
-    group by m.as_of
+        {% for suffix in rate_windows %}
+        {% for measure in ['views', 'cart_adds', 'units'] %}
+        {{ window_sum('t.' ~ measure, dict(day_windows())[suffix], 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
+        {% endfor %}
+        {% endfor %}
+        d.as_of_day
+    from days as d
+    left join shop_days as t on d.as_of_day > t.arrival_day
+    group by d.as_of_day
 
 ),
 
@@ -81,13 +98,14 @@ final as (
         {% endfor %}
 
         ---------- rates, smoothed towards the shop's
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix in rate_windows %}
+        {% for rate, taken, tried in [('view_to_cart', 'cart_adds', 'views'), ('cart_to_order', 'units', 'cart_adds')] %}
         {{ smoothed_rate(
-            's.cart_adds_' ~ suffix, 's.views_' ~ suffix, 'least(h.cart_rate, 1)'
-        ) }} as view_to_cart_rate_{{ suffix }},
-        {{ smoothed_rate(
-            's.units_' ~ suffix, 's.cart_adds_' ~ suffix, 'least(h.order_rate, 1)'
-        ) }} as cart_to_order_rate_{{ suffix }},
+            's.' ~ taken ~ '_' ~ suffix,
+            's.' ~ tried ~ '_' ~ suffix,
+            'least(coalesce(' ~ share('h.' ~ taken ~ '_' ~ suffix, 'h.' ~ tried ~ '_' ~ suffix) ~ ', 0), 1)'
+        ) }} as {{ rate }}_rate_{{ suffix }},
+        {% endfor %}
         {% endfor %}
 
         ---------- carts
@@ -116,7 +134,7 @@ final as (
         g.segment as rfm_segment
     from {{ state }} as s
     cross join {{ ref('int_identity__build') }} as b
-    left join shop as h on s.as_of = h.as_of
+    left join shop as h on cast(s.as_of as date) = h.as_of_day
     left join rfm as f on s.customer_id = f.customer_id and s.as_of = f.as_of
     left join {{ ref('int_fits__rfm_segments') }} as g
         on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score

@@ -43,8 +43,8 @@ select
     ---------- the product, as the catalogue had it
     v.category,
     v.brand,
-    cast(v.price as double) as price_now,
-    cast(s.price_at_last_view as double) as price_at_last_view,
+    v.price as price_now,
+    s.price_at_last_view,
     {{ share('v.price', 's.price_at_last_view') }} - 1 as price_change_since_view
 from {{ ref('int_features__user_item') }} as s
 cross join {{ ref('int_identity__build') }} as b
