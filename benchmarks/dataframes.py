@@ -24,7 +24,14 @@ EVENTS = (
     "event_id, customer_id, identity, session_id, event_type, event_at, event_day, available_at, product_id, category, brand, "
     "order_key, price, price_percentile, quantity, amount, gross_amount, list_price, device, country, page, referrer, campaign"
 )
-MONEY = ("price", "quantity", "amount", "gross_amount", "list_price")
+#: What features are made of, by the names that the models have for it.
+TREATED = {
+    "price": "price_treated",
+    "quantity": "quantity_treated",
+    "amount": "amount_treated",
+    "gross_amount": "amount",
+    "list_price": "list_price",
+}
 
 
 def export(database: Path, folder: Path) -> None:
@@ -33,10 +40,11 @@ def export(database: Path, folder: Path) -> None:
         tables = {row[0] for row in con.execute("select table_name from information_schema.tables").fetchall()}
         built = "int_identity__build" in tables
         events = "marts.fct_events" if built else "fct_events"
-        casts = ", ".join(f"cast({name} as double) as {name}" for name in MONEY)
+        casts = ", ".join(f"cast({of} as double) as {name}" for name, of in TREATED.items())
+        money = ", ".join(sorted({*TREATED, *TREATED.values()} - {"gross_amount"}))
         ids = ", ".join(f"replace(cast({name} as varchar), '-', '') as {name}" for name in ("event_id", "session_id"))
         copies = {
-            "events": f"select {EVENTS} from (select * replace ({casts}, {ids}, cast(customer_id as varchar) as customer_id) from {events})",
+            "events": f"select {EVENTS} from (select * exclude ({money}) replace ({ids}, cast(customer_id as varchar) as customer_id), {casts} from {events})",
             "products": "select product_id, category, brand, cast(price as double) as price, created_at, first_known_at from "
             + (
                 "int_identity__product_versions as v, int_identity__build as b "

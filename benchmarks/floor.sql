@@ -70,6 +70,9 @@ create temp macro seconds(a, b) as (epoch_us(b) - epoch_us(a)) // 1000000;
 
 create temp macro share(a, b) as case when b > 0 then cast(a as double) / cast(b as double) end;
 
+-- To four decimals, halves away from zero.
+create temp macro mean_of(total, n) as
+    case when n > 0 then cast(cast(sign(total) * ((cast(20000 * abs(total) as hugeint) + cast(n as hugeint)) // (2 * cast(n as hugeint))) as decimal(18, 0)) * 0.0001 as decimal(18, 4)) end;
 create temp macro rate(a, b, prior) as
     least((cast(a as double) + 20 * prior) / (greatest(cast(b as double), cast(a as double)) + 20), 1.0);
 
@@ -709,7 +712,7 @@ select
     d."by",
     d."key",
     d.valid_on,
-    cast(a.total as double) / a.n as value,
+    mean_of(a.total, a.n) as value,
     sum(a.n) over (partition by d.measure, d."by", d."key", d.valid_on order by a.bucket rows between unbounded preceding and current row)
     * 100 / d.n as reached
 from fit_days as d
@@ -763,13 +766,15 @@ spread as (
         q.*,
         r.action,
         r.min_count,
+        r.min_ratio,
+        r.min_distance,
         d.n,
         case when r.method = 'iqr' and q.q25 > 0 then ln(q.q25) when r.method = 'zscore' then cast(d.log_total as double) / d.log_n / 1000000 end as low_log,
         case when r.method = 'iqr' and q.q25 > 0 then ln(q.q75) when r.method = 'zscore' then cast(d.log_total as double) / d.log_n / 1000000 end as high_log,
-        r.factor * greatest(case
+        r.factor * case
             when r.method = 'iqr' and q.q25 > 0 then ln(q.q75) - ln(q.q25)
-            when r.method = 'zscore' then std(d.log_n, d.log_total, d.log_square) / 1000000
-        end, 0.125) as reach
+            when r.method = 'zscore' then coalesce(std(d.log_n, d.log_total, d.log_square), 0) / 1000000
+        end as reach
     from quartiles as q
     inner join fit_days as d on q.measure = d.measure and q."by" = d."by" and q."key" = d."key" and q.valid_on = d.valid_on
     left join read_csv('seeds/outlier_rules.csv') as r on q.measure = r.column_name and q."by" = r.group_by and r.scale = 'log'
@@ -781,8 +786,8 @@ select
     "key",
     valid_on,
     q50,
-    case when n >= min_count then exp(low_log - reach) end as low,
-    case when n >= min_count then exp(high_log + reach) end as high
+    case when n >= min_count and reach is not null then least(exp(low_log - reach), q50 / min_ratio, q50 - min_distance) end as low,
+    case when n >= min_count and reach is not null then greatest(exp(high_log + reach), q50 * min_ratio, q50 + min_distance) end as high
 from spread;
 
 drop table standing;
@@ -892,7 +897,7 @@ left join logins as l on s.identity = l.identity;
 
 ---------- facts
 
-create table fct_events as
+create table clean_events as
 with fitted as (
     select
         k.*,
@@ -1007,8 +1012,8 @@ select
     quantity_raw,
     quantity_is_outlier,
     quantity_was_missing,
-    cast(round(coalesce(price, 0) * coalesce(quantity, 1), 4) as decimal(18, 4)) as amount,
-    cast(round(coalesce(price_reported, 0) * coalesce(quantity_raw, 1), 4) as decimal(18, 4)) as gross_amount,
+    cast(round(price * coalesce(quantity, 1), 4) as decimal(18, 4)) as amount,
+    cast(round(price_reported * coalesce(quantity_raw, 1), 4) as decimal(18, 4)) as gross_amount,
     list_price,
     currency,
     price_in_currency,
@@ -1025,7 +1030,19 @@ from filled;
 
 drop table kept;
 
-set variable as_of = (select max(available_at) + interval 1 microsecond from fct_events);
+-- What happened, and beside it what features are made of.
+create view fct_events as
+select
+    * exclude (arrival_day, price, price_raw, quantity, quantity_raw, amount, gross_amount),
+    price_raw as price,
+    price as price_treated,
+    quantity_raw as quantity,
+    quantity as quantity_treated,
+    gross_amount as amount,
+    amount as amount_treated
+from clean_events;
+
+set variable as_of = (select max(available_at) + interval 1 microsecond from clean_events);
 set variable today = cast(getvariable('as_of') as date);
 
 create table catalogue as
@@ -1041,16 +1058,15 @@ select
     product_id,
     category,
     brand,
-    quantity,
-    price,
+    quantity_raw as quantity,
+    price_raw as price,
     list_price,
-    amount as revenue,
-    gross_amount as gross_revenue,
+    gross_amount as revenue,
     currency,
     price_in_currency,
     session_id,
     source
-from fct_events
+from clean_events
 where event_type = 'purchase';
 
 create table fct_orders as
@@ -1068,18 +1084,17 @@ with lines as (
         min(currency) as currency,
         count(*) as lines,
         count(distinct product_id) as products,
-        sum(quantity) as units,
-        sum(amount) as revenue,
-        sum(gross_amount) as gross_revenue,
-        coalesce(sum(case when list_price > price then (list_price - price) * quantity end), 0) as discount
-    from fct_events
+        sum(coalesce(quantity_raw, 1)) as units,
+        sum(gross_amount) as revenue,
+        coalesce(sum(case when list_price > price_raw then (list_price - price_raw) * coalesce(quantity_raw, 1) end), 0) as discount
+    from clean_events
     where event_type = 'purchase'
     group by order_key
 ),
 
 refunds as (
-    select order_id, sum(amount) as refunds, sum(quantity) as refunded_units
-    from fct_events
+    select order_id, sum(gross_amount) as refunds, sum(coalesce(quantity_raw, 1)) as refunded_units
+    from clean_events
     where event_type = 'refund' and order_id is not null
     group by order_id
 )
@@ -1115,13 +1130,13 @@ select
     count(case when event_type = 'begin_checkout' then 1 end) as checkouts,
     count(case when event_type = 'purchase' then 1 end) as purchases,
     count(distinct order_key) as orders,
-    coalesce(sum(case when event_type = 'purchase' then amount end), 0) as revenue,
+    coalesce(sum(case when event_type = 'purchase' then gross_amount end), 0) as revenue,
     coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as cart_value,
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
     max(case when is_entry then campaign end) as entry_campaign,
     max(case when is_entry then page end) as entry_page
-from fct_events
+from clean_events
 group by session_id;
 
 create table fct_sessions as
@@ -1177,33 +1192,44 @@ select
     sum(n) as n,
     sum(total) / sum(n) as mean,
     std(sum(n), sum(total), sum(square)) as std,
-    min(case when reached >= 25 then cast(total as double) / n end) as q25,
-    min(case when reached >= 50 then cast(total as double) / n end) as q50,
-    min(case when reached >= 75 then cast(total as double) / n end) as q75
+    min(case when reached >= 25 then mean_of(total, n) end) as q25,
+    min(case when reached >= 50 then mean_of(total, n) end) as q50,
+    min(case when reached >= 75 then mean_of(total, n) end) as q75
 from standing
 group by measure, category;
 
 create table dim_products as
 with rule as (
-    select factor, min_count from read_csv('seeds/outlier_rules.csv') where column_name = 'weight'
+    select factor, min_count, min_ratio, min_distance from read_csv('seeds/outlier_rules.csv') where column_name = 'weight'
 ),
 
 limits as (
     select
         f.category,
         f.q50,
-        case when f.n >= r.min_count and f.q25 > 0 then exp(ln(f.q25) - r.factor * greatest(ln(f.q75) - ln(f.q25), 0.125)) end as low,
-        case when f.n >= r.min_count and f.q25 > 0 then exp(ln(f.q75) + r.factor * greatest(ln(f.q75) - ln(f.q25), 0.125)) end as high
+        case when f.n >= r.min_count and f.q25 > 0
+            then least(exp(ln(f.q25) - r.factor * (ln(f.q75) - ln(f.q25))), f.q50 / r.min_ratio, f.q50 - r.min_distance) end as low,
+        case when f.n >= r.min_count and f.q25 > 0
+            then greatest(exp(ln(f.q75) + r.factor * (ln(f.q75) - ln(f.q25))), f.q50 * r.min_ratio, f.q50 + r.min_distance) end as high
     from profile_fits as f
     cross join rule as r
     where f.measure = 'weight'
 ),
 
+named as (
+    select product_id, category
+    from clean_events
+    where product_id is not null and category is not null
+    group by product_id, category
+    qualify row_number() over (partition by product_id order by count(*) desc, max(event_at) desc, category) = 1
+),
+
 seen as (
-    select product_id, min(event_at) as first_seen_at, max(event_at) as last_seen_at, max(category) as category
-    from fct_events
-    where product_id is not null
-    group by product_id
+    select e.product_id, min(e.event_at) as first_seen_at, max(e.event_at) as last_seen_at, any_value(n.category) as category
+    from clean_events as e
+    left join named as n on e.product_id = n.product_id
+    where e.product_id is not null
+    group by e.product_id
 ),
 
 joined as (
@@ -1266,9 +1292,8 @@ usual as (
         (select q50 from profile_fits where measure = 'household_size') as household_size,
         (select value from modes where label = 'gender') as gender,
         (select value from modes where label = 'country') as country,
-        f.mean as income_mean,
-        r.factor * f.std as income_reach,
-        f.n >= r.min_count as income_is_told
+        case when f.n >= r.min_count then least(f.mean - r.factor * f.std, f.q50 / r.min_ratio, f.q50 - r.min_distance) end as income_low,
+        case when f.n >= r.min_count then greatest(f.mean + r.factor * f.std, f.q50 * r.min_ratio, f.q50 + r.min_distance) end as income_high
     from (select 1) as one
     left join profile_fits as f on f.measure = 'income'
     left join read_csv('seeds/outlier_rules.csv') as r on r.column_name = 'income'
@@ -1304,7 +1329,7 @@ select
     p.household_size is null as household_size_was_missing,
     p.income,
     p.income is null as income_was_missing,
-    coalesce(abs(p.income - u.income_mean) > u.income_reach and u.income_is_told, false) as income_is_outlier,
+    coalesce(p.income < u.income_low or p.income > u.income_high, false) as income_is_outlier,
     p.acquisition_channel,
     p.marketing_consent
 from identified as i
@@ -1331,7 +1356,7 @@ select
     case when event_type = 'refund' then amount end as m_refunds,
     case when event_type = 'refund' then quantity end as s_refunded_units,
     event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null as is_priced
-from fct_events;
+from clean_events;
 
 create temp table user_days as
 select
@@ -1386,7 +1411,7 @@ group by all;
 -- How much each kind of event says of a taste, and what is left of it at each age.
 create temp table decays as
 select age, cast(round(power(0.5, age / 1.0) * 1000000000) as bigint) as decay_1d, cast(round(power(0.5, age / 7.0) * 1000000000) as bigint) as decay_7d, cast(round(power(0.5, age / 30.0) * 1000000000) as bigint) as decay_30d
-from range((select getvariable('today') - min(event_day) from fct_events) + 1) as ages (age);
+from range((select getvariable('today') - min(event_day) from clean_events) + 1) as ages (age);
 
 create temp table user_item_tastes as
 select
@@ -1486,7 +1511,7 @@ group by customer_id, brand;
 -- Which orders held what.
 create temp table bought as
 select customer_id, product_id, category, brand, order_key, min(event_at) as ordered_at, max(event_day) as last_day
-from fct_events
+from clean_events
 where order_key is not null and product_id is not null
 group by all;
 
@@ -1629,7 +1654,7 @@ user_orders as (
         seconds(lag(ordered_at) over (partition by customer_id order by ordered_at, order_key), ordered_at) as gap
     from (
         select customer_id, order_key, min(event_at) as ordered_at, max(event_day) as last_day, sum(amount) as revenue
-        from fct_events
+        from clean_events
         where order_key is not null
         group by customer_id, order_key
     ) as orders_of_users
@@ -1657,10 +1682,12 @@ by_order as (
 
 shop as (
     select
-        coalesce(share(sum(m_cart_adds), sum(m_views)), 0) as cart_rate,
-        coalesce(share(sum(m_units), sum(m_cart_adds)), 0) as order_rate
-    from item_days
-    where is_closed
+        coalesce(share(sum(m_cart_adds), sum(m_views)), 0) as cart_rate_lifetime,
+        coalesce(share(sum(m_units), sum(m_cart_adds)), 0) as order_rate_lifetime,
+        coalesce(share(sum(m_cart_adds) filter (is_near), sum(m_views) filter (is_near)), 0) as cart_rate_90d,
+        coalesce(share(sum(m_units) filter (is_near), sum(m_cart_adds) filter (is_near)), 0) as order_rate_90d
+    from (select *, event_day >= getvariable('today') - 90 as is_near from measured)
+    where arrival_day < getvariable('today')
 ),
 
 bounds as (
@@ -1705,8 +1732,8 @@ select
     share(t.discount_amount_90d, t.listed_amount_90d) as discount_share_90d,
     -- What comes back may have been bought before the window.
     case when d.units_90d > 0 then least(share(t.refunded_units_90d, d.units_90d), 1) end as return_rate_90d,
-    rate(d.cart_adds_90d, d.views_90d, least(h.cart_rate, 1)) as view_to_cart_rate_90d,
-    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate, 1)) as cart_to_order_rate_90d,
+    rate(d.cart_adds_90d, d.views_90d, least(h.cart_rate_90d, 1)) as view_to_cart_rate_90d,
+    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate_90d, 1)) as cart_to_order_rate_90d,
     share(t.price_total_90d, t.priced_events_90d) as price_mean_90d,
     exact_std(t.priced_events_90d, cast(t.price_total_90d as decimal(18, 4)), cast(t.price_square_total_90d as decimal(28, 8))) as price_std_90d,
     share(t.price_percentile_total_90d, t.ranked_events_90d) as price_percentile_mean_90d,
@@ -1724,8 +1751,8 @@ select
     share(t.discount_amount_lifetime, t.listed_amount_lifetime) as discount_share_lifetime,
     -- What comes back may have been bought before the window.
     case when d.units_lifetime > 0 then least(share(t.refunded_units_lifetime, d.units_lifetime), 1) end as return_rate_lifetime,
-    rate(d.cart_adds_lifetime, d.views_lifetime, least(h.cart_rate, 1)) as view_to_cart_rate_lifetime,
-    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate, 1)) as cart_to_order_rate_lifetime,
+    rate(d.cart_adds_lifetime, d.views_lifetime, least(h.cart_rate_lifetime, 1)) as view_to_cart_rate_lifetime,
+    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate_lifetime, 1)) as cart_to_order_rate_lifetime,
     share(t.price_total_lifetime, t.priced_events_lifetime) as price_mean_lifetime,
     exact_std(t.priced_events_lifetime, cast(t.price_total_lifetime as decimal(18, 4)), cast(t.price_square_total_lifetime as decimal(28, 8))) as price_std_lifetime,
     share(t.price_percentile_total_lifetime, t.ranked_events_lifetime) as price_percentile_mean_lifetime,
@@ -1760,20 +1787,31 @@ left join read_csv('seeds/rfm_segments.csv') as g
 -- What is on offer: as the catalogue has it, or as events alone tell.
 create temp table offers as
 with days as (
-    select product_id, event_day, max(category) as category, sum(price_total) / nullif(sum(priced_events), 0) as price
+    select product_id, event_day, mean_of(sum(price_total), sum(priced_events)) as price
     from item_days
     group by product_id, event_day
 ),
 
+named as (
+    select product_id, category
+    from clean_events
+    where product_id is not null and category is not null and event_at < getvariable('as_of')
+    group by product_id, category
+    qualify row_number() over (partition by product_id order by count(*) desc, max(event_at) desc, category) = 1
+),
+
 seen as (
-    select product_id, max(category) as category, arg_max(price, event_day) as price from days group by product_id
+    select d.product_id, any_value(n.category) as category, arg_max(d.price, d.event_day) as price
+    from days as d
+    left join named as n on d.product_id = n.product_id
+    group by d.product_id
 )
 
 select
     coalesce(v.product_id, s.product_id) as product_id,
     coalesce(v.category, s.category) as category,
     v.brand,
-    coalesce(cast(v.price as double), s.price) as price_now,
+    coalesce(v.price, s.price) as price_now,
     v.created_at,
     v.first_known_at,
     v.product_id is not null as is_in_catalogue
@@ -1975,9 +2013,9 @@ offered as (
         category,
         count(*) filter (where is_in_catalogue) as products_in_catalogue,
         count(price_now) as products_priced,
-        quantile_cont(price_now, 0.25) as price_q25,
-        quantile_cont(price_now, 0.5) as price_median,
-        quantile_cont(price_now, 0.75) as price_q75
+        round(quantile_cont(cast(price_now * 10000 as double), 0.25)) / 10000 as price_q25,
+        round(quantile_cont(cast(price_now * 10000 as double), 0.5)) / 10000 as price_median,
+        round(quantile_cont(cast(price_now * 10000 as double), 0.75)) / 10000 as price_q75
     from offers
     where category is not null
     group by category
@@ -2277,7 +2315,7 @@ counted_orders as (
         - sum(count(*)) over (partition by customer_id order by ordered_at) as orders_since
     from (
         select customer_id, order_key, min(event_at) as ordered_at
-        from fct_events
+        from clean_events
         where order_key is not null
         group by customer_id, order_key
     ) as orders_of_users
@@ -2315,8 +2353,8 @@ select
     cast(p.affinity_30d as double) / 1000000000 as item_affinity_30d,
     v.category,
     v.brand,
-    cast(v.price as double) as price_now,
-    cast(p.price_at_last_view as double) as price_at_last_view,
+    v.price as price_now,
+    p.price_at_last_view,
     share(v.price, p.price_at_last_view) - 1 as price_change_since_view
 from user_items as p
 left join recent as r on p.customer_id = r.customer_id and p.product_id = r.product_id
@@ -2445,7 +2483,7 @@ with firsts as (
         event_day,
         event_at as met_at,
         greatest(available_at, event_at + interval 1 microsecond) as visible_at
-    from fct_events
+    from clean_events
     where product_id is not null and event_type in ('view_item', 'add_to_cart', 'purchase')
     qualify row_number() over (partition by identity, event_type, product_id, event_day order by visible_at, event_at) = 1
 )
@@ -2457,7 +2495,7 @@ qualify place <= 50;
 create temp table baskets as
 with firsts as (
     select identity, order_key, product_id, event_day, greatest(available_at, event_at + interval 1 microsecond) as visible_at
-    from fct_events
+    from clean_events
     where product_id is not null and order_key is not null
     qualify row_number() over (partition by identity, order_key, product_id order by visible_at, event_at) = 1
 )

@@ -250,9 +250,10 @@ def user_features(shop: Shop) -> pd.DataFrame:
     result["hours_since_session"] = shop.hours_since(moments["last_at"])
     result["tenure_days"] = shop.hours_since(moments["first_at"]) / 24
     result["days_to_expected_order"] = result["order_gap_days_mean"] - result["hours_since_order"] / 24
-    closed = met[met["available_at"] < shop.today]
-    adds, views, units = (closed[name].sum() for name in ("cart_adds", "views", "units"))
-    for suffix in LONG:
+    closed = events[events["available_at"] < shop.today]
+    for suffix, days in LONG.items():
+        shops = shop.within(closed, days)
+        adds, views, units = (shops[name].sum() for name in ("cart_adds", "views", "units"))
         of = {name: internal[f"{name}_{suffix}"] for name in told}
         result[f"discount_share_{suffix}"] = share(of["discount"], of["listed"])
         result[f"return_rate_{suffix}"] = share(of["refunded_units"], result[f"units_{suffix}"]).clip(upper=1)
@@ -331,16 +332,26 @@ def with_rates(frame: pd.DataFrame, peers: str | None) -> pd.DataFrame:
     return frame
 
 
+def to_money(values: pd.Series) -> pd.Series:
+    """To four decimals, half up. A quartile of money has six, of which the last is none of a double's."""
+    return np.floor((values * 1_000_000).round() / 100 + 0.5) / 10_000
+
+
 def offers(shop: Shop, days: pd.DataFrame) -> pd.DataFrame:
     """Every product as the catalogue has it, or as events alone tell."""
-    seen = grouped(days, ["product_id"]).agg(seen_category=("category", "max"))
+    named = shop.events[shop.events["product_id"].notna() & shop.events["category"].notna()]
+    named = grouped(named, ["product_id", "category"]).agg(count=("event_at", "size"), last_at=("event_at", "max"))
+    named = named.reset_index().sort_values(["count", "last_at", "category"], ascending=[False, False, True])
+    named = named.drop_duplicates("product_id").set_index("product_id")["category"]
+    seen = grouped(days, ["product_id"])[[]].first()
+    seen["seen_category"] = named
     daily = grouped(days[days["priced_events"] > 0], ["product_id", "event_day"])[
         ["price_total", "priced_events"]
     ].sum()
     daily = (
         daily.reset_index().sort_values("event_day").drop_duplicates("product_id", keep="last").set_index("product_id")
     )
-    seen["seen_price"] = daily["price_total"] / daily["priced_events"]
+    seen["seen_price"] = to_money(daily["price_total"] / daily["priced_events"])
     listed = shop.products.assign(listed=True).set_index("product_id")
     both = listed.join(seen, how="outer")
     both["listed"] = both["listed"].notna()
@@ -405,7 +416,7 @@ def category_features(shop: Shop) -> pd.DataFrame:
     on_offer = grouped(offers(shop, item_days(shop)).dropna(subset="category"), key)
     result = on_offer.agg(products_in_catalogue=("listed", "sum"), products_priced=("price_now", "count"))
     for name, step in (("price_q25", 0.25), ("price_median", 0.5), ("price_q75", 0.75)):
-        result[name] = on_offer["price_now"].quantile(step)
+        result[name] = to_money(on_offer["price_now"].quantile(step))
     result = beside(result, shop.sums(days, key, OF_ITEM))
     result = beside(result, moving_averages(shop, days, key))
     result = beside(result, [grouped(days, key)["refunded_units"].sum().rename("refunded_units_lifetime")])

@@ -240,9 +240,14 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         "distinct_brands": pl.when(something).then("brand"),
     }
     result = joined(result, shop.recent([key], OF_USER, distinct), key)
-    closed = events.filter(something & (pl.col("available_at").dt.date() < shop.today)).select(
-        cart_prior=share(pl.col("cart_adds").sum(), pl.col("views").sum()).fill_null(0).clip(0, 1),
-        order_prior=share(pl.col("units").sum(), pl.col("cart_adds").sum()).fill_null(0).clip(0, 1),
+    parts_of = {"cart": ("cart_adds", "views"), "order": ("units", "cart_adds")}
+    closed = events.filter(pl.col("available_at").dt.date() < shop.today).select(
+        share(pl.col(taken).filter(shop.since(days)).sum(), pl.col(tried).filter(shop.since(days)).sum())
+        .fill_null(0)
+        .clip(0, 1)
+        .alias(f"{step}_prior_{suffix}")
+        for suffix, days in LONG.items()
+        for step, (taken, tried) in parts_of.items()
     )
     result = result.join(closed, how="cross").with_columns(
         hours_since_view=shop.hours_since("last_view_at"),
@@ -261,8 +266,8 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         columns = {
             "discount_share": share(of("discount"), of("listed")),
             "return_rate": share(of("refunded_units"), of("units")).clip(0, 1),
-            "view_to_cart_rate": rate(of("cart_adds"), of("views"), pl.col("cart_prior")),
-            "cart_to_order_rate": rate(of("units"), of("cart_adds"), pl.col("order_prior")),
+            "view_to_cart_rate": rate(of("cart_adds"), of("views"), of("cart_prior")),
+            "cart_to_order_rate": rate(of("units"), of("cart_adds"), of("order_prior")),
             "price_mean": share(of("price_total"), of("priced_events")),
             "price_percentile_mean": share(of("percentile_total"), of("ranked_events")),
             **{
@@ -282,8 +287,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         "last_view_at",
         "last_cart_add_at",
         "last_order_at",
-        "cart_prior",
-        "order_prior",
+        "^(cart|order)_prior_.*$",
     )
 
 
@@ -340,18 +344,31 @@ def with_rates(frame: pl.LazyFrame, peers: str | None) -> pl.LazyFrame:
     )
 
 
+def to_money(value: pl.Expr) -> pl.Expr:
+    """To four decimals, half up. A quartile of money has six, of which the last is none of a double's."""
+    return ((value * 1_000_000).round() / 100 + 0.5).floor() / 10_000
+
+
 def offers(shop: Shop, days: pl.LazyFrame) -> pl.LazyFrame:
-    """Every product as the catalogue has it, or as events alone tell."""
+    """Every product as the catalogue has it, or as events alone tell: the category that most of them name."""
+    named = shop.events.filter(pl.col("product_id").is_not_null() & pl.col("category").is_not_null())
+    named = (
+        named.group_by("product_id", "category")
+        .agg(count=pl.len(), last_at=pl.col("event_at").max())
+        .sort("count", "last_at", "category", descending=[True, True, False])
+        .group_by("product_id", maintain_order=True)
+        .agg(seen_category=pl.col("category").first())
+    )
     daily = days.group_by("product_id", "event_day").agg(
-        pl.col("category").max(), price=share(pl.col("price_total").sum(), pl.col("priced_events").sum())
+        price=to_money(share(pl.col("price_total").sum(), pl.col("priced_events").sum()))
     )
     seen = daily.group_by("product_id").agg(
-        seen_category=pl.col("category").max(),
         seen_price=pl.col("price")
         .filter(pl.col("price").is_not_null())
         .sort_by(pl.col("event_day").filter(pl.col("price").is_not_null()))
         .last(),
     )
+    seen = seen.join(named, on="product_id", how="left")
     listed = shop.products.with_columns(listed=pl.lit(True))
     return listed.join(seen, on="product_id", how="full", coalesce=True).select(
         "product_id",
@@ -455,6 +472,10 @@ def category_features(shop: Shop) -> pl.LazyFrame:
         )
     )
     price = pl.col("price_now")
+
+    def quartile(part: float) -> pl.Expr:
+        return to_money(price.quantile(part, "linear"))
+
     offered = (
         offers(shop, days)
         .filter(pl.col(key).is_not_null())
@@ -462,9 +483,9 @@ def category_features(shop: Shop) -> pl.LazyFrame:
         .agg(
             products_in_catalogue=pl.col("listed").sum().cast(pl.Int64),
             products_priced=price.count().cast(pl.Int64),
-            price_q25=price.quantile(0.25, "linear"),
-            price_median=price.quantile(0.5, "linear"),
-            price_q75=price.quantile(0.75, "linear"),
+            price_q25=quartile(0.25),
+            price_median=quartile(0.5),
+            price_q75=quartile(0.75),
         )
     )
     met = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(key).is_not_null())

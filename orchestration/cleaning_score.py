@@ -7,7 +7,7 @@ that it answers rightly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +44,8 @@ EXACT: Final = (*DUPLICATES, "malformed_row", "orphan_user", "orphan_product", "
 @dataclass(frozen=True)
 class Score:
     """One kind (or, with `detail`, one way in which it was planted). Counts are rows or, of products and customers,
-    products and customers. `answered` and `right` are None where answers cannot be told apart by `detail`."""
+    products and customers. `answered` and `right` are None where answers cannot be told apart by `detail`; `ordinary` is of outliers,
+    the values among which none was planted."""
 
     kind: str
     detail: str | None
@@ -53,6 +54,12 @@ class Score:
     answered: int | None
     right: int | None
     note: str = ""
+    ordinary: int | None = None
+
+    @property
+    def false_alarms(self) -> int | None:
+        """Ordinary values that the pipeline takes for outliers."""
+        return None if self.ordinary is None else (self.answered or 0) - (self.right or 0)
 
     @property
     def precision(self) -> float | None:
@@ -70,8 +77,9 @@ class Score:
 
     @property
     def fails(self) -> bool:
-        """Whether a kind that must be exact is not."""
-        return self.must_be_exact and any(value is not None and value < 1 for value in (self.precision, self.recall))
+        """Whether a kind that must be exact is not, or more than one in 100,000 ordinary values is taken for an outlier."""
+        inexact = any(value is not None and value < 1 for value in (self.precision, self.recall))
+        return (self.must_be_exact and inexact) or (self.false_alarms or 0) * 100_000 > (self.ordinary or 0)
 
 
 def score(warehouse: Path, truth: Path) -> list[Score]:
@@ -128,9 +136,9 @@ _BACKGROUND: Final = ("rates", "promotions", "identity_links")
 
 _NEEDED: Final = {
     "int_events__validated": "raw_table source position verdict reasons event_at raw_available_at category rate row_id",
-    "int_events__cleaned": "row_id price price_is_outlier price_was_missing quantity_was_missing",
-    "dim_products": "product_id category weight_grams weight_was_missing is_in_catalogue",
-    "dim_customers": "user_id has_profile income_was_missing birth_year_was_missing household_size_was_missing",
+    "int_events__cleaned": "row_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
+    "dim_products": "product_id category weight_grams weight_grams_raw weight_is_outlier weight_was_missing is_in_catalogue",
+    "dim_customers": "user_id has_profile income income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
 }
 
 # Of the verdicts only what somebody asks for: rows that are not kept, and rows that the truth names. An event of
@@ -151,11 +159,11 @@ create temp table judged as
         and (verdict <> 'kept' or (source, position) in (select (t.source, t.position) from truth as t))
     group by raw_table, source, position;
 create temp table cleaned as
-    select v.raw_table, v.source, v.position, v.rate, c.price, c.price_is_outlier, c.price_was_missing,
-        c.quantity_was_missing
+    select v.raw_table, v.source, v.position, v.rate, c.price, c.price_is_outlier, c.quantity_is_outlier,
+        c.price_was_missing, c.quantity_was_missing
     from int_events__cleaned as c
     inner join int_events__validated as v on c.row_id = v.row_id
-    where v.source in {sources} and (c.price_is_outlier or c.price_was_missing or c.quantity_was_missing);
+    where v.source in {sources} and (c.price_is_outlier or c.quantity_is_outlier or c.price_was_missing or c.quantity_was_missing);
 create temp macro planted(what) as table select * from truth where kind = what;
 """
 
@@ -226,7 +234,15 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
     note = "" if error is None else f"an imputed price is off by {error:.0%} (median)"
     return [
         *_by_detail(con, "late_event", late),
-        *_by_detail(con, "price_outlier", outliers, details=True),
+        *_outliers(con, "price_outlier", outliers, "price_raw"),
+        *_outliers(
+            con,
+            "quantity_outlier",
+            "(select raw_table, source, position from cleaned where quantity_is_outlier)",
+            "quantity_raw",
+        ),
+        _of_records(con, "weight", "dim_products", "weight_grams_raw"),
+        _of_records(con, "income", "dim_customers", "income"),
         *_by_detail(
             con, "missing_value", missing, details=True, only="raw_table in ('events', 'ga4_events')", note=note
         ),
@@ -255,6 +271,28 @@ def _by_detail(
     if details:
         scores += [Score(kind, detail, count, hits, None, None) for detail, count, hits in by_detail if detail]
     return scores
+
+
+def _outliers(con: duckdb.DuckDBPyConnection, kind: str, found: str, column: str) -> list[Score]:
+    """Score what is taken for an outlier, and count the ordinary values: those of kept events that were not planted."""
+    first, *rest = _by_detail(con, kind, found, details=True)
+    (values,) = _counts(
+        con,
+        f"""select count(c.{column}) from int_events__cleaned as c
+        inner join int_events__validated as v on c.row_id = v.row_id where v.source in {SOURCES}""",
+    )
+    return [_with_ordinary(first, values - first.planted), *rest]
+
+
+def _of_records(con: duckdb.DuckDBPyConnection, name: str, table: str, column: str) -> Score:
+    """What is taken for an outlier among products or customers, where none is planted."""
+    values, flagged = _counts(con, f"select count({column}), count_if({name}_is_outlier) from {table}")
+    return _with_ordinary(Score("outlier", f"{name}, none planted", 0, 0, flagged, 0), values)
+
+
+def _with_ordinary(score: Score, ordinary: int) -> Score:
+    score = replace(score, ordinary=ordinary)
+    return replace(score, note=f"{score.false_alarms} of {ordinary:,} ordinary values; at most 1 in 100,000")
 
 
 def _profile_gaps(con: duckdb.DuckDBPyConnection) -> Score:

@@ -534,7 +534,16 @@ def bench_cleaning(
     scores = score(settings().warehouse, shop)
     if as_json:
         console.show_json(
-            [{**vars(row), "precision": row.precision, "recall": row.recall, "fails": row.fails} for row in scores]
+            [
+                {
+                    **vars(row),
+                    "precision": row.precision,
+                    "recall": row.recall,
+                    "false_alarms": row.false_alarms,
+                    "fails": row.fails,
+                }
+                for row in scores
+            ]
         )
     else:
         console.out().print(table(scores))

@@ -27,6 +27,8 @@ bot                 | events     | shop_web      | e#8      |         | stealthy
 late_event          | events     | shop_web      | e#9      |         |                  | 1735732800000000 |
 price_outlier       | events     | shop_web      | e#10     |         | times 100        | 5                |
 price_outlier       | events     | shop_web      | e#11     |         | times 10         | 5                |
+quantity_outlier    | events     | shop_web      | e#15     |         | times 100        | 1                |
+quantity_outlier    | events     | shop_web      | e#16     |         | times 100        | 2                |
 bad_price           | events     | shop_web      | e#12     |         |                  | 5                |
 missing_value       | events     | shop_web      | e#13     |         | price, at random | 10               |
 missing_value       | customers  | shop_database | c#1      | C1      | income           | 100              |
@@ -57,6 +59,8 @@ VERDICTS = [
     ("events", "shop_web", "e#12", "quarantined", "price_out_of_range", NOON, NOON, None),
     ("events", "shop_web", "e#13", "kept", None, NOON, NOON, None),
     ("events", "shop_web", "e#14", "kept", None, NOON, NOON, "boks"),
+    ("events", "shop_web", "e#15", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#16", "kept", None, NOON, NOON, None),
     ("events", "shop_web", "e#20", "quarantined", "unknown_user", NOON, NOON, None),  # nobody planted that
     ("events", "shop_web", "e#21", "duplicate", "duplicate_key", NOON, NOON, None),  # nor that
     ("events", "shop_web", "e#22", "kept", None, NOON, "timestamp '2025-01-01 12:40'", None),  # not late enough
@@ -102,17 +106,20 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
             """create table int_events__cleaned as select row_id, case when position = 'e#13' then 30.0
                 else 1.0 end as price,
                 position in ('e#11', 'e#22') as price_is_outlier, position = 'e#13' as price_was_missing,
-                    false as quantity_was_missing
+                    false as quantity_was_missing, position = 'e#15' as quantity_is_outlier,
+                    case when position <> 'e#13' then 1.0 end as price_raw, 1.0 as quantity_raw
             from int_events__validated where verdict = 'kept'"""
         )
         con.execute(
-            """create schema marts; create table marts.dim_products as from (values ('P1', 'x', 250.0, true, true), ('P2', 'BOOKS', 1000.0,
+            """create schema marts; create table marts.dim_products as
+            select *, weight_grams as weight_grams_raw, product_id = 'P3' as weight_is_outlier
+            from (values ('P1', 'x', 250.0, true, true), ('P2', 'BOOKS', 1000.0,
                 false, true),
                 ('P3', 'x', 2.2, false, true), ('P4', 'x', null, true, true), ('P5', 'x', null, true, false))
                 as t(product_id, category, weight_grams, weight_was_missing, is_in_catalogue)"""
         )
         con.execute(
-            """create table marts.dim_customers as from (values ('C1', true, true, false, false), ('C2', true, true, false,
+            """create table marts.dim_customers as select *, 1.0 as income, false as income_is_outlier from (values ('C1', true, true, false, false), ('C2', true, true, false,
                 false),
                 (null, false, true, true, true))
                 as t(user_id, has_profile, income_was_missing, birth_year_was_missing, household_size_was_missing)"""
@@ -151,8 +158,22 @@ def test_counts_by_hand(built: tuple[Path, Path]) -> None:
     assert shares("misspelt_category") == (0.5, 0.5)
     assert shares("misspelt_category", "in events") == (0.0, 0.0)
     assert shares("misspelt_category", "in the catalogue") == (1.0, 1.0)
-    assert {kind for kind, _ in scores} == set(KINDS[1:])
-    assert {row.kind for row in scores.values() if row.fails} == {*DUPLICATES, "orphan_user"}
+    # Of quantities one of two was found, and nothing else was flagged.
+    assert shares("quantity_outlier") == (1.0, 0.5)
+    kept = sum(row[1] in ("shop_web", "shop_app", "shop_store") and row[3] == "kept" for row in VERDICTS)
+    # One price is missing; two were planted.
+    assert (scores["price_outlier", None].false_alarms, scores["price_outlier", None].ordinary) == (1, kept - 3)
+    assert (scores["quantity_outlier", None].false_alarms, scores["quantity_outlier", None].ordinary) == (0, kept - 2)
+    weights, incomes = scores["outlier", "weight, none planted"], scores["outlier", "income, none planted"]
+    assert (weights.false_alarms, weights.ordinary, weights.fails) == (1, 3, True)
+    assert (incomes.false_alarms, incomes.ordinary, incomes.fails) == (0, 3, False)
+    assert {kind for kind, _ in scores} == {*KINDS[1:], "outlier"}
+    assert {row.kind for row in scores.values() if row.fails} == {
+        *DUPLICATES,
+        "orphan_user",
+        "price_outlier",
+        "outlier",
+    }
 
 
 def test_takes_either_folder(built: tuple[Path, Path]) -> None:

@@ -75,6 +75,7 @@ def soil(world: World, rng: np.random.Generator, rows: Rows, counters: Counters)
         ("unknown_currency", "", 0.003, web & priced),
         ("bad_quantity", "", 0.02, web & (rows["quantity"] != NO_QUANTITY)),
         ("bad_price", "", 0.001, web & priced),
+        ("quantity_outlier", "times 100", 0.01, web & (rows["type"] == ADD) & (rows["quantity"] != NO_QUANTITY)),
     )
     u = rng.random(n)
     base = 0.0
@@ -186,6 +187,9 @@ def _spoil(rng: np.random.Generator, rows: Rows) -> None:
     bad = of("bad_quantity")
     truth[bad] = rows["quantity"][bad]
     rows["quantity"][bad] = rng.choice([0, -1, -2, 50_000, 99_999], len(bad))
+    wild = of("quantity_outlier")
+    truth[wild] = rows["quantity"][wild]
+    rows["quantity"][wild] *= 100
     odd = of("unknown_currency")
     rows["currency"][odd] = len(CURRENCIES) + rng.integers(0, len(UNKNOWN_CURRENCIES), len(odd))
     ghosts, unknown = of("orphan_user"), of("orphan_product")

@@ -84,7 +84,7 @@ KINDS: Final = (
     "clean", "exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin", "late_event",
     "naive_local_time", "wrong_unit", "misspelt_category", "price_outlier", "missing_value", "orphan_user",
     "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
-    "bad_quantity", "bad_price", "orphan_order",
+    "bad_quantity", "bad_price", "orphan_order", "quantity_outlier",
 )  # fmt: skip
 KIND: Final = {name: code for code, name in enumerate(KINDS)}
 

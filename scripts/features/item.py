@@ -59,7 +59,15 @@ def features(project: Project) -> Iterator[Feature]:
         )
     yield from trends()
     unknown = "unknown to the catalogue and to its events"
-    yield Feature("category", "varchar", "The product's category by then: the catalogue's or, without one, the one that most of its events name", "label", "none", unknown, None)
+    yield Feature(
+        "category",
+        "varchar",
+        "The product's category by then: the catalogue's or, without one, the one that most of its events name",
+        "label",
+        "none",
+        unknown,
+        None,
+    )
     yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)
     yield Feature(
         "price_now",

@@ -97,4 +97,9 @@ def quartiles(prices: list[Decimal]) -> dict[str, Any]:
         low, high = ranked[math.floor(place)], ranked[math.ceil(place)]
         return money(low + (high - low) * (place - math.floor(place)))
 
-    return {"products_priced": len(ranked), "price_q25": at(Decimal("0.25")), "price_median": at(Decimal("0.5")), "price_q75": at(Decimal("0.75"))}
+    return {
+        "products_priced": len(ranked),
+        "price_q25": at(Decimal("0.25")),
+        "price_median": at(Decimal("0.5")),
+        "price_q75": at(Decimal("0.75")),
+    }
