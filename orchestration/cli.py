@@ -578,10 +578,19 @@ def lake_maintain(
     as_json: Json = False,
 ) -> None:
     """Merge small files, let old snapshots expire, remove files that nothing names; safe beside loaders and builds."""
+    from orchestration import lake
     from orchestration.maintain import maintain
 
     while True:
-        done = maintain(timedelta(days=keep_days))
+        try:
+            done = maintain(timedelta(days=keep_days))
+        except Exception as error:
+            if every is None or not lake.is_outage(error):
+                raise
+            said = error if isinstance(error, FinegrainError) else lake.failure(error, "what was done stays")
+            console.say(f"{said}; trying again in {every:g} minutes")
+            time.sleep(60 * every)
+            continue
         if as_json:
             console.show_json(done.as_dict())
         else:

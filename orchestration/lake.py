@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import duckdb
 from duckdb_extensions import import_extension
 
-from orchestration import stopping
+from orchestration import console, stopping
 from orchestration.contracts import RAW_TABLES, columns
 from orchestration.errors import FinegrainError, Unavailable
-from orchestration.locks import one_at_a_time, scratch
+from orchestration.locks import one_at_a_time, scratch, soon
 from orchestration.settings import Settings, s3_endpoint, settings
 
 T = TypeVar("T")
@@ -261,8 +261,12 @@ def alone(where: Settings, work: str) -> Iterator[None]:
     commit nothing before it has let go (`writing`). Raises FinegrainError as `attach` does."""
     # Work names what it works on, in words of a mapping, which no file need be called.
     name = f"{work.partition(' ')[0]}-{hashlib.md5(work.encode()).hexdigest()[:12]}"
+
+    def on_wait() -> None:
+        console.say(f"waiting for another finegrain that does the same on this lake: {work}")
+
     if isinstance(where.lake_catalog, Path):
-        with one_at_a_time(where.lake_catalog.with_name(f"{name}.lock")):
+        with one_at_a_time(where.lake_catalog.with_name(f"{name}.lock"), on_wait=on_wait):
             yield
         return
     con = _engine(where)
@@ -276,9 +280,17 @@ def alone(where: Settings, work: str) -> Iterator[None]:
             for statement in (
                 "set local idle_in_transaction_session_timeout = 0",
                 "set local tcp_keepalives_idle = 30",
-                f"select pg_advisory_xact_lock(hashtext(''finegrain {name}''))",
             ):
                 con.execute(f"call postgres_execute('catalogue', '{statement}')")
+            key = f"hashtext(''finegrain {name}'')"
+
+            def is_free() -> bool:
+                query = f"select * from postgres_query('catalogue', 'select pg_try_advisory_xact_lock({key})')"
+                return bool(con.execute(query).fetchall()[0][0])
+
+            if not soon(is_free):
+                on_wait()
+                con.execute(f"call postgres_execute('catalogue', 'select pg_advisory_xact_lock({key})')")
         held.append(con)
         yield
     finally:

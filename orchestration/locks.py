@@ -6,17 +6,24 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from orchestration.errors import FinegrainError
 
+#: Who waits for a lock for longer than so many seconds says so.
+SHORT: Final = 1.0
+#: And looks again every so many seconds until then.
+LOOKS: Final = 0.02
+
 
 @contextmanager
-def one_at_a_time(lock: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock file `lock`, made with its folder if need be; whoever comes second waits. Those who hold it `shared` wait only for
-    one who does not. Raises FinegrainError when it cannot be written."""
+def one_at_a_time(lock: Path, *, shared: bool = False, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file `lock`, made with its folder if need be; whoever comes second waits, and calls `on_wait` once if that takes
+    long. Those who hold it `shared` wait only for one who does not. Raises FinegrainError when it cannot be written."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")
@@ -24,9 +31,31 @@ def one_at_a_time(lock: Path, *, shared: bool = False) -> Iterator[None]:
         raise FinegrainError(
             f"{error.filename}: this cannot be written: {error.strerror}; FINEGRAIN_HOME says where everything is kept"
         ) from None
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+
+    def is_free() -> bool:
+        try:
+            fcntl.flock(handle, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     with handle:
-        fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        if on_wait is None or not soon(is_free):
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(handle, mode)
         yield
+
+
+def soon(is_free: Callable[[], bool]) -> bool:
+    """Whether something is free at once, or after a short wait."""
+    until = time.monotonic() + SHORT
+    while not is_free():
+        if time.monotonic() > until:
+            return False
+        time.sleep(LOOKS)
+    return True
 
 
 @contextmanager

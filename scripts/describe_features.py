@@ -65,7 +65,7 @@ def line(feature: Feature) -> str:
 
 def _in_words(window: str) -> str:
     words = {"none": "", "lifetime": " so far", "1h": " in the last hour", "24h": " in the last 24 hours"}
-    return words.get(window) or f" in the last {window.removesuffix('d')} days"
+    return words[window] if window in words else f" in the last {window.removesuffix('d')} days"
 
 
 def _scalar(value: Any) -> str:

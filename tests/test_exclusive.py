@@ -219,8 +219,8 @@ def test_who_has_lost_the_lock_commits_nothing(
     con.close()
 
 
-def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop]) -> None:
-    """Another home waits for it; other work does not."""
+def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop], capsys: pytest.CaptureFixture[str]) -> None:
+    """Another home waits for it, and says so if it takes long; other work does not."""
     shop = shops()
     one, two = shop.homes
     got = threading.Event()
@@ -235,5 +235,8 @@ def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop]) -> None:
         with lake.alone(two, "ingest shop"):
             pass
         assert not got.wait(0.5)
+        assert capsys.readouterr().err == ""
+        assert not got.wait(1)
+        assert capsys.readouterr().err == "waiting for another finegrain that does the same on this lake: load\n"
     waiting.join(30)
     assert got.is_set()

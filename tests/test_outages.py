@@ -238,6 +238,21 @@ def test_commands_end_with_a_code_of_their_own(tmp_path: Path, home: Settings, c
             assert "Traceback" not in done.stderr
 
 
+def test_upkeep_of_every_so_often_goes_on_after_an_outage(home: Settings) -> None:
+    with nothing_there() as port:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestration.cli", "lake", "maintain", "--every", "0.1"],
+            env={**os.environ, "FINEGRAIN_LAKE_CATALOG": f"postgresql://finegrain@{HOST}:{port}/lake"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        for _ in range(2):  # the second says that it was tried again
+            assert process.stderr.readline().endswith("; trying again in 0.1 minutes\n")
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("error", "is_outage"),
     [

@@ -62,7 +62,7 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
             f"no money spent on products with a {thing}",
             SHARE,
         )
-        few = "fewer events of the customer than the var lift_min_support, or none of the shop"
+        few = f"fewer events of the customer with the {thing} than the var lift_min_support, or none of the shop"
         yield Feature(
             f"lift_{window}",
             "double",
