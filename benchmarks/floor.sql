@@ -500,13 +500,28 @@ from (
 ) as hits
 where case when in_database then not is_told else event_at <> teller_at end;
 
--- More events of one identity in one day than a person makes, by order of arrival.
+-- More moments of one identity in one day than a person has, by order of their first arrival; a copy's is that of its first.
 create temp table too_many as
+with moments as (
+    select
+        row_id,
+        identity,
+        event_day,
+        arrived_at,
+        case
+            when client_event_id is null then event_at
+            else first_value(event_at) over (
+                partition by identity, event_day, source, client_event_id, product_id, line_id order by arrived_at, event_at
+            )
+        end as moment
+    from arrived
+    where origin <> 'database'
+        and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) > 600)
+)
+
 select row_id
-from arrived
-where origin <> 'database'
-    and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) > 600)
-qualify dense_rank() over (partition by identity, event_day order by arrived_at, event_at) > 600;
+from (select *, min(arrived_at) over (partition by identity, event_day, moment) as first_arrival from moments)
+qualify dense_rank() over (partition by identity, event_day order by first_arrival, moment) > 600;
 
 ---------- kept events, with what the catalogue said by then
 

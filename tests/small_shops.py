@@ -190,7 +190,9 @@ class Houses:
         self._dbt(where, "seed")
         with duckdb.connect(str(where.warehouse)) as con:
             # Rules that a small shop has enough rows to meet.
-            con.execute("update outlier_rules set min_count = 4, factor = least(factor, 2), min_ratio = 2, min_distance = 1")
+            con.execute(
+                "update outlier_rules set min_count = 4, factor = least(factor, 2), min_ratio = 2, min_distance = 1"
+            )
         self._dbt(where, "run")
         shutil.copyfile(target / parsed.name, parsed)
         shutil.copyfile(where.warehouse, template)

@@ -246,6 +246,8 @@ class Marts:
 
     def __init__(self, where: Settings) -> None:
         self._con = duckdb.connect(str(where.warehouse), read_only=True)
+        # As in the published file, which the page's queries are for, marts need no schema.
+        self._con.execute("set search_path = 'main,marts'")
 
     def row(self, sql: str, *values: str | list[str]) -> tuple[Any, ...]:
         """The one row that a query gives."""

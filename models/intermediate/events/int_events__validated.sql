@@ -247,7 +247,7 @@ gone as (
 -- All that one identity is seen to do, copies and rows with other errors among it; but not what is deleted.
 seen as {{ kept_once }} (
 
-    select row_id, identity, event_day, event_at, raw_available_at, origin
+    select row_id, identity, event_day, event_at, raw_available_at, origin, client_key
     from candidates
     where {{ is_whole }}
         and row_id not in (select g.row_id from gone as g)
@@ -263,20 +263,41 @@ busy_days as (
 
 ),
 
--- By order of arrival, so that what comes later never changes the verdict on what came before. The items of one hit share
--- its moment and count as one: a person's full cart is many rows.
+-- Moments count, those of copies with their first: the items of one hit share its moment (a person's full cart is many rows), and what
+-- is delivered twice happened once. In the order of their first arrival, so that what comes later never changes the verdict on what
+-- came before.
+moments as (
+
+    select
+        w.row_id,
+        w.identity,
+        w.event_day,
+        w.raw_available_at,
+        case
+            when w.client_key is null then w.event_at
+            else first_value(w.event_at) over (
+                partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at
+            )
+        end as moment
+    from seen as w
+    inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
+    where w.origin <> 'database'
+
+),
+
 over_rate as (
 
     select row_id
     from (
         select
-            w.row_id,
-            dense_rank() over (
-                partition by w.identity, w.event_day order by w.raw_available_at, w.event_at
-            ) as place
-        from seen as w
-        inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
-        where w.origin <> 'database'
+            row_id,
+            dense_rank() over (partition by identity, event_day order by first_arrival, moment) as place
+        from (
+            select
+                *,
+                min(raw_available_at) over (partition by identity, event_day, moment) as first_arrival
+            from moments
+        ) as arrivals
     ) as places
     where place > {{ var('max_events_per_identity_day') }}
 
