@@ -129,6 +129,14 @@ case
 end
 {%- endmacro %}
 
+{# SQL: the value at a share of a group's money, between two of them in proportion, to four decimals, halves away from zero. Of whole
+   ten-thousandths, between which a double lies without a rest. #}
+{% macro quantile_of_money(money, share) -%}
+cast(cast(round(
+    percentile_cont({{ share }}) within group (order by cast({{ money }} * 10000 as double))
+) as decimal(18, 0)) * 0.0001 as decimal(18, 4))
+{%- endmacro %}
+
 {# What so many at this price come to: nothing without a price, and one where no quantity is said. Never more than a row may be worth, also
    where one of the two was filled in. #}
 {% macro amount_of(price, quantity) -%}

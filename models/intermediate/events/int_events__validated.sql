@@ -274,10 +274,11 @@ moments as (
         w.event_day,
         w.raw_available_at,
         case
-            when w.client_key is null then w.event_at
-            else first_value(w.event_at) over (
-                partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at
-            )
+            when w.client_key is not null
+                then first_value(w.event_at) over (
+                    partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at
+                )
+            else w.event_at
         end as moment
     from seen as w
     inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
@@ -285,19 +286,18 @@ moments as (
 
 ),
 
+arrivals as (
+
+    select *, min(raw_available_at) over (partition by identity, event_day, moment) as first_arrival from moments
+
+),
+
 over_rate as (
 
     select row_id
     from (
-        select
-            row_id,
-            dense_rank() over (partition by identity, event_day order by first_arrival, moment) as place
-        from (
-            select
-                *,
-                min(raw_available_at) over (partition by identity, event_day, moment) as first_arrival
-            from moments
-        ) as arrivals
+        select row_id, dense_rank() over (partition by identity, event_day order by first_arrival, moment) as place
+        from arrivals
     ) as places
     where place > {{ var('max_events_per_identity_day') }}
 

@@ -104,12 +104,9 @@ prices as (
         category,
         as_of,
         count(price_now) as products_priced,
-        {% for name, share in [('price_q25', 0.25), ('price_median', 0.5), ('price_q75', 0.75)] %}
-        -- Of whole ten-thousandths, between which a double interpolates without a rest.
-        cast(cast(round(
-            percentile_cont({{ share }}) within group (order by cast(price_now * 10000 as double))
-        ) as decimal(18, 0)) * 0.0001 as decimal(18, 4)) as {{ name }}{{ "," if not loop.last }}
-        {% endfor %}
+        {{ quantile_of_money('price_now', 0.25) }} as price_q25,
+        {{ quantile_of_money('price_now', 0.5) }} as price_median,
+        {{ quantile_of_money('price_now', 0.75) }} as price_q75
     from offers
     where category is not null
     group by category, as_of
