@@ -273,16 +273,11 @@ moments as (
         w.identity,
         w.event_day,
         w.raw_available_at,
-        case
-            when w.client_key is not null
-                then first_value(w.event_at) over (
-                    partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at
-                )
-            else w.event_at
-        end as moment
+        case when w.client_key is null then w.event_at else first_value(w.event_at) over copies end as moment
     from seen as w
     inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
     where w.origin <> 'database'
+    window copies as (partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at)
 
 ),
 
