@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,14 @@ from orchestration.settings import PROJECT, Settings, settings
 
 #: Rows of a failed test that are shown.
 SHOWN = 5
+#: Of a row with more columns than this, only its first few, which are its key, and those that the test reads are shown.
+WIDE, KEYS = 8, 2
 
 
 @dataclass
 class Node:
     """One model, seed, snapshot or test of a run. `seconds` is wall time; `failures` counts a test's failing rows, of
-    which `rows` are the first few, kept whole in the warehouse's table `kept_in`."""
+    which `rows` are the first few, kept whole in the warehouse's table `kept_in`; `asks` are its arguments."""
 
     name: str
     kind: str
@@ -37,10 +40,28 @@ class Node:
     failures: int = 0
     kept_in: str | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    asks: dict[str, Any] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
         return self.status in ("error", "fail", "runtime error")
+
+    def in_brief(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Of a row that broke a test: its key (a model's first columns), the rules that it breaks, and the columns that these read. `asks`
+        are the test's arguments. A row of few columns is whole."""
+        if len(row) <= WIDE:
+            return row
+        broken = str(row.get("broken_rules", ""))
+        rules = self.asks.get("rules")
+        read = (
+            [str(rule) for name, rule in rules.items() if name in broken]
+            if isinstance(rules, dict)
+            else [str(self.asks)]
+        )
+        words = set(re.findall(r"\w+", " ".join([broken, *read])))
+        names = [name for name in row if name != "broken_rules"]
+        told = {name: row[name] for name in names if name in names[:KEYS] or name in words}
+        return {"broken_rules": broken, **told} if broken else told
 
 
 @dataclass
@@ -192,6 +213,7 @@ def _node(result: Any) -> Node:
         message=result.message,
         failures=int(result.failures or 0),
         kept_in=kept_in,
+        asks=dict(getattr(getattr(node, "test_metadata", None), "kwargs", None) or {}),
     )
 
 

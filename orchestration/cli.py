@@ -388,7 +388,9 @@ def build(
             err = console.err()
             err.print(f"failed: {node.name}: {node.message}", style="red")
             for row in node.rows:
-                err.print("  " + ", ".join(f"{name}={value}" for name, value in row.items()), markup=False)
+                err.print(
+                    "  " + ", ".join(f"{name}={value}" for name, value in node.in_brief(row).items()), markup=False
+                )
             if node.kept_in:
                 err.print(f"  all rows: {node.kept_in} in the warehouse")
     if not done.passed:
@@ -399,11 +401,16 @@ def build(
 
 
 @app.command()
-def publish(as_json: Json = False) -> None:
+def publish(
+    past: Annotated[
+        bool, typer.Option("--past", help="Also a build of an earlier moment (--as-of) than what is published.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Put the audited marts in place for readers, in one step."""
     from orchestration.publish import publish as run
 
-    done = run()
+    done = run(past=past)
     if as_json:
         console.show_json(done.as_dict())
         return

@@ -42,7 +42,7 @@ ROWS_A_DAY: Final = 20_000
 
 @dataclass(frozen=True)
 class Publication:
-    """One version: the marts (name to rows and columns), the lake snapshot and moment of the build, and where they are. `renewed`: the
+    """One version: the marts (name to rows and columns), the lake snapshot of the build, the moment if one was asked for, and where they are. `renewed`: the
     marts that are of this build, if it was of some alone; the others are as they were. `is_new` is False when this very build was
     published before."""
 
@@ -79,9 +79,10 @@ def published_at(where: Settings | None = None) -> datetime | None:
     return datetime.fromisoformat(_about(folder)["published_at"]).astimezone(UTC).replace(tzinfo=None)
 
 
-def publish(where: Settings | None = None) -> Publication:
+def publish(where: Settings | None = None, *, past: bool = False) -> Publication:
     """Publish the warehouse's marts. Raises FinegrainError, and leaves what is published as it is, unless the last thing
-    that wrote to the warehouse was a whole `dbt build` whose every test passed.
+    that wrote to the warehouse was a whole `dbt build` whose every test passed. A build of an earlier moment than what is published, which
+    somebody asked for (`finegrain build --as-of`), takes its place only if that is meant: `past`.
 
     After a whole build that was published, builds of some marts with all that they are made of may be published, too, as long as all
     their tests pass: those marts alone are renewed."""
@@ -98,6 +99,8 @@ def publish(where: Settings | None = None) -> Publication:
         warehouse.attach(con, where.warehouse)
         before = current(where)
         last = _audited(con, where.warehouse, is_first=before is None)
+        if before is not None and not past:
+            _must_not_go_back(con, before, last)
         name = f"{last.built_from}-{last.invocation[:8]}"
         folder = where.published / "versions" / name
         is_new = before != folder.resolve() or not folder.exists()
@@ -181,6 +184,18 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
             f"the last `dbt {command}` changed the warehouse without a whole audit; {kept}. Run `finegrain build`"
         )
     return _Build(str(invocation), int(built_from), as_of, sorted(marts))
+
+
+def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build) -> None:
+    if last.as_of is None:  # nobody asked for a moment: it is of the one after all that it knows
+        return
+    published = _about(before)["as_of"]
+    [(newest,)] = con.execute("select max(available_at) from warehouse.main.int_events__cleaned").fetchall()
+    if newest and last.as_of <= newest and (published is None or str(last.as_of) < published):
+        raise FinegrainError(
+            f"the last build is as of {last.as_of}, as was asked for, and what is published is of a later moment; it stays as it is. "
+            "Write `finegrain publish --past` if that is meant, or run `finegrain build` without --as-of"
+        )
 
 
 @dataclass

@@ -17,7 +17,7 @@ from conftest import run_dbt as dbt_command
 from test_maintain import Held
 
 from orchestration import lake
-from orchestration.build import build, must_start_afresh, run_dbt
+from orchestration.build import Node, build, must_start_afresh, run_dbt
 from orchestration.dbt_plugin import rules
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings
@@ -114,6 +114,29 @@ def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None
     # And bare dbt does not pass it by.
     [failed] = run_dbt(["test", "--select", "what_is_built_follows_the_rules"], where=shop).failed
     assert [row["model"] for row in failed.rows] == ["int_tiles__item"]
+
+
+def test_a_row_of_many_columns_is_shown_by_its_key_and_what_the_broken_rules_read() -> None:
+    row = {
+        "broken_rules": "price is at least 0, ends last",
+        "event_id": "e",
+        "customer_id": "c",
+        "price": -1,
+        "ended_at": 1,
+    }
+    row |= {f"column_{n}": n for n in range(100)}
+    asks = {
+        "rules": {"price is at least 0": "price >= 0", "ends last": "started_at <= ended_at", "other": "column_3 > 0"}
+    }
+    node = Node("fct_events_rows", "test", "fail", 0.1, asks=asks)
+    kept = ("broken_rules", "event_id", "customer_id", "price", "ended_at")
+    assert node.in_brief(row) == {name: row[name] for name in kept}
+    # Rules that the test makes of its own have the names of their columns.
+    assert node.in_brief({**row, "broken_rules": "column_7"})["column_7"] == 7
+    node = Node("whole", "test", "fail", 0.1, asks={"expression": "column_5 is not null"})
+    del row["broken_rules"]
+    assert node.in_brief(row) == {"event_id": "e", "customer_id": "c", "column_5": 5}
+    assert node.in_brief({"field": 1, "n": 2}) == {"field": 1, "n": 2}
 
 
 def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

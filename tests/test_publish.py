@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from random import Random
 
@@ -118,6 +119,32 @@ def a_build_of(where: Settings, marts: list[str], change: str, status: str = "pa
         where,
         f"update main.builds set is_whole = false, marts = {marts}, status = '{status}' where number = (select max(number) from main.builds)",
     )
+
+
+def test_a_build_of_the_past_does_not_take_the_place_of_the_present(shop: Settings) -> None:
+    def a_build_as_of(moment: str) -> None:
+        another_build(shop, "select 1")
+        newest = "number = (select max(number) from main.builds)"
+        scribble(shop, f"update main.builds set as_of = {moment} where {newest}")
+
+    first = publish(shop)
+    a_build_as_of("timestamp '2025-04-01'")
+    with pytest.raises(
+        FinegrainError, match=r"the last build is as of 2025-04-01 00:00:00, .*--past.* without --as-of"
+    ):
+        publish(shop)
+    assert (shop.published / "current").resolve() == first.folder.resolve()
+    assert publish(shop, past=True).as_of == datetime(2025, 4, 1)
+    # A later moment is no step back, nor is one after all that is known, nor what nobody asked for.
+    a_build_as_of("timestamp '2025-04-02'")
+    assert publish(shop).as_of == datetime(2025, 4, 2)
+    a_build_as_of("timestamp '2025-04-01'")
+    with pytest.raises(FinegrainError, match="--past"):
+        publish(shop)
+    a_build_as_of("null")
+    assert publish(shop).is_new
+    a_build_as_of("timestamp '2030-01-01'")
+    assert publish(shop).is_new
 
 
 def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:

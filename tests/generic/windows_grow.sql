@@ -12,9 +12,8 @@
     {%- for window in window_names() if measure ~ '_' ~ window in columns %}{% do windows.append(window) %}{% endfor -%}
     {%- for shorter in windows[:-1] if measure ~ '_lifetime' in columns -%}
         {%- set longer = windows[loop.index] -%}
-        {%- do rules.update({
-            measure ~ ' ' ~ shorter ~ ' <= ' ~ longer: measure ~ '_' ~ shorter ~ ' <= ' ~ measure ~ '_' ~ longer
-        }) -%}
+        {%- set rule = measure ~ '_' ~ shorter ~ ' <= ' ~ measure ~ '_' ~ longer -%}
+        {%- do rules.update({rule: rule}) -%}
     {%- endfor -%}
 {%- endfor -%}
 {{ rows_that_break(model, rules) }}
