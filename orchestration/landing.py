@@ -688,9 +688,7 @@ def _carried(opened: Opened, entry: Table, where: str) -> str:
         return opened.relation
     for name in (*entry.carry.columns, entry.carry.within):
         if name not in opened.columns:
-            raise FinegrainError(
-                f"{where}.carry: {opened.origin} has no column '{name}'{nearest(name, opened.columns)}"
-            )
+            raise FinegrainError(f"{where}.carry: {_no_column(opened, name)}")
     within, names = identifier(entry.carry.within), [identifier(name) for name in entry.carry.columns]
     filled = {
         column: f"nullif(trim({column}), '')" if opened.columns[name] == "VARCHAR" else column
@@ -777,6 +775,21 @@ def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     )
 
 
+#: A number, a date or a time: what stands in the first line of a text file that has no header.
+_VALUE: Final = re.compile(r"[-+]?\d[\d.,:/ TZ+-]*")
+
+
+def _no_column(opened: Opened, name: str) -> str:
+    """That the mapping reads a column which is not there, and what may be meant."""
+    values = [column for column in opened.columns if _VALUE.fullmatch(column)]
+    if values and not opened.is_typed and not opened.is_json:
+        return (
+            f"{opened.origin} has no column '{name}'; its first line holds '{values[0]}', which is a value and no name: "
+            "if it has no header, name its columns: csv: {columns: [...]}"
+        )
+    return f"{opened.origin} has no column '{name}'{nearest(name, opened.columns)}"
+
+
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
     """SQL of a field that is a constant or a column."""
     if source.column is None:
@@ -785,9 +798,7 @@ def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
         return quote(str(source.value).lower() if isinstance(source.value, bool) else str(source.value))
     kind = opened.columns.get(source.column)
     if kind is None:
-        raise FinegrainError(
-            f"{place}: {opened.origin} has no column '{source.column}'{nearest(source.column, opened.columns)}"
-        )
+        raise FinegrainError(f"{place}: {_no_column(opened, source.column)}")
     _check_kind(place, name if source.map is None else "", kind, f"column '{source.column}'")
     text = as_text(identifier(source.column), kind)
     if source.map:
@@ -819,7 +830,7 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     known = {name.lower() for name in opened.columns}
     for name in expression(text):
         if name.lower() not in known:
-            raise FinegrainError(f"{place}: {opened.origin} has no column '{name}'{nearest(name, opened.columns)}")
+            raise FinegrainError(f"{place}: {_no_column(opened, name)}")
     empty = ", ".join(f"null::{kind} as {identifier(name)}" for name, kind in opened.columns.items())
     try:
         described = con.execute(f"describe select ({text}\n) as v from (select {empty or 'null as __none'})").fetchall()

@@ -149,6 +149,11 @@ def test_an_empty_file_is_named(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "words"),
     [
+        (
+            "bare.csv",
+            _text(b"login,2024-01-01,a\nlogin,2024-01-02,b\n"),
+            ["bare.csv has no column 'at'", "'2024-01-01', which is a value", "csv: {columns: ["],
+        ),
         ("column.csv", _text(b"t,when,u\nlogin,2024-01-01,a\n"), ["fields.event_at", "column.csv has no column 'at'"]),
         (
             "type.csv",
