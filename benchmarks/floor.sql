@@ -401,7 +401,7 @@ tracked as (
         o.anonymous_id,
         said(r.product_id) as product_id,
         amount_of(said(r.quantity)) as quantity,
-        cast(money(said(r.amount)) / nullif(amount_of(said(r.quantity)), 0) as decimal(18, 4)) as price,
+        cast(money(said(r.amount)) / coalesce(nullif(amount_of(said(r.quantity)), 0), 1) as decimal(18, 4)) as price,
         coalesce(upper(said(r.currency)), o.currency) as currency,
         said(r.order_id) as order_id,
         said(r.line_id) as line_id,
@@ -967,6 +967,7 @@ filled as (
         t.quantity as quantity_raw,
         case when t.price_was_missing then cast(round(t.price_median, 4) as decimal(18, 4)) else t.price_treated end as price,
         case
+            when t.quantity_was_missing and t.event_type = 'refund' then 1
             when t.quantity_was_missing then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
             else t.quantity_treated
         end as quantity,

@@ -124,6 +124,8 @@ filled as (
             else t.price_treated
         end as price_clean,
         case
+            -- Money given back for how many nobody knows is the price of one (int_events__unified).
+            when t.quantity_was_missing and i.of_quantity and t.event_type = 'refund' then 1
             when t.quantity_was_missing and i.of_quantity
                 then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
             else t.quantity_treated

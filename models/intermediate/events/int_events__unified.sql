@@ -104,7 +104,8 @@ returned as (
         r.product_id,
         cast(null as varchar) as category_name,
         r.quantity,
-        {{ to_decimal('r.amount / nullif(r.quantity, 0)', 4) }} as price,
+        -- Money that was given back is that, also where no quantity is said: it is the price of one.
+        {{ to_decimal('r.amount / coalesce(nullif(r.quantity, 0), 1)', 4) }} as price,
         coalesce(r.currency, o.currency) as currency,
         r.order_id,
         r.line_id,
