@@ -30,8 +30,9 @@ def is_locked(home: Settings) -> bool:
 
 
 def hear_ctrl_c() -> None:
-    """A child of a script's `&` ignores SIGINT, and so would its own."""
+    """A child of a script's `&` ignores SIGINT, and so would its own; after Dagster was in this process, SIGTERM as well."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def begin(*arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
