@@ -581,7 +581,7 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
     assert all(mart in published_rows(shop.where) for mart in published_marts(shop))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
     """First as it was known then; and again when rows of that day have arrived late, in a range of two days in one run."""
     features_of([DAY])
