@@ -57,7 +57,7 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
         "views_before_first_cart_add": len(of_type(before, "view_item")),
         "views_after_first_cart_add": len(of_type(after, "view_item")),
         "seconds_to_first_cart_add": whole_seconds(first["event_at"], events[adds[0]]["event_at"]) if adds else None,
-        "cart_value": left_in_cart(events, lambda event: event["amount"]),
+        "cart_value": left_in_cart(events, lambda event: event["amount"] or 0),
         "cart_units": left_in_cart(events, lambda event: 1 if event["quantity"] is None else event["quantity"]),
         **{f"entry_{name}": first[name] for name in ("page", "referrer", "campaign")},
         "entry_channel": channel(first),
