@@ -60,8 +60,8 @@ class Node:
         )
         words = set(re.findall(r"\w+", " ".join([broken, *read])))
         names = [name for name in row if name != "broken_rules"]
-        told = {name: row[name] for name in names if name in names[:KEYS] or name in words}
-        return {"broken_rules": broken, **told} if broken else told
+        shown = {name: row[name] for name in names if name in names[:KEYS] or name in words}
+        return {"broken_rules": broken, **shown} if broken else shown
 
 
 @dataclass

@@ -44,7 +44,7 @@ def features(project: Project) -> Iterator[Feature]:
     yield Feature(
         "pair_rank",
         "bigint",
-        "Place of b among all that are met with a: by pair_score, then by the counts without their age, then by other_product_id",
+        "Rank of b among all products that co-occur with a: by pair_score, then by the counts without their age, then by other_product_id",
         "rank",
         "lifetime",
         range=(1, None),
