@@ -13,22 +13,30 @@
 {% macro outlier_bound(rule, fit, side) -%}
 {%- set sign = '-' if side == 'low' else '+' -%}
 {%- set quartile = 'q25' if side == 'low' else 'q75' -%}
-{%- set reaches = [
-    ["'iqr'", "'raw'", 'true', fit ~ '.' ~ quartile ~ ' ' ~ sign ~ ' ' ~ rule ~ '.factor * (' ~ fit ~ '.q75 - ' ~ fit ~ '.q25)'],
-    ["'iqr'", "'log'", fit ~ '.q25 > 0', 'exp(ln(' ~ fit ~ '.' ~ quartile ~ ') ' ~ sign ~ ' ' ~ rule ~ '.factor * (ln(' ~ fit ~ '.q75) - ln(' ~ fit ~ '.q25)))'],
-    ["'zscore'", "'raw'", 'true', fit ~ '.mean ' ~ sign ~ ' ' ~ rule ~ '.factor * ' ~ fit ~ '.std'],
-    ["'zscore'", "'log'", fit ~ '.log_mean is not null', 'exp(' ~ fit ~ '.log_mean ' ~ sign ~ ' ' ~ rule ~ '.factor * coalesce(' ~ fit ~ '.log_std, 0))'],
-] -%}
+{%- set further = 'least' if side == 'low' else 'greatest' -%}
+{%- set ordinary -%}
+cast({{ fit }}.q50 as double) {{ '/' if side == 'low' else '*' }} {{ rule }}.min_ratio,
+            cast({{ fit }}.q50 as double) {{ sign }} {{ rule }}.min_distance
+{%- endset -%}
 case
     when {{ fit }}.n < {{ rule }}.min_count then null
-    {%- for method, scale, condition, reach in reaches %}
-    when {{ rule }}.method = {{ method }} and {{ rule }}.scale = {{ scale }} and {{ condition }}
-        then {{ 'least' if side == 'low' else 'greatest' }}(
-            {{ reach }},
-            cast({{ fit }}.q50 as double) {{ '/' if side == 'low' else '*' }} {{ rule }}.min_ratio,
-            cast({{ fit }}.q50 as double) {{ sign }} {{ rule }}.min_distance
+    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'raw'
+        then {{ further }}(
+            {{ fit }}.{{ quartile }} {{ sign }} {{ rule }}.factor * ({{ fit }}.q75 - {{ fit }}.q25),
+            {{ ordinary }}
         )
-    {%- endfor %}
+    when {{ rule }}.method = 'iqr' and {{ rule }}.scale = 'log' and {{ fit }}.q25 > 0
+        then {{ further }}(
+            exp(ln({{ fit }}.{{ quartile }}) {{ sign }} {{ rule }}.factor * (ln({{ fit }}.q75) - ln({{ fit }}.q25))),
+            {{ ordinary }}
+        )
+    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'raw'
+        then {{ further }}({{ fit }}.mean {{ sign }} {{ rule }}.factor * {{ fit }}.std, {{ ordinary }})
+    when {{ rule }}.method = 'zscore' and {{ rule }}.scale = 'log' and {{ fit }}.log_mean is not null
+        then {{ further }}(
+            exp({{ fit }}.log_mean {{ sign }} {{ rule }}.factor * coalesce({{ fit }}.log_std, 0)),
+            {{ ordinary }}
+        )
 end
 {%- endmacro %}
 

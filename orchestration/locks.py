@@ -41,10 +41,9 @@ def one_at_a_time(lock: Path, *, shared: bool = False, on_wait: Callable[[], Non
         return True
 
     with handle:
-        if on_wait is None or not soon(is_free):
-            if on_wait is not None:
-                on_wait()
-            fcntl.flock(handle, mode)
+        if on_wait is not None and not soon(is_free):
+            on_wait()
+        fcntl.flock(handle, mode)  # at once, where it is held already
         yield
 
 
