@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console, lake, warehouse
+from orchestration import console, lake, shop, warehouse
 from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import as_of, rules
 from orchestration.dbt_plugin import snapshot as pinned_snapshot
@@ -305,6 +305,7 @@ def must_start_afresh(where: Settings) -> bool:
         return False
     with lake.connect(where) as con:
         wanted = pinned_snapshot(con)
+        of_shop = shop.of_lake(con, wanted)
         kept = [number for (number,) in con.execute("select snapshot_id from lake.snapshots()").fetchall()]
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
@@ -312,7 +313,7 @@ def must_start_afresh(where: Settings) -> bool:
             [(stale,)] = con.execute(
                 "select count(*) from warehouse.main.watermarks where rules is distinct from $rules or snapshot > $wanted "
                 "or (snapshot < $wanted and not list_contains($kept, snapshot + 1))",
-                {"rules": rules(), "wanted": wanted, "kept": kept},
+                {"rules": rules(of_shop=of_shop), "wanted": wanted, "kept": kept},
             ).fetchall()
         except duckdb.CatalogException:  # nothing has been built in it yet
             return False

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import deliveries, lake
+from orchestration import deliveries, lake, shop
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
@@ -73,9 +73,9 @@ def unload(
                 report = UnloadReport(
                     source, [part for each in tables for part in _find(con, source, each, files, loads)]
                 )
-            lake.retry(
-                lambda: _take_back(con, where, source, tables, files, now or datetime.now(UTC).replace(tzinfo=None))
-            )
+            moment = now or datetime.now(UTC).replace(tzinfo=None)
+            is_whole = not table and not files
+            lake.retry(lambda: _take_back(con, where, source, tables, files, moment, is_whole=is_whole))
             [(report.snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         finally:
             con.close()
@@ -141,11 +141,15 @@ def _take_back(
     tables: Sequence[str],
     files: Sequence[str],
     now: datetime,
+    *,
+    is_whole: bool,
 ) -> None:
     """The transaction."""
     after = f"greatest(timestamp {quote(now.isoformat(sep=' '))}, __last + interval 1 microsecond)"
     some = f" and file in ({', '.join(map(quote, files))})" if files else ""
     with lake.writing(con, where):
+        if is_whole:
+            shop.forget(con, source)
         for table in tables:
             deliveries.tell_gone(con, source, table, f"__unloaded_{table}", now, after)
             con.execute(
