@@ -7,7 +7,7 @@ read it there (macros/shop.sql). Where no mapping says anything, the vars of dbt
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,32 +49,36 @@ def of_lake(con: duckdb.DuckDBPyConnection, snapshot: int | None = None) -> dict
     return {str(setting): str(value) for setting, value in found if setting in SETTINGS}
 
 
-def settings_of(where: Settings, mappings: Iterable[Read] = ()) -> dict[str, str]:
-    """Every setting as a build would see it once these mappings have been used. Makes nothing."""
-    found = {name: str(variable(name)) for name in SETTINGS}
-    if lake.exists(where):
-        with lake.connect(where, read_only=True) as con:
-            found |= of_lake(con)
-    for path, each in mappings:
-        found |= {said.setting: said.value for said in _said(path, each)}
-    return found
-
-
 def mappings_at(path: str | Path) -> list[Read]:
     """The mappings that a path names, read. Raises FinegrainError."""
     return [(each, read_mapping(each)) for each in mapping_files(path)]
 
 
-def check_lake(where: Settings, mappings: Sequence[Read]) -> None:
-    """`check` against the lake, if there is one. Makes nothing."""
+@dataclass(frozen=True)
+class Shop:
+    """The shop as the next build will see it. `is_said`: a mapping says the reporting currency; `currencies` are those with rates."""
+
+    reporting_currency: str
+    shop_time_zone: str
+    is_said: bool
+    currencies: tuple[str, ...]
+
+
+def look(where: Settings, mappings: Sequence[Read]) -> Shop:
+    """The shop once these mappings have been used. Makes nothing. Raises FinegrainError as `check` does."""
     if lake.exists(where):
         with lake.connect(where, read_only=True) as con:
-            check(con, mappings)
+            said, known = check(con, mappings), _known(con)
     else:
-        check(None, mappings)
+        said, known = check(None, mappings), currencies()
+    found = {each.setting: each.value for each in said}
+    currency, zone = (found.get(name, str(variable(name))) for name in SETTINGS)
+    return Shop(currency, zone, "reporting_currency" in found, tuple(known))
 
 
-def record(con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime | None = None) -> None:
+def record(
+    con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime | None = None
+) -> None:
     """Let the lake hold what these mappings say, if it does not yet. Raises FinegrainError as `check` does."""
     if _changes(check(con, mappings), _rows(con)) is None:
         return
@@ -119,21 +123,12 @@ def currencies(con: duckdb.DuckDBPyConnection | None = None) -> list[str]:
     """The currencies of which there are rates: the euro, the seed's and those of the attached lake."""
     with (PROJECT / "seeds" / "fx_rates.csv").open(encoding="utf-8", newline="") as file:
         header = next(csv.reader(file), [])
-    found = {"EUR", *(name.upper() for name in header[1:] if name in variable("fx_currencies", header))}
+    found = {"EUR", *(name.upper() for name in header[1:] if name in variable("fx_currencies", ()))}
     if con is not None:
-        found |= {str(name) for (name,) in con.execute("select distinct currency from lake.raw.exchange_rates").fetchall()}
+        found |= {
+            str(name) for (name,) in con.execute("select distinct currency from lake.raw.exchange_rates").fetchall()
+        }
     return sorted(found)
-
-
-def known_currencies(where: Settings) -> list[str]:
-    """As `currencies`, with those of the lake if there is one. Makes nothing."""
-    if not lake.exists(where):
-        return currencies()
-    with lake.connect(where, read_only=True) as con:
-        try:
-            return currencies(con)
-        except duckdb.CatalogException:  # a lake of before, which gets the table when it is next written
-            return currencies()
 
 
 def _text(path: Path) -> str:
@@ -149,7 +144,11 @@ def _said(path: Path, read: mapping.Mapping) -> list[Said]:
 
 def _rows(con: duckdb.DuckDBPyConnection | None) -> list[Said]:
     try:
-        found = con.execute("select source, setting, value, mapping from lake.raw.shop order by all").fetchall() if con else []
+        found = (
+            con.execute("select source, setting, value, mapping from lake.raw.shop order by all").fetchall()
+            if con
+            else []
+        )
     except duckdb.CatalogException:
         return []
     return [Said(*map(str, row)) for row in found]
