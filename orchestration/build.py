@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console, lake, shop, warehouse
+from orchestration import account, console, lake, shop, warehouse
 from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import as_of, rules
 from orchestration.dbt_plugin import snapshot as pinned_snapshot
@@ -284,6 +284,17 @@ def _must_hold_rows(where: Settings) -> None:
         f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
         "(docs/connect.md), or try finegrain demo"
     )
+
+
+def stale_rates(where: Settings | None = None) -> str | None:
+    """What the warehouse holds that was converted by an old exchange rate, in a sentence; None where there is nothing to say."""
+    where = where or settings()
+    with duckdb.connect() as con:
+        warehouse.attach(con, where.warehouse)
+        try:
+            return account.stale_rates(con, "warehouse.main.int_events__cleaned")
+        except duckdb.Error:  # of a build that failed, there may be no events
+            return None
 
 
 def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:

@@ -378,6 +378,7 @@ def build(
 ) -> None:
     """Build the warehouse from the lake and audit it (`dbt build`)."""
     from orchestration.build import build as run
+    from orchestration.build import stale_rates
 
     done = run(full_refresh=full_refresh, moment=as_of, full_audit=full_audit, quiet=as_json)
     if as_json:
@@ -396,6 +397,8 @@ def build(
                 )
             if node.kept_in:
                 err.print(f"  all rows: {node.kept_in} in the warehouse")
+        if stale := stale_rates():
+            console.say(f"warning: {stale}")
     if not done.passed:
         from orchestration import lake
 
