@@ -827,9 +827,8 @@ class _Exam:
             return set()
         if self.entry.table == "ga4_events":
             name = "list_filter(event_params, lambda p: p.key = 'currency')[1].value.string_value"
-            return {self.entry.mapping.currency} - {None} | {
-                str(each) for (each,) in self.ask(f"distinct {name}", f"{name} is not null")
-            }
+            said = {self.entry.mapping.currency} if self.entry.mapping.currency else set()
+            return said | {str(each) for (each,) in self.ask(f"distinct {name}", f"{name} is not null")}
         if "currency" not in self.fields:
             return set()
         code = str(macros("fields.sql").currency_code(identifier("currency")))

@@ -254,17 +254,18 @@ def verdicts(where: Settings) -> dict[int, tuple[Any, ...]]:
     """Every row that was judged, by its number."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute(
-            "select row_id, * exclude (row_id, built_in, prior_arrival_day) from int_events__validated"
+            "select row_id, * exclude (row_id, built_in, prior_arrival_day) from int_events__validated where event_day is not null"
         ).fetchall()
     return {row[0]: row[1:] for row in found}
 
 
 def written_last(where: Settings) -> set[int]:
-    """The rows that the newest build that wrote any has written."""
+    """The rows that the newest build that wrote any has written. One without a day counts as changed whenever it is looked at."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return {
             row
             for (row,) in con.execute(
-                "select row_id from int_events__validated where built_in = (select max(built_in) from int_events__validated)"
+                "select row_id from int_events__validated where built_in = (select max(built_in) from int_events__validated) "
+                "and event_day is not null"
             ).fetchall()
         }

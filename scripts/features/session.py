@@ -88,4 +88,6 @@ def features(project: Project) -> Iterator[Feature]:
         "label",
         range=None,
     )
-    yield Feature("is_weekend", "boolean", "Whether it began on Saturday or Sunday, in the shop's time zone", "flag", range=None)
+    yield Feature(
+        "is_weekend", "boolean", "Whether it began on Saturday or Sunday, in the shop's time zone", "flag", range=None
+    )

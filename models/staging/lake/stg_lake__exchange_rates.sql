@@ -10,7 +10,7 @@ from (
         currency,
         per_euro,
         arrived_in,
-        row_number() over (partition by rate_date, currency order by arrived_in desc, per_euro) as newest
+        row_number() over (partition by rate_date, currency order by arrived_in desc, per_euro asc) as newest
     from {{ lake_table('exchange_rates') }} as exchange_rates
     where per_euro > 0
 ) as ranked
