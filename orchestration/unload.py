@@ -96,7 +96,9 @@ def _tables(con: duckdb.DuckDBPyConnection, source: str, table: str, loads: deli
         " union ".join(f"select distinct _source, {quote(name)} from lake.raw.{name}" for name in RAW_TABLES)
     ).fetchall()
     there = {(str(of), str(name)) for of, name in found} | {(source, each.table) for each in loads.all}
-    sources = sorted({of for of, _ in there})
+    # One of which nothing has landed may have said something of the shop.
+    said = con.execute("select distinct source from lake.raw.shop").fetchall()
+    sources = sorted({of for of, _ in there} | {str(of) for (of,) in said})
     if source not in sources:
         raise FinegrainError(f"{source}: the lake has no such source" + nearest(source, sources))
     tables = [name for name in RAW_TABLES if (source, name) in there]

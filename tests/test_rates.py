@@ -18,6 +18,7 @@ import pytest
 from small_shops import Houses, ShopMaker, differences, land
 
 from orchestration import lake
+from orchestration.account import stale_rates
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.rates import update
 from orchestration.settings import Settings
@@ -269,3 +270,16 @@ def written_last(where: Settings) -> set[int]:
                 "and event_day is not null"
             ).fetchall()
         }
+
+
+def test_old_rates_are_said_in_a_sentence() -> None:
+    with duckdb.connect() as con:
+        con.execute(
+            "create table events as from (values (date '2026-01-09', ['stale_exchange_rate']), (date '2026-01-12', "
+            "['zero_price', 'stale_exchange_rate']), (date '2025-01-01', []::varchar[])) as t(event_day, warnings)"
+        )
+        assert stale_rates(con, "events") == (
+            "2 rows since 2026-01-09 were converted by an exchange rate that was more than 7 days old: run finegrain rates update, "
+            "then finegrain build"
+        )
+        assert stale_rates(con, "(from events where len(warnings) = 0)") is None

@@ -149,6 +149,14 @@ def test_two_values_are_one_error_and_nothing_lands(desk: Desk) -> None:
     assert desk.said() == {"reporting_currency": "SEK"}
 
 
+def test_a_source_without_rows_can_be_taken_back(desk: Desk) -> None:
+    (desk.folder / "visits.csv").write_text("t,at,u,p,c\n")
+    desk.load(desk.mapping(reporting_currency="EUR"))
+    assert desk.said() == {"reporting_currency": "EUR"}
+    assert unload("web", where=desk.home).rows == 0
+    assert desk.said() == {}
+
+
 def test_two_mappings_of_a_folder_may_not_differ(desk: Desk) -> None:
     desk.mapping("web", shop_time_zone="Europe/Berlin")
     desk.mapping("till", shop_time_zone="Europe/Paris")
