@@ -1055,7 +1055,9 @@ select
     quantity_raw as quantity,
     quantity as quantity_treated,
     gross_amount as amount,
-    amount as amount_treated
+    amount as amount_treated,
+    -- The shop's day: its time zone is UTC.
+    event_day as event_date
 from clean_events;
 
 set variable as_of = (select max(available_at) + interval 1 microsecond from clean_events);
@@ -1071,6 +1073,7 @@ select
     line_id,
     customer_id,
     event_at as ordered_at,
+    event_day as ordered_on,
     product_id,
     category,
     brand,
@@ -1118,6 +1121,7 @@ refunds as (
 select
     l.* exclude (database_order_id, discount),
     cast(l.discount as decimal(38, 4)) as discount,
+    cast(l.ordered_at as date) as ordered_on,
     h.paid_at,
     h.shipped_at,
     h.status,
@@ -1158,6 +1162,7 @@ group by session_id;
 create table fct_sessions as
 select
     * exclude (started_at_90d, last_day, purchases, cart_value),
+    cast(started_at as date) as started_on,
     seconds(started_at, ended_at) as length_seconds,
     events = 1 as is_bounce
 from sessions;

@@ -58,11 +58,15 @@ def read_secrets(path: Path) -> dict[str, str]:
 
 def assets(database: Path, spill: Path) -> dict[str, str]:
     """The files of bi/assets, in the format of Superset's own exports, with what is left open there filled in: where the
-    published file is and, for each dataset, its query (bi/queries) and the columns that this has."""
+    published file is, the currency of its money, the time zone of its days and, for each dataset, its query (bi/queries) and the columns that this has."""
     filled = {}
+    with duckdb.connect(str(database), read_only=True) as con:
+        [(currency, zone)] = con.execute("select reporting_currency, shop_time_zone from dim_shop").fetchall()
     for path in sorted((BI / "assets").rglob("*.yaml")):
         name = path.relative_to(BI / "assets")
-        asset: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+        asset: dict[str, Any] = yaml.safe_load(
+            path.read_text("utf-8").replace("<currency>", str(currency)).replace("<time zone>", str(zone))
+        )
         if name.parts[0] == "databases":
             asset["sqlalchemy_uri"] = f"duckdb:///{database}"
             asset["extra"]["engine_params"]["connect_args"]["config"]["temp_directory"] = str(spill)

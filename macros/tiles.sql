@@ -89,12 +89,13 @@
     ['last_cart_add_at', 'max', "max(case when event_type = 'add_to_cart' then event_at end)"],
     ['last_order_at', 'max', "max(case when event_type = 'purchase' then event_at end)"],
 ] -%}
+{%- set local = shop_time('event_at') -%}
 {%- set habits = [
-    ['night_events', 'sum', count_if('extract(hour from event_at) < 6')],
-    ['morning_events', 'sum', count_if('extract(hour from event_at) between 6 and 11')],
-    ['afternoon_events', 'sum', count_if('extract(hour from event_at) between 12 and 17')],
-    ['evening_events', 'sum', count_if('extract(hour from event_at) >= 18')],
-    ['weekend_events', 'sum', count_if('extract(isodow from event_at) >= 6')],
+    ['night_events', 'sum', count_if('extract(hour from ' ~ local ~ ') < 6')],
+    ['morning_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 6 and 11')],
+    ['afternoon_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 12 and 17')],
+    ['evening_events', 'sum', count_if('extract(hour from ' ~ local ~ ') >= 18')],
+    ['weekend_events', 'sum', count_if('extract(isodow from ' ~ local ~ ') >= 6')],
     ['desktop_events', 'sum', count_if("device = 'desktop'")],
     ['mobile_events', 'sum', count_if("device = 'mobile'")],
     ['tablet_events', 'sum', count_if("device = 'tablet'")],

@@ -27,6 +27,7 @@
     ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
     ('zero_price', "price = 0 and event_type = 'purchase'"),
     ('assumed_currency', 'is_currency_assumed'),
+    ('stale_exchange_rate', days_between('rate_quoted_on', 'event_day') ~ ' > ' ~ var('fx_stale_days')),
 ]) }}
 {% endmacro %}
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestration import lake
 from orchestration.errors import FinegrainError
 from orchestration.publish import DATABASE, current, marts_of
-from orchestration.settings import Settings, settings
+from orchestration.settings import Settings, settings, variable
 
 #: Rows and columns of the sample of `user_features`.
 SAMPLE_ROWS: Final = 4
@@ -44,11 +44,15 @@ class Account:
     """Counts of rows. `sources`: by source, rows that came and what they ended as; `reasons`: quarantined rows by reason
     (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marked`: kept rows by the warning that they carry, and prices of the
     catalogue whose currency was assumed; `marts`: rows and columns by name;
-    `sample`: a few customers, column by column."""
+    `sample`: a few customers, column by column. Money is in `reporting_currency`; `stale_rates` says so where some was converted by an
+    old exchange rate."""
 
     published: str
     built_from: int
     as_of: str
+    reporting_currency: str | None
+    shop_time_zone: str | None
+    stale_rates: str | None
     sources: list[dict[str, Any]]
     reasons: dict[str, int]
     dead_letters: dict[str, int]
@@ -84,13 +88,16 @@ class Account:
                 table.add_row(name, f"{count:,}")
             out.print(table)
             out.print()
+        if self.stale_rates:
+            out.print(f"{self.stale_rates}\n", style="yellow")
         table = _table("What is published", "mart", "rows", "columns")
         for mart, (rows, columns) in self.marts.items():
             table.add_row(mart, f"{rows:,}", str(columns))
         out.print(table)
-        out.print()
+        out.print(f"Money is in {self.reporting_currency}; days are of {self.shop_time_zone}.\n", style="dim")
         if self.sample:
-            table = _table(f"user_features, a sample, as of {self.as_of} UTC", "", *[""] * len(self.sample))
+            money = f", money in {self.reporting_currency}"
+            table = _table(f"user_features, a sample, as of {self.as_of} UTC{money}", "", *[""] * len(self.sample))
             for column in self.sample[0]:
                 table.add_row(column, *(_value(row[column]) for row in self.sample))
             out.print(table)
@@ -125,10 +132,14 @@ def account(where: Settings | None = None) -> Account:
         built_from, as_of = con.execute("select any_value(built_from), any_value(as_of) from dim_products").fetchall()[
             0
         ]
+        currency, zone = shop_of(con)
         return Account(
             published=str(where.published / DATABASE),
             built_from=built_from,
             as_of=str(as_of)[:19],
+            reporting_currency=currency,
+            shop_time_zone=zone,
+            stale_rates=stale_rates(con, "fct_events"),
             sources=_dicts(con, _SOURCES),
             reasons=dict(con.execute(_REASONS).fetchall()),
             dead_letters=_dead_letters(where),
@@ -137,6 +148,29 @@ def account(where: Settings | None = None) -> Account:
             marts=marts_of(folder),
             sample=_dicts(con, _SAMPLE),
         )
+
+
+def shop_of(con: duckdb.DuckDBPyConnection) -> tuple[str | None, str | None]:
+    """The reporting currency and the time zone of the published marts; of marts of before there was a dim_shop, unknown."""
+    try:
+        found = con.execute("select reporting_currency, shop_time_zone from dim_shop").fetchall()
+    except duckdb.CatalogException:
+        return None, None
+    return found[0] if found else (None, None)
+
+
+def stale_rates(con: duckdb.DuckDBPyConnection, events: str) -> str | None:
+    """How much was converted by an old exchange rate, and what to do, in a sentence; None where nothing was."""
+    [(rows, since)] = con.execute(
+        f"select count(*), min(event_day) from {events} where list_contains(warnings, 'stale_exchange_rate')"
+    ).fetchall()
+    if not rows:
+        return None
+    days = variable("fx_stale_days", 7)
+    return (
+        f"{rows:,} rows since {since} were converted by an exchange rate that was more than {days} days old: run finegrain rates update, "
+        "then finegrain build"
+    )
 
 
 def _dead_letters(where: Settings) -> dict[str, int]:

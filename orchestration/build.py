@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console, lake, warehouse
+from orchestration import account, console, lake, shop, warehouse
 from orchestration.contracts import RAW_TABLES
 from orchestration.dbt_plugin import as_of, rules
 from orchestration.dbt_plugin import snapshot as pinned_snapshot
@@ -286,6 +286,17 @@ def _must_hold_rows(where: Settings) -> None:
     )
 
 
+def stale_rates(where: Settings | None = None) -> str | None:
+    """What the warehouse holds that was converted by an old exchange rate, in a sentence; None where there is nothing to say."""
+    where = where or settings()
+    with duckdb.connect() as con:
+        warehouse.attach(con, where.warehouse)
+        try:
+            return account.stale_rates(con, "warehouse.main.int_events__cleaned")
+        except duckdb.Error:  # of a build that failed, there may be no events
+            return None
+
+
 def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:
     """`dbt build`, from scratch when that is asked for or must be (see `build`). Raises FinegrainError."""
     afresh = full_refresh or must_start_afresh(where)
@@ -305,6 +316,7 @@ def must_start_afresh(where: Settings) -> bool:
         return False
     with lake.connect(where) as con:
         wanted = pinned_snapshot(con)
+        of_shop = shop.of_lake(con, wanted)
         kept = [number for (number,) in con.execute("select snapshot_id from lake.snapshots()").fetchall()]
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
@@ -312,7 +324,7 @@ def must_start_afresh(where: Settings) -> bool:
             [(stale,)] = con.execute(
                 "select count(*) from warehouse.main.watermarks where rules is distinct from $rules or snapshot > $wanted "
                 "or (snapshot < $wanted and not list_contains($kept, snapshot + 1))",
-                {"rules": rules(), "wanted": wanted, "kept": kept},
+                {"rules": rules(of_shop=of_shop), "wanted": wanted, "kept": kept},
             ).fetchall()
         except duckdb.CatalogException:  # nothing has been built in it yet
             return False

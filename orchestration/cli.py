@@ -39,6 +39,7 @@ LEFT: Final = {
     "publish": "what is published is whole, be it the new version or the one before: run it again",
     "demo": "run it again; what has landed stays, and what is published is whole",
     "lake": "the lake is whole, and the next upkeep does the rest",
+    "rates": "what had not landed whole has not landed at all: run it again",
 }
 
 
@@ -56,6 +57,8 @@ bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=T
 app.add_typer(bench_app, name="bench")
 lake_app = typer.Typer(help="The lake's upkeep.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lake_app, name="lake")
+rates_app = typer.Typer(help="Exchange rates.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(rates_app, name="rates")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
 AsOf = Annotated[
@@ -375,6 +378,7 @@ def build(
 ) -> None:
     """Build the warehouse from the lake and audit it (`dbt build`)."""
     from orchestration.build import build as run
+    from orchestration.build import stale_rates
 
     done = run(full_refresh=full_refresh, moment=as_of, full_audit=full_audit, quiet=as_json)
     if as_json:
@@ -393,6 +397,8 @@ def build(
                 )
             if node.kept_in:
                 err.print(f"  all rows: {node.kept_in} in the warehouse")
+        if stale := stale_rates():
+            console.say(f"warning: {stale}")
     if not done.passed:
         from orchestration import lake
 
@@ -527,6 +533,27 @@ def demo(
 
     if not run(data.value, events=events):
         raise typer.Exit(1)
+
+
+@rates_app.command("update")
+def rates_update(
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE|URL", help="One of the ECB's files; without it, its whole history."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring in the reference rates of the European Central Bank that are new or changed."""
+    from orchestration.rates import update
+
+    done = update(origin)
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    console.out().print(
+        f"{done.new:,} new rates and {done.changed:,} changed ones landed, {done.unchanged:,} were there: {done.currencies} currencies "
+        f"of {done.days:,} days up to {done.newest}, in {done.seconds:.1f} s; the lake is at snapshot {done.snapshot}"
+    )
 
 
 @bench_app.command("cleaning")

@@ -7,6 +7,7 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
 - `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
+- `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +31,7 @@ from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
-from orchestration import lake, stopping
+from orchestration import lake, shop, stopping
 from orchestration.errors import FinegrainError
 from orchestration.locks import scratch
 from orchestration.settings import PROJECT, Settings, private, settings
@@ -63,19 +65,21 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-def rules(project: Path = PROJECT) -> str:
-    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, staging, steps and macros.
+def rules(project: Path = PROJECT, of_shop: Mapping[str, str] | None = None) -> str:
+    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, what mappings say in place of vars (`of_shop`),
+    staging, steps and macros.
 
-    Exchange rates are left out: they grow by the day, and a new day's rate says nothing of the days before.
+    The exchange rates of the lake are left out: by those that are new, an incremental build converts again what they concern.
     """
     digest = hashlib.sha256()
     files = [*(project / "seeds").glob("*.csv"), *(project / "macros").rglob("*.sql")]
     files += [*(project / "models" / "staging").rglob("*.sql"), *(project / "models" / "intermediate").rglob("*.sql")]
-    for path in sorted(path for path in files if path.name != "fx_rates.csv"):
+    for path in sorted(files):
         digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
     said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
     flags: Any = get_flags()  # type: ignore[no-untyped-call]
-    digest.update(json.dumps({**said, **(getattr(flags, "VARS", None) or {})}, sort_keys=True, default=str).encode())
+    said = {**said, **(getattr(flags, "VARS", None) or {}), **(of_shop or {})}
+    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 
 
@@ -88,6 +92,7 @@ class Plugin(BasePlugin):
         self._pinned = 0
         self._rules = ""
         self._arrivals: dict[str, int] = {}
+        self._shop: dict[str, str] = {}
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         try:
@@ -130,7 +135,8 @@ class Plugin(BasePlugin):
                         self._attach(cursor)
                     self._pinned = snapshot(cursor)
                     self._arrivals = lake.arrivals(cursor, self._pinned)
-                    self._rules = rules()
+                    self._shop = shop.of_lake(cursor, self._pinned)
+                    self._rules = rules(of_shop=self._shop)
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
@@ -139,5 +145,6 @@ class Plugin(BasePlugin):
         cursor.execute(f"set variable rules = '{self._rules}'")
         pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
         cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
+        cursor.execute(f"set variable shop = {shop.literal(self._shop)}")
         literal = f"timestamp '{moment.isoformat(sep=' ')}'" if moment else "null::timestamp"
         cursor.execute(f"set variable as_of = {literal}")

@@ -30,7 +30,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestration import console, lake, landing, settings, stopping
+from orchestration import console, lake, landing, settings, shop, stopping
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
 from orchestration.deliveries import is_gone
 from orchestration.errors import FinegrainError
@@ -52,6 +52,7 @@ from orchestration.mapping import (
 )
 from orchestration.settings import Settings
 from orchestration.settings import variable as _variable
+from orchestration.shop import Shop
 
 Level = Literal["error", "warning", "note"]
 
@@ -281,8 +282,9 @@ def examine(
             ]
             if len(plans) == 1 and not plans[0].entries:
                 raise no_files(plans[0].path)
+            of_shop = shop.look(where, shop.mappings_at(mapping))
             exams = [
-                _Exam(con, each, entry, now, looked, taken)
+                _Exam(con, each, entry, now, looked, taken, of_shop)
                 for each in plans
                 for looked, taken in [(Looked(), set[DataFile]())]
                 for entry in each.entries
@@ -293,6 +295,7 @@ def examine(
             _same_bytes(exams)
             for exam in exams:
                 exam.judge()
+            _reporting_currency(exams, of_shop)
             for what, name in (("customers", "user_id"), ("products", "product_id")):
                 _orphans(con, exams, loaded, what, name)
             for exam in exams:
@@ -347,8 +350,9 @@ class _Exam:
         now: datetime,
         looked: Looked,
         taken: set[DataFile],
+        of_shop: Shop,
     ) -> None:
-        self.looked, self.taken = looked, taken
+        self.looked, self.taken, self.shop = looked, taken, of_shop
         self.con, self.plan, self.entry, self.now = con, plan, entry, now
         self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
         self.bounds: list[Bound] = []
@@ -760,14 +764,16 @@ class _Exam:
                 kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined"
             )
         if "currency" in self.fields:
-            currencies = ["EUR", *(str(name).upper() for name in _header("fx_rates.csv")[1:])]
+            currencies = list(self.shop.currencies)
             parts = zip(
                 _seed("minor_currencies.csv", "minor_currency"), _seed("minor_currencies.csv", "currency"), strict=True
             )
             currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
             code = str(macros("fields.sql").currency_code(identifier("currency")))
-            said = "seeds/fx_rates.csv has no rate for"
-            self._unknown("currency", code, currencies, said, "have no price that could be used")
+            said, then = "there is no exchange rate of", "have no price that could be used"
+            self._unknown(
+                "currency", code, currencies, said, f"{then}; finegrain rates update brings in more currencies"
+            )
         consent = "privacy_info" if self.entry.table == "ga4_events" else "consent"
         if consent in self.fields:
             given = "privacy_info.analytics_storage" if consent == "privacy_info" else clean(consent)
@@ -790,16 +796,14 @@ class _Exam:
             )
         money = next((name for name in ("price", "amount") if name in self.fields), None)
         if money and "currency" not in self.fields:
-            self.say(
-                "note", f"no currency is mapped, so it is taken for {_variable('reporting_currency', 'USD')}", money
-            )
+            self.say("note", f"no currency is mapped, so it is taken for {self.shop.reporting_currency}", money)
         if self.entry.table == "ga4_events" and self.entry.mapping.currency is None:
             silent = "len(items) > 0 and len(list_filter(event_params, lambda p: p.key = 'currency')) = 0"
             [(rows,)] = self.ask("count(*)", silent)
             if rows:
                 self.say(
                     "note",
-                    f"{self.about(rows)} have items and name no currency, so it is taken for {_variable('reporting_currency', 'USD')}; "
+                    f"{self.about(rows)} have items and name no currency, so it is taken for {self.shop.reporting_currency}; "
                     "the key currency of the mapping says the property's",
                     "event_params",
                 )
@@ -816,6 +820,19 @@ class _Exam:
                     f"{len(found):,} spellings); each stands for itself, or for the mapped one that it is a slip of",
                     "category",
                 )
+
+    def currencies(self) -> set[str]:
+        """The currencies that the rows name."""
+        if not self.bounds or not self.seen.rows:
+            return set()
+        if self.entry.table == "ga4_events":
+            name = "list_filter(event_params, lambda p: p.key = 'currency')[1].value.string_value"
+            said = {self.entry.mapping.currency} if self.entry.mapping.currency else set()
+            return said | {str(each) for (each,) in self.ask(f"distinct {name}", f"{name} is not null")}
+        if "currency" not in self.fields:
+            return set()
+        code = str(macros("fields.sql").currency_code(identifier("currency")))
+        return {str(each) for (each,) in self.ask(f"distinct {code}", f"{code} is not null")}
 
     def _unknown(self, name: str, value: str, known: Iterable[str], said: str, then: str) -> None:
         known = list(known)
@@ -1081,6 +1098,28 @@ class _Loaded:
             con.close()
 
 
+def _reporting_currency(exams: Sequence[_Exam], of_shop: Shop) -> None:
+    """A shop that sells in one currency will want its reports in that one."""
+    named = {exam: exam.currencies() for exam in exams}
+    found = set().union(*named.values())
+    if (
+        of_shop.is_said
+        or len(found) != 1
+        or found == {of_shop.reporting_currency}
+        or not found <= {*of_shop.currencies}
+    ):
+        return
+    [currency] = found
+    first = next(exam for exam in exams if named[exam])
+    field = "event_params" if first.entry.table == "ga4_events" else "currency"
+    first.say(
+        "warning",
+        f"every price is in {currency}, and will be reported in {of_shop.reporting_currency}: write reporting_currency: {currency} beside "
+        f"source in {console.shown(first.plan.path)} to have it reported in {currency}",
+        field,
+    )
+
+
 def _say_once(entries: Sequence[EntryLook]) -> None:
     """What is found of several entries in the same words stays with the first of them, and names the others."""
     first: dict[tuple[str, ...], tuple[EntryLook, Finding, list[str]]] = {}
@@ -1162,12 +1201,6 @@ def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Lo
 
 
 # --- seeds and variables -----------------------------------------------------------------------------------------
-
-
-@cache
-def _header(seed: str) -> list[str]:
-    with (settings.PROJECT / "seeds" / seed).open(encoding="utf-8", newline="") as stream:
-        return next(csv.reader(stream))
 
 
 @cache

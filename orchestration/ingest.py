@@ -10,6 +10,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration import apis, console, databases, deliveries, lake, landing, versions
+from orchestration import apis, console, databases, deliveries, lake, landing, shop, versions
 from orchestration.contracts import RAW_TABLES, is_time
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
@@ -159,6 +160,8 @@ def ingest(
         raise FinegrainError(f"{mapping}: this reads streams; bring them in with finegrain stream")
     total = sum(1 for _, each in found for entry in _entries(each) if entry.table or entry.http)
     report = IngestReport([], [], 0, 0.0)
+    with closing(lake.connect(where)) as con:
+        shop.record(con, where, found, now)
     with console.progress("ingest", total, quiet=quiet) as advance:
         for path, each in found:
             if any(entry.files for entry in _entries(each)):

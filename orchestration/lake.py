@@ -32,8 +32,9 @@ from orchestration.settings import Settings, s3_endpoint, settings
 T = TypeVar("T")
 
 #: The lake's own tables beside the raw ones: what has been loaded, so that a file is not loaded twice by accident; how far each
-#: source has been read (orchestration/positions.py); what could not be landed, whole (orchestration/stream/); and of databases and
-#: APIs, which rows are gone and how their tables looked (orchestration/ingest.py).
+#: source has been read (orchestration/positions.py); what could not be landed, whole (orchestration/stream/); of databases and
+#: APIs, which rows are gone and how their tables looked (orchestration/ingest.py); what mappings say of the whole shop
+#: (orchestration/shop.py); and exchange rates (orchestration/rates.py).
 BOOKS: Final[dict[str, str]] = {
     "loads": (
         "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
@@ -54,6 +55,9 @@ BOOKS: Final[dict[str, str]] = {
     ),
     "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp, mapping varchar",
     "replayed": "_source varchar, _position varchar, raw_table varchar, letter_at timestamp, replayed_at timestamp",
+    "shop": "source varchar, setting varchar, value varchar, mapping varchar, said_at timestamp",
+    # No space in the type: table_columns splits at them.
+    "exchange_rates": "rate_date date, currency varchar, per_euro decimal(18,8), origin varchar, _ingested_at timestamp",
 }
 
 #: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--afresh) is another letter.

@@ -17,7 +17,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import console, deliveries, lake, landing
+from orchestration import console, deliveries, lake, landing, shop
 from orchestration.contracts import columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look, find, look, may_name
@@ -198,6 +198,7 @@ def load(
     if len(plans) == 1 and not plans[0].entries:
         raise no_files(plans[0].path)
     reports: list[FileReport] = []
+    mappings = shop.mappings_at(mapping)
     # Looking costs about a third of landing, so each byte counts once for either.
     # Two loads at once could both miss that the other lands the same file.
     one = lake.alone(where, "load")
@@ -207,9 +208,11 @@ def load(
             for place in lake.places(where):
                 if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
                     raise FinegrainError(f"{place}: the lake is here, and cannot be written")
+            shop.check(con, mappings)
             for each in plans:
                 asked = Asked(again, keep, now or datetime.now(UTC).replace(tzinfo=None))
                 reports += _load(con, where, each, asked, advance)
+            shop.record(con, where, mappings, now)
             [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         finally:
             con.close()

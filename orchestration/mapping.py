@@ -601,10 +601,13 @@ class Table(Strict):
 
 
 class Mapping(Strict):
-    """A whole mapping file. `tables` holds one or more `Table` by raw table."""
+    """A whole mapping file. `tables` holds one or more `Table` by raw table. `reporting_currency` and `shop_time_zone` are the whole
+    shop's, not the source's (`orchestration.shop`)."""
 
     source: str
     time_zone: str = "UTC"
+    reporting_currency: str | None = None
+    shop_time_zone: str | None = None
     database: str | None = None
     tables: dict[str, tuple[Table, ...]]
 
@@ -614,6 +617,13 @@ class Mapping(Strict):
         if not re.fullmatch("[a-z][a-z0-9_]*", given):
             raise ValueError("write a short name of a-z, 0-9 and _, beginning with a letter")
         return given
+
+    @field_validator("reporting_currency")
+    @classmethod
+    def _code(cls, given: str | None) -> str | None:
+        if given is not None and not re.fullmatch("[A-Za-z]{3}", given):
+            raise ValueError(f"'{_short(given)}' is no currency; write its ISO 4217 code, as in EUR")
+        return given and given.upper()
 
     @field_validator("tables", mode="before")
     @classmethod
@@ -848,6 +858,8 @@ def _problems(mapping: Mapping) -> Iterator[str]:
     """What one key alone does not show."""
     if mapping.time_zone not in time_zones():
         yield f"time_zone: '{mapping.time_zone}' is no time zone" + _zone_hint(mapping.time_zone)
+    if mapping.shop_time_zone is not None and mapping.shop_time_zone not in time_zones():
+        yield f"shop_time_zone: '{mapping.shop_time_zone}' is no time zone" + _zone_hint(mapping.shop_time_zone)
     tabled = [name for name, entries in mapping.tables.items() for entry in entries if entry.table is not None]
     if tabled and mapping.database is None:
         yield f"tables.{tabled[0]}.table: say in which database, as in database: ${{SHOP_DATABASE_URL}}, beside source"

@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration import deliveries, lake
+from orchestration import deliveries, lake, shop
 from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
@@ -73,9 +73,9 @@ def unload(
                 report = UnloadReport(
                     source, [part for each in tables for part in _find(con, source, each, files, loads)]
                 )
-            lake.retry(
-                lambda: _take_back(con, where, source, tables, files, now or datetime.now(UTC).replace(tzinfo=None))
-            )
+            moment = now or datetime.now(UTC).replace(tzinfo=None)
+            is_whole = not table and not files
+            lake.retry(lambda: _take_back(con, where, source, tables, files, moment, is_whole=is_whole))
             [(report.snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         finally:
             con.close()
@@ -96,7 +96,9 @@ def _tables(con: duckdb.DuckDBPyConnection, source: str, table: str, loads: deli
         " union ".join(f"select distinct _source, {quote(name)} from lake.raw.{name}" for name in RAW_TABLES)
     ).fetchall()
     there = {(str(of), str(name)) for of, name in found} | {(source, each.table) for each in loads.all}
-    sources = sorted({of for of, _ in there})
+    # One of which nothing has landed may have said something of the shop.
+    said = con.execute("select distinct source from lake.raw.shop").fetchall()
+    sources = sorted({of for of, _ in there} | {str(of) for (of,) in said})
     if source not in sources:
         raise FinegrainError(f"{source}: the lake has no such source" + nearest(source, sources))
     tables = [name for name in RAW_TABLES if (source, name) in there]
@@ -141,11 +143,15 @@ def _take_back(
     tables: Sequence[str],
     files: Sequence[str],
     now: datetime,
+    *,
+    is_whole: bool,
 ) -> None:
     """The transaction."""
     after = f"greatest(timestamp {quote(now.isoformat(sep=' '))}, __last + interval 1 microsecond)"
     some = f" and file in ({', '.join(map(quote, files))})" if files else ""
     with lake.writing(con, where):
+        if is_whole:
+            shop.forget(con, source)
         for table in tables:
             deliveries.tell_gone(con, source, table, f"__unloaded_{table}", now, after)
             con.execute(

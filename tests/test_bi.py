@@ -108,7 +108,7 @@ class Marts:
         orders["status"] = known.status.fillna("unknown")
         orders["refunds"] = known.refunds.astype(float)
         orders["net_revenue"] = orders.revenue - orders.refunds
-        return orders.groupby(["day", "status"]).sum().reset_index()
+        return orders.groupby(["day", "status"]).sum().reset_index().assign(currency="USD")
 
 
 def same(found: pd.DataFrame, expected: pd.DataFrame, *key: str) -> None:
@@ -182,10 +182,11 @@ def test_cohorts_are_weeks_at_first_and_months_later(days: int) -> None:
             "ordered_at": first + pd.to_timedelta(seconds, unit="s"),
         }
     )
+    orders["ordered_on"] = orders.ordered_at.dt.date
     as_of = orders.ordered_at.max() + timedelta(days=1)
     with duckdb.connect() as con:
         con.register("fct_orders", orders)
-        con.register("dim_customers", pd.DataFrame({"as_of": [as_of]}))
+        con.register("dim_shop", pd.DataFrame({"as_of_date": [as_of.date()]}))
         found = con.execute((BI / "queries" / "cohort_retention.sql").read_text("utf-8")).df()
     assert (
         set(found.period) == {"week" if days < 180 else "month"} and found.retention[found.periods_since > 0].max() > 0

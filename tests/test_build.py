@@ -173,6 +173,8 @@ def test_what_the_fingerprint_of_the_rules_sees(project: Path, tmp_path: Path) -
     assert changed("dbt_project.yml", "session_gap_minutes: 30", "session_gap_minutes: 31")
     assert changed("macros/sessions.sql", "touched", "moved")
     assert changed("models/intermediate/events/int_events__cleaned.sql", "with events", "with  events")
-    assert not changed("seeds/fx_rates.csv", "\n", "\n\n")
+    assert changed("seeds/fx_rates.csv", "2025-12-31", "2026-01-01")
     assert not changed("models/marts/core/dim_products.sql", "select", "select ")
     assert rules(copy) == before
+    # What a mapping says counts as the var does.
+    assert rules(copy, {"reporting_currency": "USD"}) == before != rules(copy, {"reporting_currency": "EUR"})

@@ -189,8 +189,9 @@ def test_currencies_without_a_rate(clinic: Clinic) -> None:
     rows = [LINE + ",1,eur", LINE + ",1,USD", LINE + ",1,GBB"]
     seen = clinic.events(*rows, header="t,at,u,p,c", fields=fields)
     assert said(seen, "warning", "currency").startswith(
-        "seeds/fx_rates.csv has no rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3"
+        "there is no exchange rate of 'GBB' (1; did you mean 'GBP'?); 1 of 3"
     )
+    assert "finegrain rates update" in said(seen, "warning", "currency")
     without = clinic.events(*rows, header="t,at,u,p,c", fields={"price": "p"})
     assert said(without, "note", "price") == "no currency is mapped, so it is taken for USD"
 

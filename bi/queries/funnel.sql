@@ -1,11 +1,11 @@
 -- How far visits come: a product viewed, one put into the cart, the checkout begun, an order.
--- Grain: one row per UTC day on which sessions started, device and step.
+-- Grain: one row per day on which sessions started, in the shop's time zone, device and step.
 -- A session is counted at a step if it took that one and all before it. An order of which the shop's database alone knows is a
 -- session without a view, and so in none of them. Rates add up over days and devices: sum(sessions) / sum(sessions_before).
 with sessions as (
 
     select
-        cast(started_at as date) as day,
+        started_on as day,
         coalesce(device, 'unknown') as device,
         case
             when views = 0 then 0

@@ -82,3 +82,7 @@ ducklake_table_insertions(
 {# SQL: the last snapshot, up to the pinned one, in which rows came into a raw table. #}
 {% macro last_arrival_in(table) %}{{ return(adapter.dispatch('last_arrival_in', 'finegrain')(table)) }}{% endmacro %}
 {% macro duckdb__last_arrival_in(table) %}cast(coalesce(getvariable('arrivals')['{{ table }}'], 0) as varchar){% endmacro %}
+
+{# SQL: what mappings say of the whole shop, by the name of a setting; null where they say nothing. #}
+{% macro said_of_shop(setting) %}{{ return(adapter.dispatch('said_of_shop', 'finegrain')(setting)) }}{% endmacro %}
+{% macro duckdb__said_of_shop(setting) %}getvariable('shop')['{{ setting }}']{% endmacro %}

@@ -151,3 +151,9 @@ epoch_us(timezone({{ zone }}, make_timestamptz({{ moment }}))) - ({{ moment }})
 {% macro duckdb__is_valid(which) -%}
 ({{ duckdb__offset("__offset['zone']", "epoch_us(__offset['local']) - __offset['" ~ which ~ "']") }} = __offset['{{ which }}'])
 {%- endmacro %}
+
+{# SQL: a UTC timestamp as the clocks of a zone, given by its name, show it. Each moment has one such time. #}
+{% macro utc_to_local(moment, zone) %}{{ return(adapter.dispatch('utc_to_local', 'finegrain')(moment, zone)) }}{% endmacro %}
+{% macro duckdb__utc_to_local(moment, zone) -%}
+timezone('{{ zone }}', timezone('UTC', {{ moment }}))
+{%- endmacro %}

@@ -16,6 +16,8 @@ from orchestration.errors import FinegrainError
 from orchestration.lake import Arrived
 from orchestration.settings import settings
 
+#: The lake's tables beside the raw ones of which news asks for a build.
+ASK_TOO: Final = frozenset({"deletions", "exchange_rates", "shop"})
 #: Statuses of a run that has not ended.
 UNDER_WAY: Final = [
     dg.DagsterRunStatus.QUEUED,
@@ -134,7 +136,7 @@ def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus
         running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY), limit=1)
         done = decide(
             datetime.now(UTC).replace(tzinfo=None, microsecond=0),
-            {table: each for table, each in arrived.items() if table not in lake.BOOKS or table == "deletions"},
+            {table: each for table, each in arrived.items() if table not in lake.BOOKS or table in ASK_TOO},
             Waiting.read(cursor.get("waiting")),
             is_building=bool(running),
             policy=policy(),

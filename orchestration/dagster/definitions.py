@@ -10,7 +10,7 @@ import dagster as dg
 from orchestration.alerts import read_rules
 from orchestration.contracts import RAW_TABLES
 from orchestration.dagster import assets
-from orchestration.dagster.automation import lake_sensor
+from orchestration.dagster.automation import ASK_TOO, lake_sensor
 from orchestration.dagster.project import BuildConfig, Translator, build_assets, dbt_project, dbt_resource
 from orchestration.dagster.shop import connections
 from orchestration.dagster.watch import watch_sensor
@@ -97,7 +97,7 @@ def definitions() -> dg.Definitions:
         jobs=jobs,
         schedules=timetable,
         sensors=[
-            lake_sensor(build, frozenset(RAW_TABLES) | {"deletions", "loads"}, sensors),
+            lake_sensor(build, frozenset(RAW_TABLES) | ASK_TOO | {"loads"}, sensors),
             watch_sensor(rules, shop, sensors),
         ],
         resources={"dbt": dbt_resource(project)},

@@ -14,7 +14,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from orchestration import lake
+from orchestration import lake, shop
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.mapping import Table, mapping_files, read_mapping
 from orchestration.positions import Position
@@ -134,12 +134,22 @@ def stream(
         loader = Loader(client, landers, connect, where, watch, limits, afresh=afresh)
         with suppress(Unavailable):
             _ = loader.con  # a lake that does not answer is waited for
+        _record_shop(loader, where, mapping)
         with lake.held_open(where), _signals(loader):
             loader.run(drain=drain)
     finally:
         gc.set_threshold(*before)
         watch.close()
     return watch.as_dict()
+
+
+def _record_shop(loader: Loader, where: Settings, mapping: str | Path) -> None:
+    """What the mapping says of the whole shop; of a lake that does not answer now, the next loader tells it."""
+    try:
+        shop.record(loader.con, where, shop.mappings_at(mapping))
+    except (duckdb.Error, FinegrainError) as error:
+        if not lake.is_outage(error):
+            raise
 
 
 class Onlooker:

@@ -84,8 +84,10 @@ def features(project: Project) -> Iterator[Feature]:
     yield Feature(
         "day_part",
         "varchar",
-        "When it began: night from 0 o'clock UTC, morning from 6, afternoon from 12, evening from 18",
+        "When it began: night from 0 o'clock in the shop's time zone, morning from 6, afternoon from 12, evening from 18",
         "label",
         range=None,
     )
-    yield Feature("is_weekend", "boolean", "Whether it began on Saturday or Sunday, UTC", "flag", range=None)
+    yield Feature(
+        "is_weekend", "boolean", "Whether it began on Saturday or Sunday, in the shop's time zone", "flag", range=None
+    )

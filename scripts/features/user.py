@@ -17,11 +17,11 @@ BREADTH: Final[Measures] = {
     "distinct_brands": ("bigint", "Distinct brands of products met{}", "brands"),
 }
 HABITS: Final = {
-    "night": "from 0 to 6 o'clock UTC",
-    "morning": "from 6 to 12 o'clock UTC",
-    "afternoon": "from 12 to 18 o'clock UTC",
-    "evening": "from 18 to 24 o'clock UTC",
-    "weekend": "on Saturday or Sunday, UTC",
+    "night": "from 0 to 6 o'clock in the shop's time zone",
+    "morning": "from 6 to 12 o'clock in the shop's time zone",
+    "afternoon": "from 12 to 18 o'clock in the shop's time zone",
+    "evening": "from 18 to 24 o'clock in the shop's time zone",
+    "weekend": "on Saturday or Sunday, in the shop's time zone",
 }
 
 

@@ -13,10 +13,11 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 Event = dict[str, Any]
 Events = dict[str, list[Event]]
@@ -39,6 +40,8 @@ PRICED = ("view_item", "add_to_cart", "purchase")
 HOUR, DAY, MICROSECOND = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "finegrain")
 SMOOTHING = 20
+#: The shop's time zone, of which hours and weekends are; a test may set another.
+ZONE = "UTC"
 
 
 @dataclass
@@ -166,6 +169,11 @@ def sums(events: list[Event]) -> dict[str, Any]:
         "distinct_categories": distinct(event["category"] for event in events if event["product_id"]),
         "distinct_brands": distinct(event["brand"] for event in events if event["product_id"]),
     }
+
+
+def local(moment: datetime) -> datetime:
+    """A moment as the shop's clocks show it."""
+    return moment.replace(tzinfo=UTC).astimezone(ZoneInfo(ZONE)).replace(tzinfo=None)
 
 
 def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
-from plainly import HOUR, Event, Shop, distinct, grouped, of_type, ratio, seed, sums, total, whole_seconds
+from plainly import HOUR, Event, Shop, distinct, grouped, local, of_type, ratio, seed, sums, total, whole_seconds
 
 SECOND = HOUR / 3600
 LAST = 5
@@ -63,8 +63,8 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
         "entry_channel": channel(first),
         "device": first["device"],
         "country": first["country"],
-        "day_part": ("night", "morning", "afternoon", "evening")[first["event_at"].hour // 6],
-        "is_weekend": first["event_at"].weekday() >= 5,
+        "day_part": ("night", "morning", "afternoon", "evening")[local(first["event_at"]).hour // 6],
+        "is_weekend": local(first["event_at"]).weekday() >= 5,
     }
 
 

@@ -17,6 +17,7 @@ from plainly import (
     Event,
     Shop,
     grouped,
+    local,
     money,
     of_type,
     order_of,
@@ -126,7 +127,7 @@ def taste(events: list[Event]) -> dict[str, Any]:
         if event["price"] is not None and event["product_id"] and event["price_percentile"] is not None
     ]
     categories = Counter(event["category"] for event in events if event["product_id"] and event["category"])
-    hours = [event["event_at"].hour for event in events]
+    hours = [local(event["event_at"]).hour for event in events]
     devices = [event["device"] for event in events if event["device"]]
     sessions: dict[str, list[datetime]] = defaultdict(list)
     for event in events:
@@ -138,7 +139,7 @@ def taste(events: list[Event]) -> dict[str, Any]:
         "morning": sum(6 <= hour < 12 for hour in hours),
         "afternoon": sum(12 <= hour < 18 for hour in hours),
         "evening": sum(hour >= 18 for hour in hours),
-        "weekend": sum(event["event_at"].weekday() >= 5 for event in events),
+        "weekend": sum(local(event["event_at"]).weekday() >= 5 for event in events),
     }
     units = total(event["quantity"] for event in bought)
     refunded = total(event["quantity"] for event in of_type(events, "refund"))

@@ -30,7 +30,7 @@ translated as (
         end as device,
         cast(u.event_at as date) as event_day,
         case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
-        coalesce(u.currency, '{{ var("reporting_currency") }}') as money_currency
+        coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
     left join {{ ref('event_types') }} as t on lower(u.event_name) = t.raw_name
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
@@ -53,6 +53,7 @@ select
     coalesce(t.currency, case when t.price is not null then t.money_currency end) as currency,
     t.currency is null and t.price is not null as is_currency_assumed,
     r.rate,
+    r.quoted_on as rate_quoted_on,
     {{ in_reporting_currency('t.price', 'r.rate') }} as price_reported,
     -- Where several things are said, one denial is a denial; and a word that nobody knows is no consent.
     case
@@ -68,4 +69,5 @@ select
     case when t.event_type = 'purchase' then t.order_id end as purchase_order_id
 from translated as t
 cross join consent as w
-left join {{ ref('int_events__rates') }} as r on t.money_currency = r.currency and t.event_day = r.rate_date
+left join {{ ref('int_events__rates') }} as r
+    on t.money_currency = r.currency and t.event_day = r.rate_date and t.price is not null

@@ -11,8 +11,9 @@
 -- duplicate. Otherwise a rejected row would hide its own correction.
 --
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
--- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, or that are gone.
--- {{ hooks_read(['stg_shop__customers', 'stg_shop__products']) }}
+-- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, whose exchange
+-- rate or list price is another, or that are gone.
+-- {{ hooks_read(['stg_shop__customers', 'stg_shop__products', 'int_events__rates']) }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
@@ -118,8 +119,35 @@ lost_products as (
 
 ),
 
+-- Rows whose exchange rate came, or was corrected, since.
+converted as (
+
+    select
+        t.row_id,
+        r.rate,
+        r.quoted_on
+    from {{ this }} as t
+    inner join {{ ref('int_events__rates') }} as r
+        on t.currency = r.currency and t.event_day = r.rate_date
+    where r.changed_in > (select w.snapshot from watermark as w)
+        and t.price is not null
+        and (t.rate is distinct from r.rate or t.rate_quoted_on is distinct from r.quoted_on)
+
+),
+
 reopened as (
 
+    select row_id from converted
+    union
+    select t.row_id
+    from {{ this }} as t
+    inner join {{ ref('int_identity__product_versions') }} as p
+        on
+            t.product_id = p.product_id
+            and t.available_at >= p.known_at
+            and t.available_at < coalesce(p.known_until, timestamp '9999-12-31')
+    where p.priced_in > (select w.snapshot from watermark as w) and t.list_price is distinct from p.price
+    union
     select t.row_id
     from {{ this }} as t
     inner join users as u on t.user_id = u.user_id
@@ -196,7 +224,7 @@ known_rows as (
 ),
 
 -- Whole rows, of their days alone: the table is some 60 columns wide.
-known as (
+as_known as (
 
     select t.*
     from {{ this }} as t
@@ -205,6 +233,18 @@ known as (
     select t.*
     from {{ this }} as t
     where t.event_day is null and t.row_id in (select k.row_id from known_rows as k)
+
+),
+
+known as (
+
+    select
+        {{ all_but('k', ['rate', 'rate_quoted_on', 'price_reported']) }},
+        case when c.row_id is null then k.rate else c.rate end as rate,
+        case when c.row_id is null then k.rate_quoted_on else c.quoted_on end as rate_quoted_on,
+        case when c.row_id is null then k.price_reported else {{ in_reporting_currency('k.price', 'c.rate') }} end as price_reported
+    from as_known as k
+    left join converted as c on k.row_id = c.row_id
 
 ),
 

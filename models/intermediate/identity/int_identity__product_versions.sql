@@ -19,6 +19,7 @@ with versions as (
         p.currency,
         p.price as price_raw,
         {{ in_reporting_currency('p.price', 'r.rate') }} as price,
+        r.changed_in as priced_in,
         u.base_unit as weight_unit,
         case
             when p.weight > 0 and p.weight * u.factor <= {{ limit('max_weight') }} then cast(p.weight * u.factor as decimal(18, 3))
@@ -27,7 +28,7 @@ with versions as (
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('p.category_name') }} = c.spelling
     left join {{ ref('int_events__rates') }} as r
         on
-            coalesce(p.currency, '{{ var("reporting_currency") }}') = r.currency
+            coalesce(p.currency, '{{ shop_setting("reporting_currency") }}') = r.currency
             and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
     left join {{ ref('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
     where {{ is_usable_id('p.product_id') }} and p.raw_error is null and not coalesce({{ is_absurd_price('p.price') }}, false)
@@ -70,6 +71,7 @@ select
     currency,
     price_raw,
     price,
+    priced_in,
     weight_grams
 from ordered
 where newest_of_moment = 1 and said_at >= newest_so_far

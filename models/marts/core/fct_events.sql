@@ -12,6 +12,7 @@ select
     e.event_type,
     e.event_at,
     e.event_day,
+    {{ shop_day('e.event_at') }} as event_date,
     e.available_at,
     e.product_id,
     e.category,

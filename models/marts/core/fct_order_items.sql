@@ -4,6 +4,7 @@ select
     e.line_id,
     e.customer_id,
     e.event_at as ordered_at,
+    e.event_date as ordered_on,
     e.product_id,
     e.category,
     e.brand,

@@ -50,6 +50,7 @@ select
     o.source,
     o.origin,
     o.ordered_at,
+    {{ shop_day('o.ordered_at') }} as ordered_on,
     h.paid_at,
     h.shipped_at,
     h.status,

@@ -12,6 +12,7 @@ select
     min(customer_id) as customer_id,
     min(source) as source,
     min(event_at) as started_at,
+    {{ shop_day('min(event_at)') }} as started_on,
     max(event_at) as ended_at,
     {{ whole_seconds('min(event_at)', 'max(event_at)') }} as length_seconds,
     cast(count(*) as bigint) as events,

@@ -1,4 +1,5 @@
 {{ config(materialized='view') }}
+{% set local = shop_time('s.started_at') %}
 -- The way it came.
 with hosts as (
 
@@ -81,12 +82,12 @@ final as (
         s.device,
         s.country,
         case
-            when extract(hour from s.started_at) < 6 then 'night'
-            when extract(hour from s.started_at) < 12 then 'morning'
-            when extract(hour from s.started_at) < 18 then 'afternoon'
+            when extract(hour from {{ local }}) < 6 then 'night'
+            when extract(hour from {{ local }}) < 12 then 'morning'
+            when extract(hour from {{ local }}) < 18 then 'afternoon'
             else 'evening'
         end as day_part,
-        extract(isodow from s.started_at) >= 6 as is_weekend
+        extract(isodow from {{ local }}) >= 6 as is_weekend
     from {{ ref('int_features__session') }} as s
     cross join {{ ref('int_identity__build') }} as b
     inner join {{ ref('int_identity__links') }} as l
