@@ -20,6 +20,8 @@ NEVER: Final = "never null"
 Range: TypeAlias = tuple[float | None, float | None] | None
 AT_LEAST_0: Final[Range] = (0, None)
 SHARE: Final[Range] = (0, 1)
+#: Of the columns that tell rows apart, those that take few values.
+CATEGORICAL_KEYS: Final = ("category", "brand")
 
 #: type, meaning and unit of measures that are not sums and so are no one's to declare in dbt_project.yml.
 Measures: TypeAlias = Mapping[str, tuple[str, str, str]]
@@ -28,7 +30,8 @@ ORDERS: Final[Measures] = {"orders": ("bigint", "Distinct orders{}", "orders")}
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null."""
+    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null. A text is
+    `categorical` where it takes few values: published Parquet files type it as such. Ids and addresses are not."""
 
     name: str
     data_type: str
@@ -37,6 +40,7 @@ class Feature:
     window: str = "none"
     null_means: str = NEVER
     range: Range = AT_LEAST_0
+    categorical: bool = False
 
 
 def step_rates(towards: str) -> Iterator[Feature]:

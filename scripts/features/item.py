@@ -67,8 +67,18 @@ def features(project: Project) -> Iterator[Feature]:
         "none",
         unknown,
         None,
+        categorical=True,
     )
-    yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)
+    yield Feature(
+        "brand",
+        "varchar",
+        "The product's brand by then",
+        "label",
+        "none",
+        "unknown to the catalogue",
+        None,
+        categorical=True,
+    )
     yield Feature(
         "price_now",
         PRICE,

@@ -70,7 +70,8 @@ def features(project: Project) -> Iterator[Feature]:
         ("entry_referrer", "Address that led to its first event"),
         ("entry_campaign", "Campaign that led to its first event"),
     ):
-        yield Feature(name, "varchar", what, "label", null_means=unknown, range=None)
+        is_label = name == "entry_campaign"
+        yield Feature(name, "varchar", what, "label", null_means=unknown, range=None, categorical=is_label)
     yield Feature(
         "entry_channel",
         "varchar",
@@ -78,14 +79,20 @@ def features(project: Project) -> Iterator[Feature]:
         "host (seeds/referrer_channels.csv)",
         "label",
         range=None,
+        categorical=True,
     )
-    yield Feature("device", "varchar", "Device of its first event", "label", null_means=unknown, range=None)
-    yield Feature("country", "varchar", "Country of its first event", "label", null_means=unknown, range=None)
+    yield Feature(
+        "device", "varchar", "Device of its first event", "label", null_means=unknown, range=None, categorical=True
+    )
+    yield Feature(
+        "country", "varchar", "Country of its first event", "label", null_means=unknown, range=None, categorical=True
+    )
     yield Feature(
         "day_part",
         "varchar",
         "When it began: night from 0 o'clock UTC, morning from 6, afternoon from 12, evening from 18",
         "label",
         range=None,
+        categorical=True,
     )
     yield Feature("is_weekend", "boolean", "Whether it began on Saturday or Sunday, UTC", "flag", range=None)

@@ -126,6 +126,7 @@ def features(project: Project) -> Iterator[Feature]:
         "365d",
         "no order in 365 days",
         None,
+        categorical=True,
     )
 
 
