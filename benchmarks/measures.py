@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Windows of whole days, those of habits, and windows of hours.
-DAYS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
+DAYS: dict[str, int | None] = {"7d": 7, "14d": 14, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
 HOURS = {"1h": 1, "24h": 24}
 LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
 #: Half-lives in days.

@@ -172,7 +172,7 @@ def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:
     """The events of each window: hours end at the moment itself, days are whole days before the moment's day."""
     inside = {"1h": as_of - HOUR, "24h": as_of - DAY}
     midnight = datetime.combine(as_of.date(), datetime.min.time())
-    inside |= {f"{days}d": midnight - days * DAY for days in (7, 30, 90, 365)}
+    inside |= {f"{days}d": midnight - days * DAY for days in (7, 14, 30, 90, 365)}
     return {
         **{name: [event for event in events if event["event_at"] >= start] for name, start in inside.items()},
         "lifetime": events,
