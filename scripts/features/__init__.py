@@ -16,6 +16,8 @@ MONEY: Final = "reporting currency"
 AMOUNT: Final = "decimal(38,4)"
 PRICE: Final = "decimal(18,4)"
 NEVER: Final = "never null"
+#: What null means of money that is added up.
+UNPRICED: Final = "there is something to add up, and none of it has a price"
 
 Range: TypeAlias = tuple[float | None, float | None] | None
 AT_LEAST_0: Final[Range] = (0, None)
@@ -105,4 +107,6 @@ class Project:
         """A feature for each measure and window (all windows unless told)."""
         for window in windows or self.windows:
             for name, (data_type, meaning, unit) in measures.items():
-                yield Feature(f"{name}_{window}", data_type, meaning, unit, window)
+                yield Feature(
+                    f"{name}_{window}", data_type, meaning, unit, window, UNPRICED if unit == MONEY else NEVER
+                )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import AMOUNT, MONEY, Feature, Project
+from features import AMOUNT, MONEY, NEVER, UNPRICED, Feature, Project
 
 KEYS: Final = {"session_id": "The session (fct_sessions)."}
 
@@ -23,7 +23,7 @@ def features(project: Project) -> Iterator[Feature]:
 
     yield Feature("events", "bigint", "Events of any kind", "events", range=(1, None))
     for name, (data_type, meaning, unit) in project.measures("session").items():
-        yield Feature(name, data_type, meaning, unit)
+        yield Feature(name, data_type, meaning, unit, null_means=UNPRICED if unit == MONEY else NEVER)
     yield Feature("orders", "bigint", "Distinct orders", "orders")
     yield Feature("has_order", "boolean", "Whether something was bought", "flag", range=None)
     yield Feature("is_bounced", "boolean", "Whether it has one event only", "flag", range=None)
@@ -61,7 +61,7 @@ def features(project: Project) -> Iterator[Feature]:
         null_means="nothing was added to the cart",
     )
     cart = "put in the cart less what was taken out, at least 0; what was bought is not taken off"
-    yield Feature("cart_value", AMOUNT, f"Money of what was {cart}", MONEY)
+    yield Feature("cart_value", AMOUNT, f"Money of what was {cart}", MONEY, null_means=UNPRICED)
     yield Feature("cart_units", AMOUNT, f"Units of what was {cart}; a missing quantity counts as one", "units")
 
     unknown = "the first event does not say"

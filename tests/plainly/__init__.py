@@ -104,6 +104,12 @@ def total(values: Iterable[Decimal | None]) -> Decimal:
     return sum((value for value in values if value is not None), Decimal(0))
 
 
+def money_of(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """What amounts add up to: 0 of nothing, and unknown where there are some and none is known."""
+    amounts = list(amounts)
+    return total(amounts) if not amounts or any(amount is not None for amount in amounts) else None
+
+
 def ratio(part: Any, whole: Any) -> float | None:
     return float(part) / float(whole) if whole > 0 else None
 
@@ -157,9 +163,9 @@ def sums(events: list[Event]) -> dict[str, Any]:
         **{measure: len(of_type(events, kind)) for measure, kind in COUNTS.items()},
         "orders": distinct(map(order_of, events)),
         "units": total(event["quantity"] for event in bought),
-        "revenue": total(event["amount"] for event in bought),
-        "gross_revenue": total(event["gross_amount"] for event in bought),
-        "refunds": total(event["amount"] for event in returned),
+        "revenue": money_of(event["amount"] for event in bought),
+        "gross_revenue": money_of(event["gross_amount"] for event in bought),
+        "refunds": money_of(event["amount"] for event in returned),
         "sessions": distinct(event["session_id"] for event in events),
         "active_days": distinct(event["event_at"].date() for event in events),
         "distinct_products": distinct(event["product_id"] for event in events),
