@@ -300,7 +300,7 @@ def notes(where: Settings) -> list[str]:
             found.append(
                 f"features are as of {_shown(as_of)}, though the last event arrived at {_shown(last)}: {waiting:,} of {events:,} events "
                 f"wait for customers, products or orders that are dated later, up to {_shown(until)}, so windows of the last days "
-                f"may be empty. {remedy}, or build with --as-of {last:%Y-%m-%dT%H:%M:%S}Z"
+                f"may be empty. {remedy}, or build with --as-of {(last + timedelta(microseconds=1)).isoformat()}Z"
             )
         elif hidden:
             found.append(

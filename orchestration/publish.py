@@ -194,7 +194,10 @@ def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build
     if last.as_of is None:  # nobody asked for a moment: it is of the one after all that it knows
         return
     published = _about(before)["as_of"]
-    [(newest,)] = con.execute("select max(available_at) from warehouse.main.int_events__cleaned").fetchall()
+    # The last arrival, of which a build is that nobody asked a moment of.
+    [(newest,)] = con.execute(
+        "select max(greatest(raw_available_at, event_at)) from warehouse.main.int_events__validated where verdict = 'kept'"
+    ).fetchall()
     if newest and last.as_of <= newest and (published is None or str(last.as_of) < published):
         raise FinegrainError(
             f"the last build is as of {last.as_of}, as was asked for, and what is published is of a later moment; it stays as it is. "
