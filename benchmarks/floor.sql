@@ -1361,7 +1361,7 @@ cross join usual as u;
 -- Money that nobody knows is -1 here, so that nothing and nothing known can be told apart.
 create temp macro money_sum(x) as case when max(x) < 0 then -1 else sum(case when x >= 0 then x end) end;
 
-create temp macro money(x) as case when x is null then 0 when x >= 0 then x end;
+create temp macro money_of(x) as case when x is null then 0 when x >= 0 then x end;
 
 -- What is counted (m_, by window) or added up beside (s_), one column each.
 create view measured as
@@ -1493,7 +1493,7 @@ select
     customer_id,
     product_id,
     sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
-    money(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     max(last_day) as last_day,
     min(first_bought_on) as first_bought_on,
     max(last_bought_on) as last_bought_on,
@@ -1511,7 +1511,7 @@ select
     customer_id,
     category,
     sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
-    money(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     bit_count(bit_or(days)) as active_days_90d,
     count(distinct product_id) as distinct_products_lifetime,
     sum(priced_events) as priced_events,
@@ -1530,7 +1530,7 @@ select
     customer_id,
     brand,
     sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
-    money(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     bit_count(bit_or(days)) as active_days_90d,
     count(distinct product_id) as distinct_products_lifetime,
     sum(priced_events) as priced_events,
@@ -1562,9 +1562,9 @@ create table user_features as
 with recent as (
     select
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct session_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as sessions_1h,
         count(distinct event_day) filter (where event_at >= getvariable('as_of') - interval 1 hour) as active_days_1h,
@@ -1585,17 +1585,17 @@ with recent as (
 by_day as (
     select
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        money(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        money(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        money(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
-        money(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        money(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
         sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
-        money(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         count(*) filter (where event_day >= getvariable('today') - 7) as active_days_7d,
         count(*) filter (where event_day >= getvariable('today') - 30) as active_days_30d,
         count(*) filter (where event_day >= getvariable('today') - 90) as active_days_90d,
@@ -1882,11 +1882,11 @@ create table item_features as
 with recent as (
     select
         coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
         coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
         product_id
@@ -1898,17 +1898,17 @@ with recent as (
 by_day as (
     select
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        money(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        money(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        money(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
-        money(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        money(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
         sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
-        money(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         sum(refunded_units) as refunded_units_lifetime,
         share(
             sum(price_total) filter (where event_day >= getvariable('today') - 30),
@@ -2023,11 +2023,11 @@ create table category_features as
 with recent as (
     select
         coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
         coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
         category
@@ -2039,17 +2039,17 @@ with recent as (
 by_day as (
     select
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        money(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        money(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        money(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
-        money(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        money(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
         sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
-        money(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         sum(refunded_units) as refunded_units_lifetime,
         coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as views_sma_7d,
         coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as units_sma_7d,
@@ -2361,10 +2361,10 @@ create table user_item_features as
 with recent as (
     select
         coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue)$') end)) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
-        money(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue)$') end)) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         customer_id,
         product_id
@@ -2473,7 +2473,7 @@ summed as (
         session_id,
         any_value(customer_id) as customer_id,
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')), 0) as '\1',
-        money(money_sum(columns('^m_(revenue|refunds)$'))) as '\1',
+        money_of(money_sum(columns('^m_(revenue|refunds)$'))) as '\1',
         max(case when place = 1 then page end) as entry_page,
         max(case when place = 1 then referrer end) as entry_referrer,
         max(case when place = 1 then campaign end) as entry_campaign,
