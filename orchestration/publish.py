@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,7 +263,7 @@ def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None, l
     left = {} if last.marts is None else {name: told for name, told in before.items() if name not in last.marts}
     if last.marts is not None and len(left) + len(last.marts) != len(before):
         raise FinegrainError("a build of some marts cannot be published over another version's; run `finegrain build`")
-    categorical = _categorical()
+    categorical = categorical_columns()
     marts = [
         _inspect(con, str(name), comment, categorical.get(str(name), set()))
         for name, comment in found
@@ -352,7 +353,9 @@ def _write_mart(
     # A description may change where no row did.
     _describe(con, mart.name, mart.table, mart.comment)
     periods = sorted(mart.digests.keys() if changed is None else changed & mart.digests.keys())
-    options = f"format parquet, compression zstd, {_kinds_for_arrow(con, mart, folder)}"
+    options = (
+        f"format parquet, compression zstd, {kinds_for_arrow(con, f'from {mart.table}', mart.categorical, folder)}"
+    )
     if len(periods) > 1:
         scratch = folder / "periods"
         con.execute(
@@ -368,25 +371,26 @@ def _write_mart(
         con.execute(f"copy (from {mart.table} {wanted}) to {path} ({options})")
 
 
-def _kinds_for_arrow(con: duckdb.DuckDBPyConnection, mart: _Mart, folder: Path) -> str:
-    """The option of COPY that declares categorical columns. Parquet itself has no such type; Arrow's readers take it from the file's
+def kinds_for_arrow(con: duckdb.DuckDBPyConnection, query: str, categorical: Collection[str], folder: Path) -> str:
+    """The option of COPY that declares which columns of the query are categorical. Parquet itself has no such type; Arrow's readers take it from the file's
     metadata, and all others read text."""
     import pyarrow as pa  # a fifth of a second that other commands need not wait
     import pyarrow.parquet as pq
 
     # What a reader would make of the columns, from a file of no rows: only the categories are to differ.
     bare = folder / ".bare"
-    con.execute(f"copy (from {mart.table} limit 0) to {quote(str(bare))} (format parquet)")
+    con.execute(f"copy ({query} limit 0) to {quote(str(bare))} (format parquet)")
     schema = pq.read_schema(bare)
     bare.unlink()
-    for column in mart.categorical:
+    for column in categorical:
         place = schema.get_field_index(column)
-        schema = schema.set(place, pa.field(column, pa.dictionary(pa.int32(), pa.string())))
+        if place >= 0 and schema.field(place).type == pa.string():
+            schema = schema.set(place, pa.field(column, pa.dictionary(pa.int32(), pa.string())))
     declared = base64.b64encode(schema.serialize().to_pybytes()).decode()
     return f"kv_metadata {{{quote(ARROW_SCHEMA)}: {quote(declared)}}}"
 
 
-def _categorical() -> dict[str, set[str]]:
+def categorical_columns() -> dict[str, set[str]]:
     """By mart, the columns whose YAML says `meta: {categorical: true}`: texts of few values."""
     found: dict[str, set[str]] = {}
     for path in (PROJECT / "models" / SCHEMA).rglob("*.yml"):

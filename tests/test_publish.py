@@ -112,7 +112,7 @@ def test_parquet_types_texts_of_few_values_as_categories(
 
 def test_a_column_declared_categorical_later_is_written_again(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(shop)
-    monkeypatch.setattr("orchestration.publish._categorical", lambda: {"dim_products": {"product_id"}})
+    monkeypatch.setattr("orchestration.publish.categorical_columns", lambda: {"dim_products": {"product_id"}})
     another_build(shop, "select 1")
     publish(shop)
     frame = pd.read_parquet(shop.published / "parquet" / "dim_products")
