@@ -1125,7 +1125,7 @@ select
     h.paid_at,
     h.shipped_at,
     h.status,
-    coalesce(r.refunds, 0) as refunds,
+    case when r.order_id is null then 0 else r.refunds end as refunds,
     coalesce(r.refunded_units, 0) as refunded_units
 from lines as l
 left join refunds as r on l.order_id = r.order_id
@@ -1150,8 +1150,11 @@ select
     count(case when event_type = 'begin_checkout' then 1 end) as checkouts,
     count(case when event_type = 'purchase' then 1 end) as purchases,
     count(distinct order_key) as orders,
-    coalesce(sum(case when event_type = 'purchase' then gross_amount end), 0) as revenue,
-    coalesce(sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end), 0) as cart_value,
+    case
+        when count(case when event_type = 'purchase' then 1 end) = 0 then 0
+        else sum(case when event_type = 'purchase' then gross_amount end)
+    end as revenue,
+    sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end) as cart_value,
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
     max(case when is_entry then campaign end) as entry_campaign,
@@ -1360,6 +1363,11 @@ cross join usual as u;
 
 ---------- rollups: what features are made of, at the grains that several of them share
 
+-- Money that nobody knows is -1 here, so that nothing and nothing known can be told apart.
+create temp macro money_sum(x) as case when max(x) < 0 then -1 else sum(case when x >= 0 then x end) end;
+
+create temp macro money_of(x) as case when x is null then 0 when x >= 0 then x end;
+
 -- What is counted (m_, by window) or added up beside (s_), one column each.
 create view measured as
 select
@@ -1372,9 +1380,9 @@ select
     cast(event_type = 'begin_checkout' as integer) as m_checkouts,
     cast(event_type = 'add_to_wishlist' as integer) as m_wishlist_adds,
     case when event_type = 'purchase' then quantity end as m_units,
-    case when event_type = 'purchase' then amount end as m_revenue,
-    case when event_type = 'purchase' then gross_amount end as m_gross_revenue,
-    case when event_type = 'refund' then amount end as m_refunds,
+    case when event_type = 'purchase' then coalesce(amount, -1) end as m_revenue,
+    case when event_type = 'purchase' then coalesce(gross_amount, -1) end as m_gross_revenue,
+    case when event_type = 'refund' then coalesce(amount, -1) end as m_refunds,
     case when event_type = 'refund' then quantity end as s_refunded_units,
     event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null as is_priced
 from clean_events;
@@ -1383,7 +1391,8 @@ create temp table user_days as
 select
     customer_id,
     event_day,
-    coalesce(sum(columns('^m_.*$')), 0) as '\0',
+    coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')), 0) as '\0',
+    money_sum(columns('^m_(revenue|gross_revenue|refunds)$')) as '\0',
     count(*) as s_events,
     sum(s_refunded_units) as s_refunded_units,
     count(case when is_priced then 1 end) as s_priced_events,
@@ -1417,7 +1426,8 @@ select
     event_day,
     -- The shop's own rates are those of closed days.
     arrival_day < getvariable('today') as is_closed,
-    coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')), 0) as '\0',
+    coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')), 0) as '\0',
+    money_sum(columns('^m_(revenue|gross_revenue|refunds)$')) as '\0',
     count(*) as events,
     coalesce(sum(s_refunded_units), 0) as refunded_units,
     count(case when is_priced then 1 end) as priced_events,
@@ -1440,11 +1450,18 @@ select
     e.product_id,
     e.category,
     e.brand,
-    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')), 0) as '\1_lifetime',
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+    money_sum(case when event_day >= getvariable('today') - 7 then m_revenue end) as revenue_7d,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+    money_sum(case when event_day >= getvariable('today') - 30 then m_revenue end) as revenue_30d,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+    money_sum(case when event_day >= getvariable('today') - 90 then m_revenue end) as revenue_90d,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
+    money_sum(case when event_day >= getvariable('today') - 14 then m_revenue end) as revenue_14d,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+    money_sum(case when event_day >= getvariable('today') - 365 then m_revenue end) as revenue_365d,
+    coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')), 0) as '\1_lifetime',
+    money_sum(m_revenue) as revenue_lifetime,
     count(*) filter (where event_day >= getvariable('today') - 90) as events_90d,
     count(*) as events_lifetime,
     sum(case event_type when 'view_item' then w.views when 'add_to_cart' then w.cart_adds when 'purchase' then w.purchases else 0 end * d.decay_1d) as affinity_1d,
@@ -1480,7 +1497,8 @@ create temp table user_items as
 select
     customer_id,
     product_id,
-    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     max(last_day) as last_day,
     min(first_bought_on) as first_bought_on,
     max(last_bought_on) as last_bought_on,
@@ -1497,7 +1515,8 @@ create temp table user_categories as
 select
     customer_id,
     category,
-    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     bit_count(bit_or(days)) as active_days_90d,
     count(distinct product_id) as distinct_products_lifetime,
     sum(priced_events) as priced_events,
@@ -1515,7 +1534,8 @@ create temp table user_brands as
 select
     customer_id,
     brand,
-    sum(columns('_(7d|30d|90d|365d|lifetime|1d)$')) as '\0',
+    sum(columns('^(views|cart_adds|cart_removes|units|events|affinity)_(1d|7d|14d|30d|90d|365d|lifetime)$')) as '\0',
+    money_of(money_sum(columns('^revenue_(7d|14d|30d|90d|365d|lifetime)$'))) as '\0',
     bit_count(bit_or(days)) as active_days_90d,
     count(distinct product_id) as distinct_products_lifetime,
     sum(priced_events) as priced_events,
@@ -1546,8 +1566,10 @@ where event_at >= getvariable('as_of') - interval 24 hour;
 create table user_features as
 with recent as (
     select
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct session_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as sessions_1h,
         count(distinct event_day) filter (where event_at >= getvariable('as_of') - interval 1 hour) as active_days_1h,
@@ -1567,14 +1589,22 @@ with recent as (
 
 by_day as (
     select
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         count(*) filter (where event_day >= getvariable('today') - 7) as active_days_7d,
         count(*) filter (where event_day >= getvariable('today') - 30) as active_days_30d,
         count(*) filter (where event_day >= getvariable('today') - 90) as active_days_90d,
+        count(*) filter (where event_day >= getvariable('today') - 14) as active_days_14d,
         count(*) filter (where event_day >= getvariable('today') - 365) as active_days_365d,
         count(*) as active_days_lifetime,
         min(first_at) as first_event_at,
@@ -1600,6 +1630,7 @@ by_product as (
         count(*) filter (where last_day >= getvariable('today') - 7) as distinct_products_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as distinct_products_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as distinct_products_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as distinct_products_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as distinct_products_365d,
         count(*) as distinct_products_lifetime,
         customer_id
@@ -1612,6 +1643,7 @@ by_brand as (
         count(*) filter (where last_day >= getvariable('today') - 7) as distinct_brands_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as distinct_brands_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as distinct_brands_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as distinct_brands_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as distinct_brands_365d,
         count(*) as distinct_brands_lifetime,
         customer_id
@@ -1624,6 +1656,7 @@ by_category as (
         count(*) filter (where last_day >= getvariable('today') - 7) as distinct_categories_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as distinct_categories_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as distinct_categories_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as distinct_categories_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as distinct_categories_365d,
         count(*) as distinct_categories_lifetime,
         -- Shannon entropy, in nats.
@@ -1649,16 +1682,26 @@ by_session as (
         count(*) filter (where last_day >= getvariable('today') - 7) as sessions_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as sessions_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as sessions_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as sessions_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as sessions_365d,
         count(*) as sessions_lifetime,
         sum(seconds(started_at_90d, ended_at)) / count(started_at_90d) as session_seconds_mean_90d,
         sum(seconds(started_at, ended_at)) / count(*) as session_seconds_mean_lifetime,
         count(*) filter (where is_abandoned and last_day >= getvariable('today') - 30) as abandoned_carts_30d,
-        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned and last_day >= getvariable('today') - 30), 0) as abandoned_cart_value_30d,
+        case
+            when count(*) filter (where is_abandoned and last_day >= getvariable('today') - 30) = 0 then 0
+            else sum(case when cart_value < 0 then 0 else cart_value end) filter (where is_abandoned and last_day >= getvariable('today') - 30)
+        end as abandoned_cart_value_30d,
         count(*) filter (where is_abandoned and last_day >= getvariable('today') - 90) as abandoned_carts_90d,
-        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned and last_day >= getvariable('today') - 90), 0) as abandoned_cart_value_90d,
+        case
+            when count(*) filter (where is_abandoned and last_day >= getvariable('today') - 90) = 0 then 0
+            else sum(case when cart_value < 0 then 0 else cart_value end) filter (where is_abandoned and last_day >= getvariable('today') - 90)
+        end as abandoned_cart_value_90d,
         count(*) filter (where is_abandoned) as abandoned_carts_lifetime,
-        coalesce(sum(greatest(cart_value, 0)) filter (where is_abandoned), 0) as abandoned_cart_value_lifetime,
+        case
+            when count(*) filter (where is_abandoned) = 0 then 0
+            else sum(case when cart_value < 0 then 0 else cart_value end) filter (where is_abandoned)
+        end as abandoned_cart_value_lifetime,
         customer_id
     from (
         select
@@ -1686,10 +1729,11 @@ by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         max(ordered_at) as last_order_at,
-        share(sum(revenue), count(*)) as order_value_mean,
+        share(sum(revenue), count(revenue)) as order_value_mean,
         max(revenue) as order_value_max,
         share(sum(gap), count(gap) * 86400) as order_gap_days_mean,
         exact_std(
@@ -1732,14 +1776,14 @@ rfm as (
 select
     d.* exclude (first_event_at, last_event_at, last_view_at, last_cart_add_at),
     getvariable('as_of') as as_of,
-    coalesce(columns(r.* exclude (customer_id)), 0),
-    coalesce(columns(p.* exclude (customer_id)), 0),
-    coalesce(columns(b.* exclude (customer_id)), 0),
-    coalesce(columns(c.* exclude (customer_id, category_entropy_90d, category_entropy_lifetime)), 0),
+    case when r.customer_id is null then 0 else columns(r.* exclude (customer_id)) end,
+    case when p.customer_id is null then 0 else columns(p.* exclude (customer_id)) end,
+    case when b.customer_id is null then 0 else columns(b.* exclude (customer_id)) end,
+    case when c.customer_id is null then 0 else columns(c.* exclude (customer_id, category_entropy_90d, category_entropy_lifetime)) end,
     v.* exclude (customer_id, session_seconds_mean_90d, session_seconds_mean_lifetime),
-    coalesce(columns(o.* exclude (
+    case when o.customer_id is null then 0 else columns(o.* exclude (
         customer_id, last_order_at, order_value_mean, order_value_max, order_gap_days_mean, order_gap_days_std
-    )), 0),
+    )) end,
     hours(d.last_view_at, getvariable('as_of')) as hours_since_view,
     hours(d.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
     hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
@@ -1842,10 +1886,12 @@ full join seen as s on v.product_id = s.product_id;
 create table item_features as
 with recent as (
     select
-        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
-        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
         product_id
@@ -1856,11 +1902,18 @@ with recent as (
 
 by_day as (
     select
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         sum(refunded_units) as refunded_units_lifetime,
         share(
             sum(price_total) filter (where event_day >= getvariable('today') - 30),
@@ -1889,6 +1942,7 @@ by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         product_id
@@ -1901,6 +1955,7 @@ by_user as (
         count(*) filter (where last_day >= getvariable('today') - 7) as users_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as users_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as users_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as users_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as users_365d,
         count(*) as users_lifetime,
         share(count(case when first_bought_on < last_bought_on then 1 end), count(first_bought_on)) as repeat_buy_rate,
@@ -1911,8 +1966,8 @@ by_user as (
 
 items as (
     select
-        coalesce(columns(d.* exclude (product_id, price_mean_30d, first_seen_at, last_seen_at, last_order_at)), 0),
-        coalesce(columns(o.* exclude (product_id)), 0),
+        case when d.product_id is null then 0 else columns(d.* exclude (product_id, price_mean_30d, first_seen_at, last_seen_at, last_order_at)) end,
+        case when o.product_id is null then 0 else columns(o.* exclude (product_id)) end,
         d.price_mean_30d,
         d.last_seen_at,
         d.last_order_at,
@@ -1934,7 +1989,7 @@ ranked as (
         least(coalesce(share(sum(orders_lifetime) over peers, sum(views_lifetime) over peers), 0), 1) as peer_view_to_order_rate_lifetime,
         rank() over (order by views_7d desc) as popularity_rank_7d,
         rank() over (order by views_30d desc) as popularity_rank_30d,
-        rank() over (order by revenue_30d desc) as revenue_rank_30d,
+        case when revenue_30d is not null then rank() over (order by revenue_30d desc nulls last) end as revenue_rank_30d,
         case
             when price_now is not null then percent_rank() over (partition by category, price_now is null order by price_now)
         end as price_percentile_in_category
@@ -1949,8 +2004,8 @@ select
         peer_view_to_cart_rate_30d, peer_cart_to_order_rate_30d, peer_view_to_order_rate_30d,
         peer_view_to_cart_rate_lifetime, peer_cart_to_order_rate_lifetime, peer_view_to_order_rate_lifetime
     ),
-    coalesce(columns(r.* exclude (product_id)), 0),
-    coalesce(columns(u.* exclude (product_id, repeat_buy_rate)), 0),
+    case when r.product_id is null then 0 else columns(r.* exclude (product_id)) end,
+    case when u.product_id is null then 0 else columns(u.* exclude (product_id, repeat_buy_rate)) end,
     u.repeat_buy_rate,
     hours(i.last_seen_at, getvariable('as_of')) as hours_since_event,
     hours(i.last_order_at, getvariable('as_of')) as hours_since_order,
@@ -1972,10 +2027,12 @@ left join by_user as u on i.product_id = u.product_id;
 create table category_features as
 with recent as (
     select
-        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 1 hour) as users_1h,
-        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units|revenue|gross_revenue|refunds)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        coalesce(sum(columns('^m_(views|list_views|cart_adds|cart_removes|wishlist_adds|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         count(distinct customer_id) filter (where event_at >= getvariable('as_of') - interval 24 hour) as users_24h,
         category
@@ -1986,11 +2043,18 @@ with recent as (
 
 by_day as (
     select
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
-        coalesce(sum(columns('^m_(.*)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
-        sum(columns('^m_(.*)$')) as '\1_lifetime',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 7), 0) as '\1_7d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 7 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_7d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 30), 0) as '\1_30d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 30 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_30d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 90), 0) as '\1_90d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 90 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_90d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 14), 0) as '\1_14d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 14 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_14d',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) filter (where event_day >= getvariable('today') - 365), 0) as '\1_365d',
+        money_of(money_sum(case when event_day >= getvariable('today') - 365 then columns('^m_(revenue|gross_revenue|refunds)$') end)) as '\1_365d',
+        sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')) as '\1_lifetime',
+        money_of(money_sum(columns('^m_(revenue|gross_revenue|refunds)$'))) as '\1_lifetime',
         sum(refunded_units) as refunded_units_lifetime,
         coalesce(cast(sum(m_views) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as views_sma_7d,
         coalesce(cast(sum(m_units) filter (where event_day >= getvariable('today') - 7 and event_day < getvariable('today')) as double), 0) / 7 as units_sma_7d,
@@ -2010,6 +2074,7 @@ by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         category
@@ -2022,6 +2087,7 @@ by_user as (
         count(*) filter (where last_day >= getvariable('today') - 7) as users_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as users_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as users_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as users_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as users_365d,
         count(*) as users_lifetime,
         category
@@ -2045,8 +2111,8 @@ offered as (
 categories as (
     select
         coalesce(d.category, f.category) as category,
-        coalesce(columns(d.* exclude (category, last_seen_at, last_order_at)), 0),
-        coalesce(columns(o.* exclude (category)), 0),
+        case when d.category is null then 0 else columns(d.* exclude (category, last_seen_at, last_order_at)) end,
+        case when o.category is null then 0 else columns(o.* exclude (category)) end,
         d.last_seen_at,
         d.last_order_at,
         coalesce(f.products_in_catalogue, 0) as products_in_catalogue,
@@ -2081,8 +2147,8 @@ select
         peer_view_to_cart_rate_30d, peer_cart_to_order_rate_30d, peer_view_to_order_rate_30d,
         peer_view_to_cart_rate_lifetime, peer_cart_to_order_rate_lifetime, peer_view_to_order_rate_lifetime
     ),
-    coalesce(columns(r.* exclude (category)), 0),
-    coalesce(columns(u.* exclude (category)), 0),
+    case when r.category is null then 0 else columns(r.* exclude (category)) end,
+    case when u.category is null then 0 else columns(u.* exclude (category)) end,
     hours(c.last_seen_at, getvariable('as_of')) as hours_since_event,
     hours(c.last_order_at, getvariable('as_of')) as hours_since_order,
     rate(c.cart_adds_30d, c.views_30d, c.peer_view_to_cart_rate_30d) as view_to_cart_rate_30d,
@@ -2106,6 +2172,7 @@ with by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         max(ordered_at) as last_order_at,
@@ -2171,8 +2238,8 @@ select
     l.customer_id,
     l.category,
     getvariable('as_of') as as_of,
-    columns('^(views|cart_adds|units|revenue)_(7d|30d|90d|365d|lifetime)$'),
-    coalesce(columns(o.* exclude (customer_id, category, last_order_at)), 0),
+    columns('^(views|cart_adds|units|revenue)_(7d|14d|30d|90d|365d|lifetime)$'),
+    case when o.customer_id is null then 0 else columns(o.* exclude (customer_id, category, last_order_at)) end,
     cast(l.affinity_1d as double) / 1000000000 as category_affinity_1d,
     cast(l.affinity_7d as double) / 1000000000 as category_affinity_7d,
     cast(l.affinity_30d as double) / 1000000000 as category_affinity_30d,
@@ -2203,6 +2270,7 @@ with by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         max(ordered_at) as last_order_at,
@@ -2268,8 +2336,8 @@ select
     l.customer_id,
     l.brand,
     getvariable('as_of') as as_of,
-    columns('^(views|cart_adds|units|revenue)_(7d|30d|90d|365d|lifetime)$'),
-    coalesce(columns(o.* exclude (customer_id, brand, last_order_at)), 0),
+    columns('^(views|cart_adds|units|revenue)_(7d|14d|30d|90d|365d|lifetime)$'),
+    case when o.customer_id is null then 0 else columns(o.* exclude (customer_id, brand, last_order_at)) end,
     cast(l.affinity_1d as double) / 1000000000 as brand_affinity_1d,
     cast(l.affinity_7d as double) / 1000000000 as brand_affinity_7d,
     cast(l.affinity_30d as double) / 1000000000 as brand_affinity_30d,
@@ -2297,9 +2365,11 @@ left join by_order as o on l.customer_id = o.customer_id and l.brand = o.brand;
 create table user_item_features as
 with recent as (
     select
-        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_at >= getvariable('as_of') - interval 1 hour), 0) as '\1_1h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 1 hour then columns('^m_(revenue)$') end)) as '\1_1h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 1 hour) as orders_1h,
-        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units|revenue)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        coalesce(sum(columns('^m_(views|cart_adds|cart_removes|units)$')) filter (where event_at >= getvariable('as_of') - interval 24 hour), 0) as '\1_24h',
+        money_of(money_sum(case when event_at >= getvariable('as_of') - interval 24 hour then columns('^m_(revenue)$') end)) as '\1_24h',
         count(distinct order_key) filter (where event_at >= getvariable('as_of') - interval 24 hour) as orders_24h,
         customer_id,
         product_id
@@ -2313,6 +2383,7 @@ by_order as (
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
         count(*) filter (where last_day >= getvariable('today') - 30) as orders_30d,
         count(*) filter (where last_day >= getvariable('today') - 90) as orders_90d,
+        count(*) filter (where last_day >= getvariable('today') - 14) as orders_14d,
         count(*) filter (where last_day >= getvariable('today') - 365) as orders_365d,
         count(*) as orders_lifetime,
         max(ordered_at) as last_order_at,
@@ -2357,8 +2428,8 @@ select
         customer_id, product_id, events_90d, events_lifetime, affinity_1d, affinity_7d, affinity_30d, last_day, first_bought_on,
         last_bought_on, first_at, last_view_at, last_cart_add_at, last_cart_remove_at, last_bought_at, price_at_last_view
     ),
-    coalesce(columns(r.* exclude (customer_id, product_id)), 0),
-    coalesce(columns(o.* exclude (customer_id, product_id, last_order_at, reorder_gap_days_mean, orders_since)), 0),
+    case when r.customer_id is null then 0 else columns(r.* exclude (customer_id, product_id)) end,
+    case when o.customer_id is null then 0 else columns(o.* exclude (customer_id, product_id, last_order_at, reorder_gap_days_mean, orders_since)) end,
     hours(p.last_view_at, getvariable('as_of')) as hours_since_view,
     hours(p.last_cart_add_at, getvariable('as_of')) as hours_since_cart_add,
     hours(o.last_order_at, getvariable('as_of')) as hours_since_order,
@@ -2406,7 +2477,8 @@ summed as (
     select
         session_id,
         any_value(customer_id) as customer_id,
-        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units|revenue|refunds)$')), 0) as '\1',
+        coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')), 0) as '\1',
+        money_of(money_sum(columns('^m_(revenue|refunds)$'))) as '\1',
         max(case when place = 1 then page end) as entry_page,
         max(case when place = 1 then referrer end) as entry_referrer,
         max(case when place = 1 then campaign end) as entry_campaign,
@@ -2427,9 +2499,11 @@ summed as (
         count(case when adds_before = 0 and event_type = 'view_item' then 1 end) as views_before_first_cart_add,
         count(case when adds_before > 0 and event_type = 'view_item' then 1 end) as views_after_first_cart_add,
         min(case when event_type = 'add_to_cart' then event_at end) as first_cart_add_at,
-        greatest(coalesce(sum(
-            case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end
-        ), 0), 0) as cart_value,
+        case
+            when count(case when event_type in ('add_to_cart', 'remove_from_cart') then 1 end) = 0 then 0
+            when sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end) < 0 then 0
+            else sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end)
+        end as cart_value,
         greatest(coalesce(sum(
             case event_type when 'add_to_cart' then coalesce(quantity, 1) when 'remove_from_cart' then -coalesce(quantity, 1) end
         ), 0), 0) as cart_units

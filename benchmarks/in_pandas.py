@@ -13,7 +13,9 @@ from measures import (
     DAYS,
     HALF_LIVES,
     HOURS,
+    KNOWN,
     LONG,
+    MONEY,
     OF_ITEM,
     OF_SESSION,
     OF_TASTE,
@@ -44,6 +46,9 @@ class Shop:
             events[name] = (kind == of).astype("int64")
         for name, (of, value) in {**SUMS, "refunded_units": ("refund", "quantity")}.items():
             events[name] = events[value].where(kind == of, 0.0).fillna(0.0)
+        for name in MONEY:
+            of, value = SUMS[name]
+            events[f"known_{name}"] = np.where(kind == of, np.where(events[value].isna(), 1, KNOWN), 0)
         events["weight"] = kind.map(WEIGHTS).fillna(0).astype("int64")
         events["event_day"] = pd.to_datetime(events["event_day"])
         events["is_priced"] = kind.isin(WEIGHTS) & events["price"].notna() & events["product_id"].notna()
@@ -92,11 +97,9 @@ class Shop:
     def orders(self, keys: list[str]) -> pd.DataFrame:
         """One row an order of each key."""
         lines = self.events[self.events[[*keys, "order_key"]].notna().all(axis=1)]
-        return (
-            grouped(lines, [*keys, "order_key"])
-            .agg(ordered_at=("event_at", "min"), last_day=("event_day", "max"), value=("amount", "sum"))
-            .reset_index()
-        )
+        orders = grouped(lines, [*keys, "order_key"])
+        found = orders.agg(ordered_at=("event_at", "min"), last_day=("event_day", "max"))
+        return found.assign(value=orders["amount"].sum(min_count=1)).reset_index()
 
     def age(self, day: pd.Series) -> pd.Series:
         return (self.today - day).dt.days
@@ -113,6 +116,15 @@ def beside(frame: pd.DataFrame, others: Iterable[pd.DataFrame | pd.Series], zero
         columns = found.to_frame() if isinstance(found, pd.Series) else found
         frame = frame.join(columns.fillna(0) if zero else columns)
     return frame
+
+
+def known(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the money of which nothing is known, and the columns that tell."""
+    told = [name for name in frame if name.startswith("known_")]
+    for name in told:
+        of = name.removeprefix("known_")
+        frame[of] = frame[of].mask(frame[name].between(1, KNOWN - 1))
+    return frame.drop(columns=told)
 
 
 def share(part: pd.Series, whole: pd.Series) -> pd.Series:
@@ -183,27 +195,25 @@ def user_features(shop: Shop) -> pd.DataFrame:
         result = beside(
             result, [entropy.rename(f"category_entropy_{suffix}"), spread.rename(f"price_std_{suffix}")], zero=False
         )
-    value = events["amount"] * (events["cart_adds"] - events["cart_removes"])
-    sessions = (
-        grouped(
-            events.assign(
-                value=value,
-                purchases=bought,
-                lately=events["event_at"].where(events["event_day"] >= shop.today - pd.Timedelta(days=90)),
-            ),
-            [*key, "session_id"],
-        )
-        .agg(
-            started_at=("event_at", "min"),
-            started_at_90d=("lately", "min"),
-            ended_at=("event_at", "max"),
-            last_day=("event_day", "max"),
-            adds=("cart_adds", "sum"),
-            purchases=("purchases", "sum"),
-            value=("value", "sum"),
-        )
-        .reset_index()
+    net = events["cart_adds"] - events["cart_removes"]
+    value = (events["amount"] * net).where(net != 0)
+    of_sessions = grouped(
+        events.assign(
+            value=value,
+            purchases=bought,
+            lately=events["event_at"].where(events["event_day"] >= shop.today - pd.Timedelta(days=90)),
+        ),
+        [*key, "session_id"],
     )
+    sessions = of_sessions.agg(
+        started_at=("event_at", "min"),
+        started_at_90d=("lately", "min"),
+        ended_at=("event_at", "max"),
+        last_day=("event_day", "max"),
+        adds=("cart_adds", "sum"),
+        purchases=("purchases", "sum"),
+    )
+    sessions = sessions.assign(value=of_sessions["value"].sum(min_count=1)).reset_index()
     result = beside(result, shop.counts(sessions, key, "sessions"))
     for suffix, start in (("90d", "started_at_90d"), ("lifetime", "started_at")):
         # Whole seconds, of those that are in the window at all.
@@ -220,14 +230,8 @@ def user_features(shop: Shop) -> pd.DataFrame:
     left = left.assign(abandoned_cart_value=left["value"].clip(lower=0))
     result = beside(result, shop.counts(left, key, "abandoned_carts", windows={"30d": 30, **LONG}))
     for suffix, count in (("30d", 30), *LONG.items()):
-        result = beside(
-            result,
-            [
-                grouped(shop.within(left, count, "last_day"), key)[["abandoned_cart_value"]]
-                .sum()
-                .add_suffix(f"_{suffix}")
-            ],
-        )
+        values = grouped(shop.within(left, count, "last_day"), key)["abandoned_cart_value"].sum(min_count=1)
+        result[f"abandoned_cart_value_{suffix}"] = values.reindex(result.index, fill_value=0.0)
     orders = shop.orders(key).sort_values([*key, "ordered_at", "order_key"])
     orders["gap"] = (orders.groupby("customer_id")["ordered_at"].diff() / pd.Timedelta(seconds=1)).apply(np.floor)
     result = beside(result, shop.counts(orders, key, "orders"))
@@ -281,7 +285,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
         ("distinct_products", "product_id"),
     ]
     distinct += [("distinct_categories", "met_category"), ("distinct_brands", "met_brand")]
-    return beside(result, about.recent(key, OF_USER, distinct)).reset_index()
+    return known(beside(result, about.recent(key, OF_USER, distinct))).reset_index()
 
 
 def item_days(shop: Shop) -> pd.DataFrame:
@@ -384,12 +388,13 @@ def item_features(shop: Shop) -> pd.DataFrame:
     buyers = grouped(users, key).agg(again=("again", "sum"), all=("first_bought", "count"))
     result = beside(result, [share(buyers["again"], buyers["all"]).rename("repeat_buy_rate")], zero=False)
     result = beside(result, shop.recent(key, OF_ITEM, [("orders", "order_key"), ("users", "customer_id")]))
+    result = known(result)
     for rank, name, suffix in (
         ("popularity", "views", "7d"),
         ("popularity", "views", "30d"),
         ("revenue", "revenue", "30d"),
     ):
-        result[f"{rank}_rank_{suffix}"] = result[f"{name}_{suffix}"].rank(method="min", ascending=False).astype("int64")
+        result[f"{rank}_rank_{suffix}"] = result[f"{name}_{suffix}"].rank(method="min", ascending=False)
     prices = result.groupby("category", dropna=False)["price_now"]
     rivals = prices.transform("count") - 1
     result["price_percentile_in_category"] = ((prices.rank(method="min") - 1) / rivals.where(rivals > 0)).fillna(
@@ -433,9 +438,10 @@ def category_features(shop: Shop) -> pd.DataFrame:
     result = beside(result, shop.counts(users, key, "users"))
     about = Shop(met, shop.products, shop.as_of)
     result = beside(result, about.recent(key, OF_ITEM, [("orders", "order_key"), ("users", "customer_id")]))
+    result = known(result)
     for name in ("views", "revenue"):
-        total = result[f"{name}_30d"].sum()
-        result[f"share_of_{name}_30d"] = result[f"{name}_30d"] / total if total > 0 else np.nan
+        every = result[f"{name}_30d"].sum()
+        result[f"share_of_{name}_30d"] = result[f"{name}_30d"] / every if every > 0 else np.nan
     moments = (
         grouped(days, key).agg(last_at=("last_at", "max"), last_order_at=("last_order_at", "max")).reindex(result.index)
     )
@@ -457,7 +463,7 @@ def affinities(shop: Shop, met: pd.DataFrame, keys: list[str]) -> list[pd.Series
 def _taste(shop: Shop, kind: str) -> pd.DataFrame:
     keys = ["customer_id", kind]
     met = shop.events[shop.events["product_id"].notna() & shop.events[kind].notna()]
-    result = pd.concat(shop.sums(met, keys, OF_TASTE), axis=1).fillna(0)
+    result = known(pd.concat(shop.sums(met, keys, OF_TASTE), axis=1).fillna(0))
     result = beside(result, affinities(shop, met, keys))
     result = beside(result, shop.counts(met, keys, "events", "event_day", LONG))
     result = beside(result, [grouped(shop.within(met, 90), keys)["event_day"].nunique().rename("active_days_90d")])
@@ -512,7 +518,7 @@ def user_item_features(shop: Shop) -> pd.DataFrame:
     result = beside(result, (each.rename(f"item_{each.name}") for each in affinities(shop, met, keys)))
     orders = shop.orders(keys)
     result = beside(result, shop.counts(orders, keys, "orders"))
-    result = beside(result, shop.recent(keys, OF_USER_ITEM, [("orders", "order_key")]))
+    result = known(beside(result, shop.recent(keys, OF_USER_ITEM, [("orders", "order_key")])))
     by_order = (
         grouped(orders, keys)
         .agg(first=("ordered_at", "min"), last_order_at=("ordered_at", "max"), count=("order_key", "size"))
@@ -582,8 +588,9 @@ def session_features(shop: Shop) -> pd.DataFrame:
         after=(adds_before > 0).astype("int64"),
         viewed_before=((adds_before == 0) & viewed).astype("int64"),
         viewed_after=((adds_before > 0) & viewed).astype("int64"),
-        value=placed["amount"] * net,
+        value=(placed["amount"] * net).where(net != 0),
         put=placed["quantity"].fillna(1) * net,
+        moved=net.abs(),
     )
     groups = placed.groupby("session_id", sort=False)
     result = groups.agg(
@@ -603,9 +610,11 @@ def session_features(shop: Shop) -> pd.DataFrame:
         views_before_first_cart_add=("viewed_before", "sum"),
         views_after_first_cart_add=("viewed_after", "sum"),
         first_cart_add_at=("added_at", "min"),
-        cart_value=("value", "sum"),
         cart_units=("put", "sum"),
     )
+    result = known(result)
+    # Nothing put in or taken out is worth nothing; what was, of which no price is known, is not.
+    result["cart_value"] = groups["value"].sum(min_count=1).where(groups["moved"].sum() > 0, 0.0)
     result[["cart_value", "cart_units"]] = result[["cart_value", "cart_units"]].clip(lower=0)
     first = placed[placed["place"] == 0].set_index("session_id")
     for column, name in (

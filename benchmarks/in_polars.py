@@ -12,7 +12,9 @@ from measures import (
     DAYS,
     HALF_LIVES,
     HOURS,
+    KNOWN,
     LONG,
+    MONEY,
     OF_ITEM,
     OF_SESSION,
     OF_TASTE,
@@ -41,6 +43,14 @@ class Shop:
             *(
                 pl.when(kind == of).then(value).otherwise(0.0).fill_null(0.0).alias(name)
                 for name, (of, value) in SUMS.items()
+            ),
+            *(
+                pl.when(kind == SUMS[name][0])
+                .then(pl.when(pl.col(SUMS[name][1]).is_null()).then(1).otherwise(KNOWN))
+                .otherwise(0)
+                .cast(pl.Int64)
+                .alias(f"known_{name}")
+                for name in MONEY
             ),
             refunded_units=pl.when(kind == "refund").then("quantity").otherwise(0.0).fill_null(0.0),
             weight=kind.replace_strict(WEIGHTS, default=0, return_dtype=pl.Int64),
@@ -92,8 +102,23 @@ class Shop:
         """One row an order of each key."""
         lines = self.events.filter(pl.all_horizontal(pl.col("order_key", *keys).is_not_null()))
         return lines.group_by(*keys, "order_key").agg(
-            ordered_at=pl.col("event_at").min(), last_day=pl.col("event_day").max(), value=pl.col("amount").sum()
+            ordered_at=pl.col("event_at").min(), last_day=pl.col("event_day").max(), value=total(pl.col("amount"))
         )
+
+
+def total(value: pl.Expr) -> pl.Expr:
+    """A sum; null where nothing is known."""
+    return pl.when(value.count() > 0).then(value.sum())
+
+
+def known(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Without the money of which nothing is known, and the columns that tell."""
+    told = [name for name in frame.collect_schema().names() if name.startswith("known_")]
+    return frame.with_columns(
+        pl.when(pl.col(name).is_between(1, KNOWN - 1)).then(None).otherwise(pl.col(of)).alias(of)
+        for name in told
+        for of in [name.removeprefix("known_")]
+    ).drop(told)
 
 
 def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
@@ -200,7 +225,11 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         last_day=pl.col("event_day").max(),
         adds=pl.col("cart_adds").sum(),
         purchases=bought.sum(),
-        value=(pl.col("amount") * (pl.col("cart_adds") - pl.col("cart_removes"))).sum(),
+        value=total(
+            (pl.col("amount") * (pl.col("cart_adds") - pl.col("cart_removes"))).filter(
+                (pl.col("cart_adds") + pl.col("cart_removes")) > 0
+            )
+        ),
     )
     abandoned = (
         (pl.col("adds") > 0) & (pl.col("purchases") == 0) & (pl.col("ended_at") < shop.as_of - timedelta(minutes=30))
@@ -213,7 +242,10 @@ def user_features(shop: Shop) -> pl.LazyFrame:
     for suffix, count in (("30d", 30), *LONG.items()):
         inside = abandoned & shop.since(count, "last_day")
         of_sessions.append(inside.sum().cast(pl.Int64).alias(f"abandoned_carts_{suffix}"))
-        of_sessions.append(pl.col("value").clip(0).filter(inside).sum().alias(f"abandoned_cart_value_{suffix}"))
+        value = pl.col("value").clip(0).filter(inside)
+        of_sessions.append(
+            pl.when(inside.sum() == 0).then(0.0).otherwise(total(value)).alias(f"abandoned_cart_value_{suffix}")
+        )
     result = joined(result, sessions.group_by(key).agg(of_sessions), key, zero=False)
     orders = (
         shop.orders([key])
@@ -280,7 +312,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         final += [expression.alias(f"{name}_{suffix}") for name, expression in columns.items()]
         final.append(of("session_seconds_mean").is_null().alias(f"session_seconds_mean_{suffix}_was_missing"))
     internal = [f"{name}_{suffix}" for suffix in LONG for name in (*beside, "met")]
-    return result.with_columns(final).drop(
+    return known(result.with_columns(final)).drop(
         *internal,
         "first_at",
         "last_at",
@@ -424,6 +456,7 @@ def item_features(shop: Shop) -> pl.LazyFrame:
     result = joined(
         result, shop.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
     )
+    result = known(result)
     among = pl.col("price_now").rank("min").over("category") - 1
     rivals = pl.col("price_now").count().over("category") - 1
     born = pl.min_horizontal("created_at", "first_known_at", "first_at")
@@ -501,12 +534,16 @@ def category_features(shop: Shop) -> pl.LazyFrame:
     result = joined(
         result, about.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
     )
-    return result.with_columns(
-        hours_since_event=shop.hours_since("last_at"),
-        hours_since_order=shop.hours_since("last_order_at"),
-        share_of_views_30d=share(pl.col("views_30d"), pl.col("views_30d").sum()),
-        share_of_revenue_30d=share(pl.col("revenue_30d"), pl.col("revenue_30d").sum()),
-    ).drop("refunded_units_lifetime", "last_at", "last_order_at")
+    return (
+        known(result)
+        .with_columns(
+            hours_since_event=shop.hours_since("last_at"),
+            hours_since_order=shop.hours_since("last_order_at"),
+            share_of_views_30d=share(pl.col("views_30d"), pl.col("views_30d").sum()),
+            share_of_revenue_30d=share(pl.col("revenue_30d"), pl.col("revenue_30d").sum()),
+        )
+        .drop("refunded_units_lifetime", "last_at", "last_order_at")
+    )
 
 
 def left_of(shop: Shop, half: int, unit: int) -> pl.Expr:
@@ -554,7 +591,7 @@ def _taste(shop: Shop, kind: str) -> pl.LazyFrame:
         )
         .with_columns(pl.col(f"shop_events_{suffix}").sum().alias(f"all_shop_events_{suffix}") for suffix in LONG)
     )
-    result = joined(mine, by_order, *keys, zero=False).with_columns(pl.col("^orders_.*$").fill_null(0))
+    result = joined(known(mine), by_order, *keys, zero=False).with_columns(pl.col("^orders_.*$").fill_null(0))
     result = joined(result, of_shop, kind, zero=False)
     columns = []
     for suffix in LONG:
@@ -641,17 +678,21 @@ def user_item_features(shop: Shop) -> pl.LazyFrame:
     listed = shop.products.select("product_id", "category", "brand", price_now="price")
     result = joined(result, listed, "product_id", zero=False)
     added = pl.col("last_cart_add_at")
-    return result.with_columns(
-        hours_since_view=shop.hours_since("last_view_at"),
-        hours_since_cart_add=shop.hours_since("last_cart_add_at"),
-        hours_since_order=shop.hours_since("last_order_at"),
-        days_since_first_event=shop.hours_since("first_at") / 24,
-        in_cart_now=added.is_not_null()
-        & (added > pl.col("last_cart_remove_at")).fill_null(True)
-        & (added > pl.col("last_bought_at")).fill_null(True),
-        due_ratio=share(shop.hours_since("last_order_at") / 24, pl.col("reorder_gap_days_mean")),
-        price_change_since_view=share(pl.col("price_now"), pl.col("price_at_last_view")) - 1,
-    ).drop("first_at", "last_view_at", "last_cart_add_at", "last_cart_remove_at", "last_bought_at", "last_order_at")
+    return (
+        known(result)
+        .with_columns(
+            hours_since_view=shop.hours_since("last_view_at"),
+            hours_since_cart_add=shop.hours_since("last_cart_add_at"),
+            hours_since_order=shop.hours_since("last_order_at"),
+            days_since_first_event=shop.hours_since("first_at") / 24,
+            in_cart_now=added.is_not_null()
+            & (added > pl.col("last_cart_remove_at")).fill_null(True)
+            & (added > pl.col("last_bought_at")).fill_null(True),
+            due_ratio=share(shop.hours_since("last_order_at") / 24, pl.col("reorder_gap_days_mean")),
+            price_change_since_view=share(pl.col("price_now"), pl.col("price_at_last_view")) - 1,
+        )
+        .drop("first_at", "last_view_at", "last_cart_add_at", "last_cart_remove_at", "last_bought_at", "last_order_at")
+    )
 
 
 def session_features(shop: Shop) -> pl.LazyFrame:
@@ -700,9 +741,12 @@ def session_features(shop: Shop) -> pl.LazyFrame:
         views_before_first_cart_add=(before & viewed).sum().cast(pl.Int64),
         views_after_first_cart_add=(before.not_() & viewed).sum().cast(pl.Int64),
         first_cart_add_at=at.filter(pl.col("cart_adds") == 1).min(),
-        cart_value=(pl.col("amount") * net).sum().clip(0),
+        cart_value=pl.when(net.abs().sum() == 0)
+        .then(0.0)
+        .otherwise(total((pl.col("amount") * net).filter(net != 0)).clip(0)),
         cart_units=(pl.col("quantity").fill_null(1) * net).sum().clip(0),
     )
+    result = known(result)
     for name, column in (("last_products", "product_id"), ("last_categories", "category")):
         met = placed.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("place").max())
         lists = met.group_by(key).agg(pl.col(column).sort_by("place", descending=True).head(5).alias(name))

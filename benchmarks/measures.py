@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Windows of whole days, those of habits, and windows of hours.
-DAYS: dict[str, int | None] = {"7d": 7, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
+DAYS: dict[str, int | None] = {"7d": 7, "14d": 14, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
 HOURS = {"1h": 1, "24h": 24}
 LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
 #: Half-lives in days.
@@ -28,8 +28,12 @@ SUMS = {
     "gross_revenue": ("purchase", "gross_amount"),
     "refunds": ("refund", "amount"),
 }
-OF_USER = [*COUNTS, *SUMS]
+#: Of money it is summed, too, for how many events it is known and for how many not: KNOWN for each of the ones, 1 for each of the others.
+#: Where it is known for none of some, money is null.
+MONEY = ("revenue", "gross_revenue", "refunds")
+KNOWN = 2**30
+OF_USER = [*COUNTS, *SUMS, *(f"known_{name}" for name in MONEY)]
 OF_ITEM = [name for name in OF_USER if name not in ("searches", "checkouts")]
-OF_SESSION = [name for name in OF_USER if name != "gross_revenue"]
-OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue"]
-OF_TASTE = ["views", "cart_adds", "units", "revenue"]
+OF_SESSION = [name for name in OF_USER if name not in ("gross_revenue", "known_gross_revenue")]
+OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue", "known_revenue"]
+OF_TASTE = ["views", "cart_adds", "units", "revenue", "known_revenue"]

@@ -98,7 +98,7 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {% macro measures_by_days(entity) -%}
 {%- for suffix, days in day_windows() %}
 {%- for name, type, expression in declared_measures([entity]) %}
-{{ window_sum(name, days, type) }} as {{ name }}_{{ suffix }},
+{{ window_money(name, days) if is_money(name) else window_sum(name, days, type) }} as {{ name }}_{{ suffix }},
 {%- endfor %}
 {%- endfor %}
 {%- endmacro %}
@@ -110,7 +110,7 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {% macro or_zero(alias, names, windows) -%}
 {%- for suffix, span in windows %}
 {%- for name in names %}
-coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
+case when {{ alias }}.as_of is null then 0 else {{ alias }}.{{ name }}_{{ suffix }} end as {{ name }}_{{ suffix }},
 {%- endfor %}
 {%- endfor %}
 {%- endmacro %}
@@ -132,6 +132,14 @@ coalesce({{ alias }}.{{ name }}_{{ suffix }}, 0) as {{ name }}_{{ suffix }},
 {# SQL: a measure of tile rows summed over a window; 0 where there is nothing. #}
 {% macro window_sum(measure, days, type) -%}
 cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
+{%- endmacro %}
+
+{# SQL: money of tile rows summed over a window: 0 where there is nothing to add up, null where there is and none of it has a price. #}
+{% macro window_money(measure, days) -%}
+cast(coalesce(
+    sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}),
+    case when {{ window_sum('unpriced_' ~ measure, days, 'bigint') }} = 0 then 0 end
+) as decimal(38, 4))
 {%- endmacro %}
 
 {# CTE body: for each of `keys`, how many different values rows of state have over each window of days, as <name>_<suffix>. A value is in

@@ -33,8 +33,36 @@
 {% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
-{# What was put in the cart less what was taken out. #}
-{% macro net_in_cart(value) %}cast(coalesce(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end), 0) as decimal(38, 4)){% endmacro %}
+{# SQL: the money of what the condition holds of: 0 where that is nothing, null where there is something and none of it has a price. #}
+{% macro money_if(condition, value) -%}
+cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ count_if(condition) }} = 0 then 0 end) as decimal(38, 4))
+{%- endmacro %}
+
+{# SQL: the money of what the condition holds of and has a price; null where there is none. As tiles keep it. #}
+{% macro known_money_if(condition, value) %}cast(sum(case when {{ condition }} then {{ value }} end) as decimal(38, 4)){% endmacro %}
+
+{# Whether a measure of dbt_project.yml is one of money. #}
+{% macro is_money(name) %}
+{{ return((var('measures') | selectattr('name', 'equalto', name) | map(attribute='unit') | first) == 'reporting currency') }}
+{% endmacro %}
+
+{# The columns of a tile that count, for each measure of money that entities declare, the events without a price. #}
+{% macro unpriced_names(entities) %}
+{%- set found = [] -%}
+{%- for name, type, expression in declared_measures(entities) if is_money(name) %}{% do found.append('unpriced_' ~ name) %}{% endfor -%}
+{{ return(found) }}
+{% endmacro %}
+
+{# SQL: what was put in the cart less what was taken out, of which the value is known. #}
+{% macro known_in_cart(value) %}cast(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end) as decimal(38, 4)){% endmacro %}
+
+{# SQL: the same, at least 0: 0 where neither was done, null where there was something and no value of it is known. #}
+{% macro left_in_cart(value) -%}
+coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event_type in ('add_to_cart', 'remove_from_cart')") }} = 0 then 0 end)
+{%- endmacro %}
+
+{# SQL: a number, or 0 where it is below; greatest() would make 0 of null. #}
+{% macro at_least_zero(number) %}case when {{ number }} < 0 then 0 else {{ number }} end{% endmacro %}
 
 {# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item, session), as [name, type, SQL over
    clean events]; `also` is a further condition. #}
@@ -42,7 +70,9 @@
 {%- set found = [] -%}
 {%- for measure in var('measures') if measure.of | select('in', entities) | list -%}
     {%- set condition = measure.where ~ (' and ' ~ also if also else '') -%}
-    {%- if 'sum' in measure -%}
+    {%- if measure.unit == 'reporting currency' -%}
+        {%- do found.append([measure.name, 'decimal(38, 4)', money_if(condition, measure['sum'])]) -%}
+    {%- elif 'sum' in measure -%}
         {%- do found.append([measure.name, 'decimal(38, 4)', sum_if(condition, measure['sum'])]) -%}
     {%- else -%}
         {%- do found.append([measure.name, 'bigint', count_if(condition)]) -%}
@@ -66,8 +96,13 @@
 {%- set bought = "event_type = 'purchase'" -%}
 {%- set discounted = bought ~ " and list_price > price" -%}
 {%- set declared = [] -%}
-{%- for name, type, expression in declared_measures(tile_entities(tile)) -%}
-    {%- do declared.append([name, 'sum', expression]) -%}
+{%- for measure in var('measures') if measure.of | select('in', tile_entities(tile)) | list -%}
+    {%- if measure.unit == 'reporting currency' -%}
+        {%- do declared.append([measure.name, 'sum', known_money_if(measure.where, measure['sum'])]) -%}
+        {%- do declared.append(['unpriced_' ~ measure.name, 'sum', count_if(measure.where ~ ' and ' ~ measure['sum'] ~ ' is null')]) -%}
+    {%- else -%}
+        {%- do declared.append([measure.name, 'sum', sum_if(measure.where, measure['sum']) if 'sum' in measure else count_if(measure.where)]) -%}
+    {%- endif -%}
 {%- endfor -%}
 {%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
 {%- set returns = [['refunded_units', 'sum', sum_if("event_type = 'refund'", 'quantity')]] -%}
@@ -114,13 +149,13 @@
         ['last_at', 'max', 'max(event_at)'],
         ['cart_adds', 'sum', count_of('add_to_cart')],
         ['purchases', 'sum', count_of('purchase')],
-        ['cart_value', 'sum', net_in_cart('amount')],
+        ['cart_value', 'sum', known_in_cart('amount')],
     ],
     'identity_order': [
         ['ordered_at', 'min', 'min(event_at)'],
         ['units', 'sum', sum_if('true', 'quantity')],
-        ['revenue', 'sum', sum_if('true', 'amount')],
-        ['gross_revenue', 'sum', sum_if('true', 'gross_amount')],
+        ['revenue', 'sum', known_money_if('true', 'amount')],
+        ['gross_revenue', 'sum', known_money_if('true', 'gross_amount')],
     ],
     'item': events + declared + returns + prices + moments,
     'item_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],

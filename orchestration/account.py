@@ -12,9 +12,13 @@ from rich.table import Table
 
 from orchestration import lake
 from orchestration.errors import FinegrainError
+from orchestration.landing import identifier
 from orchestration.publish import DATABASE, current, marts_of
 from orchestration.settings import Settings, settings, variable
 
+#: What the ledger counts of raw rows, and the raw tables whose rows hold events.
+COUNTS: Final = ("raw_rows", "kept", "duplicates", "quarantined")
+EVENT_TABLES: Final = ("events", "ga4_events", "order_items", "refunds")
 #: Rows and columns of the sample of `user_features`.
 SAMPLE_ROWS: Final = 4
 SAMPLE: Final = [
@@ -41,11 +45,12 @@ SAMPLE: Final = [
 
 @dataclass(frozen=True)
 class Account:
-    """Counts of rows. `sources`: by source, rows that came and what they ended as; `reasons`: quarantined rows by reason
+    """Counts of rows. `sources`: by source and raw table, rows that came and what they ended as; `events`: the same of all rows that
+    hold events, which customers, products and order headers do not; `reasons`: quarantined rows by reason
     (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marked`: kept rows by the warning that they carry, and prices of the
     catalogue whose currency was assumed; `marts`: rows and columns by name;
-    `sample`: a few customers, column by column. Money is in `reporting_currency`; `stale_rates` says so where some was converted by an
-    old exchange rate."""
+    `empty`: by mart, the columns that are null in every row; `sample`: a few customers, column by column. Money is in `reporting_currency`;
+    `stale_rates` says so where some was converted by an old exchange rate."""
 
     published: str
     built_from: int
@@ -54,11 +59,13 @@ class Account:
     shop_time_zone: str | None
     stale_rates: str | None
     sources: list[dict[str, Any]]
+    events: dict[str, int]
     reasons: dict[str, int]
     dead_letters: dict[str, int]
     cleaned: dict[str, int]
     marked: dict[str, int]
     marts: dict[str, tuple[int, int]]
+    empty: dict[str, list[str]]
     sample: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,12 +74,12 @@ class Account:
 
     def show(self, out: Console) -> None:
         """Print it for people."""
-        table = _table("What came in", "source", "raw rows", "kept", "duplicates", "quarantined")
+        table = _table("What came in", "source", "raw table", "raw rows", "kept", "duplicates", "quarantined")
+        table.columns[1].justify = "left"
         for row in self.sources:
-            table.add_row(row["source"], *(f"{row[name]:,}" for name in list(row)[1:]))
-        if len(self.sources) > 1:
-            table.add_section()
-            table.add_row("all", *(f"{sum(row[name] for row in self.sources):,}" for name in list(self.sources[0])[1:]))
+            table.add_row(row["source"], row["raw_table"], *(f"{row[name]:,}" for name in COUNTS))
+        table.add_section()
+        table.add_row("all that hold events", "", *(f"{self.events[name]:,}" for name in COUNTS))
         out.print(table)
         out.print("An export's event with several items is kept if one of them is.\n", style="dim")
         for title, counts in (
@@ -94,6 +101,12 @@ class Account:
         for mart, (rows, columns) in self.marts.items():
             table.add_row(mart, f"{rows:,}", str(columns))
         out.print(table)
+        for mart, names in self.empty.items():
+            out.print(
+                f"{mart}: {len(names)} of {self.marts[mart][1]} columns are null in every row: {', '.join(names)}",
+                style="yellow",
+                markup=False,
+            )
         out.print(f"Money is in {self.reporting_currency}; days are of {self.shop_time_zone}.\n", style="dim")
         if self.sample:
             money = f", money in {self.reporting_currency}"
@@ -133,6 +146,7 @@ def account(where: Settings | None = None) -> Account:
             0
         ]
         currency, zone = shop_of(con)
+        sources = _dicts(con, _SOURCES)
         return Account(
             published=str(where.published / DATABASE),
             built_from=built_from,
@@ -140,12 +154,14 @@ def account(where: Settings | None = None) -> Account:
             reporting_currency=currency,
             shop_time_zone=zone,
             stale_rates=stale_rates(con, "fct_events"),
-            sources=_dicts(con, _SOURCES),
+            sources=sources,
+            events=_sums([row for row in sources if row["raw_table"] in EVENT_TABLES]),
             reasons=dict(con.execute(_REASONS).fetchall()),
             dead_letters=_dead_letters(where),
             cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
             marked={name: count for name, count in con.execute(_MARKED).fetchall() if count},
             marts=marts_of(folder),
+            empty=_empty_columns(con, folder),
             sample=_dicts(con, _SAMPLE),
         )
 
@@ -200,7 +216,34 @@ def ledger(where: Settings | None = None) -> dict[str, int]:
         return {}
     with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
         sources = _dicts(con, _SOURCES)
-    return {name: sum(each[name] for each in sources) for name in ("raw_rows", "kept", "duplicates", "quarantined")}
+    return _sums(sources)
+
+
+def _sums(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {name: sum(row[name] for row in rows) for name in COUNTS}
+
+
+def _empty_columns(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, list[str]]:
+    """By mart, the columns that are null in every row, as the statistics in the footers of its Parquet files say; lists, of which footers count
+    elements, are counted."""
+    found: dict[str, list[str]] = {}
+    for mart, (rows, _) in marts_of(folder).items():
+        if not rows:
+            continue
+        kinds = {column: kind for column, kind, *_ in con.execute(f"describe {identifier(mart)}").fetchall()}
+        files = str(folder / "parquet" / mart / "*.parquet")
+        footers = con.execute(
+            "select path_in_schema, sum(stats_null_count) from parquet_metadata($files) group by all", {"files": files}
+        ).fetchall()
+        empty = {str(column) for column, nulls in footers if nulls == rows and column in kinds}
+        lists = [column for column, kind in kinds.items() if kind.endswith("[]")]
+        if lists:
+            counted = ", ".join(f"count({identifier(column)})" for column in lists)
+            [counts] = con.execute(f"select {counted} from {identifier(mart)}").fetchall()
+            empty |= {column for column, count in zip(lists, counts, strict=True) if count == 0}
+        if empty:
+            found[mart] = [column for column in kinds if column in empty]
+    return found
 
 
 def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
@@ -210,9 +253,9 @@ def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
 
 
 _SOURCES: Final = """
-    select source, sum(raw_rows)::bigint as raw_rows, sum(kept)::bigint as kept, sum(duplicates)::bigint as duplicates,
-        sum(quarantined)::bigint as quarantined
-    from event_ledger group by source order by raw_rows desc, source
+    select source, raw_table, sum(raw_rows)::bigint as raw_rows, sum(kept)::bigint as kept,
+        sum(duplicates)::bigint as duplicates, sum(quarantined)::bigint as quarantined
+    from event_ledger group by source, raw_table order by raw_rows desc, source, raw_table
 """
 _REASONS: Final = """
     select reason, count(*) from (select unnest(reasons) as reason from quarantined_events) group by reason

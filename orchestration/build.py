@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,13 @@ class Node:
 
 @dataclass
 class Build:
-    """What a dbt run did. `seconds` is wall time; `startup_seconds` of them had passed when the first node was begun."""
+    """What a dbt run did. `seconds` is wall time; `startup_seconds` of them had passed when the first node was begun; `notes` are
+    sentences on the moment that features are of."""
 
     nodes: list[Node]
     seconds: float
     startup_seconds: float
+    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -266,12 +269,70 @@ def build(
         def follow(name: str, number: int, of: int) -> None:
             advance(1 / of, name)
 
-        return run_dbt(
+        done = run_dbt(
             arguments(where, full_refresh=full_refresh, unit_tests=unit_tests),
             where=where,
             moment=moment,
             on_node=follow,
         )
+    done.notes = notes(where)
+    return done
+
+
+#: Profiles, products and orders that are dated later than the last event by no more than this are the usual course of things.
+USUAL_LAG = timedelta(days=1)
+
+
+def notes(where: Settings) -> list[str]:
+    """What a user should know of the moment that the last build is of, if nobody asked for one: how many events are left out or how far the
+    moment lies behind the last event, and which tables are dated later than the events."""
+    with duckdb.connect() as con:
+        warehouse.attach(con, where.warehouse)
+        try:
+            [(asked, as_of, last, events, waiting, until, hidden)] = con.execute(_MOMENT).fetchall()
+            later = con.execute(_LATER, {"after": last + USUAL_LAG if last else None}).fetchall()
+        except duckdb.Error:  # a build that failed before it came to the moment
+            return []
+    found = []
+    if asked is None and last is not None:
+        remedy = "Where customers, products or orders were known all along, say so in the mapping (available_at, docs/connect.md)"
+        if as_of - last > timedelta(microseconds=1):
+            found.append(
+                f"features are as of {_shown(as_of)}, though the last event arrived at {_shown(last)}: {waiting:,} of {events:,} events "
+                f"wait for customers, products or orders that are dated later, up to {_shown(until)}, so windows of the last days "
+                f"may be empty. {remedy}, or build with --as-of {(last + timedelta(microseconds=1)).isoformat()}Z"
+            )
+        elif hidden:
+            found.append(
+                f"{hidden:,} of {events:,} events are not in the features, which are as of {_shown(as_of)}: they wait for customers, products "
+                f"or orders that are dated later, up to {_shown(until)}. {remedy}"
+            )
+        found += [
+            f"{rows:,} {table} are dated later than the last event, up to {_shown(newest)}"
+            for table, rows, newest in later
+        ]
+    return found
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+_MOMENT = """
+    with events as (
+        select available_at, greatest(raw_available_at, event_at) as arrived_at
+        from warehouse.main.int_events__validated where verdict = 'kept'
+    ), arrivals as (select max(arrived_at) as last, count(*) as events from events)
+    select
+        (select as_of from warehouse.main.builds order by number desc nulls last limit 1), b.as_of, a.last, a.events,
+        (select count(*) from events where available_at > a.last), (select max(available_at) from events where available_at > a.last),
+        (select count(*) from events where available_at > b.as_of)
+    from warehouse.main.int_identity__build as b cross join arrivals as a
+"""
+_LATER = """
+    select raw_table, count(distinct record_key), max(raw_available_at) from warehouse.main.int_identity__records
+    where verdict = 'kept' and raw_available_at > $after group by raw_table order by raw_table
+"""
 
 
 def _must_hold_rows(where: Settings) -> None:

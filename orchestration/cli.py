@@ -388,6 +388,8 @@ def build(
             f"{done.count('model', 'seed', 'snapshot')} models, seeds and snapshots and "
             f"{done.count('test', 'unit_test')} tests in {done.seconds:.1f} s"
         )
+        for note in done.notes:
+            console.err().print(f"note: {note}", style="yellow", markup=False)
         for node in done.failed:
             err = console.err()
             err.print(f"failed: {node.name}: {node.message}", style="red")

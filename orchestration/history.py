@@ -26,7 +26,7 @@ from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.lineage import FEATURES
 from orchestration.locks import one_at_a_time, scratch
-from orchestration.publish import DRAFT, point
+from orchestration.publish import DRAFT, categorical_columns, kinds_for_arrow, point
 from orchestration.settings import Settings, settings
 
 #: What dbt builds and tests of each day: the feature marts, and what they are made of.
@@ -67,11 +67,13 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
             for node in done.nodes
             if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")
         ]
+        categorical = categorical_columns()
         for mart in marts:
             # From which snapshot a day was made says nothing of it, and would be another the next time.
+            query = f"select * exclude (built_from) from warehouse.marts.{identifier(mart)}"
+            kinds = kinds_for_arrow(con, query, sorted(categorical.get(mart, ())), draft)
             [(rows[mart],)] = con.execute(
-                f"copy (select * exclude (built_from) from warehouse.marts.{identifier(mart)}) to {quote(str(draft / f'{mart}.parquet'))} "
-                "(format parquet, compression zstd)"
+                f"copy ({query}) to {quote(str(draft / f'{mart}.parquet'))} (format parquet, compression zstd, {kinds})"
             ).fetchall()
     with one_at_a_time(where.published / LOCK):
         _put(draft, where.published, f"day={day.isoformat()}")

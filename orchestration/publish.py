@@ -13,29 +13,34 @@ is taken over, Parquet files by a hard link. So a publish reads the marts once a
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import yaml
 
 from orchestration import __version__, stopping, warehouse
 from orchestration.errors import FinegrainError
 from orchestration.lake import quote
 from orchestration.landing import identifier
 from orchestration.locks import one_at_a_time, scratch
-from orchestration.settings import Settings, settings
+from orchestration.settings import PROJECT, Settings, settings
 
 DATABASE: Final = "finegrain.duckdb"
 #: The schema of the warehouse whose every table and view is published.
 SCHEMA: Final = "marts"
 #: What the names of folders begin with in which something is made that is not yet published.
 DRAFT: Final = ".draft-"
+#: The key of a Parquet file under which readers that know Arrow (pandas, Polars) look for the types of its columns.
+ARROW_SCHEMA: Final = "ARROW:schema"
 #: Rows a day above which a mart is kept by the day; by the month below, since small files cost more than they save.
 ROWS_A_DAY: Final = 20_000
 
@@ -190,7 +195,10 @@ def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build
     if last.as_of is None:  # nobody asked for a moment: it is of the one after all that it knows
         return
     published = _about(before)["as_of"]
-    [(newest,)] = con.execute("select max(available_at) from warehouse.main.int_events__cleaned").fetchall()
+    # The last arrival, of which a build is that nobody asked a moment of.
+    [(newest,)] = con.execute(
+        "select max(greatest(raw_available_at, event_at)) from warehouse.main.int_events__validated where verdict = 'kept'"
+    ).fetchall()
     if newest and last.as_of <= newest and (published is None or str(last.as_of) < published):
         raise FinegrainError(
             f"the last build is as of {last.as_of}, as was asked for, and what is published is of a later moment; it stays as it is. "
@@ -200,7 +208,8 @@ def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build
 
 @dataclass
 class _Mart:
-    """A mart as it is to be published. `digests`: by period, a digest of its rows; `layout`: its columns and how it is cut."""
+    """A mart as it is to be published. `digests`: by period, a digest of its rows; `layout`: its columns with their types, which Parquet
+    says to be categorical of some."""
 
     name: str
     comment: str | None
@@ -216,6 +225,11 @@ class _Mart:
     @property
     def table(self) -> str:
         return f"published.main.{identifier(self.name)}"
+
+    @property
+    def categorical(self) -> list[str]:
+        """The columns that Parquet types as categories."""
+        return [column for column, _, *marks in self.layout if marks]
 
     def about(self) -> dict[str, Any]:
         """What about.json says of it; the next publish compares with that."""
@@ -249,7 +263,12 @@ def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None, l
     left = {} if last.marts is None else {name: told for name, told in before.items() if name not in last.marts}
     if last.marts is not None and len(left) + len(last.marts) != len(before):
         raise FinegrainError("a build of some marts cannot be published over another version's; run `finegrain build`")
-    marts = [_inspect(con, str(name), comment) for name, comment in found if name not in left]
+    categorical = categorical_columns()
+    marts = [
+        _inspect(con, str(name), comment, categorical.get(str(name), set()))
+        for name, comment in found
+        if name not in left
+    ]
     changes = {mart.name: mart.changed_since(before.get(mart.name)) for mart in marts}
     if before and previous:
         shutil.copyfile(previous / DATABASE, draft / DATABASE)
@@ -282,12 +301,14 @@ def _before(previous: Path | None) -> dict[str, Any]:
     return dict(about["marts"]) if is_whole else {}
 
 
-def _inspect(con: duckdb.DuckDBPyConnection, name: str, comment: str | None) -> _Mart:
-    """Look through a mart: its columns, and a digest of the rows of each period."""
+def _inspect(con: duckdb.DuckDBPyConnection, name: str, comment: str | None, categorical: set[str]) -> _Mart:
+    """Look through a mart: its columns, of which some are `categorical`, and a digest of the rows of each period."""
     source = f"warehouse.{identifier(SCHEMA)}.{identifier(name)}"
-    layout = [[str(column), str(kind)] for column, kind, *_ in con.execute(f"describe {source}").fetchall()]
-    moment = next((column for column, kind in layout if kind in ("DATE", "TIMESTAMP") and column != "as_of"), None)
-    if moment is None or "as_of" in dict(layout):  # of one moment: all of its rows change together
+    kinds = {str(column): str(kind) for column, kind, *_ in con.execute(f"describe {source}").fetchall()}
+    moment = next(
+        (column for column, kind in kinds.items() if kind in ("DATE", "TIMESTAMP") and column != "as_of"), None
+    )
+    if moment is None or "as_of" in kinds:  # of one moment: all of its rows change together
         period = "'all'"
     else:
         column = identifier(moment)
@@ -302,7 +323,10 @@ def _inspect(con: duckdb.DuckDBPyConnection, name: str, comment: str | None) -> 
     return _Mart(
         name,
         comment,
-        layout,
+        [
+            [*each, *(["categorical"] if each[0] in categorical and each[1] == "VARCHAR" else [])]
+            for each in kinds.items()
+        ],
         period,
         digests={str(key): f"{rows}:{digest}" for key, rows, digest in found},
         rows=sum(rows for _, rows, _ in found),
@@ -329,11 +353,14 @@ def _write_mart(
     # A description may change where no row did.
     _describe(con, mart.name, mart.table, mart.comment)
     periods = sorted(mart.digests.keys() if changed is None else changed & mart.digests.keys())
+    options = (
+        f"format parquet, compression zstd, {kinds_for_arrow(con, f'from {mart.table}', mart.categorical, folder)}"
+    )
     if len(periods) > 1:
         scratch = folder / "periods"
         con.execute(
             f"copy (select *, {mart.period} as published_period from {mart.table} {wanted}) to {quote(str(scratch))} "
-            "(format parquet, compression zstd, partition_by (published_period))"
+            f"({options}, partition_by (published_period))"
         )
         for written in scratch.glob("*/*.parquet"):
             written.rename(folder / f"{written.parent.name.partition('=')[2]}.parquet")
@@ -341,7 +368,39 @@ def _write_mart(
     elif periods or changed is None:
         name = periods[0] if periods else "none"
         path = quote(str(folder / f"{name}.parquet"))
-        con.execute(f"copy (from {mart.table} {wanted}) to {path} (format parquet, compression zstd)")
+        con.execute(f"copy (from {mart.table} {wanted}) to {path} ({options})")
+
+
+def kinds_for_arrow(con: duckdb.DuckDBPyConnection, query: str, categorical: Collection[str], folder: Path) -> str:
+    """The option of COPY that declares which columns of the query are categorical. Parquet itself has no such type; Arrow's readers take it from the file's
+    metadata, and all others read text."""
+    import pyarrow as pa  # a fifth of a second that other commands need not wait
+    import pyarrow.parquet as pq
+
+    # What a reader would make of the columns, from a file of no rows: only the categories are to differ.
+    bare = folder / ".bare"
+    con.execute(f"copy ({query} limit 0) to {quote(str(bare))} (format parquet)")
+    schema = pq.read_schema(bare)
+    bare.unlink()
+    for column in categorical:
+        place = schema.get_field_index(column)
+        if place >= 0 and schema.field(place).type == pa.string():
+            schema = schema.set(place, pa.field(column, pa.dictionary(pa.int32(), pa.string())))
+    declared = base64.b64encode(schema.serialize().to_pybytes()).decode()
+    return f"kv_metadata {{{quote(ARROW_SCHEMA)}: {quote(declared)}}}"
+
+
+def categorical_columns() -> dict[str, set[str]]:
+    """By mart, the columns whose YAML says `meta: {categorical: true}`: texts of few values."""
+    found: dict[str, set[str]] = {}
+    for path in (PROJECT / "models" / SCHEMA).rglob("*.yml"):
+        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+            found[model["name"]] = {
+                column["name"]
+                for column in model.get("columns", [])
+                if column.get("config", {}).get("meta", {}).get("categorical")
+            }
+    return found
 
 
 def _describe(con: duckdb.DuckDBPyConnection, mart: str, table: str, comment: str | None) -> None:

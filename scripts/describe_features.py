@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import yaml
-from features import OWNER, Feature, Project
+from features import CATEGORICAL_KEYS, OWNER, Feature, Project
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = Path("models") / "marts" / "features"
@@ -42,7 +42,7 @@ def columns(declared: ModuleType, project: Project) -> str:
         "    columns:  # Written by scripts/describe_features.py.\n",
         *(
             f"      - {{name: {name}, data_type: {data_type}, description: {json.dumps(what)}, "
-            "constraints: [{type: not_null, warn_unsupported: false}]}\n"
+            f"constraints: [{{type: not_null, warn_unsupported: false}}]{_category(name)}}}\n"
             for name, (data_type, what) in keys.items()
         ),
         *map(line, declared.features(project)),
@@ -55,12 +55,18 @@ def line(feature: Feature) -> str:
     meta: dict[str, Any] = {"unit": feature.unit, "window": feature.window, "null_means": feature.null_means}
     if feature.range:
         meta["range"] = list(feature.range)
+    if feature.categorical:
+        meta["categorical"] = True
     meta["owner"] = OWNER
     described = json.dumps(feature.meaning.format(_in_words(feature.window)) + ".", ensure_ascii=False)
     return (
         f"      - {{name: {feature.name}, data_type: {_scalar(feature.data_type)}, description: {described},\n"
         f"         config: {{meta: {_flow(meta)}}}}}\n"
     )
+
+
+def _category(key: str) -> str:
+    return ", config: {meta: {categorical: true}}" if key in CATEGORICAL_KEYS else ""
 
 
 def _in_words(window: str) -> str:

@@ -274,7 +274,7 @@ def _shown(names: list[str], rows: list[tuple[Any, ...]]) -> str:
 #: The clocks of Berlin go forward on the last of March: a naive time of that night occurs never.
 FIRST_DAY = date(2024, 3, 26)
 DAYS = 9
-WINDOW_EDGES = (1, 7, 8, 30, 31, 90, 91, 365, 366)
+WINDOW_EDGES = (1, 7, 8, 14, 15, 30, 31, 90, 91, 365, 366)
 CATEGORIES = ("books", "Books", "boks", "footwear", "Footwear/", "fotwear", "(not set)", "weird corner", None)
 REFERRERS = (
     "https://www.Google.de/search?q=http://x",

@@ -80,7 +80,7 @@ def telling_moments(random: Random, events: list[Event], count: int) -> list[dat
             case 2:
                 moment = midnight + random.choice((0, 1)) * DAY
             case 3:
-                moment = midnight + random.choice((7, 8, 30, 31, 90, 91, 365, 366)) * DAY
+                moment = midnight + random.choice((7, 8, 14, 15, 30, 31, 90, 91, 365, 366)) * DAY
                 moment += random.choice((0, 1, 12)) * HOUR
         found.append(moment + random.choice((-1, 0, 0, 1)) * MICROSECOND)
     return sorted(set(found))

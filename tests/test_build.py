@@ -17,7 +17,7 @@ from conftest import run_dbt as dbt_command
 from test_maintain import Held
 
 from orchestration import lake
-from orchestration.build import Node, build, must_start_afresh, run_dbt
+from orchestration.build import Node, build, must_start_afresh, notes, run_dbt
 from orchestration.dbt_plugin import rules
 from orchestration.errors import FinegrainError
 from orchestration.settings import Settings
@@ -178,3 +178,56 @@ def test_what_the_fingerprint_of_the_rules_sees(project: Path, tmp_path: Path) -
     assert rules(copy) == before
     # What a mapping says counts as the var does.
     assert rules(copy, {"reporting_currency": "USD"}) == before != rules(copy, {"reporting_currency": "EUR"})
+
+
+@pytest.mark.parametrize(
+    ("as_of", "asked", "expected"),
+    [
+        # One of 200 waits, which is not waited for.
+        (
+            "2025-01-02 10:00:00.000001",
+            "null",
+            [
+                "1 of 200 events are not in the features, which are as of 2025-01-02 10:00:00: they wait",
+                "2 customers are dated later than the last event, up to 2025-06-01 00:00:00",
+            ],
+        ),
+        # The build waited for it.
+        (
+            "2025-06-01 00:00:00.000001",
+            "null",
+            [
+                "features are as of 2025-06-01 00:00:00, though the last event arrived at 2025-01-02 10:00:00: 1 of 200 events wait",
+                "2 customers are dated later than the last event, up to 2025-06-01 00:00:00",
+            ],
+        ),
+        ("2025-01-01 00:00:00", "timestamp '2025-01-01'", []),
+    ],
+    ids=["left out", "waited for", "asked for"],
+)
+def test_a_build_notes_what_its_moment_leaves_out(tmp_path: Path, as_of: str, asked: str, expected: list[str]) -> None:
+    where = Settings.below(tmp_path, tmp_path)
+    with duckdb.connect(str(where.warehouse)) as con:
+        con.execute(
+            f"""
+            create table builds as select 1 as number, cast({asked} as timestamp) as as_of;
+            create table int_identity__build as select timestamp '{as_of}' as as_of;
+            create table int_events__validated as select 'kept' as verdict, timestamp '2025-01-02 10:00:00' as event_at,
+                event_at as raw_available_at, case when i = 7 then timestamp '2025-06-01' else event_at end as available_at from range(200) as r (i)
+            union all select 'quarantined', timestamp '2026-01-01', timestamp '2026-01-01', timestamp '2026-01-01';
+            create table int_identity__records as
+            select 'customers' as raw_table, 'kept' as verdict, key as record_key, timestamp '2025-06-01' as raw_available_at
+            from (values ('U1'), ('U2'), ('U2')) as v (key)
+            union all select 'customers', 'kept', 'U3', timestamp '2025-01-03 09:00:00'
+            union all select 'products', 'quarantined', 'P1', timestamp '2025-06-01'
+            """
+        )
+    found = notes(where)
+    assert len(found) == len(expected)
+    assert all(told.startswith(begun) for told, begun in zip(found, expected, strict=True)), found
+
+
+def test_a_build_that_came_to_no_moment_has_no_notes(tmp_path: Path) -> None:
+    where = Settings.below(tmp_path, tmp_path)
+    duckdb.connect(str(where.warehouse)).close()
+    assert notes(where) == []

@@ -91,7 +91,7 @@ def test_the_page_is_the_same_each_time(shop: Settings, told: Catalog) -> None:
 def test_measures_that_differ_in_their_window_share_a_line() -> None:
     [users] = [mart for mart in declared() if mart.name == "user_features"]
     by_name = {measure.name: measure for measure in users.measures()}
-    assert by_name["views_<window>"].windows == ["1h", "24h", "7d", "30d", "90d", "365d", "lifetime"]
+    assert by_name["views_<window>"].windows == ["1h", "24h", "7d", "14d", "30d", "90d", "365d", "lifetime"]
     assert by_name["views_<window>"].meaning == "Product views."
     assert by_name["session_seconds_mean_<window>_was_missing"].windows == ["90d", "lifetime"]
     assert by_name["hours_since_view"].windows == ["lifetime"]

@@ -64,10 +64,10 @@ def test_what_stands_above_the_columns_is_kept(copy: Path) -> None:
 def test_windows_and_half_lives_are_the_projects(copy: Path) -> None:
     path = copy / "dbt_project.yml"
     text = path.read_text()
-    changed = text.replace("day_windows: [7, 30, 90, 365]", "day_windows: [7, 14, 30, 90, 365]")
+    changed = text.replace("day_windows: [7, 14, 30, 90, 365]", "day_windows: [7, 10, 14, 30, 90, 365]")
     path.write_text(changed.replace("half_lives: [1, 7, 30]", "half_lives: [3]"))
     main([], copy)
-    assert written(copy, "user_features")["views_14d"]["description"] == "Product views in the last 14 days."
+    assert written(copy, "user_features")["views_10d"]["description"] == "Product views in the last 10 days."
     items = written(copy, "item_features")
     assert "views_ema_3d" in items and "views_ema_7d" not in items
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from random import Random
 
 import duckdb
+import pandas as pd
+import polars as pl
 import pytest
 import sqlalchemy
 from rich.console import Console
@@ -71,6 +73,50 @@ def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
                     f"(select count(*) from (from warehouse.marts.{name} except all from {copy}))"
                 ).fetchall()
                 assert counts == [(done.marts[name][0], done.marts[name][0], 0)], copy
+
+
+#: Texts of few values, as their marts' YAML declares them; ids, pages and titles are none.
+CATEGORICAL = {
+    "fct_events": {"event_type", "category", "brand", "device", "country", "source", "origin", "currency", "campaign"},
+    "dim_customers": {"gender", "country", "acquisition_channel"},
+    "fct_orders": {"source", "origin", "status", "currency"},
+    "session_features": {"entry_channel", "entry_campaign", "device", "country", "day_part"},
+    "user_features": {"rfm_segment"},
+    "user_category_features": {"category"},
+}
+
+
+@pytest.mark.parametrize("rows_a_day", [1, 20_000])
+def test_parquet_types_texts_of_few_values_as_categories(
+    shop: Settings, monkeypatch: pytest.MonkeyPatch, rows_a_day: int
+) -> None:
+    """pandas and Polars read them as such, and every reader the same values; also of a mart in files a period."""
+    monkeypatch.setattr("orchestration.publish.ROWS_A_DAY", rows_a_day)
+    publish(shop)
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        for mart, expected in CATEGORICAL.items():
+            folder = shop.published / "parquet" / mart
+            frame = pd.read_parquet(folder)
+            assert {name for name in frame if frame[name].dtype == "category"} == expected, mart
+            read = pl.read_parquet(folder / "*.parquet")
+            assert {name for name, kind in read.schema.items() if kind == pl.Categorical} == expected, mart
+            names = ", ".join(sorted(expected))
+            rows = sorted(con.execute(f"select {names} from {mart}").fetchall(), key=repr)
+            texts = frame[sorted(expected)].astype(object)
+            in_pandas = texts.where(texts.notna(), None).itertuples(index=False, name=None)
+            in_polars = read.select(pl.col(sorted(expected)).cast(pl.String)).rows()
+            in_duckdb = con.execute(f"select {names} from '{folder}/*.parquet'").fetchall()
+            for found in (in_pandas, in_polars, in_duckdb):
+                assert sorted(found, key=repr) == rows, mart
+
+
+def test_a_column_declared_categorical_later_is_written_again(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(shop)
+    monkeypatch.setattr("orchestration.publish.categorical_columns", lambda: {"dim_products": {"product_id"}})
+    another_build(shop, "select 1")
+    publish(shop)
+    frame = pd.read_parquet(shop.published / "parquet" / "dim_products")
+    assert [name for name in frame if frame[name].dtype == "category"] == ["product_id"]
 
 
 def files_of(shop: Settings) -> dict[str, int]:
@@ -490,9 +536,37 @@ def test_the_account_adds_up(shop: Settings) -> None:
     assert sum(row["raw_rows"] for row in told.sources) == sum(
         count for name, count in landed.items() if name != "ga4_items"
     )
+    of_events = [row for row in told.sources if row["raw_table"] in ("events", "ga4_events", "order_items", "refunds")]
+    assert {row["raw_table"] for row in told.sources} > {row["raw_table"] for row in of_events}
+    assert told.events == {name: sum(row[name] for row in of_events) for name in told.events}
+    text = io.StringIO()
+    told.show(Console(file=text, width=200))
+    raw, kept = (f"{told.events[name]:,}" for name in ("raw_rows", "kept"))
+    assert re.search(rf"all that hold events +{raw} +{kept} ", text.getvalue())
+    assert re.search(r"shop_database +customers +\d", text.getvalue())
     assert told.reasons["malformed"] > 0 and told.cleaned["event price imputed"] > 0
     assert told.sample and {"customer_id", "rfm_segment"} <= set(told.sample[0])
     assert told.dead_letters == {}
+
+
+def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) -> None:
+    """Of all files of a mart together, lists too; a column with one value is none."""
+    publish(shop)
+    before = account(shop).empty
+    another_build(
+        shop,
+        "update marts.dim_products set title = null, brand = null; "
+        "update marts.dim_products set brand = 'b' where product_id = (select min(product_id) from marts.dim_products); "
+        "update int_events__cleaned set query = null, warnings = null",
+    )
+    publish(shop)
+    told = account(shop)
+    assert told.empty["dim_products"] == [*before.get("dim_products", []), "title"]
+    assert told.empty["fct_events"] == [*before.get("fct_events", []), "query", "warnings"]
+    text = io.StringIO()
+    told.show(Console(file=text, width=200))
+    columns = told.marts["dim_products"][1]
+    assert f"dim_products: 1 of {columns} columns are null in every row: title\n" in text.getvalue()
 
 
 def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: Path) -> None:

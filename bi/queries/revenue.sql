@@ -10,7 +10,7 @@ select
     cast(sum(units) as double) as units,
     cast(sum(revenue) as double) as revenue,
     cast(sum(refunds) as double) as refunds,
-    cast(sum(coalesce(revenue, 0) - refunds) as double) as net_revenue
+    cast(sum(coalesce(revenue, 0) - coalesce(refunds, 0)) as double) as net_revenue
 from fct_orders
 cross join (select reporting_currency from dim_shop) as shop
 group by day, coalesce(status, 'unknown')

@@ -16,10 +16,14 @@ MONEY: Final = "reporting currency"
 AMOUNT: Final = "decimal(38,4)"
 PRICE: Final = "decimal(18,4)"
 NEVER: Final = "never null"
+#: What null means of money that is added up.
+UNPRICED: Final = "there is something to add up, and none of it has a price"
 
 Range: TypeAlias = tuple[float | None, float | None] | None
 AT_LEAST_0: Final[Range] = (0, None)
 SHARE: Final[Range] = (0, 1)
+#: Of the columns that tell rows apart, those that take few values.
+CATEGORICAL_KEYS: Final = ("category", "brand")
 
 #: type, meaning and unit of measures that are not sums and so are no one's to declare in dbt_project.yml.
 Measures: TypeAlias = Mapping[str, tuple[str, str, str]]
@@ -28,7 +32,8 @@ ORDERS: Final[Measures] = {"orders": ("bigint", "Distinct orders{}", "orders")}
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null."""
+    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null. A text is
+    `categorical` where it takes few values: published Parquet files type it as such. Ids and addresses are not."""
 
     name: str
     data_type: str
@@ -37,6 +42,7 @@ class Feature:
     window: str = "none"
     null_means: str = NEVER
     range: Range = AT_LEAST_0
+    categorical: bool = False
 
 
 def step_rates(towards: str) -> Iterator[Feature]:
@@ -101,4 +107,6 @@ class Project:
         """A feature for each measure and window (all windows unless told)."""
         for window in windows or self.windows:
             for name, (data_type, meaning, unit) in measures.items():
-                yield Feature(f"{name}_{window}", data_type, meaning, unit, window)
+                yield Feature(
+                    f"{name}_{window}", data_type, meaning, unit, window, UNPRICED if unit == MONEY else NEVER
+                )

@@ -59,7 +59,7 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
             f"Share of the customer's money for products with a {thing}{{}}",
             "share",
             window,
-            f"no money spent on products with a {thing}",
+            f"no money spent on products with a {thing}, or none of the purchases has a price",
             SHARE,
         )
         few = f"fewer events of the customer with the {thing} than the var lift_min_support, or none of the shop"

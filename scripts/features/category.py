@@ -27,7 +27,7 @@ def features(project: Project) -> Iterator[Feature]:
         "nothing of it was bought yet",
         SHARE,
     )
-    for measure, null in (("views", "nothing was viewed"), ("revenue", "nothing was bought")):
+    for measure, null in (("views", "nothing was viewed"), ("revenue", "its revenue is null, or nothing was bought")):
         yield Feature(
             f"share_of_{measure}_30d",
             "double",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, PRICE, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
+from features import MONEY, NEVER, ORDERS, PRICE, SHARE, Feature, Measures, Project, moving_averages, step_rates, trends
 
 KEYS: Final = {"product_id": "The product (dim_products)."}
 
@@ -47,7 +47,8 @@ def features(project: Project) -> Iterator[Feature]:
         ("revenue_rank_30d", "revenue", "30d"),
     ):
         meaning = f"Rank among all products by {what}{{}}, 1 for the most, equal for equals"
-        yield Feature(name, "bigint", meaning, "rank", window, range=(1, None))
+        null = "its revenue is null" if what == "revenue" else NEVER
+        yield Feature(name, "bigint", meaning, "rank", window, null, (1, None))
     yield from moving_averages()
     for half_life in project.half_lives:
         yield Feature(
@@ -67,8 +68,18 @@ def features(project: Project) -> Iterator[Feature]:
         "none",
         unknown,
         None,
+        categorical=True,
     )
-    yield Feature("brand", "varchar", "The product's brand by then", "label", "none", "unknown to the catalogue", None)
+    yield Feature(
+        "brand",
+        "varchar",
+        "The product's brand by then",
+        "label",
+        "none",
+        "unknown to the catalogue",
+        None,
+        categorical=True,
+    )
     yield Feature(
         "price_now",
         PRICE,

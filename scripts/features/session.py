@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import AMOUNT, MONEY, Feature, Project
+from features import AMOUNT, MONEY, NEVER, UNPRICED, Feature, Project
 
 KEYS: Final = {"session_id": "The session (fct_sessions)."}
 
@@ -23,7 +23,7 @@ def features(project: Project) -> Iterator[Feature]:
 
     yield Feature("events", "bigint", "Events of any kind", "events", range=(1, None))
     for name, (data_type, meaning, unit) in project.measures("session").items():
-        yield Feature(name, data_type, meaning, unit)
+        yield Feature(name, data_type, meaning, unit, null_means=UNPRICED if unit == MONEY else NEVER)
     yield Feature("orders", "bigint", "Distinct orders", "orders")
     yield Feature("has_order", "boolean", "Whether something was bought", "flag", range=None)
     yield Feature("is_bounced", "boolean", "Whether it has one event only", "flag", range=None)
@@ -61,7 +61,7 @@ def features(project: Project) -> Iterator[Feature]:
         null_means="nothing was added to the cart",
     )
     cart = "put in the cart less what was taken out, at least 0; what was bought is not taken off"
-    yield Feature("cart_value", AMOUNT, f"Money of what was {cart}", MONEY)
+    yield Feature("cart_value", AMOUNT, f"Money of what was {cart}", MONEY, null_means=UNPRICED)
     yield Feature("cart_units", AMOUNT, f"Units of what was {cart}; a missing quantity counts as one", "units")
 
     unknown = "the first event does not say"
@@ -70,7 +70,8 @@ def features(project: Project) -> Iterator[Feature]:
         ("entry_referrer", "Address that led to its first event"),
         ("entry_campaign", "Campaign that led to its first event"),
     ):
-        yield Feature(name, "varchar", what, "label", null_means=unknown, range=None)
+        is_label = name == "entry_campaign"
+        yield Feature(name, "varchar", what, "label", null_means=unknown, range=None, categorical=is_label)
     yield Feature(
         "entry_channel",
         "varchar",
@@ -78,15 +79,21 @@ def features(project: Project) -> Iterator[Feature]:
         "host (seeds/referrer_channels.csv)",
         "label",
         range=None,
+        categorical=True,
     )
-    yield Feature("device", "varchar", "Device of its first event", "label", null_means=unknown, range=None)
-    yield Feature("country", "varchar", "Country of its first event", "label", null_means=unknown, range=None)
+    yield Feature(
+        "device", "varchar", "Device of its first event", "label", null_means=unknown, range=None, categorical=True
+    )
+    yield Feature(
+        "country", "varchar", "Country of its first event", "label", null_means=unknown, range=None, categorical=True
+    )
     yield Feature(
         "day_part",
         "varchar",
         "When it began: night from 0 o'clock in the shop's time zone, morning from 6, afternoon from 12, evening from 18",
         "label",
         range=None,
+        categorical=True,
     )
     yield Feature(
         "is_weekend", "boolean", "Whether it began on Saturday or Sunday, in the shop's time zone", "flag", range=None

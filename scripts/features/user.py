@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import AMOUNT, MONEY, ORDERS, SHARE, Feature, Measures, Project
+from features import AMOUNT, MONEY, ORDERS, SHARE, UNPRICED, Feature, Measures, Project
 
 KEYS: Final = {"customer_id": "The customer (dim_customers), as its identities were linked at as_of."}
 
@@ -39,8 +39,10 @@ def features(project: Project) -> Iterator[Feature]:
     yield Feature("tenure_days", "double", "Days since the first event", "days", "lifetime", "no event yet")
 
     none, one = "no order yet", "less than two orders yet"
-    yield Feature("order_value_mean", "double", "Mean revenue of an order", MONEY, "lifetime", none)
-    yield Feature("order_value_max", AMOUNT, "Greatest revenue of an order", MONEY, "lifetime", none)
+    unpriced = "no order with a price yet"
+    mean = "Mean revenue of an order, of those with a price"
+    yield Feature("order_value_mean", "double", mean, MONEY, "lifetime", unpriced)
+    yield Feature("order_value_max", AMOUNT, "Greatest revenue of an order", MONEY, "lifetime", unpriced)
     yield Feature("order_gap_days_mean", "double", "Mean time from one order to the next", "days", "lifetime", one)
     yield Feature(
         "order_gap_days_std",
@@ -109,13 +111,14 @@ def features(project: Project) -> Iterator[Feature]:
             "Money of what such sessions{} left in the cart",
             MONEY,
             window,
+            UNPRICED,
         )
     for window in ("90d", "lifetime"):
         yield from _taste(window)
     for name, meaning, null in (
         ("recency", "Score of the days since the last order, 5 for the fewest", none),
         ("frequency", "Score of the orders of 365 days, 5 for the most", "no order in 365 days"),
-        ("monetary", "Score of the revenue of 365 days, 5 for the most", "no order in 365 days"),
+        ("monetary", "Score of the revenue of 365 days, 5 for the most", "no order with a price in 365 days"),
     ):
         yield Feature(f"rfm_{name}_score", "integer", meaning, "score", "365d", null, (1, 5))
     yield Feature(
@@ -126,6 +129,7 @@ def features(project: Project) -> Iterator[Feature]:
         "365d",
         "no order in 365 days",
         None,
+        categorical=True,
     )
 
 

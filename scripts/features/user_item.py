@@ -56,8 +56,8 @@ def features(project: Project) -> Iterator[Feature]:
     )
     yield from _taste.affinities("item", project)
     unknown = "unknown to the catalogue"
-    yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None)
-    yield Feature("brand", "varchar", "The product's brand by then", "label", "none", unknown, None)
+    yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None, True)
+    yield Feature("brand", "varchar", "The product's brand by then", "label", "none", unknown, None, True)
     yield Feature("price_now", PRICE, "The catalogue's price by then", MONEY, "none", unknown)
     yield Feature(
         "price_at_last_view",

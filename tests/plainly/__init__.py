@@ -107,6 +107,12 @@ def total(values: Iterable[Decimal | None]) -> Decimal:
     return sum((value for value in values if value is not None), Decimal(0))
 
 
+def money_of(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """What amounts add up to: 0 of nothing, and unknown where there are some and none is known."""
+    amounts = list(amounts)
+    return total(amounts) if not amounts or any(amount is not None for amount in amounts) else None
+
+
 def ratio(part: Any, whole: Any) -> float | None:
     return float(part) / float(whole) if whole > 0 else None
 
@@ -160,9 +166,9 @@ def sums(events: list[Event]) -> dict[str, Any]:
         **{measure: len(of_type(events, kind)) for measure, kind in COUNTS.items()},
         "orders": distinct(map(order_of, events)),
         "units": total(event["quantity"] for event in bought),
-        "revenue": total(event["amount"] for event in bought),
-        "gross_revenue": total(event["gross_amount"] for event in bought),
-        "refunds": total(event["amount"] for event in returned),
+        "revenue": money_of(event["amount"] for event in bought),
+        "gross_revenue": money_of(event["gross_amount"] for event in bought),
+        "refunds": money_of(event["amount"] for event in returned),
         "sessions": distinct(event["session_id"] for event in events),
         "active_days": distinct(event["event_at"].date() for event in events),
         "distinct_products": distinct(event["product_id"] for event in events),
@@ -180,7 +186,7 @@ def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:
     """The events of each window: hours end at the moment itself, days are whole days before the moment's day."""
     inside = {"1h": as_of - HOUR, "24h": as_of - DAY}
     midnight = datetime.combine(as_of.date(), datetime.min.time())
-    inside |= {f"{days}d": midnight - days * DAY for days in (7, 30, 90, 365)}
+    inside |= {f"{days}d": midnight - days * DAY for days in (7, 14, 30, 90, 365)}
     return {
         **{name: [event for event in events if event["event_at"] >= start] for name, start in inside.items()},
         "lifetime": events,

@@ -47,8 +47,8 @@ def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[st
     for row in found.values():
         row |= step_rates(row, found.values())
         for measure in ("views", "revenue"):
-            whole = sum(other[f"{measure}_30d"] for other in found.values())
-            row[f"share_of_{measure}_30d"] = ratio(row[f"{measure}_30d"], whole)
+            part, whole = row[f"{measure}_30d"], sum(other[f"{measure}_30d"] or 0 for other in found.values())
+            row[f"share_of_{measure}_30d"] = None if part is None else ratio(part, whole)
     return {category: found[category] for category in asked if category in found}
 
 

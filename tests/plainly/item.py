@@ -48,7 +48,10 @@ def item_features(shop: Shop, as_of: datetime) -> dict[str, dict[str, Any]]:
             ("popularity_rank_30d", "views_30d"),
             ("revenue_rank_30d", "revenue_30d"),
         ):
-            item[rank] = 1 + sum(other[measure] > item[measure] for other in found.values())
+            # What is not known is none's rival, and has no rank.
+            known = [other[measure] for other in found.values() if other[measure] is not None]
+            mine = item[measure]
+            item[rank] = None if mine is None else 1 + sum(other > mine for other in known)
         priced = [peer["price_now"] for peer in peers if peer["price_now"] is not None]
         item["price_percentile_in_category"] = None
         if item["price_now"] is not None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
-from plainly import HOUR, Event, Shop, distinct, grouped, local, of_type, ratio, seed, sums, total, whole_seconds
+from plainly import HOUR, Event, Shop, distinct, grouped, local, money_of, of_type, ratio, seed, sums, total, whole_seconds
 
 SECOND = HOUR / 3600
 LAST = 5
@@ -57,7 +57,7 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
         "views_before_first_cart_add": len(of_type(before, "view_item")),
         "views_after_first_cart_add": len(of_type(after, "view_item")),
         "seconds_to_first_cart_add": whole_seconds(first["event_at"], events[adds[0]]["event_at"]) if adds else None,
-        "cart_value": left_in_cart(events, lambda event: event["amount"] or 0),
+        "cart_value": left_in_cart(events, lambda event: event["amount"]),
         "cart_units": left_in_cart(events, lambda event: 1 if event["quantity"] is None else event["quantity"]),
         **{f"entry_{name}": first[name] for name in ("page", "referrer", "campaign")},
         "entry_channel": channel(first),
@@ -73,9 +73,13 @@ def last_of(values: list[str | None]) -> list[str]:
     return list(dict.fromkeys(value for value in reversed(values) if value is not None))[:LAST]
 
 
-def left_in_cart(events: list[Event], worth: Any) -> Decimal:
-    put_in = total(Decimal(worth(event)) for event in of_type(events, "add_to_cart"))
-    return max(put_in - total(Decimal(worth(event)) for event in of_type(events, "remove_from_cart")), Decimal(0))
+def left_in_cart(events: list[Event], worth: Any) -> Decimal | None:
+    put_in, taken_out = (
+        [worth(event) for event in of_type(events, kind)] for kind in ("add_to_cart", "remove_from_cart")
+    )
+    if money_of(put_in + taken_out) is None:
+        return None
+    return max(Decimal(total(put_in) - total(taken_out)), Decimal(0))
 
 
 def channel(first: Event) -> str:

@@ -16,6 +16,7 @@ from plainly import (
     Shop,
     distinct,
     grouped,
+    money_of,
     of_type,
     order_of,
     ratio,
@@ -114,12 +115,12 @@ def beside(
         "90d": [in_90_days(some, as_of) for some in every],
         "lifetime": every,
     }.items():
-        spent, in_all = (total(event["amount"] for event in of_type(some, "purchase")) for some in (inside, of_mine))
+        spent, in_all = (money_of(event["amount"] for event in of_type(some, "purchase")) for some in (inside, of_mine))
         enough = len(inside) >= SUPPORT and of_theirs
         lift = len(inside) / len(of_mine) / (len(of_theirs) / len(of_all)) if enough else None
         found |= {
             f"share_of_events_{window}": ratio(len(inside), len(of_mine)),
-            f"share_of_spend_{window}": ratio(spent, in_all),
+            f"share_of_spend_{window}": None if spent is None or in_all is None else ratio(spent, in_all),
             f"lift_{window}": lift,
             f"pmi_{window}": None if lift is None else math.log(lift),
         }

@@ -19,6 +19,7 @@ from plainly import (
     grouped,
     local,
     money,
+    money_of,
     of_type,
     order_of,
     ratio,
@@ -54,7 +55,8 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
     for event in of_type(mine, "purchase"):
         orders[order_of(event)].append(event)
     ordered_at = sorted(min(event["event_at"] for event in lines) for lines in orders.values())
-    values = [total(event["amount"] for event in lines) for lines in orders.values()]
+    worths = [money_of(event["amount"] for event in lines) for lines in orders.values()]
+    values = [worth for worth in worths if worth is not None]
     gaps = [whole_seconds(*pair) for pair in pairwise(ordered_at)]
     gap_mean = ratio(sum(gaps), len(gaps) * 86400)
     gap_std = spread(gaps)
@@ -92,7 +94,9 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
     found |= {
         "rfm_recency_score": score("recency_days", since_order and since_order / 24),
         "rfm_frequency_score": score("orders", found["orders_365d"] if bought_this_year else None),
-        "rfm_monetary_score": score("revenue", float(found["revenue_365d"]) if bought_this_year else None),
+        "rfm_monetary_score": score(
+            "revenue", float(found["revenue_365d"]) if bought_this_year and found["revenue_365d"] is not None else None
+        ),
     }
     found["rfm_segment"] = next(
         (
@@ -159,21 +163,23 @@ def taste(events: list[Event]) -> dict[str, Any]:
     }
 
 
-def abandoned(events: list[Event], as_of: datetime, days: int | None) -> tuple[int, Decimal]:
+def abandoned(events: list[Event], as_of: datetime, days: int | None) -> tuple[int, Decimal | None]:
     """Sessions over for half an hour, with something put in the cart and nothing bought; and what lay in the carts."""
     sessions: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event["session_id"]:
             sessions[event["session_id"]].append(event)
-    values = []
+    values: list[Decimal | None] = []
     for session in sessions.values():
         last_at = max(event["event_at"] for event in session)
         if not of_type(session, "add_to_cart") or of_type(session, "purchase") or last_at >= as_of - HOUR / 2:
             continue
         if days is None or last_at.date() >= as_of.date() - days * DAY:
-            put_in = total(event["amount"] for event in of_type(session, "add_to_cart"))
-            values.append(max(put_in - total(event["amount"] for event in of_type(session, "remove_from_cart")), 0))
-    return len(values), total(values)
+            put_in = [event["amount"] for event in of_type(session, "add_to_cart")]
+            taken_out = [event["amount"] for event in of_type(session, "remove_from_cart")]
+            is_known = money_of(put_in + taken_out) is not None
+            values.append(max(total(put_in) - total(taken_out), Decimal(0)) if is_known else None)
+    return len(values), money_of(values)
 
 
 def score(measure: str, value: float | None) -> int | None:

@@ -99,9 +99,9 @@ sessions as (
         {{ count_if("adds_before = 0 and event_type = 'view_item'") }} as views_before_first_cart_add,
         {{ count_if("adds_before > 0 and event_type = 'view_item'") }} as views_after_first_cart_add,
         min(case when event_type = 'add_to_cart' then event_at end) as first_cart_add_at,
-        greatest({{ net_in_cart('amount') }}, 0) as cart_value,
+        {{ left_in_cart('amount') }} as cart_value,
         -- As in amounts, what says no quantity is one.
-        greatest({{ net_in_cart('coalesce(quantity, 1)') }}, 0) as cart_units
+        {{ left_in_cart('coalesce(quantity, 1)') }} as cart_units
     from placed
     group by session_id, as_of
 

@@ -202,7 +202,7 @@ whole_sessions as (
         max(last_at) as last_at,
         sum(cart_adds) as cart_adds,
         sum(purchases) as purchases,
-        greatest(sum(cart_value), 0) as cart_value
+        {{ at_least_zero('sum(cart_value)') }} as cart_value
     from sessions
     group by customer_id, as_of, as_of_day, session_id
 
@@ -221,7 +221,7 @@ by_session as (
         {% set abandoned %}cart_adds > 0 and purchases = 0
             and last_at < as_of - {{ minutes(var('session_gap_minutes')) }} and {{ in_window(days, 'last_day') }}{% endset %}
         {{ count_if(abandoned) }} as abandoned_carts_{{ suffix }},
-        {{ sum_if(abandoned, 'cart_value') }} as abandoned_cart_value_{{ suffix }},
+        {{ money_if(abandoned, 'cart_value') }} as abandoned_cart_value_{{ suffix }},
         {% endfor %}
         customer_id,
         as_of
@@ -270,7 +270,7 @@ by_order as (
         {% endfor %}
         min(ordered_at) as first_order_at,
         max(ordered_at) as last_order_at,
-        {{ share('sum(revenue)', 'count(*)') }} as order_value_mean,
+        {{ share('sum(revenue)', 'count(revenue)') }} as order_value_mean,
         cast(max(revenue) as decimal(38, 4)) as order_value_max,
         {{ share('sum(gap_seconds)', '(count(gap_seconds) * 86400)') }} as order_gap_days_mean,
         {{ exact_std(
@@ -319,7 +319,7 @@ final as (
         ---------- carts
         {% for suffix in ['30d', '90d', 'lifetime'] %}
         coalesce(v.abandoned_carts_{{ suffix }}, 0) as abandoned_carts_{{ suffix }},
-        coalesce(v.abandoned_cart_value_{{ suffix }}, 0) as abandoned_cart_value_{{ suffix }},
+        case when v.as_of is null then 0 else v.abandoned_cart_value_{{ suffix }} end as abandoned_cart_value_{{ suffix }},
         {% endfor %}
 
         ---------- taste and habit

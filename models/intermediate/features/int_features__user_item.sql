@@ -7,7 +7,7 @@
 -- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
 -- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build']) }}
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
-{% set of_products = measure_names('user_item') + [
+{% set of_products = measure_names('user_item') + unpriced_names(['user_item']) + [
     'weight', 'first_at', 'last_view_at', 'last_cart_add_at', 'last_cart_remove_at', 'last_bought_at', 'last_view_price',
     'last_priced_view_at',
 ] %}
@@ -183,8 +183,9 @@ select
     {{ pinned() }} as built_in,
 
     ---------- windows
+    -- Of the last 24 hours there is one row or none.
     {% for column, type in of_hours %}
-    coalesce(max({{ column }}), 0) as {{ column }},
+    case when max(orders_24h) is null then 0 else max({{ column }}) end as {{ column }},
     {% endfor %}
     {{ measures_by_days('user_item') | indent(4) }}
     {% for suffix, days in day_windows() %}

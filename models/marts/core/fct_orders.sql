@@ -60,7 +60,7 @@ select
     o.units,
     o.revenue,
     o.discount,
-    coalesce(r.refunds, 0) as refunds,
+    case when r.order_id is null then 0 else r.refunds end as refunds,
     coalesce(r.refunded_units, 0) as refunded_units
 from orders as o
 left join refunds as r on o.order_id = r.order_id

@@ -23,7 +23,7 @@ select
     {{ count_of('add_to_cart') }} as cart_adds,
     {{ count_of('begin_checkout') }} as checkouts,
     cast(count(distinct order_key) as bigint) as orders,
-    {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
+    {{ money_if("event_type = 'purchase'", 'amount') }} as revenue,
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
     max(case when is_entry then campaign end) as entry_campaign,

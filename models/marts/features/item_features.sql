@@ -126,7 +126,10 @@ ranked as (
         {{ peer_rates(rate_windows) | indent(8) }}
         cast(rank() over (partition by as_of order by views_7d desc) as bigint) as popularity_rank_7d,
         cast(rank() over (partition by as_of order by views_30d desc) as bigint) as popularity_rank_30d,
-        cast(rank() over (partition by as_of order by revenue_30d desc) as bigint) as revenue_rank_30d,
+        case
+            when revenue_30d is not null
+                then cast(rank() over (partition by as_of order by revenue_30d desc nulls last) as bigint)
+        end as revenue_rank_30d,
         case
             when price_now is not null
                 then percent_rank() over (partition by as_of, category, price_now is null order by price_now)
