@@ -788,9 +788,15 @@ class _Exam:
         kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
         if kind in self.fields:
             known = _seed("event_types.csv", "raw_name")
-            self._unknown(
-                kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined"
-            )
+            spelling = str(macros("fields.sql").event_spelling(clean(kind)))
+            spellings = [
+                row[0]
+                for row in self.con.execute(
+                    f"select {macros('fields.sql').event_spelling('x')} from (select unnest([{', '.join(map(quote, known))}]) as x)"
+                ).fetchall()
+            ]
+            said = "seeds/event_types.csv does not map"
+            self._unknown(kind, spelling, [*known, *spellings], said, "would be quarantined")
         if "currency" in self.fields:
             currencies = ["EUR", *(str(name).upper() for name in _header("fx_rates.csv")[1:])]
             parts = zip(

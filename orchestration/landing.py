@@ -22,7 +22,7 @@ from typing import Any, Final
 import duckdb
 from jinja2 import Environment
 
-from orchestration import console, counting, records, settings
+from orchestration import console, counting, devices, records, settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
@@ -661,6 +661,9 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             if source.reads is not None and name != "properties":
                 plain[source.reads] = place
         values[name] = as_id(values[name], name, entry)
+    if table == "events" and "user_agent" in values:
+        devices.register(con)
+        values["device"] = devices.filled(values.get("device", "null::varchar"), values["user_agent"])
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
     if needs_line and (entry.key or opened.records):  # the key tells rows apart, so it tells lines apart
         parts = [as_text(identifier(name), opened.columns[name]) for name in entry.key]
