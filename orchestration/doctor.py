@@ -971,7 +971,7 @@ class _Exam:
                 )
             if name in PERSONS:
                 self._crowds(name, text)
-        if {"currency", "order_id"} <= set(self.fields):
+        if {"currency", "order_id"} <= set(self.fields) and self.entry.mapping.explode is None:
             self._currencies()
 
     def _crowds(self, name: str, text: str) -> None:

@@ -547,7 +547,8 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     """The columns that a mapping reads of a file, which is seen to have some."""
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [name for name in RAW_TABLES[table] if name != "property_currency"] if table == "ga4_events" else []
-    names += [source.column for source in entry.fields.values() if source.column is not None]
+    mine = () if entry.explode is None else (ELEMENT, PARENT)
+    names += [source.column for source in entry.fields.values() if source.column not in (None, *mine)]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
     if entry.carry is not None:
@@ -559,7 +560,7 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     arrival = entry.available_at.sql if isinstance(entry.available_at, Sql) else None
     for text in [source.sql for source in entry.fields.values()] + [entry.where, arrival]:
         if text is not None:  # SQL does not tell upper from lower case
-            read = [name for name in expression(text) if entry.explode is None or name.lower() not in (ELEMENT, PARENT)]
+            read = [name for name in expression(text) if name.lower() not in mine]
             names += [name if name in exact else loose.get(name.lower(), name) for name in read]
     return list(dict.fromkeys(names))
 

@@ -142,7 +142,7 @@ class Messages:
                 # A message lands whole or not at all: what is wrong with one of its rows is wrong with it.
                 self.con.execute(
                     "create or replace temporary table judged as select * replace "
-                    "(first(__why order by __n) filter (__why is not null) over (partition by __record) as __why) from judged"
+                    "(min(__why) over (partition by __record) as __why) from judged"
                 )
 
     def _unknown(self, line: str) -> dict[str, int]:
