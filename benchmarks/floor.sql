@@ -86,8 +86,10 @@ end;
 
 ---------- what names stand for
 
+create temp macro spelled(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
+
 create temp table event_types as
-select raw_name, event_type from read_csv('seeds/event_types.csv');
+select spelled(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv');
 
 create temp table rates as
 with quoted as (
@@ -436,7 +438,7 @@ named as (
         or coalesce(t.quantity <= 0 or t.quantity > 10000, false)
         or (t.price is not null and r.rate is null) as is_broken
     from tracked as t
-    inner join event_types as e on lower(t.event_name) = e.raw_name
+    inner join event_types as e on spelled(t.event_name) = e.spelling
     left join categories as c on t.category_name = c.name
     left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(t.event_at as date) = r.rate_date
 )

@@ -151,6 +151,11 @@ end
 cast({{ money }} as decimal(19, 4)) * {{ quantity }}
 {%- endmacro %}
 
+{# How names of events are compared: without case, spaces, hyphens and underscores. Product Added and product_added are one. #}
+{% macro event_spelling(column) -%}
+replace(replace(replace(lower({{ column }}), '_', ''), '-', ''), ' ', '')
+{%- endmacro %}
+
 {# How category names are compared: without case, or runs of white space, or a slash at the end. #}
 {% macro category_spelling(column) -%}
 nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')

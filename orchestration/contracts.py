@@ -67,6 +67,9 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
     ),
 }
 
+#: A regular expression: which element of a list of its record a row is, in its position: `[3]`, or `[2.1]` of a list within another.
+IN_RECORD: Final = r"\[[0-9]+([.][0-9]+)?\]"
+
 #: The field that names a row's own moment, by table; `available_at: event_time` in a mapping reads it.
 EVENT_TIME: Final[dict[str, str]] = {
     "events": "event_at",

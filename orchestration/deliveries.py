@@ -21,11 +21,12 @@ from typing import Final
 
 import duckdb
 
-from orchestration.contracts import RAW_TABLES, columns
+from orchestration.contracts import IN_RECORD, RAW_TABLES, columns
 from orchestration.lake import quote
 
-#: What follows a file's name in a position: `#n`, and of which entry of the mapping the row is, where several read the file.
-IN_FILE: Final = "#[0-9]+([.][0-9]+)?$"
+#: What follows a file's name in a position: `#n`, which element of a list it is, where the record has one that is exploded, and of which
+#: entry of the mapping the row is, where several read the file.
+IN_FILE: Final = f"#[0-9]+({IN_RECORD})?([.][0-9]+)?$"
 
 
 def delivery(name: str, patterns: Sequence[str]) -> tuple[str, int] | None:

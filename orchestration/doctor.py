@@ -360,6 +360,8 @@ class _Exam:
         self.table = f"__looked_{next(_numbers)}"
         self.step = 1
         self.fields = list(entry.mapping.fields) if entry.table != "ga4_events" else list(RAW_TABLES["ga4_events"])
+        if entry.mapping.explode is not None and {"order_id", "line_id"} & {*self.fields} == {"order_id"}:
+            self.fields += [name for name in ("line_id",) if name in RAW_TABLES[entry.table]]
         self.unread: dict[str, int] = {}
 
     def say(self, level: Level, message: str, field: str = "", where: str | None = None) -> None:
@@ -405,9 +407,28 @@ class _Exam:
             counted = f"select count(*), count(__bad) from {identifier(self.table)}"
             [(self.seen.looked_at, self.seen.malformed)] = self.con.execute(counted).fetchall()
 
-    def _copy(self, number: int, bound: Bound, limit: int) -> None:
+    def _elements(self, bound: Bound) -> None:
+        """How many rows come of the elements of lists."""
+        ours, records = bound.opened.own, bound.opened.records
+        [(there, without, elements)] = self.con.execute(
+            f"select count(*), count(*) filter ({ours}bad is null and {ours}state in ('absent', 'null', 'list') "
+            f"and (len({ours}pieces) = 0 or ({ours}pieces[1].place = [] and {ours}pieces[1].why is null))), "
+            f"coalesce(sum(len(list_filter({ours}pieces, lambda x: len(x.place) > 0))), 0)::bigint from {records}"
+        ).fetchall()
+        kept = "each is one row" if self.entry.table == "events" else "they give no rows"
+        self.say(
+            "note",
+            f"explode finds {_count(elements, 'element')} of {bound.entry.explode} in {there:,} records of "
+            f"{Path(bound.opened.origin).name}" + (f"; {without:,} records have none: {kept}" if without else ""),
+        )
+
+    def _copy(self, file: int, bound: Bound, limit: int) -> None:
         try:
             [(rows,)] = self.con.execute(f"select count(*) from ({bound.rows})").fetchall()
+            number = "__n"
+            if bound.opened.records is not None:
+                number = "__record"
+                self._elements(bound)
             if bound.entry.where or bound.entry.distinct:
                 [(there,)] = self.con.execute(f"select count(*) from {bound.opened.relation}").fetchall()
                 what = " and ".join(name for name in ("where", "distinct") if getattr(bound.entry, name))
@@ -415,8 +436,8 @@ class _Exam:
             step = -(-rows // limit) or 1
             shown = ", ".join(identifier(name) for name in bound.fields if name in self.fields)
             self.con.execute(
-                f"insert into {identifier(self.table)} by name select {number} as __file, __n, __bad, __available, {shown} "
-                f"from ({bound.rows}) where (__n - 1) % {step} = 0"
+                f"insert into {identifier(self.table)} by name select {file} as __file, {number} as __n, __bad, __available, {shown} "
+                f"from ({bound.rows}) where ({number} - 1) % {step} = 0"
             )
         except duckdb.Error as error:
             raise landing.unreadable(bound.opened.origin, error, bound.opened.is_typed) from None
@@ -454,6 +475,13 @@ class _Exam:
 
         everything = {name: getattr(whole, name) for name in ("fields", "available_at", "where", "distinct")}
         bound = tried(**everything)
+        if (
+            isinstance(bound, FinegrainError)
+            and whole.explode is not None
+            and isinstance(error := tried(), FinegrainError)
+        ):
+            self.refused(error)  # which no field is to blame for
+            return None
         if isinstance(bound, FinegrainError):
             before = len(self.seen.findings)
             good = {}
@@ -593,7 +621,9 @@ class _Exam:
             )
             [(filled, read, first, last, one)] = self.ask(f"count({filled_if}), count({value}), {bounds}, {example}")
             source = self.entry.mapping.fields.get(name)
-            origin = name if source is None else source.column or ("sql" if source.sql else f"= {source.value}")
+            origin = "place" if source is None and self.entry.table != "ga4_events" else name
+            if source is not None:
+                origin = source.reads or ("sql" if source.sql else f"= {source.value}")
             self.seen.fields.append(
                 FieldLook(
                     name,
@@ -645,7 +675,9 @@ class _Exam:
             others += fitting[1:]
         if not count or (others and len(formats) > 1):
             return years
-        where = "sql: …" if source is None or source.column is None else f"column: {source.column}"
+        where = "sql: …" if getattr(source, "column", None) is None else f"column: {source.column}"
+        if getattr(source, "element", None) is not None:
+            where = f"element: {source.element}"
         if others:
             both = " and ".join(quote(each) for each in (*formats, *others))
             return f"{years}; {both} fit all of them alike, so it cannot be told which is meant: say so, as in {{{where}, format: {quote(formats[0])}}}"
@@ -760,9 +792,15 @@ class _Exam:
         kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
         if kind in self.fields:
             known = _seed("event_types.csv", "raw_name")
-            self._unknown(
-                kind, f"lower({clean(kind)})", known, "seeds/event_types.csv does not map", "would be quarantined"
-            )
+            spelling = str(macros("fields.sql").event_spelling(clean(kind)))
+            spellings = [
+                row[0]
+                for row in self.con.execute(
+                    f"select {macros('fields.sql').event_spelling('x')} from (select unnest([{', '.join(map(quote, known))}]) as x)"
+                ).fetchall()
+            ]
+            said = "seeds/event_types.csv does not map"
+            self._unknown(kind, spelling, [*known, *spellings], said, "would be quarantined")
         if "currency" in self.fields:
             currencies = list(self.shop.currencies)
             parts = zip(
@@ -950,7 +988,7 @@ class _Exam:
                 )
             if name in PERSONS:
                 self._crowds(name, text)
-        if {"currency", "order_id"} <= set(self.fields):
+        if {"currency", "order_id"} <= set(self.fields) and self.entry.mapping.explode is None:
             self._currencies()
 
     def _crowds(self, name: str, text: str) -> None:
@@ -1046,8 +1084,11 @@ def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str
 
 def _sql_of(source: Field | None) -> str | None:
     """SQL of where a field comes from; None for a constant or nothing."""
-    if source is None or (source.column is None and source.sql is None):
+    if source is None or (source.reads is None and source.sql is None):
         return None
+    for holder in ("element", "parent"):
+        if (keys := getattr(source, holder)) is not None:
+            return f"({holder}->>'$.{keys}')"
     return identifier(source.column) if source.column is not None else f"({source.sql})"
 
 

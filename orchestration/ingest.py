@@ -19,7 +19,7 @@ from typing import Any, Final
 import duckdb
 
 from orchestration import apis, console, databases, deliveries, lake, landing, shop, versions
-from orchestration.contracts import RAW_TABLES, is_time
+from orchestration.contracts import IN_RECORD, RAW_TABLES, is_time
 from orchestration.contracts import columns as columns_of
 from orchestration.databases import DatabaseTable
 from orchestration.errors import FinegrainError
@@ -29,6 +29,7 @@ from orchestration.landing import Bound, Opened, identifier
 from orchestration.load import Asked, Entry, FileReport, load
 from orchestration.locks import scratch
 from orchestration.mapping import (
+    EXPLODED,
     REQUIRED,
     Column,
     Http,
@@ -126,6 +127,11 @@ class Reading:
     def stream(self) -> Stream:
         """Where its position is kept."""
         return Stream(self.source, self.name, self.place)
+
+    @property
+    def is_exploded(self) -> bool:
+        """Whether each element of a list of a row is a row."""
+        return self.entry.explode is not None
 
     @property
     def deleted(self) -> str | None:
@@ -387,7 +393,7 @@ def _read_table(
                 f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows(only=reading.entry.key)})"
             )
             with lake.unmoved(where):
-                versions.find_lost(con, reading.source, reading.name, reading.label)
+                versions.find_lost(con, reading.source, reading.name, reading.label, reading.is_exploded)
             until = reading.before.position if reading.before else ""
             _land(con, where, reading, until, run, now or _clock())
     except duckdb.Error as error:
@@ -611,7 +617,7 @@ def _read_api(
                 + ("select __key from __staged" if select else "select null::varchar as __key")
             )
             with lake.unmoved(where):
-                versions.find_lost(con, reading.source, reading.name, reading.label)
+                versions.find_lost(con, reading.source, reading.name, reading.label, reading.is_exploded)
             bind(con, reading)
             _land(con, where, reading, until, run, now or _clock())
     advance(1, reading.label)
@@ -682,7 +688,7 @@ def _map_again(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading
         came = f"select max(_ingested_at) + interval 1 microsecond from lake.raw.{reading.name} where {_of(reading)}"
         now = max(asked.now, _one(con, came) or asked.now)
         if not asked.keep:
-            found = _compare(con, reading, now)
+            found = _compare(con, reading, now, seen[1].endswith(EXPLODED))
     if found.any and not asked.again:
         return [
             f"  {reading.name} {reading.place}: {found.replaced:,} rows would be replaced, {found.deleted:,} deleted, "
@@ -714,13 +720,16 @@ def _of(reading: Reading) -> str:
     return f"_source = {quote(reading.source)} and _position >= {first} and _position < {end}"
 
 
-def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime) -> deliveries.Changes:
+def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime, was_exploded: bool) -> deliveries.Changes:
     """Stage the rows that the lake has, mapped again, and find what changed."""
     first, of = quote(reading.label + "/"), _of(reading)
     landed = f"select *, {quote(reading.label)} as told from lake.raw.{reading.name} where {of}"
+    position = "_position"
+    if reading.is_exploded or was_exploded:  # of several rows of a record one is enough
+        position = f"regexp_replace(_position, '{IN_RECORD}(@[^@]*)$', '\\2')"
     rows = (
-        f"select substr(_position, {len(reading.label) + 2}) as __n, payload, _error from lake.raw.{reading.name} as t "
-        f"where {of} and not {deliveries.is_gone(reading.name, 't')}"
+        f"select substr({position}, {len(reading.label) + 2}) as __n, any_value(payload) as payload, any_value(_error) as _error "
+        f"from lake.raw.{reading.name} as t where {of} and not {deliveries.is_gone(reading.name, 't')} group by 1"
     )
     if reading.table is None:
         opened = landing.open_landed(
@@ -756,12 +765,14 @@ def _take(
     """Land what is new of the staged lot, and move on."""
     _check_keys(con, reading)
     with lake.unmoved(where):
-        versions.find_news(con, reading.source, reading.name, reading.label)
+        versions.find_news(con, reading.source, reading.name, reading.label, reading.is_exploded)
     [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __staged").fetchall()
     [(news,)] = con.execute("select count(*) from __news").fetchall()
     reading.report.read += read
     reading.report.unchanged += read - gone - news
     if reading.bound is not None and news:
+        if reading.is_exploded:
+            landing.check_elements(con, reading.bound.opened, reading.name, reading.entry, reading.where)
         landing.check_sample(con, reading.bound, reading.where)
     _land(con, where, reading, until, run, now)
 
@@ -798,22 +809,27 @@ def _land(
     if not news and not lost and reading.changed_schema is None and before and replace(before, owner=run) == to:
         return
     may_fail = entry.where is not None or isinstance(entry.available_at, Sql)
-    may_fail = may_fail or any(source.sql is not None for source in entry.fields.values())
+    may_fail = may_fail or reading.is_exploded or any(source.sql is not None for source in entry.fields.values())
     malformed = 0
     if news and (may_fail or reading.table is None):
         malformed = int(_one(con, f"select count(__bad) from ({bound.rows})"))
     shown = ", ".join(identifier(name) for name in columns_of(reading.name))
     select = landing.select(bound, reading.source, f"{quote(reading.label + '/')} || __n", now)
     known = "__gone_at" if entry.available_at != "now" else None
-    gone = versions.deletions(reading.source, reading.name, reading.label, entry.key, known, now)
+    gone = versions.deletions(reading.source, reading.name, reading.label, entry.key, known, now, reading.is_exploded)
+    # Customers and products keep their history.
+    may_vanish = reading.is_exploded and reading.name in ("events", "order_items", "refunds")
 
     def work() -> tuple[int, int]:
         landed = deleted = 0
         with lake.writing(con, where):
             if news:
                 landed = int(_one(con, f"insert into lake.raw.{reading.name} ({shown}) {select}"))
+                if may_vanish:
+                    vanished = versions.vanished(reading.source, reading.name, reading.label, entry.key, now)
+                    deleted += int(_one(con, f"insert into lake.raw.deletions {vanished}"))
             if lost:
-                deleted = int(_one(con, f"insert into lake.raw.deletions {gone}"))
+                deleted += int(_one(con, f"insert into lake.raw.deletions {gone}"))
             if reading.changed_schema is not None:
                 _note_seen(con, reading, reading.changed_schema, now)
             move(con, reading.stream, {reading.part: (before, to)}, now)

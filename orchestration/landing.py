@@ -22,16 +22,31 @@ from typing import Any, Final
 import duckdb
 from jinja2 import Environment
 
-from orchestration import console, counting, records, settings
+from orchestration import console, counting, devices, records, settings
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.contracts import is_time as is_time
 from orchestration.errors import FinegrainError
 from orchestration.files import LONGEST_LINE, DataFile, Look
 from orchestration.lake import quote
-from orchestration.mapping import Column, Csv, Field, Sql, Table, expression, has_offset, nearest, strptime
+from orchestration.mapping import (
+    ELEMENT,
+    PARENT,
+    Column,
+    Csv,
+    Explosion,
+    Field,
+    Sql,
+    Table,
+    expression,
+    has_offset,
+    nearest,
+    strptime,
+)
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
 NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
+#: So many elements of a list become rows, as the models allow of GA4's items. A record with more is malformed.
+MOST_ELEMENTS: Final = 511
 #: Rows of a file that are tried before anything is landed.
 SAMPLE: Final = 10_000
 #: From so many values on, a time or number field of which none can be read is taken for a mistake in the mapping.
@@ -52,7 +67,8 @@ class Opened:
     `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
     `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads. `along` are further columns
     of ours that bound rows keep. `is_json`: the payload is a JSON object, of which columns are keys. `expected`: how many rows
-    there are by a count that does not come from the relation; None where there is none."""
+    there are by a count that does not come from the relation; None where there is none. Where elements of lists are rows, `records` is the
+    relation before that, `more` a SELECT of how many more rows there are than records, and `types` SQL of the JSON type of members."""
 
     origin: str
     columns: dict[str, str]
@@ -63,6 +79,9 @@ class Opened:
     along: tuple[str, ...] = ()
     is_json: bool = False
     expected: int | None = None
+    records: str | None = None
+    more: str | None = None
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def own(self) -> str:
@@ -86,13 +105,14 @@ class Bound:
     def expected(self, con: duckdb.DuckDBPyConnection) -> int:
         """How many rows of a file must land, by its own count."""
         assert self.opened.expected is not None, "this is no file"
-        if self.left_out is None:
-            return self.opened.expected
         try:
-            [(left_out,)] = con.execute(self.left_out).fetchall()
+            more, left_out = (
+                int(con.execute(select).fetchall()[0][0]) if select is not None else 0
+                for select in (self.opened.more, self.left_out)
+            )
         except duckdb.Error as error:
             raise unreadable(self.opened.origin, error, self.opened.is_typed) from None
-        return self.opened.expected - int(left_out)
+        return self.opened.expected + more - left_out
 
 
 def identifier(name: str) -> str:
@@ -173,10 +193,13 @@ def bind_opened(
         if not malformed:
             readable = replace(opened, relation=f"(select * from {opened.relation} where {opened.own}bad is null)")
             bound = bind_opened(con, readable, table, entry, zone, where)
-            bound.left_out = f"select (select count(*) from {opened.relation}) - (select count(*) from ({bound.rows}))"
+            unread = f"select count(*) from {opened.relation} where {opened.own}bad is not null"
+            bound.left_out = unread if bound.left_out is None else f"select ({unread}) + ({bound.left_out})"
             return bound
         if table == "ga4_events":
             return _bind_ga4(con, opened, entry, zone)
+        if entry.explosion is not None:
+            opened = _exploded(con, opened, table, entry, entry.explosion, where)
         return _bind(con, opened, table, entry, zone, where)
     except duckdb.Error as error:
         raise unreadable(opened.origin, error, opened.is_typed) from None
@@ -524,17 +547,21 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     """The columns that a mapping reads of a file, which is seen to have some."""
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [name for name in RAW_TABLES[table] if name != "property_currency"] if table == "ga4_events" else []
-    names += [source.column for source in entry.fields.values() if source.column is not None]
+    mine = () if entry.explode is None else (ELEMENT, PARENT)
+    names += [source.column for source in entry.fields.values() if source.column not in (None, *mine)]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
     if entry.carry is not None:
         names += [*entry.carry.columns, entry.carry.within]
+    if entry.explosion is not None:
+        names.append(entry.explosion.outer[0])
     if entry.http is not None and entry.http.since is not None:
         names.append(entry.http.since.column)
     arrival = entry.available_at.sql if isinstance(entry.available_at, Sql) else None
     for text in [source.sql for source in entry.fields.values()] + [entry.where, arrival]:
         if text is not None:  # SQL does not tell upper from lower case
-            names += [name if name in exact else loose.get(name.lower(), name) for name in expression(text)]
+            read = [name for name in expression(text) if name.lower() not in mine]
+            names += [name if name in exact else loose.get(name.lower(), name) for name in read]
     return list(dict.fromkeys(names))
 
 
@@ -632,13 +659,25 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             values[name] = _spelled(as_text(f"{tried}.v", kind), source.format, kind, place)
         else:
             values[name] = _plain(opened, source, name, place)
-            if source.column is not None and name != "properties":
-                plain[source.column] = place
+            if source.reads is not None and name != "properties":
+                plain[source.reads] = place
         values[name] = as_id(values[name], name, entry)
+    if table == "events" and "user_agent" in values:
+        devices.register(con)
+        values["device"] = devices.filled(values.get("device", "null::varchar"), values["user_agent"])
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
-    if needs_line and entry.key:  # the key tells rows apart, so it tells lines apart
-        key = ", ".join(as_text(identifier(name), opened.columns[name]) for name in entry.key)
-        values["line_id"] = f"'#' || concat_ws('/', {key})"
+    if needs_line and (entry.key or opened.records):  # the key tells rows apart, so it tells lines apart
+        parts = [as_text(identifier(name), opened.columns[name]) for name in entry.key]
+        if opened.records is not None:
+            # Of a record that is an order, the place in it is that of the line, wherever the order is found again.
+            parts = (
+                [f"{ours}place"] if entry.key in ((), (entry.fields["order_id"].column,)) else [*parts, f"{ours}place"]
+            )
+        values["line_id"] = f"'#' || concat_ws('/', {', '.join(parts)})"
+        if opened.records is not None:
+            values["line_id"] = (
+                f"case when {ours}place <> '' and {values['order_id']} is not null then {values['line_id']} end"
+            )
     if entry.where is not None:
         kind = _kind_of(con, opened, entry.where, f"{where}.where")
         if kind != "BOOLEAN":
@@ -657,8 +696,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     else:
         # Said by its value rather than by name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
-    if opened.is_json:
-        failed += _nested_json(con, opened, plain)
+    failed += _nested_json(con, opened, plain)
     bad = f"coalesce({ours}bad, case {' '.join(failed)} end)" if failed else f"{ours}bad"
     shown = ", ".join(f"{value} as {identifier(name)}" for name, value in values.items())
     relation = f"(select *, {', '.join(tries)} from {given})" if tries else given
@@ -667,11 +705,12 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
     left_out = f"select count(*) from {relation} where ({keep}) is not true" if entry.where is not None else None
     if entry.distinct:
         keys = ", ".join(identifier(name) for name in entry.fields)
-        first = f"select min(__n) from ({rows}) where __bad is null group by {keys}"
+        least = "min(__n)" if opened.records is None else "arg_min(__n, (__record, length(__n), __n))"
+        first = f"select {least} from ({rows}) where __bad is null group by {keys}"
         rows = f"select * from ({rows}) where __bad is not null or __n in ({first})"
         left_out = f"select (select count(*) from {opened.relation}) - (select count(*) from ({rows}))"
     bound = Bound(opened, table, entry, zone, tuple(values), rows, left_out)
-    return _with_lines(bound) if needs_line and entry.files else bound
+    return _with_lines(bound) if needs_line and entry.files and opened.records is None else bound
 
 
 def as_id(value: str, name: str, entry: Table) -> str:
@@ -739,11 +778,14 @@ def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[
     """SQL: `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value, of each
     column of `plain`. Where it does in all rows of a file's sample the mapping is wrong: raises FinegrainError."""
     kinds, nested = {}, {}
+    plain = {name: place for name, place in plain.items() if opened.is_json or name in opened.types}
     for column in plain:
-        text, pointer = identifier(column), "/" + column.replace("~", "~0").replace("/", "~1")
+        text = identifier(column)
         # Only text that looks so is parsed again: a string may begin with a bracket, too.
         looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
-        kinds[column] = f"json_type(try_cast({opened.own}payload as json), {quote(pointer)})"
+        kinds[column] = opened.types.get(
+            column, f"json_type(try_cast({opened.own}payload as json), {_pointer([column])})"
+        )
         nested[column] = f"({looks} and coalesce({kinds[column]} in ('OBJECT', 'ARRAY'), false))"
     if opened.expected is not None and plain:
         counts = ", ".join(
@@ -775,6 +817,270 @@ def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     )
 
 
+# --- lists of which each element is a row ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _List:
+    """A list within a relation's rows: `value` is SQL of it, `state` SQL of what is the matter with it: 'absent', 'null', 'list', or a
+    sentence. Its elements are of DuckDB type `kind`; `is_json` where they are JSON."""
+
+    value: str
+    state: str
+    kind: str
+
+    @property
+    def is_json(self) -> bool:
+        return self.kind == "JSON"
+
+    @property
+    def elements(self) -> str:
+        return f"from_json({self.value}, '[\"json\"]')" if self.is_json else self.value
+
+    def wrong(self, element: str) -> str:
+        """SQL: whether an element is no object."""
+        return f"json_type({element}) is distinct from 'OBJECT'" if self.is_json else f"{element} is null"
+
+
+def _pointer(keys: Iterable[str]) -> str:
+    """SQL of the JSON pointer to what keys lead to."""
+    return quote("".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys))
+
+
+def _walk(value: str, kind: str, keys: Sequence[str], said: str) -> tuple[str, str, list[str]]:
+    """Go from a value of DuckDB type `kind` along keys through structs: where that leads, its type, and the keys that are left, which are
+    of JSON. `said` is how errors begin."""
+    rest = list(keys)
+    while rest and kind not in ("VARCHAR", "JSON"):
+        if not kind.startswith("STRUCT"):
+            raise FinegrainError(f"{said}: '{rest[0]}' is a key of an object, and this is {_brief(kind)}")
+        members = {str(name): str(each) for name, each in duckdb.sqltype(kind).children}
+        if rest[0] not in members:
+            raise FinegrainError(f"{said}: there is no '{rest[0]}' in it{nearest(rest[0], members)}")
+        value, kind = f"struct_extract({value}, {quote(rest[0])})", members[rest.pop(0)]
+    return value, kind, rest
+
+
+def _list(value: str, kind: str, keys: Sequence[str], path: str, said: str) -> _List:
+    """The list that keys lead to from a value; `path` is how the mapping spells the way to it."""
+    value, kind, rest = _walk(value, kind, keys, said)
+    none = quote(f"{path} is no list")
+    if kind in ("VARCHAR", "JSON"):
+        held = value
+        if kind == "VARCHAR":
+            held = f"try_cast({exact_numbers(value)} as json)"
+        found = f"json_extract({held}, {_pointer(rest)})" if rest else held
+        is_there = f"json_exists({held}, {_pointer(rest)})" if rest else f"{value} is not null"
+        no_json = quote(f"{path} is no JSON")
+        return _List(
+            found,
+            f"case when {value} is null or trim({value}::varchar) = '' then 'absent' when {held} is null then {no_json} "
+            f"when not {is_there} then 'absent' when json_type({found}) = 'NULL' then 'null' "
+            f"when json_type({found}) = 'ARRAY' then 'list' else {none} end",
+            "JSON",
+        )
+    typed = duckdb.sqltype(kind)
+    if typed.id not in ("list", "array"):
+        raise FinegrainError(f"{said}: it is {_brief(kind)}, and no list; name a list of objects")
+    element = str(dict(typed.children)["child"])
+    if not element.startswith("STRUCT"):
+        raise FinegrainError(f"{said}: its elements are {_brief(element)}, and no objects")
+    return _List(value, f"case when {value} is null then 'null' else 'list' end", element)
+
+
+def _exploded(
+    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, explosion: Explosion, where: str
+) -> Opened:
+    """The rows in which each element of a list is a row: with the columns of their record, `element` (and `parent`), and a column for each
+    member that the mapping reads. `n` tells the element, too, and `record` is what it was. An event without elements is one row, and so
+    is a record whose list cannot be read; of any other table a record without elements is none."""
+    ours, place, path = opened.own, f"{where}.explode", explosion.path
+    root = explosion.outer[0]
+    if root not in opened.columns:
+        raise FinegrainError(f"{place}: {_no_column(opened, root)}")
+    said = f"{place}: '{path}' of {opened.origin}"
+    outer = _list(identifier(root), opened.columns[root], explosion.outer[1:], ".".join(explosion.outer), said)
+    bad = quote(f"an element of {path} is no object")
+    inner = outer
+    if explosion.inner:
+        inner = _list("p", outer.kind, explosion.inner, path, said)
+    parent = outer.kind if explosion.inner else "JSON"
+
+    def piece(place: str, of: str = "null", element: str = "null", why: str = "null") -> str:
+        return f"{{'place': {place}::bigint[], 'parent': {of}::{parent}, 'element': {element}::{inner.kind}, 'why': {why}::varchar}}"
+
+    alone = f"[{piece('[]')}]" if table == "events" else f"[{piece('[]')}][:0]"
+    without = f"[{piece('[i]', 'p')}]" if table == "events" else f"[{piece('[i]')}][:0]"
+    one = f"case when {inner.wrong('e')} then {piece('[i]', why=bad)} else {piece('[i]', element='e')} end"
+    made = f"list_transform({ours}elements, lambda e, i: {one})"
+    if explosion.inner:
+        one = f"case when {inner.wrong('e')} then {piece('[i, j]', 'p', why=bad)} else {piece('[i, j]', 'p', 'e')} end"
+        made = (
+            f"flatten(list_transform({ours}elements, lambda p, i: case when {outer.wrong('p')} then [{piece('[i]', why=bad)}] "
+            f"when {inner.state} in ('absent', 'null') then {without} when {inner.state} <> 'list' then [{piece('[i]', why=inner.state)}] "
+            f"when len({inner.elements}) = 0 then {without} else list_transform({inner.elements}, lambda e, j: {one}) end))"
+        )
+    many = quote(f"{path} has more than {MOST_ELEMENTS} elements")
+    states = f"select *, case when {ours}bad is null then {outer.state} else 'null' end as {ours}state from {opened.relation}"
+    lists = f"select *, case when {ours}state = 'list' then {outer.elements} end as {ours}elements from ({states})"
+    pieces = f"select *, case when {ours}state = 'list' then {made} end as {ours}made from ({lists})"
+    records = (
+        f"(select * exclude ({ours}elements, {ours}made), case when {ours}bad is not null then [{piece('[]')}] "
+        f"when {ours}state in ('absent', 'null') or len({ours}made) = 0 then {alone} "
+        f"when {ours}state <> 'list' then [{piece('[]', why=f'{ours}state')}] "
+        f"when len({ours}made) > {MOST_ELEMENTS} then [{piece('[]', why=many)}] else {ours}made end as {ours}pieces from ({pieces}))"
+    )
+    columns, types, shown = _members(
+        entry, inner.kind, outer.kind if explosion.inner else None, where, opened.origin, path
+    )
+    kept = {
+        name: kind for name, kind in opened.columns.items() if name.lower() not in {each.lower() for each in columns}
+    }
+    mine = [f"{ours}{name}" for name in ("payload", *opened.along)]
+    number = f"{ours}n::varchar"
+    at = f"'[' || {ours}place || ']'"
+    # Of a row with a key what tells its version stays at the end.
+    numbered = (
+        f"case when {ours}place = '' then {number} when regexp_matches({number}, '@[0-9]{{9}}[.][0-9a-f]{{16}}$') "
+        f"then left({number}, -27) || {at} || right({number}, 27) else {number} || {at} end"
+    )
+    unnested = (
+        f"select * exclude ({ours}piece, {ours}bad), coalesce({ours}bad, {ours}piece.why) as {ours}bad, "
+        f"array_to_string({ours}piece.place, '.') as {ours}place, {ours}piece.element as {ours}element, {ours}piece.parent as {ours}parent "
+        f"from (select *, unnest({ours}pieces) as {ours}piece from {records})"
+    )
+    found = ", ".join([*map(identifier, kept), *mine, f"{ours}bad", f"{ours}place", *shown(ours)])
+    exploded = replace(
+        opened,
+        columns={**kept, **columns},
+        relation=f"(select {found}, {numbered} as {ours}n, {ours}n as {ours}record from ({unnested}))",
+        notes=list(opened.notes),
+        along=(*opened.along, "record"),
+        records=records,
+        more=f"select coalesce(sum(len({ours}pieces)), 0)::bigint - count(*) from {records}",
+        types=types,
+    )
+    if opened.expected is not None:
+        check_elements(con, exploded, table, entry, where)
+    return exploded
+
+
+def _members(
+    entry: Table, element: str, parent: str | None, where: str, origin: str, path: str
+) -> tuple[dict[str, str], dict[str, str], Any]:
+    """The columns of an element: their types, SQL of the JSON types of members of JSON, and a function that gives SQL of them all from how
+    our columns begin."""
+    columns = {ELEMENT: element} | ({PARENT: parent} if parent is not None else {})
+    types = {holder: f"json_type({holder})" for holder, kind in columns.items() if kind == "JSON"}
+    parts: dict[str, tuple[str, list[str], str]] = {}
+    for name, source in entry.fields.items():
+        for holder, kind, keys in ((ELEMENT, element, source.element), (PARENT, parent or "JSON", source.parent)):
+            column = f"{holder}.{keys}"
+            if keys is None or column in columns:
+                continue
+            said = f"{where}.fields.{name}: an element of '{path}' of {origin}"
+            value, leaf, rest = _walk(holder, kind, keys.split("."), said)
+            is_json = bool(rest) or leaf == "JSON"
+            columns[column] = "VARCHAR" if is_json else leaf
+            parts[column] = (value, rest, leaf) if is_json else (value, [], "")
+            if is_json:
+                held = value if leaf == "JSON" else f"try_cast({exact_numbers(value)} as json)"
+                types[column] = f"json_type({held}, {_pointer(rest)})"
+    check_case(columns, f"{where}.fields: an element of '{path}'")
+
+    def shown(ours: str) -> list[str]:
+        texts = [f"{ours}{holder} as {holder}" for holder in (ELEMENT, PARENT) if holder in columns]
+        for column, (value, rest, leaf) in parts.items():
+            # The holder by our own name of it.
+            value = re.sub(r"\b(element|parent)\b", lambda found: ours + found[1], value, count=1)
+            if leaf:
+                held = value if leaf == "JSON" else f"try_cast({exact_numbers(value)} as json)"
+                value = f"json_extract_string({held}, {_pointer(rest)})"
+            texts.append(f"{value} as {identifier(column)}")
+        return texts
+
+    return columns, types, shown
+
+
+def check_elements(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, where: str) -> None:
+    """Refuse rows of which none has the list that the mapping explodes, or none as a list of objects: the mapping is wrong, not some rows."""
+    explosion, ours = entry.explosion, opened.own
+    assert explosion is not None
+    place, path, origin = f"{where}.explode", explosion.path, opened.origin
+    sample = f"(select * from {opened.records} where {ours}bad is null limit {SAMPLE})"
+    [(rows, absent, lists, elements, objects, example)] = con.execute(
+        f"select count(*), count(*) filter ({ours}state = 'absent'), count(*) filter ({ours}state = 'list'), "
+        f"coalesce(sum(len(list_filter({ours}pieces, lambda x: len(x.place) > 0))), 0), "
+        f"coalesce(sum(len(list_filter({ours}pieces, lambda x: len(x.place) > 0 and x.why is null))), 0), "
+        f"any_value({ours}state) filter ({ours}state not in ('absent', 'null', 'list')) from {sample}"
+    ).fetchall()
+    if not rows:
+        return
+    if not lists and example is not None:
+        raise FinegrainError(f"{place}: {example} in any row of {origin}; name a list of objects")
+    if elements and not objects:
+        raise FinegrainError(f"{place}: {path} of {origin} has no element that is an object; name a list of objects")
+    if absent == rows:
+        _check_path(con, opened, table, explosion, rows, sample, where)
+    if opened.columns[ELEMENT] == "JSON" and objects:
+        _check_members(con, opened, entry, objects, sample, where)
+
+
+def _check_path(
+    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, explosion: Explosion, rows: int, sample: str, where: str
+) -> None:
+    """What to say of a list that no row has: a key that is rare may be absent, one that is misspelt must not pass for that."""
+    place, path, origin = f"{where}.explode", explosion.path, opened.origin
+    root, *keys = explosion.outer
+    for depth, key in enumerate(keys):
+        value = f"try_cast({identifier(root)}::varchar as json)"
+        above = ".".join((root, *keys[:depth]))
+        [(lists, *_)] = con.execute(
+            f"select count(*) filter (json_type({value}, {_pointer(keys[:depth])}) = 'ARRAY') from {sample}"
+        ).fetchall()
+        if lists:
+            raise FinegrainError(
+                f"{place}: {above} of {origin} is a list itself; write {above}[].{'.'.join(keys[depth:])}"
+            )
+        seen = con.execute(
+            f"select distinct unnest(json_keys({value}, {_pointer(keys[:depth])})) as key from {sample} order by key"
+        ).fetchall()
+        names = [str(name) for (name,) in seen]
+        if names and key not in names:
+            close = nearest(key, names)
+            if "did you mean" in close or rows >= 1000 or table != "events":
+                raise FinegrainError(f"{place}: no row of {origin} has '{path}'; {above} has no '{key}'{close}")
+    if rows >= 1000 or table != "events":
+        raise FinegrainError(
+            f"{place}: no row of {origin} has '{path}'{nearest(root, [name for name in opened.names if name != root])}"
+        )
+    opened.notes.append(f"no row of {console.shown(origin)} has '{path}', so no row has an element")
+
+
+def _check_members(
+    con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, objects: int, sample: str, where: str
+) -> None:
+    """Refuse members of elements that none has, where they look misspelt, or are absent from so many."""
+    for holder in (ELEMENT, PARENT):
+        if opened.columns.get(holder) != "JSON":
+            continue
+        found = con.execute(
+            f"select distinct unnest(json_keys(x.{holder})) as key from (select unnest({opened.own}pieces) as x from {sample}) order by key"
+        ).fetchall()
+        seen = [str(name) for (name,) in found]
+        read = {source.reads for source in entry.fields.values() if source.reads is not None}
+        for name, source in entry.fields.items():
+            keys = source.element if holder == ELEMENT else source.parent
+            first = "" if keys is None else keys.split(".")[0]
+            if keys is None or first in seen:
+                continue
+            close = nearest(first, [key for key in seen if f"{holder}.{key}" not in read])
+            said = f"no {holder} of {entry.explode} of {opened.origin} has '{first}'"
+            if "did you mean" in close or objects >= 1000:
+                raise FinegrainError(f"{where}.fields.{name}: {said}{close}")
+            opened.notes.append(f"{said}; it stays null")
+
+
 #: A number, a date or a time: what stands in the first line of a text file that has no header.
 _VALUE: Final = re.compile(r"[-+]?\d[\d.,:/ TZ+-]*")
 
@@ -792,15 +1098,16 @@ def _no_column(opened: Opened, name: str) -> str:
 
 def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
     """SQL of a field that is a constant or a column."""
-    if source.column is None:
+    column = source.reads
+    if column is None:
         if source.value is None:
             return "null::varchar"
         return quote(str(source.value).lower() if isinstance(source.value, bool) else str(source.value))
-    kind = opened.columns.get(source.column)
+    kind = opened.columns.get(column)
     if kind is None:
-        raise FinegrainError(f"{place}: {_no_column(opened, source.column)}")
-    _check_kind(place, name if source.map is None else "", kind, f"column '{source.column}'")
-    text = as_text(identifier(source.column), kind)
+        raise FinegrainError(f"{place}: {_no_column(opened, column)}")
+    _check_kind(place, name if source.map is None else "", kind, f"column '{column}'")
+    text = as_text(identifier(column), kind)
     if source.map:
         pairs = " ".join(
             f"when {quote(old)} then {'null' if new is None else quote(new)}" for old, new in source.map.items()

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 
 from orchestration import console, deliveries, lake, landing, shop
-from orchestration.contracts import columns
+from orchestration.contracts import IN_RECORD, columns
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look, find, look, may_name
 from orchestration.lake import quote
@@ -440,9 +440,9 @@ def _bind_missing(
             report.notes.append(f"{stays}of a Parquet file the lake has no copy that could be mapped again; {undo}")
         else:
             report.notes.append("the file is not here: its rows are mapped again from what the lake has of them")
-            # Two entries may have made a row each of one of the file's rows.
+            # Several rows may have been made of one of the file's: by two entries, or of the elements of a list.
             rows = (
-                f"select cast(regexp_extract(_position, '#([0-9]+)[0-9.]*$', 1) as bigint) as __n, any_value(payload) as payload, "
+                f"select cast(regexp_extract(_position, '#([0-9]+)(?:{IN_RECORD})?[0-9.]*$', 1) as bigint) as __n, any_value(payload) as payload, "
                 f"any_value(_error) as _error from ({alive}) where __name = {quote(str(name))} group by 1"
             )
             file = DataFile(Path(each.file), str(name), kind, 0)

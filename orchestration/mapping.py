@@ -153,10 +153,13 @@ def strptime(text: str, format: str) -> str:
 
 
 class Field(Strict):
-    """Where one contract field comes from: exactly one of a `column`, a constant `value` or a `sql` expression.
-    `map` translates a column's values; those it does not name pass through. `format` says how the text of a time is spelled."""
+    """Where one contract field comes from: exactly one of a `column`, a constant `value`, a `sql` expression or, where the entry says
+    `explode`, a member of the `element` of the list or of its `parent`. `map` translates a column's values; those it does not name pass
+    through. `format` says how the text of a time is spelled."""
 
     column: str | None = None
+    element: str | None = None
+    parent: str | None = None
     value: str | int | float | bool | None = None
     sql: str | None = None
     map: dict[str, str | None] | None = None
@@ -191,17 +194,29 @@ class Field(Strict):
 
     @model_validator(mode="after")
     def _one(self) -> Field:
-        if len(self.model_fields_set & {"column", "value", "sql"}) != 1:
-            raise ValueError("give exactly one of column, value and sql")
+        if len(self.model_fields_set & {"column", "element", "parent", "value", "sql"}) != 1:
+            raise ValueError("give exactly one of column, value and sql (or, with explode, element or parent)")
         if self.column == "":
             raise ValueError("a column has a name")
-        if self.map is not None and self.column is None:
+        for name in ("element", "parent"):
+            if name in self.model_fields_set and not all((getattr(self, name) or "").split(".")):
+                raise ValueError(
+                    f"{name} names a key, or a path of keys with dots between them, as in {name}: price.amount"
+                )
+        if self.map is not None and self.reads is None:
             raise ValueError("map goes with column")
         if self.format and "value" in self.model_fields_set:
             raise ValueError("format goes with column or sql")
         if self.sql is not None:
             expression(self.sql)
         return self
+
+    @property
+    def reads(self) -> str | None:
+        """The column that it reads: its own, or the one that a member of an element is called by."""
+        if self.element is not None:
+            return f"element.{self.element}"
+        return self.column if self.parent is None else f"parent.{self.parent}"
 
 
 def from_environment(text: str, where: str, *, secret: bool = False) -> str:
@@ -441,10 +456,30 @@ class Csv(Strict):
         return self
 
 
+class Explosion(NamedTuple):
+    """Where in a record the list is of which each element becomes a row: the keys that lead to it; or `outer`, the keys to a list whose
+    elements each have such a list, by the keys `inner`."""
+
+    outer: tuple[str, ...]
+    inner: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """As the mapping spells it."""
+        return ".".join(self.outer) + ("[]." + ".".join(self.inner) if self.inner else "")
+
+
+#: What an expression of an entry with `explode` calls the element of the list, and the element of an outer list that it is in.
+ELEMENT, PARENT = "element", "parent"
+
 #: How GA4's export names a day, the final one last: `replaces` of its files, unless the mapping says otherwise.
 GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events_(\d{8})")
 #: The keys that say where an entry's rows come from: each has exactly one of them.
 ORIGINS: Final = ("files", "stream", "table", "http")
+
+
+#: How the fingerprint of an entry ends that makes several rows of one record.
+EXPLODED: Final = "+exploded"
 
 
 class Table(Strict):
@@ -464,6 +499,7 @@ class Table(Strict):
     time_zone: str | None = None
     expects: tuple[Literal["customers", "products"], ...] = ()
     available_at: Literal["event_time", "now"] | Column | Sql
+    explode: str | None = None
     where: str | None = None
     distinct: bool = False
     replaces: tuple[str, ...] | None = None
@@ -477,6 +513,14 @@ class Table(Strict):
     def caseless(self) -> frozenset[str]:
         """The id fields that are compared without regard to case."""
         return IDS if self.ids == "case_insensitive" else frozenset(self.ids.case_insensitive if self.ids else ())
+
+    @property
+    def explosion(self) -> Explosion | None:
+        """What `explode` says."""
+        if self.explode is None:
+            return None
+        outer, _, inner = self.explode.partition("[].")
+        return Explosion(tuple(outer.split(".")), tuple(inner.split(".")) if inner else ())
 
     def deliveries(self, table: str) -> tuple[str, ...]:
         """By which patterns files of this entry, which fills `table`, are parts of a delivery; empty for none."""
@@ -498,7 +542,8 @@ class Table(Strict):
         """What tells how rows are mapped, wherever they are found; `zone` is that of their times."""
         found = {"files", "format", "replaces", "stream", "table", "http", "key", "incremental", "deletes", "time_zone"}
         told = [self.model_dump(mode="json", exclude=found, exclude_defaults=True), zone]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return digest + (EXPLODED if self.explode is not None else "")
 
     @field_validator("files", mode="before")
     @classmethod
@@ -591,6 +636,16 @@ class Table(Strict):
         raise ValueError(
             "write event_time, now, {column: the column that holds the arrival time}, or {sql: an expression that gives it}"
         )
+
+    @field_validator("explode")
+    @classmethod
+    def _list_path(cls, given: str | None) -> str | None:
+        if given is not None and not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+)*(\[\]\.[^.\[\]]+(\.[^.\[\]]+)*)?", given):
+            raise ValueError(
+                "write the keys that lead to a list, as in products or properties.products; of a list within each element of another, "
+                "refunds[].refund_line_items"
+            )
+        return given
 
     @field_validator("where")
     @classmethod
@@ -890,9 +945,12 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.stream: GA4's export comes as files"
         if table.carry is not None:
             yield f"{where}.carry: each row of GA4's export is whole; leave it out"
+        if table.explode is not None:
+            yield f"{where}.explode: the models unfold the items of GA4's export; leave it out"
         return
     if table.currency is not None:
         yield f"{where}.currency: this is for ga4_events; here map the field, as in currency: {{value: EUR}}"
+    yield from _element_problems(where, table)
     if table.stream is not None and not table.fields:
         return  # keys that are named as the fields are
     for field, source in table.fields.items():
@@ -912,6 +970,22 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
             "map it, or write now, {column: …} or {sql: …}"
         )
+
+
+def _element_problems(where: str, table: Table) -> Iterator[str]:
+    """Whether members of elements are read where there are elements."""
+    if table.explode is not None and table.stream is not None and not table.fields:
+        yield f"{where}.explode: say in fields what is read of the element, as in product_id: {{element: id}}"
+    if table.explode is not None and table.carry is not None:
+        yield f"{where}.carry: this does not go with explode; each element has the columns of its record already"
+    for field, source in table.fields.items():
+        if source.element is not None and table.explode is None:
+            yield f"{where}.fields.{field}.element: this goes with explode, which says of which list"
+        elif source.parent is not None and not (table.explosion and table.explosion.inner):
+            yield (
+                f"{where}.fields.{field}.parent: this goes with explode of a list within the elements of another, as in "
+                "refunds[].refund_line_items"
+            )
 
 
 def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 A row's position is `label/key@number.hash`: `number` counts the versions of its key from 1, `hash` is the md5 (its first 16
 digits) of the row as it was read, and all zeros where the row is gone. A row lands when its hash is not that of the key's newest version, so
-what is read again does not land again, and what goes back to an earlier state does. All of it is SQL in bulk, over one staged lot:
+what is read again does not land again, and what goes back to an earlier state does. Where each element of a list in it is a row (`explode`), these have positions `label/key[element]@number.hash`; what a new version of it
+lacks is told as gone (`vanished`). All of it is SQL in bulk, over one staged lot:
 
     __read   the rows as they were read: their columns, and ours (`landing.own`): payload, bad, row (their number), key, hash, gone, gone_at
     __staged a view of our columns, as __row, __bad, __key, __hash, __gone and __gone_at
@@ -18,13 +19,15 @@ from typing import Final
 
 import duckdb
 
-from orchestration.contracts import IDENTITY
+from orchestration.contracts import IDENTITY, IN_RECORD
 from orchestration.deliveries import is_gone
 from orchestration.lake import quote
 from orchestration.landing import as_text, identifier, own, packed, parse_time
 
 #: The hash of a row that is gone.
 GONE: Final = "0" * 16
+#: What the position of an element ends with that is gone of one version of its row: it comes after each hash.
+VANISHED: Final = "g" * 16
 #: Characters of `@number.hash`, and digits of its number.
 _TAIL: Final = 27
 _DIGITS: Final = 9
@@ -91,9 +94,9 @@ def stage(
     con.execute(f"create or replace temp view __staged as select {shown} from __read")
 
 
-def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
+def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str, exploded: bool = False) -> None:
     """Compare the staged lot with the lake: fill `__news` and `__lost`."""
-    last = newest(source, table, label, among=f"select {quote(label + '/')} || __key from __staged")
+    last = newest(source, table, label, exploded, among=f"select {quote(label + '/')} || __key from __staged")
     con.execute(
         "create or replace temp table __met as "
         f"select r.__row, r.__key, r.__hash, r.__gone, r.__gone_at, l.__last from __staged r left join ({last}) l using (__key)"
@@ -108,21 +111,27 @@ def find_news(con: duckdb.DuckDBPyConnection, source: str, table: str, label: st
     )
 
 
-def find_lost(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str) -> None:
+def find_lost(con: duckdb.DuckDBPyConnection, source: str, table: str, label: str, exploded: bool = False) -> None:
     """Compare all keys that the source has (`__there`) with those of the lake: fill `__lost`. No row is news by this."""
     con.execute("create or replace temp table __news (__row bigint, __n varchar)")
     con.execute(
-        f"create or replace temp table __lost as select __key, __last, null::timestamp as __gone_at from ({newest(source, table, label)}) "
+        f"create or replace temp table __lost as select __key, __last, null::timestamp as __gone_at from ({newest(source, table, label, exploded)}) "
         f"where right(__last, 16) <> {quote(GONE)} and __key not in (select __key from __there where __key is not null)"
     )
 
 
-def newest(source: str, table: str, label: str, among: str | None = None) -> str:
+def place_of(position: str, exploded: bool) -> str:
+    """SQL of `label/key`, out of the position of a row, or of one of its elements."""
+    place = f"left({position}, -{_TAIL})"
+    return f"regexp_replace({place}, '{IN_RECORD}$', '')" if exploded else place
+
+
+def newest(source: str, table: str, label: str, exploded: bool = False, among: str | None = None) -> str:
     """A SELECT of `__key` and `__last` (`number.hash`): the newest version that the lake has of each key, if it is `among` some."""
     first = label + "/"
     # What begins with `label/` lies between it and what follows the slash: the lake skips files by that.
-    of = f"_source = {quote(source)} and _position >= {quote(first)} and _position < {quote(label + '0')}"
-    place = f"left(_position, -{_TAIL})"
+    of = _of(source, label)
+    place = place_of("_position", exploded)
     # A version that was unloaded counts as deleted, and its number is taken.
     position = (
         f"case when {is_gone(table, 't')} then left(_position, -16) || {quote(GONE)} else _position end as _position"
@@ -138,23 +147,63 @@ def newest(source: str, table: str, label: str, among: str | None = None) -> str
     )
 
 
+def _of(source: str, label: str) -> str:
+    """SQL: whether a row came by an entry."""
+    return f"_source = {quote(source)} and _position >= {quote(label + '/')} and _position < {quote(label + '0')}"
+
+
 def _tail(key: str, last: str, digest: str) -> str:
     number = f"coalesce(left({last}, {_DIGITS})::int, 0) + 1"
     return f"{key} || '@' || printf('%0{_DIGITS}d', {number}) || '.' || {digest}"
 
 
-def deletions(source: str, table: str, label: str, key: Sequence[str], known: str | None, now: datetime) -> str:
-    """The SELECT that lands `__lost` in raw.deletions, each with the ids of the version that the lake has of it. `known` is SQL of
-    when the shop knew it; left out, it is now."""
-    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+def _named(key: Sequence[str]) -> str:
+    """SQL of a row's key as JSON, by the names of its columns, out of `__key`."""
     parts = [
         f"{quote(name)}: " + ("__key" if len(key) == 1 else f"(__key::json)->>{at}") for at, name in enumerate(key)
     ]
+    return f"to_json({{{', '.join(parts)}}})::varchar"
+
+
+def deletions(
+    source: str, table: str, label: str, key: Sequence[str], known: str | None, now: datetime, exploded: bool = False
+) -> str:
+    """The SELECT that lands `__lost` in raw.deletions, each with the ids of the version that the lake has of it. `known` is SQL of
+    when the shop knew it; left out, it is now."""
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
     prefix = quote(label + "/")
     available = f"least(coalesce({known}, {moment}), {moment})" if known else moment
+    if exploded:  # each element that any version has
+        return (
+            f"select {quote(source)}, {_tail(f'left(_position, -{_TAIL})', '__last', quote(GONE))}, {quote(table)}, {_named(key)}, "
+            f"{packed(IDENTITY[table])}, __gone_at, {moment}, {available} from __lost join (select *, "
+            f"substr({place_of('_position', True)}, {len(label) + 2}) as __of from lake.raw.{table} as t where {_of(source, label)} "
+            f"and not {is_gone(table, 't')} qualify row_number() over (partition by left(_position, -{_TAIL}) order by _position desc) = 1) "
+            "on __of = __key"
+        )
     return (
         f"select {quote(source)}, {prefix} || {_tail('__key', '__last', quote(GONE))}, {quote(table)}, "
-        f"to_json({{{', '.join(parts)}}})::varchar, {packed(IDENTITY[table])}, __gone_at, {moment}, {available} "
+        f"{_named(key)}, {packed(IDENTITY[table])}, __gone_at, {moment}, {available} "
         f"from __lost join lake.raw.{table} as t on _source = {quote(source)} and _position = {prefix} || __key || '@' || __last "
         f"and not {is_gone(table, 't')}"
+    )
+
+
+def vanished(source: str, table: str, label: str, key: Sequence[str], now: datetime) -> str:
+    """The SELECT that lands in raw.deletions, once `__news` have landed, the elements of former versions of these rows that the new ones
+    lack, by their ids. A version that could not be read lacks nothing."""
+    moment = f"timestamp {quote(now.isoformat(sep=' '))}"
+    ids = ", ".join(f'"{name}"' for name in dict.fromkeys((*IDENTITY[table], "product_id")))
+    return (
+        f"with __new as (select left(__n, -{_TAIL}) as __key, right(__n, {_TAIL - 1}) as __tail from __news), "
+        f"__rows as (select t.*, __key, right(_position, {_TAIL - 1}) = __tail as __is_new from (select *, "
+        f"substr({place_of('_position', True)}, {len(label) + 2}) as __key from lake.raw.{table} where {_of(source, label)}) as t "
+        f"join __new using (__key) where not {is_gone(table, 't')}), "
+        "__now as (select * from __rows where __is_new) "
+        f"select {quote(source)}, left(_position, -16) || {quote(VANISHED)} as __place, {quote(table)}, {_named(key)}, "
+        f"{packed(IDENTITY[table])}, null::timestamp, {moment}, {moment} from __rows "
+        "where not __is_new and __key not in (select __key from __now where _error is not null) and _error is null "
+        f"and to_json([__key, {ids}])::varchar not in (select to_json([__key, {ids}])::varchar from __now) "
+        f"and left(_position, -16) || {quote(VANISHED)} not in "
+        f"(select _position from lake.raw.deletions where _source = {quote(source)} and raw_table = {quote(table)})"
     )

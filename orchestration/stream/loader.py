@@ -25,7 +25,7 @@ from typing import Final
 
 import duckdb
 
-from orchestration import lake
+from orchestration import devices, lake
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.lake import quote
 from orchestration.positions import Overtaken, Position, Stream, move, positions
@@ -121,10 +121,16 @@ class Loader:
     def con(self) -> duckdb.DuckDBPyConnection:
         """The lake, as the thread that takes asks it."""
         if self._con is None:
-            self._con = self._connect()
+            self._con = self._connected()
             for lander in self.landers:
                 lander.con = self._con.cursor()
         return self._con
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        """A new connection to the lake that can run what the landers have bound."""
+        con = self._connect()
+        devices.register(con)
+        return con
 
     def stop(self) -> None:
         """End soon: the open batch is landed first. Safe to call from a signal handler."""
@@ -406,7 +412,7 @@ class Loader:
                 lander.con = self._con.cursor()
                 lander.con.execute("select 1")
             except duckdb.Error:
-                self._con = self._connect()
+                self._con = self._connected()
                 lander.con = self._con.cursor()
 
     def _disconnect(self) -> None:

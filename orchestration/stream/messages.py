@@ -97,6 +97,8 @@ class Messages:
             along=("kept",),
         )
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
+        #: The column of bound rows that tells their message; it may have several, one for each element of a list.
+        self.message = "__n" if entry.explode is None else "__record"
         self.rules, self.clear = self._rules()
 
     def judge(self, batch: Chunk, incarnation: str | None = None) -> None:
@@ -136,6 +138,12 @@ class Messages:
                 "create or replace temporary table judged as select * replace "
                 f"(case when __clear then null {self.rules} end as __why) from judged"
             )
+            if self.message != "__n":
+                # A message lands whole or not at all: what is wrong with one of its rows is wrong with it.
+                self.con.execute(
+                    "create or replace temporary table judged as select * replace "
+                    "(min(__why) over (partition by __record) as __why) from judged"
+                )
 
     def _unknown(self, line: str) -> dict[str, int]:
         """How many messages of the batch have a key that the mapping does not know, by key."""
@@ -208,7 +216,7 @@ class Messages:
         done.unknown = dict(list(self.unknown.items())[:NAMED])
         good, parameters = self.good(now)
         [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
-        if done.rows < len(batch):
+        if done.rows < len(batch) or self.message != "__n":
             if bury:
                 self._bury(batch, now)
             done.dead = self.dead()
@@ -243,7 +251,7 @@ class Messages:
             # A first character that is in ASCII and no space.
             clear.append("(" + " or ".join(f"{identifier(name)} between '!' and '~'" for name in there) + ")")
         for name, source in self.entry.fields.items():
-            if source.column is None or name == "properties":
+            if source.column is None or name == "properties" or source.column in self.bound.opened.types:
                 continue
             # A string may begin so, too.
             column, key = identifier(name), "/" + source.column.replace("~", "~0").replace("/", "~1")
@@ -269,12 +277,14 @@ class Messages:
             said = quote(f"wrong_type: {name} is {what}: ")
             cases.append(f"when {text} is not null and ({is_bad}) then {said} || left({column}, 60)")
         if self.table == "events":
-            kinds = ", ".join(map(quote, sorted(_event_types())))
+            spelled = landing.macros("fields.sql").event_spelling
+            raw_names = ", ".join(map(quote, sorted(_event_types())))
+            kinds = f"list_transform([{raw_names}], lambda kind: {spelled('kind')})"
             cases.append(
-                f"when lower(trim(event_type)) not in ({kinds}) then 'unknown_event: ' || left(event_type, 60) || "
+                f"when not list_contains({kinds}, {spelled('trim(event_type)')}) then 'unknown_event: ' || left(event_type, 60) || "
                 "' is not in seeds/event_types.csv'"
             )
-            clear.append(f"list_contains([{kinds}], event_type)")
+            clear.append(f"list_contains({kinds}, {spelled('event_type')})")
         return " ".join(cases), " and ".join(clear)
 
     def _with_unknown(self, good: landing.Bound) -> tuple[landing.Bound, dict[str, list[str]]]:
@@ -310,12 +320,13 @@ class Messages:
         self.con.register("batch", batch.table)
         self.con.execute(
             f"""insert into lake.raw.dead_letters
-            select {quote(self.source)}, {quote(self.name + "/")} || __n, {quote(self.table)}, {quote(self.place)}, part, position,
+            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.place)}, part, position,
                 payload, key, headers, rule_id, __why[len(rule_id) + 3:],
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
-            inner join (select __n, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null)
-                on {self._number} = __n"""
+            inner join (
+                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null
+            ) on {self._number} = __of"""
         )
         self.con.unregister("batch")
 
@@ -324,7 +335,7 @@ class Messages:
         self._number = _number(incarnation)
         self.con.register("batch", batch.table)
         self.con.execute(
-            f"create or replace temporary table judged as select {self._number} as __n, {quote(why)} as __why from batch"
+            f"create or replace temporary table judged as select {self._number} as {self.message}, {quote(why)} as __why from batch"
         )
         self.con.unregister("batch")
         self._bury(batch, now)
@@ -333,7 +344,7 @@ class Messages:
     def dead(self) -> dict[str, int]:
         """How many of the messages that were judged break each rule."""
         found = self.con.execute(
-            "select split_part(__why, ': ', 1), count(*) from judged where __why is not null group by 1 order by 1"
+            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from judged where __why is not null group by 1 order by 1"
         ).fetchall()
         return {str(rule): int(count) for rule, count in found}
 

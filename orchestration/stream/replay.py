@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from orchestration import console, lake
-from orchestration.contracts import RAW_TABLES
+from orchestration.contracts import IN_RECORD, RAW_TABLES
 from orchestration.deliveries import is_gone, tell_gone
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.lake import quote
@@ -130,9 +130,14 @@ def _waiting(messages: Messages) -> str:
     )
 
 
+def _of_message(position: str) -> str:
+    """SQL of the `_position` of a message, out of that of a row that may be of an element of a list in it."""
+    return f"regexp_replace({position}, '{IN_RECORD}$', '')"
+
+
 def _part_and_number(position: str, messages: Messages) -> str:
     """SQL: part (with the tag of its incarnation) and position, out of a `_position`."""
-    place = f"substr({position}, {len(messages.name) + 2})"
+    place = f"substr({_of_message(position)}, {len(messages.name) + 2})"
     return f"regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position"
 
 
@@ -155,9 +160,11 @@ def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Mess
     con.execute("detach published")
     return (
         f"select {_part_and_number('r._position', messages)}, "
-        "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, q.rules "
-        f"from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
-        f"where r._source = {source} and not {is_gone(messages.table, 'r')}"
+        "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, "
+        f"list_distinct(flatten(list(q.rules) over (partition by {_of_message('r._position')}))) as rules from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
+        f"where r._source = {source} and not {is_gone(messages.table, 'r')} "
+        # Of several rows of a message one brings it here.
+        f"qualify row_number() over (partition by {_of_message('r._position')} order by r._position) = 1"
     )
 
 
@@ -200,7 +207,8 @@ def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Repla
     landed = messages.land(letters, now, bury=False)
     messages.con.execute(
         f"insert into lake.raw.replayed select _source, _position, raw_table, _ingested_at, timestamp {quote(now.isoformat(sep=' '))} "
-        f"from ({_waiting(messages)}) inner join judged on _position = {quote(messages.name + '/')} || __n where __why is null"
+        f"from ({_waiting(messages)}) where _position in "
+        f"(select {quote(messages.name + '/')} || {messages.message} from judged where __why is null)"
     )
     done.rows += landed.rows
     for rule, count in landed.dead.items():
@@ -214,8 +222,7 @@ def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) 
     of_source = f"_source = {quote(messages.source)}"
     con.execute(
         f"create or replace temp table changed as select * from again where _position not in (select again._position from again "
-        f"inner join quarantined using (_position) inner join lake.raw.{table} as r on r._position = quarantined._position "
-        f"and r._ingested_at = quarantined._ingested_at and r.{of_source} "
+        f"inner join lake.raw.{table} as r on r._position = again._position and r.{of_source} and not {is_gone(table, 'r')} "
         f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
         f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
     )

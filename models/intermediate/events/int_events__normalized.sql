@@ -32,7 +32,7 @@ translated as (
         case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
         coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
-    left join {{ ref('event_types') }} as t on lower(u.event_name) = t.raw_name
+    left join {{ ref('event_types') }} as t on {{ event_spelling('u.event_name') }} = {{ event_spelling('t.raw_name') }}
     left join {{ ref('int_events__categories') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
 
 ),

@@ -1,0 +1,86 @@
+"""What kind of device a user agent names: `mobile`, `tablet` or `desktop`; null for machines, televisions and whatever is not known.
+
+A row that says a user agent and no device gets the device where it is landed, so that the models, on any engine, find it as any other.
+DuckDB hands over whole vectors of texts. Each text is parsed once in a process, by the regular expressions of ua-parser.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
+
+import duckdb
+from duckdb.func import ARROW, SPECIAL
+
+#: The name of the function in SQL.
+FUNCTION: Final = "__device_of"
+#: A user agent longer than this, in characters, is none: it would only take time to read.
+LONGEST: Final = 1_000
+#: Texts that are remembered.
+_REMEMBERED: Final = 100_000
+
+_DESKTOPS: Final = frozenset(
+    {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Debian", "Chrome OS", "FreeBSD", "OpenBSD", "NetBSD"}
+)
+_PHONES: Final = frozenset({"Windows Phone", "BlackBerry OS", "Firefox OS", "KaiOS", "Symbian OS", "Bada"})
+#: What looks like a phone or a computer and is none.
+_OTHERS: Final = re.compile(
+    r"bot\b|crawl|spider|slurp|headless|phantomjs|lighthouse|\btv\b|smart-?tv|appletv|googletv|hbbtv|crkey|roku|\bAFT[A-Z]|bravia|"
+    r"playstation|xbox|nintendo|\bwatch|oculus|quest [0-9]",
+    re.IGNORECASE,
+)
+_TABLETS: Final = re.compile(
+    r"ipad|tablet(?! pc)|kindle|playbook|silk/(?!.*mobile)|\bKF[A-Z]{2,}\b|nexus (7|9|10)\b", re.IGNORECASE
+)
+
+
+@lru_cache(_REMEMBERED)
+def device_of(user_agent: str) -> str | None:
+    """The device that a user agent names. Whatever the text is, it raises nothing."""
+    if len(user_agent) > LONGEST or _OTHERS.search(user_agent):
+        return None
+    try:
+        import ua_parser  # which few mappings need
+
+        system, device = ua_parser.parse_os(user_agent), ua_parser.parse_device(user_agent)
+    except Exception:  # a text that the parser cannot cope with names nothing
+        return None
+    family = "" if system is None else system.family
+    model = "" if device is None else device.family
+    if model == "Spider":
+        return None
+    if _TABLETS.search(user_agent) or _TABLETS.search(model):
+        return "tablet"
+    if family == "Android":
+        return "mobile" if "mobile" in user_agent.lower() or model == "Generic Smartphone" else "tablet"
+    if family == "iOS" or family in _PHONES or "Phone" in model:
+        return "mobile"
+    return "desktop" if family in _DESKTOPS else None
+
+
+def _devices(user_agents: Any) -> Any:
+    """The same of a vector: each text that is in it is looked at once."""
+    texts = user_agents.dictionary_encode()
+    return _taken(texts)
+
+
+def _taken(texts: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(texts, pa.ChunkedArray):
+        return pa.chunked_array([_taken(chunk) for chunk in texts.chunks], pa.string())
+    found = pa.array([device_of(text) for text in texts.dictionary.to_pylist()], pa.string())
+    return found.take(texts.indices)
+
+
+def register(con: duckdb.DuckDBPyConnection) -> None:
+    """Let a connection, and all that share its database, call `FUNCTION`."""
+    with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # it is there
+        con.create_function(FUNCTION, _devices, ["VARCHAR"], "VARCHAR", type=ARROW, null_handling=SPECIAL)
+
+
+def filled(device: str, user_agent: str) -> str:
+    """SQL of a row's own device or, where it says none, of the one that its user agent names."""
+    return f"case when nullif(trim({device}), '') is not null or {user_agent} is null then {device} else {FUNCTION}({user_agent}) end"
