@@ -48,7 +48,10 @@ BOOKKEEPING = frozenset(
 #: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds; and
 #: bounds, of which those of events that moved may be left. Cleaned values show them.
 UNCOMPARED = frozenset(
-    {"build_failures", "builds", "int_events__arrived", "int_events__bounds", "moved_rows", "states", "watermarks"}
+    {
+        *("build_failures", "builds", "int_events__arrived", "int_events__bounds"),
+        *("moved_rows", "moved_sessions", "states", "watermarks"),
+    }
 )
 
 

@@ -97,6 +97,13 @@ list_filter([
 arg_max({{ value }}, {'at': {{ at }}, 'value': {{ value }}})
 {%- endmacro %}
 
+{% macro last_known(value) %}{{ return(adapter.dispatch('last_known', 'finegrain')(value)) }}{% endmacro %}
+{# Before an `over`: of the window's values that are not null, the last one; `first_known`: the first one. #}
+{% macro duckdb__last_known(value) %}last_value({{ value }} ignore nulls){% endmacro %}
+
+{% macro first_known(value) %}{{ return(adapter.dispatch('first_known', 'finegrain')(value)) }}{% endmacro %}
+{% macro duckdb__first_known(value) %}first_value({{ value }} ignore nulls){% endmacro %}
+
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 

@@ -2,14 +2,15 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='fail',
-    pre_hook="{{ find_touched_identities() }}",
+    pre_hook="{{ find_touched_sessions() }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- {{ hooks_read(['int_events__cleaned', 'int_events__validated']) }}
 select
     session_id,
-    min(identity) as identity,
-    min(customer_id) as customer_id,
+    -- The login, if there is one: 'u:' sorts after 'a:'.
+    max(identity) as identity,
+    {{ last_by('customer_id', 'identity') }} as customer_id,
     min(source) as source,
     min(event_at) as started_at,
     max(event_at) as ended_at,
@@ -30,6 +31,6 @@ select
     count(*) = 1 as is_bounce
 from {{ ref('fct_events') }}
 {% if is_incremental() %}
-where identity in (select t.identity from touched_identities as t)
+where session_id in (select t.session_id from touched_sessions as t)
 {% endif %}
 group by session_id
