@@ -133,6 +133,21 @@ end as integer)
 {# The host of an address in lower case, with its port if one is said; the scheme may be missing. #}
 {% macro duckdb__url_host(url) %}regexp_extract(lower({{ url }}), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1){% endmacro %}
 
+{% macro url_parameter(url, name) %}{{ return(adapter.dispatch('url_parameter', 'finegrain')(url, name)) }}{% endmacro %}
+{# The value of a parameter of an address, decoded, without control characters; null where there is none, or none that can be decoded. The
+   name's case does not matter. #}
+{% macro duckdb__url_parameter(url, name) -%}
+nullif(trim(regexp_replace(
+    try(url_decode(replace(regexp_extract({{ url }}, '(?i)[?&](?:amp;)?{{ name }}=([^&#]*)', 1), '+', ' '))), '[\x00-\x1f\x7f]', '', 'g'
+)), '')
+{%- endmacro %}
+
+{% macro has_url_parameter(url, names) %}{{ return(adapter.dispatch('has_url_parameter', 'finegrain')(url, names)) }}{% endmacro %}
+{# Whether an address has a parameter of one of these names, with a value. #}
+{% macro duckdb__has_url_parameter(url, names) -%}
+regexp_matches({{ url }}, '(?i)[?&](?:amp;)?({{ names | join("|") }})=[^&#]')
+{%- endmacro %}
+
 {% macro edit_distance(left, right) %}{{ return(adapter.dispatch('edit_distance', 'finegrain')(left, right)) }}{% endmacro %}
 {% macro duckdb__edit_distance(left, right) %}damerau_levenshtein({{ left }}, {{ right }}){% endmacro %}
 
