@@ -12,7 +12,11 @@ KEYS: Final = {"session_id": "The session (fct_sessions)."}
 
 def features(project: Project) -> Iterator[Feature]:
     yield Feature(
-        "customer_id", "varchar", "The customer, as the session's login, or else its visitor, was linked at as_of", "label", range=None
+        "customer_id",
+        "varchar",
+        "The customer, as the session's login, or else its visitor, was linked at as_of",
+        "label",
+        range=None,
     )
     yield Feature("started_at", "timestamp", "The moment of its first event, UTC", "moment", range=None)
     yield Feature("last_event_at", "timestamp", "The moment of its last event, UTC", "moment", range=None)
