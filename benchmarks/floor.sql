@@ -57,8 +57,28 @@ create temp macro uuid_of_digest(d) as cast(
 create temp macro customer_of(identity) as
     uuid_of_digest(sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(identity)));
 
-create temp macro session_of(identity, first_event_id) as
-    cast(md5(concat(spelled(identity), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
+create temp macro session_of(visitor, first_event_id) as
+    cast(md5(concat(spelled(visitor), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
+
+-- A tag of an address; of what says that there is none, nothing.
+create temp macro decoded_tag(page, name) as trim(regexp_replace(
+    try(url_decode(replace(regexp_extract(page, '(?i)[?&](?:amp;)?' || name || '=([^&#]*)', 1), '+', ' '))), '[\x00-\x1f\x7f]', '', 'g'
+));
+
+create temp macro said_tag(page, name) as case
+    when lower(decoded_tag(page, name)) not in (
+        '', 'direct', '(direct)', 'none', '(none)', '(not set)', '(not provided)', 'null', 'undefined'
+    ) then decoded_tag(page, name)
+end;
+
+create temp macro bare_host(address) as regexp_replace(
+    regexp_extract(lower(address), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1), '^www[.]|:[0-9]*$', '', 'g'
+);
+
+create temp macro host_of(address) as
+    case when regexp_matches(bare_host(address), '^[\p{L}\p{N}_-][\p{L}\p{N}._-]*$') then bare_host(address) end;
+
+create temp macro is_paid(medium) as contains(medium, 'cp') or medium in ('ppc', 'retargeting') or starts_with(medium, 'paid');
 
 create temp macro bucket(x) as cast(
     case when x = 0 then 0 else sign(x) * (100000 + floor(ln(abs(cast(x as double))) / ln(1.02))) end as integer
@@ -573,79 +593,145 @@ set disabled_optimizers = '';
 
 ---------- sessions
 
--- An order of the shop's database is in the session of its web hit or, without one, of the identity's last event before it.
-create temp table order_chains as
+-- Whose visit an event is: its anonymous id's or, where it has none, that of the identity's last event before it in the same session of
+-- the source, or in the same run, that has one; or else of the first one after it.
+create temp table told as
 with hits as (
-    select order_id, identity, min(source_session_id) as session_id
+    select order_id, identity, min({'session': source_session_id, 'visitor': coalesce(anonymous_id, '~')}) as hit
     from arrived
     where row_id in (select row_id from copies where is_order) and origin <> 'database' and source_session_id is not null
     group by order_id, identity
-),
-
-told as (
-    select k.row_id, k.identity, k.event_at, coalesce(k.source_session_id, h.session_id) as session_id
-    from kept as k
-    left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.event_type = 'purchase'
-    where k.origin = 'database'
-),
-
-astray as (
-    select * from told where session_id is null
-),
-
-web as (
-    select identity, event_at, max({'id': event_id, 'session': source_session_id})['session'] as session_id
-    from kept
-    where origin <> 'database' and identity in (select identity from astray)
-    group by identity, event_at
-)
-
-select row_id, session_id as chain from told where session_id is not null
-union all
-select a.row_id, case when w.event_at >= a.event_at - interval 30 minute then w.session_id end
-from astray as a
-asof left join web as w on a.identity = w.identity and a.event_at >= w.event_at;
-
-drop table arrived;
-
--- What the source tells apart needs no window, only its first event.
-create temp table told_sessions as
-with chained as (
-    select k.identity, coalesce(k.source_session_id, o.chain) as chain, k.event_at, k.event_id
-    from kept as k
-    left join order_chains as o on k.row_id = o.row_id
 )
 
 select
-    identity,
-    chain,
-    min({'at': event_at, 'id': event_id})['id'] as first_event_id,
-    session_of(identity, first_event_id) as session_id
-from chained
-where chain is not null
-group by identity, chain;
+    k.row_id,
+    k.identity,
+    k.user_id,
+    k.event_at,
+    k.event_id,
+    k.origin,
+    coalesce(k.source_session_id, h.hit.session) as chain,
+    'a:' || case
+        when k.source_session_id is null then coalesce(nullif(h.hit.visitor, '~'), k.anonymous_id) else k.anonymous_id
+    end as visitor,
+    'a:' || k.anonymous_id as own_visitor
+from kept as k
+left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.event_type = 'purchase' and k.origin = 'database';
 
-create temp table found_sessions as
-with started as (
+create temp table found_visitors as
+with starts as (
+    select *, coalesce(lag(event_at) over in_order < event_at - interval 30 minute, true) as is_start
+    from told
+    where identity in (select identity from told where visitor is null)
+    window in_order as (partition by identity order by event_at, event_id)
+),
+
+runs as (
+    select *, count_if(is_start) over (partition by identity order by event_at, event_id) as run from starts
+),
+
+neighbours as (
     select
-        k.row_id,
-        k.identity,
-        k.event_at,
-        k.event_id,
-        case
-            when lag(k.event_at) over (partition by k.identity order by k.event_at, k.event_id) >= k.event_at - interval 30 minute
-                then null
-            else k.event_id
-        end as starts
-    from kept as k
-    left join order_chains as o on k.row_id = o.row_id
-    where coalesce(k.source_session_id, o.chain) is null
+        *,
+        last_value(own_visitor ignore nulls) over (in_session rows unbounded preceding) as session_before,
+        first_value(own_visitor ignore nulls) over (in_session rows between current row and unbounded following) as session_after,
+        last_value(own_visitor ignore nulls) over (in_run rows unbounded preceding) as run_before,
+        first_value(own_visitor ignore nulls) over (in_run rows between current row and unbounded following) as run_after
+    from runs
+    window
+        in_session as (partition by identity, chain order by event_at, event_id),
+        in_run as (partition by identity, run order by event_at, event_id)
 )
 
 select
     row_id,
+    case when chain is not null then coalesce(session_before, session_after) end as session_visitor,
+    coalesce(session_visitor, run_before, run_after, identity) as visitor
+from neighbours
+where visitor is null;
+
+-- An order of the shop's database that no session tells of is where its visitor or, without one, its identity was last seen.
+create temp table visits as
+with astray as (
+    select row_id, event_at, coalesce(visitor, identity) as follows from told where origin = 'database' and chain is null
+),
+
+web as (
+    select t.row_id, t.identity, t.own_visitor, t.event_at, t.event_id, coalesce(t.visitor, f.visitor) as visitor, t.chain
+    from told as t
+    left join found_visitors as f on t.row_id = f.row_id
+    where t.origin <> 'database'
+),
+
+last_seen as (
+    select follows, event_at, max({'id': event_id, 'visitor': visitor, 'chain': chain}) as place
+    from (
+        from (select own_visitor as follows, * from web where own_visitor in (select follows from astray))
+        union all
+        from (select identity as follows, * from web where identity like 'u:%' and identity in (select follows from astray))
+    ) as places
+    group by all
+),
+
+led as (
+    select a.row_id, w.place
+    from astray as a
+    asof inner join last_seen as w on a.follows = w.follows and a.event_at >= w.event_at
+    where w.event_at >= a.event_at - interval 30 minute
+)
+
+select
+    t.row_id,
+    t.user_id,
+    t.event_at,
+    t.event_id,
+    coalesce(t.visitor, l.place.visitor, f.visitor) as visitor,
+    coalesce(t.chain, l.place.chain) as chain
+from told as t
+left join found_visitors as f on t.row_id = f.row_id
+left join led as l on t.row_id = l.row_id;
+
+drop table arrived;
+drop table told;
+
+-- What the source tells apart needs no window, only its first event.
+create temp table told_sessions as
+select
+    visitor,
+    chain,
+    min({'at': event_at, 'id': event_id})['id'] as first_event_id,
+    session_of(visitor, first_event_id) as session_id
+from visits
+where chain is not null
+group by visitor, chain;
+
+-- The rest is cut by gaps, and where the login changes within a run.
+create temp table found_sessions as
+with runs as (
+    select *, count_if(is_gap) over (partition by visitor order by event_at, event_id) as run
+    from (
+        select *, coalesce(lag(event_at) over (partition by visitor order by event_at, event_id) < event_at - interval 30 minute, true) as is_gap
+        from visits
+        where chain is null
+    ) as gaps
+),
+
+started as (
+    select
+        *,
+        case
+            when is_gap or user_id <> last_value(user_id ignore nulls) over (
+                partition by visitor, run order by event_at, event_id rows between unbounded preceding and 1 preceding
+            ) then event_id
+        end as starts
+    from runs
+)
+
+select
+    row_id,
+    visitor,
     last_value(starts ignore nulls) over (
-        partition by identity order by event_at, event_id rows between unbounded preceding and current row
+        partition by visitor order by event_at, event_id rows between unbounded preceding and current row
     ) as first_event_id
 from started;
 
@@ -919,7 +1005,7 @@ with fitted as (
     select
         k.*,
         coalesce(f.first_event_id, s.first_event_id) as first_event_id,
-        s.session_id as told_session_id,
+        coalesce(s.session_id, session_of(f.visitor, f.first_event_id)) as session_id,
         p.low as price_low,
         p.high as price_high,
         p.median as price_median,
@@ -931,8 +1017,8 @@ with fitted as (
         l.customer_id
     from kept as k
     left join links as l on k.identity = l.identity
-    left join order_chains as o on k.row_id = o.row_id
-    left join told_sessions as s on k.identity = s.identity and coalesce(k.source_session_id, o.chain) = s.chain
+    inner join visits as i on k.row_id = i.row_id
+    left join told_sessions as s on i.visitor = s.visitor and i.chain = s.chain
     left join found_sessions as f on k.row_id = f.row_id
     left join price_fits as p on k.product_id is not distinct from p.product_id and k.category is not distinct from p.category and k.event_day = p.event_day
     left join quantity_fits as q on k.event_type = q.event_type and k.category is not distinct from q.category and k.event_day = q.event_day
@@ -1006,7 +1092,7 @@ select
     identity,
     user_id,
     anonymous_id,
-    coalesce(told_session_id, session_of(identity, first_event_id)) as session_id,
+    session_id,
     event_id = first_event_id as is_entry,
     source,
     origin,
@@ -1136,12 +1222,11 @@ left join orders as h on l.database_order_id = h.order_id;
 create temp table sessions as
 select
     session_id,
-    any_value(identity) as identity,
-    any_value(customer_id) as customer_id,
+    max(identity) as identity,
+    arg_max(customer_id, identity) as customer_id,
     min(source) as source,
     min(event_at) as started_at,
     max(event_at) as ended_at,
-    min(case when event_day >= getvariable('today') - 90 then event_at end) as started_at_90d,
     max(event_day) as last_day,
     count(*) as events,
     count(distinct product_id) as products,
@@ -1150,27 +1235,136 @@ select
     count(case when event_type = 'search' then 1 end) as searches,
     count(case when event_type = 'add_to_cart' then 1 end) as cart_adds,
     count(case when event_type = 'begin_checkout' then 1 end) as checkouts,
-    count(case when event_type = 'purchase' then 1 end) as purchases,
     count(distinct order_key) as orders,
     case
         when count(case when event_type = 'purchase' then 1 end) = 0 then 0
         else sum(case when event_type = 'purchase' then gross_amount end)
     end as revenue,
-    sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end) as cart_value,
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
-    max(case when is_entry then campaign end) as entry_campaign,
-    max(case when is_entry then page end) as entry_page
+    max(case when is_entry then campaign end) as campaign,
+    max(case when is_entry then page end) as entry_page,
+    max(case when is_entry then referrer end) as entry_referrer
 from clean_events
 group by session_id;
 
+-- Each customer's part of a session.
+create temp table user_sessions as
+select
+    customer_id,
+    session_id,
+    min(event_at) as started_at,
+    max(event_at) as ended_at,
+    min(case when event_day >= getvariable('today') - 90 then event_at end) as started_at_90d,
+    max(event_day) as last_day,
+    count(case when event_type = 'add_to_cart' then 1 end) as cart_adds,
+    count(case when event_type = 'purchase' then 1 end) as purchases,
+    sum(case event_type when 'add_to_cart' then amount when 'remove_from_cart' then -amount end) as cart_value
+from clean_events
+group by customer_id, session_id;
+
+-- Each way to the shop there was: tags of the page, then the campaign field, then the referrer's site.
+create temp table ways as
+with addresses as (
+    select distinct entry_page as page, entry_referrer as referrer, campaign from sessions
+),
+
+tags as (
+    select
+        *,
+        said_tag(page, 'utm_source') as utm_source,
+        said_tag(page, 'utm_medium') as utm_medium,
+        said_tag(page, 'utm_campaign') as utm_campaign,
+        case
+            when regexp_matches(page, '(?i)[?&](amp;)?(gclid|gbraid|wbraid)=[^&#]') then 'google'
+            when regexp_matches(page, '(?i)[?&](amp;)?msclkid=[^&#]') then 'bing'
+        end as clicked,
+        case when regexp_matches(page, '(?i)[?&](amp;)?fbclid=[^&#]') then 'facebook' end as shared,
+        host_of(page) as ours,
+        host_of(referrer) as theirs
+    from addresses
+),
+
+places as (
+    select
+        * replace (lower(utm_source) as utm_source, lower(utm_medium) as utm_medium),
+        coalesce(
+            case lower(utm_source) when 'fb' then 'facebook' when 'ig' then 'instagram' else lower(utm_source) end,
+            clicked,
+            case when not coalesce('.' || ours like '%.' || theirs or '.' || theirs like '%.' || ours, false) then theirs end,
+            shared
+        ) as place
+    from tags
+),
+
+sites as (
+    select p.place, c.site, c.channel
+    from (select distinct place from places where place is not null) as p
+    inner join read_csv('seeds/referrer_channels.csv') as c on contains('.' || p.place || '.', '.' || c.site || '.')
+    qualify row_number() over (partition by p.place order by length(c.site) desc, c.site) = 1
+),
+
+named as (
+    select
+        p.*,
+        s.channel as kind,
+        coalesce(p.utm_source, p.clicked, s.site, p.place) as entry_source,
+        coalesce(p.utm_campaign, p.campaign) as entry_campaign,
+        coalesce(
+            p.utm_medium,
+            if(p.clicked is null, null, 'cpc'),
+            if(lower(p.campaign) in (
+                'organic', 'cpc', 'ppc', 'cpm', 'paid', 'paidsearch', 'paid_search', 'paidsocial', 'paid_social', 'display', 'email',
+                'newsletter', 'affiliate', 'affiliates', 'social', 'referral'
+            ), lower(p.campaign), null)
+        ) as medium
+    from places as p
+    left join sites as s on p.place = s.place
+)
+
+select
+    page,
+    referrer,
+    campaign,
+    entry_source,
+    entry_campaign,
+    coalesce(
+        medium,
+        if(
+            utm_source is null and entry_campaign is null and place is not null,
+            case kind when 'search' then 'organic' when 'social' then 'social' else 'referral' end, null
+        )
+    ) as entry_medium,
+    case
+        when is_paid(medium) and kind in ('search', 'social') then 'paid ' || kind
+        when medium in ('display', 'banner', 'expandable', 'interstitial', 'cpm') then 'display'
+        when is_paid(medium) then 'paid other'
+        when medium in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
+        when entry_source in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
+        when medium in ('affiliate', 'affiliates') then 'affiliates'
+        when medium is null and entry_campaign is not null then 'campaign'
+        when entry_medium in ('social', 'social-network', 'social-media', 'social network', 'social media', 'sm') then 'organic social'
+        when entry_medium = 'organic' then if(kind = 'social', 'organic social', 'organic search')
+        when entry_medium in ('referral', 'app', 'link') then 'referral'
+        when kind in ('search', 'social') then 'organic ' || kind
+        when coalesce(entry_medium, entry_source) is not null then 'campaign'
+        else 'direct'
+    end as entry_channel
+from named;
+
 create table fct_sessions as
 select
-    * exclude (started_at_90d, last_day, purchases, cart_value),
-    cast(started_at as date) as started_on,
-    seconds(started_at, ended_at) as length_seconds,
-    events = 1 as is_bounce
-from sessions;
+    s.* exclude (last_day, campaign),
+    w.* exclude (page, referrer, campaign),
+    cast(s.started_at as date) as started_on,
+    seconds(s.started_at, s.ended_at) as length_seconds,
+    s.events = 1 as is_bounce
+from sessions as s
+inner join ways as w
+    on
+        s.entry_page is not distinct from w.page
+        and s.entry_referrer is not distinct from w.referrer
+        and s.campaign is not distinct from w.campaign;
 
 ---------- dimensions; a gap is filled with what was usual two days before
 
@@ -1332,7 +1526,7 @@ identified as (
 ),
 
 seen as (
-    select customer_id, min(started_at) as first_seen_at, max(ended_at) as last_seen_at from sessions group by customer_id
+    select customer_id, min(started_at) as first_seen_at, max(ended_at) as last_seen_at from user_sessions group by customer_id
 )
 
 select
@@ -1709,7 +1903,7 @@ by_session as (
         select
             *,
             cart_adds > 0 and purchases = 0 and ended_at < getvariable('as_of') - interval 30 minute as is_abandoned
-        from sessions
+        from user_sessions
     ) as judged
     group by customer_id
 ),
@@ -2478,12 +2672,12 @@ placed as (
 summed as (
     select
         session_id,
-        any_value(customer_id) as customer_id,
+        arg_max(customer_id, identity) as customer_id,
         coalesce(sum(columns('^m_(views|list_views|searches|cart_adds|cart_removes|checkouts|wishlist_adds|units)$')), 0) as '\1',
         money_of(money_sum(columns('^m_(revenue|refunds)$'))) as '\1',
         max(case when place = 1 then page end) as entry_page,
         max(case when place = 1 then referrer end) as entry_referrer,
-        max(case when place = 1 then campaign end) as entry_campaign,
+        max(case when place = 1 then campaign end) as campaign,
         max(case when place = 1 then device end) as device,
         max(case when place = 1 then country end) as country,
         min(event_at) as started_at,
@@ -2523,25 +2717,13 @@ categories as (
     select session_id, arg_max(category, place, 5) as last_categories
     from (select session_id, category, max(place) as place from placed where category is not null group by all) as met
     group by session_id
-),
-
-hosts as (
-    select
-        entry_referrer,
-        regexp_extract(lower(entry_referrer), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1) as host
-    from (select distinct entry_referrer from summed where entry_campaign is null and entry_referrer is not null) as referrers
-),
-
-channels as (
-    select h.entry_referrer, c.channel
-    from hosts as h
-    inner join read_csv('seeds/referrer_channels.csv') as c on contains('.' || h.host || '.', '.' || c.site || '.')
-    qualify row_number() over (partition by h.entry_referrer order by length(c.site) desc, c.site) = 1
 )
 
 select
     getvariable('as_of') as as_of,
-    s.* exclude (first_cart_add_at),
+    s.* exclude (first_cart_add_at, campaign),
+    w.entry_campaign,
+    w.entry_channel,
     seconds(s.started_at, s.last_event_at) as length_seconds,
     cast((epoch_us(getvariable('as_of')) - epoch_us(s.last_event_at)) * 0.000001 as double) as seconds_since_last_event,
     s.last_event_at < getvariable('as_of') - interval 30 minute as is_over,
@@ -2552,11 +2734,6 @@ select
     coalesce(g.last_categories, []) as last_categories,
     seconds(s.started_at, s.first_cart_add_at) as seconds_to_first_cart_add,
     case
-        when s.entry_campaign is not null then 'campaign'
-        when s.entry_referrer is null then 'direct'
-        else coalesce(c.channel, 'referral')
-    end as entry_channel,
-    case
         when extract(hour from s.started_at) < 6 then 'night'
         when extract(hour from s.started_at) < 12 then 'morning'
         when extract(hour from s.started_at) < 18 then 'afternoon'
@@ -2566,7 +2743,11 @@ select
 from summed as s
 left join products as p on s.session_id = p.session_id
 left join categories as g on s.session_id = g.session_id
-left join channels as c on s.entry_referrer = c.entry_referrer and s.entry_campaign is null;
+inner join ways as w
+    on
+        s.entry_page is not distinct from w.page
+        and s.entry_referrer is not distinct from w.referrer
+        and s.campaign is not distinct from w.campaign;
 
 ---------- features of pairs of items, met within 24 hours or in one order, by the end of the day before
 

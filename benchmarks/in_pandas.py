@@ -24,6 +24,7 @@ from measures import (
     SMOOTHING,
     SUMS,
     WEIGHTS,
+    campaign_tag,
 )
 
 Windows = dict[str, int | None]
@@ -595,7 +596,6 @@ def session_features(shop: Shop) -> pd.DataFrame:
     groups = placed.groupby("session_id", sort=False)
     result = groups.agg(
         **{name: (name, "sum") for name in OF_SESSION},
-        customer_id=("customer_id", "first"),
         started_at=("event_at", "min"),
         last_event_at=("event_at", "max"),
         events=("event_at", "size"),
@@ -625,6 +625,11 @@ def session_features(shop: Shop) -> pd.DataFrame:
         ("country", "country"),
     ):
         result[name] = first[column]
+    tags = result["entry_page"].map(campaign_tag, na_action="ignore")
+    result["entry_campaign"] = tags.where(tags.notna(), result["entry_campaign"])
+    # The login's, if there is one: 'u:' sorts after 'a:'.
+    last = placed.sort_values("identity").drop_duplicates("session_id", keep="last").set_index("session_id")
+    result["customer_id"] = last["customer_id"]
     for name, column in (("last_products", "product_id"), ("last_categories", "category")):
         met = placed[placed[column].notna()].drop_duplicates([*key, column], keep="last")
         newest = met[met.groupby("session_id", sort=False).cumcount(ascending=False) < 5].iloc[::-1]

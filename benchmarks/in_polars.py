@@ -23,6 +23,7 @@ from measures import (
     SMOOTHING,
     SUMS,
     WEIGHTS,
+    campaign_tag,
 )
 
 
@@ -711,7 +712,8 @@ def session_features(shop: Shop) -> pl.LazyFrame:
     at, dwell = pl.col("event_at"), pl.col("dwell").filter(viewed)
     result = placed.group_by(key).agg(
         pl.col(OF_SESSION).sum(),
-        pl.col("customer_id").min(),
+        # The login's, if there is one: 'u:' sorts after 'a:'.
+        pl.col("customer_id").sort_by("identity").last(),
         *(
             pl.col(name).filter(first).first().alias(alias)
             for name, alias in (
@@ -754,7 +756,9 @@ def session_features(shop: Shop) -> pl.LazyFrame:
             pl.col(name).fill_null(pl.lit([], pl.List(pl.String)))
         )
     hour = pl.col("started_at").dt.hour()
+    tag = pl.col("entry_page").map_elements(campaign_tag, return_dtype=pl.String, skip_nulls=True)
     return result.with_columns(
+        entry_campaign=pl.coalesce(tag, "entry_campaign"),
         length_seconds=(pl.col("last_event_at") - pl.col("started_at")).dt.total_seconds(),
         seconds_since_last_event=shop.hours_since("last_event_at") * 3600,
         is_over=pl.col("last_event_at") < shop.as_of - timedelta(minutes=30),

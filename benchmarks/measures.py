@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import unquote_plus
+
 #: Windows of whole days, those of habits, and windows of hours.
 DAYS: dict[str, int | None] = {"7d": 7, "14d": 14, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
 HOURS = {"1h": 1, "24h": 24}
@@ -37,3 +40,16 @@ OF_ITEM = [name for name in OF_USER if name not in ("searches", "checkouts")]
 OF_SESSION = [name for name in OF_USER if name not in ("gross_revenue", "known_gross_revenue")]
 OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue", "known_revenue"]
 OF_TASTE = ["views", "cart_adds", "units", "revenue", "known_revenue"]
+
+#: What a tag says where there is nothing to say.
+NO_TAG = ("", "direct", "(direct)", "none", "(none)", "(not set)", "(not provided)", "null", "undefined")
+
+
+def campaign_tag(page: str | None) -> str | None:
+    """utm_campaign of an address, decoded; null where there is none, or what says so."""
+    found = re.search("[?&](?:amp;)?utm_campaign=([^&#]*)", page or "", re.IGNORECASE)
+    try:
+        value = re.sub("[\\x00-\\x1f\\x7f]", "", unquote_plus(found[1], errors="strict")).strip(" ") if found else ""
+    except UnicodeDecodeError:
+        return None
+    return None if value.lower() in NO_TAG else value

@@ -52,6 +52,12 @@ identities as (
 select l.{{ key }}
 from {{ identities_of(key) }} as l
 where l.identity in (select i.identity from identities as i)
+{%- if key == 'session_id' %}
+union
+select m.session_id
+from {{ moved_sessions() }} as m
+where m.moved_in > coalesce({{ watermark(this.identifier) }}, -1)
+{%- endif %}
 union
 select s.{{ key }}
 from {{ spine_of(key) }} as s

@@ -24,3 +24,14 @@ where t.identity is distinct from a.identity
     or t.event_day is distinct from a.event_day
 {%- endif %}
 {%- endmacro %}
+
+{#
+  Sessions that rows may have left, with the snapshot of the build. A session holds events of several identities, so when one of them
+  goes, nothing of what is left of the session has changed. Models by session find it here.
+#}
+
+{% macro moved_sessions() -%} {{ target.schema }}.moved_sessions {%- endmacro %}
+
+{% macro create_moved_sessions() -%}
+create table if not exists {{ moved_sessions() }} (session_id varchar, moved_in bigint)
+{%- endmacro %}

@@ -48,7 +48,10 @@ BOOKKEEPING = frozenset(
 #: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds; and
 #: bounds, of which those of events that moved may be left. Cleaned values show them.
 UNCOMPARED = frozenset(
-    {"build_failures", "builds", "int_events__arrived", "int_events__bounds", "moved_rows", "states", "watermarks"}
+    {
+        *("build_failures", "builds", "int_events__arrived", "int_events__bounds"),
+        *("moved_rows", "moved_sessions", "states", "watermarks"),
+    }
 )
 
 
@@ -283,6 +286,13 @@ REFERRERS = (
     "https://shot.com/#t.co",
     None,
     None,
+)
+PAGES = (
+    *("/", "/", "/p", "/p", None),
+    "https://shot.com/p?a=1",
+    "https://www.shop.example/?utm_source=Google&utm_medium=CPC&utm_campaign=Spring+Sale%202",
+    "https://shop.example/?utm_source=%ff&utm_medium=email",
+    "https://shop.example/?gclid=x1#top",
 )
 CURRENCIES = ("USD", "USD", "USD", "EUR", "EUR", "GBP", "JPY", None, None, None, "XXX")
 GA4_ITEM = re.findall(r"(\w+) [A-Z]+", columns("ga4_events")["items"].partition("(")[2])
@@ -553,9 +563,9 @@ class ShopMaker:
             order_id=f"W{self.random.randrange(6)}" if kind == "purchase" and self.chance(0.7) else None,
             device=self.random.choice(("desktop", "iOS", "tablet", "fridge", None)),
             user_agent="Googlebot/2.1" if self.chance(0.03) else "Mozilla",
-            page=self.random.choice(("/", "/p", None)),
+            page=self.random.choice(PAGES),
             referrer=self.random.choice(REFERRERS),
-            campaign=self.random.choice(("mail", None)),
+            campaign=self.random.choice(("mail", "Organic", None, None)),
             country=self.random.choice(("DE", "FR", None)),
             consent="denied" if self.chance(0.03) else None,
         )  # fmt: skip

@@ -10,6 +10,7 @@ import importlib
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import md5
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from plainly import DAY, EVENTS, HOUR, MICROSECOND, Event, Shop, customer_of
+from plainly.visits import ROWS, sessions
 from small_shops import Houses, ShopMaker, land
 
 from orchestration.settings import Settings
@@ -115,6 +117,19 @@ def built_shop(houses: Houses, random: Random) -> tuple[Settings, Shop]:
         return house, Shop(clean_events(con), rows_of(con, "int_identity__product_versions"))
 
 
+def wrong_sessions(house: Settings) -> list[str]:
+    """The kept events that are not in the session in which a plain reading of the verdicts puts them."""
+    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        rows = con.execute(f"select {', '.join(ROWS)} from int_events__validated").fetchall()
+        found = con.execute("select row_id, visitor, chain, session_id from int_events__sessionized").fetchall()
+    expected = {
+        row: (visitor, chain, md5(f"{visitor}|,{first}".encode()).hexdigest())
+        for row, (visitor, chain, first) in sessions([dict(zip(ROWS, row, strict=True)) for row in rows]).items()
+    }
+    assert expected.keys() == {row for row, *_ in found}
+    return [f"row {row}: {place} but plainly {expected[row]}" for row, *place in found if tuple(place) != expected[row]]
+
+
 def everything(shop: Shop) -> dict[str, list[str]]:
     """For each spine all that a shop ever had to ask for, and something that it never had."""
     identities = {event["identity"] for event in shop.events}
@@ -171,6 +186,8 @@ def check(mart: Mart, house: Settings, shop: Shop, moments: list[datetime], aske
 def check_one_shop(houses: Houses, seed: int, count: int) -> None:
     random = Random(seed)
     house, shop = built_shop(houses, random)
+    apart = wrong_sessions(house)
+    assert not apart, f"seed {seed}: {len(apart)} events in other sessions, such as\n" + "\n".join(apart[:20])
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
     ask(house, moments, asked)
     # A full refresh, since the questions were changed behind the back of the build.

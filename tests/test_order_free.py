@@ -156,6 +156,17 @@ PERSON = Row("customers", "shop", "people.csv#1", at(MONDAY, -DAY), {"customer_i
 ITEM = product("goods.csv#1", at(MONDAY, -DAY), "GOODS", brand="wrong", category="Shirts")
 RETURNED = event("web", "back#1", at(MONDAY, 60), at(MONDAY), anonymous_id="back")
 
+
+def seen(name: str, second: float, **more: str) -> Row:
+    """A view of somebody, some seconds after Monday began."""
+    return event("web", f"{name}#{second}", at(MONDAY, second + 1), at(MONDAY, second), **more)
+
+
+LOGGED_IN = seen("gone", 600, anonymous_id="gone", user_id="gone")
+AMY = seen("amy", 90, user_id="amy")
+LAST_PART = seen("part", 60, session_id="s", anonymous_id="part", user_id="last")
+FIRST_LOGIN = seen("shared", 0, anonymous_id="shared", user_id="first")
+
 #: By name: what lands first, and what lands after the first build.
 CASES: dict[str, tuple[list[Row], list[Row]]] = {
     # A newer header moves an order to another buyer and day: the place it left kept its sums.
@@ -263,6 +274,68 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             line("again", at(MONDAY, 60), "A1"),
         ],
     ),
+    # A login that comes late: it joins what the visitor did before it with what the server said of the login, and with an order.
+    "a login that comes late": (
+        [
+            seen("late", 0, anonymous_id="late"),
+            seen("late", 20, user_id="late"),
+            order("late", at(MONDAY, 1560), at(MONDAY, 1500), "late"),
+            line("late", at(MONDAY, 1560), "L1"),
+        ],
+        [seen("late", 600, anonymous_id="late", user_id="late")],
+    ),
+    # The other way round: without the login, the server's event and the order are visits of their own.
+    "a login that is gone": (
+        [
+            seen("gone", 0, anonymous_id="gone"),
+            seen("gone", 20, user_id="gone"),
+            order("gone", at(MONDAY, 1560), at(MONDAY, 1500), "gone"),
+            line("gone", at(MONDAY, 1560), "L1"),
+            LOGGED_IN,
+        ],
+        [deletion(LOGGED_IN, at(MONDAY, 9e4))],
+    ),
+    # What is left of a session has not changed, when an event that had named no visitor leaves it.
+    "an event that leaves a session": (
+        [seen("zoe", 0, anonymous_id="left", user_id="zoe"), seen("amy", 60, anonymous_id="left", user_id="amy"), AMY],
+        [deletion(AMY, at(MONDAY, 9e4)), seen("zoe", 120, user_id="zoe")],
+    ),
+    # A source's own session of two logins: the one by which the session goes takes its part back.
+    "a part of a session that is gone": (
+        [seen("part", 0, session_id="s", anonymous_id="part", user_id="first"), LAST_PART],
+        [deletion(LAST_PART, at(MONDAY, 9e4))],
+    ),
+    # Far behind the first event, which says whose the visit is, another login begins.
+    "whose visit it is, is taken back": (
+        [
+            FIRST_LOGIN,
+            *(seen("shared", 1500 * number, anonymous_id="shared") for number in range(1, 5)),
+            seen("shared", 7000, anonymous_id="shared", user_id="second"),
+        ],
+        [deletion(FIRST_LOGIN, at(MONDAY, 9e4))],
+    ),
+    # A web hit that comes after the order: it says which visit the order was of.
+    "a web hit that comes late": (
+        [
+            seen("hit", 0, session_id="s", anonymous_id="hit"),
+            order("hit", at(MONDAY, 9060), at(MONDAY, 9000), "hit"),
+            line("hit", at(MONDAY, 9060), "H1"),
+        ],
+        [
+            event(
+                "web",
+                "hit#9",
+                at(MONDAY, 9100),
+                at(MONDAY, 30),
+                "purchase",
+                user_id="hit",
+                anonymous_id="hit",
+                session_id="s",
+                order_id="hit",
+                product_id="H1",
+            )
+        ],
+    ),
 }
 
 
@@ -318,6 +391,36 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "an order told twice at one moment",
             "select origin from int_events__cleaned where order_id = 'both'",
             [("database",)],
+        ),
+        (
+            "a login that comes late",
+            "select identity, events, orders from marts.fct_sessions where identity in ('a:late', 'u:late')",
+            [("u:late", 4, 1)],
+        ),
+        (
+            "a login that is gone",
+            "select identity, events, orders from marts.fct_sessions where identity in ('a:gone', 'u:gone') order by all",
+            [("a:gone", 1, 0), ("u:gone", 2, 1)],
+        ),
+        (
+            "an event that leaves a session",
+            "select identity, events from marts.fct_sessions where identity in ('u:amy', 'u:zoe') order by started_at",
+            [("u:zoe", 1), ("u:amy", 1), ("u:zoe", 1)],
+        ),
+        (
+            "a part of a session that is gone",
+            "select identity, events from marts.fct_sessions where identity in ('u:first', 'u:last') and events < 5",
+            [("u:first", 1)],
+        ),
+        (
+            "whose visit it is, is taken back",
+            "select identity, events from marts.fct_sessions where identity in ('a:shared', 'u:second')",
+            [("u:second", 5)],
+        ),
+        (
+            "a web hit that comes late",
+            "select visitor, chain, count(*) from int_events__sessionized where visitor in ('a:hit', 'u:hit') group by all",
+            [("a:hit", "s", 2)],
         ),
         (
             "a line seen earlier",

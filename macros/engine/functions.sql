@@ -97,6 +97,13 @@ list_filter([
 arg_max({{ value }}, {'at': {{ at }}, 'value': {{ value }}})
 {%- endmacro %}
 
+{% macro last_known(value) %}{{ return(adapter.dispatch('last_known', 'finegrain')(value)) }}{% endmacro %}
+{# Before an `over`: of the window's values that are not null, the last one; `first_known`: the first one. #}
+{% macro duckdb__last_known(value) %}last_value({{ value }} ignore nulls){% endmacro %}
+
+{% macro first_known(value) %}{{ return(adapter.dispatch('first_known', 'finegrain')(value)) }}{% endmacro %}
+{% macro duckdb__first_known(value) %}first_value({{ value }} ignore nulls){% endmacro %}
+
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 
@@ -125,6 +132,21 @@ end as integer)
 {% macro url_host(url) %}{{ return(adapter.dispatch('url_host', 'finegrain')(url)) }}{% endmacro %}
 {# The host of an address in lower case, with its port if one is said; the scheme may be missing. #}
 {% macro duckdb__url_host(url) %}regexp_extract(lower({{ url }}), '^(?:(?:[a-z][a-z0-9+.-]*:)?//)?([^/?#]*)', 1){% endmacro %}
+
+{% macro url_parameter(url, name) %}{{ return(adapter.dispatch('url_parameter', 'finegrain')(url, name)) }}{% endmacro %}
+{# The value of a parameter of an address, decoded, without control characters; null where there is none, or none that can be decoded. The
+   name's case does not matter. #}
+{% macro duckdb__url_parameter(url, name) -%}
+nullif(trim(regexp_replace(
+    try(url_decode(replace(regexp_extract({{ url }}, '(?i)[?&](?:amp;)?{{ name }}=([^&#]*)', 1), '+', ' '))), '[\x00-\x1f\x7f]', '', 'g'
+)), '')
+{%- endmacro %}
+
+{% macro has_url_parameter(url, names) %}{{ return(adapter.dispatch('has_url_parameter', 'finegrain')(url, names)) }}{% endmacro %}
+{# Whether an address has a parameter of one of these names, with a value. #}
+{% macro duckdb__has_url_parameter(url, names) -%}
+regexp_matches({{ url }}, '(?i)[?&](?:amp;)?({{ names | join("|") }})=[^&#]')
+{%- endmacro %}
 
 {% macro edit_distance(left, right) %}{{ return(adapter.dispatch('edit_distance', 'finegrain')(left, right)) }}{% endmacro %}
 {% macro duckdb__edit_distance(left, right) %}damerau_levenshtein({{ left }}, {{ right }}){% endmacro %}

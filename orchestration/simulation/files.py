@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from orchestration.lake import quote
 from orchestration.simulation.database import database
 from orchestration.simulation.ga4 import APP_VISITOR, ga4_table
-from orchestration.simulation.numbers import Array, Rows, coded, join, mix, size, take
+from orchestration.simulation.numbers import Array, Rows, coded, join, mix, size, take, times
 from orchestration.simulation.words import (
     AGENTS,
     APP,
     BOT_AGENTS,
     CAMPAIGNS,
     CATEGORIES,
+    COPIES,
     CURRENCIES,
     DAY,
     DETAIL,
@@ -34,6 +35,7 @@ from orchestration.simulation.words import (
     MARKETS,
     NO_QUANTITY,
     RATES,
+    SECOND,
     SPELLINGS,
     STORE,
     STORE_WORDS,
@@ -147,6 +149,7 @@ class Files:
         self.rows = dict.fromkeys(("stream", "ga4_events", "ga4_items", "store"), 0)
         self.waiting: list[Rows] = []
         self.orders: list[Rows] = []
+        self.visits: list[Rows] = []
         self.first_login = np.full(len(world.agents) + world.people, np.iinfo(np.int64).max)
         self.first_user = np.full(len(self.first_login), -1)
         self.con = duckdb.connect()
@@ -170,6 +173,7 @@ class Files:
         if orders is not None:
             self.orders.append(orders)
             self._note_logins(rows)
+            self._note_visits(rows)
 
     def _note_logins(self, rows: Rows) -> None:
         at = np.flatnonzero((rows["user"] >= 0) & (rows["user"] < GHOST_USER) & (rows["channel"] != STORE))
@@ -180,6 +184,23 @@ class Files:
         # The last assignment wins: the earliest of them all.
         self.first_login[device[earlier]] = t[earlier]
         self.first_user[device[earlier]] = rows["user"][at][earlier]
+
+    def _note_visits(self, rows: Rows) -> None:
+        """Keep who, where and when of each visit of a block; copies are no part of it, and a wrong date is put right."""
+        rows = take(rows, np.flatnonzero(~np.isin(rows["kind"], [KIND[name] for name in COPIES])))
+        t = np.where(rows["kind"] == KIND["future_event"], np.nan_to_num(rows["truth"]), rows["t"]).astype(np.int64)
+        order = np.lexsort((t, rows["session"]))
+        rows, t = take(rows, order), t[order]
+        opens = np.flatnonzero(np.r_[True, np.diff(rows["session"]) != 0][: len(t)])
+        user = np.where(rows["user"] < GHOST_USER, rows["user"], -1)
+        self.visits.append(
+            {
+                **{name: rows[name][opens] for name in ("session", "channel", "device", "began")},
+                "user": np.maximum.reduceat(user, opens) if len(opens) else user,
+                "first": t[opens],
+                "last": t[np.r_[opens[1:], len(t)] - 1] if len(opens) else t,
+            }
+        )
 
     def flush(self, until: int | None) -> None:
         """Write what is complete: all rows that arrive before `until`; at the end (None) all that the files reach."""
@@ -370,6 +391,36 @@ class Files:
         ).to_arrow_table()
         self.con.unregister("links")
         pq.write_table(links, truth / "identity_links.parquet")
+        self._write_visits()
+
+    def _write_visits(self) -> None:
+        """Every visit of a person: its ids as its source spells them, the login it came to, and its first and last moment."""
+        visits = join(self.visits)
+        visits = take(visits, np.argsort(visits["session"], kind="stable"))
+        self.con.register(
+            "visit_rows",
+            pa.table(
+                {
+                    "number": visits["session"], "channel": visits["channel"], "began": visits["began"] // SECOND,
+                    "id": mix(visits["device"]), "id_of_session": mix(visits["session"]),
+                    "buyer": pa.array(visits["user"], mask=visits["user"] < 0),
+                    "first_at": times(visits["first"]), "last_at": times(visits["last"]),
+                }
+            ),
+        )  # fmt: skip
+        ticket, web_id = "printf('T-%012d', number)", "printf('%016x', {})"
+        answer = self.con.execute(
+            f"""select
+                case channel when {APP} then 'shop_app' when {STORE} then 'shop_store' else 'shop_web' end as source,
+                case channel when {APP} then {APP_VISITOR} when {STORE} then {ticket} else {web_id.format("id")} end
+                    as anonymous_id,
+                case channel when {APP} then began::varchar when {STORE} then {ticket}
+                    else {web_id.format("id_of_session")} end as session_id,
+                printf('C%07d', buyer) as user_id, first_at, last_at
+            from visit_rows"""
+        ).to_arrow_table()
+        self.con.unregister("visit_rows")
+        pq.write_table(answer, self.out / "truth" / "visits.parquet")
 
 
 def losers(rows: Rows, number: Array) -> Array:

@@ -86,6 +86,8 @@ KINDS: Final = (
     "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
     "bad_quantity", "bad_price", "orphan_order", "quantity_outlier",
 )  # fmt: skip
+#: Of these, second deliveries of a row.
+COPIES: Final = ("exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase")
 KIND: Final = {name: code for code, name in enumerate(KINDS)}
 
 DETAILS: Final = (

@@ -12,7 +12,11 @@ KEYS: Final = {"session_id": "The session (fct_sessions)."}
 
 def features(project: Project) -> Iterator[Feature]:
     yield Feature(
-        "customer_id", "varchar", "The customer, as the session's identity was linked at as_of", "label", range=None
+        "customer_id",
+        "varchar",
+        "The customer, as the session's login, or else its visitor, was linked at as_of",
+        "label",
+        range=None,
     )
     yield Feature("started_at", "timestamp", "The moment of its first event, UTC", "moment", range=None)
     yield Feature("last_event_at", "timestamp", "The moment of its last event, UTC", "moment", range=None)
@@ -68,15 +72,15 @@ def features(project: Project) -> Iterator[Feature]:
     for name, what in (
         ("entry_page", "Page of its first event"),
         ("entry_referrer", "Address that led to its first event"),
-        ("entry_campaign", "Campaign that led to its first event"),
+        ("entry_campaign", "utm_campaign of its first event's page, or else its campaign"),
     ):
         is_label = name == "entry_campaign"
         yield Feature(name, "varchar", what, "label", null_means=unknown, range=None, categorical=is_label)
     yield Feature(
         "entry_channel",
         "varchar",
-        "campaign where there is one, else direct without a referrer, else search, social or referral by the referrer's "
-        "host (seeds/referrer_channels.csv)",
+        "How it came, by the tags of its first event's page, its campaign and its referrer: direct, organic search, paid search, "
+        "organic social, paid social, display, paid other, email, affiliates, referral, or campaign where only a campaign is known",
         "label",
         range=None,
         categorical=True,

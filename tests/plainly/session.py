@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus
 
 from plainly import HOUR, Event, Shop, distinct, grouped, local, money_of, of_type, ratio, seed, sums, total, whole_seconds
 
@@ -34,7 +35,7 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
     ]
     products = distinct(event["product_id"] for event in events)
     return {
-        "customer_id": first["customer"],
+        "customer_id": max(events, key=lambda event: event["identity"])["customer"],
         "started_at": first["event_at"],
         "last_event_at": last["event_at"],
         "length_seconds": whole_seconds(first["event_at"], last["event_at"]),
@@ -59,8 +60,10 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
         "seconds_to_first_cart_add": whole_seconds(first["event_at"], events[adds[0]]["event_at"]) if adds else None,
         "cart_value": left_in_cart(events, lambda event: event["amount"]),
         "cart_units": left_in_cart(events, lambda event: 1 if event["quantity"] is None else event["quantity"]),
-        **{f"entry_{name}": first[name] for name in ("page", "referrer", "campaign")},
-        "entry_channel": channel(first),
+        "entry_page": first["page"],
+        "entry_referrer": first["referrer"],
+        "entry_campaign": tag(first["page"], "utm_campaign") or first["campaign"],
+        "entry_channel": channel(first["page"], first["referrer"], first["campaign"]),
         "device": first["device"],
         "country": first["country"],
         "day_part": ("night", "morning", "afternoon", "evening")[local(first["event_at"]).hour // 6],
@@ -82,16 +85,100 @@ def left_in_cart(events: list[Event], worth: Any) -> Decimal | None:
     return max(Decimal(total(put_in) - total(taken_out)), Decimal(0))
 
 
-def channel(first: Event) -> str:
-    if first["campaign"]:
-        return "campaign"
-    if not first["referrer"]:
-        return "direct"
-    referrer = first["referrer"]
-    host = urlsplit(referrer if "//" in referrer else "//" + referrer).netloc.lower().split(".")
-    found = ["", "referral"]
+NOTHING = ("direct", "(direct)", "none", "(none)", "(not set)", "(not provided)", "null", "undefined")
+EMAIL = ("email", "e-mail", "e_mail", "e mail", "newsletter")
+AFFILIATES = ("affiliate", "affiliates")
+SOCIAL = ("social", "social-network", "social-media", "social network", "social media", "sm")
+SPELLED_OUT = (
+    *(
+        "organic",
+        "cpc",
+        "ppc",
+        "cpm",
+        "paid",
+        "paidsearch",
+        "paid_search",
+        "paidsocial",
+        "paid_social",
+        "display",
+        "email",
+    ),
+    *("newsletter", "affiliate", "affiliates", "social", "referral"),
+)
+
+
+def tag(page: str | None, name: str) -> str | None:
+    """A parameter of an address, decoded; the first of its name."""
+    for part in re.split("[?&]", page or "")[1:]:
+        key, equals, value = part.removeprefix("amp;").partition("=")
+        if equals and key.lower() == name:
+            try:
+                value = unquote_plus(value.partition("#")[0], errors="strict")
+            except UnicodeDecodeError:
+                return None
+            value = "".join(letter for letter in value if ord(letter) >= 32 and ord(letter) != 127).strip(" ")
+            return None if value.lower() in ("", *NOTHING) else value
+    return None
+
+
+def has(page: str | None, *names: str) -> bool:
+    return any(re.match(f"(amp;)?({'|'.join(names)})=[^#]", part.lower()) for part in re.split("[?&]", page or "")[1:])
+
+
+def site(address: str | None) -> str | None:
+    """The host of an address without port and www., where it is one."""
+    if not address:
+        return None
+    rest = re.sub(r"^[a-z][a-z0-9+.-]*://", "//", address.lower())
+    host = re.sub(":[0-9]*$", "", re.split("[/?#]", rest.removeprefix("//"))[0]).removeprefix("www.")
+    letters = host.replace(".", "").replace("-", "").replace("_", "")
+    return host if host[:1] != "." and host and (letters == "" or letters.isalnum()) else None
+
+
+def kind_of(place: str | None) -> str | None:
+    """What the seed says of the longest site among the whole parts of a host."""
+    parts, found = (place or "").split("."), ["", ""]
     for row in seed("referrer_channels"):
-        site = row["site"].split(".")
-        if any(host[place : place + len(site)] == site for place in range(len(host))):
+        named = row["site"].split(".")
+        if any(parts[at : at + len(named)] == named for at in range(len(parts))):
             found = max(found, [row["site"], row["channel"]], key=lambda each: len(each[0]))
-    return found[1]
+    return found[1] or None
+
+
+def channel(page: str | None, referrer: str | None, campaign: str | None) -> str:
+    """How a visit came, by the tags of its page, its campaign and its referrer."""
+    source, medium = ((tag(page, name) or "").lower() for name in ("utm_source", "utm_medium"))
+    ours, theirs = site(page), site(referrer)
+    if ours and theirs and (ours == theirs or f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")):
+        theirs = None
+    clicked = "google" if has(page, "gclid", "gbraid", "wbraid") else "bing" if has(page, "msclkid") else None
+    shared = "facebook" if has(page, "fbclid") else None
+    place = {"fb": "facebook", "ig": "instagram"}.get(source, source) or clicked or theirs or shared
+    kind = kind_of(place)
+    word = (campaign or "").lower()
+    medium = medium or ("cpc" if clicked else "") or (word if word in SPELLED_OUT else "")
+    campaign = tag(page, "utm_campaign") or campaign
+    paid = "cp" in medium or medium in ("ppc", "retargeting") or medium.startswith("paid")
+    if paid and kind in ("search", "social"):
+        return f"paid {kind}"
+    if medium in ("display", "banner", "expandable", "interstitial", "cpm"):
+        return "display"
+    if paid:
+        return "paid other"
+    if medium in EMAIL or (source or clicked or "") in EMAIL:
+        return "email"
+    if medium in AFFILIATES:
+        return "affiliates"
+    if campaign and not medium:
+        return "campaign"
+    if medium in SOCIAL:
+        return "organic social"
+    if medium == "organic":
+        return "organic social" if kind == "social" else "organic search"
+    if medium in ("referral", "app", "link"):
+        return "referral"
+    if kind in ("search", "social"):
+        return f"organic {kind}"
+    if source or medium:
+        return "campaign"
+    return "referral" if place else "direct"

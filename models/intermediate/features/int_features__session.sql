@@ -79,7 +79,8 @@ sessions as (
         {% for column in first_of %}
         max(case when place = 1 then {{ column }} end) as {{ column }},
         {% endfor %}
-        min(identity) as identity,
+        -- The login, if one was seen: 'u:' sorts after 'a:'.
+        max(identity) as identity,
         min(event_at) as started_at,
         max(event_at) as last_event_at,
         count(*) as events,

@@ -1,30 +1,13 @@
 {{ config(materialized='view') }}
 {% set local = shop_time('s.started_at') %}
 -- The way it came.
-with hosts as (
+with states as (
 
-    select distinct {{ url_host('referrer') }} as host
-    from {{ ref('int_features__session') }}
-    where campaign is null and referrer is not null
+    select * from {{ ref('int_features__session') }}
 
 ),
 
--- A site is found among the whole parts of a host's name: `t.co` is not in `shot.com`.
-channels as (
-
-    select host, channel
-    from (
-        select
-            h.host,
-            c.channel,
-            row_number() over (partition by h.host order by length(c.site) desc, c.site) as closest
-        from hosts as h
-        inner join {{ ref('int_events__referrer_channels') }} as c
-            on position('.' || c.site || '.' in '.' || h.host || '.') > 0
-    ) as named
-    where closest = 1
-
-),
+{{ entries_of('states') }},
 
 final as (
 
@@ -73,12 +56,8 @@ final as (
         ---------- how it began
         s.page as entry_page,
         s.referrer as entry_referrer,
-        s.campaign as entry_campaign,
-        case
-            when s.campaign is not null then 'campaign'
-            when s.referrer is null then 'direct'
-            else coalesce(c.channel, 'referral')
-        end as entry_channel,
+        s.entry_campaign,
+        s.entry_channel,
         s.device,
         s.country,
         case
@@ -88,14 +67,13 @@ final as (
             else 'evening'
         end as day_part,
         extract(isodow from {{ local }}) >= 6 as is_weekend
-    from {{ ref('int_features__session') }} as s
+    from entries as s
     cross join {{ ref('int_identity__build') }} as b
     inner join {{ ref('int_identity__links') }} as l
         on
             s.identity = l.identity
             and s.as_of >= l.known_from
             and (s.as_of < l.known_to or l.known_to is null)
-    left join channels as c on {{ url_host('s.referrer') }} = c.host
 
 )
 
