@@ -31,7 +31,9 @@ from orchestration.lake import quote
 from orchestration.mapping import Column, Csv, Field, Sql, Table, expression, has_offset, nearest, strptime
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
-NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
+NUMBERS: Final = frozenset(
+    {"amount", "birth_year", "discount", "price", "quantity", "shipping", "tax", "total", "weight"}
+)
 #: Rows of a file that are tried before anything is landed.
 SAMPLE: Final = 10_000
 #: From so many values on, a time or number field of which none can be read is taken for a mistake in the mapping.

@@ -1,13 +1,14 @@
 -- Who comes back: of the customers whose first order fell into a period, those who ordered again in each period since.
 -- Grain: one row per cohort (the first day of that period, UTC) and number of periods since.
 -- Periods are months or, while less than half a year is known, weeks from Monday on. Only those that were over at the build's
--- moment are here, and every one of them, with 0 where nobody came back. An order counts whatever its status.
+-- moment are here, and every one of them, with 0 where nobody came back. Only sales count (no pending or cancelled orders).
 with shop as (
 
     select
         max(ordered_at) - min(ordered_at) < interval 180 days as by_week,
         (select max(as_of) from dim_customers) as as_of
     from fct_orders
+    where is_sale
 
 ),
 
@@ -19,6 +20,7 @@ active as (
         case when by_week then date_trunc('week', ordered_at) else date_trunc('month', ordered_at) end as ordered_in
     from fct_orders
     cross join shop
+    where is_sale
 
 ),
 
