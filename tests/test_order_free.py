@@ -207,6 +207,24 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [FIRST_TOLD, FIRST_TOLD.again(position="told#2", available_at=at(MONDAY, 90), fields={"page": "/second"})],
         [deletion(FIRST_TOLD, at(MONDAY, 9e4))],
     ),
+    # A cancelled order takes its purchase back, from its web hit as well; one that is paid at last becomes one.
+    "an order's status changes": (
+        [
+            order("off", at(MONDAY, 60), at(MONDAY), "off", status="paid", discount="1"),
+            line("off", at(MONDAY, 60), "S1"),
+            line("off", at(MONDAY, 60), "S2"),
+            Row("refunds", "shop", "off#1", at(MONDAY, 90), {"order_id": "off", "amount": "5", "refunded_at": at(MONDAY).isoformat()}),
+            event("web", "off#1", at(MONDAY, 60), at(MONDAY, 5), "purchase", user_id="off", order_id="off", product_id="S1"),
+            order("late", at(MONDAY, 60), at(MONDAY), "late", status="pending"),
+            line("late", at(MONDAY, 60), "S1"),
+            line("late", at(MONDAY, 60), "S2"),
+            event("web", "late#1", at(MONDAY, 60), at(MONDAY), "purchase", user_id="late", order_id="late", product_id="S1"),
+        ],
+        [
+            order("off", at(MONDAY, 9e4), at(MONDAY), "off", status="cancelled", updated_at=at(MONDAY, 8e4).isoformat()),
+            order("late", at(MONDAY, 9e4), at(MONDAY), "late", status="paid", updated_at=at(MONDAY, 8e4).isoformat()),
+        ],
+    ),
     # A header takes its lines and refunds with it; the web's hit of the order, which was one told again, counts.
     "an order that is gone": (
         [
