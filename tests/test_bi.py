@@ -138,7 +138,9 @@ def test_the_revenue_is_what_pandas_adds_up(shop: Settings) -> None:
     found = marts.query("revenue")
     assert found.refunds.sum() > 0 and len(found) > 20
     assert found.unsold_orders.sum() > 0 and found.unsold_value.sum() > 0
-    assert not found[found.status == "cancelled"][["orders", "units", "revenue", "refunds", "net_revenue"]].any(axis=None)
+    assert not found[found.status == "cancelled"][["orders", "units", "revenue", "refunds", "net_revenue"]].any(
+        axis=None
+    )
     same(found, marts.revenue(), "day", "status")
 
 
@@ -482,7 +484,9 @@ def test_superset_shows_the_dashboard(page: Page, superset: Superset, shop: Sett
         assert cells(page, "Funnel by device", device) == shown(viewed, *rates, digits=1)
 
     as_of = marts.ask("select max(as_of) as as_of from dim_customers").as_of[0]
-    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders where is_sale"), as_of).query("periods_since > 0")
+    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders where is_sale"), as_of).query(
+        "periods_since > 0"
+    )
     [name] = [name for name in got if name.startswith("periods_since cohort_label retention")]
     assert {(row["cohort_label"], row["periods_since"]): row["retention"] for row in got[name]} == {
         (f"{row.cohort:%Y-%m-%d} ({row.customers})", row.periods_since): pytest.approx(row.retention)

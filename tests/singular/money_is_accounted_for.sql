@@ -46,25 +46,31 @@ judged_money as (
 ),
 
 -- What is kept, converted: what is given as a whole, else the price of one, then so many, less the discount.
-converted as (
+kept as (
 
     select
         source,
         event_day,
         order_id,
+        origin,
         event_type,
+        currency,
         coalesce(order_id, identity || '@' || cast(event_at as varchar)) as order_key,
-        case
-            when given_amount is not null then cast(round(given_amount * rate_of_day, 4) as decimal(38, 4))
-            else greatest(
-                cast(round(
-                    cast(round(price * rate_of_day, 4) as decimal(19, 4)) * coalesce(quantity, 1), 4
-                ) as decimal(38, 4)) - coalesce(cast(round(discount * rate_of_day, 4) as decimal(38, 4)), 0),
-                case when price is not null then 0 end
-            )
-        end as money
+        cast(round(given_amount * rate_of_day, 4) as decimal(38, 4)) as given,
+        cast(round(price * rate_of_day, 4) as decimal(19, 4)) as price,
+        coalesce(quantity, 1) as quantity,
+        coalesce(cast(round(discount * rate_of_day, 4) as decimal(38, 4)), 0) as discount
     from rows_with_money
     where verdict = 'kept'
+
+),
+
+converted as (
+
+    select
+        *,
+        coalesce(given, case when price is not null then greatest(round(price * quantity, 4) - discount, 0) end) as money
+    from kept
 
 ),
 
@@ -117,14 +123,14 @@ payments as (
 
 ),
 
-own_discounts as (
+of_database as (
 
     select
         order_id,
-        sum(cast(round(discount * rate_of_day, 4) as decimal(38, 4))) as discount,
+        sum(discount) as discount,
         min(currency) as currency
-    from rows_with_money
-    where verdict = 'kept' and origin = 'database' and order_id is not null and price is not null
+    from kept
+    where origin = 'database' and order_id is not null and price is not null
         and event_type in ('purchase', 'pending_order', 'cancelled_order')
     group by order_id
 
@@ -141,29 +147,31 @@ given_back as (
 
 ),
 
-expected_orders as (
+sales as (
 
     select
         p.order_key,
-        case
-            when coalesce(h.is_sale, true)
-                then p.goods - case
-                    when d.order_id is null then 0
-                    else least(greatest(
-                        coalesce(cast(round(h.discount * r.rate, 4) as decimal(38, 4)), 0) - coalesce(d.discount, 0), 0
-                    ), p.goods)
-                end
-            else 0
-        end as revenue,
-        case when coalesce(h.is_sale, true) then coalesce(g.refunds, 0) else 0 end as refunds
+        p.goods,
+        coalesce(h.is_sale, true) as is_sale,
+        coalesce(cast(round(h.discount * r.rate, 4) as decimal(38, 4)) - d.discount, 0) as more_discount
     from payments as p
-    left join own_discounts as d on p.order_key = d.order_id
+    left join of_database as d on p.order_key = d.order_id
     left join headers as h on d.order_id = h.order_id
-    left join given_back as g on p.order_key = g.order_id
     left join {{ ref('int_events__rates') }} as r
         on
             coalesce(h.currency, d.currency, '{{ var("reporting_currency") }}') = r.currency
             and cast(h.created_at as date) = r.rate_date
+
+),
+
+expected_orders as (
+
+    select
+        s.order_key,
+        case when s.is_sale then s.goods - least(greatest(s.more_discount, 0), s.goods) else 0 end as revenue,
+        case when s.is_sale then coalesce(g.refunds, 0) else 0 end as refunds
+    from sales as s
+    left join given_back as g on s.order_key = g.order_id
 
 ),
 

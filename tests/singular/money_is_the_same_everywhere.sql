@@ -1,6 +1,6 @@
--- The money of the purchases is the money of the order lines before they share their order's discount, of the sessions and, before and after the treatment of
--- outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features sees events up to its
--- moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
+-- The money of the purchases is the money of the order lines before they share their order's discount, of the sessions and,
+-- before and after the treatment of outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features
+-- sees events up to its moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
 with events as (
 

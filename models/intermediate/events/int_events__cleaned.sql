@@ -182,8 +182,8 @@ select
     quantity_is_outlier,
     quantity_was_missing,
     case
-        when given_amount_reported is not null and price_clean = price_reported and coalesce(quantity, quantity_clean, 1) = coalesce(quantity_clean, 1)
-            then given_amount_reported
+        when price_clean = price_reported and coalesce(quantity, quantity_clean, 1) = coalesce(quantity_clean, 1)
+            and given_amount_reported is not null then given_amount_reported
         else {{ discounted('price_clean', 'quantity_clean', 'discount_reported') }}
     end as amount,
     coalesce(given_amount_reported, {{ discounted('price_reported', 'quantity', 'discount_reported') }}) as gross_amount,

@@ -63,11 +63,11 @@ select
     {% endfor %}
     discount_code,
     is_tax_included,
-    has_bad_money
-    {% for column in ['discount', 'tax', 'shipping', 'total'] %}
-    or coalesce({{ column }} not between 0 and {{ limit('max_amount') }}, false)
-    {% endfor %}
-    as has_bad_money,
+    has_bad_money or coalesce(
+        {% for column in ['discount', 'tax', 'shipping', 'total'] %}
+        coalesce({{ column }} not between 0 and {{ limit('max_amount') }}, false){{ " or" if not loop.last }}
+        {% endfor %}, false
+    ) as has_bad_money,
     coalesce(
         created_at > paid_at or paid_at > shipped_at or created_at > shipped_at,
         false

@@ -12,9 +12,9 @@ with said as (
     union all
     select
         'ga4_events' as raw_table,
-        _source,
-        available_at,
-        lower({{ clean_text('event_name') }}) as event_name,
+        ga4_events._source,
+        ga4_events.available_at,
+        lower({{ clean_text('ga4_events.event_name') }}) as event_name,
         {{ money_of_row(to_decimal('unfolded.item.price', 4), to_decimal('unfolded.item.quantity', 3), 'null', 'null') }} as money
     from {{ lake_table('ga4_events') }} as ga4_events
     {{ unfold_items('case when ' ~ list_size('ga4_events.items') ~ ' <= ' ~ max_items() ~ ' then ga4_events.items end') }}
