@@ -338,6 +338,30 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             [("u:joined", MONDAY - timedelta(days=2), 1)],
         ),
         (
+            "an order's status changes",
+            "select order_id, event_type, count(*), max(available_at) from marts.fct_events where order_id in ('off', 'late') group by all order by all",
+            [
+                ("late", "purchase", 2, at(MONDAY, 9e4)),
+                ("off", "cancelled_order", 2, at(MONDAY, 9e4)),
+                ("off", "refund_of_no_sale", 1, at(MONDAY, 9e4)),
+            ],
+        ),
+        (
+            "an order's status changes",
+            "select order_id, verdict, reasons from int_events__validated where position in ('off#1', 'late#1') and raw_table = 'events' order by 1",
+            [("late", "duplicate", ["duplicate_key", "repeated_order"]), ("off", "duplicate", ["repeated_order"])],
+        ),
+        (
+            "an order's status changes",
+            "select order_key, status, is_sale, lines, revenue, refunds, net_revenue from marts.fct_orders where order_id in ('off', 'late') order by 1",
+            [("late", "paid", True, 2, 20, 0, 20), ("off", "cancelled", False, 2, 0, 0, 0)],
+        ),
+        (
+            "an order's status changes",
+            "select identity, units, revenue, refunds from int_tiles__identity_day where identity in ('u:off', 'u:late') order by 1",
+            [("u:late", 2, 20, 0), ("u:off", 0, 0, 0)],
+        ),
+        (
             "an order moves",
             "select identity from int_identity__links where identity in ('u:left', 'u:joined')",
             [("u:joined",)],
