@@ -109,7 +109,9 @@ end;
 create temp macro spelled(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
 
 create temp table event_types as
-select spelled(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv');
+select spelled(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv')
+union all
+select spelled(event_type), event_type from (values ('pending_order'), ('cancelled_order'), ('refund_of_no_sale')) as of_orders (event_type);
 
 create temp table rates as
 with quoted as (
@@ -261,8 +263,14 @@ with versions as (
         said(user_id) as user_id,
         said(anonymous_id) as anonymous_id,
         said(session_id) as session_id,
-        lower(said(status)) as status,
+        lower(said(status)) as raw_status,
         upper(said(currency)) as currency,
+        money(said(discount)) as discount,
+        said(discount_code) as discount_code,
+        money(said(tax)) as tax,
+        money(said(shipping)) as shipping,
+        coalesce(lower(said(tax_included)) not in ('false', 'f', 'no', 'n', '0'), true) as is_tax_included,
+        money(said(total)) as total,
         moment(said(created_at), coalesce(_time_zone, 'UTC')) as created_at,
         moment(said(paid_at), coalesce(_time_zone, 'UTC')) as paid_at,
         moment(said(shipped_at), coalesce(_time_zone, 'UTC')) as shipped_at,
@@ -276,10 +284,15 @@ with versions as (
 )
 
 select
-    *,
-    min(available_at) over (partition by order_id, user_id, anonymous_id, session_id, currency, created_at) as known_at,
+    v.*,
+    s.status,
+    coalesce(s.event_type, 'purchase') as event_type,
+    min(available_at) over (
+        partition by order_id, user_id, anonymous_id, session_id, currency, created_at, coalesce(s.event_type, 'purchase')
+    ) as known_at,
     coalesce(created_at > paid_at or paid_at > shipped_at or created_at > shipped_at, false) as is_disordered
-from versions
+from versions as v
+left join read_csv('seeds/order_statuses.csv') as s on regexp_replace(v.raw_status, '[ -]', '_', 'g') = s.raw_status
 qualify row_number() over (
     partition by order_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
 ) = 1;
@@ -390,20 +403,29 @@ tracked as (
         i._origin as origin,
         coalesce(i._expects, '') as expects,
         i.available_at as arrived_at,
-        'purchase' as event_name,
+        o.event_type as event_name,
         o.created_at as event_at,
         o.user_id,
         o.anonymous_id,
         o.session_id as source_session_id,
         said(i.product_id) as product_id,
         amount_of(said(i.quantity)) as quantity,
-        money(said(i.price)) as price,
+        coalesce(
+            money(said(i.price)),
+            cast((money(said(i.amount)) + coalesce(money(said(i.discount)), 0)) / coalesce(nullif(amount_of(said(i.quantity)), 0), 1) as decimal(18, 4))
+        ) as price,
+        money(said(i.amount)) as given_amount,
+        coalesce(
+            money(said(i.discount)),
+            nullif(greatest(cast(round(money(said(i.price)) * coalesce(amount_of(said(i.quantity)), 1) - money(said(i.amount)), 4) as decimal(18, 4)), 0), 0)
+        ) as discount,
         coalesce(upper(said(i.currency)), o.currency) as currency,
         said(i.order_id) as order_id,
         said(i.line_id) as line_id,
         i.properties,
         o.known_at as order_known_at,
-        is_no_number(said(i.quantity)) or is_no_number(said(i.price)) or o.is_disordered as is_broken
+        is_no_number(said(i.quantity)) or is_no_number(said(i.price)) or is_no_number(said(i.discount))
+        or is_no_number(said(i.amount)) or o.is_disordered as is_broken
     from lake.raw.order_items as i
     inner join orders as o on said(i.order_id) = o.order_id
     where i._error is null
@@ -417,13 +439,14 @@ tracked as (
         coalesce(r._expects, '') as expects,
         r.available_at as arrived_at,
         said(r.refund_id) as client_event_id,
-        'refund' as event_name,
+        case when o.event_type <> 'purchase' then 'refund_of_no_sale' else 'refund' end as event_name,
         moment(said(r.refunded_at), coalesce(r._time_zone, 'UTC')) as event_at,
         coalesce(said(r.user_id), o.user_id) as user_id,
         o.anonymous_id,
         said(r.product_id) as product_id,
         amount_of(said(r.quantity)) as quantity,
         cast(money(said(r.amount)) / coalesce(nullif(amount_of(said(r.quantity)), 0), 1) as decimal(18, 4)) as price,
+        money(said(r.amount)) as given_amount,
         coalesce(upper(said(r.currency)), o.currency) as currency,
         said(r.order_id) as order_id,
         said(r.line_id) as line_id,
@@ -445,17 +468,27 @@ named as (
         c.category,
         coalesce(t.currency, case when t.price is not null then 'USD' end) as currency,
         cast(round(t.price * r.rate, 4) as decimal(18, 4)) as price_reported,
+        cast(round(t.given_amount * r.rate, 4) as decimal(18, 4)) as given_reported,
+        cast(round(t.discount * r.rate, 4) as decimal(18, 4)) as discount_reported,
         case
             when lower(t.device_name) in ('desktop', 'mobile', 'tablet') then lower(t.device_name)
             when lower(t.device_name) in ('phone', 'smartphone', 'app', 'ios', 'android') then 'mobile'
             when lower(t.device_name) in ('web', 'pc', 'computer', 'laptop') then 'desktop'
             when t.device_name is not null then 'other'
         end as device,
-        case when e.event_type = 'engagement' then lower(t.event_name) else e.event_type end as kind,
+        case e.event_type
+            when 'engagement' then lower(t.event_name)
+            when 'pending_order' then 'purchase'
+            when 'cancelled_order' then 'purchase'
+            when 'refund_of_no_sale' then 'refund'
+            else e.event_type
+        end as kind,
         t.is_broken
         or coalesce(t.event_at > t.arrived_at + interval 10 minute, false)
         or coalesce(t.price < 0 or t.price > 100000, false)
         or coalesce(t.quantity <= 0 or t.quantity > 10000, false)
+        or coalesce(t.given_amount < 0 or t.discount < 0, false)
+        or coalesce(t.given_amount is null and t.discount > t.price * coalesce(t.quantity, 1), false)
         or (t.price is not null and r.rate is null) as is_broken
     from tracked as t
     inner join event_types as e on spelled(t.event_name) = e.spelling
@@ -518,7 +551,7 @@ from (
         event_at,
         first_value(event_at) over (partition by order_id order by origin = 'database', arrived_at, position, event_at) as teller_at
     from arrived
-    where event_type = 'purchase' and order_id is not null
+    where event_type in ('purchase', 'pending_order', 'cancelled_order') and order_id is not null
 ) as hits
 where case when in_database then not is_told else event_at <> teller_at end;
 
@@ -616,7 +649,8 @@ select
     end as visitor,
     'a:' || k.anonymous_id as own_visitor
 from kept as k
-left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.event_type = 'purchase' and k.origin = 'database';
+left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.origin = 'database'
+    and k.event_type in ('purchase', 'pending_order', 'cancelled_order');
 
 create temp table found_visitors as
 with starts as (
@@ -1116,8 +1150,17 @@ select
     quantity_raw,
     quantity_is_outlier,
     quantity_was_missing,
-    cast(round(price * coalesce(quantity, 1), 4) as decimal(18, 4)) as amount,
-    cast(round(price_reported * coalesce(quantity_raw, 1), 4) as decimal(18, 4)) as gross_amount,
+    case
+        when price is null then null
+        when price = price_reported and (quantity_raw is null or quantity_raw = quantity) and given_reported is not null then given_reported
+        else greatest(cast(round(price * coalesce(quantity, 1), 4) as decimal(18, 4)) - coalesce(discount_reported, 0), 0)
+    end as amount,
+    case
+        when price_reported is null then null
+        when given_reported is not null then given_reported
+        else greatest(cast(round(price_reported * coalesce(quantity_raw, 1), 4) as decimal(18, 4)) - coalesce(discount_reported, 0), 0)
+    end as gross_amount,
+    discount_reported as discount,
     list_price,
     currency,
     price_in_currency,
@@ -1154,7 +1197,114 @@ set variable today = cast(getvariable('as_of') as date);
 create table catalogue as
 from product_versions where known_at <= getvariable('as_of') and known_until > getvariable('as_of');
 
+create temp table order_lines as
+select
+    * exclude (order_key),
+    coalesce(order_key, order_id) as order_key,
+    event_type = 'purchase' as is_sale
+from clean_events
+where event_type in ('purchase', 'pending_order', 'cancelled_order');
+
+-- What the database says of the orders whose lines it gave, in USD.
+create temp table order_headers as
+select
+    l.order_key,
+    l.amount,
+    h.* replace (
+        cast(round(h.discount * r.rate, 4) as decimal(18, 4)) as discount,
+        cast(round(h.tax * r.rate, 4) as decimal(18, 4)) as tax,
+        cast(round(h.shipping * r.rate, 4) as decimal(18, 4)) as shipping,
+        cast(round(h.total * r.rate, 4) as decimal(18, 4)) as total
+    ),
+    r.rate,
+    greatest(least(coalesce(cast(round(h.discount * r.rate, 4) as decimal(18, 4)), 0) - l.discount, l.amount), 0) as order_discount
+from (
+    select
+        order_key,
+        min(case when origin = 'database' then order_id end) as order_id,
+        min(event_day) as ordered_on,
+        min(currency) as currency,
+        coalesce(sum(gross_amount), 0) as amount,
+        coalesce(sum(case when gross_amount is not null then discount end), 0) as discount
+    from order_lines
+    group by order_key
+) as l
+inner join orders as h on l.order_id = h.order_id
+left join rates as r on coalesce(h.currency, l.currency, 'USD') = r.currency and l.ordered_on = r.rate_date;
+
+-- A refund goes to the lines of its line id, else of its product, else to all of the order.
+create temp table refund_shares as
+with targets as (
+    select
+        r.event_id as refund,
+        r.gross_amount as whole,
+        l.event_id,
+        l.order_key,
+        coalesce(l.gross_amount, 0) as amount,
+        case
+            when r.line_id = l.line_id then 'line ' || r.line_id
+            when r.product_id = l.product_id then 'product ' || r.product_id
+            else ''
+        end as named_by,
+        case when r.line_id = l.line_id then 1 when r.product_id = l.product_id then 2 else 3 end as level
+    from clean_events as r
+    inner join order_lines as l on r.order_id = l.order_id
+    where r.event_type = 'refund' and r.gross_amount > 0
+    qualify level = min(level) over (partition by r.event_id)
+),
+
+weighed as (
+    select
+        event_id,
+        order_key,
+        named_by,
+        sum(whole) * 10000 as whole,
+        case when sum(any_value(amount)) over (partition by order_key, named_by) > 0 then any_value(amount) * 10000 else 1 end as weight
+    from targets
+    group by event_id, order_key, named_by
+),
+
+running as (
+    select
+        *,
+        sum(weight) over (partition by order_key, named_by order by event_id rows unbounded preceding) as reached,
+        sum(weight) over (partition by order_key, named_by) as total
+    from weighed
+)
+
+select
+    event_id,
+    sum(
+        cast(whole as hugeint) * cast(reached as hugeint) // cast(total as hugeint)
+        - cast(whole as hugeint) * cast(reached - weight as hugeint) // cast(total as hugeint)
+    ) / 10000 as refunds
+from running
+group by event_id;
+
 create table fct_order_items as
+with shared as (
+    select
+        l.*,
+        s.refunds as shared_refunds,
+        coalesce(h.status = 'refunded' and l.is_sale and h.order_id not in (
+            select order_id from clean_events where event_type = 'refund' and order_id is not null
+        ), false) as is_refund_assumed,
+        case
+            when h.order_discount > 0 and l.gross_amount is not null then cast(
+                cast(h.order_discount * 10000 as hugeint)
+                * cast(10000 * sum(l.gross_amount) over (partition by l.order_key order by l.event_id rows unbounded preceding) as hugeint)
+                // cast(h.amount * 10000 as hugeint)
+                - cast(h.order_discount * 10000 as hugeint)
+                * cast(10000 * (sum(l.gross_amount) over (partition by l.order_key order by l.event_id rows unbounded preceding) - l.gross_amount) as hugeint)
+                // cast(h.amount * 10000 as hugeint) as decimal(18, 0)
+            ) * 0.0001
+            else 0
+        end as order_discount
+    from order_lines as l
+    left join order_headers as h on l.order_key = h.order_key
+    left join refund_shares as s on l.event_id = s.event_id
+)
+
 select
     event_id as order_item_id,
     order_key,
@@ -1162,62 +1312,100 @@ select
     customer_id,
     event_at as ordered_at,
     event_day as ordered_on,
+    is_sale,
     product_id,
     category,
     brand,
     quantity_raw as quantity,
     price_raw as price,
     list_price,
-    gross_amount as revenue,
+    gross_amount + coalesce(discount, 0) as gross,
+    case when gross_amount is null then 0 else coalesce(discount, 0) + order_discount end as discount,
+    order_discount,
+    case when is_sale then gross_amount - order_discount else 0 end as revenue,
+    cast(case
+        when not is_sale then 0
+        when is_refund_assumed then coalesce(gross_amount - order_discount, 0)
+        else coalesce(shared_refunds, 0)
+    end as decimal(38, 4)) as refunds,
+    is_refund_assumed,
     currency,
     price_in_currency,
     session_id,
     source
-from clean_events
-where event_type = 'purchase';
+from shared;
 
 create table fct_orders as
 with lines as (
     select
         order_key,
         min(order_id) as order_id,
-        min(case when origin = 'database' then order_id end) as database_order_id,
         min(identity) as identity,
         min(customer_id) as customer_id,
         min(session_id) as session_id,
         min(source) as source,
         min(origin) as origin,
         min(event_at) as ordered_at,
+        bool_and(is_sale) as is_sale,
         min(currency) as currency,
         count(*) as lines,
         count(distinct product_id) as products,
-        sum(coalesce(quantity_raw, 1)) as units,
-        sum(gross_amount) as revenue,
-        coalesce(sum(case when list_price > price_raw then (list_price - price_raw) * coalesce(quantity_raw, 1) end), 0) as discount
-    from clean_events
-    where event_type = 'purchase'
+        coalesce(sum(coalesce(quantity_raw, 1)) filter (where is_sale), 0) as units
+    from order_lines
+    group by order_key
+),
+
+items as (
+    select
+        order_key,
+        sum(gross) as gross,
+        sum(discount) as discount,
+        sum(revenue) as revenue,
+        sum(refunds) as refunds,
+        bool_or(is_refund_assumed) as is_refund_assumed,
+        cast(coalesce(sum((list_price - price) * coalesce(quantity, 1)) filter (where is_sale and list_price > price), 0) as decimal(38, 4)) as list_price_difference
+    from fct_order_items
     group by order_key
 ),
 
 refunds as (
-    select order_id, sum(gross_amount) as refunds, sum(coalesce(quantity_raw, 1)) as refunded_units
+    select order_id, sum(coalesce(quantity_raw, 1)) as refunded_units
     from clean_events
     where event_type = 'refund' and order_id is not null
     group by order_id
+),
+
+added as (
+    select
+        l.*,
+        i.* exclude (order_key),
+        case
+            when l.is_sale then i.revenue + coalesce(h.shipping, 0) + coalesce(case when not h.is_tax_included then h.tax end, 0)
+            else 0
+        end as total,
+        h.paid_at,
+        h.shipped_at,
+        h.status,
+        h.raw_status,
+        h.discount_code,
+        h.shipping,
+        h.tax,
+        case when h.tax is not null then h.is_tax_included end as is_tax_included,
+        h.total as source_total,
+        h.rate,
+        case when not l.is_sale then 0 when i.is_refund_assumed then l.units else coalesce(r.refunded_units, 0) end as refunded_units
+    from lines as l
+    inner join items as i on l.order_key = i.order_key
+    left join refunds as r on l.order_id = r.order_id
+    left join order_headers as h on l.order_key = h.order_key
 )
 
 select
-    l.* exclude (database_order_id, discount),
-    cast(l.discount as decimal(38, 4)) as discount,
-    cast(l.ordered_at as date) as ordered_on,
-    h.paid_at,
-    h.shipped_at,
-    h.status,
-    case when r.order_id is null then 0 else r.refunds end as refunds,
-    coalesce(r.refunded_units, 0) as refunded_units
-from lines as l
-left join refunds as r on l.order_id = r.order_id
-left join orders as h on l.database_order_id = h.order_id;
+    * exclude (rate),
+    cast(ordered_at as date) as ordered_on,
+    coalesce(revenue, 0) - refunds as net_revenue,
+    is_sale and coalesce(abs(source_total - total) > lines * greatest(rate, 1) / 100, false) as total_differs
+from added;
 
 create temp table sessions as
 select

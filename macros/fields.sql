@@ -85,6 +85,19 @@ coalesce(try_cast({{ number }} as decimal(18, {{ scale }})), cast(sign(try_cast(
 {{ to_decimal(clean_text(column), 3) }}
 {%- endmacro %}
 
+{# True or false as programs and people write them; null of all else. #}
+{% macro yes_or_no(column) -%}
+case
+    when lower({{ clean_text(column) }}) in ('true', 't', 'yes', 'y', '1') then true
+    when lower({{ clean_text(column) }}) in ('false', 'f', 'no', 'n', '0') then false
+end
+{%- endmacro %}
+
+{# How the states of orders are compared: without case, and a space or a hyphen is an underscore. #}
+{% macro status_spelling(column) -%}
+replace(replace(lower({{ column }}), ' ', '_'), '-', '_')
+{%- endmacro %}
+
 {# A number where it is from `lowest` to `highest`; null where it is not. #}
 {% macro within(number, lowest, highest) -%}
 case when {{ number }} between {{ lowest }} and {{ highest }} then {{ number }} end
@@ -146,6 +159,34 @@ case
 end
 {%- endmacro %}
 
+{# SQL: what a line cost, all in all, less than so many at this price; null where it did not, or where one of the three is not known. #}
+{% macro taken_off(price, quantity, amount) -%}
+case
+    when {{ times(price, 'coalesce(' ~ quantity ~ ', 1)') }} > {{ amount }}
+        then try_cast(round({{ times(price, 'coalesce(' ~ quantity ~ ', 1)') }} - {{ amount }}, 4) as decimal(18, 4))
+end
+{%- endmacro %}
+
+{# What so many at this price come to after a discount; null without a price. Of a price that was cut or filled in, a discount may be more. #}
+{% macro discounted(price, quantity, discount) -%}
+case
+    when {{ price }} is not null
+        then cast(greatest({{ amount_of(price, quantity) }} - coalesce({{ discount }}, 0), 0) as decimal(18, 4))
+end
+{%- endmacro %}
+
+{# SQL: what a row comes to in its own currency, for the ledger of money: what is given as a whole, else so many at this price less a
+   discount. 0 where there is no money in it, or more than any row may be worth. #}
+{% macro money_of_row(price, quantity, discount, amount) -%}
+coalesce(cast(case
+    when cast({{ amount }} as decimal(18, 4)) is not null then {{ within(amount, 0, limit('max_amount')) }}
+    when cast({{ price }} as decimal(18, 4)) between 0 and {{ limit('max_price') }}
+        and coalesce(cast({{ quantity }} as decimal(18, 3)), 1) between 0 and {{ limit('max_quantity') }}
+        then round({{ times(price, 'coalesce(cast(' ~ quantity ~ ' as decimal(18, 3)), 1)') }}, 4)
+            - coalesce({{ within('cast(' ~ discount ~ ' as decimal(18, 4))', 0, limit('max_amount')) }}, 0)
+end as decimal(38, 4)), 0)
+{%- endmacro %}
+
 {# Money times a quantity, exact, with 7 decimals. DuckDB multiplies two decimals of 18 digits within 18 digits, which raises from 10^11 on. #}
 {% macro times(money, quantity) -%}
 cast({{ money }} as decimal(19, 4)) * {{ quantity }}
@@ -174,4 +215,9 @@ end
 {# SQL: which order a purchase is of. One without an order id is an order of its own, of one identity at one moment. #}
 {% macro order_key() -%}
 case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end
+{%- endmacro %}
+
+{# SQL: which order a line in fct_events is of, also where that order counts as no sale. #}
+{% macro order_key_of_line() -%}
+coalesce(order_key, order_id)
 {%- endmacro %}

@@ -16,7 +16,10 @@
     ('unknown_product', "expects like '%products%' and product_id is not null and product_seen_at is null"),
     ('order_missing', 'needs_order and order_known_at is null'),
     ('order_times_disordered', 'is_disordered'),
-    ('price_out_of_range', is_absurd_price('price') ~ ' or ' ~ is_absurd_amount('price', 'rate', 'quantity')),
+    ('price_out_of_range', is_absurd_price('price') ~ ' or ' ~ is_absurd_amount('price', 'rate', 'quantity')
+        ~ ' or given_amount < 0 or ' ~ is_absurd_amount('given_amount', 'rate', '1')),
+    ('discount_out_of_range', 'discount < 0 or (given_amount is null and discount > ' ~ times('price', 'coalesce(quantity, 1)') ~ ')'
+        ~ ' or ' ~ is_absurd_amount('discount', 'rate', '1')),
     ('quantity_out_of_range', 'quantity <= 0 or quantity > ' ~ limit('max_quantity')),
     ('unknown_currency', 'event_at is not null and price is not null and rate is null'),
     ('consent_denied', "consent_meaning = 'denied'"),
@@ -25,6 +28,8 @@
     ('bot_rate', 'is_too_many'),
     ('odd_local_time', 'is_odd_local_time'),
     ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
+    ('unknown_order_status', 'has_unknown_status'),
+    ('unreadable_order_money', 'has_bad_order_money'),
     ('zero_price', "price = 0 and event_type = 'purchase'"),
     ('assumed_currency', 'is_currency_assumed'),
     ('stale_exchange_rate', days_between('rate_quoted_on', 'event_day') ~ ' > ' ~ var('fx_stale_days')),

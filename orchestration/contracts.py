@@ -59,9 +59,10 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
         "product_id title brand category price currency weight weight_unit created_at updated_at properties"
     ),
     "orders": _text(
-        "order_id user_id anonymous_id session_id status currency created_at paid_at shipped_at updated_at properties"
+        "order_id user_id anonymous_id session_id status currency discount discount_code tax shipping tax_included total "
+        "created_at paid_at shipped_at updated_at properties"
     ),
-    "order_items": _text("order_id line_id product_id quantity price currency updated_at properties"),
+    "order_items": _text("order_id line_id product_id quantity price discount amount currency updated_at properties"),
     "refunds": _text(
         "refund_id order_id line_id user_id product_id quantity amount currency refunded_at updated_at properties"
     ),

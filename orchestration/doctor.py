@@ -826,6 +826,10 @@ class _Exam:
                     "could be read, and would be quarantined",
                     consent,
                 )
+        if "status" in self.fields:
+            spelled = str(macros("fields.sql").status_spelling(clean("status")))
+            said = "seeds/order_statuses.csv does not know"
+            self._unknown("status", spelled, _seed("order_statuses.csv", "raw_status"), said, "would count as sold")
         if "weight_unit" in self.fields:
             units = _seed("unit_conversions.csv", "unit")
             said = "seeds/unit_conversions.csv does not hold"
@@ -890,8 +894,16 @@ class _Exam:
 
     def _limits(self) -> None:
         """Numbers that no believable row has: they cost the row or, of customers, the value."""
-        limits = [("price", "< 0", "max_price"), ("quantity", "<= 0", "max_quantity")]
+        limits = [
+            ("price", "< 0", "max_price"),
+            ("quantity", "<= 0", "max_quantity"),
+            ("amount", "< 0", "max_amount"),
+            ("discount", "< 0", "max_amount"),
+        ]
         then = "would be quarantined"
+        if self.entry.table == "orders":
+            limits = [(name, "< 0", "max_amount") for name in ("discount", "tax", "shipping", "total")]
+            then = "would be taken for not said"
         if self.entry.table == "customers":
             born = f"< {_variable('earliest_birth_year', 1850)}"
             limits = [

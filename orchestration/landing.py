@@ -44,7 +44,9 @@ from orchestration.mapping import (
 )
 
 #: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
-NUMBERS: Final = frozenset({"amount", "birth_year", "price", "quantity", "weight"})
+NUMBERS: Final = frozenset(
+    {"amount", "birth_year", "discount", "price", "quantity", "shipping", "tax", "total", "weight"}
+)
 #: So many elements of a list become rows, as the models allow of GA4's items. A record with more is malformed.
 MOST_ELEMENTS: Final = 511
 #: Rows of a file that are tried before anything is landed.

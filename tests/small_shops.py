@@ -462,8 +462,13 @@ class ShopMaker:
             "user_id": user,
             "anonymous_id": visitor,
             "session_id": session,
-            "status": "new",
+            "status": self.random.choice(("new", "new", "On Hold", None)),
             "currency": self.random.choice(CURRENCIES),
+            "discount": self.random.choice((*(None,) * 4, "3", "0.01", "1000", "-1")),
+            "shipping": self.random.choice((None, "4.95", "free")),
+            "tax": self.random.choice((None, "1.99")),
+            "tax_included": self.random.choice((None, "yes", "false")),
+            "total": self.random.choice((None, "20")),
             "created_at": created_at.isoformat(),
             "updated_at": created_at.isoformat(),
         }
@@ -474,7 +479,7 @@ class ShopMaker:
         while self.chance(0.45):  # paid, shipped, or mended: even the buyer and the moment may change
             happened = created_at + timedelta(days=self.random.randrange(4), hours=1)
             change = {
-                "status": "paid",
+                "status": self.random.choice((*("paid", "shipped") * 3, "refunded", "canceled", "teleported")),
                 "paid_at": (happened - timedelta(days=self.random.choice((0, 0, 0, 9)))).isoformat(),
                 "updated_at": happened.isoformat() if self.chance(0.9) else None,
             }
@@ -494,6 +499,8 @@ class ShopMaker:
                 "quantity": self.random.choice((*("1", "1", "2") * 4, "1.5", "40", "0", None)),
                 "price": self.random.choice((*("10", "12.50", "20") * 4, "999", "-1", "ten", None)),
                 "currency": self.random.choice((None, "EUR")),
+                "discount": self.random.choice((*(None,) * 4, "1.5", "30")),
+                "amount": self.random.choice((*(None,) * 4, "10", "7.77")),
             }
             if self.chance(0.9):
                 bought.append(fields)

@@ -58,7 +58,9 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Sett
     shutil.copy(built_shop.warehouse, where.warehouse)
     # So small a shop gives nothing back.
     scribble(
-        where, "update marts.fct_orders set refunds = round(revenue / 4, 4) where substr(order_key, -1) in ('1', '5')"
+        where,
+        "update marts.fct_orders set refunds = round(revenue / 4, 4), net_revenue = revenue - round(revenue / 4, 4) "
+        "where substr(order_key, -1) in ('1', '5')",
     )
     publish(where)
     return where
@@ -98,12 +100,16 @@ class Marts:
 
     def revenue(self) -> pd.DataFrame:
         """Money by day and status, from lines; what only orders know, from these."""
-        lines = self.ask("from fct_order_items").astype({"revenue": float, "quantity": float})
-        lines.quantity = lines.quantity.fillna(1)
+        lines = self.ask("from fct_order_items").astype({"gross": float, "discount": float, "quantity": float})
+        sold = lines.is_sale.astype(float)
+        lines.quantity = lines.quantity.fillna(1) * sold
+        value = lines.gross.fillna(0) - lines.discount
+        lines["revenue"], lines["unsold_value"] = value * sold, value * (1 - sold)
         known = self.ask("from fct_orders").set_index("order_key")
         bought = lines.groupby("order_key")
-        orders = bought[["revenue", "quantity"]].sum().rename(columns={"quantity": "units"})
-        orders["orders"] = 1
+        orders = bought[["revenue", "quantity", "unsold_value"]].sum().rename(columns={"quantity": "units"})
+        orders["orders"] = bought.is_sale.max().astype(int)
+        orders["unsold_orders"] = 1 - orders.orders
         orders["day"] = bought.ordered_at.min().dt.normalize()
         orders["status"] = known.status.fillna("unknown")
         orders["refunds"] = known.refunds.astype(float)
@@ -131,6 +137,10 @@ def test_the_revenue_is_what_pandas_adds_up(shop: Settings) -> None:
     marts = Marts(shop.published)
     found = marts.query("revenue")
     assert found.refunds.sum() > 0 and len(found) > 20
+    assert found.unsold_orders.sum() > 0 and found.unsold_value.sum() > 0
+    assert not found[found.status == "cancelled"][["orders", "units", "revenue", "refunds", "net_revenue"]].any(
+        axis=None
+    )
     same(found, marts.revenue(), "day", "status")
 
 
@@ -165,7 +175,7 @@ def cohorts(orders: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
 def test_the_cohorts_are_what_pandas_finds(shop: Settings) -> None:
     marts = Marts(shop.published)
     as_of = marts.ask("select max(as_of) as as_of from dim_customers").as_of[0]
-    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders"), as_of)
+    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders where is_sale"), as_of)
     assert len(expected) >= 3
     same(marts.query("cohort_retention"), expected, "cohort", "periods_since")
 
@@ -450,7 +460,8 @@ def shows_the_revenue(page: Page, expected: pd.DataFrame) -> None:
     for status, rows in expected.groupby("status"):
         sums = rows.sum(numeric_only=True)
         mean = sums.revenue / sums.orders
-        assert cells(page, "Orders by status", status) == shown(sums.orders, sums.revenue, sums.refunds, mean)
+        of_sales = (sums.orders, sums.revenue, sums.refunds, mean)
+        assert cells(page, "Orders by status", status) == shown(*of_sales, sums.unsold_orders, sums.unsold_value)
 
 
 def test_superset_shows_the_dashboard(page: Page, superset: Superset, shop: Settings, pictured: Path) -> None:
@@ -474,7 +485,9 @@ def test_superset_shows_the_dashboard(page: Page, superset: Superset, shop: Sett
         assert cells(page, "Funnel by device", device) == shown(viewed, *rates, digits=1)
 
     as_of = marts.ask("select max(as_of) as as_of from dim_customers").as_of[0]
-    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders"), as_of).query("periods_since > 0")
+    expected = cohorts(marts.ask("select customer_id, ordered_at from fct_orders where is_sale"), as_of).query(
+        "periods_since > 0"
+    )
     [name] = [name for name in got if name.startswith("periods_since cohort_label retention")]
     assert {(row["cohort_label"], row["periods_since"]): row["retention"] for row in got[name]} == {
         (f"{row.cohort:%Y-%m-%d} ({row.customers})", row.periods_since): pytest.approx(row.retention)

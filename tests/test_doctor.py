@@ -209,6 +209,29 @@ def test_units_and_categories(clinic: Clinic) -> None:
         assert "'shoes'" in said(seen, "note", "category")
 
 
+def test_what_an_order_says_of_its_state_and_its_money(clinic: Clinic) -> None:
+    rows = ["o1,u,on hold,2024-01-01,1,0", "o2,u,Cancelled,2024-01-01,-2,1", "o3,u,canceld,2024-01-01,3,2"]
+    clinic.file("o.csv", *rows, header="id,u,s,at,d,t")
+    fields = {
+        "order_id": "id",
+        "user_id": "u",
+        "status": "s",
+        "created_at": "at",
+        "updated_at": "at",
+        "discount": "d",
+        "tax": "t",
+    }
+    path = clinic.mapping(orders={"files": "o.csv", "available_at": "event_time", "fields": fields})
+    [seen] = clinic.look(path).entries
+    assert said(seen, "warning", "status") == (
+        "seeds/order_statuses.csv does not know 'canceld' (1; did you mean 'canceled'?); 1 of 3 rows (33.3 %) would count as sold"
+    )
+    assert said(seen, "warning", "discount").startswith(
+        "1 of 3 rows (33.3 %) are < 0 or > 10,000,000,000, and would be taken for not said"
+    )
+    assert not [finding for finding in seen.findings if finding.field == "tax"]
+
+
 def test_required_fields_that_are_empty(clinic: Clinic) -> None:
     seen = clinic.events(*lines(3), ",2024-01-01,u")
     assert said(seen, "warning", "event_type") == (

@@ -218,6 +218,50 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [FIRST_TOLD, FIRST_TOLD.again(position="told#2", available_at=at(MONDAY, 90), fields={"page": "/second"})],
         [deletion(FIRST_TOLD, at(MONDAY, 9e4))],
     ),
+    # A cancelled order takes its purchase back, from its web hit as well; one that is paid at last becomes one.
+    "an order's status changes": (
+        [
+            order("off", at(MONDAY, 60), at(MONDAY), "off", status="paid", discount="1"),
+            line("off", at(MONDAY, 60), "S1"),
+            line("off", at(MONDAY, 60), "S2"),
+            Row(
+                "refunds",
+                "shop",
+                "off#1",
+                at(MONDAY, 90),
+                {"order_id": "off", "amount": "5", "refunded_at": at(MONDAY).isoformat()},
+            ),
+            event(
+                "web",
+                "off#1",
+                at(MONDAY, 60),
+                at(MONDAY, 5),
+                "purchase",
+                user_id="off",
+                order_id="off",
+                product_id="S1",
+            ),
+            order("late", at(MONDAY, 60), at(MONDAY), "late", status="pending"),
+            line("late", at(MONDAY, 60), "S1"),
+            line("late", at(MONDAY, 60), "S2"),
+            event(
+                "web",
+                "late#1",
+                at(MONDAY, 60),
+                at(MONDAY),
+                "purchase",
+                user_id="late",
+                order_id="late",
+                product_id="S1",
+            ),
+        ],
+        [
+            order(
+                "off", at(MONDAY, 9e4), at(MONDAY), "off", status="cancelled", updated_at=at(MONDAY, 8e4).isoformat()
+            ),
+            order("late", at(MONDAY, 9e4), at(MONDAY), "late", status="paid", updated_at=at(MONDAY, 8e4).isoformat()),
+        ],
+    ),
     # A header takes its lines and refunds with it; the web's hit of the order, which was one told again, counts.
     "an order that is gone": (
         [
@@ -365,6 +409,30 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "an order moves",
             "select identity, event_day, units from int_tiles__identity_day where identity in ('u:left', 'u:joined')",
             [("u:joined", MONDAY - timedelta(days=2), 1)],
+        ),
+        (
+            "an order's status changes",
+            "select order_id, event_type, count(*), max(available_at) from marts.fct_events where order_id in ('off', 'late') group by all order by all",
+            [
+                ("late", "purchase", 2, at(MONDAY, 9e4)),
+                ("off", "cancelled_order", 2, at(MONDAY, 9e4)),
+                ("off", "refund_of_no_sale", 1, at(MONDAY, 9e4)),
+            ],
+        ),
+        (
+            "an order's status changes",
+            "select order_id, verdict, reasons from int_events__validated where position in ('off#1', 'late#1') and raw_table = 'events' order by 1",
+            [("late", "duplicate", ["duplicate_key", "repeated_order"]), ("off", "duplicate", ["repeated_order"])],
+        ),
+        (
+            "an order's status changes",
+            "select order_key, status, is_sale, lines, revenue, refunds, net_revenue from marts.fct_orders where order_id in ('off', 'late') order by 1",
+            [("late", "paid", True, 2, 20, 0, 20), ("off", "cancelled", False, 2, 0, 0, 0)],
+        ),
+        (
+            "an order's status changes",
+            "select identity, units, revenue, refunds from int_tiles__identity_day where identity in ('u:off', 'u:late') order by 1",
+            [("u:late", 2, 20, 0), ("u:off", 0, 0, 0)],
         ),
         (
             "an order moves",

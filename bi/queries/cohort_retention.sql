@@ -1,13 +1,14 @@
 -- Who comes back: of the customers whose first order fell into a period, those who ordered again in each period since.
 -- Grain: one row per cohort (the first day of that period, in the shop's time zone) and number of periods since.
 -- Periods are months or, while less than half a year is known, weeks from Monday on. Only those that were over at the build's
--- moment are here, and every one of them, with 0 where nobody came back. An order counts whatever its status.
+-- moment are here, and every one of them, with 0 where nobody came back. Only sales count (no pending or cancelled orders).
 with shop as (
 
     select
         max(ordered_on) - min(ordered_on) < 180 as by_week,
         (select max(as_of_date) from dim_shop) as as_of
     from fct_orders
+    where is_sale
 
 ),
 
@@ -19,6 +20,7 @@ active as (
         cast(case when by_week then date_trunc('week', ordered_on) else date_trunc('month', ordered_on) end as date) as ordered_in
     from fct_orders
     cross join shop
+    where is_sale
 
 ),
 

@@ -65,7 +65,7 @@ def features(project: Project) -> Iterator[Feature]:
         yield Feature(
             f"discount_share_{window}",
             "double",
-            "Share of the list price that was taken off purchases{}",
+            "Share of the list price by which the paid price of one unit lay below it, over purchases{}; discounts that came as such are not in it",
             "share",
             window,
             "nothing bought of which a list price is known",

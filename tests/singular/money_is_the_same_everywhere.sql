@@ -1,6 +1,6 @@
--- The money of the purchases is the money of the order lines, the orders and the sessions and, before and after the treatment of
--- outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features sees events up to its
--- moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
+-- The money of the purchases is the money of the order lines before they share their order's discount, of the sessions and,
+-- before and after the treatment of outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features
+-- sees events up to its moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
 with events as (
 
@@ -36,22 +36,21 @@ said as (
 compared as (
 
     {% for mart, column, expected in [
-        ('fct_order_items', 'revenue', 'revenue'),
-        ('fct_orders', 'revenue', 'revenue'),
-        ('fct_sessions', 'revenue', 'revenue'),
-        ('user_features', 'revenue_lifetime', 'seen_revenue'),
-        ('user_features', 'gross_revenue_lifetime', 'seen_gross_revenue'),
-        ('user_features', 'refunds_lifetime', 'seen_refunds'),
-        ('item_features', 'revenue_lifetime', 'item_revenue'),
-        ('item_features', 'gross_revenue_lifetime', 'item_gross_revenue'),
-        ('item_features', 'refunds_lifetime', 'item_refunds'),
-        ('category_features', 'revenue_lifetime', 'category_revenue'),
-        ('user_item_features', 'revenue_lifetime', 'item_revenue'),
+        ('fct_order_items', 'case when m.is_sale then m.revenue + m.order_discount end', 'revenue'),
+        ('fct_sessions', 'm.revenue', 'revenue'),
+        ('user_features', 'm.revenue_lifetime', 'seen_revenue'),
+        ('user_features', 'm.gross_revenue_lifetime', 'seen_gross_revenue'),
+        ('user_features', 'm.refunds_lifetime', 'seen_refunds'),
+        ('item_features', 'm.revenue_lifetime', 'item_revenue'),
+        ('item_features', 'm.gross_revenue_lifetime', 'item_gross_revenue'),
+        ('item_features', 'm.refunds_lifetime', 'item_refunds'),
+        ('category_features', 'm.revenue_lifetime', 'category_revenue'),
+        ('user_item_features', 'm.revenue_lifetime', 'item_revenue'),
     ] %}
     select
-        '{{ mart }}.{{ column }}' as summed,
+        '{{ mart }}: {{ column }}' as summed,
         s.{{ expected }} as expected,
-        (select coalesce(sum(m.{{ column }}), 0) from {{ ref(mart) }} as m) as found
+        (select coalesce(sum({{ column }}), 0) from {{ ref(mart) }} as m) as found
     from said as s
     {{ "union all" if not loop.last }}
     {% endfor %}

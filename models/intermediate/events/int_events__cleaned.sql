@@ -181,8 +181,13 @@ select
     quantity as quantity_raw,
     quantity_is_outlier,
     quantity_was_missing,
-    {{ amount_of('price_clean', 'quantity_clean') }} as amount,
-    {{ amount_of('price_reported', 'quantity') }} as gross_amount,
+    case
+        when price_clean = price_reported and coalesce(quantity, quantity_clean, 1) = coalesce(quantity_clean, 1)
+            and given_amount_reported is not null then given_amount_reported
+        else {{ discounted('price_clean', 'quantity_clean', 'discount_reported') }}
+    end as amount,
+    coalesce(given_amount_reported, {{ discounted('price_reported', 'quantity', 'discount_reported') }}) as gross_amount,
+    discount_reported as discount,
     currency,
     price as price_in_currency,
 

@@ -1,7 +1,15 @@
 {{ config(materialized='view') }}
 -- One vocabulary: event types, currencies, categories, devices, identities; and the keys that tell two rows are one event.
 {# An engagement is many kinds of event; two kinds of one moment are no copies. #}
-{% set kind = "case when t.event_type = 'engagement' then lower(t.event_name) else t.event_type end" %}
+{# A line of an order keeps its key when the order's status changes. #}
+{% set kind -%}
+case
+    when t.event_type = 'engagement' then lower(t.event_name)
+    when t.event_type in ('pending_order', 'cancelled_order') then 'purchase'
+    when t.event_type = 'refund_of_no_sale' then 'refund'
+    else t.event_type
+end
+{%- endset %}
 {% set key = [] %}
 {% for column in var('dedup_key') %}
 {% do key.append(kind if column == 'event_type' else column) %}
@@ -16,7 +24,8 @@ translated as (
 
     select
         u.*,
-        t.event_type,
+        -- What a line or a refund is, its order's status has said.
+        case when u.raw_table in ('order_items', 'refunds') then u.event_name else t.event_type end as event_type,
         c.category,
         case
             when u.user_id is not null then 'u:' || u.user_id
@@ -55,6 +64,8 @@ select
     r.rate,
     r.quoted_on as rate_quoted_on,
     {{ in_reporting_currency('t.price', 'r.rate') }} as price_reported,
+    {{ in_reporting_currency('t.given_amount', 'r.rate') }} as given_amount_reported,
+    {{ in_reporting_currency('t.discount', 'r.rate') }} as discount_reported,
     -- Where several things are said, one denial is a denial; and a word that nobody knows is no consent.
     case
         when t.consent_texts is null then null
@@ -65,9 +76,9 @@ select
     {{ id_hash(key) }} as dedup_key,
     -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
     case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,
-    -- The third layer: an order seen again.
-    case when t.event_type = 'purchase' then t.order_id end as purchase_order_id
+    -- The third layer: an order seen again, also one that counts as no sale: its web hit is none either.
+    case when t.event_type in ('purchase', 'pending_order', 'cancelled_order') then t.order_id end as purchase_order_id
 from translated as t
 cross join consent as w
 left join {{ ref('int_events__rates') }} as r
-    on t.money_currency = r.currency and t.event_day = r.rate_date and t.price is not null
+    on t.money_currency = r.currency and t.event_day = r.rate_date and coalesce(t.price, t.given_amount) is not null

@@ -17,7 +17,11 @@ tracked as (
 
     select
         {{ shared | join(', ') }},
+        cast(null as decimal(18, 4)) as given_amount,
+        cast(null as decimal(18, 4)) as discount,
         cast(null as timestamp) as order_known_at,
+        false as has_unknown_status,
+        false as has_bad_order_money,
         false as needs_order,
         false as is_disordered,
         false as is_order_gone
@@ -25,7 +29,11 @@ tracked as (
     union all
     select
         {{ shared | join(', ') }},
+        cast(null as decimal(18, 4)) as given_amount,
+        cast(null as decimal(18, 4)) as discount,
         cast(null as timestamp) as order_known_at,
+        false as has_unknown_status,
+        false as has_bad_order_money,
         false as needs_order,
         false as is_disordered,
         false as is_order_gone
@@ -48,7 +56,7 @@ bought as (
         i.ingested_at,
         i.raw_available_at,
         cast(null as varchar) as client_event_id,
-        'purchase' as event_name,
+        coalesce(o.event_type, 'purchase') as event_name,
         o.created_at as event_at,
         false as is_odd_local_time,
         o.user_id,
@@ -57,7 +65,11 @@ bought as (
         i.product_id,
         cast(null as varchar) as category_name,
         i.quantity,
-        i.price,
+        -- What a whole line cost, without a price of one, is the price of so many before the discount.
+        coalesce(
+            i.price,
+            {{ to_decimal('(i.amount + coalesce(i.discount, 0)) / coalesce(nullif(i.quantity, 0), 1)', 4) }}
+        ) as price,
         coalesce(i.currency, o.currency) as currency,
         i.order_id,
         i.line_id,
@@ -71,7 +83,11 @@ bought as (
         cast(null as varchar) as country,
         cast(null as varchar) as consent,
         i.properties,
+        i.amount as given_amount,
+        coalesce(i.discount, {{ taken_off('i.price', 'i.quantity', 'i.amount') }}) as discount,
         o.known_at as order_known_at,
+        coalesce(o.has_unknown_status, false) as has_unknown_status,
+        coalesce(o.has_bad_money, false) as has_bad_order_money,
         true as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
         coalesce(o.is_gone, false) as is_order_gone
@@ -95,7 +111,8 @@ returned as (
         r.ingested_at,
         r.raw_available_at,
         r.refund_id as client_event_id,
-        'refund' as event_name,
+        -- Money given back for what counts as no sale was never revenue.
+        case when o.event_type <> 'purchase' then 'refund_of_no_sale' else 'refund' end as event_name,
         r.refunded_at as event_at,
         r.is_odd_local_time,
         coalesce(r.user_id, o.user_id) as user_id,
@@ -119,7 +136,11 @@ returned as (
         cast(null as varchar) as country,
         cast(null as varchar) as consent,
         r.properties,
+        r.amount as given_amount,
+        cast(null as decimal(18, 4)) as discount,
         o.known_at as order_known_at,
+        false as has_unknown_status,
+        false as has_bad_order_money,
         {{ known_id('r.order_id') }} is not null as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
         coalesce(o.is_gone, false) as is_order_gone

@@ -130,7 +130,7 @@ converted as (
     inner join {{ ref('int_events__rates') }} as r
         on t.currency = r.currency and t.event_day = r.rate_date
     where r.changed_in > (select w.snapshot from watermark as w)
-        and t.price is not null
+        and coalesce(t.price, t.given_amount) is not null
         and (t.rate is distinct from r.rate or t.rate_quoted_on is distinct from r.quoted_on)
 
 ),
@@ -239,10 +239,14 @@ as_known as (
 known as (
 
     select
-        {{ all_but('k', ['rate', 'rate_quoted_on', 'price_reported']) }},
+        {{ all_but('k', ['rate', 'rate_quoted_on', 'price_reported', 'given_amount_reported', 'discount_reported']) }},
         case when c.row_id is null then k.rate else c.rate end as rate,
         case when c.row_id is null then k.rate_quoted_on else c.quoted_on end as rate_quoted_on,
-        case when c.row_id is null then k.price_reported else {{ in_reporting_currency('k.price', 'c.rate') }} end as price_reported
+        {% for money in ['price', 'given_amount', 'discount'] %}
+        case
+            when c.row_id is null then k.{{ money }}_reported else {{ in_reporting_currency('k.' ~ money, 'c.rate') }}
+        end as {{ money }}_reported{{ "," if not loop.last }}
+        {% endfor %}
     from as_known as k
     left join converted as c on k.row_id = c.row_id
 

@@ -31,6 +31,7 @@ select
     e.quantity_was_missing,
     e.gross_amount as amount,
     e.amount as amount_treated,
+    e.discount,
     e.list_price,
     e.currency,
     e.price_in_currency,

@@ -1,20 +1,223 @@
+-- What an order gets or gives back as a whole is shared out among its lines by what they cost, to the ten-thousandth: each
+-- line gets what its end in the running sum adds to the share of all before it, so the shares add up to the whole.
+{% set group = 'kind, key_of_order, line_id, product_id' %}
+with lines as (
+
+    select
+        e.*,
+        {{ order_key_of_line() }} as key_of_order,
+        e.event_type = 'purchase' as is_sale
+    from {{ ref('fct_events') }} as e
+    where e.event_type in ('purchase', 'pending_order', 'cancelled_order')
+
+),
+
+orders as (
+
+    select
+        key_of_order,
+        min(order_id) as order_id,
+        min(case when origin = 'database' then order_id end) as database_order_id,
+        min(event_day) as rate_day,
+        min(currency) as currency,
+        coalesce(sum(amount), 0) as amount,
+        coalesce(sum(case when amount is not null then discount end), 0) as discount
+    from lines
+    group by key_of_order
+
+),
+
+headers as (
+
+    select
+        o.key_of_order,
+        h.status,
+        -- What the order's own discount takes off beyond those of its lines, which it includes; never more than they cost.
+        least(
+            greatest({{ in_reporting_currency('h.discount', 'r.rate') }} - o.discount, 0), o.amount
+        ) as order_discount
+    from orders as o
+    inner join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone
+    left join {{ ref('int_events__rates') }} as r
+        on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
+
+),
+
+refunds as (
+
+    select order_id, line_id, product_id, amount
+    from {{ ref('fct_events') }}
+    where event_type = 'refund' and order_id is not null
+
+),
+
+line_ids as (
+
+    select distinct order_id, line_id from lines where order_id is not null and line_id is not null
+
+),
+
+product_ids as (
+
+    select distinct order_id, product_id from lines where order_id is not null and product_id is not null
+
+),
+
+-- A refund is of the line that it names, or else of its product's lines, or else of the whole order.
+placed_refunds as (
+
+    select
+        r.order_id,
+        l.line_id,
+        case when l.line_id is null then p.product_id end as product_id,
+        sum(r.amount) as amount
+    from refunds as r
+    left join line_ids as l on r.order_id = l.order_id and r.line_id = l.line_id
+    left join product_ids as p on r.order_id = p.order_id and r.product_id = p.product_id
+    group by r.order_id, l.line_id, case when l.line_id is null then p.product_id end
+
+),
+
+shared as (
+
+    select
+        l.event_id,
+        l.amount,
+        'order_discount' as kind,
+        l.key_of_order,
+        cast(null as varchar) as line_id,
+        cast(null as varchar) as product_id,
+        h.order_discount as whole
+    from lines as l
+    inner join headers as h on l.key_of_order = h.key_of_order
+    where h.order_discount > 0
+    {% for condition in [
+        'l.line_id = r.line_id',
+        'l.product_id = r.product_id',
+        'r.line_id is null and r.product_id is null',
+    ] %}
+    union all
+    select
+        l.event_id,
+        l.amount,
+        'refund' as kind,
+        l.key_of_order,
+        r.line_id,
+        r.product_id,
+        r.amount as whole
+    from lines as l
+    inner join placed_refunds as r on l.order_id = r.order_id and {{ condition }}
+    where r.amount > 0
+    {% endfor %}
+
+),
+
+totals as (
+
+    select
+        *,
+        sum(amount) over (partition by {{ group }}) as total
+    from shared
+
+),
+
+-- In whole ten-thousandths. Lines that cost nothing, or more than numbers are good for, share alike.
+weighed as (
+
+    select
+        event_id,
+        {{ group }},
+        cast(whole * 10000 as decimal(38, 0)) as whole,
+        case
+            when total > 0 and greatest(total, whole) <= 1000 * {{ limit('max_amount') }}
+                then cast(coalesce(amount, 0) * 10000 as decimal(38, 0))
+            else 1
+        end as weight
+    from totals
+
+),
+
+running as (
+
+    select
+        event_id,
+        kind,
+        whole,
+        weight,
+        sum(weight) over (partition by {{ group }} order by event_id rows unbounded preceding) as reached,
+        sum(weight) over (partition by {{ group }}) as total
+    from weighed
+
+),
+
+shares as (
+
+    select
+        event_id,
+        sum(case when kind = 'order_discount' then share end) as order_discount,
+        sum(case when kind = 'refund' then share end) as refunds
+    from (
+        select
+            event_id,
+            kind,
+            cast(
+                {{ whole_quotient('whole * reached', 'total') }} - {{ whole_quotient('whole * (reached - weight)', 'total') }}
+                as decimal(38, 0)
+            ) * 0.0001 as share
+        from running
+    ) as each_share
+    group by event_id
+
+),
+
+-- Orders of which the shop says that they are paid back, and no refund says how much.
+paid_back as (
+
+    select key_of_order
+    from headers
+    where status = 'refunded' and key_of_order not in (select r.order_id from refunds as r)
+
+),
+
+priced as (
+
+    select
+        l.*,
+        case when l.amount is not null then cast(coalesce(s.order_discount, 0) as decimal(18, 4)) end as order_discount,
+        coalesce(s.refunds, 0) as shared_refunds,
+        b.key_of_order is not null and l.is_sale as is_refund_assumed
+    from lines as l
+    left join shares as s on l.event_id = s.event_id
+    left join paid_back as b on l.key_of_order = b.key_of_order
+
+)
+
 select
-    e.event_id as order_item_id,
-    e.order_key,
-    e.line_id,
-    e.customer_id,
-    e.event_at as ordered_at,
-    e.event_date as ordered_on,
-    e.product_id,
-    e.category,
-    e.brand,
-    e.quantity,
-    e.price,
-    e.list_price,
-    e.amount as revenue,
-    e.currency,
-    e.price_in_currency,
-    e.session_id,
-    e.source
-from {{ ref('fct_events') }} as e
-where e.event_type = 'purchase'
+    event_id as order_item_id,
+    key_of_order as order_key,
+    line_id,
+    customer_id,
+    event_at as ordered_at,
+    event_date as ordered_on,
+    is_sale,
+    product_id,
+    category,
+    brand,
+    quantity,
+    price,
+    list_price,
+    cast(amount + coalesce(discount, 0) as decimal(38, 4)) as gross,
+    cast(case when amount is not null then coalesce(discount, 0) + order_discount else 0 end as decimal(38, 4)) as discount,
+    cast(coalesce(order_discount, 0) as decimal(18, 4)) as order_discount,
+    cast(case when is_sale then amount - order_discount else 0 end as decimal(18, 4)) as revenue,
+    cast(case
+        when not is_sale then 0
+        when is_refund_assumed then coalesce(amount - order_discount, 0)
+        else shared_refunds
+    end as decimal(38, 4)) as refunds,
+    is_refund_assumed,
+    currency,
+    price_in_currency,
+    session_id,
+    source
+from priced

@@ -1,25 +1,48 @@
+-- revenue = gross - discount; total = revenue + shipping + tax that prices do not include; net_revenue = revenue - refunds. Of an
+-- order that is no sale, revenue, total, refunds, net_revenue and units are 0: sums of these need no condition.
 with lines as (
 
-    select * from {{ ref('fct_events') }} where event_type = 'purchase'
+    select
+        *,
+        {{ order_key_of_line() }} as key_of_order
+    from {{ ref('fct_events') }}
+    where event_type in ('purchase', 'pending_order', 'cancelled_order')
 
 ),
 
-refunds as (
+refunded as (
 
     select
         order_id,
-        cast(sum(amount) as decimal(38, 4)) as refunds,
-        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as refunded_units
+        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as units
     from {{ ref('fct_events') }}
     where event_type = 'refund' and order_id is not null
     group by order_id
 
 ),
 
-orders as (
+items as (
 
     select
         order_key,
+        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as units,
+        cast(sum(gross) as decimal(38, 4)) as gross,
+        cast(sum(discount) as decimal(38, 4)) as discount,
+        cast(sum(revenue) as decimal(38, 4)) as revenue,
+        cast(sum(refunds) as decimal(38, 4)) as refunds,
+        max(is_refund_assumed) as is_refund_assumed,
+        cast(sum(
+            case when is_sale and list_price > price then {{ times('(list_price - price)', 'coalesce(quantity, 1)') }} else 0 end
+        ) as decimal(38, 4)) as list_price_difference
+    from {{ ref('fct_order_items') }}
+    group by order_key
+
+),
+
+orders as (
+
+    select
+        key_of_order as order_key,
         min(order_id) as order_id,
         min(case when origin = 'database' then order_id end) as database_order_id,
         min(identity) as identity,
@@ -28,40 +51,100 @@ orders as (
         min(source) as source,
         min(origin) as origin,
         min(event_at) as ordered_at,
+        min(event_day) as rate_day,
+        min(event_type) = 'purchase' as is_sale,
         min(currency) as currency,
         cast(count(*) as bigint) as lines,
-        cast(count(distinct product_id) as bigint) as products,
-        cast(sum(coalesce(quantity, 1)) as decimal(38, 3)) as units,
-        cast(sum(amount) as decimal(38, 4)) as revenue,
-        cast(sum(
-            case when list_price > price then {{ times('(list_price - price)', 'coalesce(quantity, 1)') }} else 0 end
-        ) as decimal(38, 4)) as discount
+        cast(count(distinct product_id) as bigint) as products
     from lines
-    group by order_key
+    group by key_of_order
+
+),
+
+with_header as (
+
+    select
+        o.*,
+        h.paid_at,
+        h.shipped_at,
+        h.status,
+        h.raw_status,
+        h.discount_code,
+        {% for column in ['tax', 'shipping', 'total'] %}
+        {{ in_reporting_currency('h.' ~ column, 'r.rate') }} as {{ column }},
+        {% endfor %}
+        -- Where nothing is said, prices are those that a customer reads, with the tax.
+        coalesce(h.is_tax_included, true) as is_tax_included,
+        r.rate
+    from orders as o
+    left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone
+    left join {{ ref('int_events__rates') }} as r
+        on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
+
+),
+
+summed as (
+
+    select
+        h.*,
+        i.gross,
+        i.discount,
+        i.revenue,
+        i.refunds,
+        i.is_refund_assumed,
+        i.list_price_difference,
+        case when h.is_sale then i.units else 0 end as units,
+        case
+            when not h.is_sale then 0
+            when i.is_refund_assumed then i.units
+            else coalesce(r.units, 0)
+        end as refunded_units,
+        case
+            when h.is_sale
+                then i.revenue + coalesce(h.shipping, 0) + case when h.is_tax_included then 0 else coalesce(h.tax, 0) end
+            else 0
+        end as order_total
+    from with_header as h
+    inner join items as i on h.order_key = i.order_key
+    left join refunded as r on h.order_id = r.order_id
 
 )
 
 select
-    o.order_key,
-    o.order_id,
-    o.identity,
-    o.customer_id,
-    o.session_id,
-    o.source,
-    o.origin,
-    o.ordered_at,
-    {{ shop_day('o.ordered_at') }} as ordered_on,
-    h.paid_at,
-    h.shipped_at,
-    h.status,
-    o.currency,
-    o.lines,
-    o.products,
-    o.units,
-    o.revenue,
-    o.discount,
-    case when r.order_id is null then 0 else r.refunds end as refunds,
-    coalesce(r.refunded_units, 0) as refunded_units
-from orders as o
-left join refunds as r on o.order_id = r.order_id
-left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone
+    order_key,
+    order_id,
+    identity,
+    customer_id,
+    session_id,
+    source,
+    origin,
+    ordered_at,
+    {{ shop_day('ordered_at') }} as ordered_on,
+    paid_at,
+    shipped_at,
+    status,
+    raw_status,
+    is_sale,
+    currency,
+    lines,
+    products,
+    cast(units as decimal(38, 3)) as units,
+    gross,
+    discount,
+    discount_code,
+    revenue,
+    shipping,
+    tax,
+    case when tax is not null then is_tax_included end as is_tax_included,
+    cast(order_total as decimal(38, 4)) as total,
+    total as source_total,
+    -- A cent a line is what rounding makes.
+    coalesce(
+        is_sale and abs(total - order_total) > 0.01 * lines * greatest(cast(rate as decimal(18, 6)), 1), false
+    ) as total_differs,
+    refunds,
+    is_refund_assumed,
+    cast(refunded_units as decimal(38, 3)) as refunded_units,
+    cast(coalesce(revenue, 0) - refunds as decimal(38, 4)) as net_revenue,
+    list_price_difference
+from summed
