@@ -62,14 +62,14 @@ AGENTS = {
     ),
 }
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
-#: How a visit came: the referrer, the campaign, and how many of a hundred visits come so.
-CHANNELS: dict[str, tuple[str | None, dict[str, str] | None, int]] = {
-    "direct": (None, None, 34),
-    "search": ("https://www.google.com/", None, 26),
-    "paid": ("https://www.google.com/", {"source": "google", "medium": "cpc", "name": "fruehling"}, 14),
-    "email": (None, {"source": "newsletter", "medium": "email", "name": "kw"}, 10),
-    "social": ("https://l.instagram.com/", None, 9),
-    "referral": ("https://www.haushaltstest.example/pfannen", None, 7),
+#: How a visit came, in the words of Google Analytics 4: the referrer, the tags of the link, and how many of a hundred visits come so.
+CHANNELS: dict[str, tuple[str | None, dict[str, str], int]] = {
+    "direct": (None, {}, 34),
+    "organic search": ("https://www.google.com/", {}, 26),
+    "paid search": ("https://www.google.com/", {"source": "google", "medium": "cpc", "campaign": "fruehling"}, 14),
+    "email": (None, {"source": "newsletter", "medium": "email", "campaign": "kw"}, 10),
+    "organic social": ("https://l.instagram.com/", {}, 9),
+    "referral": ("https://www.haushaltstest.example/pfannen", {}, 7),
 }
 #: Of a hundred orders, what becomes of them.
 FATES = {
@@ -388,13 +388,18 @@ class TrialShop:
     def _visit(self, person: Person, device: Device, start: datetime, may_buy: bool = True) -> Visit:
         random = self.random
         channel = random.choices(list(CHANNELS), [share for *_, share in CHANNELS.values()])[0]
-        referrer, campaign, _ = CHANNELS[channel]
+        referrer, tags, _ = CHANNELS[channel]
         if channel == "direct" and random.random() < 0.1:
             referrer = f"{SITE}/"  # a tab that was left open
+        query = "&".join(f"utm_{name}={value}" for name, value in tags.items())
+        # Segment reads the campaign from the link's tags, and knows nothing of what Google Ads adds by itself.
+        campaign = {"name" if name == "campaign" else name: value for name, value in tags.items()}
+        if channel == "paid search" and int(device.anonymous_id, 16) % 2:
+            query, campaign = "gclid=Cj0KCQjw_trial", {}
         visit = Visit(person, device, channel)
         self.truth.visits.append(visit)
         clock = [start]
-        page = ["/"]
+        page = ["/" + ("?" + query if query else "")]
         user = person.login if person.login and random.random() < 0.3 else None
 
         def pass_time() -> None:
@@ -413,7 +418,7 @@ class TrialShop:
                     "path": page[0],
                     "referrer": (referrer or "") if is_first else SITE + "/",
                 },
-                "campaign": (campaign or {}) if is_first else {},
+                "campaign": campaign if is_first else {},
             }
             self._segment(clock[0], type_, name, device.anonymous_id, user, context, properties)
 
@@ -429,9 +434,9 @@ class TrialShop:
         for _ in range(min(14, int(random.expovariate(0.32)))):
             pass_time()
             if random.random() < 0.18:
-                query = random.choice(("pfanne", "gläser set", "backbuch", "geschenk", "töpfe"))
-                page[0] = f"/suche?q={query.replace(' ', '+')}"
-                tell("search", "Products Searched", {"query": query})
+                words = random.choice(("pfanne", "gläser set", "backbuch", "geschenk", "töpfe"))
+                page[0] = f"/suche?q={words.replace(' ', '+')}"
+                tell("search", "Products Searched", {"query": words})
                 continue
             article = random.choice(self.truth.articles)
             page[0] = f"/artikel/{article.sku}"
