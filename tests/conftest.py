@@ -45,6 +45,7 @@ LONG = (
     "test_conservation",
     "test_maintain",
     "test_real_data",
+    "test_trial_shop",
     "test_exclusive",
     "test_build",
     "test_as_of",

@@ -38,6 +38,8 @@ translated as (
             when u.device_name is not null then 'other'
         end as device,
         cast(u.event_at as date) as event_day,
+        -- A row without money has no rate. (As a condition of the join, this would make it one of every row with every rate.)
+        case when coalesce(u.price, u.given_amount) is not null then cast(u.event_at as date) end as rate_day,
         case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
         coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
@@ -58,7 +60,7 @@ consent as (
 )
 
 select
-    {{ all_but('t', ['category_name', 'device_name', 'money_currency', 'currency', 'consent_texts']) }},
+    {{ all_but('t', ['category_name', 'device_name', 'money_currency', 'currency', 'consent_texts', 'rate_day']) }},
     coalesce(t.currency, case when t.price is not null then t.money_currency end) as currency,
     t.currency is null and t.price is not null as is_currency_assumed,
     r.rate,
@@ -80,5 +82,4 @@ select
     case when t.event_type in ('purchase', 'pending_order', 'cancelled_order') then t.order_id end as purchase_order_id
 from translated as t
 cross join consent as w
-left join {{ ref('int_events__rates') }} as r
-    on t.money_currency = r.currency and t.event_day = r.rate_date and coalesce(t.price, t.given_amount) is not null
+left join {{ ref('int_events__rates') }} as r on t.money_currency = r.currency and t.rate_day = r.rate_date
