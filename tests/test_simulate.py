@@ -96,6 +96,7 @@ create table truth as select * from read_parquet({truth});
 create table rates as select * from '{folder}/truth/rates.parquet';
 create table promotions as select * from '{folder}/truth/promotions.parquet';
 create table identity_links as select * from '{folder}/truth/identity_links.parquet';
+create table visits as select * from '{folder}/truth/visits.parquet';
 create macro planted(what) as table select * from truth where kind = what;
 create table newest as select * from orders qualify row_number() over (partition by order_id
     order by updated_at desc) = 1;
@@ -560,6 +561,28 @@ def _check_sessions(shop: Shop) -> None:
 
 def test_sessions_are_apart(shop: Shop) -> None:
     _check_sessions(shop)
+
+
+def test_visits_are_those_of_the_files(shop: Shop) -> None:
+    """By the sources' own session ids: who, and from when until when. What cannot be read, or bears a wrong date, is no witness."""
+    unlike = "('bot', 'future_event', 'repeated_purchase', 'redelivered_event')"
+    rows = f"""(select 'shop_web' as source, visitor, session, user_id, t, position from web where t is not null
+        union all select 'shop_app', visitor, session::varchar, user_id, t, position from app)
+        where position not in (select position from truth where kind in {unlike})"""
+    seen = f"""select source, visitor, session, max(case when user_id < 'C9' then user_id end) as user_id, min(t) as first, max(t) as last
+        from {rows} group by all"""
+    assert shop.one(f"select count(*) from ({seen})") > 1000
+    joined = "visits on visits.source = s.source and anonymous_id = visitor and session_id = session"
+    wrong = "session_id is null or s.first < first_at or s.last > last_at or s.user_id <> visits.user_id"
+    assert shop.one(f"select count(*) from ({seen}) as s left join {joined} where {wrong}") == 0
+    exact = "s.first = first_at and s.last = last_at and s.user_id is not distinct from visits.user_id"
+    assert shop.one(f"select count(case when {exact} then 1 end) / count(*) from ({seen}) as s join {joined}") > 0.98
+    # No two visits of one device overlap, and every visit is one.
+    assert shop.one("select count(*) - count(distinct (source, anonymous_id, session_id)) from visits") == 0
+    apart = (
+        "select first_at - lag(last_at) over (partition by source, anonymous_id order by first_at) as gap from visits"
+    )
+    assert shop.one(f"select min(gap) > interval 45 minute from ({apart})")
 
 
 def test_funnel_goes_down(shop: Shop) -> None:
