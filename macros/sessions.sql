@@ -57,6 +57,13 @@ select t.row_id from touched_rows as t
 union
 select d.row_id from dependent_rows as d;
 
+-- What both of its readers have read is forgotten, so that the journal does not grow with the history.
+delete from {{ moved_sessions() }}
+where moved_in <= (
+    select min(w.snapshot)
+    from {{ target.schema }}.watermarks as w
+    where w.model in ('fct_sessions', 'int_features__session')
+);
 insert into {{ moved_sessions() }}
 select distinct s.session_id, {{ pinned() }}
 from {{ this }} as s
