@@ -162,6 +162,12 @@ class NastyShop:
             self.add("events", {"price": amount, "quantity": quantity, "currency": "GBP"})
             self.add("order_items", {"price": amount, "quantity": quantity, "currency": "GBP"})
             self.add("refunds", {"amount": amount, "quantity": quantity, "currency": "GBP"})
+        for amount, discount in product(AMOUNTS, repeat=2):
+            self.add("order_items", {"price": None, "amount": amount, "discount": discount, "currency": "GBP"})
+            self.add("order_items", {"amount": amount, "discount": discount, "currency": "GBP"})
+            money = {"discount": amount, "tax": discount, "shipping": discount, "total": amount, "tax_included": "no"}
+            self.add("orders", money)
+            self.add("order_items", {"order_id": f"o{self.number}", "price": discount}, order=False)
         for amount, unit in product(AMOUNTS, UNITS):
             self.add("products", {"weight": amount, "weight_unit": unit, "category": "books"})
         for amount, currency in product(AMOUNTS, ("", "GBP", "GBp", "JPY", "XXX")):

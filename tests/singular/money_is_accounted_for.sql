@@ -153,7 +153,7 @@ sales as (
         p.order_key,
         p.goods,
         coalesce(h.is_sale, true) as is_sale,
-        coalesce(cast(round(h.discount * r.rate, 4) as decimal(38, 4)) - d.discount, 0) as more_discount
+        coalesce({{ in_reporting_currency('h.discount', 'r.rate') }} - d.discount, 0) as more_discount
     from payments as p
     left join of_database as d on p.order_key = d.order_id
     left join headers as h on d.order_id = h.order_id

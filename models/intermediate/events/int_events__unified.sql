@@ -68,7 +68,7 @@ bought as (
         -- What a whole line cost, without a price of one, is the price of so many before the discount.
         coalesce(
             i.price,
-            {{ to_decimal('(i.amount + coalesce(i.discount, 0)) / coalesce(nullif(i.quantity, 0), 1)', 4) }}
+            {{ to_decimal('(cast(i.amount as decimal(19, 4)) + coalesce(i.discount, 0)) / coalesce(nullif(i.quantity, 0), 1)', 4) }}
         ) as price,
         coalesce(i.currency, o.currency) as currency,
         i.order_id,

@@ -127,10 +127,10 @@ weighed as (
     select
         event_id,
         {{ group }},
-        cast(whole * 10000 as decimal(38, 0)) as whole,
+        cast(cast(whole as decimal(38, 4)) * 10000 as decimal(38, 0)) as whole,
         case
             when total > 0 and greatest(total, whole) <= 1000 * {{ limit('max_amount') }}
-                then cast(coalesce(amount, 0) * 10000 as decimal(38, 0))
+                then cast(cast(coalesce(amount, 0) as decimal(38, 4)) * 10000 as decimal(38, 0))
             else 1
         end as weight
     from totals
