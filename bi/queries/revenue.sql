@@ -3,15 +3,15 @@
 -- Money given back is taken off on the day of the order that it belongs to. Cancelled orders are here: their status says so.
 -- The average order value of any days is sum(revenue) / sum(orders).
 select
-    ordered_on as day,
-    coalesce(status, 'unknown') as status,
-    any_value(reporting_currency) as currency,
+    o.ordered_on as day,
+    coalesce(o.status, 'unknown') as status,
+    any_value(s.reporting_currency) as currency,
     count(*) as orders,
-    cast(sum(units) as double) as units,
-    cast(sum(revenue) as double) as revenue,
-    cast(sum(refunds) as double) as refunds,
-    cast(sum(coalesce(revenue, 0) - refunds) as double) as net_revenue
-from fct_orders
-cross join (select reporting_currency from dim_shop) as shop
-group by day, coalesce(status, 'unknown')
+    cast(sum(o.units) as double) as units,
+    cast(sum(o.revenue) as double) as revenue,
+    cast(sum(o.refunds) as double) as refunds,
+    cast(sum(coalesce(o.revenue, 0) - o.refunds) as double) as net_revenue
+from fct_orders as o
+cross join dim_shop as s
+group by o.ordered_on, coalesce(o.status, 'unknown')
 order by day, status
