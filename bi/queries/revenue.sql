@@ -4,17 +4,17 @@
 -- are in none of these sums, but in unsold_orders, and with what they would have brought in unsold_value.
 -- The average order value of any days is sum(revenue) / sum(orders).
 select
-    ordered_on as day,
-    coalesce(status, 'unknown') as status,
-    any_value(reporting_currency) as currency,
-    count(*) filter (where is_sale) as orders,
-    cast(sum(units) as double) as units,
-    cast(sum(revenue) as double) as revenue,
-    cast(sum(refunds) as double) as refunds,
-    cast(sum(net_revenue) as double) as net_revenue,
-    count(*) filter (where not is_sale) as unsold_orders,
-    cast(coalesce(sum(gross - discount) filter (where not is_sale), 0) as double) as unsold_value
-from fct_orders
-cross join (select reporting_currency from dim_shop) as shop
-group by day, coalesce(status, 'unknown')
+    o.ordered_on as day,
+    coalesce(o.status, 'unknown') as status,
+    any_value(s.reporting_currency) as currency,
+    count(*) filter (where o.is_sale) as orders,
+    cast(sum(o.units) as double) as units,
+    cast(sum(o.revenue) as double) as revenue,
+    cast(sum(o.refunds) as double) as refunds,
+    cast(sum(o.net_revenue) as double) as net_revenue,
+    count(*) filter (where not o.is_sale) as unsold_orders,
+    cast(coalesce(sum(o.gross - o.discount) filter (where not o.is_sale), 0) as double) as unsold_value
+from fct_orders as o
+cross join dim_shop as s
+group by o.ordered_on, coalesce(o.status, 'unknown')
 order by day, status
