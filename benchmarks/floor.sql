@@ -86,10 +86,10 @@ end;
 
 ---------- what names stand for
 
-create temp macro spelled(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
+create temp macro event_spelling(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
 
 create temp table event_types as
-select spelled(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv');
+select event_spelling(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv');
 
 create temp table rates as
 with quoted as (
@@ -438,7 +438,7 @@ named as (
         or coalesce(t.quantity <= 0 or t.quantity > 10000, false)
         or (t.price is not null and r.rate is null) as is_broken
     from tracked as t
-    inner join event_types as e on spelled(t.event_name) = e.spelling
+    inner join event_types as e on event_spelling(t.event_name) = e.spelling
     left join categories as c on t.category_name = c.name
     left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(t.event_at as date) = r.rate_date
 )
