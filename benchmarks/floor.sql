@@ -47,7 +47,7 @@ create temp macro moment(x, zone) as case
 end;
 
 -- A null is spelled, so that it is neither dropped nor taken for ''.
-create temp macro spelled(x) as coalesce(replace(cast(x as varchar), '|', '||'), '|null');
+create temp macro event_spelling(x) as coalesce(replace(cast(x as varchar), '|', '||'), '|null');
 
 create temp macro uuid_of_digest(d) as cast(
     substr(d, 1, 12) || '5' || substr(d, 14, 3)
@@ -58,7 +58,7 @@ create temp macro customer_of(identity) as
     uuid_of_digest(sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(identity)));
 
 create temp macro session_of(visitor, first_event_id) as
-    cast(md5(concat(spelled(visitor), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
+    cast(md5(concat(event_spelling(visitor), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
 
 -- A tag of an address; of what says that there is none, nothing.
 create temp macro decoded_tag(page, name) as trim(regexp_replace(
@@ -106,12 +106,12 @@ end;
 
 ---------- what names stand for
 
-create temp macro spelled(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
+create temp macro event_spelling(name) as replace(replace(replace(lower(name), '_', ''), '-', ''), ' ', '');
 
 create temp table event_types as
-select spelled(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv')
+select event_spelling(raw_name) as spelling, event_type from read_csv('seeds/event_types.csv')
 union all
-select spelled(event_type), event_type from (values ('pending_order'), ('cancelled_order'), ('refund_of_no_sale')) as of_orders (event_type);
+select event_spelling(event_type), event_type from (values ('pending_order'), ('cancelled_order'), ('refund_of_no_sale')) as of_orders (event_type);
 
 create temp table rates as
 with quoted as (
@@ -491,7 +491,7 @@ named as (
         or coalesce(t.given_amount is null and t.discount > t.price * coalesce(t.quantity, 1), false)
         or (t.price is not null and r.rate is null) as is_broken
     from tracked as t
-    inner join event_types as e on spelled(t.event_name) = e.spelling
+    inner join event_types as e on event_spelling(t.event_name) = e.spelling
     left join categories as c on t.category_name = c.name
     left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(t.event_at as date) = r.rate_date
 )
@@ -499,8 +499,8 @@ named as (
 select
     * exclude (kind),
     cast(md5(concat(
-        spelled(identity), '|,', spelled(event_at), '|,', spelled(product_id), '|,',
-        spelled(kind), '|,', spelled(order_id), '|,', spelled(line_id)
+        event_spelling(identity), '|,', event_spelling(event_at), '|,', event_spelling(product_id), '|,',
+        event_spelling(kind), '|,', event_spelling(order_id), '|,', event_spelling(line_id)
     )) as uuid) as event_id
 from named;
 

@@ -550,7 +550,8 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [name for name in RAW_TABLES[table] if name != "property_currency"] if table == "ga4_events" else []
     mine = () if entry.explode is None else (ELEMENT, PARENT)
-    names += [source.column for source in entry.fields.values() if source.column not in (None, *mine)]
+    columns = (source.column for source in entry.fields.values() if source.column is not None)
+    names += [name for name in columns if name not in mine]
     names += [where.column for where in (entry.available_at, entry.deletes) if isinstance(where, Column)]
     names += entry.key
     if entry.carry is not None:
