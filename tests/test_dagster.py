@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import dagster as dg
 import duckdb
+import pandas as pd
 import pytest
 import yaml
 from dagster_dbt import DbtCliResource
@@ -587,6 +588,8 @@ def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
     features_of([DAY])
     first = features(shop.where, DAY)
     assert first["user_features"] and first["item_features"]
+    segments = pd.read_parquet(shop.where.published / "history" / f"day={DAY}" / "user_features.parquet").rfm_segment
+    assert segments.dtype == "category"
     deliver(shop, "late.csv", [("m4", f"{DAY}T09:00:00Z", "2025-04-08T13:00:00Z")])
     assert shop.run("connectors").success
     before = current(shop.where)
