@@ -9,7 +9,21 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_plus
 
-from plainly import HOUR, Event, Shop, distinct, grouped, local, money_of, of_type, ratio, seed, sums, total, whole_seconds
+from plainly import (
+    HOUR,
+    Event,
+    Shop,
+    distinct,
+    grouped,
+    local,
+    money_of,
+    of_type,
+    ratio,
+    seed,
+    sums,
+    total,
+    whole_seconds,
+)
 
 SECOND = HOUR / 3600
 LAST = 5
