@@ -47,7 +47,7 @@ create temp macro moment(x, zone) as case
 end;
 
 -- A null is spelled, so that it is neither dropped nor taken for ''.
-create temp macro event_spelling(x) as coalesce(replace(cast(x as varchar), '|', '||'), '|null');
+create temp macro spelled(x) as coalesce(replace(cast(x as varchar), '|', '||'), '|null');
 
 create temp macro uuid_of_digest(d) as cast(
     substr(d, 1, 12) || '5' || substr(d, 14, 3)
@@ -58,7 +58,7 @@ create temp macro customer_of(identity) as
     uuid_of_digest(sha1(unhex('4eb3ae3446e552a1b4bed109cfb28e73') || encode(identity)));
 
 create temp macro session_of(visitor, first_event_id) as
-    cast(md5(concat(event_spelling(visitor), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
+    cast(md5(concat(spelled(visitor), '|,', replace(cast(first_event_id as varchar), '-', ''))) as uuid);
 
 -- A tag of an address; of what says that there is none, nothing.
 create temp macro decoded_tag(page, name) as trim(regexp_replace(
@@ -499,8 +499,8 @@ named as (
 select
     * exclude (kind),
     cast(md5(concat(
-        event_spelling(identity), '|,', event_spelling(event_at), '|,', event_spelling(product_id), '|,',
-        event_spelling(kind), '|,', event_spelling(order_id), '|,', event_spelling(line_id)
+        spelled(identity), '|,', spelled(event_at), '|,', spelled(product_id), '|,',
+        spelled(kind), '|,', spelled(order_id), '|,', spelled(line_id)
     )) as uuid) as event_id
 from named;
 
@@ -629,11 +629,26 @@ set disabled_optimizers = '';
 -- Whose visit an event is: its anonymous id's or, where it has none, that of the identity's last event before it in the same session of
 -- the source, or in the same run, that has one; or else of the first one after it.
 create temp table told as
-with hits as (
-    select order_id, identity, min({'session': source_session_id, 'visitor': coalesce(anonymous_id, '~')}) as hit
+with seen as (
+    select order_id, identity, anonymous_id, source_session_id
     from arrived
-    where row_id in (select row_id from copies where is_order) and origin <> 'database' and source_session_id is not null
-    group by order_id, identity
+    where row_id in (select row_id from copies where is_order) and origin <> 'database'
+),
+
+hits as (
+    select
+        k.row_id,
+        min({
+            'rank': if(s.identity = k.identity, 0, 1),
+            'session': coalesce(s.source_session_id, '~'),
+            'visitor': coalesce(s.anonymous_id, '~')
+        }) as hit
+    from kept as k
+    inner join seen as s on k.order_id = s.order_id
+    where
+        k.origin = 'database' and k.event_type in ('purchase', 'pending_order', 'cancelled_order')
+        and (s.anonymous_id is not null or (s.source_session_id is not null and s.identity = k.identity))
+    group by k.row_id
 )
 
 select
@@ -643,14 +658,14 @@ select
     k.event_at,
     k.event_id,
     k.origin,
-    coalesce(k.source_session_id, h.hit.session) as chain,
+    coalesce(k.source_session_id, nullif(h.hit.session, '~')) as chain,
     'a:' || case
         when k.source_session_id is null then coalesce(nullif(h.hit.visitor, '~'), k.anonymous_id) else k.anonymous_id
     end as visitor,
     'a:' || k.anonymous_id as own_visitor
 from kept as k
-left join hits as h on k.order_id = h.order_id and k.identity = h.identity and k.origin = 'database'
-    and k.event_type in ('purchase', 'pending_order', 'cancelled_order');
+left join hits as h on k.row_id = h.row_id
+where not (k.origin = 'database' and k.event_type in ('refund', 'refund_of_no_sale'));
 
 create temp table found_visitors as
 with starts as (
@@ -1039,7 +1054,7 @@ with fitted as (
     select
         k.*,
         coalesce(f.first_event_id, s.first_event_id) as first_event_id,
-        coalesce(s.session_id, session_of(f.visitor, f.first_event_id)) as session_id,
+        case when i.row_id is not null then coalesce(s.session_id, session_of(f.visitor, f.first_event_id)) end as session_id,
         p.low as price_low,
         p.high as price_high,
         p.median as price_median,
@@ -1051,7 +1066,7 @@ with fitted as (
         l.customer_id
     from kept as k
     left join links as l on k.identity = l.identity
-    inner join visits as i on k.row_id = i.row_id
+    left join visits as i on k.row_id = i.row_id
     left join told_sessions as s on i.visitor = s.visitor and i.chain = s.chain
     left join found_sessions as f on k.row_id = f.row_id
     left join price_fits as p on k.product_id is not distinct from p.product_id and k.category is not distinct from p.category and k.event_day = p.event_day
@@ -1434,6 +1449,7 @@ select
     max(case when is_entry then page end) as entry_page,
     max(case when is_entry then referrer end) as entry_referrer
 from clean_events
+where session_id is not null
 group by session_id;
 
 -- Each customer's part of a session.
@@ -2092,6 +2108,7 @@ by_session as (
             *,
             cart_adds > 0 and purchases = 0 and ended_at < getvariable('as_of') - interval 30 minute as is_abandoned
         from user_sessions
+        where session_id is not null
     ) as judged
     group by customer_id
 ),

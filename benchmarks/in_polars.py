@@ -219,18 +219,22 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         pl.when(pl.col(f"met_{suffix}") > 0).then(f"category_entropy_{suffix}").alias(f"category_entropy_{suffix}")
         for suffix in LONG
     )
-    sessions = events.group_by(key, "session_id").agg(
-        started_at=pl.col("event_at").min(),
-        started_at_90d=pl.col("event_at").filter(shop.since(90)).min(),
-        ended_at=pl.col("event_at").max(),
-        last_day=pl.col("event_day").max(),
-        adds=pl.col("cart_adds").sum(),
-        purchases=bought.sum(),
-        value=total(
-            (pl.col("amount") * (pl.col("cart_adds") - pl.col("cart_removes"))).filter(
-                (pl.col("cart_adds") + pl.col("cart_removes")) > 0
-            )
-        ),
+    sessions = (
+        events.drop_nulls("session_id")
+        .group_by(key, "session_id")
+        .agg(
+            started_at=pl.col("event_at").min(),
+            started_at_90d=pl.col("event_at").filter(shop.since(90)).min(),
+            ended_at=pl.col("event_at").max(),
+            last_day=pl.col("event_day").max(),
+            adds=pl.col("cart_adds").sum(),
+            purchases=bought.sum(),
+            value=total(
+                (pl.col("amount") * (pl.col("cart_adds") - pl.col("cart_removes"))).filter(
+                    (pl.col("cart_adds") + pl.col("cart_removes")) > 0
+                )
+            ),
+        )
     )
     abandoned = (
         (pl.col("adds") > 0) & (pl.col("purchases") == 0) & (pl.col("ended_at") < shop.as_of - timedelta(minutes=30))
@@ -699,7 +703,12 @@ def user_item_features(shop: Shop) -> pl.LazyFrame:
 def session_features(shop: Shop) -> pl.LazyFrame:
     """All but entry_channel."""
     key = "session_id"
-    lately = shop.events.group_by(key).agg(last_day=pl.col("event_day").max()).filter(shop.since(30, "last_day"))
+    lately = (
+        shop.events.drop_nulls(key)
+        .group_by(key)
+        .agg(last_day=pl.col("event_day").max())
+        .filter(shop.since(30, "last_day"))
+    )
     visible = shop.events.join(lately.select(key), on=key, how="semi")
     placed = visible.sort("event_at", "event_id").with_columns(
         place=pl.int_range(pl.len()).over(key),

@@ -98,3 +98,8 @@ delete from {{ this }} where session_id in (select t.session_id from touched_ses
 {%- for place in range(1, count + 1) %}{% do values.append('max(case when recency = ' ~ place ~ ' then ' ~ column ~ ' end)') %}{% endfor -%}
 {{ list_of_known(values) }}
 {%- endmacro %}
+
+{# SQL: whether a row is a refund in the shop's database: money moves, and nobody visits. #}
+{% macro is_database_refund(alias) -%}
+coalesce({{ alias }}.origin = 'database' and {{ alias }}.event_type in ('refund', 'refund_of_no_sale'), false)
+{%- endmacro %}

@@ -11,7 +11,7 @@ from typing import Any
 Row = dict[str, Any]
 
 ROWS = (
-    *("row_id", "identity", "user_id", "anonymous_id", "event_at", "dedup_key", "origin", "verdict"),
+    *("row_id", "identity", "user_id", "anonymous_id", "event_at", "dedup_key", "origin", "verdict", "event_type"),
     *("source_session_id", "purchase_order_id", "is_repeated_order"),
 )
 GAP = JOIN = timedelta(minutes=30)
@@ -19,12 +19,12 @@ GAP = JOIN = timedelta(minutes=30)
 
 def sessions(rows: list[Row]) -> dict[int, tuple[str, str | None, str]]:
     """By row_id of the kept rows among `rows` (of int_events__validated): visitor, source's session, first event's id."""
-    kept = sorted((row for row in rows if row["verdict"] == "kept"), key=moment)
+    kept = sorted((row for row in rows if row["verdict"] == "kept" and not is_database_refund(row)), key=moment)
     hits = web_hits(rows)
     seen: dict[int, tuple[str | None, str | None]] = {}
     for row in kept:
         visitor, session = row["anonymous_id"] and "a:" + row["anonymous_id"], row["source_session_id"]
-        hit = row["origin"] == "database" and hits.get((row["purchase_order_id"], row["identity"]))
+        hit = row["origin"] == "database" and best(hits[row["purchase_order_id"]], row["identity"])
         if not session and hit:
             session, visitor = hit["source_session_id"], (hit["anonymous_id"] and "a:" + hit["anonymous_id"]) or visitor
         seen[row["row_id"]] = visitor, session
@@ -36,16 +36,27 @@ def moment(row: Row) -> Any:
     return row["event_at"], row["dedup_key"]
 
 
-def web_hits(rows: list[Row]) -> dict[tuple[str, str], Row]:
-    """What the web saw of orders that the database has, too: of several, the first session by name."""
-    found: dict[tuple[str, str], Row] = {}
+def is_database_refund(row: Row) -> bool:
+    """A refund in the shop's database is no visit."""
+    return row["origin"] == "database" and row["event_type"] in ("refund", "refund_of_no_sale")
+
+
+def web_hits(rows: list[Row]) -> dict[str, list[Row]]:
+    """By order, what the web saw of those that the database has, too."""
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        key = row["purchase_order_id"], row["identity"]
-        if row["is_repeated_order"] and row["origin"] != "database" and row["source_session_id"] and key[0]:
-            found[key] = min(
-                found.get(key, row), row, key=lambda hit: (hit["source_session_id"], hit["anonymous_id"] or "~")
-            )
+        if row["is_repeated_order"] and row["origin"] != "database" and row["purchase_order_id"]:
+            found[row["purchase_order_id"]].append(row)
     return found
+
+
+def best(hits: list[Row], identity: str) -> Row | None:
+    """Of an order's hits the one of its own identity, and of several the first session by name; of a guest the visitor's alone."""
+    own = [hit for hit in hits if hit["identity"] == identity and (hit["anonymous_id"] or hit["source_session_id"])]
+    others = [hit for hit in hits if hit["anonymous_id"]]
+    return min(
+        own or others, key=lambda hit: (hit["source_session_id"] or "~", hit["anonymous_id"] or "~"), default=None
+    )
 
 
 def place(row: Row, kept: list[Row], seen: dict[int, tuple[str | None, str | None]]) -> tuple[str, str | None]:

@@ -75,7 +75,7 @@ fitted as (
         {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
         {% endfor %}
         s.session_id,
-        s.is_entry,
+        coalesce(s.is_entry, false) as is_entry,
         l.device as frequent_device,
         l.country as frequent_country
     from events as e

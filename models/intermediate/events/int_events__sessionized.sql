@@ -11,8 +11,9 @@
 -- The visitor is the event's anonymous_id, also after a login. An event without one belongs to the visitor whom its
 -- identity had in the same session of the source or, where that is not known, in the same run of events. A session is what
 -- the source says or, where it says nothing, a run of one visitor's events without a gap longer than session_gap_minutes
--- and without a change from one login to another. An order of the shop's database joins the session of the same order's web
--- hit or, without one, of the last web event of its visitor or identity within order_join_minutes.
+-- and without a change from one login to another. An order of the shop's database joins the visit of the same order's web
+-- hit or, without one, the session of the last web event of its visitor or identity within order_join_minutes. A refund in the
+-- shop's database is no visit, and has no session.
 --
 -- An incremental build cuts again only the visitors that a changed event touches (macros/sessions.sql).
 {% set incremental = is_incremental() %}
@@ -31,31 +32,35 @@ with kept as (
         case when v.origin = 'database' then v.purchase_order_id end as database_order_id
     from {{ ref('int_events__validated') }} as v
     where
-        v.verdict = 'kept'
+        v.verdict = 'kept' and not {{ is_database_refund('v') }}
         {% if incremental %}
         and v.row_id in (select r.row_id from rows_of_visitors as r)
         {% endif %}
 
 ),
 
+-- What the web saw of an order that the database has. The hit of the same identity goes first; a guest, whom the database knows
+-- by no id of the web, has the hit alone.
 web_hits as (
 
-    select purchase_order_id, identity, source_session_id, anonymous_id
+    select row_id, source_session_id, anonymous_id
     from (
         select
-            purchase_order_id,
-            identity,
-            source_session_id,
-            anonymous_id,
+            k.row_id,
+            h.source_session_id,
+            h.anonymous_id,
             row_number() over (
-                partition by purchase_order_id, identity order by source_session_id, anonymous_id nulls last
+                partition by k.row_id
+                order by
+                    case when h.identity = k.identity then 0 else 1 end,
+                    h.source_session_id nulls last,
+                    h.anonymous_id nulls last
             ) as place
-        from {{ ref('int_events__validated') }}
+        from kept as k
+        inner join {{ ref('int_events__validated') }} as h on k.database_order_id = h.purchase_order_id
         where
-            is_repeated_order and origin <> 'database' and source_session_id is not null and purchase_order_id is not null
-            {% if incremental %}
-            and purchase_order_id in (select k.database_order_id from kept as k)
-            {% endif %}
+            h.is_repeated_order and h.origin <> 'database'
+            and (h.anonymous_id is not null or (h.source_session_id is not null and h.identity = k.identity))
     ) as hits
     where place = 1
 
@@ -71,7 +76,7 @@ told as (
             else k.anonymous_id
         end as told_visitor
     from kept as k
-    left join web_hits as h on k.database_order_id = h.purchase_order_id and k.identity = h.identity
+    left join web_hits as h on k.row_id = h.row_id
 
 ),
 
@@ -90,7 +95,9 @@ companies as (
         'a:' || v.anonymous_id as visitor
     from {{ ref('int_events__validated') }} as v
     left join told as t on v.row_id = t.row_id
-    where v.verdict = 'kept' and v.identity in (select n.identity from told as n where n.told_visitor is null)
+    where
+        v.verdict = 'kept' and not {{ is_database_refund('v') }}
+        and v.identity in (select n.identity from told as n where n.told_visitor is null)
 
 ),
 

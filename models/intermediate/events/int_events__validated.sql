@@ -242,11 +242,15 @@ known as (
         {{ all_but('k', ['rate', 'rate_quoted_on', 'price_reported', 'given_amount_reported', 'discount_reported']) }},
         case when c.row_id is null then k.rate else c.rate end as rate,
         case when c.row_id is null then k.rate_quoted_on else c.quoted_on end as rate_quoted_on,
-        {% for money in ['price', 'given_amount', 'discount'] %}
         case
-            when c.row_id is null then k.{{ money }}_reported else {{ in_reporting_currency('k.' ~ money, 'c.rate') }}
-        end as {{ money }}_reported{{ "," if not loop.last }}
-        {% endfor %}
+            when c.row_id is null then k.price_reported else {{ in_reporting_currency('k.price', 'c.rate') }}
+        end as price_reported,
+        case
+            when c.row_id is null then k.given_amount_reported else {{ in_reporting_currency('k.given_amount', 'c.rate') }}
+        end as given_amount_reported,
+        case
+            when c.row_id is null then k.discount_reported else {{ in_reporting_currency('k.discount', 'c.rate') }}
+        end as discount_reported
     from as_known as k
     left join converted as c on k.row_id = c.row_id
 

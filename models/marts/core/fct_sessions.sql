@@ -34,9 +34,11 @@ with sessions as (
         max(case when is_entry then campaign end) as campaign,
         count(*) = 1 as is_bounce
     from {{ ref('fct_events') }}
-    {% if is_incremental() %}
-    where session_id in (select t.session_id from touched_sessions as t)
-    {% endif %}
+    where
+        session_id is not null
+        {% if is_incremental() %}
+        and session_id in (select t.session_id from touched_sessions as t)
+        {% endif %}
     group by session_id
 
 ),
