@@ -527,10 +527,12 @@ def _open_objects(
             continue
         # A key that is rare may be absent from a small file; one that is misspelt must not pass for absent.
         close = nearest(name, [key for key in seen if key not in wanted])
-        if rows and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
+        is_list = table == "events" and entry.explosion is not None and entry.explosion.outer == (name,)
+        if rows and not is_list and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
             hint = close if "did you mean" in close else nearest(name, seen)
             raise FinegrainError(f"{where}: {origin} has no column '{name}'{hint}")
-        opened.notes.append(f"no row of {console.shown(file)} has '{name}'; it stays null")
+        if not is_list or not rows:  # of a list check_elements says it
+            opened.notes.append(f"no row of {console.shown(file)} has '{name}'; it stays null")
     shape = json.dumps(dict.fromkeys(wanted, "VARCHAR")) if wanted else '{"": "VARCHAR"}'
     absent = entry.csv.null if entry.csv else None  # of a CSV file's rows as the lake has them
     read = {name: f"__row.{identifier(name)}" for name in wanted}
@@ -1024,17 +1026,20 @@ def check_elements(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, e
     if elements and not objects:
         raise FinegrainError(f"{place}: {path} of {origin} has no element that is an object; name a list of objects")
     if absent == rows:
-        _check_path(con, opened, table, explosion, rows, sample, where)
+        _check_path(con, opened, table, explosion, sample, where)
     if opened.columns[ELEMENT] == "JSON" and objects:
         _check_members(con, opened, entry, objects, sample, where)
 
 
 def _check_path(
-    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, explosion: Explosion, rows: int, sample: str, where: str
+    con: duckdb.DuckDBPyConnection, opened: Opened, table: str, explosion: Explosion, sample: str, where: str
 ) -> None:
-    """What to say of a list that no row has: a key that is rare may be absent, one that is misspelt must not pass for that."""
+    """What to say of a list that no row has: of events a note, as a file of visits without a list of products is none the worse for it; in any
+    other table nothing would come of its rows, so the path is wrong."""
     place, path, origin = f"{where}.explode", explosion.path, opened.origin
     root, *keys = explosion.outer
+    close = nearest(root, [name for name in opened.names if name != root])
+    hint = nearest(root, [name for name in opened.names if name not in opened.columns])
     for depth, key in enumerate(keys):
         value = f"try_cast({identifier(root)}::varchar as json)"
         above = ".".join((root, *keys[:depth]))
@@ -1045,19 +1050,22 @@ def _check_path(
             raise FinegrainError(
                 f"{place}: {above} of {origin} is a list itself; write {above}[].{'.'.join(keys[depth:])}"
             )
+        at = f"{_pointer(keys[:depth])} || '/' || replace(replace(key, '~', '~0'), '/', '~1')"
         seen = con.execute(
-            f"select distinct unnest(json_keys({value}, {_pointer(keys[:depth])})) as key from {sample} order by key"
+            f"select key, bool_or(json_type(value, {at}) in ('ARRAY', 'OBJECT')) from (select {value} as value, "
+            f"unnest(json_keys({value}, {_pointer(keys[:depth])})) as key from {sample}) group by key order by key"
         ).fetchall()
-        names = [str(name) for (name,) in seen]
+        names = [str(name) for name, _ in seen]
         if names and key not in names:
-            close = nearest(key, names)
-            if "did you mean" in close or rows >= 1000 or table != "events":
-                raise FinegrainError(f"{place}: no row of {origin} has '{path}'; {above} has no '{key}'{close}")
-    if rows >= 1000 or table != "events":
-        raise FinegrainError(
-            f"{place}: no row of {origin} has '{path}'{nearest(root, [name for name in opened.names if name != root])}"
-        )
-    opened.notes.append(f"no row of {console.shown(origin)} has '{path}', so no row has an element")
+            said = f"; {above} has no '{key}'"
+            # Of events a name is near if it could lead to a list: product_id is no slip of products.
+            close, hint = (said + nearest(key, of) for of in (names, [str(name) for name, holds in seen if holds]))
+            break
+    if table != "events":
+        raise FinegrainError(f"{place}: no row of {origin} has '{path}'{close}")
+    if "did you mean" not in hint:
+        hint = ""
+    opened.notes.append(f"no row of {console.shown(origin)} has '{path}', so no row has an element{hint}")
 
 
 def _check_members(

@@ -328,7 +328,6 @@ def test_what_a_mapping_may_not_say(tmp_path: Path, change: dict[str, Any], said
     [
         ({"properties": {"products": {"a": 1}}}, {}, "properties.products is no list in any row of"),
         ({"properties": {"products": [1, "x"]}}, {}, "properties.products of"),
-        ({"properties": {"product": []}}, {}, "has 'properties.products'; properties has no 'products'; did you mean 'product'?"),
         ({"properties": [{"products": []}]}, {}, "is a list itself; write properties[].products"),
         ({"properties": {"products": [{"product_ids": 1, "price": {}}]}}, {}, "no element of properties.products of"),
         ({"propertys": {}}, {}, "has no column 'properties'; did you mean 'propertys'?"),
@@ -346,6 +345,66 @@ def test_a_list_that_is_none_or_not_there_is_one_error(
     assert [
         said in finding.place + ": " + finding.message for finding in seen.findings if finding.level == "error"
     ] == [True]
+
+
+@pytest.mark.parametrize("number", [3, 1001])
+@pytest.mark.parametrize(
+    ("properties", "hint"),
+    [
+        ({"url": "/"}, ""),
+        ({"product_id": "p1"}, ""),
+        ({"product": []}, "; properties has no 'products'; did you mean 'product'?"),
+    ],
+)
+def test_events_of_which_none_has_the_list_are_noted(
+    home: Settings, tmp_path: Path, number: int, properties: dict[str, Any], hint: str
+) -> None:
+    """A file of page views, or of views of one product each, is none the worse for it, however long it is."""
+    lines(tmp_path / "a.jsonl", *(event(n, properties) for n in range(number)))
+    path = mapping(tmp_path, events={**ENTRY, "files": "a.jsonl"})
+    note = f"a.jsonl has 'properties.products', so no row has an element{hint}"
+    [seen] = examine(path, data=tmp_path).entries
+    assert "error" not in {finding.level for finding in seen.findings}
+    assert [finding.level for finding in seen.findings if finding.message.endswith(note)] == ["note"]
+    report = load(path, data=tmp_path)
+    assert report.rows == number
+    assert [said.endswith(note) for file in report.files for said in file.notes] == [True]
+    assert ask(home, "select distinct product_id, _error from lake.raw.events") == [(None, None)]
+
+
+@pytest.mark.parametrize(("name", "hint"), [("url", ""), ("product", "; did you mean 'product'?"), ("product_id", "")])
+def test_events_of_which_none_has_the_list_at_the_top_are_noted(
+    home: Settings, tmp_path: Path, name: str, hint: str
+) -> None:
+    lines(tmp_path / "a.jsonl", *(event(n, **{name: "x"}) for n in range(1001)))
+    fields = {**FIELDS, "order_id": "messageId", "category": {"column": "event"}}
+    fields["product_id"] = {"sql": "coalesce(element->>'$.id', product_id)"} if name == "product_id" else "event"
+    report = load(
+        mapping(tmp_path, events={**ENTRY, "explode": "products", "files": "a.jsonl", "fields": fields}), data=tmp_path
+    )
+    assert report.rows == 1001
+    [said] = [said for file in report.files for said in file.notes]
+    assert said.endswith(f"a.jsonl has 'products', so no row has an element{hint}")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"id": "o1", "line": []}, "has no column 'lines'; did you mean 'line'?"),
+        ({"id": "o1", "lines": {"of": []}}, "has 'lines.off'; lines has no 'off'; did you mean 'of'?"),
+        ({"id": "o1", "lines": {"all": []}}, "has 'lines.off'; lines has no 'off'; known are: all"),
+    ],
+)
+def test_orders_of_which_none_has_the_list_are_an_error(
+    home: Settings, tmp_path: Path, row: dict[str, Any], said: str
+) -> None:
+    """Nothing would come of them."""
+    lines(tmp_path / "o.jsonl", row)
+    explode = "lines" if "line" in row else "lines.off"
+    path = mapping(tmp_path, order_items={**LINES, "files": "o.jsonl", "explode": explode})
+    with pytest.raises(FinegrainError) as error:
+        load(path, data=tmp_path)
+    assert said in str(error.value)
 
 
 def test_a_list_of_parquet_that_is_none_is_one_error(home: Settings, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ ROWS = [
     refund("odd", "R7", "-3"),
     # Orders that only the web knows, one of them told twice; and money that belongs to no order.
     hit("web", "A"),
-    hit("web", "B", quantity="3"),
+    hit("web", "B", quantity="3", event_type="Order Completed"),
     hit("web", "A").again(source="app", available_at=DAY + timedelta(minutes=1)),
     refund("nowhere", "R8", "12"),
 ]  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +134,13 @@ def test_segment_s_visitors_are_customers_and_have_devices(
 
 @pytest.fixture(scope="module")
 def orders(project: Path) -> list[dict[str, Any]]:
-    """Shopify's orders but for the cancelled one."""
+    """Shopify's orders, each once."""
     text = (project / "examples" / "shopify" / "orders.json").read_text("utf-8")
-    return [order for order in json.loads(text, parse_float=Decimal) if order["cancelled_at"] is None]
+    found: list[dict[str, Any]] = json.loads(text, parse_float=Decimal)
+    assert {order["taxes_included"] for order in found} == {True, False}
+    assert [order["financial_status"] for order in found if order["cancelled_at"]] == ["refunded"]
+    assert any(order["discount_codes"] for order in found)
+    return found
 
 
 def test_shopify_s_orders_have_their_lines_and_buyers(
@@ -141,6 +148,7 @@ def test_shopify_s_orders_have_their_lines_and_buyers(
 ) -> None:
     expected = [
         (
+            "cancelled_order" if order["cancelled_at"] else "purchase",
             str(order["id"]), str(line["id"]), None if line["product_id"] is None else str(line["product_id"]), Decimal(line["quantity"]),
             Decimal(line["price"]), None if order["customer"] is None else f"u:{order['customer']['id']}",
         )
@@ -148,27 +156,104 @@ def test_shopify_s_orders_have_their_lines_and_buyers(
         for line in order["line_items"]
     ]  # fmt: skip
     found = con.execute(
-        "select order_id, line_id, product_id, quantity, price_in_currency, case when identity like 'u:%' then identity end from fct_events "
-        "where source = 'shopify' and event_type = 'purchase' and order_id in (select unnest(?))",
-        [[str(order["id"]) for order in orders]],
+        "select event_type, order_id, line_id, product_id, quantity, price_in_currency, case when identity like 'u:%' then identity end "
+        "from fct_events where source = 'shopify' and event_type not like 'refund%'"
     ).fetchall()
     assert Counter(found) == Counter(expected)
 
 
+def paid_back(order: dict[str, Any], refund: dict[str, Any]) -> list[tuple[dict[str, Any] | None, Decimal]]:
+    """The amounts of a refund, each with the line that it is for, if any: lines, their tax where prices do not hold it, and the rest."""
+    found: list[tuple[dict[str, Any] | None, Decimal]] = [
+        (line, line["subtotal"] + (0 if order["taxes_included"] else line["total_tax"]))
+        for line in refund["refund_line_items"]
+    ]
+    [transaction] = refund["transactions"]
+    rest = Decimal(transaction["amount"]) - sum((amount for _, amount in found), Decimal(0))
+    return [*found, (None, rest)] if rest else found
+
+
 def test_shopify_s_refunds_are_all_there(con: duckdb.DuckDBPyConnection, orders: list[dict[str, Any]]) -> None:
+    """To the sums that were transferred, shipping and tax included."""
     expected: Counter[tuple[Any, ...]] = Counter()
     for order in orders:
+        kind = "refund_of_no_sale" if order["cancelled_at"] else "refund"
         for refund in order["refunds"]:
-            for line in refund["refund_line_items"]:
-                each = (str(line["line_item"]["product_id"]), str(line["line_item_id"]), Decimal(line["subtotal"]))
-                expected[(str(order["id"]), *each)] += 1
-            if not refund["refund_line_items"]:
-                expected[str(order["id"]), None, None, Decimal(refund["transactions"][0]["amount"])] += 1
+            for line, amount in paid_back(order, refund):
+                of_line = (str(line["line_item"]["product_id"]), str(line["line_item_id"])) if line else (None, None)
+                expected[kind, str(order["id"]), *of_line, amount] += 1
     found = con.execute(
-        "select order_id, product_id, case when product_id is not null then line_id end, price_in_currency * coalesce(quantity, 1) from fct_events "
-        "where source = 'shopify' and event_type = 'refund'"
+        "select event_type, order_id, product_id, case when product_id is not null then line_id end, "
+        "price_in_currency * coalesce(quantity, 1) from fct_events where source = 'shopify' and event_type like 'refund%'"
     ).fetchall()
     assert Counter(found) == expected
+
+
+def euro(project: Path, moment: str) -> Decimal:
+    """US dollars for one euro, by the last rate up to the moment's day in UTC."""
+    day = datetime.fromisoformat(moment).astimezone(UTC).date().isoformat()
+    with (project / "seeds" / "fx_rates.csv").open(encoding="utf-8") as file:
+        return Decimal(
+            max((row for row in csv.DictReader(file) if row["rate_date"] <= day), key=itemgetter("rate_date"))["usd"]
+        )
+
+
+def agree(found: dict[Any, Any], expected: dict[Any, Any]) -> None:
+    """Money to half a cent, as it was converted and rounded line by line; anything else exactly."""
+    for key in found.keys() | expected.keys():
+        for one, other in zip(found[key], expected[key], strict=True):
+            if isinstance(other, Decimal):
+                assert abs(one - other) <= Decimal("0.005"), (key, found[key], expected[key])
+            else:
+                assert one == other, (key, found[key], expected[key])
+
+
+def off(line: dict[str, Any]) -> Decimal:
+    return sum((Decimal(each["amount"]) for each in line["discount_allocations"]), Decimal(0))
+
+
+def test_shopify_s_orders_have_their_money(
+    con: duckdb.DuckDBPyConnection, orders: list[dict[str, Any]], project: Path
+) -> None:
+    expected = {}
+    for order in orders:
+        rate, is_sale = euro(project, order["created_at"]), order["cancelled_at"] is None
+        gross = sum((Decimal(line["price"]) * line["quantity"] for line in order["line_items"]), Decimal(0))
+        discount = sum((off(line) for line in order["line_items"]), Decimal(0))
+        revenue = gross - discount if is_sale else Decimal(0)
+        refunds = sum(
+            (
+                amount * euro(project, refund["created_at"])
+                for refund in order["refunds"]
+                for _, amount in paid_back(order, refund)
+                if is_sale
+            ),
+            Decimal(0),
+        )
+        expected[str(order["id"])] = (
+            is_sale, order["discount_codes"][0]["code"] if order["discount_codes"] else None, order["taxes_included"], False,
+            gross * rate, discount * rate, revenue * rate, Decimal(order["total_tax"]) * rate,
+            Decimal(order["total_shipping_price_set"]["shop_money"]["amount"]) * rate,
+            Decimal(order["total_price"]) * rate if is_sale else Decimal(0), refunds, revenue * rate - refunds,
+        )  # fmt: skip
+    found = con.execute(
+        "select order_id, is_sale, discount_code, is_tax_included, total_differs or is_refund_assumed, gross, discount, revenue, tax, shipping, "
+        "total, refunds, net_revenue from fct_orders where source = 'shopify'"
+    ).fetchall()
+    agree({order: tuple(rest) for order, *rest in found}, expected)
+
+
+def test_shopify_s_lines_have_their_discounts(
+    con: duckdb.DuckDBPyConnection, orders: list[dict[str, Any]], project: Path
+) -> None:
+    expected = {}
+    for order in orders:
+        rate, is_sale = euro(project, order["created_at"]), order["cancelled_at"] is None
+        for line in order["line_items"]:
+            gross = Decimal(line["price"]) * line["quantity"]
+            expected[str(line["id"])] = (off(line) * rate, (gross - off(line)) * rate if is_sale else Decimal(0))
+    found = con.execute("select line_id, discount, revenue from fct_order_items where source = 'shopify'").fetchall()
+    agree({line: tuple(rest) for line, *rest in found}, expected)
 
 
 def test_shopify_s_products_and_customers(con: duckdb.DuckDBPyConnection, project: Path) -> None:

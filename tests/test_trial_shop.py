@@ -411,12 +411,15 @@ def test_device_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[
     assert not wrong
 
 
-def test_channel_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[str]]) -> None:
+@pytest.mark.parametrize("told_by", ["nothing", "referrer", "tags", "tags and campaign", "gclid"])
+def test_channel_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[str]], told_by: str) -> None:
+    visits = {visit: sessions for visit, sessions in sessions_of_visits.items() if visit.told_by == told_by}
     wrong = Counter(
         (visit.channel, said)
-        for said, visit in of_each_session(trial, "entry_channel", sessions_of_visits)
+        for said, visit in of_each_session(trial, "entry_channel", visits)
         if said != visit.channel
     )
+    assert len(visits) > 100
     assert not wrong
 
 

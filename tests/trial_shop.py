@@ -161,6 +161,8 @@ class Visit:
     person: Person
     device: Device
     channel: str
+    #: What there is to tell the channel by.
+    told_by: str
     moments: list[tuple[datetime, str]] = field(default_factory=list)
     order: Order | None = None
     login_is_known: bool = False
@@ -392,11 +394,14 @@ class TrialShop:
         if channel == "direct" and random.random() < 0.1:
             referrer = f"{SITE}/"  # a tab that was left open
         query = "&".join(f"utm_{name}={value}" for name, value in tags.items())
-        # Segment reads the campaign from the link's tags, and knows nothing of what Google Ads adds by itself.
+        # Segment reads the campaign from the link's tags, if its library is not an old one, and knows nothing of what Google Ads adds by itself.
         campaign = {"name" if name == "campaign" else name: value for name, value in tags.items()}
+        told_by = "tags and campaign" if tags else "referrer" if referrer else "nothing"
         if channel == "paid search" and int(device.anonymous_id, 16) % 2:
-            query, campaign = "gclid=Cj0KCQjw_trial", {}
-        visit = Visit(person, device, channel)
+            query, campaign, told_by = "gclid=Cj0KCQjw_trial", {}, "gclid"
+        elif tags and int(device.anonymous_id, 16) % 3 == 0:
+            campaign, told_by = {}, "tags"
+        visit = Visit(person, device, channel, told_by)
         self.truth.visits.append(visit)
         clock = [start]
         page = ["/" + ("?" + query if query else "")]

@@ -12,7 +12,7 @@ with raw_money as (
         m.arrival_day,
         sum(m.money) as money
     from {{ ref('stg_lake__money') }} as m
-    left join {{ ref('event_types') }} as t on m.event_name = t.raw_name
+    left join {{ ref('event_types') }} as t on {{ event_spelling('m.event_name') }} = {{ event_spelling('t.raw_name') }}
     where m.raw_table in ('order_items', 'refunds') or t.event_type in ('purchase', 'refund')
     group by m.raw_table, m.source, m.arrival_day
 
