@@ -26,7 +26,7 @@ rows_with_money as (
         r.rate as rate_of_day
     from {{ ref('int_events__validated') }} as v
     left join {{ ref('int_events__rates') }} as r
-        on coalesce(v.currency, '{{ var("reporting_currency") }}') = r.currency and v.event_day = r.rate_date
+        on coalesce(v.currency, '{{ shop_setting("reporting_currency") }}') = r.currency and v.event_day = r.rate_date
     where
         v.event_type in ('purchase', 'refund', 'pending_order', 'cancelled_order', 'refund_of_no_sale')
         or v.raw_table in ('order_items', 'refunds')
@@ -159,7 +159,7 @@ sales as (
     left join headers as h on d.order_id = h.order_id
     left join {{ ref('int_events__rates') }} as r
         on
-            coalesce(h.currency, d.currency, '{{ var("reporting_currency") }}') = r.currency
+            coalesce(h.currency, d.currency, '{{ shop_setting("reporting_currency") }}') = r.currency
             and cast(h.created_at as date) = r.rate_date
 
 ),
