@@ -44,12 +44,13 @@
 cast(sum(({{ count }}) * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000
 {%- endmacro %}
 
-{# SQL: the keys of the orders of which a row was judged since the model's watermark. An order comes and goes with its rows,
-   all of which are judged again when its header moves it. #}
+{# SQL: the keys of the orders of which a row was judged since the model's watermark, also of those that are no sale (any more): an order
+   comes and goes with its rows, all of which are judged again when its header moves it or changes its status. #}
 {% macro touched_order_keys() -%}
-select {{ order_key() }} as order_key
+select coalesce(order_id, {{ order_key() }}) as order_key
 from {{ ref('int_events__validated') }}
-where built_in > coalesce({{ watermark(this.identifier) }}, -1) and event_type = 'purchase'
+where built_in > coalesce({{ watermark(this.identifier) }}, -1)
+    and event_type in ('purchase', 'pending_order', 'cancelled_order')
 {%- endmacro %}
 
 {% macro find_touched_baskets() -%}
