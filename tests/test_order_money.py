@@ -363,7 +363,7 @@ def test_the_ledger_of_money_adds_up_and_notices_when_it_does_not(shop: Settings
 EVENTS, CORE = "models/intermediate/events/int_events__", "models/marts/core/"
 CHANGED = [
     (f"{EVENTS}unified.sql", "r.amount as given_amount", "cast(null as decimal(18, 4)) as given_amount", {RAW}),
-    (f"{EVENTS}unified.sql", "coalesce(i.discount, ", "coalesce(0 * i.discount, ", {RAW}),
+    (f"{EVENTS}unified.sql", "coalesce(i.discount, {{", "coalesce(0 * i.discount, {{", {RAW}),
     (f"{EVENTS}normalized.sql", "in_reporting_currency('t.given_amount', 'r.rate')", "in_reporting_currency('t.given_amount', '1')", {FACTS, PAID, REFUNDED}),
     (f"{EVENTS}orders.sql", "coalesce(k.event_type, 'purchase') as event_type", "'purchase' as event_type", {PAID, REFUNDED}),
     (f"{EVENTS}cleaned.sql", "'discount_reported') }}) as gross_amount", "'0') }}) as gross_amount", {FACTS, PAID}),
