@@ -32,6 +32,8 @@ from orchestration.settings import PROJECT, Settings, settings
 
 #: Columns that DuckLake adds to a table.
 _LAKE_COLUMNS: Final = ("rowid", "snapshot_id")
+#: Tables of the lake that are dictionaries, as seeds are.
+_DICTIONARIES: Final = ("exchange_rates",)
 #: The moment of which features are is what a spine asks, whatever it was made of.
 ASKED: Final = "as_of"
 #: Where the feature marts are below models/.
@@ -260,10 +262,10 @@ class Tracer:
     def _columns(self, node: Mapping[str, Any]) -> _Columns:
         table = node["name"]
         if node["resource_type"] == "source":
-            return [
-                (each, Origin(frozenset({f"{table}.{each}"})))
-                for each in (*map(str.lower, table_columns(table)), *_LAKE_COLUMNS)
-            ]
+            names = (*map(str.lower, table_columns(table)), *_LAKE_COLUMNS)
+            if table in _DICTIONARIES:
+                return [(each, NOTHING) for each in names]
+            return [(each, Origin(frozenset({f"{table}.{each}"}))) for each in names]
         if node["resource_type"] == "seed":
             with (PROJECT / node["original_file_path"]).open(encoding="utf-8", newline="") as file:
                 return [(each.lower(), NOTHING) for each in next(csv.reader(file))]
