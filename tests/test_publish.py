@@ -79,7 +79,7 @@ def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
 CATEGORICAL = {
     "fct_events": {"event_type", "category", "brand", "device", "country", "source", "origin", "currency", "campaign"},
     "dim_customers": {"gender", "country", "acquisition_channel"},
-    "fct_orders": {"source", "origin", "status", "currency"},
+    "fct_orders": {"source", "origin", "status", "raw_status", "discount_code", "currency"},
     "session_features": {"entry_channel", "entry_campaign", "device", "country", "day_part"},
     "user_features": {"rfm_segment"},
     "user_category_features": {"category"},
