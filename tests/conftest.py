@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,8 +57,9 @@ LONG = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """A command that runs in this process, and Dagster's definitions, keep files from others for good; but servers that tests start run as
-    other users."""
+    other users. Dagster gives SIGTERM what SIGINT has, which a script's `&` ignores; and children that are started would ignore it, too."""
     os.umask(0o022)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
