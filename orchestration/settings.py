@@ -99,7 +99,8 @@ def _place(variable: str, text: str) -> Path | str:
             )
         return re.sub("^postgres(ql)?://", "postgres:postgresql://", text)
     if variable == "FINEGRAIN_LAKE_DATA" and text.startswith("s3://"):
-        if "@" in text.removeprefix("s3://").partition("/")[0]:
+        # A secret may hold a slash, so that what stands before the first one is no bucket's name.
+        if re.search("[@:]", text.removeprefix("s3://").partition("/")[0]):
             raise FinegrainError(
                 f"{variable} holds credentials; write s3://bucket/folder, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
