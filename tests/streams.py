@@ -56,3 +56,16 @@ class Streamed:
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the lake."""
         return ask(self.where, sql)
+
+
+class StreamedFolder(Streamed):
+    """One that streams a folder; `map` writes the mapping."""
+
+    def __init__(self, folder: Path, extensions: Path) -> None:
+        self.folder, self.where = folder / "in", Settings.below(folder / "home", extensions)
+        self.mapping = folder / "shop.yml"
+        self.folder.mkdir()
+        self.map()
+
+    def map(self, **entry: Any) -> None:
+        raise NotImplementedError

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from streams import Streamed
+from streams import StreamedFolder
 from test_ingest_apis import Answer, Api, api, page  # noqa: F401  (a fixture)
 
 from orchestration import lake
@@ -485,14 +485,8 @@ def test_what_a_new_version_of_an_order_lacks_is_gone(home: Settings, tmp_path: 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
 
-class Shop(Streamed):
-    """A mapping, the folder that it streams and a home."""
-
-    def __init__(self, folder: Path, extensions: Path) -> None:
-        self.folder, self.where = folder / "in", Settings.below(folder / "home", extensions)
-        self.mapping = folder / "shop.yml"
-        self.folder.mkdir()
-        self.map()
+class Shop(StreamedFolder):
+    """A mapping of events, the folder that it streams and a home."""
 
     def map(self, **entry: Any) -> None:
         mapping(self.mapping.parent, events={**ENTRY, "stream": {"folder": str(self.folder)}, **entry})

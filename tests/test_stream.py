@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from servers import free_ports
-from streams import Streamed, wait
+from streams import StreamedFolder, wait
 from test_any_name import OURS
 
 from orchestration import lake
@@ -28,7 +28,6 @@ from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
 from orchestration.landing import identifier
 from orchestration.mapping import Table
-from orchestration.settings import Settings
 from orchestration.stream.bounds import Bounds
 from orchestration.stream.folder import Folder
 from orchestration.stream.loader import Limits
@@ -46,14 +45,8 @@ GOOD = {
 }
 
 
-class Shop(Streamed):
-    """A mapping, the folder that it streams and a home."""
-
-    def __init__(self, folder: Path, extensions: Path) -> None:
-        self.folder, self.where = folder / "in", Settings.below(folder / "home", extensions)
-        self.mapping = folder / "shop.yml"
-        self.folder.mkdir()
-        self.map()
+class Shop(StreamedFolder):
+    """A mapping of events, the folder that it streams and a home."""
 
     def map(self, **entry: Any) -> None:
         """Write the mapping; its only entry is changed so."""
