@@ -47,7 +47,7 @@ def export(database: Path, folder: Path) -> None:
             "events": f"select {EVENTS} from (select * exclude ({money}) replace ({ids}, cast(customer_id as varchar) as customer_id), {casts} from {events})",
             "products": "select product_id, category, brand, cast(price as double) as price, created_at, first_known_at from "
             + (
-                "int_identity__product_versions as v, int_identity__build as b "
+                "int_reference__product_versions as v, int_identity__build as b "
                 "where v.known_at <= b.as_of and (v.known_until > b.as_of or v.known_until is null)"
                 if built
                 else "catalogue"

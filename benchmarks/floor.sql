@@ -1268,7 +1268,7 @@ with targets as (
     qualify level = min(level) over (partition by r.event_id)
 ),
 
-weighed as (
+weighted_events as (
     select
         event_id,
         order_key,
@@ -1284,7 +1284,7 @@ running as (
         *,
         sum(weight) over (partition by order_key, named_by order by event_id rows unbounded preceding) as reached,
         sum(weight) over (partition by order_key, named_by) as total
-    from weighed
+    from weighted_events
 )
 
 select
@@ -2964,14 +2964,14 @@ with firsts as (
         case event_type when 'view_item' then 'viewed' when 'add_to_cart' then 'carted' else 'bought' end as kind,
         product_id,
         event_day,
-        event_at as met_at,
+        event_at as touched_at,
         greatest(available_at, event_at + interval 1 microsecond) as visible_at
     from clean_events
     where product_id is not null and event_type in ('view_item', 'add_to_cart', 'purchase')
     qualify row_number() over (partition by identity, event_type, product_id, event_day order by visible_at, event_at) = 1
 )
 
-select *, row_number() over (partition by identity, kind, event_day order by visible_at, met_at, product_id) as place
+select *, row_number() over (partition by identity, kind, event_day order by visible_at, touched_at, product_id) as place
 from firsts
 qualify place <= 50;
 
@@ -2994,7 +2994,7 @@ with closed as (
 
 -- Each meeting as seen from the days that 24 hours reach: days are joined on equality.
 others as (
-    select identity, kind, product_id, event_day + cast(d as integer) as event_day, met_at
+    select identity, kind, product_id, event_day + cast(d as integer) as event_day, touched_at
     from closed
     cross join range(-1, 2) as days (d)
 ),
@@ -3006,7 +3006,7 @@ near as (
         on m.identity = o.identity
         and m.event_day = o.event_day
         and m.product_id <> o.product_id
-        and o.met_at between case when m.kind = o.kind then m.met_at - interval 24 hour else m.met_at end and m.met_at + interval 24 hour
+        and o.touched_at between case when m.kind = o.kind then m.touched_at - interval 24 hour else m.touched_at end and m.touched_at + interval 24 hour
         and ((m.kind = o.kind and m.kind <> 'bought') or (m.kind = 'carted' and o.kind = 'bought'))
 ),
 

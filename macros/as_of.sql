@@ -45,7 +45,7 @@ select
     m.as_of_day,
     e.*
 from {{ members }} as m
-inner join {{ ref('int_events__cleaned') }} as e
+inner join {{ ref('int_cleaning__events') }} as e
     on m.{{ link }} = e.{{ link }}
     and e.arrival_day = m.as_of_day
     and e.available_at <= m.as_of
@@ -60,7 +60,7 @@ select
     m.as_of,
     e.*
 from {{ members }} as m
-inner join {{ ref('int_events__cleaned') }} as e
+inner join {{ ref('int_cleaning__events') }} as e
     on m.{{ link }} = e.{{ link }}
     and e.event_at >= m.as_of - interval 24 hour
     and e.event_at < m.as_of

@@ -79,7 +79,7 @@ end
 {# Pre-hook: which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
    fits did, which is what an arrival on day D does to the days from D + fit_lag_days on. #}
 {% macro find_rows_to_clean() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table rows_to_clean as
 select v.row_id
 from {{ ref('int_events__validated') }} as v

@@ -7,13 +7,13 @@
 
 {# SQL: `id` of the rows of `relation`, which has source, position and ingested_at, that are gone; `newer_than`: by deletions that
    arrived after that snapshot. `raw_table` is SQL over the relation as r. #}
-{% macro gone_rows(relation, id, raw_table='r.raw_table', newer_than=none) -%}
+{% macro deleted_rows(relation, id, raw_table='r.raw_table', newer_than=none) -%}
 {%- for has_key, place, before in [
     (false, 'r.position', 'r.ingested_at < d.ingested_at'), (true, without_version('r.position'), 'r.position < d.position')
 ] -%}
 select r.{{ id }}
 from {{ relation }} as r
-inner join {{ ref('int_events__deletions') }} as d
+inner join {{ ref('int_reference__deletions') }} as d
     on r.source = d.source and {{ raw_table }} = d.raw_table and {{ place }} = d.place and {{ before }}
 where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > " ~ newer_than if newer_than }}
 {{ "union
@@ -22,11 +22,11 @@ where {{ "d.has_key" if has_key else "not d.has_key" }}{{ " and d.arrived_in > "
 {%- endmacro %}
 
 {# SQL: whether a row of stg_shop__<table> is there still. #}
-{% macro is_there(table) -%}
+{% macro is_not_deleted(table) -%}
 raw_rowid not in (
     select g.raw_rowid
     from (
-        {{ gone_rows(ref('stg_shop__' ~ table), 'raw_rowid', "'" ~ table ~ "'") | indent(8) }}
+        {{ deleted_rows(ref('stg_shop__' ~ table), 'raw_rowid', "'" ~ table ~ "'") | indent(8) }}
     ) as g
 )
 {%- endmacro %}

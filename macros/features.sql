@@ -8,14 +8,14 @@
 #}
 
 {# By the key of an entity: the spine that asks for it, and the model that tells its identities. #}
-{% macro spine_of(key) %}{{ return(ref('int_spines__customers') if key == 'customer_id' else ref('int_spines__sessions')) }}{% endmacro %}
+{% macro spine_of(key) %}{{ return(ref('int_features__customer_spine') if key == 'customer_id' else ref('int_features__session_spine')) }}{% endmacro %}
 {% macro identities_of(key) %}
 {{ return(ref('int_identity__links') if key == 'customer_id' else ref('int_tiles__identity_session')) }}
 {% endmacro %}
 
 {# Pre-hook: find what has to be folded up again, and forget it. `windows`: those of hours that the state has. #}
 {% macro find_touched(key, windows=[]) -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched as
 with moments as (
 
@@ -34,7 +34,7 @@ identities as (
     {{ changed_identities() | indent(4) }}
     union
     select e.identity
-    from {{ ref('int_events__cleaned') }} as e
+    from {{ ref('int_cleaning__events') }} as e
     inner join moments as m
         on e.event_at >= m.made_of
         {%- for suffix, hours in windows %}
@@ -43,7 +43,7 @@ identities as (
     where e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
     union
     select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity
-    from {{ ref('int_events__cleaned') }} as e
+    from {{ ref('int_cleaning__events') }} as e
     inner join moments as m on e.available_at > m.made_of
     where e.arrival_day >= (select d.as_of_day from moments as d)
 

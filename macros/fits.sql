@@ -31,7 +31,7 @@ case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000
 
 {# Pre-hook: in an incremental build, delete the days from `first_day` on, which the model is about to insert anew. #}
 {% macro forget_days(column, first_day) -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 delete from {{ this }} where {{ column }} >= {{ first_day }}
 {%- endif %}
 {%- endmacro %}

@@ -2,7 +2,7 @@
    visitor beside a login. #}
 {% macro changed_identities() -%}
 {%- for relation, column in [
-    (ref('int_events__validated'), 'built_in'), (ref('int_events__cleaned'), 'built_in'), (moved_rows(), 'moved_in')
+    (ref('int_events__validated'), 'built_in'), (ref('int_cleaning__events'), 'built_in'), (moved_rows(), 'moved_in')
 ] -%}
 select {{ unfold("[identity, 'a:' || anonymous_id]") }} as identity
 from {{ relation }}
@@ -13,7 +13,7 @@ where {{ column }} > coalesce({{ watermark(this.identifier) }}, -1)
 
 {# Pre-hook: those, and forget them. #}
 {% macro find_touched_identities() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_identities as
 select identity from (
     {{ changed_identities() | indent(4) }}

@@ -14,7 +14,7 @@ select
     v.first_known_at,
     v.created_at
 from moments as m
-inner join {{ ref('int_identity__product_versions') }} as v
+inner join {{ ref('int_reference__product_versions') }} as v
     on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
 {%- endmacro %}
 
@@ -35,9 +35,9 @@ catalogue as (
 
 sightings as (
 
-    select product_id, arrival_day from {{ ref('int_tiles__item') }}
+    select product_id, arrival_day from {{ ref('int_tiles__product') }}
     union
-    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_identity__product_versions') }}
+    select product_id, cast(first_known_at as date) as arrival_day from {{ ref('int_reference__product_versions') }}
 
 ),
 
@@ -51,7 +51,7 @@ members as (
 
 days as (
 
-    {{ as_of_tiles('item', entity='product_id', link='product_id') | indent(4) }}
+    {{ as_of_tiles('product', entity='product_id', link='product_id') | indent(4) }}
 
 ),
 
@@ -126,10 +126,10 @@ where place = 1
 
 {# CTEs of what was done with products at each of the `moments`: `bought`, which orders each was in; `known_links`, who was whose
    customer; `shoppers`, what tiles say of who met which product; `last_day`, the events of 24 hours with their customers. #}
-{% macro deeds_at_moments() -%}
+{% macro activity_at_moments() -%}
 bought as (
 
-    {{ as_of_tiles('item_order', entity='product_id', link='product_id') | indent(4) }}
+    {{ as_of_tiles('product_order', entity='product_id', link='product_id') | indent(4) }}
 
 ),
 

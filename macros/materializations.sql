@@ -14,37 +14,37 @@
   So it is with a data test: in a `dbt build`, one that passed on these very inputs is not asked again.
 #}
 {% materialization table, adapter='duckdb', supported_languages=['sql'] %}
-{%- if is_as_it_would_be() or closed_days_stand() %}{{ return(left_as_it_is()) }}{% endif -%}
+{%- if is_unchanged() or closed_days_stand() %}{{ return(leave_unchanged()) }}{% endif -%}
 {{ return(dbt.materialization_table_duckdb()) }}
 {% endmaterialization %}
 
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
-{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
 {% endmaterialization %}
 
 {% materialization seed, adapter='duckdb' %}
-{%- if is_as_it_would_be() -%}
+{%- if is_unchanged() -%}
     {#- dbt asks a seed for the rows that it loaded. -#}
     {%- do store_result('agate_table', response='unchanged', agate_table=run_query('select 1 where false')) -%}
-    {{ return(left_as_it_is()) }}
+    {{ return(leave_unchanged()) }}
 {%- endif -%}
 {{ return(dbt.materialization_seed_default()) }}
 {% endmaterialization %}
 
 {% materialization snapshot, adapter='duckdb' %}
-{%- if is_as_it_would_be() %}{{ return(left_as_it_is()) }}{% endif -%}
+{%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
 {{ return(dbt.materialization_snapshot_default()) }}
 {% endmaterialization %}
 
 {% materialization view, adapter='duckdb' %}
-{%- if is_as_it_would_be() %}{{ return(left_as_it_is('view')) }}{% endif -%}
+{%- if is_unchanged() %}{{ return(leave_unchanged('view')) }}{% endif -%}
 {{ return(dbt.materialization_view_default()) }}
 {% endmaterialization %}
 
 {# dbt's own writes a table for every test; this one only for a test that fails. #}
 {% materialization test, adapter='duckdb' %}
-{%- if is_as_it_would_be() -%}
+{%- if is_unchanged() -%}
     {%- call statement('main', fetch_result=true) -%} select 0 as failures, false as should_warn, false as should_error {%- endcall -%}
     {{ return({'relations': []}) }}
 {%- endif -%}
@@ -71,7 +71,7 @@ insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{
 {{ return({'relations': relations}) }}
 {% endmaterialization %}
 
-{% macro left_as_it_is(type='table') %}
+{% macro leave_unchanged(type='table') %}
 {%- call statement('main') -%} select 'unchanged' {%- endcall -%}
 {{ return({'relations': [this.incorporate(type=type)]}) }}
 {% endmacro %}
@@ -84,7 +84,7 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 
 {# Whether the running model holds already what building it would give, or a test would say again what it said. Asked of the
    warehouse, since only it knows. #}
-{% macro is_as_it_would_be() %}
+{% macro is_unchanged() %}
 {%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
 {#- `dbt test`, `dbt seed` and `dbt snapshot` are asked to do it. -#}
 {%- if model.resource_type != 'model' and flags.WHICH != 'build' %}{{ return(false) }}{% endif -%}
@@ -99,13 +99,13 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 {# Whether a table that reads closed days alone would come out the same, since none of them changed and the day is the same. #}
 {% macro closed_days_stand() %}
 {%- set hangs_on = config.get('meta', {}).get('closed_days') -%}
-{%- if not hangs_on or starts_afresh(model.name) %}{{ return(false) }}{% endif -%}
+{%- if not hangs_on or is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
 {%- set since = 'coalesce(' ~ watermark(model.name) ~ ', -1)' -%}
 {%- set found = run_query(
     "select b.as_of_day = s.first_day and b.as_of_day = s.last_day"
     ~ " and not exists (select 1 from " ~ ref('int_events__validated') ~ " as v where v.built_in > " ~ since
     ~ " and least(v.arrival_day, v.prior_arrival_day) < (select d.as_of_day from " ~ ref('int_identity__build') ~ " as d))"
-    ~ (" and not exists (select 1 from " ~ ref('int_events__cleaned') ~ " as c where c.built_in > " ~ since
+    ~ (" and not exists (select 1 from " ~ ref('int_cleaning__events') ~ " as c where c.built_in > " ~ since
     ~ " and c.arrival_day < (select d.as_of_day from " ~ ref('int_identity__build') ~ " as d))" if hangs_on == 'values' else '')
     ~ " from " ~ ref('int_identity__build') ~ " as b cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
 ) -%}
@@ -124,13 +124,13 @@ insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{
 {% macro state_of(node) -%}
 {%- set own = local_md5(node.raw_code ~ node.config ~ node.columns ~ node.checksum ~ node.test_metadata) -%}
 {%- if node.config.materialized in ('view', 'seed') -%}
-md5(concat_ws('|', '{{ own }}', {{ rules_of_today() }}))
+md5(concat_ws('|', '{{ own }}', {{ rules_fingerprint() }}))
 {%- else -%}
 {%- set inputs = {'sources': [], 'texts': [own], 'models': []} -%}
 {%- do add_inputs_of(node, inputs) -%}
 (
     select md5(concat_ws(
-        '|', '{{ local_md5(inputs.texts | unique | sort | join) }}', {{ rules_of_today() }}, cast({{ requested_as_of() }} as varchar)
+        '|', '{{ local_md5(inputs.texts | unique | sort | join) }}', {{ rules_fingerprint() }}, cast({{ requested_as_of() }} as varchar)
         {%- for table in inputs.sources | unique | sort %}, {{ last_arrival_in(table) }}{% endfor %},
         {{ in_one_text("s.model || s.state", "s.model") }}
     ))

@@ -14,11 +14,11 @@ create table if not exists {{ moved_rows() }} (
 
 {# Pre-hook of the verdicts: note the places that rows are about to leave. #}
 {% macro remember_moves() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 insert into {{ moved_rows() }}
 select t.row_id, t.identity, t.anonymous_id, t.product_id, t.event_day, {{ pinned() }}
 from {{ this }} as t
-inner join {{ ref('int_events__arrived') }} as a on t.row_id = a.row_id
+inner join {{ ref('int_events__new_rows') }} as a on t.row_id = a.row_id
 where t.identity is distinct from a.identity
     or t.anonymous_id is distinct from a.anonymous_id
     or t.event_day is distinct from a.event_day

@@ -6,7 +6,7 @@
 #}
 
 {# The kinds of meeting, by the event that makes them. #}
-{% macro meeting_kinds() %}{{ return({'view_item': 'viewed', 'add_to_cart': 'carted', 'purchase': 'bought'}) }}{% endmacro %}
+{% macro touch_kinds() %}{{ return({'view_item': 'viewed', 'add_to_cart': 'carted', 'purchase': 'bought'}) }}{% endmacro %}
 
 {# What is counted of two meetings of one identity: [count, kind of the product's, kind of the other's, hours that the other's
    may be earlier, hours that it may be later]. #}
@@ -54,7 +54,7 @@ where built_in > coalesce({{ watermark(this.identifier) }}, -1)
 {%- endmacro %}
 
 {% macro find_touched_baskets() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_baskets as
 select distinct k.order_key from ({{ touched_order_keys() }}) as k
 where k.order_key is not null;
@@ -66,7 +66,7 @@ delete from {{ this }} where order_key in (select t.order_key from touched_baske
    24 hours reach there, and the days of the other lines of touched orders. Cleaned values do not matter here. A pair is no
    one identity's, so these days are counted anew, whole. #}
 {% macro find_touched_days() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_days as
 with changed as (
     select event_day
@@ -83,14 +83,14 @@ cross join (values (-1), (0), (1)) as o (days)
 where c.event_day is not null
 union
 select e.event_day
-from {{ ref('int_events__cleaned') }} as e
+from {{ ref('int_cleaning__events') }} as e
 where e.order_key in (select k.order_key from ({{ touched_order_keys() }}) as k);
 delete from {{ this }} where event_day in (select t.event_day from touched_days as t)
 {%- endif %}
 {%- endmacro %}
 
 {# SQL: what the meetings of a pair add up to, by `pair_weights`. #}
-{% macro weighed_meetings() -%}
+{% macro weighted_co_occurrences() -%}
 {%- set terms = [] -%}
 {%- for name, weight in var('pair_weights').items() %}{% do terms.append(weight ~ ' * ' ~ name) %}{% endfor -%}
 {{ terms | join(' + ') }}
@@ -98,5 +98,5 @@ delete from {{ this }} where event_day in (select t.event_day from touched_days 
 
 {# SQL: the same, halved with every 30 days of age. #}
 {% macro pair_score() -%}
-{{ decayed_count(weighed_meetings(), 30) }}
+{{ decayed_count(weighted_co_occurrences(), 30) }}
 {%- endmacro %}

@@ -4,7 +4,7 @@
   of its rows without an anonymous_id and every visitor that the identity had. All other visitors stay as they are.
 #}
 {% macro find_touched_visitors() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_rows as
 select v.row_id, v.identity, v.anonymous_id, v.purchase_order_id
 from {{ ref('int_events__validated') }} as v
@@ -74,14 +74,14 @@ where s.row_id in (select r.row_id from rows_of_visitors as r)
 {# Pre-hook: which sessions a build has to sum up again, and forget them: those that rows may have left, and those in which an identity
    has a part of which something changed. #}
 {% macro find_touched_sessions() -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_sessions as
 select m.session_id
 from {{ moved_sessions() }} as m
 where m.moved_in > coalesce({{ watermark(this.identifier) }}, -1)
 union
 select e.session_id
-from {{ ref('int_events__cleaned') }} as e
+from {{ ref('int_cleaning__events') }} as e
 where e.identity in (
     select c.identity
     from (

@@ -4,7 +4,7 @@
 #}
 {% macro shop_setting(name) %}
 {%- if execute and not (model is defined and model.resource_type == 'unit_test') -%}
-    {%- set said = run_query('select ' ~ said_of_shop(name)).rows[0][0] -%}
+    {%- set said = run_query('select ' ~ shop_setting_of_lake(name)).rows[0][0] -%}
     {%- if said is not none %}{{ return(said) }}{% endif -%}
 {%- endif -%}
 {{ return(var(name)) }}

@@ -25,8 +25,8 @@ select * from judged where broken_rules <> ''
 {% endmacro %}
 
 {#
-  A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, told_by}}`, tests that
-  judge rows one by one or by that key ask, in a `dbt build`, those of which one of the models `told_by` has a row built since the
+  A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, changed_via}}`, tests that
+  judge rows one by one or by that key ask, in a `dbt build`, those of which one of the models `changed_via` has a row built since the
   last whole build that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
 #}
 {% macro get_where_subquery(relation) %}
@@ -41,11 +41,11 @@ select * from judged where broken_rules <> ''
 {%- set changed -%}
 (
     select * from {{ relation }}
-    {%- if changes.told_by == [about.name] and model.test_metadata.name in ['not_null', 'accepted_values', 'every_row', 'expression_is_true'] %}
+    {%- if changes.changed_via == [about.name] and model.test_metadata.name in ['not_null', 'accepted_values', 'every_row', 'expression_is_true'] %}
     where built_in > {{ audited }}
     {%- else %}
     where {{ changes.key }} in (
-        {%- for name in changes.told_by %}
+        {%- for name in changes.changed_via %}
         select c.{{ changes.key }} from {{ target.schema }}.{{ name }} as c where c.built_in > {{ audited }}
         {{- " union" if not loop.last }}
         {%- endfor %}

@@ -10,9 +10,9 @@
     'identity_product': ['identity', 'product_id', 'category', 'brand'],
     'identity_session': ['identity', 'session_id'],
     'identity_order': ['identity', 'order_key'],
-    'item': ['product_id', 'category'],
-    'item_order': ['product_id', 'category', 'brand', 'identity', 'order_key'],
-    'meetings': ['identity', 'kind', 'product_id'],
+    'product': ['product_id', 'category'],
+    'product_order': ['product_id', 'category', 'brand', 'identity', 'order_key'],
+    'daily_product_touches': ['identity', 'kind', 'product_id'],
 }[tile]) }}
 {% endmacro %}
 
@@ -23,8 +23,8 @@
     'identity_product': 'product_id is not null',
     'identity_session': 'session_id is not null',
     'identity_order': 'order_key is not null',
-    'item': 'product_id is not null',
-    'item_order': 'product_id is not null and order_key is not null',
+    'product': 'product_id is not null',
+    'product_order': 'product_id is not null and order_key is not null',
 }[tile]) }}
 {% endmacro %}
 
@@ -86,7 +86,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {{ return({
     'identity_day': ['user'],
     'identity_product': ['taste', 'user_item'],
-    'item': ['item', 'category'],
+    'product': ['item', 'category'],
 }.get(tile, [])) }}
 {% endmacro %}
 
@@ -157,8 +157,8 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
         ['revenue', 'sum', known_money_if('true', 'amount')],
         ['gross_revenue', 'sum', known_money_if('true', 'gross_amount')],
     ],
-    'item': events + declared + returns + prices + moments,
-    'item_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
+    'product': events + declared + returns + prices + moments,
+    'product_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
 }[tile]) }}
 {% endmacro %}
 
@@ -180,7 +180,7 @@ group by {% for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}{
 {% macro tile_grain(tile) %}{{ return(tile_keys(tile)[0]) }}{% endmacro %}
 
 {% macro find_touched_tiles(tile) -%}
-{% if execute and not starts_afresh(this.identifier) -%}
+{% if execute and not is_full_refresh(this.identifier) -%}
 create or replace temporary table touched_tiles as
 select {{ tile_grain(tile) }} as entity, event_day
 from {{ ref('int_events__validated') }}
@@ -188,7 +188,7 @@ where built_in > coalesce({{ watermark(this.identifier) }}, -1)
     and {{ tile_grain(tile) }} is not null and event_day is not null
 union
 select {{ tile_grain(tile) }} as entity, event_day
-from {{ ref('int_events__cleaned') }}
+from {{ ref('int_cleaning__events') }}
 where built_in > coalesce({{ watermark(this.identifier) }}, -1)
     and {{ tile_grain(tile) }} is not null
 union
@@ -205,10 +205,10 @@ where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) fro
 {% macro tile_source(tile) -%}
 {%- if is_incremental() -%}
 (
-    select * from {{ ref('int_events__cleaned') }}
+    select * from {{ ref('int_cleaning__events') }}
     where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
 ) as touched_events
 {%- else -%}
-{{ ref('int_events__cleaned') }} as events
+{{ ref('int_cleaning__events') }} as events
 {%- endif -%}
 {%- endmacro %}

@@ -6,7 +6,7 @@
 {% macro validation_rules() %}
 {{ return([
     ('malformed', 'raw_error is not null or has_bad_number'),
-    ('deleted_at_source', 'is_gone'),
+    ('deleted_at_source', 'is_deleted'),
     ('unusable_id', 'has_unusable_id'),
     ('missing_identity', 'raw_error is null and identity is null and not (needs_order and order_known_at is null)'),
     ('missing_event_at', 'raw_error is null and event_at is null and not (needs_order and order_known_at is null)'),

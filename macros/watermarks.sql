@@ -2,7 +2,7 @@
   A watermark is the last lake snapshot that an incremental model has taken in. It moves in the model's own
   transaction (a post-hook), so a build that dies leaves data and watermark agreeing. Beside it stands by which rules (seeds,
   vars, SQL) the model was begun: an incremental build applies rules to new rows alone, so rules that changed since ask for
-  a full refresh (tests/singular/what_is_built_follows_the_rules.sql).
+  a full refresh (tests/singular/models_follow_current_rules.sql).
 #}
 
 {% macro create_watermarks() -%}
@@ -10,7 +10,7 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {%- endmacro %}
 
 {# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
-{% macro starts_afresh(model) %}
+{% macro is_full_refresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
     {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
     {{ return(relation is none or flags.FULL_REFRESH) }}
@@ -18,7 +18,7 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 
 {# SQL: the snapshot up to which `model` has read; null when it has read nothing. #}
 {% macro watermark(model) -%}
-{%- if starts_afresh(model) -%} cast(null as bigint)
+{%- if is_full_refresh(model) -%} cast(null as bigint)
 {%- else -%} (select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ model }}')
 {%- endif -%}
 {%- endmacro %}
@@ -35,7 +35,7 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 update {{ target.schema }}.watermarks set snapshot = {{ snapshot }} where model = '{{ this.identifier }}'
 {%- else -%}
 delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
-insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ snapshot }}, {{ rules_of_today() }}
+insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ snapshot }}, {{ rules_fingerprint() }}
 {%- endif %}
 {%- endmacro %}
 

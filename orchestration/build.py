@@ -330,7 +330,7 @@ _MOMENT = """
     from warehouse.main.int_identity__build as b cross join arrivals as a
 """
 _LATER = """
-    select raw_table, count(distinct record_key), max(raw_available_at) from warehouse.main.int_identity__records
+    select raw_table, count(distinct record_key), max(raw_available_at) from warehouse.main.int_reference__record_verdicts
     where verdict = 'kept' and raw_available_at > $after group by raw_table order by raw_table
 """
 
@@ -353,7 +353,7 @@ def stale_rates(where: Settings | None = None) -> str | None:
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         try:
-            return account.stale_rates(con, "warehouse.main.int_events__cleaned")
+            return account.stale_rates(con, "warehouse.main.int_cleaning__events")
         except duckdb.Error:  # of a build that failed, there may be no events
             return None
 

@@ -136,7 +136,7 @@ _BACKGROUND: Final = ("rates", "promotions", "identity_links", "visits")
 
 _NEEDED: Final = {
     "int_events__validated": "raw_table source position verdict reasons event_at raw_available_at category rate row_id",
-    "int_events__cleaned": "row_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
+    "int_cleaning__events": "row_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
     "dim_products": "product_id category weight_grams weight_grams_raw weight_is_outlier weight_was_missing is_in_catalogue",
     "dim_customers": "user_id has_profile income income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
 }
@@ -161,7 +161,7 @@ create temp table judged as
 create temp table cleaned as
     select v.raw_table, v.source, v.position, v.rate, c.price, c.price_is_outlier, c.quantity_is_outlier,
         c.price_was_missing, c.quantity_was_missing
-    from int_events__cleaned as c
+    from int_cleaning__events as c
     inner join int_events__validated as v on c.row_id = v.row_id
     where v.source in {sources} and (c.price_is_outlier or c.quantity_is_outlier or c.price_was_missing or c.quantity_was_missing);
 create temp macro planted(what) as table select * from truth where kind = what;
@@ -278,7 +278,7 @@ def _outliers(con: duckdb.DuckDBPyConnection, kind: str, found: str, column: str
     first, *rest = _by_detail(con, kind, found, details=True)
     (values,) = _counts(
         con,
-        f"""select count(c.{column}) from int_events__cleaned as c
+        f"""select count(c.{column}) from int_cleaning__events as c
         inner join int_events__validated as v on c.row_id = v.row_id where v.source in {SOURCES}""",
     )
     return [_with_ordinary(first, values - first.planted), *rest]

@@ -160,7 +160,7 @@ def moment(con: duckdb.DuckDBPyConnection, source: str, loads: Loads, now: datet
     return max([now, *(each + timedelta(microseconds=1) for each in former)])
 
 
-def is_gone(table: str, row: str) -> str:
+def is_deleted(table: str, row: str) -> str:
     """SQL: whether a `row` (its alias) of a raw table that has no key has been deleted since it landed."""
     return (
         f"exists (select 1 from lake.raw.deletions as d where d._source = {row}._source and d.raw_table = {quote(table)} "
@@ -219,7 +219,7 @@ def compare(con: duckdb.DuckDBPyConnection, table: str, landed: str) -> None:
             select _position, any_value(told) as __delivery, arg_max({content}, _ingested_at) as __content,
                 arg_max(md5(payload), _ingested_at) as __hash, arg_max(available_at, _ingested_at) as available_at,
                 max(_ingested_at) as __last
-            from landed as t where not {is_gone(table, "t")} group by _position
+            from landed as t where not {is_deleted(table, "t")} group by _position
         )
         select *, case when list_contains(__moments, available_at) then available_at else __first end as __latest
         from alive inner join moments using (_position, __hash)"""

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from orchestration import console, lake, landing, settings, shop, stopping
 from orchestration.contracts import EVENT_TIME, IDS, RAW_TABLES
-from orchestration.deliveries import is_gone
+from orchestration.deliveries import is_deleted
 from orchestration.errors import FinegrainError
 from orchestration.files import DataFile, EmptyFile, Look
 from orchestration.ingest import samples
@@ -1142,7 +1142,7 @@ class _Loaded:
             for table in self.ids:
                 key = clean(KEYS[table][0])
                 found = con.execute(
-                    f"select distinct {key} from lake.raw.{table} as t where {key} is not null and not {is_gone(table, 't')}"
+                    f"select distinct {key} from lake.raw.{table} as t where {key} is not null and not {is_deleted(table, 't')}"
                 ).fetchnumpy()
                 self.ids[table] = list(next(iter(found.values())))
         except duckdb.Error:

@@ -729,7 +729,7 @@ def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime, wa
         position = f"regexp_replace(_position, '{IN_RECORD}(@[^@]*)$', '\\2')"
     rows = (
         f"select substr({position}, {len(reading.label) + 2}) as __n, any_value(payload) as payload, any_value(_error) as _error "
-        f"from lake.raw.{reading.name} as t where {of} and not {deliveries.is_gone(reading.name, 't')} group by 1"
+        f"from lake.raw.{reading.name} as t where {of} and not {deliveries.is_deleted(reading.name, 't')} group by 1"
     )
     if reading.table is None:
         opened = landing.open_landed(

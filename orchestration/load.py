@@ -414,7 +414,7 @@ def _bind_missing(
     names = ", ".join(map(quote, missing))
     alive = (
         f"select *, regexp_replace(_position, '{deliveries.IN_FILE}', '') as __name from lake.raw.{of.table} as t "
-        f"where _source = {quote(plan.source)} and not {deliveries.is_gone(of.table, 't')}"
+        f"where _source = {quote(plan.source)} and not {deliveries.is_deleted(of.table, 't')}"
     )
     counts = con.execute(
         f"select __name, count(*) from ({alive}) where __name in ({names}) group by 1 order by 1"

@@ -125,7 +125,7 @@ def _find(
         f"create or replace temp table __unloaded_{table} as select * from (select _position, max(_ingested_at) as __last, "
         f"regexp_replace(_position, '{deliveries.IN_FILE}', '') as __name, "
         "case when regexp_matches(_position, '@[0-9]{9}[.][0-9a-f]{16}$') then 'ingest' else 'stream' end as __kind "
-        f"from lake.raw.{table} as t where _source = {quote(source)} and not {deliveries.is_gone(table, 't')} "
+        f"from lake.raw.{table} as t where _source = {quote(source)} and not {deliveries.is_deleted(table, 't')} "
         f"group by _position) {only}"
     )
     listed = ", ".join(f"({quote(name)}, {quote(file)})" for name, file in names.items()) or "(null, null)"

@@ -20,7 +20,7 @@ from typing import Final
 import duckdb
 
 from orchestration.contracts import IDENTITY, IN_RECORD
-from orchestration.deliveries import is_gone
+from orchestration.deliveries import is_deleted
 from orchestration.lake import quote
 from orchestration.landing import as_text, identifier, own, packed, parse_time
 
@@ -134,7 +134,7 @@ def newest(source: str, table: str, label: str, exploded: bool = False, among: s
     place = place_of("_position", exploded)
     # A version that was unloaded counts as deleted, and its number is taken.
     position = (
-        f"case when {is_gone(table, 't')} then left(_position, -16) || {quote(GONE)} else _position end as _position"
+        f"case when {is_deleted(table, 't')} then left(_position, -16) || {quote(GONE)} else _position end as _position"
     )
     found = (
         f"select {position} from lake.raw.{table} as t where {of} union all "
@@ -178,14 +178,14 @@ def deletions(
             f"select {quote(source)}, {_tail(f'left(_position, -{_TAIL})', '__last', quote(GONE))}, {quote(table)}, {_named(key)}, "
             f"{packed(IDENTITY[table])}, __gone_at, {moment}, {available} from __lost join (select *, "
             f"substr({place_of('_position', True)}, {len(label) + 2}) as __of from lake.raw.{table} as t where {_of(source, label)} "
-            f"and not {is_gone(table, 't')} qualify row_number() over (partition by left(_position, -{_TAIL}) order by _position desc) = 1) "
+            f"and not {is_deleted(table, 't')} qualify row_number() over (partition by left(_position, -{_TAIL}) order by _position desc) = 1) "
             "on __of = __key"
         )
     return (
         f"select {quote(source)}, {prefix} || {_tail('__key', '__last', quote(GONE))}, {quote(table)}, "
         f"{_named(key)}, {packed(IDENTITY[table])}, __gone_at, {moment}, {available} "
         f"from __lost join lake.raw.{table} as t on _source = {quote(source)} and _position = {prefix} || __key || '@' || __last "
-        f"and not {is_gone(table, 't')}"
+        f"and not {is_deleted(table, 't')}"
     )
 
 
@@ -198,7 +198,7 @@ def vanished(source: str, table: str, label: str, key: Sequence[str], now: datet
         f"with __new as (select left(__n, -{_TAIL}) as __key, right(__n, {_TAIL - 1}) as __tail from __news), "
         f"__rows as (select t.*, __key, right(_position, {_TAIL - 1}) = __tail as __is_new from (select *, "
         f"substr({place_of('_position', True)}, {len(label) + 2}) as __key from lake.raw.{table} where {_of(source, label)}) as t "
-        f"join __new using (__key) where not {is_gone(table, 't')}), "
+        f"join __new using (__key) where not {is_deleted(table, 't')}), "
         "__now as (select * from __rows where __is_new) "
         f"select {quote(source)}, left(_position, -16) || {quote(VANISHED)} as __place, {quote(table)}, {_named(key)}, "
         f"{packed(IDENTITY[table])}, null::timestamp, {moment}, {moment} from __rows "

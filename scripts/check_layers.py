@@ -23,9 +23,18 @@ import yaml
 MAY_READ: Final = {
     "staging": {"source", "staging"},
     "intermediate": {"staging", "seeds", "intermediate"},
-    "marts": {"intermediate", "marts"},
+    "marts": {"intermediate", "marts", "seeds"},
     "snapshots": {"intermediate", "marts"},
 }
+
+#: The rooms of a layer in the order in which data flows: a model reads its own room and those before it.
+ROOMS: Final = {
+    "intermediate": ["reference", "events", "cleaning", "changes", "identity", "tiles", "features", "current"],
+    "marts": ["core", "features", "training", "quality"],
+}
+
+#: A room that reads a layer which the others of its layer do not: the ledger counts the rows of the lake itself.
+ALSO_READS: Final = {("marts", "quality"): {"staging"}}
 
 #: How a model's name begins, from the folder that it is in.
 NAMES: Final = {"staging": r"(stg|base)_{folder}__\w+", "intermediate": r"int_{folder}__\w+"}
@@ -229,6 +238,8 @@ class Project:
         layer, folder = self.layer(path), path.parent.name
         if layer not in MAY_READ:
             self.find(path, 1, "a model lives in models/staging, models/intermediate or models/marts: move it to one")
+        elif layer in ROOMS and folder not in ROOMS[layer]:
+            self.find(path, 1, f"{layer} has no room {folder}: move the model to one of {', '.join(ROOMS[layer])}")
         elif layer in NAMES:
             pattern = NAMES[layer].format(folder=folder)
             if not re.fullmatch(pattern, path.stem):
@@ -239,7 +250,8 @@ class Project:
 
     def check_reads(self, path: Path) -> None:
         layer = self.layer(path)
-        allowed = MAY_READ[layer]
+        rooms, room = ROOMS.get(layer, []), path.parent.name
+        allowed = MAY_READ[layer] | ALSO_READS.get((layer, room), set())
         for each in self.reads(path):
             by = f" (through the macro {each.via})" if each.via else ""
             if each.kind == "source":
@@ -259,6 +271,13 @@ class Project:
                 if read not in allowed:
                     may = " and ".join(sorted(allowed - {"source"}))
                     self.find(path, each.line, f"reads {name}{by} of {read}: {layer} reads {may} only")
+                elif layer == read and {room, target.parent.name} <= set(rooms) and rooms.index(target.parent.name) > rooms.index(room):
+                    self.find(
+                        path,
+                        each.line,
+                        f"reads {name}{by} of {target.parent.name}: {room} comes before it "
+                        f"(the order is {', '.join(rooms)})",
+                    )
                 elif layer == "staging" and target.parent != path.parent:
                     self.find(path, each.line, f"reads {name}{by}: staging reads its own folder; join in intermediate")
 

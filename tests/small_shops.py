@@ -49,7 +49,7 @@ BOOKKEEPING = frozenset(
 #: bounds, of which those of events that moved may be left. Cleaned values show them.
 UNCOMPARED = frozenset(
     {
-        *("build_failures", "builds", "int_events__arrived", "int_events__bounds"),
+        *("build_failures", "builds", "int_events__new_rows", "int_cleaning__outlier_bounds"),
         *("moved_rows", "moved_sessions", "states", "watermarks"),
     }
 )
@@ -101,7 +101,7 @@ def deletion(row: Row, moment: datetime, position: str | None = None) -> Row:
     return Row("deletions", row.source, position or row.position, moment, fields)
 
 
-def is_gone(row: Row, deletions: Iterable[Row]) -> bool:
+def is_deleted(row: Row, deletions: Iterable[Row]) -> bool:
     """Whether a row has been taken back by any of these."""
     return any(
         row.position[:-27] == told.position[:-27] and int(row.position[-26:-17]) < int(told.position[-26:-17])

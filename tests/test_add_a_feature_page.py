@@ -85,7 +85,7 @@ class Copy:
             customers = dict(
                 con.execute("select identity, customer_id from int_identity__links where known_to is null").fetchall()
             )
-            events = con.execute("select identity, event_type, category from int_events__cleaned").fetchall()
+            events = con.execute("select identity, event_type, category from int_cleaning__events").fetchall()
         views = Counter(customers[who] for who, what, _ in events if what == "view_item")
         books = Counter(customers[who] for who, what, kind in events if (what, kind) == ("view_item", "books"))
         return {each: (books[each], books[each] / views[each] if views[each] else None) for each in customers.values()}

@@ -40,26 +40,26 @@ class Mart:
 
 
 MARTS = (
-    Mart("user", "int_spines__customers", ("customer_id",)),
-    Mart("item", "int_spines__items", ("product_id",)),
-    Mart("category", "int_spines__categories", ("category",)),
-    Mart("session", "int_spines__sessions", ("session_id",)),
-    Mart("user_category", "int_spines__customers", ("customer_id", "category")),
-    Mart("user_brand", "int_spines__customers", ("customer_id", "brand")),
-    Mart("user_item", "int_spines__customers", ("customer_id", "product_id")),
-    Mart("item_pair", "int_spines__items", ("product_id", "other_product_id")),
+    Mart("user", "int_features__customer_spine", ("customer_id",)),
+    Mart("item", "int_features__product_spine", ("product_id",)),
+    Mart("category", "int_features__category_spine", ("category",)),
+    Mart("session", "int_features__session_spine", ("session_id",)),
+    Mart("user_category", "int_features__customer_spine", ("customer_id", "category")),
+    Mart("user_brand", "int_features__customer_spine", ("customer_id", "brand")),
+    Mart("user_item", "int_features__customer_spine", ("customer_id", "product_id")),
+    Mart("item_pair", "int_features__product_spine", ("product_id", "other_product_id")),
 )
 #: The one column of each spine beside as_of.
 SPINES = {
-    "int_spines__customers": "customer_id",
-    "int_spines__items": "product_id",
-    "int_spines__categories": "category",
-    "int_spines__sessions": "session_id",
+    "int_features__customer_spine": "customer_id",
+    "int_features__product_spine": "product_id",
+    "int_features__category_spine": "category",
+    "int_features__session_spine": "session_id",
 }
 
 
 def clean_events(con: duckdb.DuckDBPyConnection) -> list[Event]:
-    rows = con.execute(f"select {', '.join(EVENTS)} from int_events__cleaned order by event_at, event_id").fetchall()
+    rows = con.execute(f"select {', '.join(EVENTS)} from int_cleaning__events order by event_at, event_id").fetchall()
     return [dict(zip(EVENTS, row, strict=True)) for row in rows]
 
 
@@ -114,7 +114,7 @@ def built_shop(houses: Houses, random: Random) -> tuple[Settings, Shop]:
     land(house, ShopMaker(random).shop(events=700, orders=60))
     houses.run(house)
     with duckdb.connect(str(house.warehouse), read_only=True) as con:
-        return house, Shop(clean_events(con), rows_of(con, "int_identity__product_versions"))
+        return house, Shop(clean_events(con), rows_of(con, "int_reference__product_versions"))
 
 
 def wrong_sessions(house: Settings) -> list[str]:
@@ -138,10 +138,10 @@ def everything(shop: Shop) -> dict[str, list[str]]:
         {row[name] for rows in (shop.events, shop.versions) for row in rows} for name in ("product_id", "category")
     )
     return {
-        "int_spines__customers": sorted({customer_of(each) for each in identities | {"u:nobody"}}),
-        "int_spines__items": sorted({"NOTHING", *products} - {None}),
-        "int_spines__categories": sorted({"nothing", *categories} - {None}),
-        "int_spines__sessions": sorted({"nothing", *(event["session_id"] for event in shop.events)} - {None}),
+        "int_features__customer_spine": sorted({customer_of(each) for each in identities | {"u:nobody"}}),
+        "int_features__product_spine": sorted({"NOTHING", *products} - {None}),
+        "int_features__category_spine": sorted({"nothing", *categories} - {None}),
+        "int_features__session_spine": sorted({"nothing", *(event["session_id"] for event in shop.events)} - {None}),
     }
 
 

@@ -109,11 +109,11 @@ def shop(built_shop: Settings, tmp_path: Path) -> Settings:
 def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None:
     assert not must_start_afresh(shop)
     with duckdb.connect(str(shop.warehouse)) as con:
-        con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__item'")
+        con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__product'")
     assert must_start_afresh(shop)
     # And bare dbt does not pass it by.
-    [failed] = run_dbt(["test", "--select", "what_is_built_follows_the_rules"], where=shop).failed
-    assert [row["model"] for row in failed.rows] == ["int_tiles__item"]
+    [failed] = run_dbt(["test", "--select", "models_follow_current_rules"], where=shop).failed
+    assert [row["model"] for row in failed.rows] == ["int_tiles__product"]
 
 
 def test_a_row_of_many_columns_is_shown_by_its_key_and_what_the_broken_rules_read() -> None:
@@ -172,7 +172,7 @@ def test_what_the_fingerprint_of_the_rules_sees(project: Path, tmp_path: Path) -
     assert changed("seeds/outlier_rules.csv", "8.0", "9.0")
     assert changed("dbt_project.yml", "session_gap_minutes: 30", "session_gap_minutes: 31")
     assert changed("macros/sessions.sql", "touched", "moved")
-    assert changed("models/intermediate/events/int_events__cleaned.sql", "with events", "with  events")
+    assert changed("models/intermediate/cleaning/int_cleaning__events.sql", "with events", "with  events")
     assert changed("seeds/fx_rates.csv", "2025-12-31", "2026-01-01")
     assert not changed("models/marts/core/dim_products.sql", "select", "select ")
     assert rules(copy) == before
@@ -215,7 +215,7 @@ def test_a_build_notes_what_its_moment_leaves_out(tmp_path: Path, as_of: str, as
             create table int_events__validated as select 'kept' as verdict, timestamp '2025-01-02 10:00:00' as event_at,
                 event_at as raw_available_at, case when i = 7 then timestamp '2025-06-01' else event_at end as available_at from range(200) as r (i)
             union all select 'quarantined', timestamp '2026-01-01', timestamp '2026-01-01', timestamp '2026-01-01';
-            create table int_identity__records as
+            create table int_reference__record_verdicts as
             select 'customers' as raw_table, 'kept' as verdict, key as record_key, timestamp '2025-06-01' as raw_available_at
             from (values ('U1'), ('U2'), ('U2')) as v (key)
             union all select 'customers', 'kept', 'U3', timestamp '2025-01-03 09:00:00'

@@ -103,7 +103,7 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
                 [row_id, raw_table, source, position, verdict, [reason] if reason else [], category],
             )
         con.execute(
-            """create table int_events__cleaned as select row_id, case when position = 'e#13' then 30.0
+            """create table int_cleaning__events as select row_id, case when position = 'e#13' then 30.0
                 else 1.0 end as price,
                 position in ('e#11', 'e#22') as price_is_outlier, position = 'e#13' as price_was_missing,
                     false as quantity_was_missing, position = 'e#15' as quantity_is_outlier,
@@ -192,8 +192,8 @@ def test_says_what_is_missing(built: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(FinegrainError, match=r"no column dim_products\.weight_grams"):
         score(warehouse, shop)
     with duckdb.connect(str(warehouse)) as con:
-        con.execute("drop table int_events__cleaned")
-    with pytest.raises(FinegrainError, match="no table int_events__cleaned"):
+        con.execute("drop table int_cleaning__events")
+    with pytest.raises(FinegrainError, match="no table int_cleaning__events"):
         score(warehouse, shop)
 
 

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers import Postgres
-from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_gone, land
+from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_deleted, land
 from test_stream import GOOD, Shop
 
 from orchestration.errors import FinegrainError
@@ -33,11 +33,11 @@ from orchestration.unload import unload
 
 #: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
 BOOKS = (
-    "main.int_events__categories",
-    "main.int_events__deletions",
-    "main.int_events__orders",
+    "main.int_reference__category_names",
+    "main.int_reference__deletions",
+    "main.int_reference__orders",
     "main.int_events__validated",
-    "main.int_identity__records",
+    "main.int_reference__record_verdicts",
     "marts.event_ledger",
     "marts.quarantined_events",
     "    ",
@@ -63,12 +63,12 @@ def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
     headers = defaultdict[str, list[bool]](list)
     for row in rows:
         if row.table == "orders" and not row.error:
-            headers[order_of(row)].append(is_gone(row, deletions))
+            headers[order_of(row)].append(is_deleted(row, deletions))
     return Counter(
         (row.table, row.source, row.position, row.available_at)
         for row in rows
         if row.table != "deletions"
-        if is_gone(row, deletions)
+        if is_deleted(row, deletions)
         or (row.table in ("order_items", "refunds") and order_of(row) in headers and all(headers[order_of(row)]))
         for _ in range(judged_as(row))
     )
@@ -85,14 +85,14 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
         verdicts = ask(
             "select raw_table, source, position, raw_available_at, raw_rowid, verdict, reasons from int_events__validated "
             "union all select raw_table, source, position, raw_available_at, raw_rowid, verdict, [reason] "
-            "from int_identity__records"
+            "from int_reference__record_verdicts"
         )
         ledger = ask(
             "select raw_table, source, arrival_day, raw_rows, kept, duplicates, quarantined, "
             "kept_items, duplicate_items, quarantined_items from marts.event_ledger"
         )
         kept = ask("select source, row_id from int_events__validated where verdict = 'kept' order by all")
-        cleaned = ask("select source, row_id from int_events__cleaned order by all")
+        cleaned = ask("select source, row_id from int_cleaning__events order by all")
         facts = ask("select count(*), count(distinct event_id) from marts.fct_events")
         quarantined = ask("select count(*) from marts.quarantined_events")
         readable = ask(
@@ -355,7 +355,7 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
     map_a_shop(mapping, is_right=False)
     load(mapping, data=tmp_path, where=corrected, now=NOW)
     houses.run(corrected)
-    kept = "select user_id, product_id, cast(quantity as integer), brand from int_events__cleaned order by all"
+    kept = "select user_id, product_id, cast(quantity as integer), brand from int_cleaning__events order by all"
     assert asked(corrected, kept) == [[]]  # nobody in the catalogue of customers
     map_a_shop(mapping, is_right=True)
     load(mapping, data=tmp_path, where=right, now=NOW)

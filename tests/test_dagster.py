@@ -418,13 +418,13 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     for mart, rows in published_rows(shop.where).items():
         assert told[f"published/{mart}"]["dagster/row_count"].value == rows
     with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
-        [(rows,)] = con.execute("select count(*) from int_events__cleaned").fetchall()
+        [(rows,)] = con.execute("select count(*) from int_cleaning__events").fetchall()
         columns = con.execute("describe marts.user_features").fetchall()
-    assert told["int_events__cleaned"]["dagster/row_count"].value == rows
+    assert told["int_cleaning__events"]["dagster/row_count"].value == rows
     assert [each.name for each in told["marts/user_features"]["dagster/column_schema"].value.columns] == [
         name for name, *_ in columns
     ]
-    assert told["int_events__cleaned"]["Execution Duration"].value > 0
+    assert told["int_cleaning__events"]["Execution Duration"].value > 0
     lineage = told["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
     assert dg.TableColumnDep(dg.AssetKey(["lake", "order_items"]), "price") in lineage
 

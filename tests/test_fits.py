@@ -53,7 +53,7 @@ def built(houses: Houses) -> tuple[Settings, list[dict[str, Any]], Fits]:
     with duckdb.connect(str(house.warehouse), read_only=True) as con:
         kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
         fits: Fits = defaultdict(dict)
-        for fit in rows_of(con, "select * from int_fits__numbers"):
+        for fit in rows_of(con, "select * from int_cleaning__numeric_statistics"):
             days = fits[fit["measure"], fit["group_by"], fit["group_key"]]
             assert fit["valid_on"] not in days
             days[fit["valid_on"]] = fit
@@ -95,7 +95,7 @@ def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[s
 def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
     house, kept, _ = built
     with duckdb.connect(str(house.warehouse), read_only=True) as con:
-        modes = {(row["measure"], row["valid_on"]): row for row in rows_of(con, "select * from int_fits__modes")}
+        modes = {(row["measure"], row["valid_on"]): row for row in rows_of(con, "select * from int_cleaning__modes")}
     expected: dict[tuple[str, date], tuple[str, int, int]] = {}
     for label in ("device", "country"):
         seen = [row for row in kept if row[label] is not None and row["origin"] != "database"]
@@ -141,7 +141,7 @@ def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | N
 def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
     house, kept, fits = built
     with duckdb.connect(str(house.warehouse), read_only=True) as con:
-        cleaned = {row["row_id"]: row for row in rows_of(con, "select * from int_events__cleaned")}
+        cleaned = {row["row_id"]: row for row in rows_of(con, "select * from int_cleaning__events")}
         rules = rows_of(con, "select * from outlier_rules")
         imputing = {
             row["column_name"]: row for row in rows_of(con, "select * from imputation_rules where record = 'event'")
@@ -231,11 +231,11 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
     houses.run(then)
 
     for table, when, since in (
-        ("int_fits__numbers", "valid_on", day),
-        ("int_fits__modes", "valid_on", day),
-        ("int_fits__profile_numbers", "valid_on", day),
-        ("int_fits__profile_modes", "valid_on", day),
-        ("int_events__cleaned", "event_day", day + 2 * DAY),
+        ("int_cleaning__numeric_statistics", "valid_on", day),
+        ("int_cleaning__modes", "valid_on", day),
+        ("int_cleaning__profile_statistics", "valid_on", day),
+        ("int_cleaning__profile_modes", "valid_on", day),
+        ("int_cleaning__events", "event_day", day + 2 * DAY),
     ):
         before, after = values_of(house, table), values_of(then, table)
         changed = {

@@ -137,10 +137,10 @@ BROKEN = {
     ),
     "a name of another folder": (
         {
-            "models/intermediate/fits/int_tiles__week.sql": "select 1",
-            "models/intermediate/fits/int_tiles__week.yml": said("int_tiles__week"),
+            "models/intermediate/tiles/int_tiles__week.sql": "select 1",
+            "models/intermediate/tiles/int_tiles__week.yml": said("int_tiles__week"),
         },
-        "models/intermediate/fits/int_tiles__week.sql:1: a model of intermediate/fits is called int_fits__…: "
+        "models/intermediate/tiles/int_tiles__week.sql:1: a model of intermediate/fits is called int_fits__…: "
         "rename it, or move it to its folder",
     ),
     "a cast of one engine": (

@@ -174,7 +174,7 @@ def test_what_must_be_kept_is_kept(houses: Houses) -> None:
     with duckdb.connect(str(where.warehouse)) as con:
         read = before[-1] + 2  # as if the last build had come so far
         con.execute(f"update main.watermarks set snapshot = {known[-1]}")
-        con.execute(f"update main.watermarks set snapshot = {read} where model = 'int_tiles__item'")
+        con.execute(f"update main.watermarks set snapshot = {read} where model = 'int_tiles__product'")
     with lake.connect(where, read_only=True) as con:
         feeds = {table: feed(con, table, read + 1, known[-1]) for table in RAW_TABLES}
     assert maintain(timedelta(days=7), where).snapshots_expired == 0

@@ -396,7 +396,7 @@ def test_money_that_cannot_be_is_quarantined_and_never_reported(built: Settings)
         ).fetchall()
         assert (dear, negative) == (0, 0)
         [(absurd,)] = con.execute(
-            "select count(*) from int_identity__records where reason = 'price_out_of_range'"
+            "select count(*) from int_reference__record_verdicts where reason = 'price_out_of_range'"
         ).fetchall()
         assert absurd > 8
 

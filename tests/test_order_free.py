@@ -23,12 +23,12 @@ from orchestration.settings import Settings
 #: A build may break off anywhere: the next one has to make up for what was left out.
 MAY_FAIL = (
     *(None,) * 6,
-    "int_events__arrived",
+    "int_events__new_rows",
     "int_events__validated",
     "int_events__sessionized",
-    "int_events__cleaned",
-    "int_fits__numbers",
-    "int_tiles__values",
+    "int_cleaning__events",
+    "int_cleaning__numeric_statistics",
+    "int_cleaning__numeric_histogram",
     "int_identity__links",
     "int_tiles__identity_day",
     "int_features__user_item",
@@ -446,23 +446,23 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ),
         (
             "an order moves",
-            "select event_day from int_tiles__item where product_id = 'M1'",
+            "select event_day from int_tiles__product where product_id = 'M1'",
             [(MONDAY - timedelta(days=2),)],
         ),
         # Who bought it, and when, was known only with the newer header.
         (
             "an order moves",
-            "select available_at from int_events__cleaned where order_id = 'moves'",
+            "select available_at from int_cleaning__events where order_id = 'moves'",
             [(at(MONDAY, 9e4),)],
         ),
         (
             "copies at the same place of two sources",
-            "select source from int_events__cleaned where anonymous_id = 'twice'",
+            "select source from int_cleaning__events where anonymous_id = 'twice'",
             [("app",)],
         ),
         (
             "an order told twice at one moment",
-            "select origin from int_events__cleaned where order_id = 'both'",
+            "select origin from int_cleaning__events where order_id = 'both'",
             [("database",)],
         ),
         (
@@ -497,13 +497,13 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ),
         (
             "a line seen earlier",
-            "select product_id, event_day, arrival_day, co_orders from int_tiles__item_pairs "
+            "select product_id, event_day, arrival_day, co_orders from int_tiles__product_pairs "
             "where product_id in ('L1', 'L2') and co_orders > 0 order by all",
             [(item, MONDAY + timedelta(days=2), MONDAY + timedelta(days=3), 1) for item in ("L1", "L2")],
         ),
         (
             "a first copy that is gone",
-            "select page, available_at from int_events__cleaned where anonymous_id = 'told'",
+            "select page, available_at from int_cleaning__events where anonymous_id = 'told'",
             [("/second", at(MONDAY, 90))],
         ),
         (
@@ -527,7 +527,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ),
         (
             "a catalogue that is taken back",
-            "select brand from int_events__cleaned where anonymous_id = 'buyer'",
+            "select brand from int_cleaning__events where anonymous_id = 'buyer'",
             [("newer",)],
         ),
         (
@@ -537,7 +537,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ),
         (
             "a catalogue that is taken back",
-            "select raw_table, position, reason from int_identity__records where position like 'goods.csv%' or position like "
+            "select raw_table, position, reason from int_reference__record_verdicts where position like 'goods.csv%' or position like "
             "'people.csv%' order by all",
             [
                 ("customers", "people.csv#1", "deleted_at_source"),
@@ -548,10 +548,10 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ),
         (
             "what came back",
-            "select identity, available_at from int_events__cleaned where anonymous_id = 'back' or order_id = 'again' order by all",
+            "select identity, available_at from int_cleaning__events where anonymous_id = 'back' or order_id = 'again' order by all",
             [("a:back", at(MONDAY, 120)), ("u:again", at(MONDAY, 90))],
         ),
-        ("versions of one moment", "select brand from int_events__cleaned where product_id = 'ONE'", [("undated",)]),
+        ("versions of one moment", "select brand from int_cleaning__events where product_id = 'ONE'", [("undated",)]),
     ],
 )
 def test_cases_come_out_as_told(
@@ -579,7 +579,7 @@ def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, S
     assert not differences(before, where)
     assert last_built(where) == last_built(before)
     # No other model did any work than the one that says what is new.
-    assert built_by_last_run(where) == {"int_events__arrived"}
+    assert built_by_last_run(where) == {"int_events__new_rows"}
 
     later = at(MONDAY + timedelta(days=9))
     land(where, [event("web", "new#1", later, later, anonymous_id="new", product_id="M1")])
@@ -613,7 +613,7 @@ def test_a_build_takes_up_what_changed_and_no_more(houses: Houses) -> None:
     after = built_in(where)
     snapshot = max(after["int_events__validated"].values())
     assert len(DID) == len(before["int_events__validated"]) and snapshot > max(before["int_events__validated"].values())
-    for table in ("int_events__validated", "int_events__sessionized", "int_events__cleaned"):
+    for table in ("int_events__validated", "int_events__sessionized", "int_cleaning__events"):
         [(added, made)] = after[table].items() - before[table].items()
         assert added not in before[table] and made == snapshot
         assert before[table].items() < after[table].items()
@@ -639,7 +639,7 @@ def viewed(who: str, moment: datetime) -> Row:
 
 def built_in(where: Settings) -> dict[str, dict[int, int]]:
     """By table and row: the lake snapshot that it was built from."""
-    tables = ("int_events__validated", "int_events__sessionized", "int_events__cleaned")
+    tables = ("int_events__validated", "int_events__sessionized", "int_cleaning__events")
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return {table: dict(con.execute(f"select row_id, built_in from {table}").fetchall()) for table in tables}
 
@@ -669,10 +669,10 @@ def built_by_last_run(where: Settings) -> set[str]:
 def test_a_model_is_built_again_when_its_own_state_changed(houses: Houses, cases: tuple[Settings, Settings]) -> None:
     where = houses.beside(cases[0])
     with duckdb.connect(str(where.warehouse)) as con:
-        con.execute("update states set state = 'of other SQL' where model in ('item_features', 'int_fits__modes')")
+        con.execute("update states set state = 'of other SQL' where model in ('item_features', 'int_cleaning__modes')")
     houses.run(where)
     # What reads them is not, since they come to what they were.
-    assert built_by_last_run(where) == {"int_events__arrived", "item_features", "int_fits__modes"}
+    assert built_by_last_run(where) == {"int_events__new_rows", "item_features", "int_cleaning__modes"}
 
 
 def last_built(where: Settings) -> dict[str, tuple[int, int]]:

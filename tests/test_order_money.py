@@ -322,11 +322,11 @@ WRONG = {
         {RAW, FACTS, REFUNDED},
     ),
     "an event costs more": (
-        "update int_events__cleaned set gross_amount = gross_amount + 0.0001 where order_id = 'euro' and line_id = '2' and event_type = 'purchase'",
+        "update int_cleaning__events set gross_amount = gross_amount + 0.0001 where order_id = 'euro' and line_id = '2' and event_type = 'purchase'",
         {FACTS},
     ),
     "an event counts twice": (
-        "insert into int_events__cleaned from int_events__cleaned where order_id = 'sold'",
+        "insert into int_cleaning__events from int_cleaning__events where order_id = 'sold'",
         {FACTS},
     ),
     "an order costs less": ("update marts.fct_orders set revenue = revenue - 0.0001 where order_key = 'euro'", {PAID}),
@@ -398,8 +398,8 @@ def test_the_ledger_notices_a_changed_line_of_a_model(
     where = replace(shop, warehouse=tmp_path / "warehouse.duckdb")
     shutil.copyfile(shop.warehouse, where.warehouse)
     done = run_dbt(
-        ["run", "--full-refresh", "--select", "int_events__orders", "int_events__unified", "int_events__normalized", "int_events__arrived", "int_events__validated", "int_events__sessionized",
-         "int_events__cleaned", "fct_events", "fct_order_items", "fct_orders", "--target-path", str(tmp_path / "target")],
+        ["run", "--full-refresh", "--select", "int_reference__orders", "int_events__unified", "int_events__normalized", "int_events__new_rows", "int_events__validated", "int_events__sessionized",
+         "int_cleaning__events", "fct_events", "fct_order_items", "fct_orders", "--target-path", str(tmp_path / "target")],
         where=where, project=copy,
     )  # fmt: skip
     assert done.passed, [(node.name, node.message) for node in done.nodes if node.status != "success"]

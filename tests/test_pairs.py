@@ -48,17 +48,17 @@ def warehouse(houses: Houses) -> Path:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("select count(*) from int_events__cleaned where event_type = 'view_item'", 2 * PRODUCTS),
-        ("select count(*) from int_tiles__meetings where kind = 'viewed'", 2 * MAX_PRODUCTS_PAIRED),
+        ("select count(*) from int_cleaning__events where event_type = 'view_item'", 2 * PRODUCTS),
+        ("select count(*) from int_tiles__daily_product_touches where kind = 'viewed'", 2 * MAX_PRODUCTS_PAIRED),
         # What is left is what could be seen first.
-        ("select max(product_id) from int_tiles__meetings", f"X{MAX_PRODUCTS_PAIRED - 1:04}"),
-        ("select count(*) from int_tiles__baskets", MAX_PRODUCTS_PAIRED),
+        ("select max(product_id) from int_tiles__daily_product_touches", f"X{MAX_PRODUCTS_PAIRED - 1:04}"),
+        ("select count(*) from int_tiles__order_products", MAX_PRODUCTS_PAIRED),
         (
-            "select count(*) from int_tiles__item_pairs where co_views > 0",
+            "select count(*) from int_tiles__product_pairs where co_views > 0",
             2 * MAX_PRODUCTS_PAIRED * (MAX_PRODUCTS_PAIRED - 1),
         ),
         (
-            "select count(*) from int_tiles__item_pairs where co_orders > 0",
+            "select count(*) from int_tiles__product_pairs where co_orders > 0",
             MAX_PRODUCTS_PAIRED * (MAX_PRODUCTS_PAIRED - 1),
         ),
         ("select max(co_views_lifetime) from marts.item_pair_features", 2),

@@ -132,8 +132,8 @@ def test_a_publish_writes_what_changed(shop: Settings, monkeypatch: pytest.Monke
     before = files_of(shop)
     another_build(
         shop,
-        "update int_events__cleaned set page = '/changed' where event_day = (select max(event_day) from int_events__cleaned); "
-        "delete from int_events__cleaned where event_day = (select min(event_day) from int_events__cleaned); "
+        "update int_cleaning__events set page = '/changed' where event_day = (select max(event_day) from int_cleaning__events); "
+        "delete from int_cleaning__events where event_day = (select min(event_day) from int_cleaning__events); "
         "update marts.dim_products set title = 'changed' where product_id = (select min(product_id) from marts.dim_products)",
     )
     done = publish(shop)
@@ -557,7 +557,7 @@ def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) ->
         shop,
         "update marts.dim_products set title = null, brand = null; "
         "update marts.dim_products set brand = 'b' where product_id = (select min(product_id) from marts.dim_products); "
-        "update int_events__cleaned set query = null, warnings = null",
+        "update int_cleaning__events set query = null, warnings = null",
     )
     publish(shop)
     told = account(shop)

@@ -233,7 +233,7 @@ def test_new_and_corrected_rates_convert_again_what_they_concern(houses: Houses,
     )
     steps, once = houses.make("steps"), houses.make("once")
     # What hangs on these takes up what they wrote, whatever the reason (tests/test_order_free.py).
-    wanted = ("--select", "+int_events__cleaned", "+dim_products")
+    wanted = ("--select", "+int_cleaning__events", "+dim_products")
     land(steps, early)
     houses.run(steps, *wanted)
     before = verdicts(steps)

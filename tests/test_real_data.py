@@ -521,7 +521,7 @@ def then(built: Built, tmp_path_factory: pytest.TempPathFactory, extensions: Pat
     built(TOGETHER)
     where = replace(HOMES[TOGETHER], warehouse=tmp_path_factory.mktemp("then") / "warehouse.duckdb")
     shutil.copyfile(HOMES[TOGETHER].warehouse, where.warehouse)
-    wanted = ["int_identity__build", "int_spines__customers", "int_spines__items"]
+    wanted = ["int_identity__build", "int_features__customer_spine", "int_features__product_spine"]
     wanted += [f"int_features__{mart}" for mart in ("user", "item_pair")]
     done = run_dbt(["run", "--select", *wanted], where=where, moment=AFTER_ONLINE_RETAIL)
     assert done.passed, [(node.name, node.message) for node in done.failed]

@@ -250,7 +250,7 @@ def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_pat
     houses.run(home, *wanted)
     assert marts(home) == [("USD", "UTC"), *expected("USD", lambda hour: friday)]
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
-        before = con.execute("select rules from watermarks where model = 'int_events__cleaned'").fetchall()
+        before = con.execute("select rules from watermarks where model = 'int_cleaning__events'").fetchall()
 
     path = tmp_path / "web.yml"
     said = {"reporting_currency": "EUR", "shop_time_zone": "Asia/Tokyo"}
@@ -268,6 +268,6 @@ def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_pat
         *expected("EUR", lambda hour: saturday if hour >= 3 else friday),
     ]
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
-        assert before != con.execute("select rules from watermarks where model = 'int_events__cleaned'").fetchall()
+        assert before != con.execute("select rules from watermarks where model = 'int_cleaning__events'").fetchall()
     found = differences(home, once)
     assert not found, "\n".join(found)

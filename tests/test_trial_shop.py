@@ -414,9 +414,9 @@ def test_device_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[
     assert not wrong
 
 
-@pytest.mark.parametrize("told_by", ["nothing", "referrer", "tags", "tags and campaign", "gclid"])
-def test_channel_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[str]], told_by: str) -> None:
-    visits = {visit: sessions for visit, sessions in sessions_of_visits.items() if visit.told_by == told_by}
+@pytest.mark.parametrize("changed_via", ["nothing", "referrer", "tags", "tags and campaign", "gclid"])
+def test_channel_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set[str]], changed_via: str) -> None:
+    visits = {visit: sessions for visit, sessions in sessions_of_visits.items() if visit.changed_via == changed_via}
     wrong = Counter(
         (visit.channel, said)
         for said, visit in of_each_session(trial, "entry_channel", visits)

@@ -162,7 +162,7 @@ class Visit:
     device: Device
     channel: str
     #: What there is to tell the channel by.
-    told_by: str
+    changed_via: str
     moments: list[tuple[datetime, str]] = field(default_factory=list)
     order: Order | None = None
     login_is_known: bool = False
@@ -396,12 +396,12 @@ class TrialShop:
         query = "&".join(f"utm_{name}={value}" for name, value in tags.items())
         # Segment reads the campaign from the link's tags, if its library is not an old one, and knows nothing of what Google Ads adds by itself.
         campaign = {"name" if name == "campaign" else name: value for name, value in tags.items()}
-        told_by = "tags and campaign" if tags else "referrer" if referrer else "nothing"
+        changed_via = "tags and campaign" if tags else "referrer" if referrer else "nothing"
         if channel == "paid search" and int(device.anonymous_id, 16) % 2:
-            query, campaign, told_by = "gclid=Cj0KCQjw_trial", {}, "gclid"
+            query, campaign, changed_via = "gclid=Cj0KCQjw_trial", {}, "gclid"
         elif tags and int(device.anonymous_id, 16) % 3 == 0:
-            campaign, told_by = {}, "tags"
-        visit = Visit(person, device, channel, told_by)
+            campaign, changed_via = {}, "tags"
+        visit = Visit(person, device, channel, changed_via)
         self.truth.visits.append(visit)
         clock = [start]
         page = ["/" + ("?" + query if query else "")]

@@ -38,8 +38,8 @@ ducklake_table_insertions(
 {% macro duckdb__pinned() %}cast(getvariable('pinned') as bigint){% endmacro %}
 
 {# A fingerprint of the rules by which this build works. #}
-{% macro rules_of_today() %}{{ return(adapter.dispatch('rules_of_today', 'finegrain')()) }}{% endmacro %}
-{% macro duckdb__rules_of_today() %}cast(getvariable('rules') as varchar){% endmacro %}
+{% macro rules_fingerprint() %}{{ return(adapter.dispatch('rules_fingerprint', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__rules_fingerprint() %}cast(getvariable('rules') as varchar){% endmacro %}
 
 {# The moment the user asked the build to be made for, or null. #}
 {% macro requested_as_of() %}{{ return(adapter.dispatch('requested_as_of', 'finegrain')()) }}{% endmacro %}
@@ -84,5 +84,5 @@ ducklake_table_insertions(
 {% macro duckdb__last_arrival_in(table) %}cast(coalesce(getvariable('arrivals')['{{ table }}'], 0) as varchar){% endmacro %}
 
 {# SQL: what mappings say of the whole shop, by the name of a setting; null where they say nothing. #}
-{% macro said_of_shop(setting) %}{{ return(adapter.dispatch('said_of_shop', 'finegrain')(setting)) }}{% endmacro %}
-{% macro duckdb__said_of_shop(setting) %}getvariable('shop')['{{ setting }}']{% endmacro %}
+{% macro shop_setting_of_lake(setting) %}{{ return(adapter.dispatch('shop_setting_of_lake', 'finegrain')(setting)) }}{% endmacro %}
+{% macro duckdb__shop_setting_of_lake(setting) %}getvariable('shop')['{{ setting }}']{% endmacro %}

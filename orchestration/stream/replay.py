@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from orchestration import console, lake
 from orchestration.contracts import IN_RECORD, RAW_TABLES
-from orchestration.deliveries import is_gone, tell_gone
+from orchestration.deliveries import is_deleted, tell_gone
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.lake import quote
 from orchestration.landing import identifier
@@ -162,7 +162,7 @@ def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Mess
         f"select {_part_and_number('r._position', messages)}, "
         "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, "
         f"list_distinct(flatten(list(q.rules) over (partition by {_of_message('r._position')}))) as rules from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
-        f"where r._source = {source} and not {is_gone(messages.table, 'r')} "
+        f"where r._source = {source} and not {is_deleted(messages.table, 'r')} "
         # Of several rows of a message one brings it here.
         f"qualify row_number() over (partition by {_of_message('r._position')} order by r._position) = 1"
     )
@@ -222,7 +222,7 @@ def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) 
     of_source = f"_source = {quote(messages.source)}"
     con.execute(
         f"create or replace temp table changed as select * from again where _position not in (select again._position from again "
-        f"inner join lake.raw.{table} as r on r._position = again._position and r.{of_source} and not {is_gone(table, 'r')} "
+        f"inner join lake.raw.{table} as r on r._position = again._position and r.{of_source} and not {is_deleted(table, 'r')} "
         f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
         f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
     )

@@ -68,13 +68,13 @@ def counts_of(events: list[Event]) -> Counts:
         for identity, days in met[kind].items():
             for day, products in days.items():
                 counts.baskets[name] += 1
-                for product, met_at in products.items():
+                for product, touched_at in products.items():
                     counts.alone[name][product].append(day)
                     near = {
                         other
                         for others in met[other_kind].get(identity, {}).values()
                         for other, other_at in others.items()
-                        if other != product and earliest <= other_at - met_at <= DAY
+                        if other != product and earliest <= other_at - touched_at <= DAY
                     }
                     for other in near:
                         counts.pairs[product, other][name].append(day)

@@ -63,7 +63,7 @@ def in_90_days(events: list[Event], as_of: datetime) -> list[Event]:
     return [event for event in events if event["event_at"].date() >= as_of.date() - 90 * DAY]
 
 
-def taste_features(kind: str, shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
+def affinity_features(kind: str, shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
     """By customer and `kind` (category or brand), of those customers that were asked for."""
     about = [event for event in shop.visible(as_of) if event["product_id"] and event[kind]]
     of_shop = [event for event in shop.of_closed_days(as_of) if event["product_id"] and event[kind]]

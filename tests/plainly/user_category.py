@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import functools
 
-from plainly.taste import taste_features
+from plainly.taste import affinity_features
 
-features = functools.partial(taste_features, "category")
+features = functools.partial(affinity_features, "category")

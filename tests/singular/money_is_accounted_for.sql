@@ -25,7 +25,7 @@ rows_with_money as (
         {{ money_of_row('v.price', 'v.quantity', 'v.discount', 'v.given_amount') }} as money,
         r.rate as rate_of_day
     from {{ ref('int_events__validated') }} as v
-    left join {{ ref('int_events__rates') }} as r
+    left join {{ ref('int_reference__exchange_rates') }} as r
         on coalesce(v.currency, '{{ shop_setting("reporting_currency") }}') = r.currency and v.event_day = r.rate_date
     where
         v.event_type in ('purchase', 'refund', 'pending_order', 'cancelled_order', 'refund_of_no_sale')
@@ -106,9 +106,9 @@ headers as (
         h.discount,
         h.currency,
         h.created_at
-    from {{ ref('int_events__orders') }} as h
+    from {{ ref('int_reference__orders') }} as h
     left join {{ ref('order_statuses') }} as s on {{ status_spelling('h.raw_status') }} = s.raw_status
-    where not h.is_gone
+    where not h.is_deleted
 
 ),
 
@@ -157,7 +157,7 @@ sales as (
     from payments as p
     left join of_database as d on p.order_key = d.order_id
     left join headers as h on d.order_id = h.order_id
-    left join {{ ref('int_events__rates') }} as r
+    left join {{ ref('int_reference__exchange_rates') }} as r
         on
             coalesce(h.currency, d.currency, '{{ shop_setting("reporting_currency") }}') = r.currency
             and cast(h.created_at as date) = r.rate_date

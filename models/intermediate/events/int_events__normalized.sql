@@ -44,7 +44,7 @@ translated as (
         coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
     left join {{ ref('event_types') }} as t on {{ event_spelling('u.event_name') }} = {{ event_spelling('t.raw_name') }}
-    left join {{ ref('int_events__categories') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
+    left join {{ ref('int_reference__category_names') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
 
 ),
 
@@ -82,4 +82,4 @@ select
     case when t.event_type in ('purchase', 'pending_order', 'cancelled_order') then t.order_id end as purchase_order_id
 from translated as t
 cross join consent as w
-left join {{ ref('int_events__rates') }} as r on t.money_currency = r.currency and t.rate_day = r.rate_date
+left join {{ ref('int_reference__exchange_rates') }} as r on t.money_currency = r.currency and t.rate_day = r.rate_date

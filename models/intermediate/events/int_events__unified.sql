@@ -9,7 +9,7 @@
 {% set ids = ['client_event_id', 'user_id', 'anonymous_id', 'source_session_id', 'product_id', 'order_id'] %}
 with orders as (
 
-    select * from {{ ref('int_events__orders') }}
+    select * from {{ ref('int_reference__orders') }}
 
 ),
 
@@ -24,7 +24,7 @@ tracked as (
         false as has_bad_order_money,
         false as needs_order,
         false as is_disordered,
-        false as is_order_gone
+        false as is_order_deleted
     from {{ ref('stg_events__events') }}
     union all
     select
@@ -36,7 +36,7 @@ tracked as (
         false as has_bad_order_money,
         false as needs_order,
         false as is_disordered,
-        false as is_order_gone
+        false as is_order_deleted
     from {{ ref('stg_ga4__events') }}
 
 ),
@@ -90,7 +90,7 @@ bought as (
         coalesce(o.has_bad_money, false) as has_bad_order_money,
         true as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
-        coalesce(o.is_gone, false) as is_order_gone
+        coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__order_items') }} as i
     left join orders as o on i.order_id = o.order_id
 
@@ -143,7 +143,7 @@ returned as (
         false as has_bad_order_money,
         {{ known_id('r.order_id') }} is not null as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
-        coalesce(o.is_gone, false) as is_order_gone
+        coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__refunds') }} as r
     left join orders as o on r.order_id = o.order_id
 

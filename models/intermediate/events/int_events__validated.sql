@@ -3,7 +3,7 @@
     incremental_strategy='changes',
     unique_key='row_id',
     pre_hook="{{ remember_moves() }}",
-    post_hook="{{ move_watermark('int_events__arrived') }}",
+    post_hook="{{ move_watermark('int_events__new_rows') }}",
 ) }}
 -- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
 --
@@ -13,7 +13,7 @@
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
 -- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, whose exchange
 -- rate or list price is another, or that are gone.
--- {{ hooks_read(['stg_shop__customers', 'stg_shop__products', 'int_events__rates']) }}
+-- {{ hooks_read(['stg_shop__customers', 'stg_shop__products', 'int_reference__exchange_rates']) }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
@@ -21,20 +21,20 @@
 {% set is_whole = 'raw_error is null and identity is not null and event_at is not null and event_type is not null' %}
 with arrived as {{ kept_once }} (
 
-    select * from {{ ref('int_events__arrived') }}
+    select * from {{ ref('int_events__new_rows') }}
 
 ),
 
 users as (
 
-    select * from {{ ref('int_identity__users') }}
+    select * from {{ ref('int_reference__known_users') }}
 
 ),
 
 products as (
 
     select product_id, min(known_at) as known_at, max(arrived_in) as changed_in
-    from {{ ref('int_identity__product_versions') }}
+    from {{ ref('int_reference__product_versions') }}
     group by product_id
 
 ),
@@ -46,9 +46,9 @@ watermark as (
 
 ),
 
-newly_gone as (
+newly_deleted as (
 
-    {{ gone_rows(this, 'row_id', newer_than='(select w.snapshot from watermark as w)') | indent(4) }}
+    {{ deleted_rows(this, 'row_id', newer_than='(select w.snapshot from watermark as w)') | indent(4) }}
 
 ),
 
@@ -56,7 +56,7 @@ changed as (
 
     select row_id from arrived
     union all
-    select row_id from newly_gone
+    select row_id from newly_deleted
 
 ),
 
@@ -105,7 +105,7 @@ crowded_days as (
 -- Customers and products of whom a row was deleted, by its position. Nothing else may be left of them.
 lost_users as (
 
-    {{ gone_rows(
+    {{ deleted_rows(
         ref('stg_shop__customers'), 'user_id', "'customers'", newer_than='(select w.snapshot from watermark as w)'
     ) | indent(4) }}
 
@@ -113,7 +113,7 @@ lost_users as (
 
 lost_products as (
 
-    {{ gone_rows(
+    {{ deleted_rows(
         ref('stg_shop__products'), 'product_id', "'products'", newer_than='(select w.snapshot from watermark as w)'
     ) | indent(4) }}
 
@@ -127,7 +127,7 @@ converted as (
         r.rate,
         r.quoted_on
     from {{ this }} as t
-    inner join {{ ref('int_events__rates') }} as r
+    inner join {{ ref('int_reference__exchange_rates') }} as r
         on t.currency = r.currency and t.event_day = r.rate_date
     where r.changed_in > (select w.snapshot from watermark as w)
         and coalesce(t.price, t.given_amount) is not null
@@ -141,7 +141,7 @@ reopened as (
     union
     select t.row_id
     from {{ this }} as t
-    inner join {{ ref('int_identity__product_versions') }} as p
+    inner join {{ ref('int_reference__product_versions') }} as p
         on
             t.product_id = p.product_id
             and t.available_at >= p.known_at
@@ -157,7 +157,7 @@ reopened as (
     union
     select t.row_id
     from {{ this }} as t
-    inner join {{ ref('int_identity__product_versions') }} as p on t.product_id = p.product_id
+    inner join {{ ref('int_reference__product_versions') }} as p on t.product_id = p.product_id
     where p.arrived_in > (select w.snapshot from watermark as w)
         and (t.product_known_at is distinct from p.first_known_at or t.available_at >= p.known_at)
     union
@@ -214,7 +214,7 @@ known_rows as (
     from {{ this }} as t
     where t.row_id not in (select a.row_id from arrived as a)
         and (
-            t.row_id in (select n.row_id from newly_gone as n)
+            t.row_id in (select n.row_id from newly_deleted as n)
             or t.dedup_key in (select k.dedup_key from touched_keys as k)
             or t.client_key in (select k.client_key from touched_client_keys as k)
             or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
@@ -286,9 +286,9 @@ candidates as {{ kept_once }} (
 
 gone as (
 
-    {{ gone_rows('candidates', 'row_id') | indent(4) }}
+    {{ deleted_rows('candidates', 'row_id') | indent(4) }}
     union
-    select row_id from candidates where is_order_gone
+    select row_id from candidates where is_order_deleted
 
 ),
 
@@ -360,7 +360,7 @@ joined as {{ kept_once }} (
         {% else %}
         o.row_id is not null as is_too_many,
         {% endif %}
-        g.row_id is not null as is_gone,
+        g.row_id is not null as is_deleted,
         u.known_at as user_seen_at,
         p.known_at as product_seen_at
     from candidates as c
@@ -526,7 +526,7 @@ select
     {{ pinned() }} as built_in
 from decided as d
 -- Not `or v.known_until is null`: a join on an `or` compares every event with every version.
-left join {{ ref('int_identity__product_versions') }} as v
+left join {{ ref('int_reference__product_versions') }} as v
     on
         d.product_id = v.product_id
         and d.available_at >= v.known_at

@@ -9,7 +9,7 @@
 {% set confidences = pair_confidences() %}
 with asked as (
 
-    select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('int_spines__items') }}
+    select distinct product_id, cast(as_of as date) as as_of_day from {{ ref('int_features__product_spine') }}
 
 ),
 
@@ -28,9 +28,9 @@ scored as (
         s.as_of_day,
         p.other_product_id,
         {{ pair_score() }} as pair_score,
-        sum({{ weighed_meetings() }}) as undecayed_score
+        sum({{ weighted_co_occurrences() }}) as undecayed_score
     from asked as s
-    inner join {{ ref('int_tiles__item_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
+    inner join {{ ref('int_tiles__product_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
     group by s.product_id, s.as_of_day, p.other_product_id
 
 ),
@@ -71,7 +71,7 @@ forth as (
         k.other_product_id,
         k.as_of_day
     from kept as k
-    inner join {{ ref('int_tiles__item_pairs') }} as p
+    inner join {{ ref('int_tiles__product_pairs') }} as p
         on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
     group by k.product_id, k.other_product_id, k.as_of_day
 
@@ -88,7 +88,7 @@ back as (
         k.other_product_id,
         k.as_of_day
     from kept as k
-    inner join {{ ref('int_tiles__item_pairs') }} as p
+    inner join {{ ref('int_tiles__product_pairs') }} as p
         on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
     group by k.product_id, k.other_product_id, k.as_of_day
 
@@ -106,7 +106,7 @@ alone as (
         b.product_id,
         m.as_of_day
     from moments as m
-    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    inner join {{ ref('int_tiles__product_touch_counts') }} as b on m.as_of_day > b.arrival_day
     group by b.product_id, m.as_of_day
 
 ),
@@ -119,7 +119,7 @@ shop as (
         sum(b.first_carts) as first_carts,
         sum(b.first_orders) as first_orders
     from moments as m
-    inner join {{ ref('int_tiles__item_baskets') }} as b on m.as_of_day > b.arrival_day
+    inner join {{ ref('int_tiles__product_touch_counts') }} as b on m.as_of_day > b.arrival_day
     group by m.as_of_day
 
 ),

@@ -5,7 +5,7 @@
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each session was, as far as it could be seen at the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build', 'int_tiles__identity_session']) }}
+-- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build', 'int_tiles__identity_session']) }}
 {% set first_of = ['page', 'referrer', 'campaign', 'device', 'country'] %}
 {% set lists = [('last_products', 'product_id'), ('last_categories', 'category')] %}
 with asked as (
@@ -44,7 +44,7 @@ visible as (
         {% endfor %}
         e.amount
     from session_days as d
-    inner join {{ ref('int_events__cleaned') }} as e
+    inner join {{ ref('int_cleaning__events') }} as e
         on
             d.session_id = e.session_id
             and d.event_day = e.event_day

@@ -5,7 +5,7 @@
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each customer did, up to the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build']) }}
+-- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build']) }}
 {% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
 {% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
 {% set devices = ['desktop', 'mobile', 'tablet'] %}

@@ -5,7 +5,7 @@
     post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
 ) }}
 -- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_events__cleaned', 'int_events__validated', 'int_identity__build']) }}
+-- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build']) }}
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
 {% set of_products = measure_names('user_item') + unpriced_names(['user_item']) + [
     'weight', 'first_at', 'last_view_at', 'last_cart_add_at', 'last_cart_remove_at', 'last_bought_at', 'last_view_price',
@@ -31,7 +31,7 @@ products as (
 
 item_orders as (
 
-    {{ as_of_tiles('item_order') | indent(4) }}
+    {{ as_of_tiles('product_order') | indent(4) }}
 
 ),
 
@@ -67,9 +67,9 @@ recent as (
 
 ---------- windows of days
 
-weighed_products as (
+weighted_products as (
 
-    {{ weighed() | indent(4) }}
+    {{ weighted_events() | indent(4) }}
 
 ),
 
@@ -141,7 +141,7 @@ told as (
         cast(null as {{ type }}) as {{ column }},
         {% endfor %}
         event_day
-    from weighed_products
+    from weighted_products
     union all
     select
         customer_id,

@@ -3,7 +3,7 @@
 -- for a customer, product or order dated later does not count, lest one late row empties every window; but where more than
 -- `max_hidden_percent` of events wait, the moment is the first one at which no more than that are left out
 -- (docs/decisions/0015-the-moment-of-a-build.md).
--- Built once the cleaned events are: {{ ref('int_events__cleaned') }}
+-- Built once the cleaned events are: {{ ref('int_cleaning__events') }}
 with events as (
 
     select

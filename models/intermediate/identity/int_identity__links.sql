@@ -10,7 +10,7 @@
 with events as (
 
     select event_id, identity, user_id, anonymous_id, event_at, available_at
-    from {{ ref('int_events__cleaned') }}
+    from {{ ref('int_cleaning__events') }}
     {% if is_incremental() %}
     where identity in (select t.identity from touched_identities as t)
         or 'a:' || anonymous_id in (select t.identity from touched_identities as t)

@@ -7,7 +7,7 @@ with links as (
 -- A login of the customer table is a customer from the moment that its row is known, with or without events.
 profiles as (
 
-    select 'u:' || user_id as identity, known_at from {{ ref('int_identity__users') }}
+    select 'u:' || user_id as identity, known_at from {{ ref('int_reference__known_users') }}
 
 )
 

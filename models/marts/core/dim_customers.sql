@@ -13,7 +13,7 @@ with identities as (
 
 profiles as (
 
-    select *, {{ uuid_v5("'u:' || user_id") }} as customer_id from {{ ref('int_identity__profiles') }}
+    select *, {{ uuid_v5("'u:' || user_id") }} as customer_id from {{ ref('int_current__customers') }}
 
 ),
 

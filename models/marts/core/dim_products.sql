@@ -18,5 +18,5 @@ select
     p.last_seen_at,
     b.as_of,
     b.built_from
-from {{ ref('int_identity__products') }} as p
+from {{ ref('int_current__products') }} as p
 cross join {{ ref('int_identity__build') }} as b

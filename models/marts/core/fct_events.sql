@@ -45,5 +45,5 @@ select
     e.campaign,
     e.properties,
     e.warnings
-from {{ ref('int_events__cleaned') }} as e
+from {{ ref('int_cleaning__events') }} as e
 left join {{ ref('int_identity__links') }} as l on e.identity = l.identity and l.known_to is null

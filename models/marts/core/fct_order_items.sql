@@ -37,8 +37,8 @@ headers as (
             greatest({{ in_reporting_currency('h.discount', 'r.rate') }} - o.discount, 0), o.amount
         ) as order_discount
     from orders as o
-    inner join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone
-    left join {{ ref('int_events__rates') }} as r
+    inner join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and not h.is_deleted
+    left join {{ ref('int_reference__exchange_rates') }} as r
         on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
 
 ),
@@ -122,7 +122,7 @@ totals as (
 ),
 
 -- In whole ten-thousandths. Lines that cost nothing, or more than numbers are good for, share alike.
-weighed as (
+weighted_events as (
 
     select
         event_id,
@@ -146,7 +146,7 @@ running as (
         weight,
         sum(weight) over (partition by {{ group }} order by event_id rows unbounded preceding) as reached,
         sum(weight) over (partition by {{ group }}) as total
-    from weighed
+    from weighted_events
 
 ),
 

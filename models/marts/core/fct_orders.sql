@@ -77,8 +77,8 @@ with_header as (
         coalesce(h.is_tax_included, true) as is_tax_included,
         r.rate
     from orders as o
-    left join {{ ref('int_events__orders') }} as h on o.database_order_id = h.order_id and not h.is_gone
-    left join {{ ref('int_events__rates') }} as r
+    left join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and not h.is_deleted
+    left join {{ ref('int_reference__exchange_rates') }} as r
         on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
 
 ),

@@ -5,7 +5,7 @@
     pre_hook="{{ find_touched_sessions() }}",
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
--- {{ hooks_read(['int_events__cleaned', 'int_events__validated']) }}
+-- {{ hooks_read(['int_cleaning__events', 'int_events__validated']) }}
 with sessions as (
 
     select

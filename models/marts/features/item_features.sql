@@ -1,7 +1,7 @@
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
-    select product_id, as_of from {{ ref('int_spines__items') }}
+    select product_id, as_of from {{ ref('int_features__product_spine') }}
 
 ),
 
@@ -11,7 +11,7 @@ with spine as (
 
 ---------- what else each source of state says at as_of
 
-{{ deeds_at_moments() }},
+{{ activity_at_moments() }},
 
 ---------- windows
 

@@ -3,7 +3,7 @@
 {% set confidences = pair_confidences() %}
 with moments as (
 
-    select distinct as_of from {{ ref('int_spines__items') }}
+    select distinct as_of from {{ ref('int_features__product_spine') }}
 
 ),
 
@@ -51,7 +51,7 @@ final as (
 
         ---------- by the catalogue
         c.category = o.category as is_same_category
-    from {{ ref('int_spines__items') }} as s
+    from {{ ref('int_features__product_spine') }} as s
     inner join {{ ref('int_features__item_pair') }} as p on s.product_id = p.product_id and cast(s.as_of as date) = p.as_of_day
     left join catalogue as c on p.product_id = c.product_id and s.as_of = c.as_of
     left join catalogue as o on p.other_product_id = o.product_id and s.as_of = o.as_of

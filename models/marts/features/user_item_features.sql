@@ -9,7 +9,7 @@ with catalogue as (
         price,
         known_at,
         coalesce(known_until, timestamp '9999-12-31') as known_until
-    from {{ ref('int_identity__product_versions') }}
+    from {{ ref('int_reference__product_versions') }}
 
 )
 

@@ -7,7 +7,7 @@ with judged as (
     from {{ ref('int_events__validated') }}
     union all
     select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
-    from {{ ref('int_identity__records') }}
+    from {{ ref('int_reference__record_verdicts') }}
 
 ),
 
@@ -66,7 +66,7 @@ select
     coalesce(c.quarantined_items, 0) as quarantined_items,
     b.as_of,
     b.built_from
-from {{ ref('int_events__raw_counts') }} as r
+from {{ ref('stg_lake__row_counts') }} as r
 full outer join counted as c
     on r.raw_table = c.raw_table and r.source = c.source and r.arrival_day = c.arrival_day
 cross join {{ ref('int_identity__build') }} as b

@@ -20,7 +20,7 @@ with events as (
         source,
         event_type,
         count(*) as all_rows
-    from {{ ref('int_events__cleaned') }}
+    from {{ ref('int_cleaning__events') }}
     group by source, event_type
 
 ),
@@ -34,7 +34,7 @@ profiles as (
         {% endfor %}
         source,
         count(*) as all_rows
-    from {{ ref('int_identity__profiles') }}
+    from {{ ref('int_current__customers') }}
     group by source
 
 ),
@@ -49,7 +49,7 @@ products as (
         count(case when weight_was_missing then 1 end) as without_weight,
         count(case when weight_was_missing and weight_grams is not null then 1 end) as imputed_weight,
         count(*) as all_rows
-    from {{ ref('int_identity__products') }}
+    from {{ ref('int_current__products') }}
     where is_in_catalogue
 
 ),

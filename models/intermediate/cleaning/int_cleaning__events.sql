@@ -1,0 +1,207 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='changes',
+    unique_key='row_id',
+    meta={'takes_up': 'rows_to_clean'},
+    pre_hook="{{ find_rows_to_clean() }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
+{% set groups = outlier_groups() %}
+with events as (
+
+    select
+        v.*,
+        {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
+    {{ events_to_clean() | indent(4) }}
+
+),
+
+sessions as (
+
+    select row_id, session_id, is_entry from {{ ref('int_events__sessionized') }}
+    {% if is_incremental() %}
+    where row_id in (select r.row_id from rows_to_clean as r)
+    {% endif %}
+
+),
+
+modes as (
+
+    select * from {{ ref('int_cleaning__modes') }}
+
+),
+
+days as (
+
+    select distinct fit_day from {{ ref('int_cleaning__outlier_bounds') }}
+
+),
+
+labels as (
+
+    select
+        l.fit_day,
+        d.most_frequent as device,
+        c.most_frequent as country
+    from {{ asof_left_join(
+        'days as l', "(select * from modes where measure = 'device') as d", [], 'l.fit_day', 'd.valid_on'
+    ) }}
+    {{ asof_left_join('', "(select * from modes where measure = 'country') as c", [], 'l.fit_day', 'c.valid_on') }}
+
+),
+
+imputations as (
+
+    select
+        {% for column in ['price', 'quantity', 'device', 'country'] %}
+        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
+        {% endfor %}
+        max(case when column_name = 'price' then group_by end) as price_by,
+        max(case when column_name = 'quantity' then group_by end) as quantity_by
+    from {{ ref('imputation_rules') }}
+    where record = 'event'
+
+),
+
+fitted as (
+
+    select
+        e.*,
+        {% for measure, chain in groups.items() %}
+        {% for bound in ['low', 'high', 'scale', 'action'] %}
+        {{ narrowest(chain, bound) }} as {{ measure }}_{{ bound }},
+        {% endfor %}
+        {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
+        {% endfor %}
+        s.session_id,
+        coalesce(s.is_entry, false) as is_entry,
+        l.device as frequent_device,
+        l.country as frequent_country
+    from events as e
+    cross join imputations as i
+    left join sessions as s on e.row_id = s.row_id
+    left join labels as l on e.fit_day = l.fit_day
+    {% for measure, chain in groups.items() %}
+    {% for group_by, column, alias in chain %}
+    left join {{ ref('int_cleaning__outlier_bounds') }} as {{ alias }}
+        on
+            {{ alias }}.measure = '{{ measure }}' and {{ alias }}.group_by = '{{ group_by }}'
+            and {{ 'e.' ~ column if group_by != 'all' else column }} = {{ alias }}.group_key
+            and e.fit_day = {{ alias }}.fit_day
+    {% endfor %}
+    {% endfor %}
+
+),
+
+treated as (
+
+    select
+        f.*,
+        {% for measure, raw, places in [('price', 'price_reported', 4), ('quantity', 'quantity', 3)] %}
+        {% set bounds = ['f.' ~ measure ~ '_low', 'f.' ~ measure ~ '_high', 'f.' ~ measure ~ '_scale'] %}
+        {{ is_outlier('f.' ~ raw, *bounds) }} as {{ measure }}_is_outlier,
+        cast(round(
+            {{ treated('cast(f.' ~ raw ~ ' as double)', *bounds, action='f.' ~ measure ~ '_action') }}, {{ places }}
+        ) as decimal(18, {{ places }})) as {{ measure }}_treated,
+        {% endfor %}
+        f.price_reported is null and f.product_id is not null as price_was_missing,
+        f.quantity is null and f.product_id is not null
+        and f.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as quantity_was_missing,
+        f.device is null and f.origin <> 'database' as device_was_missing,
+        f.country is null and f.origin <> 'database' as country_was_missing
+    from fitted as f
+
+),
+
+filled as (
+
+    select
+        t.*,
+        case
+            when t.price_treated is null and t.product_id is not null and i.of_price
+                then cast(round(t.price_median, 4) as decimal(18, 4))
+            else t.price_treated
+        end as price_clean,
+        case
+            -- Money given back for how many nobody knows is the price of one (int_events__unified).
+            when t.quantity_was_missing and i.of_quantity and t.event_type = 'refund' then 1
+            when t.quantity_was_missing and i.of_quantity
+                then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
+            else t.quantity_treated
+        end as quantity_clean,
+        case when t.device_was_missing and i.of_device then t.frequent_device else t.device end as device_clean,
+        case when t.country_was_missing and i.of_country then t.frequent_country else t.country end as country_clean,
+        -- The share of the category's prices up to this one, to the twentieth, in percent.
+        case when c.n > 0 then {{ steps_reached('t.price_treated', 'c') }} end as price_percentile
+    from treated as t
+    cross join imputations as i
+    left join {{ ref('int_cleaning__outlier_bounds') }} as c
+        on
+            c.measure = 'price' and c.group_by = 'category'
+            and t.product_category = c.group_key and t.fit_day = c.fit_day
+
+)
+
+select
+    ---------- ids
+    row_id,
+    dedup_key as event_id,
+    session_id,
+    is_entry,
+    identity,
+    user_id,
+    anonymous_id,
+    source,
+    origin,
+
+    ---------- what and when
+    event_type,
+    event_at,
+    event_day,
+    available_at,
+    arrival_day,
+
+    ---------- product
+    product_id,
+    product_category as category,
+    brand,
+    order_id,
+    {{ order_key() }} as order_key,
+    line_id,
+    list_price,
+
+    ---------- values: cleaned, then as they came
+    price_clean as price,
+    price_reported as price_raw,
+    price_is_outlier,
+    price_was_missing,
+    cast(price_percentile as integer) as price_percentile,
+    quantity_clean as quantity,
+    quantity as quantity_raw,
+    quantity_is_outlier,
+    quantity_was_missing,
+    case
+        when price_clean = price_reported and coalesce(quantity, quantity_clean, 1) = coalesce(quantity_clean, 1)
+            and given_amount_reported is not null then given_amount_reported
+        else {{ discounted('price_clean', 'quantity_clean', 'discount_reported') }}
+    end as amount,
+    coalesce(given_amount_reported, {{ discounted('price_reported', 'quantity', 'discount_reported') }}) as gross_amount,
+    discount_reported as discount,
+    currency,
+    price as price_in_currency,
+
+    ---------- context
+    device_clean as device,
+    device_was_missing,
+    country_clean as country,
+    country_was_missing,
+    query,
+    page,
+    referrer,
+    campaign,
+    properties,
+    warnings,
+
+    {{ pinned() }} as built_in
+from filled

@@ -1,0 +1,65 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='delete+insert',
+    unique_key=['measure', 'group_by', 'group_key', 'fit_day'],
+    pre_hook="{{ find_rows_to_clean() }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- What the values of kept events are held against: for each group and day of which there are any, the fit of two days before
+-- and, where a rule says so and the group is old enough, the limits of what is believable.
+--
+-- A table of its own: DuckDB expects twenty times as many of them as there are, and would spill the events that it joins.
+-- {{ hooks_read(['int_events__sessionized']) }}
+with groups as (
+
+    select distinct
+        v.event_type,
+        v.product_id,
+        v.product_category,
+        {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
+    {{ events_to_clean() | indent(4) }}
+
+),
+
+asked as (
+
+    {% for measure, chain in outlier_groups().items() %}
+    {% set last_measure = loop.last %}
+    {% for group_by, column, alias in chain %}
+    select distinct
+        '{{ measure }}' as measure,
+        '{{ group_by }}' as group_by,
+        {{ column }} as group_key,
+        fit_day
+    from groups
+    where {{ column }} is not null
+    {{ "union all" if not (loop.last and last_measure) }}
+    {% endfor %}
+    {% endfor %}
+
+),
+
+answered as (
+
+    select
+        a.measure,
+        a.group_by,
+        a.group_key,
+        a.fit_day,
+        {{ all_but('f', ['measure', 'group_by', 'group_key', 'valid_on']) }}
+    from {{ asof_left_join(
+        'asked as a', ref('int_cleaning__numeric_statistics') ~ ' as f',
+        [('a.measure', 'f.measure'), ('a.group_by', 'f.group_by'), ('a.group_key', 'f.group_key')],
+        'a.fit_day', 'f.valid_on'
+    ) }}
+
+)
+
+select
+    a.*,
+    o.scale,
+    o.action,
+    {{ outlier_bound('o', 'a', 'low') }} as low,
+    {{ outlier_bound('o', 'a', 'high') }} as high
+from answered as a
+left join {{ ref('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by

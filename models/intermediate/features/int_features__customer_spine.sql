@@ -1,0 +1,25 @@
+-- The question that the batch build asks: every customer of whom something is visible at the moment of the build, at that moment.
+with build as (
+
+    select as_of, as_of_day from {{ ref('int_identity__build') }}
+
+),
+
+visible as (
+
+    select t.identity
+    from {{ ref('int_tiles__identity_day') }} as t
+    inner join build as b on t.arrival_day < b.as_of_day
+    union
+    select e.identity
+    from {{ ref('int_cleaning__events') }} as e
+    inner join build as b on e.arrival_day = b.as_of_day and e.available_at <= b.as_of and e.event_at < b.as_of
+
+)
+
+select distinct
+    l.customer_id,
+    b.as_of
+from {{ ref('int_identity__links') }} as l
+inner join build as b on l.known_from <= b.as_of and (l.known_to > b.as_of or l.known_to is null)
+where l.identity in (select v.identity from visible as v)

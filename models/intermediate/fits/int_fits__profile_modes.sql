@@ -1,2 +1,0 @@
--- The most frequent labels of customers: few rows, so made anew in every build.
-{{ mode_fits("(select * from " ~ ref('int_tiles__profiles') ~ " where observed is not null) as labels") }}

@@ -1,0 +1,64 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook="{{ find_touched_tiles('daily_product_touches') }}",
+    post_hook="{{ move_watermark('int_events__validated') }}",
+) }}
+-- Which products each identity met on each day, by kind: the sight of each that could be seen first, and of all products the
+-- first pair_basket_limit (macros/pairs.sql).
+-- {{ hooks_read(['int_events__validated']) }}
+with sights as (
+
+    select
+        identity,
+        case event_type
+            {% for event_type, kind in touch_kinds().items() %}
+            when '{{ event_type }}' then '{{ kind }}'
+            {% endfor %}
+        end as kind,
+        product_id,
+        event_day,
+        event_at,
+        {{ visible_at() }} as visible_at
+    from {{ tile_source('daily_product_touches') }}
+    where
+        product_id is not null
+        and event_type in ('{{ touch_kinds() | join("', '") }}')
+
+),
+
+meetings as (
+
+    select
+        *,
+        row_number() over (partition by identity, kind, product_id, event_day order by visible_at, event_at) as sight
+    from sights
+
+),
+
+placed as (
+
+    select
+        identity,
+        kind,
+        product_id,
+        event_day,
+        event_at as touched_at,
+        visible_at,
+        row_number() over (partition by identity, kind, event_day order by visible_at, event_at, product_id) as place
+    from meetings
+    where sight = 1
+
+)
+
+select
+    identity,
+    kind,
+    product_id,
+    event_day,
+    cast(visible_at as date) as arrival_day,
+    touched_at,
+    visible_at,
+    place
+from placed
+where place <= {{ var('pair_basket_limit') }}

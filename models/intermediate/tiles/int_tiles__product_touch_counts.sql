@@ -1,0 +1,23 @@
+-- How often each product was met at all, by day and the day it could be seen: what pairs are measured against. Of each
+-- basket one product could be seen first (`place` 1); counted there, baskets add up to those of the whole shop.
+with counted as (
+
+    select product_id, event_day, arrival_day, kind, place from {{ ref('int_tiles__daily_product_touches') }}
+    where kind in ('viewed', 'carted')
+    union all
+    select product_id, event_day, arrival_day, 'ordered' as kind, place from {{ ref('int_tiles__order_products') }}
+
+)
+
+select
+    product_id,
+    event_day,
+    arrival_day,
+    {{ count_if("kind = 'viewed'") }} as view_days,
+    {{ count_if("kind = 'carted'") }} as cart_days,
+    {{ count_if("kind = 'ordered'") }} as orders,
+    {{ count_if("kind = 'viewed' and place = 1") }} as first_views,
+    {{ count_if("kind = 'carted' and place = 1") }} as first_carts,
+    {{ count_if("kind = 'ordered' and place = 1") }} as first_orders
+from counted
+group by product_id, event_day, arrival_day
