@@ -6,7 +6,13 @@
 #}
 
 {% macro create_watermarks() -%}
-create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, rules varchar)
+create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, rules varchar, as_of timestamp);
+alter table {{ target.schema }}.watermarks add column if not exists as_of timestamp;
+{%- if execute %}
+-- Of a model that is no longer there, nobody reads on.
+delete from {{ target.schema }}.watermarks
+where model not in ({% for node in graph.nodes.values() if node.resource_type == 'model' %}'{{ node.name }}'{{ ", " if not loop.last }}{% endfor %})
+{%- endif %}
 {%- endmacro %}
 
 {# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
@@ -23,8 +29,10 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {%- endif -%}
 {%- endmacro %}
 
-{# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). #}
-{% macro move_watermark(upstream=none) -%}
+{# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). `has_as_of`: its rows are of
+   one moment, which is kept, too. #}
+{% macro move_watermark(upstream=none, has_as_of=false) -%}
+{%- set as_of = '(select max(t.as_of) from ' ~ this ~ ' as t)' if has_as_of else 'cast(null as timestamp)' -%}
 {%- set snapshot -%}
 {%- if upstream -%}
 (select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ upstream }}')
@@ -32,15 +40,10 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {%- endif -%}
 {%- endset -%}
 {%- if is_incremental() -%}
-update {{ target.schema }}.watermarks set snapshot = {{ snapshot }} where model = '{{ this.identifier }}'
+update {{ target.schema }}.watermarks set snapshot = {{ snapshot }}, as_of = {{ as_of }} where model = '{{ this.identifier }}'
 {%- else -%}
 delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
-insert into {{ target.schema }}.watermarks select '{{ this.identifier }}', {{ snapshot }}, {{ rules_fingerprint() }}
+insert into {{ target.schema }}.watermarks (model, snapshot, rules, as_of)
+select '{{ this.identifier }}', {{ snapshot }}, {{ rules_fingerprint() }}, {{ as_of }}
 {%- endif %}
-{%- endmacro %}
-
-{# What the hooks of a model read and its SQL does not, or reads in an incremental build alone. Said while dbt parses, which does not
-   render hooks, and to which no build is incremental. #}
-{% macro hooks_read(models) -%}
-{%- if not execute %}{% for model in models %}{{ ref(model) }} {% endfor %}{% endif -%}
 {%- endmacro %}
