@@ -77,8 +77,9 @@ where {{ kept }}.as_of <> s.as_of
 {%- set journal = journal_keys() | select('in', names) | list -%}
 {%- set compared = journal + (['event_type', 'event_at', 'available_at'] | select('in', names) | list) -%}
 {%- set change_set = (config.get('meta') or {}).get('change_set') -%}
+{%- set has_days = 'event_day' in names -%}
 create or replace temporary table rows_before as
-select {{ key }}, event_day
+select {{ key }}{{ ", event_day" if has_days }}
 from {{ kept }}
 where {{ key }} in (select m.{{ key }} from {{ made }} as m)
 {%- if change_set %}
@@ -87,7 +88,7 @@ where {{ key }} in (select m.{{ key }} from {{ made }} as m)
 -- The days spare most of a wide table; a row without one counts as changed.
 create or replace temporary table whole_rows_before as
 select * from {{ kept }}
-where {{ key }} in (select b.{{ key }} from rows_before as b) and event_day in (select b.event_day from rows_before as b);
+where {{ key }} in (select b.{{ key }} from rows_before as b){{ " and event_day in (select b.event_day from rows_before as b)" if has_days }};
 create or replace temporary table unchanged_rows as
 select m.{{ key }}
 from {{ made }} as m
