@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from streams import ask
 from typer.testing import CliRunner
 
-from orchestration import lake
-from orchestration.cli import app
-from orchestration.doctor import examine
+from orchestration.cli.commands import app
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.files import may_name
-from orchestration.load import FileReport, LoadReport, load
-from orchestration.settings import Settings
-from orchestration.unload import unload
+from orchestration.ingest.load import FileReport, LoadReport, load
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake
+from orchestration.quality.doctor import examine
+from orchestration.sources.patterns import may_name
 
 NOW = datetime(2024, 6, 1, 12, 0)
 LATER = datetime(2024, 6, 2, 12, 0)
