@@ -312,7 +312,7 @@ def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
 
 def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
     program = (
-        "import sys; from datetime import datetime; from orchestration.alerts import *\n"
+        "import sys; from datetime import datetime; from orchestration.quality.alerts import *\n"
         "print(tell([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
         f" channels=[Webhook({web.url!r})], now=datetime.now()))"
     )

@@ -46,7 +46,7 @@ RUNS_DBT_AGAIN = """
 import sys
 from dbt.cli.main import dbtRunner
 from orchestration.lake import lake
-from orchestration.settings import settings
+from orchestration.config.settings import settings
 
 where = settings()
 con = lake.connect(where)

@@ -360,9 +360,9 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     shop.map({})
     before = shop.books()
     stuck = (
-        "import time, sys\nfrom orchestration import deliveries\nland = deliveries.land\n"
+        "import time, sys\nfrom orchestration.ingest import deliveries\nland = deliveries.land\n"
         "def slow(*given):\n    land(*given)\n    print('landed', flush=True)\n    time.sleep(600)\n"
-        "deliveries.land = slow\nfrom orchestration.load import load\nload(sys.argv[1], data=sys.argv[2], again=True)\n"
+        "deliveries.land = slow\nfrom orchestration.ingest.load import load\nload(sys.argv[1], data=sys.argv[2], again=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", stuck, str(shop.mapping), str(shop.folder)], stdout=subprocess.PIPE, text=True

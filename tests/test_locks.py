@@ -19,7 +19,7 @@ from orchestration.lake.locks import scratch
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestration.locks import scratch
+from orchestration.lake.locks import scratch
 
 while True:
     with scratch(Path(sys.argv[1]), ".draft-") as folder:
@@ -79,7 +79,7 @@ def test_many_that_begin_and_are_killed_leave_each_other_alone(tmp_path: Path) -
 #: Spills what does not fit; two that do so in one folder overwrite each other's files.
 SPILLER = """
 from orchestration.lake import lake
-from orchestration.settings import settings
+from orchestration.config.settings import settings
 
 con = lake._engine(settings())
 con.execute("set memory_limit = '80MB'")

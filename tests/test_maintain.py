@@ -35,7 +35,7 @@ SOON = timedelta(seconds=5)
 UPKEEP = """
 import time
 from datetime import timedelta
-from orchestration.maintain import maintain
+from orchestration.warehouse.maintain import maintain
 
 while True:
     maintain(timedelta(seconds={seconds}))
@@ -370,8 +370,8 @@ MOVER = """
 import sys, threading
 from datetime import datetime
 from orchestration.lake import lake
-from orchestration.positions import Position, Stream, move
-from orchestration.settings import settings
+from orchestration.lake.positions import Position, Stream, move
+from orchestration.config.settings import settings
 
 where, con, at, count = settings(), lake.connect(), None, 0
 stop = threading.Event()

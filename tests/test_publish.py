@@ -399,7 +399,7 @@ def test_a_build_is_published_once(shop: Settings) -> None:
 
 #: Publishes once, and says when it begins.
 PUBLISHER = """
-from orchestration.publish import publish
+from orchestration.warehouse.publish import publish
 print(flush=True)
 publish()
 """

@@ -38,7 +38,7 @@ USERS = 97
 READER = """
 import signal
 from orchestration.lake import lake
-from orchestration.settings import settings
+from orchestration.config.settings import settings
 
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
