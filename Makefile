@@ -30,10 +30,11 @@ test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills,
 soak: setup-dev ## The long proofs
 	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0
 
-lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
+lint: setup-dev ## ruff, mypy, who may import and read whom, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check_layers.py
 	$(BIN)/python scripts/describe_features.py --check
 	$(BIN)/sqlfluff lint models snapshots tests/singular

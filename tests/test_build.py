@@ -16,11 +16,11 @@ import pytest
 from conftest import run_dbt as dbt_command
 from test_maintain import Held
 
-from orchestration import lake
-from orchestration.build import Node, build, must_start_afresh, notes, run_dbt
-from orchestration.dbt_plugin import rules
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.settings import Settings
+from orchestration.lake import lake
+from orchestration.warehouse.build import Node, build, must_start_afresh, notes, run_dbt
+from orchestration.warehouse.dbt_plugin import rules
 
 
 @pytest.mark.long
@@ -45,8 +45,8 @@ def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> Non
 RUNS_DBT_AGAIN = """
 import sys
 from dbt.cli.main import dbtRunner
-from orchestration import lake
-from orchestration.settings import settings
+from orchestration.lake import lake
+from orchestration.config.settings import settings
 
 where = settings()
 con = lake.connect(where)

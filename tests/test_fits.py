@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Houses, Row, ShopMaker, at, land
 
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
 
 DAY = timedelta(days=1)
 #: The width of a histogram's bucket, as a ratio.

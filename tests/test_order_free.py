@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from small_shops import Houses, Row, ShopMaker, at, deletion, differences, land, versioned
 
-from orchestration import lake
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
 
 #: A build may break off anywhere: the next one has to make up for what was left out.
 MAY_FAIL = (

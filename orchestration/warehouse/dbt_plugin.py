@@ -1,0 +1,151 @@
+"""What dbt needs before its first statement: the lake attached, one snapshot of it pinned, one moment fixed.
+
+dbt-duckdb loads this module by name (see profiles.yml), so bare `dbt build` works without any set-up. Models and
+tests read two DuckDB variables, the same in every thread of one invocation:
+
+- `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
+- `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
+- `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
+- `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
+- `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import yaml
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
+from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.flags import get_flags
+from dbt_common.exceptions import DbtRuntimeError
+from dbt_common.invocation import get_invocation_id
+
+from orchestration.config.settings import PROJECT, Settings, private, settings
+from orchestration.errors import FinegrainError, stopping
+from orchestration.lake import lake, shop
+from orchestration.lake.locks import scratch
+from orchestration.sql.text import map_literal, timestamp_literal
+
+#: What the name of the folder beside the warehouse begins with in which a build keeps its copy of the catalogue.
+COPY: Final = ".catalog-"
+
+
+def as_of() -> datetime | None:
+    """`FINEGRAIN_AS_OF` as naive UTC, or None when it is not set. A time without an offset is UTC."""
+    text = os.environ.get("FINEGRAIN_AS_OF", "").strip()
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise FinegrainError(
+            f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is no ISO 8601 time; write it like 2024-03-31T00:00:00Z"
+        ) from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def snapshot(con: duckdb.DuckDBPyConnection) -> int:
+    """The lake snapshot to build from: `FINEGRAIN_SNAPSHOT`, else the newest."""
+    text = os.environ.get("FINEGRAIN_SNAPSHOT", "").strip()
+    first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
+    if not text:
+        return int(newest)
+    if not text.isdecimal() or not first <= int(text) <= newest:
+        raise FinegrainError(f"FINEGRAIN_SNAPSHOT is {text!r}; the lake holds the snapshots {first} to {newest}")
+    return int(text)
+
+
+def rules(project: Path = PROJECT, of_shop: Mapping[str, str] | None = None) -> str:
+    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, what mappings say in place of vars (`of_shop`),
+    staging, steps and macros.
+
+    The exchange rates of the lake are left out: by those that are new, an incremental build converts again what they concern.
+    """
+    digest = hashlib.sha256()
+    files = [*(project / "seeds").glob("*.csv"), *(project / "macros").rglob("*.sql")]
+    files += [*(project / "models" / "staging").rglob("*.sql"), *(project / "models" / "intermediate").rglob("*.sql")]
+    for path in sorted(files):
+        digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
+    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
+    flags: Any = get_flags()  # type: ignore[no-untyped-call]
+    said = {**said, **(getattr(flags, "VARS", None) or {}), **(of_shop or {})}
+    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+class Plugin(BasePlugin):
+    """Attach the lake as it is when an invocation begins; set `pinned` and `as_of` on every cursor."""
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        self._lock = threading.Lock()
+        self._invocation: str | None = None
+        self._pinned = 0
+        self._rules = ""
+        self._arrivals: dict[str, int] = {}
+        self._shop: dict[str, str] = {}
+
+    def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
+        try:
+            where = settings()
+            private()  # where dbt is run bare
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None
+        where.extensions.mkdir(parents=True, exist_ok=True)
+        Path(creds.path).resolve().parent.mkdir(parents=True, exist_ok=True)
+        # Set here, before DuckDB starts: as a later setting it comes too late, and DuckDB would try to download.
+        for option, value in lake.extension_options(where).items():
+            config.setdefault(option, value)
+
+    def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
+        try:
+            self._attach(conn)
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None
+
+    def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
+        where = settings()
+        lake.attach_copy(con, where, self._folder(where))
+
+    def _folder(self, where: Settings) -> Path:
+        """A folder for a copy of the catalogue, which goes with this process; those of builds that were killed go now."""
+        held = contextlib.ExitStack()
+        folder = held.enter_context(scratch(where.warehouse.parent, COPY))
+        weakref.finalize(self, held.close)
+        return folder
+
+    def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        stopping.interruptible(cursor)
+        # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.
+        try:
+            moment = as_of()
+            with self._lock:
+                if self._invocation != get_invocation_id():
+                    if self._invocation is not None:  # a process that runs dbt again, on the connection that it has
+                        cursor.execute("detach lake")
+                        self._attach(cursor)
+                    self._pinned = snapshot(cursor)
+                    self._arrivals = lake.arrivals(cursor, self._pinned)
+                    self._shop = shop.of_lake(cursor, self._pinned)
+                    self._rules = rules(of_shop=self._shop)
+                    self._invocation = get_invocation_id()
+        except FinegrainError as error:
+            raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
+        cursor.execute("set timezone = 'UTC'")
+        cursor.execute(f"set variable pinned = {self._pinned}::bigint")
+        cursor.execute(f"set variable rules = '{self._rules}'")
+        pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
+        cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
+        cursor.execute(f"set variable shop = {map_literal(self._shop)}")
+        literal = timestamp_literal(moment) if moment else "null::timestamp"
+        cursor.execute(f"set variable as_of = {literal}")
