@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -479,6 +480,7 @@ def run_dagster(
     ] = "",
 ) -> None:
     """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
+    _must_have_dagster()
     if part is not Part.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
@@ -490,6 +492,17 @@ def run_dagster(
         where = simulated_home()
         shop, data = str(settings.PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
     start(part, shop, data, host, port, allow_host, where)
+
+
+def _must_have_dagster() -> None:
+    """Dagster is an extra."""
+    packages = ("dagster", "dagster_dbt", "dagster_postgres", "dagster_webserver")
+    absent = [name.replace("_", "-") for name in packages if find_spec(name) is None]
+    if absent:
+        raise FinegrainError(
+            f"finegrain dagster needs the extra 'dagster', which is not installed here (without {', '.join(absent)}); "
+            f"in {settings.PROJECT}, run: scripts/setup dagster, or: pip install --no-deps --require-hashes -r requirements-dagster.lock"
+        )
 
 
 def _must_be_free(host: str, port: int) -> None:
