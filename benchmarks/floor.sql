@@ -1752,6 +1752,7 @@ select
     case when p.user_id is not null then coalesce(p.household_size, cast(round(u.household_size) as integer)) end as household_size,
     p.household_size is null as household_size_was_missing,
     p.income,
+    p.income as income_raw,
     p.income is null as income_was_missing,
     coalesce(p.income < u.income_low or p.income > u.income_high, false) as income_is_outlier,
     p.acquisition_channel,
