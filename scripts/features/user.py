@@ -90,7 +90,7 @@ def features(project: Project) -> Iterator[Feature]:
             range=SHARE,
         )
         yield Feature(
-            f"cart_to_order_rate_{window}",
+            f"cart_to_unit_rate_{window}",
             "double",
             "Units bought per addition to the cart{}, smoothed towards the shop's rate of the same window, without what arrived today",
             "share",

@@ -99,7 +99,7 @@ final as (
 
         ---------- rates, smoothed towards the shop's
         {% for suffix in rate_windows %}
-        {% for rate, taken, tried in [('view_to_cart', 'cart_adds', 'views'), ('cart_to_order', 'units', 'cart_adds')] %}
+        {% for rate, taken, tried in [('view_to_cart', 'cart_adds', 'views'), ('cart_to_unit', 'units', 'cart_adds')] %}
         {{ smoothed_rate(
             's.' ~ taken ~ '_' ~ suffix,
             's.' ~ tried ~ '_' ~ suffix,
