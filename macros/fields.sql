@@ -42,6 +42,11 @@ case when lower({{ column }}) not in (select n.word from {{ ref('null_words') }}
     {{ arrival('available_at') }} as raw_available_at
 {%- endmacro %}
 
+{# SQL: the order of a record's versions, from the newest to the oldest: by when the source changed it, then by its arrival. #}
+{% macro newest_version_first(updated_at='updated_at', available_at='raw_available_at') -%}
+{{ updated_at }} desc nulls last, {{ available_at }} desc, position desc, source desc, raw_rowid desc
+{%- endmacro %}
+
 {# SQL: a moment of arrival, `_ingested_at` or `available_at`, of the years that count; of others, which only a loader of before could let
    in (infinity, or before Christ), the first of these. Dates and intervals are worked out from it. #}
 {% macro arrival(column) -%}

@@ -15,7 +15,7 @@ select
     v.created_at
 from moments as m
 inner join {{ ref('int_reference__product_versions') }} as v
-    on m.as_of >= v.known_at and (m.as_of < v.known_until or v.known_until is null)
+    on {{ is_valid_at('m.as_of', 'v.known_at', 'v.known_until') }}
 {%- endmacro %}
 
 {# CTEs, from `moments` to `offers`, on all products at each moment that `spine` asks of, whichever of them it asks for: ranks,
@@ -142,7 +142,7 @@ known_links as (
         l.customer_id
     from moments as m
     inner join {{ ref('int_identity__links') }} as l
-        on m.as_of >= l.known_from and (m.as_of < l.known_to or l.known_to is null)
+        on {{ is_valid_at('m.as_of', 'l.known_from', 'l.known_to') }}
 
 ),
 

@@ -4,10 +4,7 @@ with versions as (
 
     select
         *,
-        row_number() over (
-            partition by user_id
-            order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
-        ) as newest
+        row_number() over (partition by user_id order by {{ newest_version_first() }}) as recency
     from {{ ref('stg_shop__customers') }}
     where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(4) }}
 
@@ -21,12 +18,7 @@ build as (
 
 fits as (
 
-    select
-        f.*,
-        row_number() over (partition by f.measure order by f.valid_on desc) as newest
-    from {{ ref('int_cleaning__profile_statistics') }} as f
-    inner join build as b on f.valid_on <= b.fit_day
-    where f.group_by = 'all'
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['measure'], "f.group_by = 'all'") | indent(4) }}
 
 ),
 
@@ -37,7 +29,6 @@ medians as (
         max(case when measure = 'household_size' then q50 end) as household_size,
         max(case when measure = 'income' then q50 end) as income
     from fits
-    where newest = 1
 
 ),
 
@@ -49,7 +40,7 @@ income_limits as (
         max(r.scale) as scale
     from fits as f
     inner join {{ ref('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
-    where f.newest = 1 and f.measure = 'income'
+    where f.measure = 'income'
 
 ),
 
@@ -59,13 +50,8 @@ modes as (
         max(case when measure = 'customer_gender' then most_frequent end) as gender,
         max(case when measure = 'customer_country' then most_frequent end) as country
     from (
-        select
-            f.*,
-            row_number() over (partition by f.measure order by f.valid_on desc) as newest
-        from {{ ref('int_cleaning__profile_modes') }} as f
-        inner join build as b on f.valid_on <= b.fit_day
-    ) as latest
-    where newest = 1
+        {{ newest_fits(ref('int_cleaning__profile_modes'), ['measure']) | indent(8) }}
+    ) as newest_modes
 
 ),
 
@@ -108,4 +94,4 @@ cross join modes as d
 cross join rules as r
 cross join income_limits as i
 left join {{ ref('consent_words') }} as w on lower(v.marketing_consent) = w.word
-where v.newest = 1
+where v.recency = 1

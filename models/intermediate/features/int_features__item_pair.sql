@@ -4,7 +4,7 @@
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
 -- {{ hooks_read(['int_identity__build', 'int_events__validated']) }}
-{% set windows = pair_windows() %}
+{% set windows = count_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {% set confidences = pair_confidences() %}
 with asked as (
@@ -138,7 +138,7 @@ measured as (
         {% endfor %}
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences %}
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
         {% endfor %}
         -- How often the other product is met by whoever comes.
