@@ -222,7 +222,10 @@ end
 case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end
 {%- endmacro %}
 
-{# SQL: which order a line in fct_events is of, also where that order counts as no sale. #}
+{# SQL: whether an event is a line of an order, also of one that is pending or cancelled. #}
+{% macro is_order_line() %}event_type in ('purchase', 'pending_order', 'cancelled_order'){% endmacro %}
+
+{# SQL: which order a line of an order is of, also where that order counts as no sale. #}
 {% macro order_key_of_line() -%}
 coalesce(order_key, order_id)
 {%- endmacro %}
