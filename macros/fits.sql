@@ -248,3 +248,17 @@ where place = 1
     and valid_on >= {{ first_day }}
 {% endif %}
 {%- endmacro %}
+
+{# CTE body: for each of `keys` the newest of the fits that were valid by the day `fit_day` of the CTE `build`. #}
+{% macro newest_fits(fits, keys, condition='true') -%}
+select *
+from (
+    select
+        f.*,
+        row_number() over (partition by {% for key in keys %}f.{{ key }}{{ ", " if not loop.last }}{% endfor %} order by f.valid_on desc) as recency
+    from {{ fits }} as f
+    inner join build as b on f.valid_on <= b.fit_day
+    where {{ condition }}
+) as ranked_fits
+where recency = 1
+{%- endmacro %}

@@ -4,10 +4,7 @@ with versions as (
 
     select
         *,
-        row_number() over (
-            partition by user_id
-            order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
-        ) as newest
+        row_number() over (partition by user_id order by {{ newest_version_first() }}) as recency
     from {{ ref('stg_shop__customers') }}
     where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(4) }}
 
@@ -27,11 +24,7 @@ rules as (
 
 fits as (
 
-    select
-        f.*,
-        row_number() over (partition by f.measure, f.group_by, f.group_key order by f.valid_on desc) as newest
-    from {{ ref('int_cleaning__profile_statistics') }} as f
-    inner join build as b on f.valid_on <= b.fit_day
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['measure', 'group_by', 'group_key']) | indent(4) }}
 
 ),
 
@@ -48,7 +41,6 @@ usual_numbers as (
         f.group_key
     from fits as f
     cross join rules as r
-    where f.newest = 1
     group by f.group_by, f.group_key
 
 ),
@@ -64,7 +56,7 @@ income_limits as (
         r.action
     from fits as f
     inner join {{ ref('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
-    where f.newest = 1 and f.measure = 'income'
+    where f.measure = 'income'
 
 ),
 
@@ -76,13 +68,8 @@ usual_labels as (
         max(case when measure = 'customer_gender' then most_frequent end) as gender,
         max(case when measure = 'customer_country' then most_frequent end) as country
     from (
-        select
-            f.*,
-            row_number() over (partition by f.measure, f.group_by, f.group_key order by f.valid_on desc) as newest
-        from {{ ref('int_cleaning__profile_modes') }} as f
-        inner join build as b on f.valid_on <= b.fit_day
-    ) as latest
-    where newest = 1
+        {{ newest_fits(ref('int_cleaning__profile_modes'), ['measure', 'group_by', 'group_key']) | indent(8) }}
+    ) as newest_modes
     group by group_by, group_key
 
 ),
@@ -112,7 +99,7 @@ fitted as (
     left join {{ relation }} as {{ initial }}g on {{ initial }}g.group_by = 'gender' and v.gender = {{ initial }}g.group_key
     left join {{ relation }} as {{ initial }}a on {{ initial }}a.group_by = 'all'
     {% endfor %}
-    where v.newest = 1
+    where v.recency = 1
 
 ),
 

@@ -9,7 +9,7 @@ current_versions as (
 
     select v.*
     from {{ ref('int_reference__product_versions') }} as v
-    inner join build as b on v.known_at <= b.as_of and (v.known_until > b.as_of or v.known_until is null)
+    inner join build as b on {{ is_valid_at('b.as_of', 'v.known_at', 'v.known_until') }}
 
 ),
 
@@ -38,10 +38,7 @@ rules as (
 
 bounds as (
 
-    select f.*, row_number() over (partition by f.group_by, f.group_key order by f.valid_on desc) as newest
-    from {{ ref('int_cleaning__profile_statistics') }} as f
-    inner join build as b on f.valid_on <= b.fit_day
-    where f.measure = 'weight'
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['group_by', 'group_key'], "f.measure = 'weight'") | indent(4) }}
 
 ),
 
@@ -58,7 +55,6 @@ limits as (
     from bounds as f
     cross join rules as r
     left join {{ ref('outlier_rules') }} as w on f.measure = w.column_name and f.group_by = w.group_by
-    where f.newest = 1
 
 ),
 
