@@ -452,7 +452,7 @@ def catalog(
         bool, typer.Option("--warehouse", help="Figures of the warehouse instead of what is published.")
     ] = False,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/features.md).")
+        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/reference/features.md).")
     ] = None,
     as_json: Json = False,
 ) -> None:
