@@ -159,7 +159,7 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
 
 @app.command()
 def load(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
@@ -183,7 +183,7 @@ def load(
 
 @app.command()
 def ingest(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
@@ -241,7 +241,7 @@ def unload(
 
 @app.command()
 def stream(
-    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/how-to/connect-a-stream.md).")],
     table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,

@@ -40,7 +40,9 @@ def published(houses: Houses, where: Settings, rows: list[Row]) -> Path:
 
 
 def the_join_of_the_page(project: Path) -> str:
-    [sql] = re.findall(r"```sql\n(.*?)```", (project / "docs" / "how-to" / "join-labels.md").read_text("utf-8"), re.DOTALL)
+    [sql] = re.findall(
+        r"```sql\n(.*?)```", (project / "docs" / "how-to" / "join-labels.md").read_text("utf-8"), re.DOTALL
+    )
     return str(sql)
 
 

@@ -540,7 +540,10 @@ def shown(value: Any) -> str:
 def on_the_page(project: Path, heading: str) -> tuple[str, str, list[list[str]]]:
     """A section of docs/explanation/real-data.md: its text, its query, and the rows of its table."""
     section = (
-        (project / "docs" / "explanation" / "real-data.md").read_text("utf-8").partition(f"### {heading}\n")[2].partition("\n#")[0]
+        (project / "docs" / "explanation" / "real-data.md")
+        .read_text("utf-8")
+        .partition(f"### {heading}\n")[2]
+        .partition("\n#")[0]
     )
     sql = section.partition("```sql\n")[2].partition("```")[0]
     lines = [line for line in section.splitlines() if line[:1] == "|"]
