@@ -66,7 +66,7 @@ def test_pages_that_code_names_exist() -> None:
 
 
 def test_every_setting_is_listed() -> None:
-    sources = [path for path in (PROJECT / "orchestration").rglob("*.py")]
+    sources = list((PROJECT / "orchestration").rglob("*.py"))
     sources += [PROJECT / "profiles.yml", *(PROJECT / "scripts").iterdir()]
     read = set()
     for path in sources:
@@ -96,3 +96,24 @@ def test_events_statuses_and_rules_are_listed() -> None:
     }
     assert statuses == column("order_statuses.csv", "status")
     assert rules == column("validation_rules.csv", "rule_id")
+
+
+#: docs/contributing/words.md says what we write instead.
+UNWANTED = re.compile(
+    r"\b(told|gone|astray|met|mend\w*|taste\w*|anew|afresh|takes up(?! to)|taken up|landers?|bur(?:y|ied)|judge\w*|incarnations?|lots of \d+)\b",
+    re.IGNORECASE,
+)
+#: Generated from texts elsewhere, or records of their time.
+OTHERS_WORDS = {
+    "CHANGELOG.md",
+    "docs/contributing/words.md",
+    "docs/reference/commands.md",
+    "docs/reference/features.md",
+}
+OTHERS_WORDS |= {"docs/reference/raw-tables.md", "deploy/README.md", "benchmarks/README.md"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if name_of(page) not in OTHERS_WORDS], ids=name_of)
+def test_pages_use_plain_words(page: Path) -> None:
+    if page.parent.name != "decisions":
+        assert UNWANTED.findall(re.sub(r"`[^`]*`", "", prose(page))) == []
