@@ -24,7 +24,7 @@ import duckdb
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orchestration.config.settings import PROJECT, Settings, settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.sql.text import quote
 
 SCRIPT = Path(__file__).with_name("floor.sql")

@@ -39,7 +39,7 @@ tables:
 
 def make(url: str, rows: int) -> None:
     """Fill the table, on the server itself."""
-    from orchestration.lake.lake import lake
+    from orchestration.lake import lake
     from orchestration.sources import databases
 
     con = lake.connect()
@@ -76,7 +76,7 @@ def by_finegrain(url: str, folder: Path) -> int:
 
 def by_duckdb(url: str, folder: Path) -> int:
     """The extension alone: the columns as they are into a table of the lake."""
-    from orchestration.lake.lake import lake
+    from orchestration.lake import lake
     from orchestration.sources import databases
 
     con = lake.connect()

@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import columns
 from orchestration.warehouse.build import Build, run_dbt

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.stream.run import stream
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 
 def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:

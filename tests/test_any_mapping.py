@@ -14,13 +14,15 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from orchestration import cli
 from orchestration.config import settings
 from orchestration.config.settings import Settings
 from orchestration.config.yaml_file import DEEPEST, LARGEST
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load
+from orchestration.mapping import mapping
 from orchestration.mapping.contracts import RAW_TABLES
-from orchestration.mapping.mapping import mapping, mapping_files, read_mapping
+from orchestration.mapping.mapping import mapping_files, read_mapping
 from orchestration.quality.doctor import examine
 from orchestration.sources.files import find
 

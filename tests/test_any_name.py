@@ -19,7 +19,7 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, console
 from orchestration.ingest.load import load
 from orchestration.ingest.unload import unload
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.quality.doctor import examine
 from orchestration.sql.text import identifier
 

@@ -22,7 +22,7 @@ from conftest import run_dbt
 from orchestration.config.settings import LEAST_MEMORY, Settings, memory, memory_bytes, settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load, plan
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 
 FIELDS = {"event_type": "t", "event_at": "at", "user_id": "u"}

@@ -18,7 +18,7 @@ from test_maintain import Held
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.warehouse.build import Node, build, must_start_afresh, notes, run_dbt
 from orchestration.warehouse.dbt_plugin import rules
 
@@ -88,7 +88,7 @@ def test_what_is_deprecated_is_found(deprecated: str, tmp_path: Path) -> None:
 RUNS_DBT_AGAIN = """
 import sys
 from dbt.cli.main import dbtRunner
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.config.settings import settings
 
 where = settings()

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestration import cli
 from orchestration.errors import FinegrainError, console
 from orchestration.ingest.stream.messages import Landed
 from orchestration.ingest.stream.watch import Watch

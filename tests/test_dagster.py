@@ -40,7 +40,8 @@ from orchestration.dagster.instance import STORAGE, command, end_what_was_left, 
 from orchestration.dagster.shop import connections
 from orchestration.errors import FinegrainError
 from orchestration.features.history import features_of
-from orchestration.lake.lake import Arrived, lake
+from orchestration.lake import lake
+from orchestration.lake.lake import Arrived
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.quality.account import ledger
 

@@ -22,7 +22,7 @@ from orchestration.cli.commands import app
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import FileReport, LoadReport, load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 
 NOW = datetime(2024, 6, 1, 12, 0)

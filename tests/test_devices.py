@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.load import load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.sources import devices
 
 CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/123.0.0.0"

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest.ingest import landing
+from orchestration.ingest import landing
 from orchestration.ingest.load import load
 from orchestration.quality import doctor
 from orchestration.quality.doctor import EntryLook, FieldLook, Finding, Report, examine

@@ -27,7 +27,7 @@ from orchestration.ingest.ingest import ingest
 from orchestration.ingest.load import load
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.stream.run import stream
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 ROUNDS = 6
 ROWS = 200

@@ -22,7 +22,7 @@ from orchestration.ingest.ingest import TableReport, ingest
 from orchestration.ingest.landing import MOST_ELEMENTS
 from orchestration.ingest.load import load
 from orchestration.ingest.unload import unload
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 from orchestration.quality.doctor import examine
 

@@ -13,7 +13,8 @@ import yaml
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load
-from orchestration.mapping.mapping import expression, mapping, read_mapping
+from orchestration.mapping import mapping
+from orchestration.mapping.mapping import expression, read_mapping
 from orchestration.sql.functions import FUNCTIONS
 
 #: Functions that give another value at another moment, in another session or on another machine, whatever DuckDB says of them.

@@ -19,7 +19,7 @@ from test_any_name import OURS
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.ingest import TableReport, ingest
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.sources import apis
 from orchestration.sql.text import identifier
 

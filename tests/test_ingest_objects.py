@@ -13,7 +13,7 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.ingest import ingest
 from orchestration.ingest.load import load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.sources import objects
 
 

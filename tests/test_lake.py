@@ -19,7 +19,7 @@ from small_shops import differences
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import mapping_files, read_mapping
 from orchestration.quality.doctor import examine
 from orchestration.warehouse.build import build
@@ -83,7 +83,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 #: A writer that makes the lake, if need be, and lands ten times a row; it is one of two that begin together.
 WRITER = """
 import sys
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 con = lake.connect()
 
 def land():

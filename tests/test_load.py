@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest.ingest import landing
+from orchestration.ingest import landing
 from orchestration.ingest.load import LoadReport, load, plan
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.contracts import columns
 from orchestration.sources.files import look
 

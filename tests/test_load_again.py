@@ -28,7 +28,7 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import FileReport, LoadReport, load
 from orchestration.ingest.unload import unload
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.quality.doctor import examine
 from orchestration.sources.patterns import may_name
 

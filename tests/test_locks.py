@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.locks import scratch
 
 #: Makes folders over and over, and holds each to what is in it; says so when it has its first.
@@ -78,7 +78,7 @@ def test_many_that_begin_and_are_killed_leave_each_other_alone(tmp_path: Path) -
 
 #: Spills what does not fit; two that do so in one folder overwrite each other's files.
 SPILLER = """
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.config.settings import settings
 
 con = lake._engine(settings())

@@ -23,7 +23,7 @@ from small_shops import Houses, Row, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.warehouse.build import must_start_afresh
 from orchestration.warehouse.maintain import _is_passing, _step, maintain
@@ -193,7 +193,7 @@ def test_what_must_be_kept_is_kept(houses: Houses) -> None:
 
 #: Counts rows that lie in the catalogue while they come and upkeep goes on; none may vanish.
 READER = """
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 con = lake.connect(read_only=True)
 before = looks = 0
@@ -270,7 +270,7 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
 
 #: Looks at a table of files, as `finegrain report` and `doctor` do, a thousand times; no look may show less than the one before.
 LOOKER = """
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 seen = 0
 for _ in range(10):
@@ -369,7 +369,7 @@ def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> Non
 MOVER = """
 import sys, threading
 from datetime import datetime
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Position, Stream, move
 from orchestration.config.settings import settings
 

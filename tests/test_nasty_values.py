@@ -23,7 +23,7 @@ from small_shops import GA4_ITEM, VARS, Houses, Row, land
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.landing import macros
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.warehouse.build import environment, run_dbt
 from orchestration.warehouse.publish import publish

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from small_shops import Houses, Row, ShopMaker, at, deletion, differences, land, versioned
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 #: A build may break off anywhere: the next one has to make up for what was left out.
 MAY_FAIL = (

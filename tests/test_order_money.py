@@ -18,7 +18,7 @@ from conftest import PROJECT
 from small_shops import Houses, Row, land
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.dbt_plugin import snapshot
 

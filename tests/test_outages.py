@@ -25,7 +25,7 @@ from test_stream import GOOD, Shop
 
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import Unavailable
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 
 @pytest.fixture

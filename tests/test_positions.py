@@ -11,7 +11,7 @@ import pytest
 from servers import HOST, Postgres
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Overtaken, Position, Stream, move, positions
 
 NOW = datetime(2025, 3, 2)

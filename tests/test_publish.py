@@ -25,7 +25,7 @@ from rich.console import Console
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.quality.account import account
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.publish import Publication, publish

@@ -20,7 +20,7 @@ from small_shops import Houses, ShopMaker, differences, land
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.ingest.rates import update
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.warehouse.warehouse import stale_rates
 
 NOW = datetime(2025, 11, 28, 20)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration.ingest.ingest import landing
+from orchestration.ingest import landing
 from orchestration.mapping.mapping import Csv, Table
 from orchestration.sources import records
 from orchestration.sources.files import DataFile, look

@@ -15,11 +15,11 @@ import duckdb
 import pytest
 import yaml
 
-from orchestration import errors
+from orchestration import cli, errors
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.watch import Form, Watch
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 from orchestration.quality.doctor import examine
 from orchestration.sources import apis

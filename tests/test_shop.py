@@ -22,7 +22,7 @@ from orchestration.ingest.load import load
 from orchestration.ingest.rates import update
 from orchestration.ingest.stream.run import stream
 from orchestration.ingest.unload import unload
-from orchestration.lake.lake import lake, shop
+from orchestration.lake import lake, shop
 from orchestration.mapping.mapping import read_mapping
 from orchestration.quality.doctor import examine
 from orchestration.warehouse.build import must_start_afresh

@@ -27,7 +27,7 @@ from test_maintain import UPKEEP
 from test_stream_kills import PARTITIONS, Events, mapping
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 #: What nobody may say.
 TROUBLE = re.compile(r"\block(ed|s)?\b|conflict|could not serialize|deadlock|Traceback|failed", re.IGNORECASE)
@@ -37,7 +37,7 @@ USERS = 97
 #: catalogue keeps upkeep from moving rows meanwhile (docs/decisions/0009).
 READER = """
 import signal
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.config.settings import settings
 
 stopping = []

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 
 #: So many rows take seconds to load, on any machine.
 MANY = 2_000_000

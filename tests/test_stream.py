@@ -29,7 +29,7 @@ from orchestration.ingest.stream.messages import NAMED, Messages
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.stream.run import Onlooker
 from orchestration.ingest.unload import unload
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.mapping.mapping import Table
 from orchestration.sources.bounds import Bounds

@@ -32,7 +32,7 @@ from orchestration.ingest.stream.messages import Messages
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.stream.run import Onlooker, source_of
 from orchestration.ingest.stream.watch import Form, Watch
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Position, Stream, move, positions
 from orchestration.mapping.mapping import Table
 from orchestration.quality.doctor import examine

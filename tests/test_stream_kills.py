@@ -23,7 +23,7 @@ from servers import Kafka
 from services import bootstrap, new_topic
 
 from orchestration.config.settings import Settings
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Stream, positions
 
 PARTITIONS = 6

@@ -31,7 +31,7 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits
 from orchestration.ingest.stream.run import Onlooker, entry_of
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Stream, positions
 from orchestration.sources.kinesis import BEGINNING, END, MOST, Kinesis
 

@@ -26,7 +26,7 @@ from orchestration.ingest.stream.loader import Limits
 from orchestration.ingest.stream.messages import Messages
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.stream.run import look
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.lake.positions import Position
 from orchestration.mapping.mapping import Stream, Table
 from orchestration.sources.bounds import Bounds, beyond, shallow

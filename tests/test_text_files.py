@@ -27,9 +27,9 @@ from rich.table import Table
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, console
-from orchestration.ingest.ingest import landing
+from orchestration.ingest import landing
 from orchestration.ingest.load import LoadReport, load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 from orchestration.quality.doctor import EntryLook, examine
 from orchestration.sources.files import DataFile, look
