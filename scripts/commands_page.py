@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from orchestration.cli import app
+from orchestration.cli.commands import app
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "commands.md"
 START, END = "<!-- commands: scripts/commands_page.py -->\n", "<!-- end of commands -->"
