@@ -64,7 +64,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {# SQL: a number, or 0 where it is below; greatest() would make 0 of null. #}
 {% macro at_least_zero(number) %}case when {{ number }} < 0 then 0 else {{ number }} end{% endmacro %}
 
-{# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item, session), as [name, type, SQL over
+{# The measures that dbt_project.yml declares of an entity (user, item, category, affinity, user_item, session), as [name, type, SQL over
    clean events]; `also` is a further condition. #}
 {% macro declared_measures(entities, also=none) %}
 {%- set found = [] -%}
@@ -98,7 +98,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {% macro tile_entities(tile) %}
 {{ return({
     'identity_day': ['user'],
-    'identity_product': ['taste', 'user_item'],
+    'identity_product': ['affinity', 'user_item'],
     'product': ['item', 'category'],
 }.get(tile, [])) }}
 {% endmacro %}

@@ -1,4 +1,4 @@
--- How much each kind of event says of a customer's taste, as one row: the shop's own words (a seed), not a fit. What the
+-- How much each kind of event adds to a customer's affinity, as one row: the shop's own choice (a seed), not a fit. What the
 -- seed leaves out weighs nothing.
 select
     coalesce(max(case when measure = 'views' then weight end), 0) as views,
