@@ -93,7 +93,8 @@ def test_a_changed_mapping_says_what_the_page_says(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "orchestration.cli", "load", "shop.yml"], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (2, BLOCKS["changed"])
+    # On a slow machine there is a line of progress before it.
+    assert done.returncode == 2 and done.stderr.endswith(BLOCKS["changed"]), done.stderr
 
 
 def test_the_page_loads(folder: Path) -> None:
