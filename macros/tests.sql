@@ -27,7 +27,8 @@ select * from judged where broken_rules <> ''
 {#
   A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, changed_via}}`, tests that
   judge rows one by one or by that key ask, in a `dbt build`, those of which one of the models `changed_via` has a row built since the
-  last whole build that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
+  last whole build that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all; so
+  does a test that is new or another since then, or about models whose rules changed.
 #}
 {% macro get_where_subquery(relation) %}
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
@@ -59,9 +60,12 @@ select * from judged where broken_rules <> ''
 {# The lake snapshot of the last build, if it was whole and passed; none where all has to be asked. #}
 {% macro last_audited() %}
 {%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or asks_all() %}{{ return(none) }}{% endif -%}
+{%- set inputs = inputs_of(model) -%}
 {%- set found = run_query(
-    "select case when status = 'passed' and is_whole and as_of is not distinct from " ~ requested_as_of() ~ " then built_from end from "
-    ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by number desc nulls last limit 1"
+    "select case when b.status = 'passed' and b.is_whole and b.as_of is not distinct from " ~ requested_as_of()
+    ~ " and not exists (select 1 from " ~ states() ~ " as s where s.model in (" ~ names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
+    ~ " and exists (select 1 from " ~ states() ~ " as t where t.model = '" ~ model.name ~ "' and t.rules = " ~ rules_of(model) ~ ")"
+    ~ " then b.built_from end from " ~ target.schema ~ ".builds as b where b.invocation_id <> '" ~ invocation_id ~ "' order by b.number desc nulls last limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}

@@ -5,7 +5,7 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
-- `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
+- `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/fingerprints.py).
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
 - `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
 """
@@ -13,7 +13,6 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import threading
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import yaml
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.flags import get_flags
@@ -33,6 +31,7 @@ from dbt_common.invocation import get_invocation_id
 
 from orchestration import lake, shop, stopping
 from orchestration.errors import FinegrainError
+from orchestration.fingerprints import of_project
 from orchestration.locks import scratch
 from orchestration.settings import PROJECT, Settings, private, settings
 
@@ -65,22 +64,10 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-def rules(project: Path = PROJECT, of_shop: Mapping[str, str] | None = None) -> str:
-    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, what mappings say in place of vars (`of_shop`),
-    staging, steps and macros.
-
-    The exchange rates of the lake are left out: by those that are new, an incremental build converts again what they concern.
-    """
-    digest = hashlib.sha256()
-    files = [*(project / "seeds").glob("*.csv"), *(project / "macros").rglob("*.sql")]
-    files += [*(project / "models" / "staging").rglob("*.sql"), *(project / "models" / "intermediate").rglob("*.sql")]
-    for path in sorted(files):
-        digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
-    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
+def fingerprints(of_shop: Mapping[str, str], project: Path = PROJECT) -> dict[str, str]:
+    """The fingerprints of the project's nodes, with the vars of the command line and what mappings say in place of vars (`of_shop`)."""
     flags: Any = get_flags()  # type: ignore[no-untyped-call]
-    said = {**said, **(getattr(flags, "VARS", None) or {}), **(of_shop or {})}
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    return of_project(project, {**(getattr(flags, "VARS", None) or {}), **of_shop})
 
 
 class Plugin(BasePlugin):
@@ -90,7 +77,7 @@ class Plugin(BasePlugin):
         self._lock = threading.Lock()
         self._invocation: str | None = None
         self._pinned = 0
-        self._rules = ""
+        self._fingerprints: dict[str, str] = {}
         self._arrivals: dict[str, int] = {}
         self._shop: dict[str, str] = {}
 
@@ -136,13 +123,14 @@ class Plugin(BasePlugin):
                     self._pinned = snapshot(cursor)
                     self._arrivals = lake.arrivals(cursor, self._pinned)
                     self._shop = shop.of_lake(cursor, self._pinned)
-                    self._rules = rules(of_shop=self._shop)
+                    self._fingerprints = fingerprints(self._shop)
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
         cursor.execute("set timezone = 'UTC'")
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
-        cursor.execute(f"set variable rules = '{self._rules}'")
+        # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
+        cursor.execute(f"set variable fingerprints = {lake.quote(json.dumps(self._fingerprints))}")
         pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
         cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
         cursor.execute(f"set variable shop = {shop.literal(self._shop)}")
