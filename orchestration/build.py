@@ -173,8 +173,15 @@ def from_scratch(said: Sequence[str]) -> list[str]:
             follow += 1
         else:
             why.setdefault(f"since rules of {source[1]} changed" if source else reason, []).append(name)
-    told = [f"{', '.join(models)}, {reason.replace('its', 'their') if len(models) > 1 else reason}" for reason, models in why.items()]
-    return [f"built from scratch: {'; '.join(told)}{f'; and {follow} models that follow from these' if follow else ''}"] if found else []
+    told = [
+        f"{', '.join(models)}, {reason.replace('its', 'their') if len(models) > 1 else reason}"
+        for reason, models in why.items()
+    ]
+    return (
+        [f"built from scratch: {'; '.join(told)}{f'; and {follow} models that follow from these' if follow else ''}"]
+        if found
+        else []
+    )
 
 
 def _is_run(result: Any) -> bool:

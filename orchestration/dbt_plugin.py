@@ -64,9 +64,11 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-def fingerprints(of_shop: Mapping[str, str], project: Path = PROJECT) -> dict[str, str]:
-    """The fingerprints of the project's nodes, with the vars of the command line and what mappings say in place of vars (`of_shop`)."""
+def fingerprints(of_shop: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of the nodes of the project that dbt runs, with the vars of its command line and what mappings say in place of
+    vars (`of_shop`)."""
     flags: Any = get_flags()  # type: ignore[no-untyped-call]
+    project = Path(getattr(flags, "PROJECT_DIR", None) or PROJECT)
     return of_project(project, {**(getattr(flags, "VARS", None) or {}), **of_shop})
 
 

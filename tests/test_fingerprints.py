@@ -1,0 +1,298 @@
+"""Rules that change: which models a build then makes from scratch, and which it leaves as they are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from small_shops import VARS, Houses, differences, land, rows_of
+
+from orchestration.build import Build, from_scratch, run_dbt
+from orchestration.fingerprints import ALL, _macros, code, of_project, parts_of
+from orchestration.settings import Settings
+
+Change = tuple[str, str, str]
+
+
+@pytest.fixture
+def copy(project: Path, tmp_path: Path) -> Path:
+    """The dbt project, to be changed."""
+    folder = tmp_path / "project"
+    for name in ("models", "macros", "seeds", "snapshots", "dbt_packages", "tests/generic", "tests/singular"):
+        shutil.copytree(project / name, folder / name)
+    for name in ("dbt_project.yml", "profiles.yml", "packages.yml"):
+        shutil.copy(project / name, folder)
+    return folder
+
+
+def change(folder: Path, file: str, old: str, new: str) -> None:
+    path = folder / file
+    text = path.read_text("utf-8")
+    assert old in text, f"{file} does not hold {old!r}"
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+#: Changes of one file, with models whose fingerprint is another then, and models whose is not.
+CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
+    "a comment in a test macro": (
+        ("tests/generic/every_row.sql", "#}", "; and so on. #}"),
+        set(),
+        {"test_every_row", "int_events__validated", "user_features"},
+    ),
+    "a comment in a macro": (
+        ("macros/sessions.sql", "-- Where a changed row stood", "-- Where it stood"),
+        set(),
+        {"int_events__sessionized"},
+    ),
+    "a comment in a model": (
+        ("models/intermediate/events/int_events__sessionized.sql", "-- They are few:", '-- It\'s "few":'),
+        set(),
+        {"int_events__sessionized"},
+    ),
+    "what a test asks": (
+        ("macros/tests.sql", "where broken_rules <> ''", "where broken_rules > ''"),
+        {"test_every_row", "test_windows_grow"},
+        {"int_events__validated", "user_features"},
+    ),
+    "a value of a string": (
+        ("models/intermediate/events/int_events__sessionized.sql", "'database'", "'data  base'"),
+        {"int_events__sessionized"},
+        {"int_events__validated"},
+    ),
+    "a macro that a model's macro calls": (
+        (
+            "macros/engine/functions.sql",
+            "macro duckdb__id_hash(columns) %}",
+            "macro duckdb__id_hash(columns) %}null ||",
+        ),
+        {"int_events__normalized", "int_events__sessionized"},
+        {"int_tiles__identity_day"},
+    ),
+    "a var": (
+        ("dbt_project.yml", "max_price: 100000", "max_price: 100001"),
+        {"int_events__validated"},
+        {"int_events__sessionized", "int_identity__links", "int_tiles__identity_day", "user_features"},
+    ),
+    "a var of sessions": (
+        ("dbt_project.yml", "session_gap_minutes: 30", "session_gap_minutes: 31"),
+        {"int_events__sessionized"},
+        {"int_events__validated", "int_cleaning__events", "item_features"},
+    ),
+    "a measure": (
+        ("dbt_project.yml", "where: event_type = 'search'", "where: event_type = 'searches'"),
+        {"int_tiles__identity_day", "int_features__user"},
+        {"int_events__validated", "int_cleaning__events", "int_identity__links"},
+    ),
+    "a record of builds": (
+        ("macros/builds.sql", "'open', false", "'begun', false"),
+        set(),
+        {"int_events__validated", "dim_shop"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "other", "same"), CHANGES.values(), ids=CHANGES)
+def test_what_a_fingerprint_sees(copy: Path, edit: Change, other: set[str], same: set[str]) -> None:
+    before = of_project(copy)
+    assert before == of_project(copy)
+    change(copy, *edit)
+    after = of_project(copy)
+    changed = {name for name in before if before[name] != after[name]} - {ALL}
+    assert other <= changed
+    assert not changed & same
+    assert changed == set() or other
+
+
+def test_what_the_shop_says_goes_before_a_var(copy: Path) -> None:
+    usd, eur = (of_project(copy, {"reporting_currency": currency}) for currency in ("USD", "EUR"))
+    assert of_project(copy) == usd
+    assert usd["int_events__normalized"] != eur["int_events__normalized"]
+    assert usd["int_events__sessionized"] == eur["int_events__sessionized"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("select a -- it's a comment\n\nfrom b", "select a from b"),
+        ("select '--', \"{# a #}\" as b", "select '--', \" \" as b"),
+        ("{# it's\n two lines #}\nselect 'a  b'", "select 'a  b'"),
+        ("{{ config(hook=\"{{ x('y') }}\") }}", "{{ config(hook=\"{{ x('y') }}\") }}"),
+    ],
+)
+def test_comments_and_space_are_no_code(text: str, expected: str) -> None:
+    assert code(text) == expected
+
+
+def test_what_was_built_from_scratch_is_said_in_one_sentence() -> None:
+    said = [
+        "Built from scratch: sessions, since its rules changed",
+        "something else",
+        "Built from scratch: events, since names was",
+        "Built from scratch: tiles, since sessions was",
+        "Built from scratch: states, since tiles was",
+    ]
+    assert from_scratch(said) == [
+        "built from scratch: sessions, since its rules changed; events, since rules of names changed; and 2 models that follow from these"
+    ]
+    assert from_scratch(["something else"]) == []
+
+
+def _run(where: Settings, project: Path, command: str, *arguments: str, variables: Mapping[str, Any] = VARS) -> Build:
+    target = project.parent / "target"
+    own = ["--vars", json.dumps(dict(variables)), "--target-path", str(target)]
+    done = run_dbt([command, *own, *arguments], where=where, project=project)
+    assert done.passed, [(node.name, node.message) for node in done.failed]
+    return done
+
+
+def _begun(where: Settings) -> set[str]:
+    """What the last build began: of tables and views, those whose rules changed."""
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        found = con.execute("select model from states where begun_in = (select max(number) from builds)").fetchall()
+    return {str(name) for (name,) in found}
+
+
+class _Graph:
+    """What reads what, as dbt's manifest says."""
+
+    def __init__(self, project: Path) -> None:
+        manifest = json.loads((project.parent / "target" / "manifest.json").read_text("utf-8"))
+        self.children: dict[str, list[str]] = manifest["child_map"]
+        self.names = {
+            key: str(node["name"])
+            for key, node in manifest["nodes"].items()
+            if node["resource_type"] in ("model", "seed")
+        }
+        self.incremental = {
+            str(node["name"])
+            for node in manifest["nodes"].values()
+            if node["config"].get("materialized") == "incremental"
+        }
+
+    def below(self, *names: str) -> set[str]:
+        """These models and all that follow from them."""
+        waiting = [key for key, name in self.names.items() if name in names]
+        found = set(waiting)
+        while waiting:
+            new = [key for key in self.children.get(waiting.pop(), []) if key in self.names and key not in found]
+            found.update(new)
+            waiting += new
+        return {self.names[key] for key in found}
+
+
+@pytest.mark.long
+def test_rules_that_changed_rebuild_what_follows_from_them_and_nothing_else(houses: Houses, copy: Path) -> None:
+    """Builds of one warehouse, one after the other, between which rules change; each equals one from scratch."""
+    where = houses.make("rules")
+    rows = rows_of(5, 90)
+    land(where, rows[:60])
+    _run(where, copy, "seed")
+    _run(where, copy, "run")
+    graph = _Graph(copy)
+
+    def equals_one_from_scratch(**variables: object) -> None:
+        afresh = houses.beside(where)
+        _run(afresh, copy, "run", "--full-refresh", variables=VARS | variables)
+        assert differences(where, afresh) == []
+
+    # What is only said otherwise begins nothing; a label, the marts that show it.
+    change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
+    change(copy, "macros/sessions.sql", "-- Where a changed row stood", "-- Where it stood")
+    change(copy, "seeds/rfm_segments.csv", "Champions", "Best of all")
+    _run(where, copy, "seed")
+    done = _run(where, copy, "run")
+    assert "user_features" in _begun(where) <= graph.below("rfm_segments")
+    assert not _begun(where) & graph.incremental
+    assert done.notes == []
+
+    # The rule of sessions: verdicts stay.
+    land(where, rows[60:70])
+    done = _run(where, copy, "run", variables=VARS | {"session_gap_minutes": 3})
+    assert graph.below("int_events__sessionized") & graph.incremental <= _begun(where)
+    assert "int_events__validated" not in _begun(where)
+    assert "int_cleaning__numeric_histogram" not in _begun(where)
+    [note] = done.notes
+    assert re.match(r"built from scratch: .*\bint_events__sessionized, since", note)
+    equals_one_from_scratch(session_gap_minutes=3)
+
+    # A rule of verdicts, and with it the one of sessions as it was. Here dbt's own test sees it first.
+    before = [
+        node.rows
+        for node in run_dbt(
+            [
+                "test",
+                "--select",
+                "models_follow_current_rules",
+                "--vars",
+                json.dumps(VARS),
+                "--target-path",
+                str(copy.parent / "target"),
+            ],
+            where=where,
+            project=copy,
+        ).failed
+    ]
+    assert before and {str(row["model"]) for row in before[0]} <= graph.incremental
+    land(where, rows[70:80])
+    _run(where, copy, "run", variables=VARS | {"max_price": 50})
+    assert graph.below("int_events__validated") & graph.incremental <= _begun(where)
+    assert "stg_lake__category_names" not in _begun(where)
+    equals_one_from_scratch(max_price=50)
+
+    # A seed of verdicts. A table stands between it and them.
+    change(copy, "seeds/category_map.csv", "\nbooks,", "\nnever heard of,")
+    _run(where, copy, "seed", variables=VARS | {"max_price": 50})
+    _run(where, copy, "run", variables=VARS | {"max_price": 50})
+    assert graph.below("int_events__validated") & graph.incremental <= _begun(where)
+    assert not _begun(where) - graph.below("category_map")
+    equals_one_from_scratch(max_price=50)
+
+    # A model that was begun by hand: so are those that follow from it, in the next build.
+    _run(where, copy, "run", "--full-refresh", "--select", "int_cleaning__events", variables=VARS | {"max_price": 50})
+    assert _begun(where) == {"int_cleaning__events"}
+    land(where, rows[80:])
+    _run(where, copy, "run", variables=VARS | {"max_price": 50})
+    assert _begun(where) & graph.incremental == (graph.below("int_cleaning__events") & graph.incremental) - {
+        "int_cleaning__events"
+    }
+    done = _run(where, copy, "test", "--select", "models_follow_current_rules", variables=VARS | {"max_price": 50})
+    equals_one_from_scratch(max_price=50)
+
+
+def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:
+    """The names of the project's macros that these call, as dbt knows it."""
+    found: set[str] = set()
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in found and key in macros:
+            found.add(key)
+            waiting += macros[key]["depends_on"]["macros"]
+    return {str(macros[key]["name"]) for key in found if macros[key]["package_name"] == "finegrain"}
+
+
+def test_no_macro_of_a_model_is_overlooked(project: Path, home: Settings) -> None:
+    """Against what dbt itself found when it parsed. dbt counts the hooks of dbt_project.yml, too."""
+    run_dbt(["parse", "--target-path", str(home.home / "target")], where=home)
+    manifest = json.loads((home.home / "target" / "manifest.json").read_text("utf-8"))
+    macros, known = _macros(project), manifest["macros"]
+    bookkeeping = _macros_of(
+        [f"macro.finegrain.{name}" for name in ("record_state", "hooks_read", "is_unchanged", "inputs_of")], known
+    )
+    looked_at = 0
+    for node in manifest["nodes"].values():
+        if node["resource_type"] in ("model", "snapshot") or (
+            node["resource_type"] == "test" and not node.get("test_metadata")
+        ):
+            text = code((project / node["original_file_path"]).read_text("utf-8"))
+            assert _macros_of(node["depends_on"]["macros"], known) - set(parts_of(text, macros, {})) <= bookkeeping, (
+                node["name"]
+            )
+            looked_at += 1
+    assert looked_at > 90
