@@ -1,41 +1,124 @@
 {#
-  Incremental strategy `changes`: of the rows that a build takes up again, most come out as they were. Those are left alone, with the
-  snapshot they were built in, so that nothing downstream takes them up in turn. The others are replaced, and those that are no
-  longer there are deleted.
-
-  A model says its `unique_key` and, where rows may vanish, the temporary table of keys that its pre-hook found: `meta: {takes_up}`.
+  What a build changed. The event models (validated, sessionized, cleaned) write the keys of each row that they add, replace or delete
+  to the change journal, as they were and as they are, with the snapshot of the build, in their own transaction. Models of changes/
+  turn the journal into change sets: the identities, identity-days, products, orders, sessions and days that something happened to. A
+  later model reads a change set past its own watermark and replaces exactly those keys. Entries that all have read are deleted when a
+  build begins (macros/watermarks.sql).
 #}
-{% macro get_incremental_changes_sql(arguments) -%}
-{%- set key, made, kept = arguments.unique_key, arguments.temp_relation, arguments.target_relation -%}
-{%- set columns = arguments.dest_columns | map(attribute='quoted') | list -%}
-{%- set has_days = '"event_day"' in columns -%}
-{%- set takes_up = (config.get('meta') or {}).get('takes_up') or made -%}
-create or replace temporary table known_before as
-select {{ key }}{{ ", event_day" if has_days }}
-from {{ kept }}
-where {{ key }} in (select m.{{ key }} from {{ made }} as m);
-create or replace temporary table as_they_were as
-select m.{{ key }}
-from {{ made }} as m
-inner join (
-    select * from {{ kept }}
-    where {{ key }} in (select b.{{ key }} from known_before as b)
-        {%- if has_days %}
-        -- The days spare most of a wide table; a row without one counts as changed.
-        and event_day in (select b.event_day from known_before as b)
-        {%- endif %}
-) as k on m.{{ key }} = k.{{ key }}
-where
-    {%- for column in columns if column not in about_the_build() %}
-    m.{{ column }} is not distinct from k.{{ column }}{{ " and" if not loop.last }}
-    {%- endfor %};
-delete from {{ kept }}
-where {{ key }} in (select t.{{ key }} from {{ takes_up }} as t)
-    and {{ key }} not in (select a.{{ key }} from as_they_were as a);
-insert into {{ kept }} ({{ columns | join(', ') }})
-select {{ columns | join(', ') }} from {{ made }}
-where {{ key }} not in (select a.{{ key }} from as_they_were as a)
+
+{% macro create_change_journal() -%}
+create table if not exists {{ target.schema }}.change_journal (
+    model varchar, row_id bigint, is_previous boolean, keys_changed boolean,
+    identity varchar, anonymous_id varchar, product_id varchar, order_key varchar, session_id varchar,
+    event_day date, arrival_day date, changed_in bigint
+);
+delete from {{ target.schema }}.change_journal
+where changed_in <= (select min(coalesce(w.snapshot, -1)) from {{ target.schema }}.watermarks as w)
 {%- endmacro %}
 
-{# Columns that tell of the build, and not of the row. #}
-{% macro about_the_build() %}{{ return(['"built_in"', '"prior_arrival_day"']) }}{% endmacro %}
+{# The columns of the journal that say where a row stood or stands. #}
+{% macro journal_keys() %}
+{{ return(['identity', 'anonymous_id', 'product_id', 'order_key', 'session_id', 'event_day', 'arrival_day']) }}
+{% endmacro %}
+
+{# Predicate: true of the rows that a build has to work out: all in a full build, else those whose `keys` are in the change set past the
+   model's watermark. `keys` are columns, or pairs of SQL and the change set's column. #}
+{% macro is_changed(change_set, keys) -%}
+{%- if not execute %}{% do ref(change_set) %}{% endif -%}
+{%- if is_incremental() -%} ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in ({{ changed_keys(ref(change_set), keys, this.identifier) }})
+{%- else -%} true
+{%- endif -%}
+{%- endmacro %}
+
+{# SQL: the keys of a change set that `model` has not read yet. #}
+{% macro changed_keys(change_set, keys, model) -%}
+select {% if keys | length > 1 %}({% endif %}{% for key in keys %}c.{{ key if key is string else key[1] }}{{ ", " if not loop.last }}{% endfor %}{% if keys | length > 1 %}){% endif %} from {{ change_set }} as c where c.changed_in > coalesce({{ watermark(model) }}, -1)
+{%- endmacro %}
+
+{#
+  Incremental strategy `changes`, which a model's meta describes:
+
+  - `change_set`, `change_keys`: the rows of these keys are replaced by those that the model's SQL gives. A change set without the column
+    changed_in is taken whole.
+  - with a `unique_key`: rows that come out as they were are left alone, with the snapshot they were built in, so that nothing
+    downstream reprocesses them; those that did change are written to the journal. The change set is then what may have to be deleted:
+    rows of it that the SQL does not give any more.
+  - `spine`: rows whose key it does not have are deleted, and what did not change is as true of the moment of this build as of the last.
+#}
+{% macro get_incremental_changes_sql(arguments) -%}
+{{ replace_changed_rows(arguments) if arguments.unique_key else replace_changed_keys(arguments) }}
+{%- endmacro %}
+
+{% macro replace_changed_keys(arguments) -%}
+{%- set made, kept = arguments.temp_relation, arguments.target_relation -%}
+{%- set columns = arguments.dest_columns | map(attribute='quoted') | join(', ') -%}
+{%- set meta = config.get('meta') -%}
+{%- set keys = meta.change_keys -%}
+delete from {{ kept }}
+{%- if meta.spine %}
+where {{ keys[0] }} in (select c.{{ keys[0] }} from {{ ref(meta.change_set) }} as c)
+    or {{ keys[0] }} not in (select s.{{ keys[0] }} from {{ ref(meta.spine) }} as s);
+{%- else %}
+where ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in ({{ changed_keys(ref(meta.change_set), keys, this.identifier) }});
+{%- endif %}
+insert into {{ kept }} ({{ columns }})
+select {{ columns }} from {{ made }}
+{%- if meta.spine %};
+update {{ kept }} set as_of = s.as_of
+from (select max(as_of) as as_of from {{ ref(meta.spine) }}) as s
+where {{ kept }}.as_of <> s.as_of
+{%- endif %}
+{%- endmacro %}
+
+{% macro replace_changed_rows(arguments) -%}
+{%- set key, made, kept = arguments.unique_key, arguments.temp_relation, arguments.target_relation -%}
+{%- set columns = arguments.dest_columns | map(attribute='quoted') | list -%}
+{%- set names = arguments.dest_columns | map(attribute='name') | list -%}
+{%- set journal = journal_keys() | select('in', names) | list -%}
+{%- set compared = journal + (['event_type', 'event_at', 'available_at'] | select('in', names) | list) -%}
+{%- set change_set = (config.get('meta') or {}).get('change_set') -%}
+{%- set has_days = 'event_day' in names -%}
+create or replace temporary table rows_before as
+select {{ key }}{{ ", event_day" if has_days }}
+from {{ kept }}
+where {{ key }} in (select m.{{ key }} from {{ made }} as m)
+{%- if change_set %}
+    or {{ key }} in ({{ changed_keys(ref(change_set), [key], this.identifier) }})
+{%- endif %};
+-- The days spare most of a wide table; a row without one counts as changed.
+create or replace temporary table whole_rows_before as
+select * from {{ kept }}
+where {{ key }} in (select b.{{ key }} from rows_before as b){{ " and event_day in (select b.event_day from rows_before as b)" if has_days }};
+create or replace temporary table unchanged_rows as
+select m.{{ key }}
+from {{ made }} as m
+inner join whole_rows_before as k on m.{{ key }} = k.{{ key }}
+where
+    {%- for column in columns if column != '"built_in"' %}
+    m.{{ column }} is not distinct from k.{{ column }}{{ " and" if not loop.last }}
+    {%- endfor %};
+delete from whole_rows_before where {{ key }} in (select u.{{ key }} from unchanged_rows as u);
+insert into {{ target.schema }}.change_journal (model, row_id, is_previous, keys_changed, {{ journal | join(', ') }}, changed_in)
+with sides as (
+    {%- for relation, is_previous in [('whole_rows_before', 'true'), (made, 'false')] %}
+    select {{ key }}, {{ is_previous }} as is_previous, {{ compared | join(', ') }}
+    from {{ relation }}
+    where {{ key }} not in (select u.{{ key }} from unchanged_rows as u)
+    {{ "union all" if not loop.last }}
+    {%- endfor %}
+)
+select
+    '{{ this.identifier }}', {{ key }}, is_previous,
+    count(*) over of_row < 2
+    {%- for name in compared %}
+    or count({{ name }}) over of_row = 1 or coalesce(min({{ name }}) over of_row <> max({{ name }}) over of_row, false)
+    {%- endfor %},
+    {{ journal | join(', ') }}, {{ pinned() }}
+from sides
+window of_row as (partition by {{ key }});
+delete from {{ kept }}
+where {{ key }} in (select b.{{ key }} from rows_before as b) and {{ key }} not in (select u.{{ key }} from unchanged_rows as u);
+insert into {{ kept }} ({{ columns | join(', ') }})
+select {{ columns | join(', ') }} from {{ made }}
+where {{ key }} not in (select u.{{ key }} from unchanged_rows as u)
+{%- endmacro %}

@@ -75,32 +75,3 @@ case
     else {{ value }}
 end
 {%- endmacro %}
-
-{# Pre-hook: which kept events a build has to clean (again): those whose verdict or session changed, and those of the days whose
-   fits did, which is what an arrival on day D does to the days from D + fit_lag_days on. #}
-{% macro find_rows_to_clean() -%}
-{% if execute and not is_full_refresh(this.identifier) -%}
-create or replace temporary table rows_to_clean as
-select v.row_id
-from {{ ref('int_events__validated') }} as v
-where v.built_in > coalesce({{ watermark(this.identifier) }}, -1)
-union
-select s.row_id
-from {{ ref('int_events__sessionized') }} as s
-where s.built_in > coalesce({{ watermark(this.identifier) }}, -1)
-union
-select v.row_id
-from {{ ref('int_events__validated') }} as v
-where v.event_day >= {{ add_days(first_changed_day(), var('fit_lag_days')) }}
-{%- endif %}
-{%- endmacro %}
-
-{# SQL: the kept events that a build cleans, as v: all, or those found above. #}
-{% macro events_to_clean() -%}
-from {{ ref('int_events__validated') }} as v
-where
-    v.verdict = 'kept'
-    {%- if is_incremental() %}
-    and v.row_id in (select r.row_id from rows_to_clean as r)
-    {%- endif %}
-{%- endmacro %}

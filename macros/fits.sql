@@ -20,20 +20,14 @@ case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000
 {{ {'n': 'bigint', 'log_n': 'bigint', 'total': 'decimal(38, 4)', 'total_square': 'decimal(38, 8)'}.get(name, 'decimal(38, 0)') }}
 {%- endmacro %}
 
-{# SQL: the first arrival day whose kept events the present build changed; null when it changed none. #}
+{# SQL: the first arrival day whose kept events changed since the model's watermark; null when none did. None in a full build. #}
 {% macro first_changed_day() -%}
-(
-    select min(least(v.arrival_day, v.prior_arrival_day))
-    from {{ ref('int_events__validated') }} as v
-    where v.built_in > coalesce({{ watermark(this.identifier) }}, -1)
-)
-{%- endmacro %}
-
-{# Pre-hook: in an incremental build, delete the days from `first_day` on, which the model is about to insert anew. #}
-{% macro forget_days(column, first_day) -%}
-{% if execute and not is_full_refresh(this.identifier) -%}
-delete from {{ this }} where {{ column }} >= {{ first_day }}
-{%- endif %}
+{%- if not execute %}{% do ref('int_events__changed_days') %}{% endif -%}
+{%- if not is_incremental() %}{{ return(none) }}{% endif -%}
+{%- set found -%}
+coalesce((select min(d.arrival_day) from {{ ref('int_events__changed_days') }} as d where d.changed_in > coalesce({{ watermark(this.identifier) }}, -1)), date '9999-12-31')
+{%- endset -%}
+{{ return(found) }}
 {%- endmacro %}
 
 {# Sample standard deviation from n, the sum and the sum of squares. #}

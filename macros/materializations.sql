@@ -8,8 +8,8 @@
   `meta: {always: true}`.
 
   A table that reads no more than the days before as_of's is left as it is, too, within a UTC day, if nothing that came changed a
-  closed day. It says so, and what of the events it hangs on: `meta: {closed_days: verdicts}`, or `values` where their cleaned
-  values and sessions count, too. It keeps the day as `as_of_day`.
+  closed day. It says so, and what of the events it depends on: `meta: {closed_days: keys}`, or `values` where their cleaned
+  values count, too. It keeps the day as `as_of_day`.
 
   So it is with a data test: in a `dbt build`, one that passed on these very inputs is not asked again.
 #}
@@ -104,16 +104,12 @@ alter table {{ states() }} add column if not exists begun_in bigint
 
 {# Whether a table that reads closed days alone would come out the same, since none of them changed and the day is the same. #}
 {% macro closed_days_stand() %}
-{%- set hangs_on = config.get('meta', {}).get('closed_days') -%}
-{%- if not hangs_on or is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
-{%- set since = 'coalesce(' ~ watermark(model.name) ~ ', -1)' -%}
+{%- set depends_on = config.get('meta', {}).get('closed_days') -%}
+{%- if not depends_on or is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
-    "select b.as_of_day = s.first_day and b.as_of_day = s.last_day"
-    ~ " and not exists (select 1 from " ~ ref('int_events__validated') ~ " as v where v.built_in > " ~ since
-    ~ " and least(v.arrival_day, v.prior_arrival_day) < (select d.as_of_day from " ~ ref('int_identity__build') ~ " as d))"
-    ~ (" and not exists (select 1 from " ~ ref('int_cleaning__events') ~ " as c where c.built_in > " ~ since
-    ~ " and c.arrival_day < (select d.as_of_day from " ~ ref('int_identity__build') ~ " as d))" if hangs_on == 'values' else '')
-    ~ " from " ~ ref('int_identity__build') ~ " as b cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
+    "select b.as_of_day = s.first_day and b.as_of_day = s.last_day and not exists (select 1 from " ~ target.schema ~ ".int_changes__events as c"
+    ~ " where c.changed_in > coalesce(" ~ watermark(model.name) ~ ", -1) and c.arrival_day < b.as_of_day" ~ (" and c.keys_changed" if depends_on == 'keys' else "") ~ ")"
+    ~ " from " ~ target.schema ~ ".int_identity__build as b cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
 ) -%}
 {{ return(found.rows[0][0] or false) }}
 {% endmacro %}

@@ -44,51 +44,6 @@
 cast(sum(({{ count }}) * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000
 {%- endmacro %}
 
-{# SQL: the keys of the orders of which a row was judged since the model's watermark, also of those that are no sale (any more): an order
-   comes and goes with its rows, all of which are judged again when its header moves it or changes its status. #}
-{% macro touched_order_keys() -%}
-select coalesce(order_id, {{ order_key() }}) as order_key
-from {{ ref('int_events__validated') }}
-where built_in > coalesce({{ watermark(this.identifier) }}, -1)
-    and event_type in ('purchase', 'pending_order', 'cancelled_order')
-{%- endmacro %}
-
-{% macro find_touched_baskets() -%}
-{% if execute and not is_full_refresh(this.identifier) -%}
-create or replace temporary table touched_baskets as
-select distinct k.order_key from ({{ touched_order_keys() }}) as k
-where k.order_key is not null;
-delete from {{ this }} where order_key in (select t.order_key from touched_baskets as t)
-{%- endif %}
-{%- endmacro %}
-
-{# The days whose pairs may have changed: where a row about a product came, left or changed its verdict, the days beside them, since
-   24 hours reach there, and the days of the other lines of touched orders. Cleaned values do not matter here. A pair is no
-   one identity's, so these days are counted anew, whole. #}
-{% macro find_touched_days() -%}
-{% if execute and not is_full_refresh(this.identifier) -%}
-create or replace temporary table touched_days as
-with changed as (
-    select event_day
-    from {{ ref('int_events__validated') }}
-    where built_in > coalesce({{ watermark(this.identifier) }}, -1) and product_id is not null
-    union
-    select event_day
-    from {{ moved_rows() }}
-    where moved_in > coalesce({{ watermark(this.identifier) }}, -1) and product_id is not null
-)
-select {{ add_days('c.event_day', 'o.days') }} as event_day
-from changed as c
-cross join (values (-1), (0), (1)) as o (days)
-where c.event_day is not null
-union
-select e.event_day
-from {{ ref('int_cleaning__events') }} as e
-where e.order_key in (select k.order_key from ({{ touched_order_keys() }}) as k);
-delete from {{ this }} where event_day in (select t.event_day from touched_days as t)
-{%- endif %}
-{%- endmacro %}
-
 {# SQL: what the meetings of a pair add up to, by `pair_weights`. #}
 {% macro weighted_co_occurrences() -%}
 {%- set terms = [] -%}

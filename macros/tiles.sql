@@ -12,7 +12,6 @@
     'identity_order': ['identity', 'order_key'],
     'product': ['product_id', 'category'],
     'product_order': ['product_id', 'category', 'brand', 'identity', 'order_key'],
-    'daily_product_touches': ['identity', 'kind', 'product_id'],
 }[tile]) }}
 {% endmacro %}
 
@@ -162,8 +161,9 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 }[tile]) }}
 {% endmacro %}
 
-{# SQL: the rows of a tile from `source`, a relation of clean events, by `also` columns and the tile's own keys and days. #}
-{% macro tile_rows(tile, source, also=[]) -%}
+{# SQL: the rows of a tile from `source`, a relation of clean events of which `condition` holds, by `also` columns and the tile's own keys
+   and days. #}
+{% macro tile_rows(tile, source, condition='true', also=[]) -%}
 select
     {%- for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}
     {{ key }},
@@ -172,43 +172,6 @@ select
     {{ expression }} as {{ name }}{{ "," if not loop.last }}
     {%- endfor %}
 from {{ source }}
-where {{ tile_filter(tile) }}
+where {{ tile_filter(tile) }} and {{ condition }}
 group by {% for key in also + tile_keys(tile) + ['event_day', 'arrival_day'] %}{{ key }}{{ ", " if not loop.last }}{% endfor %}
-{%- endmacro %}
-
-{# The one grain by which a tile model replaces what changed, and pre-hooks that find and forget it. #}
-{% macro tile_grain(tile) %}{{ return(tile_keys(tile)[0]) }}{% endmacro %}
-
-{% macro find_touched_tiles(tile) -%}
-{% if execute and not is_full_refresh(this.identifier) -%}
-create or replace temporary table touched_tiles as
-select {{ tile_grain(tile) }} as entity, event_day
-from {{ ref('int_events__validated') }}
-where built_in > coalesce({{ watermark(this.identifier) }}, -1)
-    and {{ tile_grain(tile) }} is not null and event_day is not null
-union
-select {{ tile_grain(tile) }} as entity, event_day
-from {{ ref('int_cleaning__events') }}
-where built_in > coalesce({{ watermark(this.identifier) }}, -1)
-    and {{ tile_grain(tile) }} is not null
-union
-select {{ tile_grain(tile) }} as entity, event_day
-from {{ moved_rows() }}
-where moved_in > coalesce({{ watermark(this.identifier) }}, -1)
-    and {{ tile_grain(tile) }} is not null and event_day is not null;
-delete from {{ this }}
-where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
-{%- endif %}
-{%- endmacro %}
-
-{# The clean events a tile model reads: all, or those of the entities and days that changed. #}
-{% macro tile_source(tile) -%}
-{%- if is_incremental() -%}
-(
-    select * from {{ ref('int_cleaning__events') }}
-    where ({{ tile_grain(tile) }}, event_day) in (select (t.entity, t.event_day) from touched_tiles as t)
-) as touched_events
-{%- else -%}
-{{ ref('int_cleaning__events') }} as events
-{%- endif -%}
 {%- endmacro %}

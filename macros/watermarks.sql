@@ -4,7 +4,13 @@
 #}
 
 {% macro create_watermarks() -%}
-create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint)
+create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, as_of timestamp);
+alter table {{ target.schema }}.watermarks add column if not exists as_of timestamp;
+{%- if execute %}
+-- Of a model that is no longer there, nobody reads on.
+delete from {{ target.schema }}.watermarks
+where model not in ({% for node in graph.nodes.values() if node.resource_type == 'model' %}'{{ node.name }}'{{ ", " if not loop.last }}{% endfor %})
+{%- endif %}
 {%- endmacro %}
 
 {# True when `model` must be built from scratch: it is not there, the user asked for it, or its rules changed. #}
@@ -21,8 +27,10 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {%- endif -%}
 {%- endmacro %}
 
-{# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). #}
-{% macro move_watermark(upstream=none) -%}
+{# Post-hook: `this` has now read all that `upstream` holds (or, without one, all up to the pinned snapshot). `has_as_of`: its rows are of
+   one moment, which is kept, too. #}
+{% macro move_watermark(upstream=none, has_as_of=false) -%}
+{%- set as_of = '(select max(t.as_of) from ' ~ this ~ ' as t)' if has_as_of else 'cast(null as timestamp)' -%}
 {%- set snapshot -%}
 {%- if upstream -%}
 (select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ upstream }}')
@@ -30,11 +38,5 @@ create table if not exists {{ target.schema }}.watermarks (model varchar, snapsh
 {%- endif -%}
 {%- endset -%}
 delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
-insert into {{ target.schema }}.watermarks (model, snapshot) select '{{ this.identifier }}', {{ snapshot }}
-{%- endmacro %}
-
-{# What the hooks of a model read and its SQL does not, or reads in an incremental build alone. Said while dbt parses, which does not
-   render hooks, and to which no build is incremental. #}
-{% macro hooks_read(models) -%}
-{%- if not execute %}{% for model in models %}{{ ref(model) }} {% endfor %}{% endif -%}
+insert into {{ target.schema }}.watermarks (model, snapshot, as_of) select '{{ this.identifier }}', {{ snapshot }}, {{ as_of }}
 {%- endmacro %}

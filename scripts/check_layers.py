@@ -271,7 +271,11 @@ class Project:
                 if read not in allowed:
                     may = " and ".join(sorted(allowed - {"source"}))
                     self.find(path, each.line, f"reads {name}{by} of {read}: {layer} reads {may} only")
-                elif layer == read and {room, target.parent.name} <= set(rooms) and rooms.index(target.parent.name) > rooms.index(room):
+                elif (
+                    layer == read
+                    and {room, target.parent.name} <= set(rooms)
+                    and rooms.index(target.parent.name) > rooms.index(room)
+                ):
                     self.find(
                         path,
                         each.line,

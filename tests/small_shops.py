@@ -41,16 +41,25 @@ EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")
 
 #: Columns in which two warehouses over the same rows may differ: which build or lake snapshot a row came through, and
-#: numbers that the lake gives by order of landing. `prior_arrival_day` remembers a former verdict for the next build.
-BOOKKEEPING = frozenset(
-    {"arrived_in", "built_from", "built_in", "changed_in", "prior_arrival_day", "priced_in", "raw_rowid", "row_id"}
-)
-#: Relations that speak of builds and not of the shop: the rows of the present build, watermarks, the record of builds; and
+#: numbers that the lake gives by order of landing.
+BOOKKEEPING = frozenset({"arrived_in", "built_from", "built_in", "changed_in", "priced_in", "raw_rowid", "row_id"})
+#: Relations that describe builds and not the shop: the rows of the present build, what it changed, watermarks, the record of builds; and
 #: bounds, of which those of events that moved may be left. Cleaned values show them.
 UNCOMPARED = frozenset(
     {
         *("build_failures", "builds", "int_events__new_rows", "int_cleaning__outlier_bounds"),
-        *("moved_rows", "moved_sessions", "states", "watermarks"),
+        *("change_journal", "states", "watermarks"),
+        *(
+            "int_events__changed_days",
+            "int_events__changed_rows",
+            "int_events__changed_sessions",
+            "int_cleaning__changed_rows",
+        ),
+        *(
+            f"int_changes__{keys}"
+            for keys in ("days", "events", "identities", "identity_days", "orders", "product_days", "sessions")
+        ),
+        *("int_features__changed_customers", "int_features__changed_sessions"),
     }
 )
 

@@ -257,7 +257,7 @@ def verdicts(where: Settings) -> dict[int, tuple[Any, ...]]:
     """Every row that was judged, by its number."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute(
-            "select row_id, * exclude (row_id, built_in, prior_arrival_day) from int_events__validated where event_day is not null"
+            "select row_id, * exclude (row_id, built_in) from int_events__validated where event_day is not null"
         ).fetchall()
     return {row[0]: row[1:] for row in found}
 

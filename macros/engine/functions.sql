@@ -220,3 +220,8 @@ cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interva
    whole, with every column, and spill it. #}
 {% macro duckdb__inlined() %}not materialized{% endmacro %}
 {% macro default__inlined() %}{% endmacro %}
+
+{% macro kept_once() %}{{ return(adapter.dispatch('kept_once', 'finegrain')()) }}{% endmacro %}
+{# After the `as` of a small CTE: work it out once, before what reads it. DuckDB would join all of them in one go, in a bad order. #}
+{% macro duckdb__kept_once() %}materialized{% endmacro %}
+{% macro default__kept_once() %}{% endmacro %}

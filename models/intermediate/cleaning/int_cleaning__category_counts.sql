@@ -1,8 +1,8 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ forget_days('arrival_day', first_changed_day()) }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_events__changed_days', 'change_keys': ['arrival_day']},
+    post_hook="{{ move_watermark('int_events__changed_days') }}",
 ) }}
 -- How often which label was seen among the clickstream, by arrival day.
 {% for label in ['device', 'country'] %}
@@ -16,9 +16,7 @@ select
 from {{ ref('int_events__validated') }}
 where
     verdict = 'kept' and {{ label }} is not null and origin <> 'database'
-    {% if is_incremental() %}
-    and arrival_day >= {{ first_changed_day() }}
-    {% endif %}
+    and {{ is_changed('int_events__changed_days', ['arrival_day']) }}
 group by arrival_day, {{ label }}
 {{ "union all" if not loop.last }}
 {% endfor %}

@@ -2,9 +2,8 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    meta={'takes_up': 'rows_to_clean'},
-    pre_hook="{{ find_rows_to_clean() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    meta={'change_set': 'int_cleaning__changed_rows'},
+    post_hook="{{ move_watermark('int_cleaning__changed_rows') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
 {% set groups = outlier_groups() %}
@@ -13,16 +12,15 @@ with events as (
     select
         v.*,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
-    {{ events_to_clean() | indent(4) }}
+    from {{ ref('int_events__validated') }} as v
+    where v.verdict = 'kept' and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
 
 ),
 
 sessions as (
 
     select row_id, session_id, is_entry from {{ ref('int_events__sessionized') }}
-    {% if is_incremental() %}
-    where row_id in (select r.row_id from rows_to_clean as r)
-    {% endif %}
+    where {{ is_changed('int_cleaning__changed_rows', ['row_id']) }}
 
 ),
 

@@ -1,12 +1,8 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ forget_days('valid_on', first_changed_day()) }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_events__changed_days', 'change_keys': [('valid_on', 'arrival_day')]},
+    post_hook="{{ move_watermark('int_events__changed_days') }}",
 ) }}
 -- The most frequent device and country, one row for each day on which some arrived.
-{% if is_incremental() %}
-{{ mode_fits(ref('int_cleaning__category_counts'), "coalesce(" ~ first_changed_day() ~ ", date '9999-12-31')") }}
-{% else %}
-{{ mode_fits(ref('int_cleaning__category_counts')) }}
-{% endif %}
+{{ mode_fits(ref('int_cleaning__category_counts'), first_changed_day()) }}

@@ -1,8 +1,8 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ forget_days('arrival_day', first_changed_day()) }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_events__changed_days', 'change_keys': ['arrival_day']},
+    post_hook="{{ move_watermark('int_events__changed_days') }}",
 ) }}
 -- How often which number was seen, by arrival day, within each group that a fit may be made for: a histogram in buckets
 -- of about 2 %, with exact sums, so that days add up to any fit.
@@ -20,9 +20,7 @@ with observed as (
     from {{ ref('int_events__validated') }}
     where
         verdict = 'kept'
-        {% if is_incremental() %}
-        and arrival_day >= {{ first_changed_day() }}
-        {% endif %}
+        and {{ is_changed('int_events__changed_days', ['arrival_day']) }}
 
 )
 

@@ -2,14 +2,12 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key=['measure', 'group_by', 'group_key', 'fit_day'],
-    pre_hook="{{ find_rows_to_clean() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    post_hook="{{ move_watermark('int_cleaning__changed_rows') }}",
 ) }}
 -- What the values of kept events are held against: for each group and day of which there are any, the fit of two days before
 -- and, where a rule says so and the group is old enough, the limits of what is believable.
 --
 -- A table of its own: DuckDB expects twenty times as many of them as there are, and would spill the events that it joins.
--- {{ hooks_read(['int_events__sessionized']) }}
 with groups as (
 
     select distinct
@@ -17,7 +15,8 @@ with groups as (
         v.product_id,
         v.product_category,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
-    {{ events_to_clean() | indent(4) }}
+    from {{ ref('int_events__validated') }} as v
+    where v.verdict = 'kept' and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
 
 ),
 

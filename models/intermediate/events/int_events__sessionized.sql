@@ -2,8 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    meta={'takes_up': 'rows_of_visitors'},
-    pre_hook="{{ find_touched_visitors() }}",
+    meta={'change_set': 'int_events__changed_rows'},
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events with their visitor and their session (docs/decisions/0014-a-session-is-a-visitors.md).
@@ -15,10 +14,84 @@
 -- hit or, without one, the session of the last web event of its visitor or identity within order_join_minutes. A refund in the
 -- shop's database is no visit, and has no session.
 --
--- An incremental build cuts again only the visitors that a changed event touches (macros/sessions.sql).
+-- An incremental build cuts again all events of each visitor to whom a changed row belongs, belonged or may belong. A row with an
+-- anonymous_id belongs to that visitor. One without goes by what else its identity did, so a change of an identity affects all of its
+-- rows without an anonymous_id and every visitor that the identity had. All other visitors stay as they are.
+-- depends_on: {{ ref('int_events__changed_rows') }}
 {% set incremental = is_incremental() %}
-{% set gap = minutes(var('session_gap_minutes')) %}
-with kept as (
+{% if incremental %}
+with changed as {{ kept_once() }} (
+
+    select row_id, identity, anonymous_id, purchase_order_id
+    from {{ ref('int_events__validated') }}
+    where built_in > coalesce({{ watermark(this.identifier) }}, -1)
+
+),
+
+changed_visitors as {{ kept_once() }} (
+
+    select {{ unfold("[identity, 'a:' || anonymous_id]") }} as visitor
+    from changed
+    union
+    -- Where a changed row stood before.
+    select {{ unfold('[identity, visitor]') }} as visitor
+    from {{ this }}
+    where row_id in (select c.row_id from changed as c)
+
+),
+
+-- Rows that go by others: those without an anonymous_id and, by their web hits, orders of the database.
+dependent as {{ kept_once() }} (
+
+    select v.row_id, v.identity, v.anonymous_id, v.purchase_order_id
+    from {{ ref('int_events__validated') }} as v
+    where v.verdict = 'kept' and v.anonymous_id is null and v.identity in (select c.visitor from changed_visitors as c)
+    union
+    select v.row_id, v.identity, v.anonymous_id, v.purchase_order_id
+    from {{ ref('int_events__validated') }} as v
+    where
+        v.verdict = 'kept' and v.origin = 'database'
+        and v.purchase_order_id in (select c.purchase_order_id from changed as c where c.purchase_order_id is not null)
+
+),
+
+affected_visitors as {{ kept_once() }} (
+
+    select visitor from changed_visitors
+    union
+    select {{ unfold("[identity, 'a:' || anonymous_id]") }} as visitor from dependent
+    union
+    select visitor
+    from {{ this }}
+    where row_id in (select d.row_id from dependent as d)
+    union
+    select 'a:' || v.anonymous_id as visitor
+    from {{ ref('int_events__validated') }} as v
+    where
+        v.anonymous_id is not null
+        and (
+            v.identity in (select d.identity from dependent as d)
+            or v.purchase_order_id in (select d.purchase_order_id from dependent as d where d.purchase_order_id is not null)
+        )
+
+),
+
+affected_rows as {{ kept_once() }} (
+
+    select row_id
+    from {{ this }}
+    where visitor in (select a.visitor from affected_visitors as a where a.visitor is not null)
+    union
+    select row_id from changed
+    union
+    select row_id from dependent
+
+),
+
+{% else %}
+with
+{% endif %}
+kept as (
 
     select
         v.row_id,
@@ -34,7 +107,7 @@ with kept as (
     where
         v.verdict = 'kept' and not {{ is_database_refund('v') }}
         {% if incremental %}
-        and v.row_id in (select r.row_id from rows_of_visitors as r)
+        and v.row_id in (select a.row_id from affected_rows as a)
         {% endif %}
 
 ),
@@ -66,23 +139,23 @@ web_hits as (
 
 ),
 
-told as (
+with_web_hits as (
 
     select
         k.*,
-        coalesce(k.source_session_id, h.source_session_id) as told_session_id,
+        coalesce(k.source_session_id, h.source_session_id) as known_session_id,
         'a:' || case
             when k.source_session_id is null then coalesce(h.anonymous_id, k.anonymous_id)
             else k.anonymous_id
-        end as told_visitor
+        end as known_visitor
     from kept as k
     left join web_hits as h on k.row_id = h.row_id
 
 ),
 
----------- the visitor of events that name none: they go by all that their identity did
+---------- the visitor of events that name none, from all events of their identity
 
-companies as (
+events_of_identities as (
 
     select
         v.row_id,
@@ -91,38 +164,23 @@ companies as (
         v.dedup_key as event_id,
         v.origin,
         v.source_session_id,
-        coalesce(v.source_session_id, t.told_session_id) as told_session_id,
+        coalesce(v.source_session_id, t.known_session_id) as known_session_id,
         'a:' || v.anonymous_id as visitor
     from {{ ref('int_events__validated') }} as v
-    left join told as t on v.row_id = t.row_id
+    left join with_web_hits as t on v.row_id = t.row_id
     where
         v.verdict = 'kept' and not {{ is_database_refund('v') }}
-        and v.identity in (select n.identity from told as n where n.told_visitor is null)
+        and v.identity in (select n.identity from with_web_hits as n where n.known_visitor is null)
 
 ),
 
-company_starts as (
+runs as (
 
-    select
-        *,
-        case when lag(event_at) over in_order >= event_at - {{ gap }} then 0 else 1 end as is_start
-    from companies
-    window in_order as (partition by identity order by event_at, event_id)
+    {{ numbered_runs('events_of_identities', 'identity') | indent(4) }}
 
 ),
 
-company_runs as (
-
-    select
-        *,
-        sum(is_start) over (
-            partition by identity order by event_at, event_id rows between unbounded preceding and current row
-        ) as run_number
-    from company_starts
-
-),
-
-company_neighbours as (
+neighbours as (
 
     select
         *,
@@ -130,9 +188,9 @@ company_neighbours as (
         {{ first_known('visitor') }} over (session_order rows between current row and unbounded following) as session_after,
         {{ last_known('visitor') }} over (run_order rows between unbounded preceding and current row) as run_before,
         {{ first_known('visitor') }} over (run_order rows between current row and unbounded following) as run_after
-    from company_runs
+    from runs
     window
-        session_order as (partition by identity, told_session_id order by event_at, event_id),
+        session_order as (partition by identity, known_session_id order by event_at, event_id),
         run_order as (partition by identity, run_number order by event_at, event_id)
 
 ),
@@ -148,23 +206,23 @@ found as (
         source_session_id,
         coalesce(
             visitor,
-            case when told_session_id is not null then coalesce(session_before, session_after) end,
+            case when known_session_id is not null then coalesce(session_before, session_after) end,
             run_before,
             run_after,
             identity
         ) as visitor
-    from company_neighbours
+    from neighbours
 
 ),
 
----------- orders that no session id tells of, and the last web event before each
+---------- orders without a session id, and the last web event before each
 
 -- They are few: a join in time, rather than a window over every event.
-astray as (
+unplaced_orders as (
 
-    select row_id, event_at, coalesce(told_visitor, identity) as follows
-    from told
-    where origin = 'database' and told_session_id is null
+    select row_id, event_at, coalesce(known_visitor, identity) as follows
+    from with_web_hits
+    where origin = 'database' and known_session_id is null
 
 ),
 
@@ -174,11 +232,11 @@ web_events as (
     from {{ ref('int_events__validated') }} as v
     where
         v.verdict = 'kept' and v.origin <> 'database' and v.anonymous_id is not null
-        and 'a:' || v.anonymous_id in (select a.follows from astray as a)
+        and 'a:' || v.anonymous_id in (select a.follows from unplaced_orders as a)
     union all
     select f.identity as follows, f.event_at, f.event_id, f.visitor, f.source_session_id
     from found as f
-    where f.origin <> 'database' and f.identity in (select a.follows from astray as a)
+    where f.origin <> 'database' and f.identity in (select a.follows from unplaced_orders as a)
 
 ),
 
@@ -193,7 +251,7 @@ web_moments as (
 
 ),
 
-led as (
+last_web_events as (
 
     select
         a.row_id,
@@ -201,7 +259,7 @@ led as (
         w.source_session_id as chain,
         w.event_at >= a.event_at - {{ minutes(var('order_join_minutes')) }} as is_near
     from {{ asof_left_join(
-        'astray as a', 'web_moments as w', [('a.follows', 'w.follows')], 'a.event_at', 'w.event_at'
+        'unplaced_orders as a', 'web_moments as w', [('a.follows', 'w.follows')], 'a.event_at', 'w.event_at'
     ) }}
 
 ),
@@ -216,42 +274,34 @@ placed as (
         t.identity,
         t.user_id,
         t.event_at,
-        coalesce(t.told_visitor, case when l.is_near then l.visitor end, f.visitor) as visitor,
-        coalesce(t.told_session_id, case when l.is_near then l.chain end) as chain
-    from told as t
-    left join led as l on t.row_id = l.row_id
+        coalesce(t.known_visitor, case when l.is_near then l.visitor end, f.visitor) as visitor,
+        coalesce(t.known_session_id, case when l.is_near then l.chain end) as chain
+    from with_web_hits as t
+    left join last_web_events as l on t.row_id = l.row_id
     left join found as f on t.row_id = f.row_id
 
 ),
 
 -- Of visitors with several logins, the events at which the login changes within a run.
-shared_starts as (
+events_of_shared_devices as (
 
-    select
-        *,
-        case when lag(event_at) over in_order >= event_at - {{ gap }} then 0 else 1 end as is_start
+    select *
     from placed
     where
         chain is null
         and visitor in (
             select p.visitor from placed as p where p.chain is null group by p.visitor having min(p.user_id) <> max(p.user_id)
         )
-    window in_order as (partition by visitor order by event_at, event_id)
 
 ),
 
-shared_runs as (
+runs_of_shared_devices as (
 
-    select
-        *,
-        sum(is_start) over (
-            partition by visitor order by event_at, event_id rows between unbounded preceding and current row
-        ) as run_number
-    from shared_starts
+    {{ numbered_runs('events_of_shared_devices', 'visitor') | indent(4) }}
 
 ),
 
-shared_logins as (
+logins_before as (
 
     select
         row_id,
@@ -259,40 +309,29 @@ shared_logins as (
         {{ last_known('user_id') }} over (
             partition by visitor, run_number order by event_at, event_id rows between unbounded preceding and 1 preceding
         ) as login_before
-    from shared_runs
+    from runs_of_shared_devices
 
 ),
 
 login_changes as (
 
-    select row_id from shared_logins where user_id <> login_before
+    select row_id from logins_before where user_id <> login_before
 
 ),
 
-cut as (
+with_login_changes as (
 
     select
         p.*,
-        case
-            when p.chain is not null then 0
-            when c.row_id is not null then 1
-            when lag(p.event_at) over in_chain >= p.event_at - {{ gap }} then 0
-            else 1
-        end as is_start
+        c.row_id is not null as is_login_change
     from placed as p
     left join login_changes as c on p.row_id = c.row_id
-    window in_chain as (partition by p.visitor, p.chain order by p.event_at, p.event_id)
 
 ),
 
 numbered as (
 
-    select
-        *,
-        sum(is_start) over (
-            partition by visitor, chain order by event_at, event_id rows between unbounded preceding and current row
-        ) as run_number
-    from cut
+    {{ numbered_runs('with_login_changes', 'visitor, chain', never='chain is not null', always='is_login_change') | indent(4) }}
 
 ),
 

@@ -2,7 +2,6 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    pre_hook="{{ remember_moves() }}",
     post_hook="{{ move_watermark('int_events__new_rows') }}",
 ) }}
 -- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
@@ -13,7 +12,7 @@
 -- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
 -- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, whose exchange
 -- rate or list price is another, or that are gone.
--- {{ hooks_read(['stg_shop__customers', 'stg_shop__products', 'int_reference__exchange_rates']) }}
+-- depends_on: {{ ref('stg_shop__customers') }} {{ ref('stg_shop__products') }} {{ ref('int_reference__exchange_rates') }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
 {# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
@@ -71,8 +70,7 @@ replaced as (
         t.identity,
         t.event_type,
         t.event_at,
-        t.event_day,
-        least(t.arrival_day, t.prior_arrival_day) as arrival_day
+        t.event_day
     from {{ this }} as t
     where t.row_id in (select c.row_id from changed as c)
 
@@ -261,7 +259,6 @@ candidates as {{ kept_once }} (
 
     select
         {% if incremental %}
-        o.arrival_day as prior_arrival_day,
         false as is_duplicate_key,
         false as is_duplicate_client_key,
         false as is_repeated_order,
@@ -270,10 +267,8 @@ candidates as {{ kept_once }} (
         {{ arrived_columns('a') }}
     from arrived as a
     {% if incremental %}
-    left join replaced as o on a.row_id = o.row_id
     union all
     select
-        least(k.arrival_day, k.prior_arrival_day) as prior_arrival_day,
         k.is_duplicate_key,
         k.is_duplicate_client_key,
         k.is_repeated_order,
@@ -350,7 +345,6 @@ joined as {{ kept_once }} (
 
     select
         c.*,
-        {% if not incremental %}cast(null as date) as prior_arrival_day,{% endif %}
         {% if incremental %}
         case
             when (c.identity, c.event_day) in (select (d.identity, d.event_day) from touched_days as d)
@@ -516,7 +510,6 @@ select
     v.first_known_at as product_known_at,
     d.available_at,
     case when d.verdict = 'kept' then cast(d.available_at as date) end as arrival_day,
-    d.prior_arrival_day,
 
     ---------- what the catalogue said by then
     v.brand,

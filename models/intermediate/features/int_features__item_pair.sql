@@ -1,9 +1,8 @@
 {{ config(
-    meta={'closed_days': 'verdicts'},
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    meta={'closed_days': 'keys'},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
--- {{ hooks_read(['int_identity__build', 'int_events__validated']) }}
 {% set windows = pair_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {% set confidences = pair_confidences() %}

@@ -1,16 +1,19 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched('session_id') }}",
-    post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
+    incremental_strategy='changes',
+    meta={
+        'change_set': 'int_features__changed_sessions',
+        'change_keys': ['session_id'],
+        'spine': 'int_features__session_spine',
+    },
+    post_hook="{{ move_watermark('int_features__changed_sessions', has_as_of=true) }}",
 ) }}
 -- What each session was, as far as it could be seen at the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build', 'int_tiles__identity_session']) }}
 {% set first_of = ['page', 'referrer', 'campaign', 'device', 'country'] %}
 {% set lists = [('last_products', 'product_id'), ('last_categories', 'category')] %}
 with asked as (
 
-    {{ asked('session_id') | indent(4) }}
+    {{ asked('session_id', 'int_features__session_spine', 'int_features__changed_sessions') | indent(4) }}
 
 ),
 

@@ -1,11 +1,14 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched('customer_id', hour_windows()) }}",
-    post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
+    incremental_strategy='changes',
+    meta={
+        'change_set': 'int_features__changed_customers',
+        'change_keys': ['customer_id'],
+        'spine': 'int_features__customer_spine',
+    },
+    post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
 ) }}
 -- What each customer did, up to the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build']) }}
 {% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
 {% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
 {% set devices = ['desktop', 'mobile', 'tablet'] %}

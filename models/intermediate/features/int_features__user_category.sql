@@ -1,9 +1,12 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched('customer_id') }}",
-    post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
+    incremental_strategy='changes',
+    meta={
+        'change_set': 'int_features__changed_customers',
+        'change_keys': ['customer_id'],
+        'spine': 'int_features__customer_spine',
+    },
+    post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
 ) }}
 -- What each customer did with each category, up to the moment asked for (macros/affinity.sql, macros/features.sql).
--- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build']) }}
 {{ affinity_state('category') }}

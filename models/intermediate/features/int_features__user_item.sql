@@ -1,11 +1,14 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched('customer_id', hour_windows()) }}",
-    post_hook=["{{ bring_to_this_moment() }}", "{{ move_watermark('int_events__validated') }}"],
+    incremental_strategy='changes',
+    meta={
+        'change_set': 'int_features__changed_customers',
+        'change_keys': ['customer_id'],
+        'spine': 'int_features__customer_spine',
+    },
+    post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
 ) }}
 -- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
--- {{ hooks_read(['int_cleaning__events', 'int_events__validated', 'int_identity__build']) }}
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
 {% set of_products = measure_names('user_item') + unpriced_names(['user_item']) + [
     'weight', 'first_at', 'last_view_at', 'last_cart_add_at', 'last_cart_remove_at', 'last_bought_at', 'last_view_price',

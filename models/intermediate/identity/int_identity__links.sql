@@ -1,20 +1,17 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_identities() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__identities', 'change_keys': ['identity']},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which customer an identity belongs to, and from when until when that was what one knew. A visitor is a customer of
 -- its own until the first login on it arrives; from then on it is that login's customer, for good.
--- {{ hooks_read(['int_events__validated']) }}
 with events as (
 
     select event_id, identity, user_id, anonymous_id, event_at, available_at
     from {{ ref('int_cleaning__events') }}
-    {% if is_incremental() %}
-    where identity in (select t.identity from touched_identities as t)
-        or 'a:' || anonymous_id in (select t.identity from touched_identities as t)
-    {% endif %}
+    where {{ is_changed('int_changes__identities', ['identity']) }}
+        or {{ is_changed('int_changes__identities', [("'a:' || anonymous_id", 'identity')]) }}
 
 ),
 
@@ -26,9 +23,7 @@ seen as (
         union all
         select 'a:' || anonymous_id as identity, available_at from events where anonymous_id is not null
     ) as sightings
-    {% if is_incremental() %}
-    where identity in (select t.identity from touched_identities as t)
-    {% endif %}
+    where {{ is_changed('int_changes__identities', ['identity']) }}
     group by identity
 
 ),

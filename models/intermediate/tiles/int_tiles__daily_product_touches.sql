@@ -1,12 +1,11 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_tiles('daily_product_touches') }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which products each identity met on each day, by kind: the sight of each that could be seen first, and of all products the
 -- first pair_basket_limit (macros/pairs.sql).
--- {{ hooks_read(['int_events__validated']) }}
 with sights as (
 
     select
@@ -20,9 +19,10 @@ with sights as (
         event_day,
         event_at,
         {{ visible_at() }} as visible_at
-    from {{ tile_source('daily_product_touches') }}
+    from {{ ref('int_cleaning__events') }}
     where
         product_id is not null
+        and {{ is_changed('int_changes__identity_days', ['identity', 'event_day']) }}
         and event_type in ('{{ touch_kinds() | join("', '") }}')
 
 ),

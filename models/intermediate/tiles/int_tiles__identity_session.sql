@@ -1,10 +1,9 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_tiles('identity_session') }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- What of each session fell on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
 -- and rewrites none.
--- {{ hooks_read(['int_events__validated']) }}
-{{ tile_rows('identity_session', tile_source('identity_session')) }}
+{{ tile_rows('identity_session', ref('int_cleaning__events'), is_changed('int_changes__identity_days', ['identity', 'event_day'])) }}

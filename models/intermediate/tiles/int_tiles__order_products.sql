@@ -1,12 +1,11 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_baskets() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__orders', 'change_keys': ['order_key']},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which products each order holds: the line of each that could be seen first, and of all products the first
 -- pair_basket_limit (macros/pairs.sql). By whole orders, since a database's lines of one order may lie on several days.
--- {{ hooks_read(['int_events__validated']) }}
 with lines as (
 
     select
@@ -17,10 +16,7 @@ with lines as (
         event_at,
         {{ visible_at() }} as visible_at
     from {{ ref('int_cleaning__events') }}
-    where product_id is not null and order_key is not null
-        {% if is_incremental() %}
-        and order_key in (select t.order_key from touched_baskets as t)
-        {% endif %}
+    where product_id is not null and order_key is not null and {{ is_changed('int_changes__orders', ['order_key']) }}
 
 ),
 

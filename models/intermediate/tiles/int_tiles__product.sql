@@ -1,10 +1,9 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_tiles('product') }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__product_days', 'change_keys': ['product_id', 'event_day']},
+    post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- What was done with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
 -- and rewrites none.
--- {{ hooks_read(['int_events__validated']) }}
-{{ tile_rows('product', tile_source('product')) }}
+{{ tile_rows('product', ref('int_cleaning__events'), is_changed('int_changes__product_days', ['product_id', 'event_day'])) }}

@@ -1,13 +1,11 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
-    pre_hook="{{ find_touched_days() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    incremental_strategy='changes',
+    meta={'change_set': 'int_changes__days', 'change_keys': ['event_day']},
+    post_hook="{{ move_watermark('int_changes__days') }}",
 ) }}
 -- How often each ordered pair of products was met together, by the day of the first one's meeting and the day that both
 -- meetings could be seen (macros/pairs.sql).
--- {{ hooks_read(['int_events__validated', 'int_cleaning__events']) }}
-{% set touched = 'event_day in (select t.event_day from touched_days as t)' %}
 with meetings as (
 
     select * from {{ ref('int_tiles__daily_product_touches') }}
@@ -27,10 +25,7 @@ met as (
         touched_at - interval {{ before }} hour as from_at,
         touched_at + interval {{ after }} hour as to_at
     from meetings
-    where kind = '{{ kind }}'
-        {% if is_incremental() %}
-        and {{ touched }}
-        {% endif %}
+    where kind = '{{ kind }}' and {{ is_changed('int_changes__days', ['event_day']) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
 
@@ -49,10 +44,7 @@ others as (
         m.touched_at
     from meetings as m
     cross join (values {{ "(-1), (0), (1)" if before else "(-1), (0)" }}) as o (days)
-    where m.kind = '{{ other_kind }}'
-        {% if is_incremental() %}
-        and {{ add_days('m.event_day', 'o.days') }} in (select t.event_day from touched_days as t)
-        {% endif %}
+    where m.kind = '{{ other_kind }}' and {{ is_changed('int_changes__days', [(add_days('m.event_day', 'o.days'), 'event_day')]) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
 
@@ -91,9 +83,7 @@ ordered as (
     from {{ ref('int_tiles__order_products') }} as a
     inner join {{ ref('int_tiles__order_products') }} as b
         on a.identity = b.identity and a.order_key = b.order_key and a.product_id <> b.product_id
-    {% if is_incremental() %}
-    where a.{{ touched }}
-    {% endif %}
+    where {{ is_changed('int_changes__days', [('a.event_day', 'event_day')]) }}
 
 ),
 

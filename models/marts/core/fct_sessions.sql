@@ -1,11 +1,10 @@
 {{ config(
     materialized='incremental',
-    incremental_strategy='append',
+    incremental_strategy='changes',
     on_schema_change='fail',
-    pre_hook="{{ find_touched_sessions() }}",
-    post_hook="{{ move_watermark('int_events__validated') }}",
+    meta={'change_set': 'int_changes__sessions', 'change_keys': ['session_id']},
+    post_hook="{{ move_watermark('int_changes__sessions') }}",
 ) }}
--- {{ hooks_read(['int_cleaning__events', 'int_events__validated']) }}
 with sessions as (
 
     select
@@ -34,11 +33,7 @@ with sessions as (
         max(case when is_entry then campaign end) as campaign,
         count(*) = 1 as is_bounce
     from {{ ref('fct_events') }}
-    where
-        session_id is not null
-        {% if is_incremental() %}
-        and session_id in (select t.session_id from touched_sessions as t)
-        {% endif %}
+    where session_id is not null and {{ is_changed('int_changes__sessions', ['session_id']) }}
     group by session_id
 
 ),

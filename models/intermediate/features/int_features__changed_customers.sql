@@ -1,0 +1,45 @@
+{{ config(post_hook="{{ move_watermark('int_cleaning__events') }}") }}
+-- The customers whose features may differ from those of the last build. Within a UTC day windows of days stand still, so these are the
+-- ones of whom an event changed, became visible since, or left a window of hours. The first build of a day, or of an earlier moment, asks
+-- for all.
+with moments as (
+
+    select
+        b.as_of,
+        b.as_of_day,
+        min(w.as_of) as last_as_of,
+        coalesce(max(w.as_of) <= b.as_of and cast(min(w.as_of) as date) = b.as_of_day, false) as is_same_day
+    from {{ ref('int_identity__build') }} as b
+    left join {{ source('bookkeeping', 'watermarks') }} as w on w.as_of is not null
+    group by b.as_of, b.as_of_day
+
+),
+
+changed_identities as (
+
+    select identity from {{ ref('int_changes__identities') }}
+    union
+    select e.identity
+    from {{ ref('int_cleaning__events') }} as e
+    inner join moments as m
+        on
+            e.event_at >= m.last_as_of
+            {% for suffix, hours in hour_windows() %}
+            or (e.event_at >= m.last_as_of - interval {{ hours }} hour and e.event_at < m.as_of - interval {{ hours }} hour)
+            {% endfor %}
+    where e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
+    union
+    select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity
+    from {{ ref('int_cleaning__events') }} as e
+    inner join moments as m on e.available_at > m.last_as_of
+    where e.arrival_day >= (select d.as_of_day from moments as d)
+
+)
+
+select l.customer_id
+from {{ ref('int_identity__links') }} as l
+where l.identity in (select c.identity from changed_identities as c where c.identity is not null)
+union
+select s.customer_id
+from {{ ref('int_features__customer_spine') }} as s
+inner join moments as m on not m.is_same_day

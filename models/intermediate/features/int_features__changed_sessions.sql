@@ -1,0 +1,31 @@
+{{ config(post_hook="{{ move_watermark('int_changes__sessions') }}") }}
+-- The sessions whose features may differ from those of the last build: those that an event was added to or left, and those with an event
+-- that became visible since. The first build of a day, or of an earlier moment, asks for all.
+with moments as (
+
+    select
+        b.as_of,
+        b.as_of_day,
+        min(w.as_of) as last_as_of,
+        coalesce(max(w.as_of) <= b.as_of and cast(min(w.as_of) as date) = b.as_of_day, false) as is_same_day
+    from {{ ref('int_identity__build') }} as b
+    left join {{ source('bookkeeping', 'watermarks') }} as w on w.as_of is not null
+    group by b.as_of, b.as_of_day
+
+)
+
+select session_id from {{ ref('int_changes__sessions') }}
+union
+select e.session_id
+from {{ ref('int_cleaning__events') }} as e
+inner join moments as m on e.event_at >= m.last_as_of
+where e.session_id is not null and e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
+union
+select e.session_id
+from {{ ref('int_cleaning__events') }} as e
+inner join moments as m on e.available_at > m.last_as_of
+where e.session_id is not null and e.arrival_day >= (select d.as_of_day from moments as d)
+union
+select s.session_id
+from {{ ref('int_features__session_spine') }} as s
+inner join moments as m on not m.is_same_day
