@@ -22,7 +22,7 @@ ALL: Final = "*"
 #: What dispatched macros are called that run on DuckDB, the first that there is counting.
 _DISPATCHED: Final = ("duckdb__", "default__")
 
-_PARTS = re.compile(r"(?P<string>'[^']*'|\"[^\"]*\")|(?P<comment>\{#.*?#\}|--[^\n]*)|(?P<space>\s+)", re.DOTALL)
+_PARTS = re.compile(r"(?P<string>'[^']*'|\"[^\"]*\")|(?:--[^\n]*|\s)+")
 _MACRO = re.compile(r"\{%-? ?(macro|test) (\w+) ?\(.*?\{%-? ?end(?:macro|test) ?-?%\}", re.DOTALL)
 _CALL = re.compile(r"\b(\w+) ?\(")
 #: A var is always named in quotes: in var() itself, or where a macro is given its name.
