@@ -8,6 +8,8 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 - `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/fingerprints.py).
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
 - `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
+
+At its end a build asks the function `whole_marts(graph)` which marts it was of (orchestration/whole_marts.py).
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from orchestration.errors import FinegrainError
 from orchestration.fingerprints import of_project
 from orchestration.locks import scratch
 from orchestration.settings import PROJECT, Settings, private, settings
+from orchestration.whole_marts import of_graph
 
 #: What the name of the folder beside the warehouse begins with in which a build keeps its copy of the catalogue.
 COPY: Final = ".catalog-"
@@ -100,6 +103,7 @@ class Plugin(BasePlugin):
             self._attach(conn)
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
+        conn.create_function("whole_marts", of_graph, ["VARCHAR"], "VARCHAR[]")  # type: ignore[arg-type,list-item]
 
     def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
         where = settings()
