@@ -20,7 +20,7 @@
 
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
 {%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
-{%- set reason = reason_to_begin(model) if load_cached_relation(this) and not flags.FULL_REFRESH -%}
+{%- set reason = reason_to_begin(model.name) if load_cached_relation(this) and not flags.FULL_REFRESH -%}
 {%- if reason %}{% do log('Built from scratch: ' ~ model.name ~ ', ' ~ reason, info=true) %}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
 {% endmaterialization %}
@@ -198,25 +198,51 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 
 {#
   Rules. An incremental build applies rules to new rows alone, so a model whose rules changed since it was begun is built from scratch, and so
-  is one that reads a model that was begun after it. `states` keeps of every model by which rules, and in which build (`builds.number`), it
-  was begun: of a table, that is the build in which its rules, or those of what it is made of, last changed.
+  is each that reads it, directly or not. `states` keeps of every model by which rules, and in which build (`builds.number`), it
+  was begun: of a table, that is the build in which its rules, or those of what it is made of, last changed. `rules` has the rules of today
+  from the start of a command on, so that the answer is the same before and after what a model reads is built (int_events__new_rows asks
+  for int_events__validated).
 #}
+
+{% macro rules() -%} {{ target.schema }}.rules {%- endmacro %}
+
+{# At the start of a command: the rules of each model, and the names of all tables that it reads, directly or not. #}
+{% macro record_rules() -%}
+{% if execute -%}
+create or replace table {{ rules() }} as
+with recursive models (model, rules, inputs) as (
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
+    select '{{ node.name }}', {{ rules_of(node) }}, [{{ names_in_sql(inputs_of(node).models) }}]
+    {{ "union all" if not loop.last }}
+    {%- endfor %}
+),
+
+reads (model, input) as (
+    select model, unnest(inputs) from models
+    union
+    select r.model, unnest(m.inputs) from reads as r inner join models as m on r.input = m.model
+)
+
+select m.model, m.rules, (select coalesce(list(r.input), []) from reads as r where r.model = m.model) as upstream
+from models as m
+{%- endif %}
+{%- endmacro %}
 
 {# dbt's own question, whether to build the running model from scratch. #}
 {% macro should_full_refresh() %}
 {%- if config.get('full_refresh') is not none %}{{ return(config.get('full_refresh')) }}{% endif -%}
-{{ return(flags.FULL_REFRESH or reason_to_begin(model) is not none) }}
+{{ return(flags.FULL_REFRESH or (model.resource_type == 'model' and reason_to_begin(model.name) is not none)) }}
 {% endmacro %}
 
 {# Why a model that was built before has to be built from scratch in this build, or was so; none where it has not. #}
-{% macro reason_to_begin(node) %}
-{%- if not execute or flags.WHICH not in ['build', 'run', 'retry'] or node.resource_type != 'model' %}{{ return(none) }}{% endif -%}
+{% macro reason_to_begin(name) %}
+{%- if not execute or flags.WHICH not in ['build', 'run', 'retry'] %}{{ return(none) }}{% endif -%}
 {%- set found = run_query(
     "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
-    ~ " when s.rules is distinct from " ~ rules_of(node) ~ " then 'since its rules changed'"
-    ~ " when i.begun_in > s.begun_in then 'since ' || i.model || ' was' end from " ~ states() ~ " as s left join ("
-    ~ " select model, begun_in from " ~ states() ~ " where model in (" ~ names_in_sql(inputs_of(node).models) ~ ")"
-    ~ " order by begun_in desc nulls last, model limit 1) as i on true where s.model = '" ~ node.name ~ "'"
+    ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
+    ~ " else (select 'since ' || min(u.model) || ' was' from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
+    ~ " where list_contains(r.upstream, u.model) and (u.rules is distinct from n.rules or u.begun_in > s.begun_in)) end"
+    ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model where s.model = '" ~ name ~ "'"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else 'since it is not known by which rules it was built') }}
 {% endmacro %}

@@ -17,7 +17,7 @@ where model not in ({% for node in graph.nodes.values() if node.resource_type ==
 {% macro is_full_refresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
     {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
-    {{ return(relation is none or flags.FULL_REFRESH or reason_to_begin(graph.nodes['model.' ~ project_name ~ '.' ~ model]) is not none) }}
+    {{ return(relation is none or flags.FULL_REFRESH or reason_to_begin(model) is not none) }}
 {% endmacro %}
 
 {# SQL: the snapshot up to which `model` has read; null when it has read nothing. #}

@@ -52,7 +52,11 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
         {"int_events__sessionized"},
     ),
     "a comment in a model": (
-        ("models/intermediate/events/int_events__sessionized.sql", "-- Where a changed row stood before.", '-- It\'s "where" it stood.'),
+        (
+            "models/intermediate/events/int_events__sessionized.sql",
+            "-- Where a changed row stood before.",
+            '-- It\'s "where" it stood.',
+        ),
         set(),
         {"int_events__sessionized"},
     ),
@@ -187,84 +191,85 @@ class _Graph:
         return {self.names[key] for key in found}
 
 
+class _Shop:
+    """A small shop whose rows arrive in three parts, built from a project that may be changed."""
+
+    def __init__(self, houses: Houses, project: Path) -> None:
+        random = Random(5)
+        rows = ShopMaker(random).shop()
+        random.shuffle(rows)
+        self.houses, self.project, self.where = houses, project, houses.make("rules")
+        self.parts = [rows[begin::3] for begin in range(3)]
+        self.arrive()
+        _run(self.where, project, "run")
+        self.graph = _Graph(project)
+
+    def arrive(self) -> None:
+        land(self.where, self.parts.pop())
+
+    def run(self, command: str, *arguments: str, **variables: object) -> Build:
+        return _run(self.where, self.project, command, *arguments, variables=VARS | variables)
+
+    def begun(self) -> set[str]:
+        """What the last build began."""
+        return _begun(self.where)
+
+    def incremental_below(self, *names: str) -> set[str]:
+        return self.graph.below(*names) & self.graph.incremental
+
+    def equals_one_from_scratch(self, **variables: object) -> None:
+        afresh = self.houses.beside(self.where)
+        _run(afresh, self.project, "run", "--full-refresh", variables=VARS | variables)
+        assert differences(self.where, afresh) == []
+
+
 @pytest.mark.long
-def test_rules_that_changed_rebuild_what_follows_from_them_and_nothing_else(houses: Houses, copy: Path) -> None:
-    """Builds of one warehouse, one after the other, between which rules change; each equals one from scratch."""
-    where = houses.make("rules")
-    random = Random(5)
-    rows = ShopMaker(random).shop()
-    random.shuffle(rows)
-    parts = [rows[begin::4] for begin in range(4)]
-    land(where, parts[0])
-    _run(where, copy, "run")
-    graph = _Graph(copy)
-
-    def equals_one_from_scratch(**variables: object) -> None:
-        afresh = houses.beside(where)
-        _run(afresh, copy, "run", "--full-refresh", variables=VARS | variables)
-        assert differences(where, afresh) == []
-
-    # What is only said otherwise begins nothing; a label, the marts that show it.
+def test_what_says_nothing_of_events_rebuilds_none(houses: Houses, copy: Path) -> None:
+    """A comment, a label, the rule of sessions; then a model that was begun by hand."""
+    shop = _Shop(houses, copy)
     change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
     change(copy, "macros/sessions.sql", "events without a gap", "events that follow without a gap")
     change(copy, "seeds/rfm_segments.csv", "Champions", "Best of all")
-    _run(where, copy, "seed")
-    done = _run(where, copy, "run")
-    assert "user_features" in _begun(where) <= graph.below("rfm_segments")
-    assert not _begun(where) & graph.incremental
+    shop.run("seed", "--select", "rfm_segments")
+    done = shop.run("run")
+    assert "user_features" in shop.begun() <= shop.graph.below("rfm_segments")
+    assert not shop.begun() & shop.graph.incremental
     assert done.notes == []
 
-    # The rule of sessions: verdicts stay.
-    land(where, parts[1])
-    done = _run(where, copy, "run", variables=VARS | {"session_gap_minutes": 3})
-    assert graph.below("int_events__sessionized") & graph.incremental <= _begun(where)
-    assert "int_events__validated" not in _begun(where)
-    assert "int_cleaning__numeric_histogram" not in _begun(where)
+    shop.arrive()
+    done = shop.run("run", session_gap_minutes=3)
+    assert shop.incremental_below("int_events__sessionized") <= shop.begun()
+    assert not shop.begun() & {"int_events__validated", "int_cleaning__numeric_histogram"}
     [note] = done.notes
     assert re.match(r"built from scratch: .*\bint_events__sessionized, since", note)
-    equals_one_from_scratch(session_gap_minutes=3)
+    shop.equals_one_from_scratch(session_gap_minutes=3)
 
-    # A rule of verdicts, and with it the one of sessions as it was. Here dbt's own test sees it first.
-    before = [
-        node.rows
-        for node in run_dbt(
-            [
-                "test",
-                "--select",
-                "models_follow_current_rules",
-                "--vars",
-                json.dumps(VARS),
-                "--target-path",
-                str(copy.parent / "target"),
-            ],
-            where=where,
-            project=copy,
-        ).failed
-    ]
-    assert before and {str(row["model"]) for row in before[0]} <= graph.incremental
-    land(where, parts[2])
-    _run(where, copy, "run", variables=VARS | {"max_price": 50})
-    assert graph.below("int_events__validated") & graph.incremental <= _begun(where)
-    assert "stg_lake__category_names" not in _begun(where)
-    equals_one_from_scratch(max_price=50)
+    shop.run("run", "--full-refresh", "--select", "int_cleaning__events", session_gap_minutes=3)
+    assert shop.begun() == {"int_cleaning__events"}
+    shop.run("run", session_gap_minutes=3)
+    expected = shop.incremental_below("int_cleaning__events") - {"int_cleaning__events"}
+    assert shop.begun() & shop.graph.incremental == expected
 
-    # A seed of verdicts. A table stands between it and them.
+
+@pytest.mark.long
+def test_rules_of_verdicts_rebuild_what_follows_from_them(houses: Houses, copy: Path) -> None:
+    """A var, with new rows; then a seed, with a table and a view between it and the verdicts."""
+    shop = _Shop(houses, copy)
+    shop.arrive()
+    shop.run("run", max_price=50)
+    assert shop.incremental_below("int_events__validated") <= shop.begun()
+    assert "int_events__new_rows" not in shop.begun()
+    shop.equals_one_from_scratch(max_price=50)
+
     change(copy, "seeds/category_map.csv", "\nbooks,", "\nnever heard of,")
-    _run(where, copy, "seed", variables=VARS | {"max_price": 50})
-    _run(where, copy, "run", variables=VARS | {"max_price": 50})
-    assert graph.below("int_events__validated") & graph.incremental <= _begun(where)
-    assert not _begun(where) - graph.below("category_map")
-
-    # A model that was begun by hand: so are those that follow from it, in the next build.
-    _run(where, copy, "run", "--full-refresh", "--select", "int_cleaning__events", variables=VARS | {"max_price": 50})
-    assert _begun(where) == {"int_cleaning__events"}
-    land(where, parts[3])
-    _run(where, copy, "run", variables=VARS | {"max_price": 50})
-    assert _begun(where) & graph.incremental == (graph.below("int_cleaning__events") & graph.incremental) - {
-        "int_cleaning__events"
-    }
-    done = _run(where, copy, "test", "--select", "models_follow_current_rules", variables=VARS | {"max_price": 50})
-    equals_one_from_scratch(max_price=50)
+    shop.run("seed", "--select", "category_map", max_price=50)
+    before = ["test", "--select", "models_follow_current_rules", "--vars", json.dumps(VARS | {"max_price": 50})]
+    done = run_dbt([*before, "--target-path", str(copy.parent / "target")], where=shop.where, project=copy)
+    assert [node.name for node in done.failed] == ["models_follow_current_rules"]
+    shop.arrive()
+    shop.run("run", max_price=50)
+    assert shop.incremental_below("int_events__validated") <= shop.begun() <= shop.graph.below("category_map")
+    shop.equals_one_from_scratch(max_price=50)
 
 
 def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:

@@ -256,7 +256,13 @@ def test_a_mart_is_whole_with_all_that_it_is_made_of(left_out: set[str], whole: 
     marts = {"orders", "users", "orders_of_users"}
     kinds = {"rates": "seed", "users_history": "snapshot"}
     graph = {
-        name: [kinds.get(name, "test" if "test" in name else "model"), name, name in marts, inputs, name not in left_out]
+        name: [
+            kinds.get(name, "test" if "test" in name else "model"),
+            name,
+            name in marts,
+            inputs,
+            name not in left_out,
+        ]
         for name, inputs in READS.items()
     }
     assert of_graph(json.dumps(graph)) == whole

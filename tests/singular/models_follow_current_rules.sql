@@ -9,25 +9,24 @@
 {% for state in ['session', 'user', 'user_brand', 'user_category', 'user_item'] %}
 -- depends_on: {{ ref('int_features__' ~ state) }}
 {% endfor %}
-with followed as (
-
-    {% for node in (graph.nodes.values() if execute else []) if node.config.materialized == 'incremental' %}
-    select
-        '{{ node.name }}' as model,
-        {{ rules_of(node) }} as rules,
-        (select max(i.begun_in) from {{ states() }} as i where i.model in ({{ names_in_sql(inputs_of(node).models) }})) as input_begun_in
-    union all
-    {% endfor %}
-    select '' as model, '' as rules, cast(null as bigint) as input_begun_in
-
-)
-
+{% set nodes = graph.nodes.values() if execute else [] %}
+{% set incremental = nodes | selectattr('config.materialized', 'equalto', 'incremental') | map(attribute='name') | list %}
 select
     s.model,
     w.snapshot,
-    s.rules is distinct from f.rules as is_of_other_rules,
-    f.input_begun_in > s.begun_in as is_older_than_its_input
+    coalesce(s.rules <> r.rules, true) as is_of_other_rules,
+    n.model as newer_input
 from {{ states() }} as s
-inner join followed as f on s.model = f.model
+inner join {{ rules() }} as r on s.model = r.model
 left join {{ target.schema }}.watermarks as w on s.model = w.model
-where s.rules is distinct from f.rules or f.input_begun_in > s.begun_in or w.snapshot > {{ pinned() }}
+left join (
+    select
+        i.model,
+        i.begun_in,
+        coalesce(i.rules <> c.rules, true) as is_of_other_rules
+    from {{ states() }} as i
+    inner join {{ rules() }} as c on i.model = c.model
+) as n on list_contains(r.upstream, n.model) and (n.is_of_other_rules or n.begun_in > s.begun_in)
+where
+    s.model in ({{ names_in_sql(incremental) }})
+    and (s.rules is distinct from r.rules or n.model is not null or w.snapshot > {{ pinned() }})
