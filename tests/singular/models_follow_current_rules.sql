@@ -11,22 +11,26 @@
 {% endfor %}
 {% set nodes = graph.nodes.values() if execute else [] %}
 {% set incremental = nodes | selectattr('config.materialized', 'equalto', 'incremental') | map(attribute='name') | list %}
-select
-    s.model,
-    w.snapshot,
-    coalesce(s.rules <> r.rules, true) as is_of_other_rules,
-    n.model as newer_input
-from {{ states() }} as s
-inner join {{ rules() }} as r on s.model = r.model
-left join {{ target.schema }}.watermarks as w on s.model = w.model
-left join (
+with begun as (
+
     select
-        i.model,
-        i.begun_in,
-        coalesce(i.rules <> c.rules, true) as is_of_other_rules
-    from {{ states() }} as i
-    inner join {{ rules() }} as c on i.model = c.model
-) as n on list_contains(r.upstream, n.model) and (n.is_of_other_rules or n.begun_in > s.begun_in)
+        s.model,
+        s.begun_in,
+        coalesce(s.rules <> r.rules, true) as is_of_other_rules,
+        r.upstream
+    from {{ states() }} as s
+    inner join {{ rules() }} as r on s.model = r.model
+
+)
+
+select
+    b.model,
+    w.snapshot,
+    b.is_of_other_rules,
+    i.model as newer_input
+from begun as b
+left join {{ target.schema }}.watermarks as w on b.model = w.model
+left join begun as i on list_contains(b.upstream, i.model) and (i.is_of_other_rules or b.begun_in < i.begun_in)
 where
-    s.model in ({{ names_in_sql(incremental) }})
-    and (s.rules is distinct from r.rules or n.model is not null or w.snapshot > {{ pinned() }})
+    b.model in ({{ names_in_sql(incremental) }})
+    and (b.is_of_other_rules or i.model is not null or w.snapshot > {{ pinned() }})
