@@ -1,6 +1,6 @@
 # What one types here. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-long soak lint format bench bench-stream docs lock clean setup setup-dev
+.PHONY: help demo dev test test-long soak lint format bench bench-stream docs lock clean setup setup-dagster setup-dev
 
 # Which data `make demo` runs on: simulated, or completejourney.
 DATA ?= simulated
@@ -16,7 +16,7 @@ help: ## Print this list
 demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
 	@$(BIN)/finegrain demo --data $(DATA)
 
-dev: setup ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; SHOP=shop.yml: of your shop
+dev: setup-dagster ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; SHOP=shop.yml: of your shop
 	@$(BIN)/finegrain dagster $(if $(SHOP),--shop $(SHOP)) $(if $(PORT),--port $(PORT))
 
 # One worker more than there are cores: tests of services wait for much of their time.
@@ -30,10 +30,11 @@ test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills,
 soak: setup-dev ## The long proofs
 	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0
 
-lint: setup-dev ## ruff, mypy, the rules of the house, sqlfluff
+lint: setup-dev ## ruff, mypy, who may import and read whom, sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check_layers.py
 	$(BIN)/python scripts/describe_features.py --check
 	$(BIN)/sqlfluff lint models snapshots tests/singular
@@ -63,6 +64,9 @@ clean: ## Remove what was made here: the environment, var/, dbt's folders
 
 setup:
 	@scripts/setup
+
+setup-dagster:
+	@scripts/setup dagster
 
 setup-dev:
 	@scripts/setup dev

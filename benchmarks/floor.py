@@ -23,8 +23,9 @@ import duckdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestration import lake
-from orchestration.settings import PROJECT, Settings, settings
+from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.lake import lake
+from orchestration.sql.text import quote
 
 SCRIPT = Path(__file__).with_name("floor.sql")
 
@@ -42,7 +43,7 @@ def build(database: Path, where: Settings | None = None, threads: int = 2) -> di
     with duckdb.connect(str(database), config=config) as con:
         lake.attach(con, where, read_only=True)
         # Lists of names and rates are read from seeds/, relative to the project.
-        con.execute(f"set file_search_path = {lake.quote(str(PROJECT))}")
+        con.execute(f"set file_search_path = {quote(str(PROJECT))}")
         for statement in con.extract_statements(SCRIPT.read_text("utf-8")):
             before, spent = time.monotonic(), time.process_time()
             con.execute(statement)

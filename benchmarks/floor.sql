@@ -1752,6 +1752,7 @@ select
     case when p.user_id is not null then coalesce(p.household_size, cast(round(u.household_size) as integer)) end as household_size,
     p.household_size is null as household_size_was_missing,
     p.income,
+    p.income as income_raw,
     p.income is null as income_was_missing,
     coalesce(p.income < u.income_low or p.income > u.income_high, false) as income_is_outlier,
     p.acquisition_channel,
@@ -2199,7 +2200,7 @@ select
     -- What comes back may have been bought before the window.
     case when d.units_90d > 0 then least(share(t.refunded_units_90d, d.units_90d), 1) end as return_rate_90d,
     rate(d.cart_adds_90d, d.views_90d, least(h.cart_rate_90d, 1)) as view_to_cart_rate_90d,
-    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate_90d, 1)) as cart_to_order_rate_90d,
+    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate_90d, 1)) as cart_to_unit_rate_90d,
     share(t.price_total_90d, t.priced_events_90d) as price_mean_90d,
     exact_std(t.priced_events_90d, cast(t.price_total_90d as decimal(18, 4)), cast(t.price_square_total_90d as decimal(28, 8))) as price_std_90d,
     share(t.price_percentile_total_90d, t.ranked_events_90d) as price_percentile_mean_90d,
@@ -2218,7 +2219,7 @@ select
     -- What comes back may have been bought before the window.
     case when d.units_lifetime > 0 then least(share(t.refunded_units_lifetime, d.units_lifetime), 1) end as return_rate_lifetime,
     rate(d.cart_adds_lifetime, d.views_lifetime, least(h.cart_rate_lifetime, 1)) as view_to_cart_rate_lifetime,
-    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate_lifetime, 1)) as cart_to_order_rate_lifetime,
+    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate_lifetime, 1)) as cart_to_unit_rate_lifetime,
     share(t.price_total_lifetime, t.priced_events_lifetime) as price_mean_lifetime,
     exact_std(t.priced_events_lifetime, cast(t.price_total_lifetime as decimal(18, 4)), cast(t.price_square_total_lifetime as decimal(28, 8))) as price_std_lifetime,
     share(t.price_percentile_total_lifetime, t.ranked_events_lifetime) as price_percentile_mean_lifetime,

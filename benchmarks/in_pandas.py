@@ -265,7 +265,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
         result[f"view_to_cart_rate_{suffix}"] = rate(
             result[f"cart_adds_{suffix}"], result[f"views_{suffix}"], min(adds / views if views else 0, 1)
         )
-        result[f"cart_to_order_rate_{suffix}"] = rate(
+        result[f"cart_to_unit_rate_{suffix}"] = rate(
             result[f"units_{suffix}"], result[f"cart_adds_{suffix}"], min(units / adds if adds else 0, 1)
         )
         result[f"price_mean_{suffix}"] = share(of["price_total"], of["priced_events"])

@@ -304,7 +304,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
             "discount_share": share(of("discount"), of("listed")),
             "return_rate": share(of("refunded_units"), of("units")).clip(0, 1),
             "view_to_cart_rate": rate(of("cart_adds"), of("views"), of("cart_prior")),
-            "cart_to_order_rate": rate(of("units"), of("cart_adds"), of("order_prior")),
+            "cart_to_unit_rate": rate(of("units"), of("cart_adds"), of("order_prior")),
             "price_mean": share(of("price_total"), of("priced_events")),
             "price_percentile_mean": share(of("percentile_total"), of("ranked_events")),
             **{

@@ -39,7 +39,8 @@ tables:
 
 def make(url: str, rows: int) -> None:
     """Fill the table, on the server itself."""
-    from orchestration import databases, lake
+    from orchestration.lake import lake
+    from orchestration.sources import databases
 
     con = lake.connect()
     database = databases.attach(con, url, "make")
@@ -66,7 +67,7 @@ def make(url: str, rows: int) -> None:
 
 def by_finegrain(url: str, folder: Path) -> int:
     """`finegrain ingest`: contract fields, payload, version of each row."""
-    from orchestration.ingest import ingest
+    from orchestration.ingest.ingest import ingest
 
     (folder / "bench.yml").write_text(MAPPING)
     os.environ["BENCH_URL"] = url
@@ -75,7 +76,8 @@ def by_finegrain(url: str, folder: Path) -> int:
 
 def by_duckdb(url: str, folder: Path) -> int:
     """The extension alone: the columns as they are into a table of the lake."""
-    from orchestration import databases, lake
+    from orchestration.lake import lake
+    from orchestration.sources import databases
 
     con = lake.connect()
     table = databases.open_table(con, databases.attach(con, url, "bench"), TABLE, "bench")

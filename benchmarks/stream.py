@@ -172,7 +172,7 @@ def flushing(topic: str, folder: Path) -> int:
     import orjson
     import pyarrow as pa
 
-    from orchestration import lake
+    from orchestration.lake import lake
 
     con = lake.connect()
     rows: list[Any] = []
@@ -195,9 +195,9 @@ def flushing(topic: str, folder: Path) -> int:
 
 def finegrain(topic: str, folder: Path, rows: int = ROWS) -> int:
     """`finegrain stream --drain`."""
-    from orchestration import lake
-    from orchestration.stream.loader import Limits
-    from orchestration.stream.run import stream
+    from orchestration.ingest.stream.loader import Limits
+    from orchestration.ingest.stream.run import stream
+    from orchestration.lake import lake
 
     done = stream(mapping(folder, topic), drain=True, limits=Limits(rows=rows, bytes=max(rows * 400, Limits.bytes)))
     con = lake.connect(read_only=True)
@@ -342,7 +342,7 @@ def _freshness(servers: str, topic: str, per_second: int, age: float, seconds: f
         folder = Path(text)
         environment = {**os.environ, "FINEGRAIN_HOME": text, "BENCH_KAFKA": servers}
         os.environ["FINEGRAIN_HOME"] = text
-        from orchestration import lake
+        from orchestration.lake import lake
 
         lake.connect().close()
         loader = subprocess.Popen(

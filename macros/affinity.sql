@@ -40,13 +40,10 @@ group by {{ keys | join(', ') }}, order_key
 {%- endfor %}
 {%- endmacro %}
 
-{# The windows that tastes are compared over, as [suffix, days]. #}
-{% macro affinity_windows() %}{{ return([['90d', 90], ['lifetime', none]]) }}{% endmacro %}
-
 {# What each customer did with each `kind`, a column of the tile identity_product, which is category or brand. #}
 {% macro affinity_state(kind) -%}
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 {%- set longest = var('half_lives') | max -%}
 {%- set keys = ['customer_id', 'as_of', kind] -%}
 {#- An incremental build gathers the few rows that it reads once; a full one would have to keep them all. -#}
@@ -188,7 +185,7 @@ select * from final
 
 {# The kinds' share of all the shop's events, and their prices, by the end of the day before each moment asked for, as `tile` tells. #}
 {% macro shop_averages(kind, tile) -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 with days as (
 
     select
@@ -243,7 +240,7 @@ from by_{{ kind }}
   information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
 #}
 {% macro affinity_features(kind) -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 {%- set longest = var('half_lives') | max -%}
 with compared as (
 

@@ -57,7 +57,7 @@ insert into {{ target.schema }}.build_failures values (
 {%- endif %}
 {%- endmacro %}
 
-{# The nodes of the graph in JSON, for orchestration/whole_marts.py: by key, the kind, the name, whether it is a mart, the keys of what it
+{# The nodes of the graph in JSON, for orchestration/warehouse/whole_marts.py: by key, the kind, the name, whether it is a mart, the keys of what it
    reads, and whether the running command builds it. #}
 {% macro graph_in_json() %}
 {%- set found = {} -%}

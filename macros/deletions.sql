@@ -1,7 +1,7 @@
 {#
   Which rows their source has taken back. Where a row has no key, its position is told, and what landed there before is gone:
   the same row may come again later. Where it has one, a deletion stands among the versions of the key, which are numbered
-  (orchestration/versions.py), and all before it are gone; but a position may be deleted, too, when a mapping was corrected or rows are
+  (orchestration/ingest/versions.py), and all before it are gone; but a position may be deleted, too, when a mapping was corrected or rows are
   unloaded. What is gone is as if it had never come, but for the ledger.
 #}
 

@@ -147,7 +147,7 @@ md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
 {%- endmacro %}
 
 {#
-  SQL: the rules by which a node is made, in one fingerprint: its own SQL, the macros and vars that this reads (orchestration/fingerprints.py),
+  SQL: the rules by which a node is made, in one fingerprint: its own SQL, the macros and vars that this reads (orchestration/warehouse/fingerprints.py),
   and the views and seeds that it reads. What a table before it is made by is that table's. A test's are its arguments, too, and
   what is declared of the columns that it is about.
 #}

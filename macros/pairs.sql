@@ -21,9 +21,6 @@
 {# The names of all counts of a pair, those of baskets too. #}
 {% macro pair_count_names() %}{{ return(['co_views', 'co_carts', 'co_orders', 'carts_to_orders']) }}{% endmacro %}
 
-{# The windows of whole days before as_of's over which pairs are counted, as [suffix, days]. #}
-{% macro pair_windows() %}{{ return([['30d', 30], ['90d', 90], ['lifetime', none]]) }}{% endmacro %}
-
 {# How one product leads to the other: [name, count of the pair, what of the product it is a share of, what of the other makes its
    lift, the shop's total]. #}
 {% macro pair_confidences() %}

@@ -80,6 +80,19 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {{ return(found) }}
 {% endmacro %}
 
+{# The shares that features of users have of their events, as [share, measure of a tile, measure that it is a share of]: by part of the
+   day, on weekends, and by device, of the events whose device is known. #}
+{% macro habit_shares() %}
+{%- set shares = [] -%}
+{%- for name, first, last in day_parts() %}{% do shares.append([name ~ '_share', name ~ '_events', 'events']) %}{% endfor -%}
+{%- do shares.append(['weekend_share', 'weekend_events', 'events']) -%}
+{%- for device in var('devices') %}{% do shares.append([device ~ '_share', device ~ '_events', 'device_events']) %}{% endfor -%}
+{{ return(shares) }}
+{% endmacro %}
+
+{# The names of what features of users count the distinct values of. #}
+{% macro distinct_count_names() %}{{ return(var('distinct_counts') | map(attribute='name') | list) }}{% endmacro %}
+
 {# Which entities' measures a tile holds. #}
 {% macro tile_entities(tile) %}
 {{ return({
@@ -123,18 +136,15 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
     ['last_cart_add_at', 'max', "max(case when event_type = 'add_to_cart' then event_at end)"],
     ['last_order_at', 'max', "max(case when event_type = 'purchase' then event_at end)"],
 ] -%}
-{%- set local = shop_time('event_at') -%}
-{%- set habits = [
-    ['night_events', 'sum', count_if('extract(hour from ' ~ local ~ ') < 6')],
-    ['morning_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 6 and 11')],
-    ['afternoon_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 12 and 17')],
-    ['evening_events', 'sum', count_if('extract(hour from ' ~ local ~ ') >= 18')],
-    ['weekend_events', 'sum', count_if('extract(isodow from ' ~ local ~ ') >= 6')],
-    ['desktop_events', 'sum', count_if("device = 'desktop'")],
-    ['mobile_events', 'sum', count_if("device = 'mobile'")],
-    ['tablet_events', 'sum', count_if("device = 'tablet'")],
-    ['device_events', 'sum', count_if('device is not null')],
-] -%}
+{%- set habits = [] -%}
+{%- for name, first, last in day_parts() -%}
+    {%- do habits.append([name ~ '_events', 'sum', count_if(is_in_hours_of_day('event_at', first, last))]) -%}
+{%- endfor -%}
+{%- do habits.append(['weekend_events', 'sum', count_if(is_weekend('event_at'))]) -%}
+{%- for device in var('devices') -%}
+    {%- do habits.append([device ~ '_events', 'sum', count_if("device = '" ~ device ~ "'")]) -%}
+{%- endfor -%}
+{%- do habits.append(['device_events', 'sum', count_if('device is not null')]) -%}
 {{ return({
     'identity_day': events + declared + returns + prices + moments + habits,
     'identity_product': events + declared + priced_sums + moments + [

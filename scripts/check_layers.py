@@ -36,6 +36,9 @@ ROOMS: Final = {
 #: A room that reads a layer which the others of its layer do not: the ledger counts the rows of the lake itself.
 ALSO_READS: Final = {("marts", "quality"): {"staging"}}
 
+#: Tables that builds keep about themselves; any model may read them.
+BOOKKEEPING: Final = "bookkeeping."
+
 #: How a model's name begins, from the folder that it is in.
 NAMES: Final = {"staging": r"(stg|base)_{folder}__\w+", "intermediate": r"int_{folder}__\w+"}
 
@@ -255,7 +258,7 @@ class Project:
         for each in self.reads(path):
             by = f" (through the macro {each.via})" if each.via else ""
             if each.kind == "source":
-                if "source" not in allowed:
+                if "source" not in allowed and not each.name.startswith(BOOKKEEPING):
                     self.find(
                         path, each.line, f"reads the source {each.name}{by}: only staging does; ref() a staging model"
                     )

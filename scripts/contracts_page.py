@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 
-from orchestration.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES
-from orchestration.mapping import REQUIRED
+from orchestration.mapping.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES
+from orchestration.mapping.mapping import REQUIRED
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "connect.md"

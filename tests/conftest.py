@@ -16,8 +16,8 @@ import pytest
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from small_shops import Houses
 
-from orchestration.locks import one_at_a_time
-from orchestration.settings import Settings, settings
+from orchestration.config.settings import Settings, settings
+from orchestration.lake.locks import one_at_a_time
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -116,10 +116,10 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
 def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
     """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read: copy what is
     to be changed. Its files are in `home / "shop"`. Whichever worker asks first makes it, for all."""
-    from orchestration.build import build
-    from orchestration.lineage import lineage
-    from orchestration.load import load
-    from orchestration.simulate import simulate
+    from orchestration.ingest.load import load
+    from orchestration.simulation.simulate import simulate
+    from orchestration.warehouse.build import build
+    from orchestration.warehouse.lineage import lineage
 
     where = Settings.below(shared_by_workers / "home", extensions)
     with one_at_a_time(shared_by_workers / "built_shop.lock"):

@@ -20,7 +20,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from servers import HOST, Kafka, MariaDB, Missing, Moto, Postgres, Redis, Server
 
-from orchestration.settings import Settings, settings
+from orchestration.config.settings import Settings, settings
 
 S = TypeVar("S", bound=Server)
 

@@ -20,11 +20,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from orchestration import lake
-from orchestration.build import Build, run_dbt
-from orchestration.contracts import columns
-from orchestration.locks import one_at_a_time
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.lake.locks import one_at_a_time
+from orchestration.mapping.contracts import columns
+from orchestration.warehouse.build import Build, run_dbt
 
 #: So low that shoppers of a small shop reach it; the project's own limit is a bot's.
 MAX_EVENTS_PER_IDENTITY_DAY = 12

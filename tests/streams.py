@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestration import lake
-from orchestration.settings import Settings
-from orchestration.stream.run import stream
+from orchestration.config.settings import Settings
+from orchestration.ingest.stream.run import stream
+from orchestration.lake import lake
 
 
 def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from orchestration.catalog import catalog
-from orchestration.load import load
-from orchestration.settings import PROJECT, Settings
-from orchestration.simulate import simulate
+from orchestration.config.settings import PROJECT, Settings
+from orchestration.features.catalog import catalog
+from orchestration.ingest.load import load
+from orchestration.simulation.simulate import simulate
 
 PAGE = (PROJECT / "docs" / "add-a-feature.md").read_text("utf-8")
 #: (language, file or what the block is, text), in the order of the page.

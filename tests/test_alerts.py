@@ -33,8 +33,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from servers import HOST, free_ports
 
-from orchestration import alerts
-from orchestration.alerts import (
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError
+from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.watch import Watch
+from orchestration.quality import alerts
+from orchestration.quality.alerts import (
     MASK,
     Channel,
     Kind,
@@ -59,10 +63,6 @@ from orchestration.alerts import (
     stale,
     tell,
 )
-from orchestration.errors import FinegrainError
-from orchestration.settings import Settings
-from orchestration.stream.messages import Landed
-from orchestration.stream.watch import Watch
 
 NOON = datetime(2025, 3, 2, 12)
 KINDS: tuple[Kind, ...] = ("run", "check", "freshness", "quality", "dead_letters", "lag")
@@ -312,7 +312,7 @@ def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
 
 def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
     program = (
-        "import sys; from datetime import datetime; from orchestration.alerts import *\n"
+        "import sys; from datetime import datetime; from orchestration.quality.alerts import *\n"
         "print(tell([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
         f" channels=[Webhook({web.url!r})], now=datetime.now()))"
     )
@@ -323,7 +323,7 @@ def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
 
 
 def test_alerts_do_without_dagster() -> None:
-    program = "import sys, orchestration.alerts; sys.exit('dagster' in sys.modules)"
+    program = "import sys, orchestration.quality.alerts; sys.exit('dagster' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

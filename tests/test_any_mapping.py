@@ -14,15 +14,17 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from orchestration import cli, mapping, settings
-from orchestration.contracts import RAW_TABLES
-from orchestration.doctor import examine
+from orchestration import cli
+from orchestration.config import settings
+from orchestration.config.settings import Settings
+from orchestration.config.yaml_file import DEEPEST, LARGEST
 from orchestration.errors import FinegrainError
-from orchestration.files import find
-from orchestration.load import load
-from orchestration.mapping import mapping_files, read_mapping
-from orchestration.settings import Settings
-from orchestration.yaml_file import DEEPEST, LARGEST
+from orchestration.ingest.load import load
+from orchestration.mapping import mapping
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.mapping.mapping import mapping_files, read_mapping
+from orchestration.quality.doctor import examine
+from orchestration.sources.files import find
 
 ENTRY: dict[str, Any] = {
     "files": "a.csv",
@@ -286,5 +288,5 @@ def test_tests_see_what_went_wrong(home: Settings, monkeypatch: pytest.MonkeyPat
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("seen")
 
-    monkeypatch.setattr("orchestration.load.load", fail)
+    monkeypatch.setattr("orchestration.ingest.load.load", fail)
     assert str(CliRunner().invoke(cli.app, ["load", "shop.yml"]).exception) == "seen"

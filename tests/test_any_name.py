@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from orchestration import cli, console, lake, landing
-from orchestration.doctor import examine
-from orchestration.errors import FinegrainError
-from orchestration.load import load
-from orchestration.settings import Settings
-from orchestration.unload import unload
+from orchestration.cli import commands
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError, console
+from orchestration.ingest.load import load
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake
+from orchestration.quality.doctor import examine
+from orchestration.sql.text import identifier
 
 #: Names that finegrain or DuckDB use for something of their own.
 OURS = (
@@ -44,7 +46,7 @@ def names(form: str, spelled: str) -> list[str]:
 
 def entries(columns: list[str], **more: Any) -> list[dict[str, Any]]:
     """Entries of events: what most looks like ours is read as fields, and all of it by SQL."""
-    sql = {"sql": f"to_json([{', '.join(landing.identifier(name) for name in columns if name)}])"}
+    sql = {"sql": f"to_json([{', '.join(identifier(name) for name in columns if name)}])"}
     required = {"event_type": "t", "event_at": "at", "user_id": "u", "properties": sql}
     return [
         {"available_at": "event_time", "fields": {**required, **dict(zip(TEXTS, some, strict=True))}, **more}
@@ -137,7 +139,7 @@ def test_a_file_of_any_name_lands_is_counted_and_shown(
     assert sorted(file.rows for file in report.files) == list(range(1, len(FILES) + 1))
     expected = {name.decode("utf-8", "backslashreplace"): rows for rows, name in enumerate(FILES, 1)}
     assert {file.file: file.rows for file in report.files} == expected
-    cli._show_files(console.out(), report.files)
+    commands._show_files(console.out(), report.files)
     out = capsys.readouterr().out
     assert len(out.splitlines()) == len(FILES) and all(line.isprintable() for line in out.splitlines())
     for name in ("a\nb.csv", "\x1b[31mred.csv", "\u202eabc.csv"):

@@ -23,7 +23,7 @@ from plainly import DAY, EVENTS, HOUR, MICROSECOND, Event, Shop, customer_of
 from plainly.visits import ROWS, sessions
 from small_shops import Houses, ShopMaker, land
 
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
 
 
 @dataclass(frozen=True)

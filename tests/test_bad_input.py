@@ -19,11 +19,11 @@ import pytest
 import yaml
 from conftest import run_dbt
 
-from orchestration import lake
+from orchestration.config.settings import LEAST_MEMORY, Settings, memory, memory_bytes, settings
 from orchestration.errors import FinegrainError
-from orchestration.load import load, plan
-from orchestration.mapping import read_mapping
-from orchestration.settings import LEAST_MEMORY, Settings, memory, memory_bytes, settings
+from orchestration.ingest.load import load, plan
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping
 
 FIELDS = {"event_type": "t", "event_at": "at", "user_id": "u"}
 ENTRY = {"files": "a.csv", "available_at": "event_time", "fields": FIELDS}

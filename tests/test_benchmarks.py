@@ -14,7 +14,7 @@ import duckdb
 import floor
 import pytest
 
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
 
 KEYS = {
     "fct_events": ("event_id",),

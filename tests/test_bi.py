@@ -29,8 +29,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 from test_publish import another_build, scribble
 
-from orchestration.publish import publish
-from orchestration.settings import PROJECT, Settings
+from orchestration.config.settings import PROJECT, Settings
+from orchestration.warehouse.publish import publish
 
 BI = PROJECT / "bi"
 PAGE = (PROJECT / "docs" / "bi.md").read_text("utf-8")

@@ -15,8 +15,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from orchestration import catalog as module
-from orchestration.catalog import (
+from orchestration.cli.commands import app
+from orchestration.config.settings import PROJECT, Settings
+from orchestration.errors import FinegrainError
+from orchestration.features import catalog as module
+from orchestration.features.catalog import (
     BINS,
     Catalog,
     Feature,
@@ -28,11 +31,8 @@ from orchestration.catalog import (
     percent,
     shown,
 )
-from orchestration.cli import app
-from orchestration.errors import FinegrainError
-from orchestration.lineage import Origin, Tracer
-from orchestration.publish import publish
-from orchestration.settings import PROJECT, Settings
+from orchestration.warehouse.lineage import Origin, Tracer
+from orchestration.warehouse.publish import publish
 
 PAGE = PROJECT / "docs" / "features.md"
 YAMLS = sorted((PROJECT / "models" / "marts" / "features").glob("*_features.yml"))
@@ -415,7 +415,7 @@ def test_what_is_not_known_is_not_guessed(sql: str) -> None:
 def test_every_mart_is_traced_to_raw_fields(told: Catalog) -> None:
     for mart in told.marts:
         assert mart.lineage and mart.lineage.columns is not None, (
-            f"{mart.name} has SQL that orchestration/lineage.py does not know"
+            f"{mart.name} has SQL that orchestration/warehouse/lineage.py does not know"
         )
         assert set(mart.lineage.columns) == {*mart.keys, *(each.name for each in mart.features)}
         assert "events" in mart.lineage.raw and "fx_rates" in mart.lineage.seeds

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 from rich.console import Console
 
-from orchestration.cleaning_score import DUPLICATES, EXACT, Score, score, table
 from orchestration.errors import FinegrainError
+from orchestration.quality.cleaning_score import DUPLICATES, EXACT, Score, score, table
 from orchestration.simulation.words import KINDS
 
 TRUTH = """

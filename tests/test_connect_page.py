@@ -11,10 +11,10 @@ import contracts_page
 import pytest
 import yaml
 
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.load import load
-from orchestration.mapping import Mapping, read_mapping
-from orchestration.settings import Settings
+from orchestration.ingest.load import load
+from orchestration.mapping.mapping import Mapping, read_mapping
 
 PAGE = Path(contracts_page.PAGE).read_text("utf-8")
 #: Fenced blocks by what follows the language: a file's name, or what the block is.

@@ -23,13 +23,13 @@ from servers import Postgres
 from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_deleted, land
 from test_stream import GOOD, Shop
 
+from orchestration.config.published import DATABASE
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import ingest
-from orchestration.load import load
-from orchestration.publish import DATABASE
-from orchestration.settings import Settings
-from orchestration.stream.replay import replay
-from orchestration.unload import unload
+from orchestration.ingest.ingest import ingest
+from orchestration.ingest.load import load
+from orchestration.ingest.stream.replay import replay
+from orchestration.ingest.unload import unload
 
 #: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
 BOOKS = (

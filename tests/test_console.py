@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestration import cli, console
-from orchestration.errors import FinegrainError
-from orchestration.stream.messages import Landed
-from orchestration.stream.watch import Watch
+from orchestration import cli
+from orchestration.errors import FinegrainError, console
+from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.watch import Watch
 
 #: Markup that is closed and never opened, and what terminals obey: colours, the title, a cleared screen, C1, text from right to left.
 NASTY = "[/x][b]\x1b[31mred\x1b]0;title\x07\x1b[2J\x9b31m\u202eabc\r\b\x7f"

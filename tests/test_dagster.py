@@ -31,18 +31,19 @@ from dagster_dbt import DbtCliResource
 from playwright.sync_api import Page, sync_playwright
 from servers import free_ports
 
-from orchestration import lake
-from orchestration.account import ledger
-from orchestration.contracts import RAW_TABLES
+from orchestration.config.published import current
+from orchestration.config.settings import PROJECT, Settings, settings
 from orchestration.dagster import automation
 from orchestration.dagster.automation import Decision, Policy, Waiting, decide
-from orchestration.dagster.instance import STORAGE, command, dagster_home, end_what_was_left, write_settings
+from orchestration.dagster.home import dagster_home
+from orchestration.dagster.instance import STORAGE, command, end_what_was_left, write_settings
 from orchestration.dagster.shop import connections
 from orchestration.errors import FinegrainError
-from orchestration.history import features_of
-from orchestration.lake import Arrived
-from orchestration.publish import current
-from orchestration.settings import PROJECT, Settings, settings
+from orchestration.features.history import features_of
+from orchestration.lake import lake
+from orchestration.lake.lake import Arrived
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.quality.account import ledger
 
 #: A day of the shop's history, and one well before it.
 DAY = date(2025, 4, 2)
@@ -364,7 +365,7 @@ def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytes
 @pytest.mark.long
 def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     """The build job is killed, dbt and all, while models are made; what was published stays, and the next run makes it good."""
-    from orchestration.publish import publish
+    from orchestration.warehouse.publish import publish
 
     deliver(shop, "c.csv", [("m0", "2025-04-08T09:00:00Z", "2025-04-08T09:00:05Z")])
     assert shop.run("connectors").success
@@ -766,7 +767,7 @@ def test_postgresql_holds_the_runs(
 
 
 def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
-    from orchestration.cli import run_dagster
+    from orchestration.cli.commands import run_dagster
 
     assert inspect.signature(run_dagster).parameters["host"].default == "127.0.0.1"
     for part in ("dev", "webserver"):

@@ -26,9 +26,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from orchestration.config.settings import Settings
 from orchestration.dagster.page import HOSTS, Guard, names
-from orchestration.settings import Settings
-from orchestration.stream.watch import Watch
+from orchestration.ingest.stream.watch import Watch
 
 START = "mutation { launchRun(executionParams: {selector: {}}) { __typename } }"
 ASK = "{ version }"

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from streams import ask
 from typer.testing import CliRunner
 
-from orchestration import lake
-from orchestration.cli import app
+from orchestration.cli.commands import app
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.load import FileReport, LoadReport, load
-from orchestration.mapping import read_mapping
-from orchestration.settings import Settings
+from orchestration.ingest.load import FileReport, LoadReport, load
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping
 
 NOW = datetime(2024, 6, 1, 12, 0)
 MOMENT = 1_704_103_200_000_000  # 2024-01-01 10:00:00 UTC

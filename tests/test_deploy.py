@@ -25,9 +25,9 @@ import yaml
 from dagster._daemon import cli as dagster_daemon
 
 from orchestration import __version__
-from orchestration.alerts import read_rules
-from orchestration.cli import app
-from orchestration.stream.run import entry_of
+from orchestration.cli.commands import app
+from orchestration.ingest.stream.run import entry_of
+from orchestration.quality.alerts import read_rules
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEPLOY = PROJECT / "deploy"
@@ -983,6 +983,14 @@ def unpacks_every_extension(steps: list[Step]) -> Iterator[str]:
             yield f"DuckDB's {name} is not unpacked"
 
 
+def holds_dagster(steps: list[Step]) -> Iterator[str]:
+    """One image is for loaders and for Dagster's processes."""
+    runs = " ".join(step.rest for step in steps if step.word == "RUN")
+    for lock in re.findall(r" -r (\S+)", runs):
+        if not re.search(r"^dagster-webserver==", (PROJECT / lock).read_text("utf-8"), re.M):
+            yield f"{lock} is without Dagster, which the daemon and the webserver run"
+
+
 ImageRule = Callable[[list[Step]], Iterator[str]]
 IMAGE_RULES: list[ImageRule] = [
     is_built_from_what_is_pinned,
@@ -990,6 +998,7 @@ IMAGE_RULES: list[ImageRule] = [
     copies_what_is_there,
     tells_what_is_known,
     unpacks_every_extension,
+    holds_dagster,
 ]
 
 
@@ -1018,12 +1027,13 @@ BROKEN_IMAGE: list[tuple[ImageRule, str, str, str]] = [
     (copies_what_is_there, "not in the repository", "COPY models/", "COPY modells/"),
     (copies_what_is_there, "keeps tests/conftest.py out", "COPY tests/generic/ ", "COPY tests/ "),
     (copies_what_is_there, "money_is_the_same_everywhere.sql is not copied", "COPY tests/singular/.*", ""),
-    (copies_what_is_there, "cli.py is not copied", "COPY orchestration/", "COPY orchestration/stream/"),
+    (copies_what_is_there, "commands.py is not copied", "COPY orchestration/", "COPY orchestration/ingest/"),
     (copies_what_is_there, "no stage", "--from=build", "--from=builder"),
     (tells_what_is_known, "knows it", "FINEGRAIN_EXTENSIONS=", "FINEGRAIN_EXTENSION="),
     (tells_what_is_known, "in the image", "PYTHONUNBUFFERED=1", "PGPASSWORD=x"),
     (tells_what_is_known, "DAGSTER_HOME", r"DAGSTER_HOME=\S+", "PYTHONX=1"),
     (unpacks_every_extension, "httpfs", "'httpfs', ", ""),
+    (holds_dagster, "without Dagster", "requirements-dagster.lock", "requirements.lock"),
 ]  # fmt: skip
 
 
@@ -1049,13 +1059,13 @@ def test_what_is_no_part_of_the_image_is_kept_out() -> None:
         "docs/connect.md",
     ]
     outside += [
-        "orchestration/__pycache__/cli.cpython-312.pyc",
+        "orchestration/cli/__pycache__/commands.cpython-312.pyc",
         "scripts/setup",
         "target/manifest.json",
         "dbt_packages/x/dbt_project.yml",
     ]
     assert [path for path in outside if is_let_in(path)] == []
-    assert is_let_in("orchestration/stream/run.py") and is_let_in("tests/generic/every_row.sql")
+    assert is_let_in("orchestration/ingest/stream/run.py") and is_let_in("tests/generic/every_row.sql")
 
 
 def test_what_is_copied_is_enough(containerfile: str, tmp_path: Path) -> None:

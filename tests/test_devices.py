@@ -13,9 +13,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration import devices, lake
-from orchestration.load import load
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.ingest.load import load
+from orchestration.lake import lake
+from orchestration.sources import devices
 
 CHROME = "AppleWebKit/537.36 (KHTML, like Gecko) Chrome/123.0.0.0"
 AGENTS: dict[str, str | None] = {

@@ -18,12 +18,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from orchestration import doctor, landing
-from orchestration.doctor import EntryLook, FieldLook, Finding, Report, examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.load import load
-from orchestration.settings import Settings
-from orchestration.simulate import simulate
+from orchestration.ingest import landing
+from orchestration.ingest.load import load
+from orchestration.quality import doctor
+from orchestration.quality.doctor import EntryLook, FieldLook, Finding, Report, examine
+from orchestration.simulation.simulate import simulate
 
 NOW = datetime(2024, 6, 1, 12, 0)
 FIELDS = {"event_type": "t", "event_at": "at", "user_id": "u"}
@@ -414,7 +415,7 @@ def test_ids_that_come_twice(clinic: Clinic) -> None:
 
 def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ROWS", 1000)
-    monkeypatch.setattr("orchestration.landing.SAMPLE", 1000)
+    monkeypatch.setattr("orchestration.ingest.landing.SAMPLE", 1000)
     rows = [f"login,2024-01-01,u,e{n // 2}" for n in range(20_000)]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
     assert (seen.rows, seen.looked_at) == (20_000, 1000)
@@ -424,7 +425,7 @@ def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.Mon
 
 def test_a_sample_is_taken_from_the_whole_file(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ROWS", 100)
-    monkeypatch.setattr("orchestration.landing.SAMPLE", 100)
+    monkeypatch.setattr("orchestration.ingest.landing.SAMPLE", 100)
     seen = clinic.events(*lines(500), *["login,2024-02-01,u"] * 500)
     assert (seen.rows, seen.looked_at) == (1000, 100)
     assert (looked(seen, "event_at").first, looked(seen, "event_at").last) == (
@@ -700,7 +701,7 @@ def test_what_is_broken_is_an_error(home: Settings, monkeypatch: pytest.MonkeyPa
     home.lake_catalog.parent.mkdir(parents=True)
     home.lake_catalog.write_text("this is no catalogue")
     home.warehouse.write_text("nor is this a warehouse, though it is long enough to be taken for one" * 100)
-    monkeypatch.setattr("orchestration.settings.PROJECT", home.home)
+    monkeypatch.setattr("orchestration.config.settings.PROJECT", home.home)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 10))
     report = examine(where=home)
     found = {check.what: (check.level, check.said) for check in report.checks}

@@ -21,13 +21,13 @@ from servers import HOST, Moto, Postgres
 from services import new_database
 from streams import ask
 
-from orchestration import lake
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import ingest
-from orchestration.load import load
-from orchestration.settings import Settings
-from orchestration.stream.replay import replay
-from orchestration.stream.run import stream
+from orchestration.ingest.ingest import ingest
+from orchestration.ingest.load import load
+from orchestration.ingest.stream.replay import replay
+from orchestration.ingest.stream.run import stream
+from orchestration.lake import lake
 
 ROUNDS = 6
 ROWS = 200

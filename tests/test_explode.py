@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from streams import StreamedFolder
 from test_ingest_apis import Answer, Api, api, page  # noqa: F401  (a fixture)
 
-from orchestration import lake
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import TableReport, ingest
-from orchestration.landing import MOST_ELEMENTS
-from orchestration.load import load
-from orchestration.mapping import read_mapping
-from orchestration.settings import Settings
-from orchestration.unload import unload
+from orchestration.ingest.ingest import TableReport, ingest
+from orchestration.ingest.landing import MOST_ELEMENTS
+from orchestration.ingest.load import load
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping
+from orchestration.quality.doctor import examine
 
 FIELDS: dict[str, Any] = {
     "event_id": "messageId",
@@ -516,7 +516,7 @@ def test_a_message_lands_whole_or_is_a_dead_letter(tmp_path: Path, extensions: P
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.dead_letters") == [(3, 3)]
     # What the mapping now reads lands once, all elements of it, and keeps its position in the stream.
     shop.map(fields={**FIELDS, "price": {"sql": "try_cast(element->'price'->>'$.amount' as double)"}})
-    from orchestration.stream.replay import replay
+    from orchestration.ingest.stream.replay import replay
 
     replayed = replay(shop.mapping, where=shop.where)
     assert (replayed.asked, replayed.rows) == (3, 2)

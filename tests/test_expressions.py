@@ -10,12 +10,12 @@ import duckdb
 import pytest
 import yaml
 
-from orchestration import mapping
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.functions import FUNCTIONS
-from orchestration.load import load
-from orchestration.mapping import expression, read_mapping
-from orchestration.settings import Settings
+from orchestration.ingest.load import load
+from orchestration.mapping import mapping
+from orchestration.mapping.mapping import expression, read_mapping
+from orchestration.sql.functions import FUNCTIONS
 
 #: Functions that give another value at another moment, in another session or on another machine, whatever DuckDB says of them.
 NEVER = {

@@ -14,9 +14,9 @@ import duckdb
 import pytest
 from small_shops import VARS, Houses, ShopMaker, differences, land
 
-from orchestration.build import Build, from_scratch, run_dbt
-from orchestration.fingerprints import ALL, _macros, code, of_project, parts_of
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.build import Build, from_scratch, run_dbt
+from orchestration.warehouse.fingerprints import ALL, _macros, code, of_project, parts_of
 
 Change = tuple[str, str, str]
 

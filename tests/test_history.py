@@ -11,9 +11,9 @@ from random import Random
 
 import duckdb
 
-from orchestration.history import LOCK, _put, _tidy
-from orchestration.locks import one_at_a_time, scratch
-from orchestration.publish import DRAFT
+from orchestration.features.history import LOCK, _put, _tidy
+from orchestration.lake.locks import one_at_a_time, scratch
+from orchestration.warehouse.publish import DRAFT
 
 DAYS = ["day=2025-03-30", "day=2025-03-31", "day=2025-04-01"]
 MARTS = ("item_features", "user_features")

@@ -13,8 +13,8 @@ import pytest
 from plainly import customer_of
 from small_shops import Houses, Row, land
 
-from orchestration.publish import publish
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.publish import publish
 
 T1 = datetime(2024, 4, 1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

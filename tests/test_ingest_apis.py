@@ -16,11 +16,12 @@ import pytest
 import yaml
 from test_any_name import OURS
 
-from orchestration import apis, lake
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import TableReport, ingest
-from orchestration.landing import identifier
-from orchestration.settings import Settings
+from orchestration.ingest.ingest import TableReport, ingest
+from orchestration.lake import lake
+from orchestration.sources import apis
+from orchestration.sql.text import identifier
 
 ROWS = [{"id": n, "name": f"p{n}", "price": n / 4, "updated_at": f"2024-01-{n:02}T00:00:00Z"} for n in range(1, 8)]
 Answer = tuple[int, dict[str, str], bytes]

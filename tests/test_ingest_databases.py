@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from streams import ask
 from test_any_name import OURS
 
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import IngestReport, TableReport, ingest
-from orchestration.settings import Settings
-from orchestration.unload import unload
+from orchestration.ingest.ingest import IngestReport, TableReport, ingest
+from orchestration.ingest.unload import unload
+from orchestration.quality.doctor import examine
 
 CUSTOMERS = (
     "create table customers (id int primary key, name varchar(30), country varchar(30), "

@@ -9,11 +9,12 @@ import boto3
 import pytest
 import yaml
 
-from orchestration import lake, objects
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import ingest
-from orchestration.load import load
-from orchestration.settings import Settings
+from orchestration.ingest.ingest import ingest
+from orchestration.ingest.load import load
+from orchestration.lake import lake
+from orchestration.sources import objects
 
 
 @pytest.fixture

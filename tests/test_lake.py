@@ -16,13 +16,13 @@ import yaml
 from servers import HOST, free_ports
 from small_shops import differences
 
-from orchestration import lake
-from orchestration.build import build
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError
-from orchestration.load import load
-from orchestration.mapping import mapping_files, read_mapping
-from orchestration.settings import Settings, settings
+from orchestration.ingest.load import load
+from orchestration.lake import lake
+from orchestration.mapping.mapping import mapping_files, read_mapping
+from orchestration.quality.doctor import examine
+from orchestration.warehouse.build import build
 
 NOW = datetime(2024, 6, 1, 12, 0)
 
@@ -83,7 +83,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 #: A writer that makes the lake, if need be, and lands ten times a row; it is one of two that begin together.
 WRITER = """
 import sys
-from orchestration import lake
+from orchestration.lake import lake
 con = lake.connect()
 
 def land():

@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import lake, landing
-from orchestration.contracts import columns
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.files import look
-from orchestration.load import LoadReport, load, plan
-from orchestration.settings import Settings
+from orchestration.ingest import landing
+from orchestration.ingest.load import LoadReport, load, plan
+from orchestration.lake import lake
+from orchestration.mapping.contracts import columns
+from orchestration.sources.files import look
 
 NOW = datetime(2024, 6, 1, 12, 0)
 

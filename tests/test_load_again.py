@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from streams import ask
 from typer.testing import CliRunner
 
-from orchestration import lake
-from orchestration.cli import app
-from orchestration.doctor import examine
+from orchestration.cli.commands import app
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.files import may_name
-from orchestration.load import FileReport, LoadReport, load
-from orchestration.settings import Settings
-from orchestration.unload import unload
+from orchestration.ingest.load import FileReport, LoadReport, load
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake
+from orchestration.quality.doctor import examine
+from orchestration.sources.patterns import may_name
 
 NOW = datetime(2024, 6, 1, 12, 0)
 LATER = datetime(2024, 6, 2, 12, 0)
@@ -360,9 +360,9 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     shop.map({})
     before = shop.books()
     stuck = (
-        "import time, sys\nfrom orchestration import deliveries\nland = deliveries.land\n"
+        "import time, sys\nfrom orchestration.ingest import deliveries\nland = deliveries.land\n"
         "def slow(*given):\n    land(*given)\n    print('landed', flush=True)\n    time.sleep(600)\n"
-        "deliveries.land = slow\nfrom orchestration.load import load\nload(sys.argv[1], data=sys.argv[2], again=True)\n"
+        "deliveries.land = slow\nfrom orchestration.ingest.load import load\nload(sys.argv[1], data=sys.argv[2], again=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", stuck, str(shop.mapping), str(shop.folder)], stdout=subprocess.PIPE, text=True

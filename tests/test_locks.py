@@ -11,15 +11,15 @@ from random import Random
 import duckdb
 import pytest
 
-from orchestration import lake
-from orchestration.locks import scratch
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.lake.locks import scratch
 
 #: Makes folders over and over, and holds each to what is in it; says so when it has its first.
 HOLDER = """
 import sys, time
 from pathlib import Path
-from orchestration.locks import scratch
+from orchestration.lake.locks import scratch
 
 while True:
     with scratch(Path(sys.argv[1]), ".draft-") as folder:
@@ -78,8 +78,8 @@ def test_many_that_begin_and_are_killed_leave_each_other_alone(tmp_path: Path) -
 
 #: Spills what does not fit; two that do so in one folder overwrite each other's files.
 SPILLER = """
-from orchestration import lake
-from orchestration.settings import settings
+from orchestration.lake import lake
+from orchestration.config.settings import settings
 
 con = lake._engine(settings())
 con.execute("set memory_limit = '80MB'")

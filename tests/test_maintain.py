@@ -21,12 +21,12 @@ import pytest
 import streams
 from small_shops import Houses, Row, ShopMaker, differences, land
 
-from orchestration import lake
-from orchestration.build import must_start_afresh
-from orchestration.contracts import RAW_TABLES
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.maintain import _is_passing, _step, maintain
-from orchestration.settings import Settings
+from orchestration.lake import lake
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.warehouse.build import must_start_afresh
+from orchestration.warehouse.maintain import _is_passing, _step, maintain
 
 NOW = timedelta(0)
 #: Longer than any statement here takes: who reads a snapshot that expires misses rows.
@@ -35,7 +35,7 @@ SOON = timedelta(seconds=5)
 UPKEEP = """
 import time
 from datetime import timedelta
-from orchestration.maintain import maintain
+from orchestration.warehouse.maintain import maintain
 
 while True:
     maintain(timedelta(seconds={seconds}))
@@ -136,7 +136,7 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
         # A reader that began before may take its time.
         assert set(kept) <= set(parquet(catalogue))
         assert contents(con) == before
-    monkeypatch.setattr("orchestration.maintain.PATIENCE", NOW)
+    monkeypatch.setattr("orchestration.warehouse.maintain.PATIENCE", NOW)
     assert maintain(NOW, catalogue).files_removed > len(kept) / 2
     assert not young.exists() and len(parquet(catalogue)) == done.files_after
     with lake.connect(catalogue, read_only=True) as con:
@@ -193,7 +193,7 @@ def test_what_must_be_kept_is_kept(houses: Houses) -> None:
 
 #: Counts rows that lie in the catalogue while they come and upkeep goes on; none may vanish.
 READER = """
-from orchestration import lake
+from orchestration.lake import lake
 
 con = lake.connect(read_only=True)
 before = looks = 0
@@ -270,7 +270,7 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
 
 #: Looks at a table of files, as `finegrain report` and `doctor` do, a thousand times; no look may show less than the one before.
 LOOKER = """
-from orchestration import lake
+from orchestration.lake import lake
 
 seen = 0
 for _ in range(10):
@@ -369,9 +369,9 @@ def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> Non
 MOVER = """
 import sys, threading
 from datetime import datetime
-from orchestration import lake
-from orchestration.positions import Position, Stream, move
-from orchestration.settings import settings
+from orchestration.lake import lake
+from orchestration.lake.positions import Position, Stream, move
+from orchestration.config.settings import settings
 
 where, con, at, count = settings(), lake.connect(), None, 0
 stop = threading.Event()

@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from small_shops import GA4_ITEM, VARS, Houses, Row, land
 
-from orchestration import lake
-from orchestration.build import environment, run_dbt
-from orchestration.contracts import RAW_TABLES
-from orchestration.landing import macros
-from orchestration.publish import publish
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.ingest.landing import macros
+from orchestration.lake import lake
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.warehouse.build import environment, run_dbt
+from orchestration.warehouse.publish import publish
 
 #: What people and programs write where a number, a time, a currency, a unit, an id or JSON is due.
 NASTY = (

@@ -17,10 +17,10 @@ import pytest
 from conftest import PROJECT
 from small_shops import Houses, Row, land
 
-from orchestration import lake
-from orchestration.build import run_dbt
-from orchestration.dbt_plugin import snapshot
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.warehouse.build import run_dbt
+from orchestration.warehouse.dbt_plugin import snapshot
 
 DAY = datetime(2024, 4, 3, 10)
 LEDGER = "money_is_accounted_for"

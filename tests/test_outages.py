@@ -23,9 +23,9 @@ from services import new_database
 from streams import wait
 from test_stream import GOOD, Shop
 
-from orchestration import lake
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import Unavailable
-from orchestration.settings import Settings, settings
+from orchestration.lake import lake
 
 
 @pytest.fixture

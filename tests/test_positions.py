@@ -10,9 +10,9 @@ import duckdb
 import pytest
 from servers import HOST, Postgres
 
-from orchestration import lake
-from orchestration.positions import Overtaken, Position, Stream, move, positions
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.lake.positions import Overtaken, Position, Stream, move, positions
 
 NOW = datetime(2025, 3, 2)
 STREAM = Stream("shop", "events", "kafka:t")

@@ -23,13 +23,13 @@ import pytest
 import sqlalchemy
 from rich.console import Console
 
-from orchestration import lake
-from orchestration.account import account
-from orchestration.build import run_dbt
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.publish import Publication, publish
-from orchestration.settings import Settings
-from orchestration.whole_marts import of_graph
+from orchestration.lake import lake
+from orchestration.quality.account import account
+from orchestration.warehouse.build import run_dbt
+from orchestration.warehouse.publish import Publication, publish
+from orchestration.warehouse.whole_marts import of_graph
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_parquet_types_texts_of_few_values_as_categories(
     shop: Settings, monkeypatch: pytest.MonkeyPatch, rows_a_day: int
 ) -> None:
     """pandas and Polars read them as such, and every reader the same values; also of a mart in files a period."""
-    monkeypatch.setattr("orchestration.publish.ROWS_A_DAY", rows_a_day)
+    monkeypatch.setattr("orchestration.warehouse.publish.ROWS_A_DAY", rows_a_day)
     publish(shop)
     with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
         for mart, expected in CATEGORICAL.items():
@@ -117,7 +117,7 @@ def test_parquet_types_texts_of_few_values_as_categories(
 
 def test_a_column_declared_categorical_later_is_written_again(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(shop)
-    monkeypatch.setattr("orchestration.publish.categorical_columns", lambda: {"dim_products": {"product_id"}})
+    monkeypatch.setattr("orchestration.warehouse.publish.categorical_columns", lambda: {"dim_products": {"product_id"}})
     another_build(shop, "select 1")
     publish(shop)
     frame = pd.read_parquet(shop.published / "parquet" / "dim_products")
@@ -132,7 +132,7 @@ def files_of(shop: Settings) -> dict[str, int]:
 
 @pytest.mark.parametrize("rows_a_day", [1, 20_000])
 def test_a_publish_writes_what_changed(shop: Settings, monkeypatch: pytest.MonkeyPatch, rows_a_day: int) -> None:
-    monkeypatch.setattr("orchestration.publish.ROWS_A_DAY", rows_a_day)
+    monkeypatch.setattr("orchestration.warehouse.publish.ROWS_A_DAY", rows_a_day)
     publish(shop)
     before = files_of(shop)
     another_build(
@@ -449,7 +449,7 @@ def test_a_build_is_published_once(shop: Settings) -> None:
 
 #: Publishes once, and says when it begins.
 PUBLISHER = """
-from orchestration.publish import publish
+from orchestration.warehouse.publish import publish
 print(flush=True)
 publish()
 """

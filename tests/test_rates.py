@@ -17,11 +17,11 @@ import duckdb
 import pytest
 from small_shops import Houses, ShopMaker, differences, land
 
-from orchestration import lake
-from orchestration.account import stale_rates
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, Unavailable
-from orchestration.rates import update
-from orchestration.settings import Settings
+from orchestration.ingest.rates import update
+from orchestration.lake import lake
+from orchestration.warehouse.warehouse import stale_rates
 
 NOW = datetime(2025, 11, 28, 20)
 
@@ -192,7 +192,7 @@ def test_an_address_is_asked(home: Settings, server: tuple[str, dict[str, tuple[
 def test_without_a_network_it_says_what_to_download(
     home: Settings, server: tuple[str, dict[str, tuple[int, bytes]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestration.rates.ADDRESS", "http://127.0.0.1:9/eurofxref-hist.zip")
+    monkeypatch.setattr("orchestration.ingest.rates.ADDRESS", "http://127.0.0.1:9/eurofxref-hist.zip")
     with pytest.raises(Unavailable) as caught:
         update(where=home)
     assert "cannot be reached: Connection refused; download http://127.0.0.1:9/eurofxref-hist.zip" in str(caught.value)

@@ -24,9 +24,9 @@ import polars as pl
 import pytest
 from currency_converter import CurrencyConverter
 
-from orchestration.build import run_dbt
-from orchestration.load import load
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.ingest.load import load
+from orchestration.warehouse.build import run_dbt
 
 pytestmark = pytest.mark.long
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from small_shops import Houses
 
-from orchestration.doctor import examine
-from orchestration.load import load
-from orchestration.settings import Settings
-from orchestration.simulate import simulate
+from orchestration.config.settings import Settings
+from orchestration.ingest.load import load
+from orchestration.quality.doctor import examine
+from orchestration.simulation.simulate import simulate
 
 ORDER = "o,at,u,sku,n,p"
 FIELDS: dict[str, Any] = {

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import landing, records
-from orchestration.files import DataFile, look
-from orchestration.mapping import Csv, Table
+from orchestration.ingest import landing
+from orchestration.mapping.mapping import Csv, Table
+from orchestration.sources import records
+from orchestration.sources.files import DataFile, look
 
 NAMES = ["id", "title", "price", "updated"]
 many = examples(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

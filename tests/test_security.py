@@ -15,13 +15,15 @@ import duckdb
 import pytest
 import yaml
 
-from orchestration import apis, cli, errors, lake
-from orchestration.doctor import examine
+from orchestration import cli, errors
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.mapping import read_mapping
-from orchestration.settings import Settings
-from orchestration.stream.source import Unreachable
-from orchestration.stream.watch import Form, Watch
+from orchestration.ingest.stream.watch import Form, Watch
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping
+from orchestration.quality.doctor import examine
+from orchestration.sources import apis
+from orchestration.sources.streams import Unreachable
 
 # Extensions.
 
@@ -40,7 +42,7 @@ def test_an_extension_that_was_changed_does_not_load(home: Settings, tmp_path: P
 
 
 def test_no_connection_takes_unsigned_extensions_or_downloads_any(home: Settings) -> None:
-    from orchestration.dbt_plugin import Plugin
+    from orchestration.warehouse.dbt_plugin import Plugin
 
     class Credentials:
         path = str(home.warehouse)
@@ -343,7 +345,7 @@ def test_no_secret_is_in_what_a_loader_reports(capfd: pytest.CaptureFixture[str]
 
 def test_no_secret_is_in_an_unexpected_trace(home: Settings) -> None:
     code = (
-        "import sys; from orchestration import cli, settings\n"
+        "import sys; from orchestration import cli; from orchestration.config import settings\n"
         f"def broken(): raise RuntimeError('postgresql://u:{PART}@h/d password={PART}')\n"
         "settings.private = broken; sys.argv = ['finegrain', 'report']; cli.main()"
     )

@@ -15,16 +15,16 @@ import pytest
 import yaml
 from small_shops import Houses, Row, differences, land
 
-from orchestration import lake, shop
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest import ingest
-from orchestration.load import load
-from orchestration.mapping import read_mapping
-from orchestration.rates import update
-from orchestration.settings import Settings
-from orchestration.stream.run import stream
-from orchestration.unload import unload
+from orchestration.ingest.ingest import ingest
+from orchestration.ingest.load import load
+from orchestration.ingest.rates import update
+from orchestration.ingest.stream.run import stream
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake, shop
+from orchestration.mapping.mapping import read_mapping
+from orchestration.quality.doctor import examine
 
 ENTRY = {
     "files": "visits.csv",

@@ -16,8 +16,8 @@ import duckdb
 import pytest
 from small_shops import Houses
 
-from orchestration.load import load
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.ingest.load import load
 
 #: What the sample's names mean, and its browsers are.
 KINDS = {

@@ -26,8 +26,8 @@ from services import new_database, new_topic
 from test_maintain import UPKEEP
 from test_stream_kills import PARTITIONS, Events, mapping
 
-from orchestration import lake
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
 
 #: What nobody may say.
 TROUBLE = re.compile(r"\block(ed|s)?\b|conflict|could not serialize|deadlock|Traceback|failed", re.IGNORECASE)
@@ -37,8 +37,8 @@ USERS = 97
 #: catalogue keeps upkeep from moving rows meanwhile (docs/decisions/0009).
 READER = """
 import signal
-from orchestration import lake
-from orchestration.settings import settings
+from orchestration.lake import lake
+from orchestration.config.settings import settings
 
 stopping = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))

@@ -16,10 +16,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
-from orchestration.simulate import Summary, simulate
+from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.simulation.files import losers
+from orchestration.simulation.simulate import Summary, simulate
 from orchestration.simulation.words import CATEGORIES, KIND
 
 #: Two weeks around 30 March 2025, when German clocks go forward.
@@ -131,7 +131,7 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 
 def test_blocks_hide_no_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every hour a block of its own.
-    monkeypatch.setattr("orchestration.simulate.BLOCK", 1)
+    monkeypatch.setattr("orchestration.simulation.simulate.BLOCK", 1)
     shop = Shop(tmp_path, simulate(tmp_path, events=15_000, seed=5, days=9, start=date(2025, 3, 25)))
     assert shop.one("select count(*) from (select received < lag(received) over (order by n) as back from web "
                     "join lines using (line)) where back") == 0  # fmt: skip

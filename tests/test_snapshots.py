@@ -9,8 +9,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from orchestration.build import run_dbt
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.build import run_dbt
 
 FIRST, SECOND = datetime(2024, 1, 1, 12), datetime(2024, 1, 8, 12)
 

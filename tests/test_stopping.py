@@ -17,8 +17,8 @@ import duckdb
 import pytest
 import yaml
 
-from orchestration import lake
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
 
 #: So many rows take seconds to load, on any machine.
 MANY = 2_000_000
@@ -142,7 +142,7 @@ def test_a_build_that_is_stopped_can_be_built_again(
 
 SCRIPT = """
 import time
-from orchestration import stopping
+from orchestration.errors import stopping
 stopping.PATIENCE = {patience}
 with stopping.in_order(lambda: "as it was"):
     print("begun", flush=True)

@@ -23,18 +23,18 @@ from servers import free_ports
 from streams import StreamedFolder, wait
 from test_any_name import OURS
 
-from orchestration import lake
-from orchestration.contracts import RAW_TABLES
 from orchestration.errors import FinegrainError
-from orchestration.landing import identifier
-from orchestration.mapping import Table
-from orchestration.stream.bounds import Bounds
-from orchestration.stream.folder import Folder
-from orchestration.stream.loader import Limits
-from orchestration.stream.messages import NAMED, Messages
-from orchestration.stream.replay import replay
-from orchestration.stream.run import Onlooker
-from orchestration.unload import unload
+from orchestration.ingest.stream.loader import Limits
+from orchestration.ingest.stream.messages import NAMED, Messages
+from orchestration.ingest.stream.replay import replay
+from orchestration.ingest.stream.run import Onlooker
+from orchestration.ingest.unload import unload
+from orchestration.lake import lake
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.mapping.mapping import Table
+from orchestration.sources.bounds import Bounds
+from orchestration.sources.folder import Folder
+from orchestration.sql.text import identifier
 
 GOOD = {
     "event_type": "view_item",
@@ -641,7 +641,7 @@ def test_whatever_comes_lands_or_is_a_dead_letter_with_the_same_bytes(shop: Shop
 
 
 def test_a_moment_without_an_offset_is_utc() -> None:
-    from orchestration.cli import _moment
+    from orchestration.cli.commands import _moment
 
     assert _moment("--since", "2025-03-02T10:00:00+02:00") == datetime(2025, 3, 2, 8)
     assert _moment("--since", "2025-03-02T10:00:00") == datetime(2025, 3, 2, 10)

@@ -25,18 +25,18 @@ from confluent_kafka.admin import AdminClient
 from servers import HOST, Kafka
 from services import bootstrap, new_topic
 
-from orchestration import lake
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Table
-from orchestration.positions import Position, Stream, move, positions
-from orchestration.settings import Settings
-from orchestration.stream.loader import Limits, Loader
-from orchestration.stream.messages import Messages
-from orchestration.stream.replay import replay
-from orchestration.stream.run import Onlooker, source_of
-from orchestration.stream.source import Chunk, Unreachable
-from orchestration.stream.watch import Form, Watch
+from orchestration.ingest.stream.loader import Limits, Loader
+from orchestration.ingest.stream.messages import Messages
+from orchestration.ingest.stream.replay import replay
+from orchestration.ingest.stream.run import Onlooker, source_of
+from orchestration.ingest.stream.watch import Form, Watch
+from orchestration.lake import lake
+from orchestration.lake.positions import Position, Stream, move, positions
+from orchestration.mapping.mapping import Table
+from orchestration.quality.doctor import examine
+from orchestration.sources.streams import Chunk, Unreachable
 
 PARTITIONS = 3
 wait = partial(streams.wait, seconds=90)

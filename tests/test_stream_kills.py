@@ -22,14 +22,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from servers import Kafka
 from services import bootstrap, new_topic
 
-from orchestration import lake
-from orchestration.positions import Stream, positions
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.lake.positions import Stream, positions
 
 PARTITIONS = 6
 START, MINUTE = datetime(2025, 3, 1, tzinfo=UTC), timedelta(minutes=1)
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([f"orchestration.stream.{name}" for name in ("run", "kafka", "kinesis")])
+FORKS.set_forkserver_preload([f"orchestration.ingest.stream.{name}" for name in ("run", "kafka", "kinesis")])
 
 
 def mapping(path: Path, kafka: Kafka, topic: str, **more: object) -> Path:
@@ -77,8 +77,8 @@ class Life:
 
 def load(path: Path, where: Settings, drain: bool, batches: Any, ended: Any, environment: dict[str, str]) -> None:
     """What a `Life` does."""
-    from orchestration.stream.loader import Limits, Loader
-    from orchestration.stream.run import stream
+    from orchestration.ingest.stream.loader import Limits, Loader
+    from orchestration.ingest.stream.run import stream
 
     os.environ.update(environment)
     land, lock = Loader._land, threading.Lock()

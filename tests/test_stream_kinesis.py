@@ -27,13 +27,13 @@ from servers import HOST, Moto, free_ports
 from streams import Streamed, wait
 from test_stream_kills import Life
 
-from orchestration import lake
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.positions import Stream, positions
-from orchestration.settings import Settings
-from orchestration.stream.kinesis import BEGINNING, END, MOST, Kinesis
-from orchestration.stream.loader import Limits
-from orchestration.stream.run import Onlooker, entry_of
+from orchestration.ingest.stream.loader import Limits
+from orchestration.ingest.stream.run import Onlooker, entry_of
+from orchestration.lake import lake
+from orchestration.lake.positions import Stream, positions
+from orchestration.sources.kinesis import BEGINNING, END, MOST, Kinesis
 
 REGION = "eu-north-1"
 #: What Kinesis takes in one call.
@@ -297,8 +297,8 @@ def test_what_is_read_again_is_not_taken_for_read(elastic: Shop, access: pytest.
     assert read() == 100
     reshard(elastic)
     with access.context() as slow:  # what was asked for already is not asked for again, and new shards are
-        slow.setattr("orchestration.stream.kinesis.LOOK", 0)
-        slow.setattr("orchestration.stream.kinesis.PAUSE", 60)
+        slow.setattr("orchestration.sources.kinesis.LOOK", 0)
+        slow.setattr("orchestration.sources.kinesis.PAUSE", 60)
         for _ in range(5):
             assert len(source.poll(1_000, 0)) == 0
         assert not source.is_drained()

@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 from streams import wait
 from test_stream import GOOD, Shop
 
-from orchestration import lake
-from orchestration.mapping import Stream, Table
-from orchestration.positions import Position
-from orchestration.stream import isolation
-from orchestration.stream.attempts import Attempts
-from orchestration.stream.bounds import Bounds, beyond, shallow
-from orchestration.stream.loader import Limits
-from orchestration.stream.messages import Messages
-from orchestration.stream.replay import replay
-from orchestration.stream.run import look
-from orchestration.stream.source import Chunk
+from orchestration.ingest.stream import isolation
+from orchestration.ingest.stream.attempts import Attempts
+from orchestration.ingest.stream.loader import Limits
+from orchestration.ingest.stream.messages import Messages
+from orchestration.ingest.stream.replay import replay
+from orchestration.ingest.stream.run import look
+from orchestration.lake import lake
+from orchestration.lake.positions import Position
+from orchestration.mapping.mapping import Stream, Table
+from orchestration.sources.bounds import Bounds, beyond, shallow
+from orchestration.sources.streams import Chunk
 
 #: Without a bound one ends DuckDB's memory, the other the process: two deep values of one key are merged by recursion.
 MANY_KEYS = json.dumps(GOOD | {f"k{n}": n for n in range(60_000)}).encode()

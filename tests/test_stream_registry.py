@@ -26,11 +26,11 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from servers import HOST, Kafka
 from services import bootstrap, new_topic
 
-from orchestration.doctor import examine
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.mapping import read_mapping
-from orchestration.settings import Settings
-from orchestration.stream.replay import replay
+from orchestration.ingest.stream.replay import replay
+from orchestration.mapping.mapping import read_mapping
+from orchestration.quality.doctor import examine
 
 
 class Registry:

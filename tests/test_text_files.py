@@ -25,13 +25,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from rich.table import Table
 
-from orchestration import console, lake, landing
-from orchestration.doctor import EntryLook, examine
-from orchestration.errors import FinegrainError
-from orchestration.files import DataFile, look
-from orchestration.load import LoadReport, load
-from orchestration.mapping import read_mapping
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError, console
+from orchestration.ingest import landing
+from orchestration.ingest.load import LoadReport, load
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping
+from orchestration.quality.doctor import EntryLook, examine
+from orchestration.sources.files import DataFile, look
 
 NOW = datetime(2024, 6, 1, 12, 0)
 TEXT = "t,at,u\nlogin,2024-01-01,Zoë €\nlogin,2024-01-02,b\n"
@@ -289,7 +290,7 @@ def test_values_of_json_are_counted_from_its_bytes(
     path = tmp_path / "a.json"
     path.write_text(json.dumps(elements, indent=indent, ensure_ascii=ascii_only), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestration.files._CHUNK", max(chunk, 5))  # marks at the edges of chunks
+        patch.setattr("orchestration.sources.files._CHUNK", max(chunk, 5))  # marks at the edges of chunks
         seen = look(DataFile(path, "a.json", "jsonl", path.stat().st_size))
     assert (seen.layout, seen.records) == ("array", len(elements))
 

@@ -18,13 +18,14 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from orchestration import lake, settings
-from orchestration.doctor import examine
+from orchestration.config import settings
+from orchestration.config.settings import PROJECT, Settings
 from orchestration.errors import FinegrainError
-from orchestration.landing import is_plain_time, local_time_is_odd, macros, parse_time
-from orchestration.load import load
-from orchestration.mapping import read_mapping, strptime
-from orchestration.settings import PROJECT, Settings
+from orchestration.ingest.landing import is_plain_time, local_time_is_odd, macros, parse_time
+from orchestration.ingest.load import load
+from orchestration.lake import lake
+from orchestration.mapping.mapping import read_mapping, strptime
+from orchestration.quality.doctor import examine
 
 PAGE = (PROJECT / "docs" / "connect.md").read_text("utf-8")
 #: Rows of the page's table: text, zone, moment or None.

@@ -27,7 +27,7 @@ from servers import HOST, Postgres
 from services import new_database
 from trial_shop import CHANNELS, DAY, END, MINUTE, Order, Person, TrialShop, Truth, Visit, day_of
 
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
 
 pytestmark = pytest.mark.long
 

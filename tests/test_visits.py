@@ -17,8 +17,8 @@ from shutil import copyfile
 import duckdb
 import pytest
 
-from orchestration.build import run_dbt
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.build import run_dbt
 
 # A ticket of the store is one visit's; its clock may be an hour wrong. An order comes seconds after the page that sold it.
 PLACED = """

@@ -11,16 +11,16 @@ from typing import Any, Final
 import dagster as dg
 from dagster_dbt import DbtProject
 
-from orchestration import console
-from orchestration.account import account
-from orchestration.alerts import DATA_ENGINEERING, Rules, scrub
 from orchestration.dagster.project import POOL, RETRY, Translator, clear
 from orchestration.dagster.shop import Connection, data
-from orchestration.history import features_of
-from orchestration.ingest import IngestReport, ingest
-from orchestration.lineage import Lineage, lineage
-from orchestration.maintain import maintain
-from orchestration.publish import publish
+from orchestration.errors import console
+from orchestration.features.history import features_of
+from orchestration.ingest.ingest import IngestReport, ingest
+from orchestration.quality.account import account
+from orchestration.quality.alerts import DATA_ENGINEERING, Rules, scrub
+from orchestration.warehouse.lineage import Lineage, lineage
+from orchestration.warehouse.maintain import maintain
+from orchestration.warehouse.publish import publish
 
 LAKE: Final = "lake"
 #: Marts of products, which are made on a beat of their own.

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import dagster as dg
 
-from orchestration import lake
+from orchestration.config.settings import settings
 from orchestration.errors import FinegrainError
-from orchestration.lake import Arrived
-from orchestration.settings import settings
+from orchestration.lake import lake
+from orchestration.lake.lake import Arrived
 
 #: The lake's tables beside the raw ones of which news asks for a build.
 ASK_TOO: Final = frozenset({"deletions", "exchange_rates", "shop"})

@@ -7,15 +7,15 @@ from typing import Any, Final
 
 import dagster as dg
 
-from orchestration.alerts import read_rules
-from orchestration.contracts import RAW_TABLES
+from orchestration.config.settings import private
 from orchestration.dagster import assets
 from orchestration.dagster.automation import ASK_TOO, lake_sensor
 from orchestration.dagster.project import BuildConfig, Translator, build_assets, dbt_project, dbt_resource
 from orchestration.dagster.shop import connections
 from orchestration.dagster.watch import watch_sensor
 from orchestration.errors import FinegrainError
-from orchestration.settings import private
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.quality.alerts import read_rules
 
 #: `off` leaves schedules and sensors stopped until somebody starts them on Dagster's page.
 AUTOMATION: Final = "FINEGRAIN_AUTOMATION"

@@ -1,4 +1,4 @@
-"""DAGSTER_HOME, Dagster's settings in it, and its processes."""
+"""Dagster's settings, and its processes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from dagster import DagsterRunStatus as Status
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from orchestration.demo import simulated_home, simulated_shop
+from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.dagster.home import dagster_home
+from orchestration.dagster.project import dbt_project
+from orchestration.dagster.shop import DATA, SHOP, connections
 from orchestration.errors import FinegrainError, keep_secrets_of
-from orchestration.locks import scratch
-from orchestration.settings import PROJECT, settings
-from orchestration.stopping import release_semaphores
+from orchestration.errors.stopping import release_semaphores
+from orchestration.lake.locks import scratch
+from orchestration.quality.alerts import read_rules
 
 #: The module of the code location.
 DEFINITIONS: Final = "orchestration.dagster.definitions"
 #: The variable that holds the address of a PostgreSQL database for Dagster's runs and events.
 STORAGE: Final = "FINEGRAIN_DAGSTER_STORAGE"
-
-
-def dagster_home() -> Path:
-    """Dagster's folder: `DAGSTER_HOME`, by default `dagster` below the home."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings().home / "dagster").resolve()
 
 
 def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> Path:
@@ -83,20 +81,12 @@ def command(part: str, host: str, port: int) -> list[str]:
     return [*guarded, "-h", host, "-p", str(port), "-m", DEFINITIONS]
 
 
-def start(part: str, shop: str | None, data: str | None, host: str, port: int, allowed: str = "") -> None:
-    """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. Without
-    mappings: for the demo's simulated shop, in a home of its own. The page may be asked for by the names `allowed`, too
-    (orchestration/dagster/page.py). Raises FinegrainError before anything starts."""
-    # A project or a mapping that cannot be read is told here, and not by a page without assets.
-    from orchestration.alerts import read_rules
-    from orchestration.dagster.project import dbt_project
-    from orchestration.dagster.shop import DATA, SHOP, connections
-
-    if shop is None:
-        where = simulated_home()
-        shop, data = str(PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
-    else:
-        where = settings()
+def start(
+    part: str, shop: str, data: str | None, host: str, port: int, allowed: str = "", where: Settings | None = None
+) -> None:
+    """Become Dagster's process `dev`, `webserver` or `daemon`, for the shop of these mappings; it ends by SIGTERM or SIGINT. The page
+    may be asked for by the names `allowed`, too (orchestration/dagster/page.py). Raises FinegrainError before anything starts."""
+    where = where or settings()
     os.environ.update(where.environment())
     os.environ.update({SHOP: str(Path(shop).resolve()), **({DATA: str(Path(data).resolve())} if data else {})})
     home = dagster_home()
@@ -112,6 +102,7 @@ def start(part: str, shop: str | None, data: str | None, host: str, port: int, a
         }
     )
     write_settings(home)
+    # A project or a mapping that cannot be read is told here, and not by a page without assets.
     read_rules()
     connections()
     dbt_project()

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 
-from orchestration.hosts import LOOPBACK, host_name
+from orchestration.config.hosts import LOOPBACK, host_name
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -13,13 +13,13 @@ import dagster as dg
 import duckdb
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
-from orchestration import warehouse
-from orchestration.alerts import DATA_ENGINEERING, MASK, mask, scrub
-from orchestration.build import arguments, audit, environment, first_rows
-from orchestration.dagster.instance import dagster_home
+from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.dagster.home import dagster_home
 from orchestration.errors import FinegrainError
-from orchestration.landing import identifier
-from orchestration.settings import PROJECT, Settings, settings
+from orchestration.quality.alerts import DATA_ENGINEERING, MASK, mask, scrub
+from orchestration.sql.text import identifier
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.build import arguments, audit, environment, first_rows
 
 #: One op at a time of all that writes the warehouse, or reads it whole while nobody may write (dagster.yaml).
 POOL: Final = "warehouse"
@@ -53,7 +53,9 @@ def owner_of(node: Mapping[str, Any]) -> str:
 
 def _fingerprint() -> str:
     """Of all that dbt parses; times of files tell nothing, of an older image or a copy."""
-    files = [PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements.lock")]
+    files = [
+        PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements-dagster.lock")
+    ]
     for folder in _SOURCES:
         files += [file for file in (PROJECT / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
     digest = hashlib.sha256()

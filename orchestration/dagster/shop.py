@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestration.errors import FinegrainError
-from orchestration.mapping import Mapping, Table, mapping_files, read_mapping
+from orchestration.mapping.mapping import Mapping, Table, mapping_files, read_mapping
 
 SHOP: Final = "FINEGRAIN_SHOP"
 DATA: Final = "FINEGRAIN_DATA"

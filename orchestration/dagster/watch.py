@@ -11,14 +11,15 @@ from urllib.parse import quote
 import dagster as dg
 import duckdb
 
-from orchestration import alerts, lake
-from orchestration.account import ledger, waiting_letters
-from orchestration.alerts import DATA_ENGINEERING, Loader, Problem, Rules
+from orchestration.config.settings import Settings, settings
 from orchestration.dagster.assets import loader_key
 from orchestration.dagster.shop import Connection
 from orchestration.errors import FinegrainError
-from orchestration.publish import published_at
-from orchestration.settings import Settings, settings
+from orchestration.lake import lake
+from orchestration.quality import alerts
+from orchestration.quality.account import ledger, waiting_letters
+from orchestration.quality.alerts import DATA_ENGINEERING, Loader, Problem, Rules
+from orchestration.warehouse.publish import published_at
 
 #: Addresses of loaders' figures, with commas between.
 LOADERS: Final = "FINEGRAIN_LOADERS"

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestration.lake import quote
 from orchestration.simulation.database import database
 from orchestration.simulation.ga4 import APP_VISITOR, ga4_table
 from orchestration.simulation.numbers import Array, Rows, coded, join, mix, size, take, times
@@ -45,6 +44,7 @@ from orchestration.simulation.words import (
     queries,
 )
 from orchestration.simulation.world import World
+from orchestration.sql.text import quote
 
 
 class Truth:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from features import MONEY, ORDERS, SHARE, Feature, Project
+from features import MONEY, ORDERS, SHARE, SHARE_WINDOWS, Feature, Project
 
 CUSTOMER = "The customer (dim_customers), as its identities were linked at as_of."
 
@@ -43,7 +43,7 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
         "lifetime",
         range=(1, None),
     )
-    for window in ("90d", "lifetime"):
+    for window in SHARE_WINDOWS:
         yield Feature(
             f"share_of_events_{window}",
             "double",

@@ -83,7 +83,7 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
         found[f"view_to_cart_rate_{window}"] = smoothed(
             found[f"cart_adds_{window}"], found[f"views_{window}"], min(ratio(adds, views) or 0, 1)
         )
-        found[f"cart_to_order_rate_{window}"] = smoothed(
+        found[f"cart_to_unit_rate_{window}"] = smoothed(
             float(found[f"units_{window}"]), found[f"cart_adds_{window}"], min(ratio(units, adds) or 0, 1)
         )
     for window, days in (("30d", 30), ("90d", 90), ("lifetime", None)):

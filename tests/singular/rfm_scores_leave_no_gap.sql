@@ -1,4 +1,5 @@
--- Every value from zero on has one score: the intervals of a measure follow one another from 0 to no limit.
+-- Every value from zero on has one score: the intervals of a measure follow one another from 0 to no limit, and each of
+-- the three measures has some.
 with ordered as (
 
     select
@@ -17,3 +18,8 @@ select * from ordered
 where (place = 1 and at_least <> 0)
     or (place > 1 and at_least is distinct from ends_before)
     or (place = places) <> (below is null)
+{% for measure in ['recency_days', 'orders', 'revenue'] %}
+union all
+select '{{ measure }}' as measure, null, null, null, null, null, null
+where '{{ measure }}' not in (select o.measure from ordered as o)
+{% endfor %}

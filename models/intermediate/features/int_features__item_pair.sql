@@ -3,7 +3,7 @@
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
-{% set windows = pair_windows() %}
+{% set windows = count_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {% set confidences = pair_confidences() %}
 with asked as (
@@ -137,7 +137,7 @@ measured as (
         {% endfor %}
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences %}
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
         {% endfor %}
         -- How often the other product is met by whoever comes.

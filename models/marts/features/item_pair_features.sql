@@ -1,5 +1,5 @@
 {{ config(materialized='view') }}
-{% set windows = pair_windows() %}
+{% set windows = count_windows() %}
 {% set confidences = pair_confidences() %}
 with moments as (
 
@@ -38,8 +38,9 @@ final as (
 
         ---------- how one leads to the other
         {% for name, together, whole, other_whole, total in confidences %}
-        p.{{ name }}_confidence_90d,
-        p.{{ name }}_confidence_lifetime,
+        {% for suffix, days in share_windows() %}
+        p.{{ name }}_confidence_{{ suffix }},
+        {% endfor %}
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences %}
         p.lift_{{ together }},

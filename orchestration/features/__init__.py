@@ -1,0 +1,1 @@
+"""What the published features are, and what they were."""

@@ -1,0 +1,637 @@
+"""The catalogue of features: what each means (the models' YAML), where it comes from (lineage) and what its values look like.
+
+Nothing here is written by hand: a column that is declared in `models/marts/features/*.yml` is in the catalogue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import math
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestration.config.published import DATABASE, current
+from orchestration.config.settings import PROJECT, SIMULATION, Settings, settings
+from orchestration.errors import FinegrainError
+from orchestration.sql.text import identifier
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.lineage import FEATURES, Lineage, Origin
+from orchestration.warehouse.lineage import lineage as trace
+from orchestration.warehouse.publish import SCHEMA
+
+#: Bins of a picture, and its marks from nothing to the fullest bin.
+BINS: Final = 12
+MARKS: Final = "·▁▂▃▄▅▆▇█"
+#: Where more than this share of values is 0, the picture is of the others, and the share is told beside it.
+MOSTLY_ZERO: Final = 0.5
+#: Labels that are told of a column of labels.
+LABELS: Final = 3
+#: Of a label, this many characters are shown.
+LONGEST: Final = 30
+#: Values that a pass may hold in memory at once, for the exact quantiles. A larger mart is passed over several times, each time
+#: reading other columns.
+HELD: Final = 20_000_000
+
+NEVER_NULL: Final = "never null"
+_WINDOW: Final = re.compile(r"(?<=_)(\d+[dh]|lifetime)(?=_|$)")
+_IN_WORDS: Final = re.compile(r" in the last (?:hour|\d+ (?:hours|days))| so far")
+_DAYS: Final = re.compile(r"\b\d+ days?\b")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the values of one column look like. `nulls` is a share of all rows and the rest is of the values that are there:
+    `numbers` min, p05, median, p95, max and mean; `picture` their histogram between the 1st and the 99th percentile, without
+    the share of `zeros` where most are 0; `true` the share of true; `labels` the most frequent with their shares;
+    `moments` the first and the last; `mean_length` of lists."""
+
+    nulls: float
+    zeros: float | None = None
+    numbers: dict[str, float] | None = None
+    picture: str = ""
+    true: float | None = None
+    labels: dict[str, float] | None = None
+    moments: tuple[datetime, datetime] | None = None
+    mean_length: float | None = None
+
+    def spread(self) -> str:
+        """The values in words."""
+        if self.numbers:
+            low, *middle, high = (shown(self.numbers[name]) for name in ("min", "p05", "median", "p95", "max"))
+            return f"{low} | {' · '.join(middle)} | {high}"
+        if self.true is not None:
+            return f"{percent(self.true)} true"
+        if self.labels:
+            return ", ".join(f"{_short(label)} {percent(share)}" for label, share in self.labels.items())
+        if self.moments:
+            return " .. ".join(f"{moment:%Y-%m-%d %H:%M}" for moment in self.moments)
+        if self.mean_length is not None:
+            return f"{shown(self.mean_length)} long on average"
+        return "no values" if self.nulls == 1 else ""
+
+    def drawn(self) -> str:
+        """The picture, with what it leaves out."""
+        dominant = self.zeros is not None and self.zeros > MOSTLY_ZERO
+        return " ".join(filter(None, [f"{percent(self.zeros or 0)} 0" if dominant else "", self.picture]))
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of a mart, as its YAML says; `figures` is None where nothing is built."""
+
+    name: str
+    data_type: str
+    meaning: str
+    unit: str
+    window: str
+    null_means: str
+    range: tuple[float | None, float | None] | None
+    owner: str
+    figures: Figures | None = None
+
+    @property
+    def measure(self) -> str:
+        """The name with its window left open, which features that differ in nothing else share."""
+        return _WINDOW.sub("<window>", self.name) if len(_WINDOW.findall(self.name)) == 1 else self.name
+
+    def between(self) -> str:
+        """The range in words."""
+        if not self.range:
+            return ""
+        low, high = ("" if end is None else f"{end:g}" for end in self.range)
+        return f"{low}..{high}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Features that differ in their window alone, from the shortest."""
+
+    name: str
+    windows: list[str]
+    meaning: str
+    features: list[Feature]
+
+    @property
+    def shown(self) -> Feature:
+        """The feature of the longest window."""
+        return self.features[-1]
+
+
+@dataclass(frozen=True)
+class Mart:
+    """One mart: `keys` tell its rows apart or say of when they are, name to meaning; `rows` is None where it is not built."""
+
+    name: str
+    description: str
+    grain: str
+    keys: dict[str, str]
+    features: list[Feature]
+    rows: int | None = None
+    lineage: Lineage | None = None
+
+    @property
+    def nulls(self) -> float | None:
+        """The share of nulls over all features."""
+        told = [feature.figures.nulls for feature in self.features if feature.figures]
+        return sum(told) / len(told) if told else None
+
+    def origin(self, names: Sequence[str]) -> Origin | None:
+        """The raw fields of some columns together; None where only the mart's tables are known."""
+        known = (self.lineage and self.lineage.columns) or {}
+        found = [known[name] for name in names if name in known]
+        return Origin.union(found) if len(found) == len(names) else None
+
+    def measures(self) -> list[Measure]:
+        """The features, those that differ in their window alone as one."""
+        grouped: dict[tuple[str, ...], list[Feature]] = {}
+        for each in self.features:
+            grouped.setdefault((each.measure, each.data_type, each.unit, each.null_means, each.owner), []).append(each)
+        return [_measure(key[0], features) for key, features in grouped.items()]
+
+
+def _measure(name: str, features: list[Feature]) -> Measure:
+    if len(features) == 1:
+        [only] = features
+        return Measure(only.name, [only.window] if only.window != "none" else [], only.meaning, features)
+    windows = [_WINDOW.findall(each.name)[0] for each in features]
+    bare = {_DAYS.sub("… days", _IN_WORDS.sub("", each.meaning)) for each in features}
+    return Measure(name, windows, bare.pop() if len(bare) == 1 else features[-1].meaning, features)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All marts. `read_from` is the file that the figures are of, None when there are none; `as_of` and `built_from` (the
+    lake's snapshot) say of when they are, `shop` of what when that is a simulated shop."""
+
+    marts: list[Mart]
+    read_from: str | None = None
+    as_of: str | None = None
+    built_from: int | None = None
+    shop: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        told = asdict(self)
+        for mart, each in zip(self.marts, told["marts"], strict=True):
+            traced = each.pop("lineage") and mart.lineage and mart.lineage.as_dict()
+            origins = (traced and traced.pop("columns")) or {}
+            each["lineage"] = traced
+            for feature in each["features"]:
+                feature["lineage"] = origins.get(feature["name"])
+        return told
+
+
+def catalog(
+    where: Settings | None = None,
+    *,
+    mart: str | None = None,
+    like: str | None = None,
+    of_warehouse: bool = False,
+    lineage: bool = True,
+    quiet: bool = True,
+    project: Path = PROJECT,
+) -> Catalog:
+    """The features of all marts, or of one, or those whose name or meaning has `like` in it, with figures from what is
+    published or, if so asked, from the warehouse. Raises FinegrainError for a mart or a feature that is not there."""
+    where = where or settings()
+    marts = declared(project)
+    if mart is not None:
+        if mart not in {each.name for each in marts}:
+            raise FinegrainError(f"there is no mart {mart}; there are: {', '.join(each.name for each in marts)}")
+        marts = [each for each in marts if each.name == mart]
+    if like is not None:
+        marts = [found for each in marts if (found := _alike(each, like)).features]
+        if not marts:
+            raise FinegrainError(f"no feature has '{like}' in its name or meaning")
+    origins = trace(where, quiet=quiet) if lineage else {}
+    with _built(where, of_warehouse) as (con, source, schema):
+        measured = [_measured(con, schema, each) for each in marts] if con else marts
+        as_of, built_from = _moment(con, schema, measured) if con else (None, None)
+    return Catalog(
+        [replace(each, lineage=origins.get(each.name)) for each in measured],
+        source,
+        as_of,
+        built_from,
+        _simulated(where),
+    )
+
+
+def declared(project: Path = PROJECT) -> list[Mart]:
+    """The feature marts as their YAML files describe them, by name."""
+    found = []
+    for path in sorted((project / "models" / FEATURES).glob("*.yml")):
+        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+            if "columns" in model:
+                found.append(_mart(model))
+    return found
+
+
+def _mart(model: Mapping[str, Any]) -> Mart:
+    keys, features = {}, []
+    for column in model["columns"]:
+        meta = column.get("config", {}).get("meta", {})
+        meaning = " ".join(column.get("description", "").split())
+        if "unit" not in meta:
+            keys[column["name"]] = meaning
+            continue
+        features.append(
+            Feature(
+                column["name"],
+                column["data_type"],
+                meaning,
+                meta["unit"],
+                meta["window"],
+                meta["null_means"],
+                tuple(meta["range"]) if "range" in meta else None,
+                meta["owner"],
+            )
+        )
+    grain = model.get("config", {}).get("meta", {}).get("grain", "")
+    return Mart(model["name"], " ".join(model.get("description", "").split()), grain, keys, features)
+
+
+def _alike(mart: Mart, like: str) -> Mart:
+    wanted = like.lower()
+    return replace(mart, features=[each for each in mart.features if wanted in f"{each.name} {each.meaning}".lower()])
+
+
+@contextlib.contextmanager
+def _built(where: Settings, of_warehouse: bool) -> Iterator[tuple[duckdb.DuckDBPyConnection | None, str | None, str]]:
+    """(connection, file, schema) of what the figures are read from; no connection where nothing is published."""
+    if of_warehouse:
+        with duckdb.connect() as con:
+            warehouse.attach(con, where.warehouse)
+            yield con, str(where.warehouse), f"warehouse.{SCHEMA}"
+        return
+    folder = current(where)
+    if folder is None:
+        yield None, None, ""
+        return
+    with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
+        yield con, str(where.published / DATABASE), "main"
+
+
+def _moment(con: duckdb.DuckDBPyConnection, schema: str, marts: list[Mart]) -> tuple[str | None, int | None]:
+    for mart in marts:
+        if mart.rows:
+            [(as_of, built_from)] = con.execute(
+                f"select max(as_of), max(built_from) from {schema}.{identifier(mart.name)}"
+            ).fetchall()
+            return f"{as_of:%Y-%m-%d %H:%M:%S}", built_from
+    return None, None
+
+
+def _simulated(where: Settings) -> dict[str, int]:
+    """Events and seed of the simulated shop that this home was made of, if it was (`finegrain demo`)."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        about = json.loads((where.home / "shop" / SIMULATION).read_text("utf-8"))
+        return {name: about[name] for name in ("events", "seed")}
+    return {}
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+_WHOLE: Final = re.compile(r"(tiny|small|big|huge|u)?int(eger)?")
+_NUMBER: Final = re.compile(rf"{_WHOLE.pattern}|double|float|real|decimal.*|numeric.*")
+
+
+def _kind(data_type: str) -> str:
+    name = data_type.lower()
+    if name.endswith("[]"):
+        return "list"
+    if _NUMBER.fullmatch(name):
+        return "number"
+    if name.startswith(("timestamp", "date")):
+        return "moment"
+    return {"boolean": "flag"}.get(name, "label")
+
+
+def _measured(con: duckdb.DuckDBPyConnection, schema: str, mart: Mart) -> Mart:
+    """The mart with its number of rows and figures of each of its features that the table has."""
+    table = f"{schema}.{identifier(mart.name)}"
+    try:
+        [(rows,)] = con.execute(f"select count(*) from {table}").fetchall()
+    except duckdb.CatalogException:  # declared, and not built yet
+        return mart
+    present = {column[0] for column in con.execute(f"from {table} limit 0").description or []}
+    columns = [each for each in mart.features if each.name in present]
+    figures: dict[str, Figures] = {}
+    held = max(1, HELD // max(rows, 1))
+    for first in range(0, len(columns), held):
+        figures |= _figures(con, table, rows, columns[first : first + held])
+    return replace(mart, rows=rows, features=[replace(each, figures=figures.get(each.name)) for each in mart.features])
+
+
+def _figures(con: duckdb.DuckDBPyConnection, table: str, rows: int, features: list[Feature]) -> dict[str, Figures]:
+    if not rows:
+        return {each.name: Figures(nulls=0.0) for each in features}
+    asked = ", ".join(_aggregates(each, table) for each in features)
+    [answers] = con.execute(f"select {asked} from {table}").fetchall()
+    told = dict(zip((each.name for each in features), answers, strict=True))
+    pictures = _pictures(con, table, [each for each in features if _kind(each.data_type) == "number"], told)
+    return {name: _figure(rows, each, pictures.get(name, "")) for name, each in told.items()}
+
+
+def _aggregates(feature: Feature, table: str) -> str:
+    """SQL: one struct of all that is asked of a column."""
+    column = identifier(feature.name)
+    kind = _kind(feature.data_type)
+    parts = {"there": f"count({column})"}
+    if kind == "number":
+        value = f"cast({column} as double)"
+        parts |= {
+            "zeros": f"count(*) filter ({column} = 0)",
+            "mean": f"favg({value})",
+            "quantiles": f"quantile_disc({value}, [0, 0.01, 0.05, 0.5, 0.95, 0.99, 1])",
+            "ends_without_zeros": f"quantile_disc({value}, [0.01, 0.99]) filter ({column} <> 0)",
+        }
+    elif kind == "flag":
+        parts["true"] = f"count(*) filter ({column})"
+    elif kind == "moment":
+        parts["ends"] = f"[min({column}), max({column})]"
+    elif kind == "list":
+        parts["length"] = f"favg(len({column}))"
+    else:
+        parts["labels"] = (
+            f"(select list((label, n) order by n desc, label) from (select cast({column} as varchar) as label, count(*) as n "
+            f"from {table} where {column} is not null group by all order by n desc, label limit {LABELS}))"
+        )
+    return "{" + ", ".join(f"'{name}': {sql}" for name, sql in parts.items()) + "}"
+
+
+def _pictures(
+    con: duckdb.DuckDBPyConnection, table: str, features: list[Feature], told: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """The histogram of each column of numbers, all in one pass. One value alone makes no picture."""
+    asked: dict[str, tuple[int, str]] = {}
+    for each in features:
+        figures = told[each.name]
+        without_zeros = figures["zeros"] > MOSTLY_ZERO * figures["there"]
+        ends = figures["ends_without_zeros"] if without_zeros else (figures["quantiles"] or [])[1:6:4]
+        if not ends or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
+            continue
+        low, high = ends
+        # Whole numbers have bins of whole numbers: no bin is empty only because none of them falls into it.
+        whole = _WHOLE.fullmatch(each.data_type.lower()) is not None
+        span = high - low + whole
+        bins = int(min(BINS, span)) if whole else BINS
+        value = f"cast({identifier(each.name)} as double)"
+        begin, end, width = (f"cast('{number!r}' as double)" for number in (low, high, span))
+        asked[each.name] = (
+            bins,
+            f"histogram(cast(least(floor(({value} - {begin}) / {width} * {bins}), {bins - 1}) as integer)) "
+            f"filter ({value} between {begin} and {end}{f' and {value} <> 0' if without_zeros else ''})",
+        )
+    if not asked:
+        return {}
+    [counts] = con.execute(f"select {', '.join(sql for _, sql in asked.values())} from {table}").fetchall()
+    return {name: picture(found or {}, bins) for (name, (bins, _)), found in zip(asked.items(), counts, strict=True)}
+
+
+def picture(counts: Mapping[int, int], bins: int = BINS) -> str:
+    """Bins as blocks, the fullest one highest; an empty one is a dot."""
+    most = max(counts.values(), default=0)
+    steps = len(MARKS) - 1
+    return "".join(MARKS[math.ceil(counts.get(bin, 0) / most * steps)] for bin in range(bins)) if most else ""
+
+
+def _figure(rows: int, told: Mapping[str, Any], drawn: str) -> Figures:
+    there = told["there"]
+    nulls = 1 - there / rows
+    if not there:
+        return Figures(nulls)
+    if "quantiles" in told:
+        low, _, p05, median, p95, _, high = told["quantiles"]
+        numbers = {"min": low, "p05": p05, "median": median, "p95": p95, "max": high, "mean": told["mean"]}
+        return Figures(nulls, told["zeros"] / there, numbers, drawn)
+    if "true" in told:
+        return Figures(nulls, true=told["true"] / there)
+    if "ends" in told:
+        first, last = told["ends"]
+        return Figures(nulls, moments=(first, last))
+    if "length" in told:
+        return Figures(nulls, mean_length=told["length"])
+    return Figures(nulls, labels={label: n / there for label, n in told["labels"]})
+
+
+# ---------------------------------------------------------------------------------------------------------- in words
+
+
+def shown(value: float) -> str:
+    """A number to three digits or, if it is large, to the whole."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{digits}f}" if digits < 7 else f"{value:.2e}"
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def _short(label: str) -> str:
+    text = " ".join(label.split()) or "(empty)"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def percent(share: float) -> str:
+    """A share to the percent; what is neither nothing nor everything is never told so."""
+    if 0 < share < 0.01:
+        return "<1 %"
+    if 0.99 < share < 1:
+        return ">99 %"
+    return f"{share:.0%}".replace("%", " %")
+
+
+def fields_in_words(names: frozenset[str]) -> str:
+    """Raw fields by table: `events: price, quantity · refunds: amount`."""
+    tables: dict[str, list[str]] = {}
+    for each in sorted(names):
+        table, _, name = each.partition(".")
+        tables.setdefault(table, []).append(name)
+    return " · ".join(f"{table}: {', '.join(fields)}" for table, fields in tables.items())
+
+
+def origin_in_words(origin: Origin) -> str:
+    """Raw fields: whose values go in, and by which."""
+    by = fields_in_words(origin.conditions - origin.values)
+    parts = [("values of ", fields_in_words(origin.values)), ("by ", by)]
+    return "; ".join(word + text for word, text in parts if text) or "no raw field"
+
+
+class Letters:
+    """A letter for each set of raw fields that features of a mart come from, given as they are met."""
+
+    def __init__(self, mart: Mart) -> None:
+        self._mart = mart
+        self._given: dict[Origin, str] = {}
+
+    def of(self, columns: Sequence[str]) -> str:
+        """The letter of these columns together; none where only the mart's tables are known."""
+        origin = self._mart.origin(columns)
+        if origin is None:
+            return ""
+        tens, ones = divmod(len(self._given), 26)
+        letter = (string.ascii_lowercase[tens - 1] if tens else "") + string.ascii_lowercase[ones]
+        return self._given.setdefault(origin, letter)
+
+    def told(self) -> Iterator[tuple[str, str]]:
+        """Each letter with its raw fields; last, what the mart as a whole is made of."""
+        for origin, letter in self._given.items():
+            yield letter, origin_in_words(origin)
+        if self._mart.lineage:
+            raw, seeds = (", ".join(names) for names in (self._mart.lineage.raw, self._mart.lineage.seeds))
+            yield "the mart as a whole", f"raw {raw}" + (f"; seeds {seeds}" if seeds else "")
+
+
+def show(told: Catalog, out: Console, *, in_full: bool) -> None:
+    """Print marts for people: a line each or, in full, every feature."""
+    if in_full:
+        for mart in told.marts:
+            _show_mart(mart, out)
+    else:
+        table = Table("mart", "grain", "features", "rows", "nulls", box=None, pad_edge=False, header_style="dim")
+        for mart in told.marts:
+            rows = "" if mart.rows is None else f"{mart.rows:,}"
+            nulls = "" if mart.nulls is None else percent(mart.nulls)
+            table.add_row(mart.name, mart.grain, str(len(mart.features)), rows, nulls)
+        out.print(table)
+        out.print("\nOne mart in full: finegrain catalog user_features; some features: --like revenue", style="dim")
+    source = f"figures of {told.read_from}, as of {told.as_of} UTC" if told.read_from else NOT_PUBLISHED
+    out.print(source, style="dim")
+
+
+TERMINAL: Final = (
+    "feature", "meaning", "unit", "window", "range", "from", "nulls", "min | p05 · median · p95 | max", "p01 to p99"
+)  # fmt: skip
+NOT_PUBLISHED: Final = (
+    "nothing is published yet, so there are no figures; run `finegrain build` and `finegrain publish`"
+)
+
+
+def _show_mart(mart: Mart, out: Console) -> None:
+    rows = "" if mart.rows is None else f", {mart.rows:,} rows"
+    out.print(f"{mart.name}: {mart.grain}{rows}; owner {_owners(mart)}", style="bold")
+    out.print(mart.description + "\n")
+    letters = Letters(mart)
+    table = Table(*TERMINAL, box=None, pad_edge=False, header_style="dim")
+    for each in mart.features:
+        figures = each.figures
+        null = "" if each.null_means == NEVER_NULL else f"\nnull: {each.null_means}"
+        table.add_row(
+            Text.assemble(each.name, (f"\n{each.data_type}", "dim")),
+            Text.assemble(each.meaning, (null, "dim")),
+            each.unit,
+            each.window,
+            each.between(),
+            letters.of([each.name]),
+            percent(figures.nulls) if figures else "",
+            figures.spread() if figures else "",
+            figures.drawn() if figures else "",
+        )
+    out.print(table)
+    out.print()
+    for letter, origin in letters.told():
+        out.print(f"{letter}  {origin}", style="dim")
+    out.print()
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+COLUMNS: Final = ("feature", "windows", "meaning", "unit", "type", "null means", "range", "from")
+FIGURES: Final = ("nulls", "min | p05 · median · p95 | max", "distribution")
+
+
+def page(told: Catalog) -> str:
+    """The catalogue as Markdown: a section a mart, a line a measure."""
+    return "\n".join([*_head(told), *(line for mart in told.marts for line in _section(mart))])
+
+
+def _head(told: Catalog) -> Iterator[str]:
+    yield "# The features"
+    yield ""
+    yield "Written by `finegrain catalog --write docs/features.md` from `models/marts/features/*.yml`, not by hand (`make docs` after"
+    yield "`make demo`). A feature of your own: [add-a-feature.md](add-a-feature.md)."
+    yield ""
+    if told.read_from is None:
+        yield "Nothing is published yet, so there are no figures here."
+    else:
+        shop = "what is published"
+        if told.shop:
+            shop = f"the simulated shop of `finegrain demo` ({told.shop['events']:,} events, seed {told.shop['seed']})"
+        yield f"Figures are of {shop}, as of {told.as_of} UTC. They are of the longest window of a"
+        yield "line; the picture is the histogram from the 1st to the 99th percentile, without zeros where most values are 0."
+    yield ""
+    yield "A letter under *from* names the raw fields, listed below the mart's table: those whose **values** go in (also through"
+    yield "exchange rates and lists of names), and those **by** which they do: conditions, windows, the groups of a count. Which rows"
+    yield "count at all, and who is who, is the same for all features of a mart and left out."
+    yield ""
+    yield "| mart | one row is | features | rows | nulls |"
+    yield "|---|---|---:|---:|---:|"
+    for mart in told.marts:
+        rows = "" if mart.rows is None else f"{mart.rows:,}"
+        nulls = "" if mart.nulls is None else percent(mart.nulls)
+        yield f"| [{mart.name}](#{mart.name}) | {mart.grain} | {len(mart.features)} | {rows} | {nulls} |"
+    yield ""
+
+
+def _section(mart: Mart) -> Iterator[str]:
+    yield f"## {mart.name}"
+    yield ""
+    yield mart.description
+    yield ""
+    yield f"{_sentence(mart.grain)}. " + " ".join(f"`{name}`: {meaning}" for name, meaning in mart.keys.items())
+    yield f"Owner: {_owners(mart)}."
+    yield ""
+    letters = Letters(mart)
+    built = mart.rows is not None
+    yield _row([*COLUMNS, *(FIGURES if built else ())])
+    yield "|" + "---|" * (len(COLUMNS) + (len(FIGURES) if built else 0))
+    for measure in mart.measures():
+        yield _row([*page_cells(measure, letters), *(_figure_cells(measure) if built else ())])
+    yield ""
+    for letter, origin in letters.told():
+        yield f"- **{letter}**: {origin}"
+    yield ""
+
+
+def page_cells(measure: Measure, letters: Letters) -> list[str]:
+    """What the page says of a measure, figures aside."""
+    each = measure.shown
+    return [
+        f"`{measure.name}`",
+        " ".join(measure.windows),
+        measure.meaning,
+        each.unit,
+        each.data_type,
+        "" if each.null_means == NEVER_NULL else each.null_means,
+        each.between(),
+        letters.of([each.name for each in measure.features]),
+    ]
+
+
+def _figure_cells(measure: Measure) -> list[str]:
+    figures = measure.shown.figures
+    return [percent(figures.nulls), html.escape(figures.spread()), figures.drawn()] if figures else ["", "", ""]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _owners(mart: Mart) -> str:
+    return ", ".join(sorted({each.owner for each in mart.features}))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,107 @@
+"""The features as of the end of past days. What a feature sees had arrived by its moment, so a day that is made again, from the lake as it
+is by then, comes out as it was.
+
+    published/history/day=2025-03-31/user_features.parquet …
+
+`history` is a link to a folder in `.history`, of all days. A day is put into a new such folder, which has the other days by hard links; then
+the link moves. So a reader finds every day whenever it looks, as it was or as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from orchestration.config.settings import Settings, settings
+from orchestration.errors import FinegrainError
+from orchestration.lake.locks import one_at_a_time, scratch
+from orchestration.sql.text import identifier, quote
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.build import arguments, run_dbt
+from orchestration.warehouse.lineage import FEATURES
+from orchestration.warehouse.publish import DRAFT, categorical_columns, kinds_for_arrow, point
+
+#: What dbt builds and tests of each day: the feature marts, and what they are made of.
+SELECTED: Final = f"+path:models/{FEATURES}"
+#: Held while days are put in their place.
+LOCK: Final = ".history.lock"
+
+
+def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str, dict[str, int]]:
+    """Make the feature marts as of the end of each of these UTC days; rows by day and mart. They are built in a copy of the warehouse, so
+    what it holds and what is published stay as they are. Raises FinegrainError, and leaves a day as it was that did not pass its tests."""
+    where = where or settings()
+    with one_at_a_time(where.published / LOCK):
+        _tidy(where.published)
+    with scratch(where.published, DRAFT) as folder:
+        copy = replace(where, warehouse=folder / "warehouse.duckdb")
+        if where.warehouse.exists():
+            with duckdb.connect() as con:
+                warehouse.attach(con, where.warehouse)  # as long as it is attached, nobody writes to it
+                shutil.copyfile(where.warehouse, copy.warehouse)
+        return {day.isoformat(): _features(day, copy, folder) for day in sorted(days)}
+
+
+def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
+    # Tests that compare with marts that are of another moment have no place here.
+    asked = [*arguments(where), "--select", SELECTED, "--indirect-selection", "buildable"]
+    done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
+    if not done.passed:
+        named = ", ".join(node.name for node in done.failed)
+        raise FinegrainError(f"the features of {day} did not pass their tests, and stay as they were: {named}")
+    draft = folder / "day"
+    draft.mkdir()
+    rows = {}
+    with duckdb.connect(config=warehouse.limits(folder / "spill")) as con:
+        warehouse.attach(con, where.warehouse)
+        marts = [
+            node.name
+            for node in done.nodes
+            if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")
+        ]
+        categorical = categorical_columns()
+        for mart in marts:
+            # From which snapshot a day was made says nothing of it, and would be another the next time.
+            query = f"select * exclude (built_from) from warehouse.marts.{identifier(mart)}"
+            kinds = kinds_for_arrow(con, query, sorted(categorical.get(mart, ())), draft)
+            [(rows[mart],)] = con.execute(
+                f"copy ({query}) to {quote(str(draft / f'{mart}.parquet'))} (format parquet, compression zstd, {kinds})"
+            ).fetchall()
+    with one_at_a_time(where.published / LOCK):
+        _put(draft, where.published, f"day={day.isoformat()}")
+    return rows
+
+
+def _put(draft: Path, published: Path, day: str) -> None:
+    """Put a day in its place. One process at a time."""
+    newest = _tidy(published)
+    link, tree = published / "history", published / ".history" / str(newest + 1)
+    if link.exists():
+        shutil.copytree(link, tree, copy_function=os.link, ignore=shutil.ignore_patterns(day, ".*"))
+    tree.mkdir(parents=True, exist_ok=True)
+    draft.rename(tree / day)
+    point(link, tree.relative_to(published))
+
+
+def _tidy(published: Path) -> int:
+    """Remove what a kill left, and all that the link has left but the last, in which somebody may be looking for files; the number of the
+    folder that it leads to. A history from before there was a link becomes the first."""
+    link, trees = published / "history", published / ".history"
+    first = trees / "0"
+    if link.is_dir() and not link.is_symlink():
+        trees.mkdir(exist_ok=True)
+        link.rename(first)
+    if first.exists() and not link.exists():  # whoever was killed here is followed by who goes on
+        point(link, first.relative_to(published))
+    newest = int(link.readlink().name) if link.is_symlink() else -1
+    numbers = {int(tree.name) for tree in trees.glob("*")}
+    for number in numbers - {newest, max((each for each in numbers if each < newest), default=newest)}:
+        shutil.rmtree(trees / str(number), ignore_errors=True)
+    return newest

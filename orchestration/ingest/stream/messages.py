@@ -1,0 +1,382 @@
+"""What becomes of a message: a row of its raw table, or a dead letter, which keeps it whole and says why.
+
+A batch is judged by SQL. The contract of the raw table is enforced here, message by message, since a stream has no sender
+who would read a report: what it asks is what the models could do nothing with.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from orchestration.config.settings import PROJECT
+from orchestration.ingest import landing
+from orchestration.mapping import contracts
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.mapping.mapping import REQUIRED, Table
+from orchestration.sources import columns
+from orchestration.sources.bounds import Bounds, beyond
+from orchestration.sources.registry import Registry, without_registry
+from orchestration.sources.streams import Chunk
+from orchestration.sql.text import exact_numbers, free_prefix, identifier, quote, timestamp_literal
+
+#: The last millisecond, since 1970, that is a moment: the end of the year 9999. Who sends a message says when it was.
+_LAST_MS: Final = 253_402_300_799_999
+#: Dots that are looked around at once, so that a payload of dots takes little memory.
+DOTS: Final = 2**16
+#: Unknown keys that one batch tells of by name.
+NAMED: Final = 100
+#: So few unknown keys are looked for in a message's own properties one by one.
+FEW: Final = 10
+
+
+@dataclass
+class Landed:
+    """What became of a batch: rows landed, dead letters by rule, and how many messages had a key that the mapping does not
+    know, by key. The rest was left out by the mapping's `where`. `delay` is seconds from the median event to now."""
+
+    rows: int = 0
+    dead: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    delay: float | None = None
+
+    def add(self, other: Landed) -> None:
+        """Count what became of more of the same batch."""
+        self.rows += other.rows
+        for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self.delay = other.delay if other.delay is not None else self.delay
+
+
+class Messages:
+    """How the messages of one stream land. `name` is what their positions begin with, `where` how errors name the mapping."""
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        source: str,
+        table: str,
+        entry: Table,
+        zone: str,
+        where: str,
+        *,
+        bounds: Bounds | None = None,
+    ) -> None:
+        assert entry.stream is not None
+        #: What the same messages are made of again, on another connection.
+        self.given = (source, table, entry, zone, where)
+        self.con, self.source, self.table = con, source, table
+        self.place = entry.stream.place
+        self.name = self.place.partition(":")[2]
+        self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
+        if not entry.fields:
+            entry = entry.reading(RAW_TABLES[table])
+        self.entry = entry
+        self.bounds = bounds or Bounds()
+        self.known = landing.read_columns(table, entry, [])
+        #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
+        self.unknown: dict[str, int] = {}
+        columns.check_case(self.known, f"{where}: the mapping")
+        #: SQL: what tells a message of the batch from all others of the place.
+        self._number = _number(None)
+        got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
+        own = free_prefix(self.known)
+        opened = landing.Opened(
+            self.place,
+            dict.fromkeys(self.known, "VARCHAR"),
+            f"(select {got}, __n as {own}n, __kept as {own}kept, why as {own}bad, line as {own}payload from parsed)",
+            tuple(self.known),
+            along=("kept",),
+        )
+        self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
+        #: The column of bound rows that tells their message; it may have several, one for each element of a list.
+        self.message = "__n" if entry.explode is None else "__record"
+        self.rules, self.clear = self._rules()
+
+    def judge(self, batch: Chunk, incarnation: str | None = None) -> None:
+        """Read through a batch, into the temporary table `judged`; nothing is written yet. Of the `incarnation` of a stream, positions carry
+        a digest, so that those of a recreated one are others."""
+        if not len(batch):
+            return
+        self._number = _number(incarnation)
+        table = batch.table
+        if self.registry is not None:
+            table, text = self.registry.decode(table, self.bounds.size), "text"
+        else:
+            try:
+                # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
+                table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
+            except pa.ArrowInvalid:
+                text = "try(decode(payload))"
+        read = table["payload" if self.registry is None else "text"]
+        table = table.append_column("beyond", beyond(read, self.bounds))
+        # What is out of bounds is not read as JSON at all.
+        line = f"case when beyond is null then {text} end"
+        self.con.register("batch", table)
+        try:
+            self.unknown = self._unknown(line)
+            parsed, parameters = self._parsed(line, has_long_numbers(read))
+            self.con.execute(
+                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
+                f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
+                parameters,
+            )
+        finally:
+            self.con.unregister("batch")
+        [(unclear,)] = self.con.execute("select count(*) from judged where __clear is not true").fetchall()
+        if unclear:
+            # Planning the rules takes as long as planning all else, so they are left alone where nobody needs them.
+            self.con.execute(
+                "create or replace temporary table judged as select * replace "
+                f"(case when __clear then null {self.rules} end as __why) from judged"
+            )
+            if self.message != "__n":
+                # A message lands whole or not at all: what is wrong with one of its rows is wrong with it.
+                self.con.execute(
+                    "create or replace temporary table judged as select * replace "
+                    "(min(__why) over (partition by __record) as __why) from judged"
+                )
+
+    def _unknown(self, line: str) -> dict[str, int]:
+        """How many messages of the batch have a key that the mapping does not know, by key."""
+        found = self.con.execute(
+            f"select key, count(*) from (select unnest(try(json_keys({line}))) as key from batch) "
+            f"where not list_contains({self._known()}, key) group by key order by count(*) desc, key limit {NAMED + 1}"
+        ).fetchall()
+        return {str(key): int(count) for key, count in found}
+
+    def _known(self) -> str:
+        """SQL: the keys that the mapping reads, as a list."""
+        return f"[{', '.join(map(quote, self.known))}]::varchar[]"
+
+    def _parsed(self, line: str, has_long_numbers: bool) -> tuple[str, dict[str, str | list[str]]]:
+        """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
+        what else there is, as the text of a JSON object; and its parameters."""
+        shape = dict.fromkeys(self.known, "VARCHAR")
+        names = {name.lower() for name in (*self.known, *self.unknown)}
+        parameters: dict[str, str | list[str]] = {}
+        if not self.unknown or "properties" not in RAW_TABLES[self.table]:
+            kept = "null::varchar"
+        elif len(self.unknown) <= NAMED and len(names) == len(self.known) + len(self.unknown) and "" not in names:
+            # In the same reading.
+            shape |= dict.fromkeys(self.unknown, "JSON")
+            # A struct does not tell a null from a key that is not there; it is looked for only where there can be one.
+            members = ", ".join(
+                f"$names[{n}] || coalesce(struct_extract_at(__row, {len(self.known) + n})::varchar, "
+                f"case when contains(line, 'null') and json_exists(line, $paths[{n}]) then 'null' end)"
+                for n in range(1, len(self.unknown) + 1)
+            )
+            kept = f"'{{' || concat_ws(',', {members}) || '}}'"
+            parameters["names"] = [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown]
+            parameters["paths"] = ["/" + key.replace("~", "~0").replace("/", "~1") for key in self.unknown]
+        else:
+            # Too many, or such as a struct cannot tell apart.
+            keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({self._known()}, k)))"
+            # As a JSON pointer, which any key can be.
+            value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
+            entries = f"list_transform({keys}, lambda k: {{'k': k, 'v': {value}}})"
+            kept = f"case when __row is not null then to_json(map_from_entries({entries}))::varchar end"
+        undecoded = without_registry("payload") if self.registry is None else "undecoded"
+        exact = exact_numbers("line") if has_long_numbers else "line"
+        # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
+        parsed = f"""
+            select *, {kept} as __kept, case
+                when __row is not null and starts_with(line, '{{') then null
+                when is_empty then 'empty: it has no payload'
+                when size > {self.bounds.size} then 'over_size: it has ' || size || ' bytes, of at most {self.bounds.size}'
+                when beyond is not null then beyond
+                when {undecoded} is not null then {undecoded}
+                when line is null then 'not_utf8: its bytes are no UTF-8 text'
+                when not json_valid(line) then 'not_json: it is no JSON'
+                when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
+            end as why
+            from (
+                select *, try(from_json({exact}, $shape)) as __row
+                from (
+                    select {self._number} as __n, payload is null as is_empty, octet_length(payload) as size, {line} as line, beyond,
+                        {"payload" if self.registry is None else "undecoded"}
+                    from batch
+                ))"""
+        return parsed, parameters | {"shape": json.dumps(shape)}
+
+    def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
+        """Within a writing transaction: every message of the batch, which was judged, becomes a row or a dead letter, or is left
+        out by `where`. Without `bury` dead letters are counted and not kept."""
+        done = Landed()
+        if not len(batch):
+            return done
+        done.unknown = dict(list(self.unknown.items())[:NAMED])
+        good, parameters = self.good(now)
+        [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
+        if done.rows < len(batch) or self.message != "__n":
+            if bury:
+                self._bury(batch, now)
+            done.dead = self.dead()
+        if done.rows and "event_at" in self.bound.fields:
+            moment = landing.parse_time("event_at", quote(self.bound.zone))
+            [(done.delay,)] = self.con.execute(
+                f"select median(epoch({timestamp_literal(now)} - {moment})) "
+                "from (select event_at from judged where __why is null limit 1000)"
+            ).fetchall()
+        return done
+
+    def good(self, now: datetime) -> tuple[str, dict[str, list[str]]]:
+        """SQL of the messages that break no rule, as rows of their raw table that come `now`; and its parameters."""
+        good = replace(self.bound, rows="select * exclude (__clear, __why) from judged where __why is null")
+        parameters: dict[str, list[str]] = {}
+        if self.unknown and "properties" in RAW_TABLES[self.table]:
+            good, parameters = self._with_unknown(good)
+        position = f"{quote(self.name + '/')} || __n"
+        return landing.select(good, self.source, position, now, are_good=True), parameters
+
+    def _rules(self) -> tuple[str, str]:
+        """SQL over bound rows: the branches of a CASE that give the rule that a message breaks and a sentence on it; and a condition
+        that is true only of messages that break none."""
+        cases = ["when __bad like '%: %' then __bad", "when __bad is not null then 'mapping: ' || __bad"]
+        # What most messages are, so that the engine need not go through all rules for each: these are all kept.
+        clear = ["__bad is null"]
+        for names in REQUIRED[self.table]:
+            there = [name for name in names if name in self.bound.fields]
+            empty = " and ".join(f"nullif(trim({identifier(name)}), '') is null" for name in there)
+            said = "missing_field: it has no " + " and no ".join(names)
+            cases.append(f"when {empty} then {quote(said)}")
+            # A first character that is in ASCII and no space.
+            clear.append("(" + " or ".join(f"{identifier(name)} between '!' and '~'" for name in there) + ")")
+        for name, source in self.entry.fields.items():
+            if source.column is None or name == "properties" or source.column in self.bound.opened.types:
+                continue
+            # A string may begin so, too.
+            column, key = identifier(name), "/" + source.column.replace("~", "~0").replace("/", "~1")
+            nested = f"(starts_with({column}, '{{') or starts_with({column}, '[')) and json_type(__payload, {quote(key)}) in ('OBJECT', 'ARRAY')"
+            hint = f"; reach inside it, as in {name}: {{sql: \"{source.column}->>'$.id'\"}}"
+            said = f"{quote(f'wrong_type: {name} is an object or a list: ')} || left({column}, 60) || {quote(hint)}"
+            cases.append(f"when {nested} then {said}")
+            if not (
+                contracts.is_time(name) or name in landing.NUMBERS or name == "event_type"
+            ):  # these are looked at more closely
+                clear.append(f"({column} is null or {column} < '[' or {column} between '\\' and 'z~')")
+        for name in self.bound.fields:
+            column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
+            if contracts.is_time(name):
+                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "no time"
+                clear.append(f"({column} is null or {landing.is_plain_time(column)})")
+            elif name in landing.NUMBERS:
+                is_bad, what = f"try_cast({text} as double) is null", "no number"
+                is_bad += f" or not isfinite(try_cast({text} as double))"
+                clear.append(f"({column} is null or isfinite(try_cast({column} as double)))")
+            else:
+                continue
+            said = quote(f"wrong_type: {name} is {what}: ")
+            cases.append(f"when {text} is not null and ({is_bad}) then {said} || left({column}, 60)")
+        if self.table == "events":
+            spelled = landing.macros("fields.sql").event_spelling
+            raw_names = ", ".join(map(quote, sorted(_event_types())))
+            kinds = f"list_transform([{raw_names}], lambda kind: {spelled('kind')})"
+            cases.append(
+                f"when not list_contains({kinds}, {spelled('trim(event_type)')}) then 'unknown_event: ' || left(event_type, 60) || "
+                "' is not in seeds/event_types.csv'"
+            )
+            clear.append(f"list_contains({kinds}, {spelled('event_type')})")
+        return " ".join(cases), " and ".join(clear)
+
+    def _with_unknown(self, good: landing.Bound) -> tuple[landing.Bound, dict[str, list[str]]]:
+        """The good rows, keys that the mapping does not know joined to `properties`; and the parameters of their SQL."""
+        is_mapped = "properties" in good.fields
+        mapped = "properties" if is_mapped else "null::varchar"
+        cases = [f"when __kept = '{{}}' then {mapped}", f"when {mapped} is null then __kept"]
+        parameters: dict[str, list[str]] = {}
+        if is_mapped and len(self.unknown) <= FEW:
+            # Two objects that have no key in common are put together as texts, without reading them again.
+            apart = "".join(f" and not contains({mapped}, $keys[{n}])" for n in range(1, len(self.unknown) + 1))
+            cases.append(
+                f"when starts_with({mapped}, '{{\"') and ends_with({mapped}, '}}') and not contains({mapped}, '\\'){apart} "
+                f"and json_valid({mapped}) then __kept[:-2] || ',' || {mapped}[2:]"
+            )
+            parameters["keys"] = [json.dumps(key, ensure_ascii=False) for key in self.unknown]
+        joined = (
+            f"case {' '.join(cases)} "
+            f"when json_valid({mapped}) and json_type({mapped}) = 'OBJECT' then json_merge_patch(__kept, {mapped})::varchar "
+            f"else json_merge_patch(__kept, json_object('properties', {mapped}))::varchar end"
+        )
+        others = "* exclude (properties)" if is_mapped else "*"
+        joined_rows = replace(
+            good,
+            rows=f"select {others}, {joined} as properties from ({good.rows})",
+            fields=good.fields if is_mapped else (*good.fields, "properties"),
+        )
+        return joined_rows, parameters
+
+    def _bury(self, batch: Chunk, now: datetime) -> None:
+        """Keep the messages that break a rule, whole."""
+        moment = timestamp_literal(now)
+        self.con.register("batch", batch.table)
+        self.con.execute(
+            f"""insert into lake.raw.dead_letters
+            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.place)}, part, position,
+                payload, key, headers, rule_id, __why[len(rule_id) + 3:],
+                case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
+            from batch
+            inner join (
+                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null
+            ) on {self._number} = __of"""
+        )
+        self.con.unregister("batch")
+
+    def condemn(self, batch: Chunk, why: str, now: datetime, incarnation: str | None = None) -> Landed:
+        """Within a writing transaction: every message of the batch becomes a dead letter, unread; `why` is the rule and a sentence."""
+        self._number = _number(incarnation)
+        self.con.register("batch", batch.table)
+        self.con.execute(
+            f"create or replace temporary table judged as select {self._number} as {self.message}, {quote(why)} as __why from batch"
+        )
+        self.con.unregister("batch")
+        self._bury(batch, now)
+        return Landed(dead=self.dead())
+
+    def dead(self) -> dict[str, int]:
+        """How many of the messages that were judged break each rule."""
+        found = self.con.execute(
+            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from judged where __why is not null group by 1 order by 1"
+        ).fetchall()
+        return {str(rule): int(count) for rule, count in found}
+
+
+def _number(incarnation: str | None) -> str:
+    """SQL of a message's part and position, with a digest of the incarnation of the stream."""
+    tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
+    return f"part || {quote(f'{tag}/')} || position"
+
+
+def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
+    """Whether there is anything like a decimal number of 16 digits or more, which few batches have; a pattern would take longer to find it
+    than the engine takes to read the messages."""
+    for chunk in payloads.chunks:
+        held = chunk.buffers()[2]
+        if held is None or held.size < 18:
+            continue
+        text = np.frombuffer(held, np.uint8)
+        is_digit = (np.arange(256) >= ord("0")) & (np.arange(256) <= ord("9"))
+        last = len(text) - 1
+        dots = np.flatnonzero(text == ord("."))
+        dots = dots[is_digit[text[np.maximum(dots - 9, 0)]] | is_digit[text[np.minimum(dots + 8, last)]]]
+        around = np.arange(1, 17)
+        for some in np.split(dots, range(DOTS, len(dots), DOTS)):
+            before = is_digit[text[np.maximum(some[:, None] - around, 0)]].cumprod(axis=1).sum(axis=1)
+            after = is_digit[text[np.minimum(some[:, None] + around, last)]].cumprod(axis=1).sum(axis=1)
+            if bool(((before > 0) & (after > 0) & (before + after >= 16)).any()):
+                return True
+    return False
+
+
+def _event_types() -> set[str]:
+    with (PROJECT / "seeds" / "event_types.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["raw_name"] for row in csv.DictReader(stream)}

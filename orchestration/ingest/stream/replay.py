@@ -1,0 +1,233 @@
+"""`finegrain replay`: dead letters again, or rows that the models quarantined, after a mend of the mapping, the seeds or the sender.
+Each lands once, and keeps the position that it had in the stream.
+
+A letter that lands is noted in `raw.replayed` in the same transaction, so another replay passes it by; the letter itself is never
+removed. A quarantined row is read again from its payload. Where the mended mapping makes something else of it, that lands, and the row
+as it was is told gone (`raw.deletions`), in one transaction; else it stays what it is. A mended rule needs no replay: the next build
+judges by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from orchestration.config.published import DATABASE, current
+from orchestration.config.settings import Settings, memory, settings
+from orchestration.errors import FinegrainError, Unavailable, console
+from orchestration.ingest.deliveries import is_deleted, tell_gone
+from orchestration.ingest.stream import isolation
+from orchestration.ingest.stream.isolation import Piece
+from orchestration.ingest.stream.messages import Messages
+from orchestration.ingest.stream.run import entry_of
+from orchestration.lake import lake
+from orchestration.mapping.contracts import IN_RECORD, RAW_TABLES
+from orchestration.sources.bounds import Bounds
+from orchestration.sources.streams import MESSAGES, Chunk, Unreachable
+from orchestration.sql.text import identifier, quote, timestamp_literal
+
+#: Letters that are taken at once.
+AT_ONCE: Final = 50_000
+
+
+@dataclass
+class Replay:
+    """What a replay did: of those that were `asked` for, `rows` have landed and `unchanged` ones would land as they are; the others
+    broke a rule of the stream (again), by rule, or are left out by the mapping's `where`."""
+
+    asked: int = 0
+    rows: int = 0
+    unchanged: int = 0
+    still_dead: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(vars(self))
+
+
+def replay(
+    mapping: str | Path,
+    table: str | None = None,
+    *,
+    quarantined: bool = False,
+    rule: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    position: str | None = None,
+    bounds: Bounds | None = None,
+    where: Settings | None = None,
+    quiet: bool = True,
+) -> Replay:
+    """Run the dead letters of a mapping's stream again, or (`quarantined`) its rows in the published quarantine: all, or those that
+    broke a `rule`, that came `since` or before `until` (naive UTC), or at one `position` (as `_position` in the lake). Raises
+    FinegrainError."""
+    where = where or settings()
+    source, name, entry, zone, said = entry_of(mapping, table)
+    done = Replay()
+    try:
+        # Of two at once each would take the same letters.
+        with lake.alone(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
+            messages = Messages(con, source, name, entry, zone, said, bounds=bounds)
+            asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
+            wanted = ["true"]
+            if rule is not None:
+                with lake.unmoved(where):
+                    found = con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
+                known = [str(row[0]) for row in found]
+                if rule not in known:
+                    what = "quarantined row" if quarantined else "dead letter"
+                    raise FinegrainError(
+                        f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
+                    )
+                wanted.append(f"list_contains(rules, {quote(rule)})")
+            if since is not None:
+                wanted.append(f"_ingested_at >= {timestamp_literal(since)}")
+            if until is not None:
+                wanted.append(f"_ingested_at < {timestamp_literal(until)}")
+            if position is not None:
+                wanted.append(f"_position = {quote(position)}")
+            asked = f"select * from ({asked}) where {' and '.join(wanted)}"
+            with lake.unmoved(where):
+                [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
+            after = ""
+            land = _land_changed if quarantined else _land_letters
+            with console.progress("replay", total, quiet=quiet) as advance:
+                while True:
+                    some = f"{asked} and _position > {quote(after)} order by _position limit {AT_ONCE}"
+                    count, last = lake.retry(partial(_some, con, where, messages, some, land, done))
+                    if not count:
+                        return done
+                    after = last
+                    advance(count, messages.place)
+    except Unreachable as trouble:
+        raise Unavailable(f"{said}.stream: {trouble}; run this again later") from None
+
+
+def _letters(messages: Messages) -> str:
+    """SQL of the dead letters that wait: `MESSAGES`, with `_position`, `_ingested_at` and the `rules` that were broken."""
+    return (
+        f"select {_part_and_number('_position', messages)}, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, "
+        f"_ingested_at, [rule_id] as rules from ({_waiting(messages)}) "
+        # What was read again (--afresh) is one message all the same.
+        "qualify row_number() over (partition by _position order by _ingested_at desc) = 1"
+    )
+
+
+def _waiting(messages: Messages) -> str:
+    return (
+        "select d.* from lake.raw.dead_letters as d "
+        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and "
+        f"{lake.IS_WAITING}"
+    )
+
+
+def _of_message(position: str) -> str:
+    """SQL of the `_position` of a message, out of that of a row that may be of an element of a list in it."""
+    return f"regexp_replace({position}, '{IN_RECORD}$', '')"
+
+
+def _part_and_number(position: str, messages: Messages) -> str:
+    """SQL: part (with the tag of its incarnation) and position, out of a `_position`."""
+    place = f"substr({_of_message(position)}, {len(messages.name) + 2})"
+    return f"regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position"
+
+
+def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Messages) -> str:
+    """SQL of the rows in quarantine, in the same shape. They are those of the published marts, which no build locks; one that has been
+    replayed since is not as it was."""
+    folder = current(where)
+    if folder is None:
+        raise FinegrainError(
+            f"nothing is published in {where.published}, so it is not known what is quarantined; "
+            "run `finegrain build` and `finegrain publish`"
+        )
+    source, table, begin = quote(messages.source), quote(messages.table), f"{messages.name}/"
+    con.execute(f"attach {quote(str(folder / DATABASE))} as published (read_only)")
+    con.execute(
+        "create temp table quarantined as select position as _position, ingested_at as _ingested_at, reasons as rules "
+        f"from published.quarantined_events where source = {source} and raw_table = {table} "
+        f"and starts_with(position, {quote(begin)})"
+    )
+    con.execute("detach published")
+    return (
+        f"select {_part_and_number('r._position', messages)}, "
+        "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, "
+        f"list_distinct(flatten(list(q.rules) over (partition by {_of_message('r._position')}))) as rules from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
+        f"where r._source = {source} and not {is_deleted(messages.table, 'r')} "
+        # Of several rows of a message one brings it here.
+        f"qualify row_number() over (partition by {_of_message('r._position')} order by r._position) = 1"
+    )
+
+
+def _some(
+    con: duckdb.DuckDBPyConnection,
+    where: Settings,
+    messages: Messages,
+    asked: str,
+    land: Callable[[Messages, Chunk, datetime, Replay], None],
+    done: Replay,
+) -> tuple[int, str]:
+    """Run some of them again, in one transaction; how many, and the position of the last."""
+    this = replace(done, still_dead={})
+    with lake.writing(con, where):
+        found: pa.Table = con.execute(asked).to_arrow_table()
+        if not found.num_rows:
+            return 0, ""
+        table = found.select(MESSAGES.names).cast(MESSAGES)
+        chunk = Chunk(table.to_batches(), rows=table.num_rows)
+        # What is told gone must have come before, though the clock was put back.
+        came = max(found.column("_ingested_at").to_pylist()) + timedelta(microseconds=1)
+        now = max(datetime.now(UTC).replace(tzinfo=None), came)
+        pieces = [Piece(chunk)]
+        if any(isolation.RULE in rules for rules in found.column("rules").to_pylist()):
+            # What has killed a loader would kill this process, too.
+            pieces = isolation.pieces(messages, chunk, where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+        for piece in pieces:
+            if piece.why is not None:
+                this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1
+                continue
+            messages.judge(piece.messages)
+            land(messages, piece.messages, now, this)
+    done.asked, done.rows, done.unchanged = this.asked + found.num_rows, this.rows, this.unchanged
+    for each, count in this.still_dead.items():
+        done.still_dead[each] = done.still_dead.get(each, 0) + count
+    return found.num_rows, str(found.column("_position")[-1].as_py())
+
+
+def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Replay) -> None:
+    landed = messages.land(letters, now, bury=False)
+    messages.con.execute(
+        f"insert into lake.raw.replayed select _source, _position, raw_table, _ingested_at, {timestamp_literal(now)} "
+        f"from ({_waiting(messages)}) where _position in "
+        f"(select {quote(messages.name + '/')} || {messages.message} from judged where __why is null)"
+    )
+    done.rows += landed.rows
+    for rule, count in landed.dead.items():
+        done.still_dead[rule] = done.still_dead.get(rule, 0) + count
+
+
+def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) -> None:
+    con, table = messages.con, messages.table
+    good, parameters = messages.good(now)
+    con.execute(f"create or replace temp table again as {good}", parameters)
+    of_source = f"_source = {quote(messages.source)}"
+    con.execute(
+        f"create or replace temp table changed as select * from again where _position not in (select again._position from again "
+        f"inner join lake.raw.{table} as r on r._position = again._position and r.{of_source} and not {is_deleted(table, 'r')} "
+        f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
+        f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
+    )
+    tell_gone(con, messages.source, table, "changed", now)
+    [(landed,)] = con.execute(f"insert into lake.raw.{table} select * from changed").fetchall()
+    [(good_rows,)] = con.execute("select count(*) from again").fetchall()
+    done.rows += landed
+    done.unchanged += good_rows - landed
+    done.still_dead = messages.dead()

@@ -1,0 +1,230 @@
+"""How a loader is doing: a live panel on a terminal, plain lines elsewhere, JSON lines for programs, and figures for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app, start_http_server
+from rich.live import Live
+from rich.table import Table
+
+from orchestration.config.hosts import LOOPBACK, on_loopback_only
+from orchestration.errors import FinegrainError, console, without_secrets
+from orchestration.ingest.stream.messages import Landed
+
+#: Seconds between two reports, and between two looks at the lag.
+EVERY: Final = 5.0
+#: Seconds over which rates are taken.
+RECENT: Final = 10.0
+_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_ROWS: Final = (1, 10, 100, 1_000, 10_000, 50_000, 100_000, 500_000)
+
+
+class Form(StrEnum):
+    """How it is told."""
+
+    panel = "panel"
+    lines = "lines"
+    json = "json"
+    none = "none"
+
+
+@dataclass
+class Totals:
+    """Since the loader began. `taken` off the stream and `rows` landed differ by dead letters, by what the mapping leaves out, and
+    by the open batch. `commit_seconds` and `wait_seconds` (from the first message of a batch to its commit) are the last batch's."""
+
+    taken: int = 0
+    bytes: int = 0
+    messages: int = 0
+    rows: int = 0
+    batches: int = 0
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    unknown_fields: dict[str, int] = field(default_factory=dict)
+    lag: dict[str, int] = field(default_factory=dict)
+    batch_rows: int = 0
+    commit_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    event_delay_seconds: float | None = None
+    trouble: str | None = None
+
+
+class Watch:
+    """Counts what a loader does and tells it in one form. `port`: where Prometheus may ask, on loopback unless `address` says else."""
+
+    def __init__(self, place: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1") -> None:
+        self.place, self.form = place, form
+        self.totals = Totals()
+        self._lock = threading.Lock()
+        self._recent: deque[tuple[float, int, int]] = deque()
+        self._told = self._looked = self._began = time.monotonic()
+        self._live: Live | None = None
+        if form is Form.panel:
+            self._live = Live(console=console.err(), transient=True, refresh_per_second=4, get_renderable=self._panel)
+            self._live.start()
+        self._registry = CollectorRegistry()
+        labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
+        Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info(
+            {"place": console.shown(place)}
+        )
+        self._rows = Counter("rows", "Rows landed in the lake", **labels)
+        self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
+        self._dead = Counter("dead_letters", "Messages that could not land, by rule", ["rule"], **labels)
+        self._unknown = Counter("unknown_fields", "Messages with a field that the mapping does not know", **labels)
+        self._lag = Gauge("lag", "Messages (bytes of a folder, ms of Kinesis) before the reader", ["part"], **labels)
+        self._delay = Gauge("event_delay_seconds", "From the median event of the last batch to its landing", **labels)
+        self._commit = Histogram("commit_seconds", "Time to land a batch", buckets=_SECONDS, **labels)
+        self._wait = Histogram("wait_seconds", "From a batch's first message to its commit", buckets=_SECONDS, **labels)
+        self._size = Histogram("batch_rows", "Messages of a batch", buckets=_ROWS, **labels)
+        self._up = Gauge("up", "1 while the stream answers", **labels)
+        if port is not None:
+            try:
+                self._server, _ = start_http_server(port, address, registry=self._registry)
+            except OSError as error:
+                raise FinegrainError(
+                    f"--metrics-port {port}: {address} cannot be listened on: {error.strerror}; name another port"
+                ) from None
+            if address in LOOPBACK:
+                self._server.set_app(on_loopback_only(make_wsgi_app(self._registry)))
+
+    def took(self, rows: int, size: int) -> None:
+        """Messages were taken off the stream."""
+        with self._lock:
+            self.totals.taken += rows
+            if rows:
+                self.totals.trouble = None
+        self._up.set(1)
+        self._tell()
+
+    def landed(self, messages: int, size: int, done: Landed, commit: float, wait: float) -> None:
+        """A batch is in the lake."""
+        now = time.monotonic()
+        with self._lock:
+            totals = self.totals
+            totals.messages += messages
+            totals.bytes += size
+            totals.rows += done.rows
+            totals.batches += 1
+            for rule, count in done.dead.items():
+                totals.dead_letters[rule] = totals.dead_letters.get(rule, 0) + count
+            for key, count in done.unknown.items():
+                totals.unknown_fields[key] = totals.unknown_fields.get(key, 0) + count
+            totals.batch_rows, totals.commit_seconds, totals.wait_seconds = messages, commit, wait
+            if done.delay is not None:
+                totals.event_delay_seconds = done.delay
+            self._recent.append((now, messages, size))
+        self._rows.inc(done.rows)
+        self._bytes.inc(size)
+        for rule, count in done.dead.items():
+            self._dead.labels(rule).inc(count)
+        self._unknown.inc(sum(done.unknown.values()))
+        self._commit.observe(commit)
+        self._wait.observe(wait)
+        self._size.observe(messages)
+        if done.delay is not None:
+            self._delay.set(done.delay)
+
+    def lag(self, ask: Callable[[], dict[str, int]]) -> None:
+        """Look at the lag, if it is time to."""
+        now = time.monotonic()
+        if now - self._looked >= 1:
+            self._looked = now
+            found = ask()
+            with self._lock:
+                self.totals.lag = found
+            self._lag.clear()  # parts that went to another loader are told by that one
+            for part, count in found.items():
+                self._lag.labels(console.shown(part)).set(count)
+        self._tell()
+
+    def trouble(self, text: str) -> None:
+        """Something that may pass keeps the loader from its work."""
+        self._up.set(0)
+        text = without_secrets(text)
+        with self._lock:
+            news = self.totals.trouble is None
+            self.totals.trouble = text
+        if self.form is Form.json:
+            self._tell(at_once=True)
+        elif self.form is Form.lines or (self.form is Form.panel and news):
+            console.say(f"stream {self.place}: {text}")
+
+    def note(self, text: str) -> None:
+        """Something that the user should know, and that keeps the loader from nothing."""
+        console.say(f"stream {self.place}: {text}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: totals, and rates over the last seconds."""
+        rows, size = self._rates()
+        with self._lock:
+            totals = {
+                name: dict(value) if isinstance(value, dict) else value for name, value in vars(self.totals).items()
+            }
+        return {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "stream": self.place,
+            "seconds": round(time.monotonic() - self._began, 3),
+            "messages_per_second": round(rows),
+            "bytes_per_second": round(size),
+            **totals,
+        }
+
+    def close(self) -> None:
+        """Say the last word."""
+        if self._live is not None:
+            self._live.stop()
+        if self.form is Form.json:
+            self._tell(at_once=True)
+
+    def _rates(self) -> tuple[float, float]:
+        now = time.monotonic()
+        with self._lock:
+            while self._recent and now - self._recent[0][0] > RECENT:
+                self._recent.popleft()
+            span = min(RECENT, max(now - self._began, 0.001))
+            return sum(r for _, r, _ in self._recent) / span, sum(b for _, _, b in self._recent) / span
+
+    def _tell(self, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if self.form not in (Form.lines, Form.json) or (now - self._told < EVERY and not at_once):
+            return
+        self._told = now
+        if self.form is Form.json:
+            console.show_json(self.as_dict(), indent=None)
+            return
+        said = self.as_dict()
+        dead = sum(said["dead_letters"].values())
+        console.say(
+            f"stream {self.place}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
+            f"lag {sum(said['lag'].values()):,}, commit {1000 * said['commit_seconds']:.0f} ms"
+        )
+
+    def _panel(self) -> Table:
+        said = self.as_dict()
+        table = Table(title=console.shown(f"stream {self.place}"), show_header=False, title_justify="left")
+        table.add_row(
+            "landed", f"{said['rows']:,} rows in {said['batches']:,} batches, {said['bytes'] / 2**20:,.1f} MiB"
+        )
+        table.add_row(
+            "rate", f"{said['messages_per_second']:,} messages/s, {said['bytes_per_second'] / 2**20:,.1f} MiB/s"
+        )
+        table.add_row(
+            "last batch", f"{said['batch_rows']:,} messages, committed in {1000 * said['commit_seconds']:.0f} ms"
+        )
+        lag = ", ".join(f"{console.shown(part)}: {count:,}" for part, count in sorted(said["lag"].items())[:16])
+        table.add_row("lag by part", lag or "–")
+        delay = said["event_delay_seconds"]
+        table.add_row("event delay", "–" if delay is None else f"{delay:,.1f} s")
+        for name in ("dead_letters", "unknown_fields"):
+            told = ", ".join(f"{console.shown(key)}: {count:,}" for key, count in list(said[name].items())[:8])
+            table.add_row(name.replace("_", " "), told or "none")
+        if said["trouble"]:
+            table.add_row("trouble", said["trouble"])
+        return table

@@ -1,0 +1,1 @@
+"""What a shop's mapping says, and the raw tables that it fills."""

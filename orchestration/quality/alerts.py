@@ -1,0 +1,889 @@
+"""Alerts: what is wrong now is compared with what was told before; what is new, has changed or is over is told.
+
+Whoever looks hands over every problem that exists at that moment (`tell`). What each channel was told is kept in
+`$FINEGRAIN_HOME/alerts.json`, so a channel that could not be reached is told later what then holds, and the others hear
+nothing twice. Values of failing rows are masked, and texts scrubbed, before anything leaves. What is too old, too much or
+too little is in `alerts.yml`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import http.client
+import ipaddress
+import json
+import logging
+import operator
+import os
+import re
+import smtplib
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Protocol, get_args
+
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, field_validator, model_validator
+
+from orchestration.config.settings import Settings, settings
+from orchestration.errors import FinegrainError
+from orchestration.lake.locks import one_at_a_time
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.mapping.mapping import Strict, nearest, read_yaml, sentences
+
+Kind = Literal["run", "check", "freshness", "quality", "dead_letters", "lag"]
+What = Literal["new", "changed", "recovered"]
+
+DATA_ENGINEERING: Final = "data-engineering"
+#: The packaged rules, and what is told already, below FINEGRAIN_HOME.
+RULES: Final = Path(__file__).with_name("alerts.yml")
+TOLD: Final = "alerts.json"
+#: Seconds that a webhook or a mail server, and a loader, may take to answer.
+PATIENCE: Final = 10.0
+LOADER_PATIENCE: Final = 5.0
+#: Slack's limits (a little below them: it counts some characters twice), and rows of a sample.
+SECTION: Final = 2900
+BLOCKS: Final = 50
+HEADER: Final = 140
+SAMPLE_ROWS: Final = 5
+
+_log: Final = logging.getLogger("finegrain.alerts")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong now. `kind` and `subject` (a job, a check, a table, a rule, a loader) tell it from others; `state` makes
+    it another problem when it changes. Numbers in `text`, one sentence, may move without that being a change. `sample`: first failing
+    rows, unmasked. `after`: seconds for which it must hold before it is told."""
+
+    kind: Kind
+    subject: str
+    owner: str
+    text: str
+    link: str | None = None
+    sample: tuple[Mapping[str, Any], ...] = ()
+    state: str = ""
+    after: float = 0.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """`kind:subject` of what is new, has changed and is over since the last look; how many were open before and are still; and
+    which channels could not be reached (`channel: error`)."""
+
+    opened: list[str]
+    changed: list[str]
+    recovered: list[str]
+    still_open: int
+    undelivered: list[str]
+
+
+# What leaves: masked rows, scrubbed texts.
+
+MASK: Final = "•••"
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Columns that say nothing of a person. All others are masked, whatever they hold.
+SHOWN: Final = _names(
+    "_source source origin verdict event_type event_name status table table_name raw_table model node test mart rule rule_id "
+    "reason reasons record column_name field_name measure currency device category brand weight_unit product_id "
+    "other_product_id arrival_day as_of as_of_day available_at raw_available_at ingested_at _ingested_at published_at"
+)
+#: Columns that are shown when they hold a number, and ones that are shown when they hold a truth value.
+COUNTS: Final = _names(
+    "n n_records num_rows row_count rows count failures warnings raw_rows kept duplicates quarantined kept_items "
+    "duplicate_items quarantined_items missing_rows imputed_rows total_rows"
+)
+FLAGS: Final = re.compile("[a-z_]+_(is_outlier|was_missing|is_corrected)")
+_CODES: Final = frozenset({"product_id", "other_product_id"})
+
+_LONGEST: Final = 20_000
+_CREDENTIALS: Final = re.compile(r"//[^\s/@:]*:\S*@")
+_PASSWORDS: Final = re.compile(r"\b(password|passwd|pwd|token|secret|api_?key)( *= *)[^\s&,;]+", re.IGNORECASE)
+_WORDS: Final = re.compile(r"""[^\s<>()\[\]{},;:"=/]+""")
+_IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
+_IPV6: Final = re.compile(r"(?<![\w.])[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*(?!\w)")
+# Seven digits or more are a telephone's or a card's; days and times, UUIDs and hashes are not.
+_DIGITS: Final = re.compile(
+    r"(?P<kept>(?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?(?!\d)"
+    r"|(?<![0-9A-Za-z])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9A-Za-z])"
+    r"|(?<![0-9A-Za-z])(?=[0-9]*[a-f])[0-9a-f]{32,64}(?![0-9A-Za-z]))"
+    r"|(?<!\d)[+(]*\d(?:[\s.()/\u2010-\u2015-]{0,2}\d){6,}"
+)
+
+
+def scrub(text: str) -> str:
+    """`text` without e-mail and IP addresses, passwords, and runs of digits like those of telephones and cards."""
+    text = _CREDENTIALS.sub(f"//{MASK}@", text[:_LONGEST])
+    text = _PASSWORDS.sub(rf"\1\2{MASK}", text)
+    text = _WORDS.sub(_mailbox, text)
+    text = _IPV6.sub(_ipv6, _IPV4.sub(MASK, text))
+    return _DIGITS.sub(lambda found: found["kept"] or MASK, text)
+
+
+def _mailbox(found: re.Match[str]) -> str:
+    if found[0].startswith(f"{MASK}@"):  # the host after a masked password
+        return found[0]
+    return MASK if re.search(r".(@|%40).|^@.+\..", found[0]) else found[0]
+
+
+def _ipv6(found: re.Match[str]) -> str:
+    text = found[0] if found[0].startswith("::") else found[0].removeprefix(":")
+    for end in range(len(text), max(len(text) - 3, 2), -1):  # a full stop or a colon may follow
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(text[:end])
+            return found[0].replace(text[:end], MASK)
+    return found[0]
+
+
+def mask(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A failing row as it may leave: values of known harmless columns, a mask for all others; None stays None."""
+    return {_plain(str(name), 60): _masked(str(name).lower(), value) for name, value in row.items()}
+
+
+def _masked(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if (name in COUNTS and is_number) or (isinstance(value, bool) and FLAGS.fullmatch(name)):
+        return value
+    if name not in SHOWN:
+        return MASK
+    if is_number or isinstance(value, bool | date):  # a datetime is a date
+        return value
+    if isinstance(value, str):  # many shops number their products
+        is_code = name in _CODES and re.fullmatch("[A-Za-z0-9_.-]{1,40}", value)
+        return value if is_code else _plain(value, 80)
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        return [_plain(each, 80) for each in value[:10]]
+    return MASK
+
+
+def _plain(text: str, longest: int) -> str:
+    """One scrubbed line of characters that can be printed."""
+    text = text[:_LONGEST].encode("utf-8", "replace").decode()
+    text = scrub(" ".join("".join(each if each.isprintable() else " " for each in text).split()))
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _page(link: str | None) -> str | None:
+    """A link that can be followed, without a password; a run's number in it stays."""
+    parts = _parts(link) if link and len(link) <= 400 and not re.search('[<>|"]', link) else None
+    if parts is None or parts.scheme not in ("http", "https"):
+        return None
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+# What is told.
+
+
+@dataclass(frozen=True)
+class Line:
+    """One problem as it is told, fit to leave. `lasted`: how long it was there, of one that is over."""
+
+    what: What
+    about: str
+    text: str
+    link: str | None = None
+    sample: tuple[str, ...] = ()
+    lasted: str = ""
+
+    @property
+    def head(self) -> str:
+        """What became of what."""
+        return f"{self.what}: {self.about}" + (f", after {self.lasted}" if self.what == "recovered" else "")
+
+    @property
+    def sentence(self) -> str:
+        """What is, or was, wrong."""
+        return f"It was: {self.text}" if self.what == "recovered" else self.text
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one owner is told at once: what is new, then what changed, then what is over. `to`: the owner's addresses."""
+
+    owner: str
+    to: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def title(self) -> str:
+        """Counts, and whose they are."""
+        count = {what: sum(line.what == what for line in self.lines) for what in get_args(What)}
+        new = f"{count['new']} new problem" + ("s" if count["new"] > 1 else "")
+        parts = [new, f"{count['changed']} changed", f"{count['recovered']} recovered"]
+        told = [part for part in parts if not part.startswith("0 ")]
+        return f"finegrain: {', '.join(told)} ({self.owner})"
+
+    @property
+    def body(self) -> str:
+        """Plain text, a paragraph for each problem."""
+        return "\n\n".join(
+            "\n  ".join([line.head, line.sentence, *line.sample, *([line.link] if line.link else [])])
+            for line in self.lines
+        )
+
+
+class Undelivered(Exception):
+    """A channel could not be reached, or refused. Its text holds no secret."""
+
+
+class Channel(Protocol):
+    """A way to tell people. `name` is what the record of what it was told is kept under."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, message: Message) -> None:
+        """Raises Undelivered."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log `finegrain.alerts`: one record for each problem."""
+
+    name: str = "log"
+
+    def send(self, message: Message) -> None:
+        """Warnings, and infos of what is over."""
+        for line in message.lines:
+            level = logging.INFO if line.what == "recovered" else logging.WARNING
+            rest = "".join(f" | {part}" for part in (*line.sample, line.link) if part)
+            _log.log(level, "%s (%s): %s%s", line.head, message.owner, line.sentence, rest)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST becomes a GET that says nothing to anybody."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An incoming webhook of Slack, or of a chat that takes the same. Its URL is a secret: no error, log or repr holds more than
+    the host."""
+
+    url: str = field(repr=False)
+    name: str = "webhook"
+
+    def send(self, message: Message) -> None:
+        """One POST. Raises Undelivered, also where the answer is not 2xx."""
+        content = json.dumps(_slack(message)).encode()
+        host = _host(self.url)
+        try:
+            request = urllib.request.Request(self.url, content, {"Content-Type": "application/json"})
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=PATIENCE):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise Undelivered(f"{host} answers {error.code}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Undelivered(f"{host} is not reached: {_cause(error)}") from None
+
+
+def _host(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _cause(error: Exception) -> str:
+    """Why something was not reached, in words of the system alone: others may quote an address."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "it takes too long"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {cause.reason or type(cause).__name__}"
+    return (isinstance(cause, OSError) and cause.strerror) or type(cause).__name__
+
+
+def _slack(message: Message) -> dict[str, Any]:
+    """A message in Slack's form. `text` is for notifications, and for chats that read nothing else."""
+    sections = []
+    for line in message.lines:
+        link = f"<{html.escape(line.link, quote=False)}|Open in Dagster>" if line.link else ""
+        parts = [f"*{_escaped(line.head, 600)}*", _escaped(line.sentence, 1500), link]
+        sections.append(_fit([part for part in (*parts, *(f"• {_escaped(row, 1000)}" for row in line.sample)) if part]))
+    title = _escaped(message.title, SECTION)
+    left = len(sections) - (BLOCKS - 1)  # the header is one
+    shown = sections if left <= 0 else [*sections[: BLOCKS - 2], f"… and {left + 1} more"]
+    header = message.title if len(message.title) <= HEADER else message.title[: HEADER - 1] + "…"
+    return {
+        "text": _fit([title, *sections]),
+        "blocks": [
+            {"type": "header", "text": {"type": "plain_text", "text": header}},
+            *({"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}} for text in shown),
+        ],
+    }
+
+
+def _escaped(text: str, longest: int) -> str:
+    """Slack's escapes of & < and >, cut between two of them."""
+    escaped = html.escape(text, quote=False)
+    return escaped if len(escaped) <= longest else re.sub("&[a-z]*$", "", escaped[: longest - 1]) + "…"
+
+
+def _fit(parts: Sequence[str]) -> str:
+    """Lines, as many as Slack takes in one section."""
+    for shown in range(len(parts), 0, -1):
+        text = "\n".join(parts[:shown]) + (f"\n… and {len(parts) - shown} more" if shown < len(parts) else "")
+        if len(text) <= SECTION:
+            return text
+    return parts[0][:SECTION]
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Plain mail from `sender` over SMTP. `secure`: TLS from the start; else STARTTLS where the server offers it, and no password
+    is sent without it but to this machine."""
+
+    host: str
+    port: int
+    sender: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    secure: bool = False
+    name: str = "mail"
+
+    def send(self, message: Message) -> None:
+        """One mail to all addresses of the owner. Raises Undelivered."""
+        if not message.to:
+            raise Undelivered(
+                f"nobody to write to; name an address under owners.{message.owner} or everyone_else, in the file of FINEGRAIN_ALERTS"
+            )
+        mail = EmailMessage()
+        mail["Subject"], mail["From"], mail["To"] = message.title, self.sender, ", ".join(message.to)
+        mail["Date"], mail["Message-ID"] = format_datetime(datetime.now(UTC)), make_msgid(domain=self._domain)
+        mail["Auto-Submitted"] = "auto-generated"
+        mail.set_content(message.body + "\n")
+        place = f"{self.host}:{self.port}"
+        try:
+            self._hand_over(mail)
+        except smtplib.SMTPAuthenticationError as error:
+            raise Undelivered(
+                f"{place} refuses the login of {scrub(self.user or '')} ({error.smtp_code}); is FINEGRAIN_ALERT_SMTP_PASSWORD right?"
+            ) from None
+        except smtplib.SMTPResponseException as error:
+            raise Undelivered(f"{place} answers {error.smtp_code}") from None
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = sorted({str(code) for code, _ in error.recipients.values()})
+            raise Undelivered(f"{place} refuses the addresses of {message.owner} ({', '.join(codes)})") from None
+        except smtplib.SMTPNotSupportedError:
+            raise Undelivered(f"{place} takes no login, or no such address; is FINEGRAIN_ALERT_SMTP right?") from None
+        except (OSError, ValueError) as error:  # smtplib's own errors are OSErrors
+            raise Undelivered(f"{place} is not reached: {_cause(error)}") from None
+
+    @property
+    def _domain(self) -> str:
+        return self.sender.rpartition("@")[2]
+
+    def _hand_over(self, mail: EmailMessage) -> None:
+        # Given a name, smtplib does not ask DNS for one.
+        if self.secure:
+            context = ssl.create_default_context()
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                self.host, self.port, self._domain, timeout=PATIENCE, context=context
+            )
+        else:
+            server = smtplib.SMTP(self.host, self.port, self._domain, timeout=PATIENCE)
+        try:
+            server.ehlo_or_helo_if_needed()
+            is_safe = self.secure or self.host in ("localhost", "127.0.0.1", "::1")
+            if not self.secure and server.has_extn("starttls"):
+                server.starttls(context=ssl.create_default_context())
+                server.ehlo()
+                is_safe = True
+            if self.user is not None:
+                if not is_safe:
+                    raise Undelivered(f"{self.host}:{self.port} offers no TLS for the password; write smtps://")
+                server.login(self.user, self.password or "")
+            refused = server.send_message(mail)
+            if refused:  # some of several: the others have it, and get it once
+                _log.warning("%s:%s refuses %s of the addresses of a mail", self.host, self.port, len(refused))
+        finally:
+            with contextlib.suppress(OSError):  # it is delivered, or not, by now
+                server.quit()
+            server.close()
+
+
+_ADDRESS: Final = re.compile(r"""[^\s@<>,;:"()\[\]\\]+@[^\s@<>,;:"()\[\]\\]+""", re.ASCII)
+
+
+def channels_from_environment() -> list[Channel]:
+    """The log; a webhook where FINEGRAIN_ALERT_WEBHOOK names one; mail where FINEGRAIN_ALERT_SMTP names a server, as in
+    `smtps://user@host:465` (else port 25, or 465), from FINEGRAIN_ALERT_FROM. Raises FinegrainError."""
+    channels: list[Channel] = [Log()]
+    if url := os.environ.get("FINEGRAIN_ALERT_WEBHOOK"):
+        parts = _parts(url)
+        if parts is None or parts.scheme not in ("http", "https") or parts.username is not None:
+            raise FinegrainError(
+                "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook; write it as the chat gives it: https://host/…"
+            )
+        channels.append(Webhook(url))
+    if url := os.environ.get("FINEGRAIN_ALERT_SMTP"):
+        channels.append(_mail(url))
+    return channels
+
+
+def _mail(url: str) -> Mail:
+    parts = _parts(url)
+    # A password with a / in it is read as a path.
+    if (parts is not None and parts.password is not None) or re.match("[^:]*:/*[^/:@]*:.*@", url):
+        raise FinegrainError(
+            "FINEGRAIN_ALERT_SMTP holds a password; leave it out, and set it in FINEGRAIN_ALERT_SMTP_PASSWORD"
+        )
+    if parts is None or parts.scheme not in ("smtp", "smtps") or parts.path.strip("/") or parts.query or parts.fragment:
+        raise FinegrainError("FINEGRAIN_ALERT_SMTP is no mail server; write smtp://host:port or smtps://user@host:port")
+    secure = parts.scheme == "smtps"
+    sender = os.environ.get("FINEGRAIN_ALERT_FROM", "")
+    if not _ADDRESS.fullmatch(sender):
+        wrong = "is no mail address" if sender else "is missing"
+        raise FinegrainError(f"FINEGRAIN_ALERT_FROM {wrong}; write the one that alerts come from: finegrain@shop.com")
+    user = urllib.parse.unquote(parts.username) if parts.username else None
+    password = os.environ.get("FINEGRAIN_ALERT_SMTP_PASSWORD") or None
+    if (user is None) != (password is None):
+        raise FinegrainError(
+            "FINEGRAIN_ALERT_SMTP names a user; set FINEGRAIN_ALERT_SMTP_PASSWORD, too"
+            if user
+            else "FINEGRAIN_ALERT_SMTP_PASSWORD is set, and FINEGRAIN_ALERT_SMTP names no user; write smtps://user@host:port"
+        )
+    assert parts.hostname
+    return Mail(parts.hostname, parts.port or (465 if secure else 25), sender, user, password, secure)
+
+
+def _parts(url: str) -> urllib.parse.SplitResult | None:
+    """An address in parts, if it is one that names a host."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if re.fullmatch("[\x21-\x7e]+", url) and parts.hostname else None
+
+
+# The rules.
+
+
+Hours = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Freshness(Strict):
+    """Hours: since the newest row of a raw table came, and since the last publish."""
+
+    lake: dict[str, Hours] = Field(default={})
+    published: Hours | None = None
+
+    @field_validator("lake")
+    @classmethod
+    def _tables(cls, given: dict[str, float]) -> dict[str, float]:
+        for name in given:
+            if name not in RAW_TABLES:
+                raise ValueError(f"no such raw table '{name}'" + nearest(name, RAW_TABLES))
+        return given
+
+
+class Bounds(Strict):
+    """Between which shares, 0 to 1, a metric may be."""
+
+    at_least: Share | None = None
+    at_most: Share | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Bounds:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most, or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError("at_least is over at_most")
+        return self
+
+
+class Quality(Strict):
+    """Shares of all raw rows."""
+
+    kept_share: Bounds | None = None
+    quarantined_share: Bounds | None = None
+    duplicate_share: Bounds | None = None
+
+
+class DeadLetters(Strict):
+    """How many may wait, of each rule."""
+
+    at_most: Count | None = None
+
+
+class LoaderRules(Strict):
+    """Messages before a loader, and the seconds for which it may give no answer; no `silent_seconds`: no answer is asked for."""
+
+    lag_at_most: Count | None = None
+    silent_seconds: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] | None = None
+
+
+class Rules(Strict):
+    """What is a problem, and who gets mail of it."""
+
+    owners: dict[str, tuple[str, ...]] = Field(default={})
+    everyone_else: tuple[str, ...] = ()
+    freshness: Freshness = Freshness()
+    quality: Quality = Quality()
+    dead_letters: DeadLetters = DeadLetters()
+    loader: LoaderRules = LoaderRules()
+
+    @field_validator("owners", mode="before")
+    @classmethod
+    def _by_owner(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not all(isinstance(owner, str) for owner in given):
+            raise ValueError("write owners and their addresses, as in {data-engineering: [data@shop.com]}")
+        return {owner: _addresses(addresses, f"{owner}: ") for owner, addresses in given.items()}
+
+    @field_validator("everyone_else", mode="before")
+    @classmethod
+    def _all(cls, given: Any) -> Any:
+        return _addresses(given)
+
+    def addresses(self, owner: str) -> tuple[str, ...]:
+        """Who is written to of what `owner` has."""
+        return self.owners.get(owner) or self.everyone_else
+
+
+def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{of}write a list of mail addresses, as in [data@shop.com]")
+    for address in given:
+        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+            raise ValueError(f"{of}{address!r} is no mail address, as in data@shop.com")
+    return tuple(given)
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "freshness": Freshness,
+    "quality": Quality,
+    "dead_letters": DeadLetters,
+    "loader": LoaderRules,
+}
+
+
+def _keys(parents: list[str]) -> Iterable[str]:
+    """The keys that rules may have below `parents`."""
+    return (Rules if not parents else Bounds if len(parents) > 1 else _SECTIONS[parents[0]]).model_fields
+
+
+def read_rules(path: str | Path | None = None) -> Rules:
+    """Rules from `path`, else from where FINEGRAIN_ALERTS says; a section that the file leaves out is as in the packaged one.
+    Raises FinegrainError that lists everything wrong with it."""
+    path = Path(path or os.environ.get("FINEGRAIN_ALERTS") or RULES)
+    given = read_yaml(path, "alerts")
+    if not isinstance(given, dict):
+        raise FinegrainError(f"{path}: write one or more of the keys {', '.join(Rules.model_fields)}")
+    whole = given if path == RULES else {**read_yaml(RULES, "alerts"), **given}
+    try:
+        return Rules.model_validate(whole)
+    except ValidationError as error:
+        problems = sentences(error, whole, _keys)
+        raise FinegrainError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+
+
+# From figures to problems.
+
+
+def stale(
+    arrivals: Mapping[str, datetime | None],
+    published_at: datetime | None,
+    now: datetime,
+    rules: Rules,
+    link: str | None = None,
+) -> list[Problem]:
+    """Raw tables whose newest row came too long ago, and marts that were. A naive time is UTC; None is never stale."""
+    ages = [
+        (table, f"the newest row of {table} came", arrivals.get(table), hours)
+        for table, hours in rules.freshness.lake.items()
+    ]
+    if rules.freshness.published is not None:
+        ages.append(("published marts", "the marts were last published", published_at, rules.freshness.published))
+    return [
+        Problem("freshness", subject, DATA_ENGINEERING, f"{what} {_span(age)} ago; {hours:g} hours are allowed", link)
+        for subject, what, moment, hours in ages
+        if moment is not None and (age := _utc(now) - _utc(moment)) > timedelta(hours=hours)
+    ]
+
+
+def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
+    """Shares of `raw_rows` (`kept`, `quarantined`, `duplicates`) that are out of bounds; none where nothing came in."""
+    problems = []
+    for metric, count in _METRICS.items():
+        bounds: Bounds | None = getattr(rules.quality, metric)
+        if bounds is None or not ledger["raw_rows"]:
+            continue
+        share = ledger[count] / ledger["raw_rows"]
+        limits = (("at least", bounds.at_least, operator.lt), ("at most", bounds.at_most, operator.gt))
+        for bound, limit, is_out in limits:
+            if limit is not None and is_out(share, limit):
+                text = (
+                    f"{share:.2%} of {ledger['raw_rows']:,} raw rows are {count}; it should be {bound} {100 * limit:g}%"
+                )
+                problems.append(Problem("quality", metric, DATA_ENGINEERING, text, link, state=bound))
+    return problems
+
+
+#: By metric of the rules, the column of event_ledger that it is a share of raw rows of.
+_METRICS: Final = {"kept_share": "kept", "quarantined_share": "quarantined", "duplicate_share": "duplicates"}
+
+
+def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
+    """Rules of which too many dead letters wait."""
+    limit = rules.dead_letters.at_most
+    return [
+        Problem(
+            "dead_letters",
+            rule,
+            DATA_ENGINEERING,
+            f"{count:,} dead letter{' waits' if count == 1 else 's wait'} by rule {rule}; {limit:,} may",
+            link,
+        )
+        for rule, count in waiting.items()
+        if limit is not None and count > limit
+    ]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What a running `finegrain stream` says of itself. `place`: its stream, as in `kafka:shop.events`, empty where it does not
+    say; `up`: whether that answers; `lag`: messages (bytes of a folder, milliseconds of Kinesis) before it, by part;
+    `delay_seconds`: from the median event of its last batch to the landing."""
+
+    place: str
+    up: bool
+    lag: Mapping[str, int]
+    delay_seconds: float | None = None
+
+
+def lagging(loaders: Mapping[str, Loader | None], rules: Rules, link: str | None = None) -> list[Problem]:
+    """Loaders that give no answer (None), whose stream gives none, or that have too much before them; one problem each."""
+    problems = []
+    limit, silent = rules.loader.lag_at_most, rules.loader.silent_seconds
+    for name, loader in loaders.items():
+        lag = sum(loader.lag.values()) if loader else 0
+        if loader is None or not loader.up:
+            if silent is None:
+                continue
+            state, text = ("down", "the stream does not answer") if loader else ("silent", "the loader does not answer")
+        elif limit is not None and lag > limit:
+            silent, state = 0.0, "lag"
+            text = f"the loader is {lag:,} messages behind; {limit:,} are allowed"
+            if loader.delay_seconds is not None:
+                text += f"; events of its last batch landed after {_span(timedelta(seconds=loader.delay_seconds))}"
+        else:
+            continue
+        text += f" ({loader.place})" if loader and loader.place else ""
+        problems.append(Problem("lag", name, DATA_ENGINEERING, text, link, state=state, after=silent))
+    return problems
+
+
+def read_loader(url: str) -> Loader | None:
+    """Ask the loader whose `--metrics-port` is at `url`; None where none answers. Raises FinegrainError where `url` is no address."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    parts = _parts(url)
+    if parts is None or parts.scheme not in ("http", "https"):
+        raise FinegrainError(f"'{scrub(url)}' is no address of a loader's figures; write http://host:port/metrics")
+    try:
+        with urllib.request.urlopen(url, timeout=LOADER_PATIENCE) as answer:
+            text = answer.read(2**22).decode()
+        found: dict[str, list[tuple[dict[str, str], float]]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        (_, up), *_ = found["finegrain_stream_up"]
+        lag = {labels["part"]: int(value) for labels, value in found.get("finegrain_stream_lag", [])}
+        place = found.get("finegrain_stream_info", [({}, 0.0)])[0][0].get("place", "")
+    except (OSError, http.client.HTTPException, ValueError, KeyError, OverflowError):
+        return None  # nobody, or somebody else
+    delay = found.get("finegrain_stream_event_delay_seconds", [({}, 0.0)])[0][1]
+    return Loader(place, bool(up), lag, delay or None)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _span(span: timedelta) -> str:
+    """`3 hours 5 minutes`."""
+    minutes = int(span.total_seconds() // 60)
+    if minutes < 1:
+        return "less than a minute"
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    counts = [(days, "day"), (hours, "hour"), (minutes, "minute")][0 if days else 1 :][:2]
+    return " ".join(f"{count} {unit}" + ("s" if count > 1 else "") for count, unit in counts if count)
+
+
+# What was told, and what is to be.
+
+
+class _Known(Strict):
+    """A problem as it was seen or told last. `over`: when it was first seen to be gone, of one whose end was not told yet."""
+
+    kind: Kind
+    subject: str
+    owner: str
+    state: str
+    text: str
+    link: str | None
+    since: AwareDatetime
+    over: AwareDatetime | None = None
+
+
+class _Memory(Strict):
+    """By `kind:subject`: problems that did not hold for long enough yet, those that do, and what each channel was told is open."""
+
+    waiting: dict[str, _Known] = Field(default={})
+    open: dict[str, _Known] = Field(default={})
+    channels: dict[str, dict[str, _Known]] = Field(default={})
+
+
+def tell(
+    problems: Iterable[Problem],
+    *,
+    looked: Collection[Kind],
+    rules: Rules,
+    channels: Sequence[Channel],
+    now: datetime,
+    where: Settings | None = None,
+) -> Told:
+    """Tell each channel what it does not know yet. `problems`: all that exist at `now` of the kinds in `looked`; those of another
+    kind stay as they were, and are not over. A channel that fails is in the result and in the log, and tried again the next time.
+    Raises FinegrainError where the record of what was told cannot be read or written."""
+    where = where or settings()
+    path, now = where.home / TOLD, _utc(now)
+    existing = {_unicode(f"{problem.kind}:{problem.subject}"): problem for problem in problems}
+    with one_at_a_time(path.with_suffix(".lock")):
+        memory = _remembered(path)
+        before = dict(memory.open)
+        for known in (memory.open, memory.waiting):
+            for key in [key for key, each in known.items() if each.kind in looked and key not in existing]:
+                del known[key]
+        for key, problem in existing.items():
+            seen = memory.open.get(key) or memory.waiting.pop(key, None)
+            each = _known(problem, min(seen.since, now) if seen else now)  # the clock may have been put back
+            is_due = key in memory.open or (now - each.since).total_seconds() >= problem.after
+            (memory.open if is_due else memory.waiting)[key] = each
+        for told in memory.channels.values():
+            for key, each in told.items():
+                told[key] = each.model_copy(update={"over": None if key in memory.open else each.over or now})
+        _remember(memory, path)  # where this fails, nothing is told that would be told again and again
+
+        undelivered: list[str] = []
+        for channel in channels:
+            told = memory.channels.setdefault(channel.name, {})
+            news = _news(told, memory.open)
+            for owner in dict.fromkeys(each.owner for _, _, each in news):
+                mine = [item for item in news if item[2].owner == owner]
+                lines = [
+                    _line(what, each, existing[key].sample if what != "recovered" and key in existing else ())
+                    for what, key, each in mine
+                ]
+                error = _deliver(channel, Message(_plain(owner, 60), rules.addresses(owner), tuple(lines)))
+                if error is not None:
+                    undelivered.append(error)
+                    continue
+                for what, key, each in mine:
+                    if what == "recovered":
+                        del told[key]
+                    else:
+                        told[key] = each
+                _remember(memory, path)
+    overall = _news(before, memory.open)
+    opened, changed, recovered = ([key for what, key, _ in overall if what == each] for each in get_args(What))
+    return Told(opened, changed, recovered, len(memory.open) - len(opened), list(dict.fromkeys(undelivered)))
+
+
+def _news(told: Mapping[str, _Known], are: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
+    """What one who was told of `told` does not know of the problems that there `are`."""
+    return [
+        *(("new", key, each) for key, each in are.items() if key not in told),
+        *(("changed", key, each) for key, each in are.items() if key in told and told[key].state != each.state),
+        *(("recovered", key, each) for key, each in told.items() if key not in are),
+    ]
+
+
+def _deliver(channel: Channel, message: Message) -> str | None:
+    """What went wrong, if anything did. One channel's failure, of whatever kind, is not the others'."""
+    try:
+        channel.send(message)
+    except Exception as error:
+        said = str(error) if isinstance(error, Undelivered) else type(error).__name__  # others may quote a secret
+        _log.warning("not told: %s (%s: %s)", message.title, channel.name, said)
+        return f"{channel.name}: {said}"
+    return None
+
+
+def _known(problem: Problem, since: datetime) -> _Known:
+    return _Known(
+        kind=problem.kind,
+        subject=_unicode(problem.subject),
+        owner=_unicode(problem.owner),
+        state=_plain(problem.state, 5000),
+        text=_plain(problem.text, 1000),
+        link=_page(problem.link),
+        since=since,
+    )
+
+
+def _unicode(text: str) -> str:
+    """A name that came from bytes that are no text cannot be written down as it is."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -> Line:
+    rows = []
+    for row in list(sample)[:SAMPLE_ROWS]:
+        told = ", ".join(f"{name}={_told(value)}" for name, value in mask(row).items())
+        rows.append(told if len(told) <= 500 else told[:499] + "…")
+    lasted = _span(max(known.over - known.since, timedelta(0))) if known.over else ""
+    # A loader's address is a server's, and not a person's.
+    subject = _CREDENTIALS.sub(f"//{MASK}@", known.subject)[:150] if known.kind == "lag" else _plain(known.subject, 150)
+    about = f"{known.kind.replace('_', ' ')} {subject}"
+    return Line(what, about, known.text, known.link, tuple(rows), lasted)
+
+
+def _told(value: Any) -> str:
+    return "null" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _remembered(path: Path) -> _Memory:
+    try:
+        return _Memory.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return _Memory()
+    except OSError as error:
+        raise FinegrainError(f"{path}: what was alerted cannot be read: {error.strerror}") from None
+    except ValidationError:
+        raise FinegrainError(
+            f"{path}: this is not what finegrain wrote of its alerts; remove the file, and what is open is told once more"
+        ) from None
+
+
+def _remember(memory: _Memory, path: Path) -> None:
+    """Write the file anew beside itself and put it in place, so that it is never half written."""
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(memory.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise FinegrainError(f"{path}: what is alerted cannot be written: {error.strerror}") from None

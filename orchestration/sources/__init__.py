@@ -1,0 +1,1 @@
+"""Where raw data comes from: files, object stores, databases, APIs, streams."""

@@ -1,0 +1,18 @@
+"""The names of columns that others chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestration.errors import FinegrainError
+
+
+def check_case(names: Iterable[str], where: str, hint: str = "read one of them") -> None:
+    """Refuse columns that differ in case alone, which the engine takes for one."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            raise FinegrainError(
+                f"{where}: '{other}' and '{name}' differ in case alone, so they cannot be read together; {hint}"
+            )

@@ -1,0 +1,254 @@
+"""A folder of JSON lines that grow: the stream of a shop that has no broker, and the embedded default."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from orchestration.errors import FinegrainError
+from orchestration.sources.files import text_of
+from orchestration.sources.streams import Chunk, Keeper
+
+#: What a file is called, also after it was rotated: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
+NAMES: Final = re.compile(r".*\.(jsonl|ndjson)([.-][0-9][0-9T:_-]*)?", re.DOTALL)
+#: Bytes that are read at once.
+READ: Final = 8 * 2**20
+#: Bytes before a position by which the file is told from another.
+TAIL: Final = 1024
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file goes on: the byte where the next line begins, the file's inode, and a digest of the bytes before (at most `TAIL`)."""
+
+    offset: int
+    inode: str = ""
+    tail: str = ""
+
+    @classmethod
+    def of(cls, position: str) -> Place:
+        offset, inode, tail = position.split(" ")
+        return cls(int(offset), inode, tail)
+
+    def __str__(self) -> str:
+        return f"{self.offset} {self.inode} {self.tail}"
+
+    def is_in(self, file: BinaryIO) -> bool:
+        """Whether the bytes before this are in a file: then it is the one that was read, whatever it is called now."""
+        return self.offset == 0 or (
+            os.fstat(file.fileno()).st_size >= self.offset and _tail(file, self.offset) == self.tail
+        )
+
+
+@dataclass
+class File:
+    """A file as it was seen last, the part that it is, and where its reading goes on."""
+
+    path: Path
+    inode: str
+    size: int
+    part: str
+    at: Place
+
+    @property
+    def rest(self) -> int:
+        return max(self.size - self.at.offset, 0)
+
+
+class Folder:
+    """All files of a folder, each a part (a `Source`). A line counts when its end is there.
+
+    A file is only added to; it may be rotated by renaming, and new ones may come at any time. It is known by its inode and by the bytes
+    before the position, as log shippers do, not by its name: one that was renamed or moved goes on where it was left, and one that
+    was replaced, or cut off and written again, is another file, which is read from its beginning. A part is therefore called by
+    the name at first sight and a digest of inode and first line: `web.jsonl@1a2b3c4d`."""
+
+    def __init__(self, folder: Path, place: str, where: str) -> None:
+        self.folder, self.place, self.where = folder, place, where
+        self._keeper: Keeper | None = None
+        self._files: dict[str, File] = {}
+        self._notes: list[str] = []
+
+    def open(self, keeper: Keeper) -> None:
+        if not self.folder.is_dir():
+            raise FinegrainError(
+                f"{self.where}.stream.folder: {self.folder} is no folder; make it, or correct the path"
+            )
+        self._keeper, self._files = keeper, {}
+        self._look()
+
+    def _look(self) -> None:
+        """See which files there are, and claim those that are new."""
+        assert self._keeper is not None
+        seen = list(self._seen())
+        of_inode = {file.inode: file for file in self._files.values()}
+        if not of_inode.keys() <= {inode for _, inode, _ in seen}:
+            seen = list(self._seen())  # one that is renamed while the folder is listed may be in none of its places
+        strangers = []
+        for path, inode, size in seen:
+            file = of_inode.get(inode)
+            if file is not None and size >= file.size:
+                file.path, file.size = path, size
+            else:
+                strangers.append((path, inode, size))
+        there = {inode: size for _, inode, size in seen}
+        for part, file in list(self._files.items()):
+            if there.get(file.inode, -1) < file.size:
+                if file.rest:
+                    self._notes.append(
+                        f"{file.path}: it was deleted or replaced before its last {file.rest:,} bytes were read"
+                    )
+                del self._files[part]
+        if strangers:
+            self._claim(strangers)
+
+    def _seen(self) -> Iterator[tuple[Path, str, int]]:
+        """The files that there are: path, inode and size. While one is renamed, the folder may list both names."""
+        inodes = set()
+        for path in sorted(self.folder.iterdir()):
+            if not NAMES.fullmatch(path.name):
+                continue
+            try:
+                about = path.stat()
+            except FileNotFoundError:
+                continue
+            if path.is_file() and (about.st_ino not in inodes or about.st_nlink > 1):
+                inodes.add(about.st_ino)
+                yield path, str(about.st_ino), about.st_size
+
+    def _claim(self, strangers: list[tuple[Path, str, int]]) -> None:
+        """Find the parts that files are, and take over all."""
+        assert self._keeper is not None
+        known = {part: Place.of(at.position) for part, at in self._keeper.known().items()}
+        files = dict(self._files)
+        for rule in (_same_inode, _same_name, _long_enough):
+            for path, inode, size in list(strangers):
+                for part in sorted(known.keys() - files.keys()):
+                    if rule(part, known[part], path, inode) and _is_in(known[part], path):
+                        files[part] = File(path, inode, size, part, known[part])
+                        strangers.remove((path, inode, size))
+                        break
+        for path, inode, size in strangers:
+            name = f"{text_of(Path(path.name))}@{_digest(inode.encode() + _first_line(path))[:8]}"
+            several = (name if n == 1 else f"{name}.{n}" for n in itertools.count(1))
+            part = next(each for each in several if each not in known.keys() | files.keys())
+            files[part] = File(path, inode, size, part, Place(0, inode))
+        beginnings = {part: partial(str, Place(0, file.inode)) for part, file in files.items()}
+        for part, at in self._keeper.claim(beginnings, None).items():
+            files[part].at = Place.of(at.position)
+        self._files = files
+
+    def poll(self, rows: int, seconds: float) -> Chunk:
+        deadline = time.monotonic() + seconds
+        while True:
+            self._look()
+            notes, self._notes = self._notes, []
+            for file in sorted(self._files.values(), key=lambda file: file.path):
+                if file.rest and (chunk := self._read(file, rows)).ends:
+                    chunk.notes = notes
+                    return chunk
+            left = deadline - time.monotonic()
+            if left <= 0 or notes:
+                return Chunk(notes=notes)
+            time.sleep(min(left, 0.05))
+
+    def _read(self, file: File, rows: int) -> Chunk:
+        """Whole lines from where the file was left; blank ones are no messages."""
+        start, before = file.at.offset, str(file.at)
+        try:
+            handle = file.path.open("rb")
+        except FileNotFoundError:
+            return Chunk()
+        with handle:
+            if str(os.fstat(handle.fileno()).st_ino) != file.inode:
+                return Chunk()  # renamed since the look
+            if not file.at.is_in(handle):
+                file.inode = ""  # written again from its beginning: the next look takes it for another file
+                return Chunk()
+            handle.seek(start)
+            text = handle.read(READ)
+            while b"\n" not in text and (more := handle.read(READ)):
+                text += more
+            lines = text.split(b"\n")[:-1][:rows]
+            sizes = [len(line) + 1 for line in lines]
+            end = start + sum(sizes)
+            if lines:
+                file.at = Place(end, file.inode, _tail(handle, end))
+        starts = list(itertools.accumulate(sizes[:-1], initial=start)) if sizes else []
+        found = [(str(at), line) for at, line in zip(starts, lines, strict=True) if line.strip()]
+        count = len(found)
+        nothing = [None] * count
+        return Chunk.of(
+            [[file.part] * count, [at for at, _ in found], [line for _, line in found], [-1] * count, nothing, nothing],
+            {file.part: before},
+            {file.part: str(file.at)} if lines else {},
+            end - start,
+        )
+
+    def landed(self, ends: dict[str, str]) -> None:
+        pass
+
+    def lag(self) -> dict[str, int]:
+        return {part: file.rest for part, file in self._files.items()}
+
+    def is_drained(self) -> bool:
+        """The rest of a file without the end of a line is no message yet."""
+        return not any(file.rest and self._has_line(file) for file in self._files.values())
+
+    def _has_line(self, file: File) -> bool:
+        try:
+            with file.path.open("rb") as handle:
+                handle.seek(file.at.offset)
+                return any(b"\n" in block for block in iter(lambda: handle.read(READ), b""))
+        except FileNotFoundError:
+            return True  # renamed; the next look finds it
+
+    def close(self) -> None:
+        self._files = {}
+
+
+def _same_inode(part: str, at: Place, path: Path, inode: str) -> bool:
+    return at.inode == inode
+
+
+def _same_name(part: str, at: Place, path: Path, inode: str) -> bool:
+    return part.rpartition("@")[0] == text_of(Path(path.name))
+
+
+def _long_enough(part: str, at: Place, path: Path, inode: str) -> bool:
+    """Copied to another disk, or rotated by a copy: so many equal bytes are no accident."""
+    return at.offset >= TAIL
+
+
+def _is_in(at: Place, path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return at.is_in(file)
+    except FileNotFoundError:
+        return False
+
+
+def _tail(file: BinaryIO, offset: int) -> str:
+    length = min(offset, TAIL)
+    file.seek(offset - length)
+    return _digest(file.read(length))
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.readline(TAIL)
+    except FileNotFoundError:
+        return b""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()[:16]

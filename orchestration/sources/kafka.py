@@ -1,0 +1,255 @@
+"""A topic of Apache Kafka, read by a consumer group from the positions in the lake; the broker's own are for its lag tools alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from orchestration.errors import FinegrainError
+from orchestration.mapping.mapping import Stream, client_setting
+from orchestration.sources.registry import SETTINGS
+from orchestration.sources.streams import Chunk, Keeper, Unreachable
+
+#: Settings of librdkafka that the loader needs as they are, and why.
+FIXED: Final[dict[str, tuple[str | bool, str]]] = {
+    "enable.auto.commit": (False, "positions are kept in the lake"),
+    "enable.auto.offset.store": (False, "positions are kept in the lake"),
+    "auto.offset.reset": ("error", "what is gone must be told, not skipped"),
+    "enable.partition.eof": (True, "the end of a partition must be seen"),
+    "isolation.level": ("read_committed", "what a transaction aborted must not land"),
+    # Positions of all parts are claimed in one transaction; with it, partitions come and go all together.
+    "partition.assignment.strategy": ("range", "partitions come and go together"),
+}
+#: Defaults that a mapping may change. The queue is what librdkafka may hold in memory, in KiB.
+DEFAULTS: Final[dict[str, Any]] = {
+    "bootstrap.servers": "localhost:9092",
+    "queued.max.messages.kbytes": 16384,
+    "fetch.max.bytes": 8388608,
+    "fetch.wait.max.ms": 50,
+    # How long a full queue is left alone; a second, if left out, in which it runs empty.
+    "fetch.queue.backoff.ms": 10,
+    "reconnect.backoff.max.ms": 5000,
+}
+_PATIENCE: Final = 10.0
+_REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_RIGHTS: Final = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+_GONE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+
+class Kafka:
+    """One member of a consumer group over one topic (a `Source`)."""
+
+    def __init__(self, stream: Stream, group: str, where: str) -> None:
+        assert stream.kafka is not None
+        self.topic, self.place, self.where = stream.kafka, stream.place, where
+        given = {
+            name: client_setting(name, value, f"{where}.stream.settings.{name}")
+            for name, value in stream.settings.items()
+            if not name.startswith(SETTINGS)
+        }
+        for name, (value, why) in FIXED.items():
+            if name in given:
+                raise FinegrainError(
+                    f"{where}.stream.settings.{name}: finegrain sets this itself to {json.dumps(value)}: {why}; leave it out"
+                )
+        self.settings = {"group.id": group, **DEFAULTS, **given}
+        self.consumer: Consumer | None = None
+        #: By part, where the next message is expected; None before partitions were first assigned, which may be none.
+        self._at: dict[str, int] | None = None
+        self._ends: set[str] = set()
+        self._trouble: KafkaError | None = None
+
+    def open(self, keeper: Keeper) -> None:
+        """Join the group. Partitions come by and by, while it is polled."""
+        self._trouble, self._at, self._ends = None, None, set()
+        quiet = logging.Logger("librdkafka")
+        quiet.addHandler(logging.NullHandler())
+        common = {**self.settings, "error_cb": self._error}
+        try:
+            admin = AdminClient(
+                {name: value for name, value in common.items() if not name.startswith(("group.", "fetch.", "queued."))},
+                logger=quiet,
+            )
+            incarnation = self._incarnation(admin)
+            fixed = {name: value for name, (value, _) in FIXED.items()}
+            self.consumer = Consumer({**common, **fixed}, logger=quiet)
+        except KafkaException as error:
+            raise self._told(error.args[0]) from None
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            def beginning(number: int) -> str:
+                return str(consumer.get_watermark_offsets(TopicPartition(self.topic, number), _PATIENCE)[0])
+
+            starts = {str(each.partition): partial(beginning, each.partition) for each in partitions}
+            held = keeper.claim(starts, incarnation)
+            self._at, self._ends = {part: int(at.position) for part, at in held.items()}, set()
+            # Asked for by number even at the beginning, so that what retention removes meanwhile is told.
+            consumer.assign([TopicPartition(self.topic, int(part), at) for part, at in self._at.items()])
+
+        def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            keeper.settle()
+            self._at, self._ends = None, set()
+
+        def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            keeper.drop()
+            self._at, self._ends = None, set()
+
+        self.consumer.subscribe([self.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def _incarnation(self, admin: AdminClient) -> str:
+        """The id that the broker gave the topic when it was made."""
+        try:
+            [answer] = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_PATIENCE).values()
+            while not answer.done():
+                admin.poll(0.05)  # hears what is wrong with the credentials long before the answer is given up
+                if self._trouble is not None:
+                    raise self._told(self._trouble)
+            found = answer.result()
+        except KafkaException as error:
+            raise self._told(self._trouble or error.args[0]) from None
+        return str(found.topic_id)
+
+    def poll(self, rows: int, seconds: float) -> Chunk:
+        assert self.consumer is not None
+        try:
+            messages = self.consumer.consume(rows, seconds)
+        except KafkaException as error:
+            raise self._told(error.args[0]) from None
+        if self._trouble is not None:
+            trouble, self._trouble = self._trouble, None
+            raise self._told(trouble)
+        events = [(message, what) for message in messages if (what := message.error()) is not None]
+        at = self._at or {}
+        chunk = _chunk([message for message in messages if message.error() is None] if events else messages, at)
+        self._ends -= chunk.ends.keys()
+        for message, what in events:
+            self._event(message, what, chunk)
+        at.update({part: int(end) for part, end in chunk.ends.items()})
+        return chunk
+
+    def _event(self, message: Message, error: KafkaError, chunk: Chunk) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:
+            # Markers of transactions are no messages, and lie between the last one and the end.
+            part, end = str(message.partition()), int(message.offset() or 0)
+            chunk.starts.setdefault(part, str((self._at or {}).get(part, end)))
+            chunk.ends[part] = str(max(end, int(chunk.ends.get(part, "0"))))
+            self._ends.add(part)
+            return
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            return  # librdkafka tries again by itself; error_cb has told
+        raise self._told(error, message)
+
+    def _error(self, error: KafkaError) -> None:
+        """Called by librdkafka, within a poll, for what is not about one message."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._trouble = self._trouble or error  # a broker that refuses us is soon told to be down, too
+        elif error.fatal() or error.code() in _REFUSED | _RIGHTS | {KafkaError._SSL}:
+            self._trouble = error
+
+    def _told(self, error: KafkaError, message: Message | None = None) -> Exception:
+        """What librdkafka said, as a sentence; whether to try again."""
+        servers = self.settings["bootstrap.servers"]
+        code = error.code()
+        if code in _REFUSED:
+            return FinegrainError(
+                f"{self.where}.stream.settings: {servers} does not accept these credentials: {error.str()}"
+            )
+        if code == KafkaError._SSL:
+            return FinegrainError(
+                f"{self.where}.stream.settings: {servers} has no TLS that is trusted here (security.protocol, ssl.ca.location): "
+                f"{error.str()}"
+            )
+        if code in _RIGHTS:
+            return FinegrainError(
+                f"{self.where}.stream: {servers} does not let this user read {self.topic} (group {self.settings['group.id']}): {error.str()}"
+            )
+        if code in _GONE:
+            return FinegrainError(
+                f"{self.where}.stream.kafka: {servers} has no topic '{self.topic}'; make it, or mend the name"
+            )
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            which = f"{self.topic}/{message.partition()}" if message is not None else self.topic
+            return FinegrainError(
+                f"{which}: the position in the lake is not in the topic any more ({error.str()}): what lay there was removed before "
+                "it was read, or the topic was emptied. To go on with what is there, run it once with --afresh"
+            )
+        if code == KafkaError._INVALID_ARG:
+            return FinegrainError(f"{self.where}.stream.settings: {error.str()}")
+        return Unreachable(f"kafka at {servers} does not answer ({error.str()})")
+
+    def landed(self, ends: dict[str, str]) -> None:
+        """Tell the broker, for its lag tools. It is not asked again, so a failure costs nothing."""
+        if self.consumer is None:
+            return
+        offsets = [
+            TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in (self._at or {})
+        ]
+        with contextlib.suppress(KafkaException):
+            if offsets:
+                self.consumer.commit(offsets=offsets, asynchronous=True)
+
+    def lag(self) -> dict[str, int]:
+        if self.consumer is None or not self._at:
+            return {}
+        found = {}
+        for at in self.consumer.position([TopicPartition(self.topic, int(part)) for part in sorted(self._at)]):
+            _, high = self.consumer.get_watermark_offsets(at, cached=True)
+            if at.offset >= 0 and high >= 0:
+                found[str(at.partition)] = max(high - at.offset, 0)
+        return found
+
+    def is_drained(self) -> bool:
+        """One that has no partitions, since the group has more members than there are, has nothing to wait for."""
+        return self._at is not None and self._at.keys() <= self._ends
+
+    def close(self) -> None:
+        if self.consumer is not None:
+            consumer, self.consumer = self.consumer, None
+            with contextlib.suppress(KafkaException):
+                consumer.close()
+
+
+def _chunk(messages: list[Message], at: dict[str, int]) -> Chunk:
+    """Messages as they came off partitions that were read up to `at`. Offsets of one partition only grow, with gaps where messages were
+    compacted away or mark a transaction; one from before `at` would land twice."""
+    parts = list(map(Message.partition, messages))
+    offsets = list(map(Message.offset, messages))
+    payloads = list(map(Message.value, messages))
+    headers = list(map(Message.headers, messages))
+    firsts = {str(part): int(offset or 0) for part, offset in zip(reversed(parts), reversed(offsets), strict=True)}
+    return Chunk.of(
+        [
+            pa.array(parts, pa.int32()),
+            pa.array(offsets, pa.int64()),
+            payloads,
+            [at for _, at in map(Message.timestamp, messages)],
+            list(map(Message.key, messages)),
+            [None if header is None else _header(header) for header in headers]
+            if any(headers)
+            else pa.nulls(len(headers)),
+        ],
+        {part: str(min(first, at.get(part, first))) for part, first in firsts.items()},
+        {str(part): str((offset or 0) + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
+        sum(map(len, filter(None, payloads))),
+    )
+
+
+def _header(headers: Any) -> str:
+    """Headers as JSON: a list of pairs, bytes as text, what is no UTF-8 escaped."""
+    return json.dumps(
+        [[name, None if value is None else value.decode("utf-8", "backslashreplace")] for name, value in headers]
+    )

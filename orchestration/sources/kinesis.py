@@ -1,0 +1,225 @@
+"""A stream of Amazon Kinesis: every shard, also as shards are split and merged, read by one loader."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
+
+from orchestration.config.settings import is_server
+from orchestration.errors import FinegrainError
+from orchestration.mapping.mapping import Stream, client_setting
+from orchestration.sources.streams import Chunk, Keeper, Unreachable
+
+#: Kinesis gives at most so many records a call, and lets a shard be asked five times a second.
+MOST: Final = 10_000
+PAUSE: Final = 0.2
+#: Seconds between two looks for new shards, and for the end of a shard's parent.
+LOOK: Final = 5.0
+#: Position of a shard of which nothing was read, and of one that is closed and read to its end.
+BEGINNING, END = "beginning", "end"
+
+_WAIT: Final = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "LimitExceededException",
+        "ThrottlingException",
+        "KMSThrottlingException",
+    }
+)
+_RIGHTS: Final = frozenset(
+    {
+        "AccessDeniedException",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "IncompleteSignature",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+    }
+)
+
+
+class Kinesis:
+    """All shards of one stream (a `Source`). A position is the sequence number of the last record that was read. There are no
+    groups of loaders: a second one takes the stream over from the first."""
+
+    def __init__(self, stream: Stream, where: str) -> None:
+        assert stream.kinesis is not None
+        self.stream, self.place, self.where = stream.kinesis, stream.place, where
+        self.settings = {
+            name: client_setting(name, value, f"{where}.stream.settings.{name}")
+            for name, value in stream.settings.items()
+        }
+        if not is_server(str(self.settings.get("endpoint_url", "https://aws"))):
+            raise FinegrainError(
+                f"{where}.stream.settings.endpoint_url: this is no address of a server; write it like https://host:port"
+            )
+        self._client: Any = None
+        self._keeper: Keeper | None = None
+        self._incarnation: str | None = None
+        self._at: dict[str, str] = {}
+        self._iterators: dict[str, str] = {}
+        self._behind: dict[str, int] = {}
+        self._asked: dict[str, float] = {}
+        self._looked = 0.0
+        self._turn = 0
+
+    def open(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._at, self._iterators, self._behind, self._asked = {}, {}, {}, {}
+        try:
+            # A session of its own: boto3's keeps the first credentials it finds, whatever the environment says later.
+            self._client = boto3.Session().client(
+                "kinesis",
+                config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2}),
+                # boto3 reads AWS_DEFAULT_REGION alone, where AWS's other programs read this one first.
+                **{"region_name": os.environ.get("AWS_REGION"), **self.settings},
+            )
+        except NoRegionError:
+            raise FinegrainError(f"{self.where}.stream.settings: no region; set region_name, or AWS_REGION") from None
+        except (TypeError, ValueError) as error:
+            raise FinegrainError(f"{self.where}.stream.settings: {error}") from None
+        about = self._ask("describe_stream_summary", StreamName=self.stream)["StreamDescriptionSummary"]
+        self._incarnation = f"{about['StreamARN']} {about['StreamCreationTimestamp'].timestamp():.0f}"
+        self._look()
+
+    def _ask(self, call: str, **given: Any) -> Any:
+        """One call; what Kinesis refuses, as a sentence."""
+        try:
+            return getattr(self._client, call)(**given)
+        except ClientError as error:
+            code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+            # There, it may be a shard that is not kept any more; whoever begins again sees which are.
+            if code == "ResourceNotFoundException" and call != "get_shard_iterator":
+                raise FinegrainError(
+                    f"{self.where}.stream.kinesis: there is no stream '{self.stream}' ({self._client.meta.endpoint_url}); make it, or mend the name"
+                ) from None
+            if code in _RIGHTS:
+                raise FinegrainError(
+                    f"{self.where}.stream: Kinesis does not let these credentials in: {said or code}"
+                ) from None
+            if code in ("ExpiredIteratorException", "TrimmedDataAccessException"):
+                raise _Expired from None
+            if code == "InvalidArgumentException" and call == "get_shard_iterator":
+                raise FinegrainError(
+                    f"{self.place}: the position in the lake is not in the stream any more ({said}); what lay there was removed before it was "
+                    "read. To go on with what is there, run it once with --afresh"
+                ) from None
+            raise Unreachable(f"kinesis answers {code}: {said}") from None
+        except (NoCredentialsError, PartialCredentialsError):
+            raise FinegrainError(
+                f"{self.where}.stream: no credentials for Kinesis; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from None
+        except BotoCoreError as error:
+            raise Unreachable(f"kinesis at {self._client.meta.endpoint_url} does not answer ({error})") from None
+
+    def _look(self) -> None:
+        """Learn which shards there are, and claim those that are new."""
+        assert self._keeper is not None
+        self._looked = time.monotonic()
+        shards: list[str] = []
+        token: str | None = None
+        while True:
+            given: dict[str, str] = {"NextToken": token} if token else {"StreamName": self.stream}
+            answer = self._ask("list_shards", **given)
+            shards += [shard["ShardId"] for shard in answer["Shards"]]
+            token = answer.get("NextToken")
+            if not token:
+                break
+        if set(shards) - self._at.keys():
+            held = self._keeper.claim({shard: lambda: BEGINNING for shard in shards}, self._incarnation)
+            self._at = {shard: at.position for shard, at in held.items()}
+            self._iterators, self._behind = {}, {}
+            for shard, at in self._at.items():
+                if at != END:
+                    self._iterators[shard] = self._iterator(shard, at)
+
+    def _iterator(self, shard: str, at: str) -> str:
+        given = {"ShardIteratorType": "TRIM_HORIZON"}
+        if at != BEGINNING:
+            given = {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "StartingSequenceNumber": at}
+        return str(self._ask("get_shard_iterator", StreamName=self.stream, ShardId=shard, **given)["ShardIterator"])
+
+    def poll(self, rows: int, seconds: float) -> Chunk:
+        if time.monotonic() - self._looked > LOOK:
+            self._look()
+        deadline = time.monotonic() + seconds
+        while True:
+            for shard in self._in_turn():
+                chunk = self._read(shard, rows)
+                if chunk.ends:
+                    return chunk
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return Chunk()
+            time.sleep(min(left, 0.02))
+
+    def _in_turn(self) -> list[str]:
+        """Shards that may be asked now, each in its turn."""
+        shards = sorted(self._iterators)
+        self._turn += 1
+        start = self._turn % max(len(shards), 1)
+        now = time.monotonic()
+        return [shard for shard in shards[start:] + shards[:start] if now - self._asked.get(shard, 0) >= PAUSE]
+
+    def _read(self, shard: str, rows: int) -> Chunk:
+        self._asked[shard] = time.monotonic()
+        most = min(rows, MOST)
+        try:
+            answer = self._ask("get_records", ShardIterator=self._iterators[shard], Limit=most)
+        except _Expired:
+            self._iterators[shard] = self._iterator(shard, self._at[shard])
+            return Chunk()
+        except Unreachable as trouble:
+            if any(code in str(trouble) for code in _WAIT):
+                return Chunk()
+            raise
+        records, start = answer["Records"], self._at[shard]
+        # A full answer may have been cut within a millisecond, and then says that nothing is left.
+        self._behind[shard] = max(int(answer.get("MillisBehindLatest", 0)), int(len(records) == most))
+        if records:
+            self._at[shard] = records[-1]["SequenceNumber"]
+        if answer.get("NextShardIterator"):
+            self._iterators[shard] = answer["NextShardIterator"]
+        else:  # closed, and read to its end
+            del self._iterators[shard]
+            self._behind.pop(shard, None)
+            self._at[shard] = END
+            self._looked = 0.0
+        moved = bool(records) or self._at[shard] == END
+        count = len(records)
+        return Chunk.of(
+            [
+                [shard] * count,
+                [record["SequenceNumber"] for record in records],
+                [record["Data"] for record in records],
+                [int(record["ApproximateArrivalTimestamp"].timestamp() * 1000) for record in records],
+                [record["PartitionKey"].encode() for record in records],
+                [None] * count,
+            ],
+            {shard: start},
+            {shard: self._at[shard]} if moved else {},
+            sum(len(record["Data"]) for record in records),
+        )
+
+    def landed(self, ends: dict[str, str]) -> None:
+        pass
+
+    def lag(self) -> dict[str, int]:
+        return dict(self._behind)
+
+    def is_drained(self) -> bool:
+        """Each shard has said that nothing is before its reader, and no shard is unread."""
+        return self._looked > 0 and all(self._behind.get(shard, 1) == 0 for shard in self._iterators)
+
+    def close(self) -> None:
+        self._client, self._iterators = None, {}
+
+
+class _Expired(Exception):
+    """An iterator lives for five minutes."""

@@ -1,0 +1,238 @@
+"""Messages that begin with the prefix of a schema registry (a zero byte, then the schema's id in four bytes), as JSON text.
+
+Avro is decoded by the schema that the registry has under the id; of JSON Schema the text follows the prefix as it is. What cannot be decoded
+has a reason in place of a text, and the message itself is left as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Callable
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from orchestration.errors import FinegrainError, keep_secrets_of
+from orchestration.mapping.mapping import Stream, client_setting, from_environment
+from orchestration.sources.streams import Unreachable
+
+#: What settings of the registry's client begin with, among those of the stream.
+SETTINGS: Final = "schema.registry."
+#: Bytes of the prefix.
+PREFIX: Final = 5
+_PATIENCE: Final = 10.0
+
+Decode = Callable[[bytes], str]
+
+
+class _Undecodable(Exception):
+    """Why a message cannot be decoded, as a sentence."""
+
+
+class Registry:
+    """The registry of a stream. Schemas are fetched once each."""
+
+    def __init__(self, stream: Stream, where: str) -> None:
+        assert stream.registry is not None
+        # They take a while to import, and few streams need them.
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+        from fastavro import read
+
+        place = f"{where}.stream.registry"
+        url = from_environment(stream.registry, place)
+        keep_secrets_of(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise FinegrainError(f"{place}: write an address like https://registry.example:8081")
+        self.where, self.shown = place, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        given = {
+            name.removeprefix(SETTINGS): client_setting(name, str(value), f"{where}.stream.settings.{name}")
+            for name, value in stream.settings.items()
+            if name.startswith(SETTINGS)
+        }
+        try:
+            # A registry that does not answer is tried again as a broker is: by the loader, with growing pauses.
+            self._client = SchemaRegistryClient({"timeout": _PATIENCE, **given, "url": url, "max.retries": 0})
+        except (ValueError, TypeError, OSError):
+            raise FinegrainError(
+                f"{place}: its settings ({SETTINGS}…) are not understood; write {SETTINGS}basic.auth.user.info as user:password, "
+                f"and {SETTINGS}ssl.ca.location as a file that is there"
+            ) from None
+        read.LOGICAL_READERS["float-finegrain"] = _float
+        read.LOGICAL_READERS["double-finegrain"] = _double
+        self._decoders: dict[int, Decode] = {}
+
+    def decode(self, messages: pa.Table, largest: int) -> pa.Table:
+        """Messages with two more columns: `text`, null for what is none, and `undecoded`, the rule and the reason where a prefix is there and
+        the rest cannot be decoded. Payloads of more than `largest` bytes have neither. Raises Unreachable where the registry does not
+        answer, and FinegrainError where asking again would not help."""
+        unknown: dict[int, _Undecodable] = {}
+        texts: list[str | None] = []
+        whys: list[str | None] = []
+        # Each message is decoded by itself, since Avro has no other way.
+        for payload in messages["payload"].to_pylist():
+            text = why = None
+            if payload is not None and len(payload) <= largest:
+                try:
+                    if payload[:1] == b"\0" and len(payload) >= PREFIX:
+                        text = self._decoder(int.from_bytes(payload[1:PREFIX], "big"), unknown)(payload[PREFIX:])
+                    else:
+                        text = payload.decode("utf-8")
+                except _Undecodable as error:
+                    why = f"schema_registry: {error}"
+                except UnicodeDecodeError:
+                    pass
+            texts.append(text)
+            whys.append(why)
+        return messages.append_column("text", pa.array(texts, pa.string())).append_column(
+            "undecoded", pa.array(whys, pa.string())
+        )
+
+    def _decoder(self, number: int, unknown: dict[int, _Undecodable]) -> Decode:
+        """What decodes messages of a schema. One that the registry does not have is asked for again with the next batch."""
+        if number in unknown:
+            raise unknown[number]
+        if number not in self._decoders:
+            try:
+                self._decoders[number] = self._learn(number)
+            except _Undecodable as error:
+                unknown[number] = error
+                raise
+        return self._decoders[number]
+
+    def _learn(self, number: int) -> Decode:
+        schema = self._ask(lambda: self._client.get_schema(number), f"schema {number}")
+        kind = schema.schema_type or "AVRO"
+        if kind == "JSON":
+            return _text
+        if kind != "AVRO":
+            raise _Undecodable(
+                f"schema {number} is {kind.capitalize()}, which is not supported (Avro and JSON Schema are)"
+            )
+        from fastavro import parse_schema, schemaless_reader
+
+        named: dict[str, Any] = {}
+        try:
+            self._parse_references(schema, named)
+            parsed = parse_schema(_marked(json.loads(schema.schema_str)), named)
+        except _Undecodable:
+            raise
+        except (Unreachable, FinegrainError):
+            raise
+        except Exception as error:  # fastavro has a family of them
+            raise _Undecodable(f"schema {number} is no Avro schema ({_brief(error)})") from None
+
+        def decode(data: bytes) -> str:
+            rest = io.BytesIO(data)
+            try:
+                value = schemaless_reader(rest, parsed, None)
+                text = json.dumps(value, default=_shown, ensure_ascii=False)
+                text.encode("utf-8")
+            except Exception as error:  # whatever a message may hold
+                raise _Undecodable(f"it is no Avro of schema {number} ({_brief(error)})") from None
+            if rest.read(1):
+                raise _Undecodable(f"it is no Avro of schema {number} (bytes are left over)")
+            return text
+
+        return decode
+
+    def _parse_references(self, schema: Any, named: dict[str, Any]) -> None:
+        """Learn the types that other schemas hold and this one names."""
+        from fastavro import parse_schema
+
+        for each in schema.references or []:
+            asked = f"version {each.version} of {each.subject}"
+            other = self._ask(lambda each=each: self._client.get_version(each.subject, each.version), asked).schema  # type: ignore[misc]
+            self._parse_references(other, named)
+            if each.name not in named:
+                parse_schema(_marked(json.loads(other.schema_str)), named)
+
+    def _ask(self, question: Callable[[], Any], what: str) -> Any:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        try:
+            return question()
+        except SchemaRegistryError as error:
+            status, code = error.http_status_code, error.error_code
+        except Exception as error:  # refused, silent, broken off, or an answer that is none
+            raise Unreachable(f"the schema registry at {self.shown} does not answer ({type(error).__name__})") from None
+        if code in (40401, 40402, 40403):
+            raise _Undecodable(f"the registry at {self.shown} has no {what}")
+        if status in (401, 403):
+            raise FinegrainError(
+                f"{self.where}: {self.shown} answers {status}; are the user and the password right ({SETTINGS}basic.auth.user.info)?"
+            )
+        if status == 429 or status >= 500:
+            raise Unreachable(f"the schema registry at {self.shown} answers {status}")
+        raise FinegrainError(
+            f"{self.where}: {self.shown} answers {status} to what is asked of a schema registry; is this one?"
+        )
+
+
+def without_registry(payload: str) -> str:
+    """SQL: the rule and the reason for a message, of which `payload` is SQL, that begins with the prefix where no registry is named;
+    else null."""
+    number = f"cast('0x' || hex({payload}[2:{PREFIX}]) as bigint)"
+    return (
+        f"case when octet_length({payload}) >= {PREFIX} and hex({payload}[1:1]) = '00' then "
+        f"'schema_registry: it begins with the prefix of a schema registry (schema ' || {number} || '); set registry: in the mapping' end"
+    )
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Undecodable("after the prefix its bytes are no UTF-8 text") from None
+
+
+def _marked(schema: Any) -> Any:
+    """An Avro schema whose floats and doubles are read by `_float` and `_double`."""
+    if schema in ("float", "double"):
+        return {"type": schema, "logicalType": "finegrain"}
+    if isinstance(schema, list):
+        return [_marked(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") in ("float", "double"):
+        return {**schema, "logicalType": "finegrain"}
+    inner = {key: _marked(schema[key]) for key in ("type", "items", "values") if key in schema}
+    if "fields" in schema:  # a default may be any value, also one that looks like a type
+        inner["fields"] = [{**each, "type": _marked(each["type"])} for each in schema["fields"]]
+    return {**schema, **inner}
+
+
+def _float(value: float, *_: Any) -> float | None:
+    """Of four bytes, with the digits that they hold: 12.1, not 12.100000381469727."""
+    return float(str(np.float32(value))) if math.isfinite(value) else None
+
+
+def _double(value: float, *_: Any) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(value: Any) -> str:
+    """What JSON has no type for, as text: times as ISO 8601, decimals with all their digits, bytes in base64."""
+    match value:
+        case datetime() | date() | time():
+            return value.isoformat()
+        case Decimal():
+            return format(value, "f")
+        case bytes():
+            return base64.b64encode(value).decode()
+        case _:
+            return str(value)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]

@@ -1,0 +1,1 @@
+"""SQL as text: names, values, and the functions that a mapping may use."""

@@ -1,0 +1,1 @@
+"""From the lake to what is published: build, audit, publish, upkeep."""

@@ -1,0 +1,55 @@
+"""The warehouse, `warehouse.duckdb`: private to the build, and open to others only while nothing builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from orchestration.config.settings import memory, variable
+from orchestration.errors import FinegrainError
+from orchestration.sql.text import quote
+
+
+def limits(spill: Path) -> dict[str, Any]:
+    """DuckDB's settings for work on whole tables: `FINEGRAIN_MEMORY`, and the folder for what does not fit in it."""
+    return {
+        "memory_limit": memory(),
+        "temp_directory": str(spill),
+        "preserve_insertion_order": False,
+    }
+
+
+def must_exist(warehouse: Path) -> None:
+    """Raises FinegrainError when there is no warehouse."""
+    if not warehouse.exists():
+        raise FinegrainError(f"{warehouse} does not exist; run `finegrain build` first")
+
+
+def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
+    """Attach the warehouse as `warehouse`, for reading; as long as it is attached, nobody can write to it.
+
+    Raises FinegrainError when it is not there, or is being written.
+    """
+    must_exist(warehouse)
+    try:
+        con.execute(f"attach {quote(str(warehouse))} as warehouse (read_only)")
+    except duckdb.IOException as error:
+        if "lock" in str(error).lower():
+            raise FinegrainError(f"{warehouse} is being written by another process; wait until it has ended") from None
+        raise FinegrainError(f"{warehouse} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def stale_rates(con: duckdb.DuckDBPyConnection, events: str) -> str | None:
+    """How much was converted by an old exchange rate, and what to do, in a sentence; None where nothing was."""
+    [(rows, since)] = con.execute(
+        f"select count(*), min(event_day) from {events} where list_contains(warnings, 'stale_exchange_rate')"
+    ).fetchall()
+    if not rows:
+        return None
+    days = variable("fx_stale_days", 7)
+    return (
+        f"{rows:,} rows since {since} were converted by an exchange rate that was more than {days} days old: run finegrain rates update, "
+        "then finegrain build"
+    )
