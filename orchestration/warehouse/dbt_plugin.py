@@ -104,7 +104,7 @@ class Plugin(BasePlugin):
             self._attach(conn)
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
-        conn.create_function("whole_marts", of_graph, ["VARCHAR"], "VARCHAR[]")  # type: ignore[arg-type,list-item]
+        conn.create_function("whole_marts", of_graph, ["VARCHAR"], "VARCHAR[]")
 
     def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
         where = settings()
