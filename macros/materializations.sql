@@ -234,13 +234,14 @@ from models as m
 {{ return(flags.FULL_REFRESH or (model.resource_type == 'model' and reason_to_begin(model.name) is not none)) }}
 {% endmacro %}
 
-{# Why a model that was built before has to be built from scratch in this build, or was so; none where it has not. #}
+{# Why a model that was built before has to be built from scratch in this build, or was so; none where it has not. Of models that it
+   reads, the first is named: the one that reads the fewest itself. #}
 {% macro reason_to_begin(name) %}
 {%- if not execute or flags.WHICH not in ['build', 'run', 'retry'] %}{{ return(none) }}{% endif -%}
 {%- set found = run_query(
     "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
     ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
-    ~ " else (select 'since ' || min(u.model) || ' was' from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
+    ~ " else (select 'since ' || min_by(u.model, (len(n.upstream), u.model)) || ' was' from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
     ~ " where list_contains(r.upstream, u.model) and (u.rules is distinct from n.rules or u.begun_in > s.begun_in)) end"
     ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model where s.model = '" ~ name ~ "'"
 ) -%}

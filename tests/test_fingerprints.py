@@ -140,10 +140,11 @@ def test_what_was_built_from_scratch_is_said_in_one_sentence() -> None:
         "something else",
         "Built from scratch: events, since names was",
         "Built from scratch: tiles, since sessions was",
-        "Built from scratch: states, since tiles was",
+        "Built from scratch: states, since sessions was",
+        "Built from scratch: orders, since its rules changed",
     ]
     assert from_scratch(said) == [
-        "built from scratch: sessions, since its rules changed; events, since rules of names changed; and 2 models that follow from these"
+        "built from scratch: sessions, orders, since their rules changed; 1 model that reads names; 2 models that read sessions"
     ]
     assert from_scratch(["something else"]) == []
 

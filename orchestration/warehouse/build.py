@@ -164,26 +164,19 @@ def run_dbt(
 
 def from_scratch(said: Sequence[str]) -> list[str]:
     """What dbt's lines say of the models that it built from scratch (macros/materializations.sql), in one sentence; none where it built
-    none. A model that follows from another that was is only counted."""
-    found = [match.groups() for line in said if (match := re.match(r"Built from scratch: (\w+), (.*)", line))]
-    names = {name for name, _ in found}
+    none. A model that was for what it reads is only counted."""
     why: dict[str, list[str]] = {}
-    follow = 0
-    for name, reason in found:
-        source = re.fullmatch(r"since (\w+) was", reason)
-        if source and source[1] in names:
-            follow += 1
+    for line in said:
+        if match := re.match(r"Built from scratch: (\w+), (.*)", line):
+            why.setdefault(match[2], []).append(match[1])
+    parts = []
+    for reason, models in why.items():
+        several = len(models) > 1
+        if source := re.fullmatch(r"since (\w+) was", reason):
+            parts.append(f"{len(models)} {'models that read' if several else 'model that reads'} {source[1]}")
         else:
-            why.setdefault(f"since rules of {source[1]} changed" if source else reason, []).append(name)
-    told = [
-        f"{', '.join(models)}, {reason.replace('its', 'their') if len(models) > 1 else reason}"
-        for reason, models in why.items()
-    ]
-    return (
-        [f"built from scratch: {'; '.join(told)}{f'; and {follow} models that follow from these' if follow else ''}"]
-        if found
-        else []
-    )
+            parts.append(f"{', '.join(models)}, {reason.replace('its', 'their') if several else reason}")
+    return [f"built from scratch: {'; '.join(parts)}"] if parts else []
 
 
 def _is_run(result: Any) -> bool:
