@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -193,84 +192,70 @@ class _Graph:
 
 
 class _Shop:
-    """A small shop whose rows arrive in three parts, built from a project that may be changed."""
+    """A small shop whose rows arrive in three parts, built from a project that may be changed; of the models, those that are `selected`."""
 
-    def __init__(self, houses: Houses, project: Path) -> None:
+    def __init__(self, houses: Houses, project: Path, *selected: str) -> None:
         random = Random(5)
         rows = ShopMaker(random).shop()
         random.shuffle(rows)
-        self.houses, self.project, self.where = houses, project, houses.make("rules")
+        self.houses, self.project, self.where, self.selected = houses, project, houses.make("rules"), selected
         self.parts = [rows[begin::3] for begin in range(3)]
         self.arrive()
-        _run(self.where, project, "run")
+        self.build()
         self.graph = _Graph(project)
 
     def arrive(self) -> None:
         land(self.where, self.parts.pop())
 
-    def run(self, command: str, *arguments: str, **variables: object) -> Build:
-        return _run(self.where, self.project, command, *arguments, variables=VARS | variables)
+    def build(self, **variables: object) -> Build:
+        return _run(self.where, self.project, "run", *self.selected, variables=VARS | variables)
+
+    def change_seed(self, name: str, old: str, new: str) -> None:
+        change(self.project, f"seeds/{name}.csv", old, new)
+        _run(self.where, self.project, "seed", "--select", name)
 
     def begun(self) -> set[str]:
         """What the last build began."""
         return _begun(self.where)
 
-    def incremental_below(self, *names: str) -> set[str]:
-        return self.graph.below(*names) & self.graph.incremental
-
     def equals_one_from_scratch(self, **variables: object) -> None:
         afresh = self.houses.beside(self.where)
-        _run(afresh, self.project, "run", "--full-refresh", variables=VARS | variables)
+        _run(afresh, self.project, "run", "--full-refresh", *self.selected, variables=VARS | variables)
         assert differences(self.where, afresh) == []
 
 
 @pytest.mark.long
-def test_what_says_nothing_of_events_rebuilds_none(houses: Houses, copy: Path) -> None:
-    """A comment, a label, the rule of sessions; then a model that was begun by hand."""
+def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy: Path) -> None:
     shop = _Shop(houses, copy)
     change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
     change(copy, "macros/sessions.sql", "events without a gap", "events that follow without a gap")
-    change(copy, "seeds/rfm_segments.csv", "Champions", "Best of all")
-    shop.run("seed", "--select", "rfm_segments")
-    done = shop.run("run")
+    shop.change_seed("rfm_segments", "Champions", "Best of all")
+    done = shop.build()
     assert "user_features" in shop.begun() <= shop.graph.below("rfm_segments")
     assert not shop.begun() & shop.graph.incremental
     assert done.notes == []
 
-    shop.arrive()
-    done = shop.run("run", session_gap_minutes=3)
-    assert shop.incremental_below("int_events__sessionized") <= shop.begun()
-    assert not shop.begun() & {"int_events__validated", "int_cleaning__numeric_histogram"}
-    [note] = done.notes
-    assert re.match(r"built from scratch: .*\bint_events__sessionized, since", note)
-    shop.equals_one_from_scratch(session_gap_minutes=3)
-
-    shop.run("run", "--full-refresh", "--select", "int_cleaning__events", session_gap_minutes=3)
-    assert shop.begun() == {"int_cleaning__events"}
-    shop.run("run", session_gap_minutes=3)
-    expected = shop.incremental_below("int_cleaning__events") - {"int_cleaning__events"}
-    assert shop.begun() & shop.graph.incremental == expected
-
 
 @pytest.mark.long
-def test_rules_of_verdicts_rebuild_what_follows_from_them(houses: Houses, copy: Path) -> None:
-    """A var, with new rows; then a seed, with a table and a view between it and the verdicts."""
-    shop = _Shop(houses, copy)
+def test_rules_of_events_rebuild_what_follows_from_them(houses: Houses, copy: Path) -> None:
+    """A rule of sessions, one of verdicts, and a seed, between which and the verdicts there are tables and views."""
+    events = {"int_events__validated", "int_events__sessionized"}
+    shop = _Shop(houses, copy, "--select", "+int_events__sessionized")
     shop.arrive()
-    shop.run("run", max_price=50)
-    assert shop.incremental_below("int_events__validated") <= shop.begun()
-    assert "int_events__new_rows" not in shop.begun()
-    shop.equals_one_from_scratch(max_price=50)
+    done = shop.build(session_gap_minutes=3)
+    assert shop.begun() & events == {"int_events__sessionized"}
+    assert done.notes == ["built from scratch: int_events__sessionized, since its rules changed"]
 
-    change(copy, "seeds/category_map.csv", "\nbooks,", "\nnever heard of,")
-    shop.run("seed", "--select", "category_map", max_price=50)
-    before = ["test", "--select", "models_follow_current_rules", "--vars", json.dumps(VARS | {"max_price": 50})]
-    done = run_dbt([*before, "--target-path", str(copy.parent / "target")], where=shop.where, project=copy)
-    assert [node.name for node in done.failed] == ["models_follow_current_rules"]
     shop.arrive()
-    shop.run("run", max_price=50)
-    assert shop.incremental_below("int_events__validated") <= shop.begun() <= shop.graph.below("category_map")
-    shop.equals_one_from_scratch(max_price=50)
+    shop.build(session_gap_minutes=3, max_price=50)
+    assert events <= shop.begun()
+    assert "int_events__new_rows" not in shop.begun()
+    shop.equals_one_from_scratch(session_gap_minutes=3, max_price=50)
+
+    shop.change_seed("category_map", "\nbooks,", "\nnever heard of,")
+    shop.build(session_gap_minutes=3, max_price=50)
+    assert events <= shop.begun() <= shop.graph.below("category_map")
+    shop.equals_one_from_scratch(session_gap_minutes=3, max_price=50)
 
 
 def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:
