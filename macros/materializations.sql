@@ -206,24 +206,38 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 
 {% macro rules() -%} {{ target.schema }}.rules {%- endmacro %}
 
-{# At the start of a command: the rules of each model, and the names of all tables that it reads, directly or not. #}
+{% macro reads() -%} {{ target.schema }}.reads {%- endmacro %}
+
+{# At the start of a command: which tables each model reads, directly or not; the rules of each model, and how many tables it reads. #}
 {% macro record_rules() -%}
 {% if execute -%}
-create or replace table {{ rules() }} as
-with recursive models (model, rules, inputs) as (
+create or replace table {{ reads() }} as
+with recursive direct (model, input) as (
     {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
-    select '{{ node.name }}', {{ rules_of(node) }}, [{{ names_in_sql(inputs_of(node).models) }}]
-    {{ "union all" if not loop.last }}
+    {%- for input in inputs_of(node).models %}
+    select '{{ node.name }}', '{{ input }}' union all
     {%- endfor %}
+    {%- endfor %}
+    select '', ''
 ),
 
-reads (model, input) as (
-    select model, unnest(inputs) from models
+closure (model, input) as (
+    select model, input from direct
     union
-    select r.model, unnest(m.inputs) from reads as r inner join models as m on r.input = m.model
+    select c.model, d.input from closure as c inner join direct as d on c.input = d.model
 )
 
-select m.model, m.rules, (select coalesce(list(r.input), []) from reads as r where r.model = m.model) as upstream
+select model, input from closure where model <> '';
+
+create or replace table {{ rules() }} as
+with models (model, rules) as (
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
+    select '{{ node.name }}', {{ rules_of(node) }}
+    {{ "union all" if not loop.last }}
+    {%- endfor %}
+)
+
+select m.model, m.rules, (select count(*) from {{ reads() }} as i where i.model = m.model) as inputs
 from models as m
 {%- endif %}
 {%- endmacro %}
@@ -241,9 +255,14 @@ from models as m
 {%- set found = run_query(
     "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
     ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
-    ~ " else (select 'since ' || min_by(u.model, (len(n.upstream), u.model)) || ' was' from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
-    ~ " where list_contains(r.upstream, u.model) and (u.rules is distinct from n.rules or u.begun_in > s.begun_in)) end"
-    ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model where s.model = '" ~ name ~ "'"
+    ~ " else 'since ' || f.model || ' was' end"
+    ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model"
+    ~ " left join ("
+    ~ " select u.model from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
+    ~ " where u.model in (select i.input from " ~ reads() ~ " as i where i.model = '" ~ name ~ "')"
+    ~ " and (u.rules is distinct from n.rules or u.begun_in > (select o.begun_in from " ~ states() ~ " as o where o.model = '" ~ name ~ "'))"
+    ~ " order by n.inputs, u.model limit 1"
+    ~ " ) as f on true where s.model = '" ~ name ~ "'"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else 'since it is not known by which rules it was built') }}
 {% endmacro %}

@@ -16,8 +16,7 @@ with begun as (
     select
         s.model,
         s.begun_in,
-        coalesce(s.rules <> r.rules, true) as is_of_other_rules,
-        r.upstream
+        coalesce(s.rules <> r.rules, true) as is_of_other_rules
     from {{ states() }} as s
     inner join {{ rules() }} as r on s.model = r.model
 
@@ -30,7 +29,8 @@ select
     i.model as newer_input
 from begun as b
 left join {{ target.schema }}.watermarks as w on b.model = w.model
-left join begun as i on list_contains(b.upstream, i.model) and (i.is_of_other_rules or b.begun_in < i.begun_in)
+left join {{ reads() }} as r on b.model = r.model
+left join begun as i on r.input = i.model and (i.is_of_other_rules or b.begun_in < i.begun_in)
 where
     b.model in ({{ names_in_sql(incremental) }})
     and (b.is_of_other_rules or i.model is not null or w.snapshot > {{ pinned() }})
