@@ -20,7 +20,6 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
 from orchestration.warehouse.build import Node, build, must_start_afresh, notes, run_dbt
-from orchestration.warehouse.dbt_plugin import rules
 
 
 @pytest.mark.long
@@ -149,16 +148,6 @@ def shop(built_shop: Settings, tmp_path: Path) -> Settings:
     return where
 
 
-def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None:
-    assert not must_start_afresh(shop)
-    with duckdb.connect(str(shop.warehouse)) as con:
-        con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__product'")
-    assert must_start_afresh(shop)
-    # And bare dbt does not pass it by.
-    [failed] = run_dbt(["test", "--select", "models_follow_current_rules"], where=shop).failed
-    assert [row["model"] for row in failed.rows] == ["int_tiles__product"]
-
-
 def test_a_row_of_many_columns_is_shown_by_its_key_and_what_the_broken_rules_read() -> None:
     row = {
         "broken_rules": "price is at least 0, ends last",
@@ -192,35 +181,6 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
     with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
         build(where=shop)
-
-
-def test_what_the_fingerprint_of_the_rules_sees(project: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "project"
-    for name in ("seeds", "macros", "models"):
-        shutil.copytree(project / name, copy / name)
-    shutil.copy(project / "dbt_project.yml", copy)
-    before = rules(copy)
-    assert before == rules(project) == rules(copy)
-
-    def changed(path: str, old: str, new: str) -> bool:
-        """Whether a change of a file changes the fingerprint; the file is put back."""
-        file = copy / path
-        text = file.read_text()
-        assert old in text
-        file.write_text(text.replace(old, new))
-        differs = rules(copy) != before
-        file.write_text(text)
-        return differs
-
-    assert changed("seeds/outlier_rules.csv", "8.0", "9.0")
-    assert changed("dbt_project.yml", "session_gap_minutes: 30", "session_gap_minutes: 31")
-    assert changed("macros/sessions.sql", "touched", "moved")
-    assert changed("models/intermediate/cleaning/int_cleaning__events.sql", "with events", "with  events")
-    assert changed("seeds/fx_rates.csv", "2025-12-31", "2026-01-01")
-    assert not changed("models/marts/core/dim_products.sql", "select", "select ")
-    assert rules(copy) == before
-    # What a mapping says counts as the var does.
-    assert rules(copy, {"reporting_currency": "USD"}) == before != rules(copy, {"reporting_currency": "EUR"})
 
 
 @pytest.mark.parametrize(
