@@ -163,8 +163,8 @@ def test_every_node_of_dbt_is_an_asset_or_a_check(shop: Shop) -> None:
     }
     wanted = {node["name"] for node in nodes if node["resource_type"] in ("model", "seed", "snapshot")}
     assert wanted <= shown and len(wanted) > 80
-    assert {each["name"] for each in manifest["sources"].values()} == {
-        key.path[-1] for key in graph.get_all_asset_keys() if key.path[0] == "lake"
+    assert {(each["source_name"], each["name"]) for each in manifest["sources"].values()} == {
+        tuple(key.path) for key in graph.get_all_asset_keys() if key.path[0] in ("lake", "bookkeeping")
     }
     tests = sorted(node["name"] for node in nodes if node["resource_type"] == "test")
     assert sorted(key.name for key in graph.asset_check_keys) == tests and len(tests) > 200

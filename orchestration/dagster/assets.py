@@ -119,21 +119,22 @@ def _landed(done: IngestReport) -> dict[str, int]:
 def lake_tables(
     manifest: Mapping[str, Any], project: DbtProject, translator: Translator, shop: Sequence[Connection], rules: Rules
 ) -> list[dg.AssetSpec]:
-    """dbt's sources, filled by connectors and loaders; what came in is told by the sensor `lake`."""
+    """dbt's sources: the lake's tables, which connectors and loaders fill (the sensor `lake` sees what came in), and what builds keep
+    about themselves."""
     specs = []
     for unique_id, node in manifest["sources"].items():
-        table = node["name"]
+        table, is_lake = node["name"], node["source_name"] == LAKE
         spec = translator.get_asset_spec(manifest, unique_id, project)
-        filled = [["connectors", each.name] for each in shop if table in each.pulled]
-        filled += [list(loader_key(each, table).path) for each in shop if table in each.streamed]
+        filled = [["connectors", each.name] for each in shop if is_lake and table in each.pulled]
+        filled += [list(loader_key(each, table).path) for each in shop if is_lake and table in each.streamed]
         specs.append(
             dg.AssetSpec(
                 spec.key,
                 deps=filled,
                 description=node["description"],
                 metadata=spec.metadata,
-                group_name=LAKE,
-                kinds={"ducklake", "parquet"},
+                group_name=node["source_name"],
+                kinds={"ducklake", "parquet"} if is_lake else {"duckdb"},
                 owners=_TEAM,
                 freshness_policy=_within(rules.freshness.lake.get(table)) if filled else None,
             )

@@ -38,8 +38,10 @@ class Translator(DagsterDbtTranslator):
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
         kind = str(dbt_resource_props["resource_type"])
-        if kind in ("seed", "snapshot", "source"):
-            return {"seed": "seeds", "snapshot": "snapshots", "source": "lake"}[kind]
+        if kind == "source":
+            return str(dbt_resource_props["source_name"])
+        if kind in ("seed", "snapshot"):
+            return f"{kind}s"
         return "_".join(dbt_resource_props["fqn"][1:-1])
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> Sequence[str] | None:
