@@ -53,7 +53,7 @@ bench-stream: setup-dev ## The loader of streams beside others: rates, freshness
 docs: setup ## dbt's documentation, in target/; after `make demo`, the features' page, too
 	@$(BIN)/dbt docs generate --static
 	@! test -e var/demo/simulated/published/current || \
-		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/features.md
+		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/reference/features.md
 
 lock: setup-dev ## Resolve the dependencies anew (needs uv)
 	@scripts/lock

@@ -1840,12 +1840,12 @@ from measured
 where product_id is not null
 group by all;
 
--- How much each kind of event says of a taste, and what is left of it at each age.
+-- How much each kind of event adds to an affinity, and how far it has decayed at each age.
 create temp table decays as
 select age, cast(round(power(0.5, age / 1.0) * 1000000000) as bigint) as decay_1d, cast(round(power(0.5, age / 7.0) * 1000000000) as bigint) as decay_7d, cast(round(power(0.5, age / 30.0) * 1000000000) as bigint) as decay_30d
 from range((select getvariable('today') - min(event_day) from clean_events) + 1) as ages (age);
 
-create temp table user_item_tastes as
+create temp table user_item_affinities as
 select
     e.customer_id,
     e.product_id,
@@ -1909,7 +1909,7 @@ select
     max(last_cart_remove_at) as last_cart_remove_at,
     max(last_bought_at) as last_bought_at,
     max(last_view)['price'] as price_at_last_view
-from (select * exclude (days_90d) from user_item_tastes)
+from (select * exclude (days_90d) from user_item_affinities)
 group by customer_id, product_id;
 
 create temp table user_categories as
@@ -1926,7 +1926,7 @@ select
     max(last_at) as last_at,
     max(last_view_at) as last_view_at,
     max(last_cart_add_at) as last_cart_add_at
-from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+from (select * exclude (days_90d), days_90d as days from user_item_affinities)
 where category is not null
 group by customer_id, category;
 
@@ -1945,7 +1945,7 @@ select
     max(last_at) as last_at,
     max(last_view_at) as last_view_at,
     max(last_cart_add_at) as last_cart_add_at
-from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+from (select * exclude (days_90d), days_90d as days from user_item_affinities)
 where brand is not null
 group by customer_id, brand;
 

@@ -153,7 +153,7 @@ cast(coalesce(
 {%- endmacro %}
 
 {# CTE body: for each of `keys`, how many different values rows of state have over each window of days, as <name>_<suffix>. A value is in
-   every window that reaches its last day: so each is told once, where count(distinct) would hold them all, once a window. #}
+   every window that reaches its last day, so one row per value is enough, where count(distinct) would keep all values once a window. #}
 {% macro distinct_by_days(name, value, rows, keys=['customer_id', 'as_of'], windows=day_windows(), day='event_day') -%}
 select
     {%- for suffix, days in windows %}
@@ -165,7 +165,7 @@ from (
     from {{ rows }}
     where {{ value }} is not null
     group by {{ keys | join(', ') }}, as_of_day, {{ value }}
-) as met
+) as distinct_values
 group by {{ keys | join(', ') }}
 {%- endmacro %}
 

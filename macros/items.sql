@@ -3,7 +3,7 @@
   and the catalogue at a moment. The products that were known at a moment are in int_features__offers.
 #}
 
-{# CTE body. What the catalogue said of each product at each of the `moments`. #}
+{# CTE body: each product's version in the catalogue at each of the `moments`. #}
 {% macro catalogue_at_moments() -%}
 select
     m.as_of,
@@ -18,8 +18,8 @@ inner join {{ ref('int_reference__product_versions') }} as v
     on {{ is_valid_at('m.as_of', 'v.known_at', 'v.known_until') }}
 {%- endmacro %}
 
-{# CTE body: for each of `keys`, the category that most events of the tile rows `days` name; of those named as often, the one that was
-   named last, then the first in alphabetical order. #}
+{# CTE body: for each of `keys`, the category that most events of the tile rows `days` name. Ties go to the category that was named last,
+   then to the first in alphabetical order. #}
 {% macro most_frequent_category(days, keys=['product_id']) -%}
 select {{ keys | join(', ') }}, category
 from (
@@ -28,12 +28,12 @@ from (
         category,
         row_number() over (
             partition by {{ keys | join(', ') }} order by sum(events) desc, max(last_at) desc, category
-        ) as place
+        ) as frequency_rank
     from {{ days }}
     where category is not null
     group by {{ keys | join(', ') }}, category
 ) as categories
-where place = 1
+where frequency_rank = 1
 {%- endmacro %}
 
 {# CTE body: the visible events about products of the 24 hours before each moment, with the customer whose identity was known by then. #}
@@ -46,8 +46,7 @@ inner join {{ ref('int_identity__links') }} as l
     on e.identity = l.identity and {{ is_valid_at('e.as_of', 'l.known_from', 'l.known_to') }}
 {%- endmacro %}
 
-{# SQL: columns <measure>_sma_7d and _30d of tile rows: the mean day, of the whole days before today, so that a morning does not
-   look like a slump. #}
+{# SQL: columns <measure>_sma_7d and _30d of tile rows: the mean per day over the whole days before as_of's day, which is not over yet. #}
 {% macro moving_averages(measures) -%}
 {%- for days in [7, 30] %}
 {%- for measure in measures %}
@@ -57,18 +56,18 @@ cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then
 {%- endfor %}
 {%- endmacro %}
 
-{# SQL: above 1 when the last week ran ahead of the last month. One a month is added to both, so that a single one does not make a
-   trend. #}
+{# SQL: the mean day of the last week over that of the last month. One per month is added to both, so that a single event does not make
+   a trend. #}
 {% macro trend(relation, measure) -%}
 ({{ relation }}.{{ measure }}_sma_7d + 1 / 30.0) / ({{ relation }}.{{ measure }}_sma_30d + 1 / 30.0)
 {%- endmacro %}
 
-{# The steps from looking to buying: [name, measure of those who took it, measure of those who might have]. #}
+{# The steps of the funnel, as [name, measure of those who took the step, measure of those who could have]. #}
 {% macro steps() %}
 {{ return([['view_to_cart', 'cart_adds', 'views'], ['cart_to_order', 'orders', 'cart_adds'], ['view_to_order', 'orders', 'views']]) }}
 {% endmacro %}
 
-{# SQL: columns peer_<step>_rate_<suffix>: how often all rows of the query's window `peers` took each step. #}
+{# SQL: columns peer_<step>_rate_<suffix>: the rate of each step over all rows of the query's window `peers`. #}
 {% macro peer_rates(suffixes) -%}
 {%- for suffix in suffixes %}
 {%- for step, taken, tried in steps() %}
@@ -77,7 +76,7 @@ cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then
 {%- endfor %}
 {%- endmacro %}
 
-{# SQL: columns <step>_rate_<suffix> of a relation, smoothed towards its peers'. #}
+{# SQL: columns <step>_rate_<suffix> of a relation, smoothed towards the rates of its peers. #}
 {% macro smoothed_rates(relation, suffixes) -%}
 {%- for suffix in suffixes %}
 {%- for step, taken, tried in steps() %}

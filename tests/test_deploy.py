@@ -1056,7 +1056,7 @@ def test_what_is_no_part_of_the_image_is_kept_out() -> None:
         "var/lake/catalog.sqlite",
         ".venv/bin/python",
         "tests/conftest.py",
-        "docs/connect.md",
+        "docs/index.md",
     ]
     outside += [
         "orchestration/cli/__pycache__/commands.cpython-312.pyc",

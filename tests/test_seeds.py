@@ -10,8 +10,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from orchestration.build import Build, run_dbt
-from orchestration.settings import Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.build import Build, run_dbt
 
 #: A row of each seed that is right, into which the values below are put.
 RIGHT: dict[str, dict[str, Any]] = {

@@ -137,7 +137,7 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
 
 @app.command()
 def load(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
@@ -161,7 +161,7 @@ def load(
 
 @app.command()
 def ingest(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
@@ -219,7 +219,7 @@ def unload(
 
 @app.command()
 def stream(
-    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/how-to/connect-a-stream.md).")],
     table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
@@ -430,7 +430,7 @@ def catalog(
         bool, typer.Option("--warehouse", help="Figures of the warehouse instead of what is published.")
     ] = False,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/features.md).")
+        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/reference/features.md).")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/connect.md).
+"""A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/reference/mapping.md).
 
 Everything a user can misspell is checked here, before a byte of data is read: keys, table and field names, time
 zones, and the one scalar expression that `sql:` may hold. What depends on the data (do these columns exist?) is
@@ -712,7 +712,7 @@ def read_mapping(path: str | Path) -> Mapping:
     given = read_yaml(path, "mapping")
     if not isinstance(given, dict):
         raise FinegrainError(
-            f"{shown(path)}: a mapping has the keys source, time_zone and tables (see docs/connect.md)"
+            f"{shown(path)}: a mapping has the keys source, time_zone and tables (see docs/reference/mapping.md)"
         )
     problems = list(_key_problems(given, ()))
     if not problems:
@@ -1080,7 +1080,7 @@ def _refused(node: Any) -> str | None:
     if name not in FUNCTIONS:
         close = difflib.get_close_matches(name, sorted(FUNCTIONS), 1, 0.6)
         return f"{name}() is not one of the functions that an expression may use" + (
-            f"; did you mean {close[0]}()?" if close else "; docs/connect.md says which it may use"
+            f"; did you mean {close[0]}()?" if close else "; docs/reference/mapping.md says which it may use"
         )
     if len(node["children"]) < ARGUMENTS.get(name, 0):
         return f"{name}() reads the clock here; give it {ARGUMENTS[name]} arguments"

@@ -323,7 +323,7 @@ def notes(where: Settings) -> list[str]:
             return []
     found = []
     if asked is None and last is not None:
-        remedy = "Where customers, products or orders were known all along, say so in the mapping (available_at, docs/connect.md)"
+        remedy = "Where customers, products or orders were known all along, say so in the mapping (available_at, docs/reference/mapping.md)"
         if as_of - last > timedelta(microseconds=1):
             found.append(
                 f"features are as of {_shown(as_of)}, though the last event arrived at {_shown(last)}: {waiting:,} of {events:,} events "
@@ -371,7 +371,7 @@ def _must_hold_rows(where: Settings) -> None:
                 return
     raise FinegrainError(
         f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
-        "(docs/connect.md), or try finegrain demo"
+        "(docs/how-to/connect-files.md), or try finegrain demo"
     )
 
 

@@ -123,7 +123,7 @@ class Project:
         }
 
     def by_window(self, measures: Measures, windows: Sequence[str] | None = None) -> Iterator[Feature]:
-        """A feature for each measure and window (all windows unless told)."""
+        """A feature for each measure and window (all windows by default)."""
         for window in windows or self.windows:
             for name, (data_type, meaning, unit) in measures.items():
                 yield Feature(

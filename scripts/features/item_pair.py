@@ -1,4 +1,4 @@
-"""item_pair_features: one row a product and another that is met with it."""
+"""item_pair_features: one row a product and another that co-occurs with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from features import COUNT_WINDOWS, SHARE, SHARE_WINDOWS, Feature, Measures, Pro
 
 KEYS: Final = {
     "product_id": "The product that was asked for, a (dim_products).",
-    "other_product_id": "The product that it is met with, b (dim_products).",
+    "other_product_id": "The product that co-occurs with it, b (dim_products).",
 }
 VIEWS: Final = (
     "Days on which somebody viewed a and, within 24 hours before or after, b, counted once a visitor and day{}"

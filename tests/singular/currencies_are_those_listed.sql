@@ -25,7 +25,10 @@ found as (
 
 select
     coalesce(f.currency, l.currency) as currency,
-    case when l.currency is null then 'add it to fx_currencies in dbt_project.yml' else 'add a column to seeds/fx_rates.csv' end as what_to_do
+    case
+        when l.currency is null then 'add it to fx_currencies in dbt_project.yml'
+        else 'add a column to seeds/fx_rates.csv'
+    end as what_to_do
 from found as f
 full outer join listed as l on f.currency = l.currency
 where f.currency is null or l.currency is null

@@ -72,7 +72,6 @@ joined as (
         c.weight_grams as weight_grams_raw,
         c.created_at,
         c.updated_at,
-        c.first_known_at,
         s.first_seen_at,
         s.last_seen_at,
         c.product_id is not null as is_in_catalogue

@@ -103,7 +103,7 @@ active_days as (
 
 ),
 
-met as (
+by_product_and_category as (
 
     select
         customer_id,
@@ -122,13 +122,13 @@ met as (
 
 by_product as (
 
-    {{ distinct_by_days('distinct_products', 'product_id', 'met', day='last_day') | indent(4) }}
+    {{ distinct_by_days('distinct_products', 'product_id', 'by_product_and_category', day='last_day') | indent(4) }}
 
 ),
 
 by_brand as (
 
-    {{ distinct_by_days('distinct_brands', 'brand', 'met', day='last_day') | indent(4) }}
+    {{ distinct_by_days('distinct_brands', 'brand', 'by_product_and_category', day='last_day') | indent(4) }}
 
 ),
 
@@ -142,7 +142,7 @@ category_counts as (
         sum(events_90d) as events_90d,
         sum(events_lifetime) as events_lifetime,
         max(last_day) as last_day
-    from met
+    from by_product_and_category
     where category is not null
     group by customer_id, as_of, as_of_day, category
 

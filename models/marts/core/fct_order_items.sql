@@ -1,5 +1,5 @@
--- What an order gets or gives back as a whole is shared out among its lines by what they cost, to the ten-thousandth: each
--- line gets what its end in the running sum adds to the share of all before it, so the shares add up to the whole.
+-- A discount or refund of a whole order is allocated to its lines in proportion to what they cost, exactly to the ten-thousandth. Each
+-- line gets the rounded share of the running sum up to and including it, less that of the lines before it: so shares add up to the whole.
 {% set group = 'kind, key_of_order, line_id, product_id' %}
 with lines as (
 
@@ -32,7 +32,7 @@ product_ids as (
 
 ),
 
--- A refund is of the line that it names, or else of its product's lines, or else of the whole order.
+-- A refund belongs to the line that it names, or else to the lines of its product, or else to the whole order.
 placed_refunds as (
 
     select
@@ -90,7 +90,7 @@ totals as (
 
 ),
 
--- In whole ten-thousandths. Lines that cost nothing, or more than numbers are good for, share alike.
+-- In whole ten-thousandths. Lines that cost nothing, or more than the numbers can hold, get equal shares.
 weighted_events as (
 
     select
@@ -139,7 +139,7 @@ shares as (
 
 ),
 
--- Orders of which the shop says that they are paid back, and no refund says how much.
+-- Orders that are refunded by their status, without a refund that says how much.
 paid_back as (
 
     select order_key

@@ -1,5 +1,5 @@
--- revenue = gross - discount; total = revenue + shipping + tax that prices do not include; net_revenue = revenue - refunds. Of an
--- order that is no sale, revenue, total, refunds, net_revenue and units are 0: sums of these need no condition.
+-- revenue = gross - discount; total = revenue + shipping + tax that prices do not include; net_revenue = revenue - refunds. For an
+-- order that is not a sale, revenue, total, refunds, net_revenue and units are 0, so that sums need no condition.
 with lines as (
 
     select
@@ -133,7 +133,7 @@ select
     case when tax is not null then is_tax_included end as is_tax_included,
     cast(order_total as decimal(38, 4)) as total,
     total as source_total,
-    -- A cent a line is what rounding makes.
+    -- Rounding may make a cent per line.
     coalesce(
         is_sale and abs(total - order_total) > 0.01 * lines * greatest(cast(exchange_rate as decimal(18, 6)), 1), false
     ) as total_differs,

@@ -26,7 +26,7 @@ final as (
         p.pair_rank,
         p.pair_score,
 
-        ---------- meetings
+        ---------- co-occurrences
         {% for name in pair_count_names() %}
         {% for suffix, days in windows %}
         p.{{ name }}_{{ suffix }},
@@ -36,7 +36,7 @@ final as (
         {% endfor %}
         {% endfor %}
 
-        ---------- how one leads to the other
+        ---------- confidence, lift and cosine
         {% for name, together, whole, other_whole, total in confidences %}
         {% for suffix, days in share_windows() %}
         p.{{ name }}_confidence_{{ suffix }},

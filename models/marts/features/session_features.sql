@@ -34,7 +34,7 @@ final as (
         s.dwell_seconds_mean,
         s.dwell_seconds_max,
 
-        ---------- what was met
+        ---------- products and categories
         s.distinct_products,
         s.distinct_categories,
         s.distinct_brands,
@@ -51,7 +51,7 @@ final as (
         s.cart_value,
         s.cart_units,
 
-        ---------- how it began
+        ---------- how it came
         s.page as entry_page,
         s.referrer as entry_referrer,
         s.entry_campaign,
