@@ -1,5 +1,6 @@
 -- Incremental models that were begun by other rules (seeds, vars, SQL) than today's or before a model that they read, or that hold rows
--- from after the snapshot that this build is of. Remedy: run `finegrain build`, or `dbt build --full-refresh`.
+-- from after the snapshot that this build is of. Remedy: run `finegrain build`; rows of a
+-- later snapshot go with `dbt build --full-refresh`.
 -- It runs after the last of the models that keep a watermark, all of which this build has brought up to date.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_sessions'}}}) }}
 -- depends_on: {{ ref('int_cleaning__events') }} {{ ref('int_identity__links') }} {{ ref('fct_sessions') }}
