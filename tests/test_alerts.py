@@ -782,7 +782,7 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
         ("", "write one or more of the keys owners, everyone_else, freshness"),
         ("[1]", "write one or more of the keys"),
         ("a: [", "line 1: this is not valid YAML"),
-        ("loader: {}\nloader: {}", "line 2: this is not valid YAML: the key 'loader' is there twice"),
+        ("loader: {}\nloader: {}", "line 2: this is not valid YAML: the key 'loader' is given twice"),
         ("owner: {}", "owner: no such key; did you mean 'owners'?"),
         ("owners: [a@b.com]", "owners: write owners and their addresses"),
         ("owners: {me: a@b.com}", "owners: me: write a list of mail addresses"),

@@ -239,7 +239,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(
         shop.run("load", mapping, env={"FINEGRAIN_HOME": str(tmp_path / "file")}),
-        f"{tmp_path / 'file'} is a file, where a folder is meant; FINEGRAIN_HOME says where it is",
+        f"{tmp_path / 'file'} is a file, but a folder is expected; set FINEGRAIN_HOME to another path",
     )
     (shop.folder / "more.csv").write_text("t,at,u\nlogin,2024-01-01,new\n")
     for place in (shop.where.lake_data, shop.where.lake_catalog):
@@ -257,7 +257,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
 def test_a_lake_that_is_none(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_text("no catalogue")
     env = {"FINEGRAIN_LAKE_CATALOG": str(tmp_path / "catalog.sqlite")}
-    refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: the lake does not open")
+    refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: cannot open the lake")
 
 
 #: What a variable may not hold, and what the error says of it.
@@ -275,10 +275,14 @@ WRONG = [
     ("FINEGRAIN_THREADS", "0", "FINEGRAIN_THREADS is '0'"),
     ("FINEGRAIN_THREADS", "-2", "FINEGRAIN_THREADS is '-2'"),
     ("FINEGRAIN_THREADS", "1.5", "FINEGRAIN_THREADS is '1.5'"),
-    ("FINEGRAIN_WAREHOUSE", "/", "/ is a folder, where a file is meant; FINEGRAIN_WAREHOUSE says where it is"),
-    ("FINEGRAIN_LAKE_CATALOG", "/", "/ is a folder, where a file is meant; FINEGRAIN_LAKE_CATALOG says where it is"),
-    ("FINEGRAIN_PUBLISHED", "/dev/null/x", "/dev/null is a file, where a folder is meant; FINEGRAIN_PUBLISHED says"),
-    ("FINEGRAIN_PROJECT", "/dev", "FINEGRAIN_PROJECT is /dev, which holds no dbt_project.yml"),
+    ("FINEGRAIN_WAREHOUSE", "/", "/ is a folder, but a file is expected; set FINEGRAIN_WAREHOUSE to another path"),
+    (
+        "FINEGRAIN_LAKE_CATALOG",
+        "/",
+        "/ is a folder, but a file is expected; set FINEGRAIN_LAKE_CATALOG to another path",
+    ),
+    ("FINEGRAIN_PUBLISHED", "/dev/null/x", "/dev/null is a file, but a folder is expected; set FINEGRAIN_PUBLISHED"),
+    ("FINEGRAIN_PROJECT", "/dev", "FINEGRAIN_PROJECT is /dev, which has no dbt_project.yml"),
 ]
 
 

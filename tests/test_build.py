@@ -19,7 +19,7 @@ from test_maintain import Held
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
-from orchestration.warehouse.build import Node, build, must_start_afresh, notes, run_dbt
+from orchestration.warehouse.build import Node, build, needs_full_refresh, notes, run_dbt
 from orchestration.warehouse.dbt_plugin import rules
 
 
@@ -107,10 +107,10 @@ def shop(built_shop: Settings, tmp_path: Path) -> Settings:
 
 
 def test_rules_that_changed_ask_for_a_build_from_scratch(shop: Settings) -> None:
-    assert not must_start_afresh(shop)
+    assert not needs_full_refresh(shop)
     with duckdb.connect(str(shop.warehouse)) as con:
         con.execute("update main.watermarks set rules = 'of yesterday' where model = 'int_tiles__product'")
-    assert must_start_afresh(shop)
+    assert needs_full_refresh(shop)
     # And bare dbt does not pass it by.
     [failed] = run_dbt(["test", "--select", "models_follow_current_rules"], where=shop).failed
     assert [row["model"] for row in failed.rows] == ["int_tiles__product"]
@@ -143,9 +143,9 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     with lake.connect(shop, read_only=True) as con:
         first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest))
-    assert not must_start_afresh(shop)
+    assert not needs_full_refresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest - 1))
-    assert must_start_afresh(shop)
+    assert needs_full_refresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
     with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
         build(where=shop)

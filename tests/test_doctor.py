@@ -190,7 +190,7 @@ def test_currencies_without_a_rate(clinic: Clinic) -> None:
     rows = [LINE + ",1,eur", LINE + ",1,USD", LINE + ",1,GBB"]
     seen = clinic.events(*rows, header="t,at,u,p,c", fields=fields)
     assert said(seen, "warning", "currency").startswith(
-        "there is no exchange rate of 'GBB' (1; did you mean 'GBP'?); 1 of 3"
+        "there is no exchange rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3"
     )
     assert "finegrain rates update" in said(seen, "warning", "currency")
     without = clinic.events(*rows, header="t,at,u,p,c", fields={"price": "p"})

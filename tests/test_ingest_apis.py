@@ -156,7 +156,7 @@ def test_a_time_in_the_future_does_not_move_the_position(
     report = bring(home, tmp_path, http)
     assert report.landed == 3
     [note] = report.notes
-    assert note.startswith(f"updated_at lies in the future, up to {max(times)}, in some rows")
+    assert note.startswith(f"updated_at is in the future, up to {max(times)}, in some rows")
     assert bring(home, tmp_path, http).landed == 0
     assert api.asked[-1][1].get("s") == position
 
@@ -181,7 +181,7 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
     rows = ROWS
     report = bring(home, tmp_path, http)
     assert (report.landed, report.unchanged) == (4, 3)
-    assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z lies in the future")
+    assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z is in the future")
     bring(home, tmp_path, http)
     assert api.asked[-1][1]["s"] == "2024-01-07T00:00:00Z"
 
@@ -315,7 +315,7 @@ def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Ap
         bring(home, tmp_path, {"url": api.url}, fields=fields)
     with lake.connect(home, read_only=True) as con:
         assert con.execute("select count(*) from lake.raw.deletions").fetchall() == [(0,)]
-    ingest(tmp_path / "api.yml", again=True, where=home)
+    ingest(tmp_path / "api.yml", remap=True, where=home)
     assert landed(home, "title, brand")[-1] == ("3", "M")
     assert sorted(landed(home, "title, brand, _position[1:0]"))[:2] == [("1", None, ""), ("2", None, "")]
     with lake.connect(home, read_only=True) as con:

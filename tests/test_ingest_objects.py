@@ -65,7 +65,7 @@ def test_objects_land_under_their_names(
         return client
 
     monkeypatch.setattr(objects, "_store", spy)
-    assert [file.skipped for file in load(path).files] == ["already there"] * 2 and fetched == []
+    assert [file.skipped for file in load(path).files] == ["already loaded"] * 2 and fetched == []
     put("a/x.csv", "sku,name\n1,mug\n")
     assert (load(path).rows, fetched) == (1, ["a/x.csv"])
     assert len(list((home.home / "objects" / bucket).iterdir())) == 2

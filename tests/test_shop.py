@@ -25,7 +25,7 @@ from orchestration.ingest.unload import unload
 from orchestration.lake import lake, shop
 from orchestration.mapping.mapping import read_mapping
 from orchestration.quality.doctor import examine
-from orchestration.warehouse.build import must_start_afresh
+from orchestration.warehouse.build import needs_full_refresh
 
 ENTRY = {
     "files": "visits.csv",
@@ -133,7 +133,7 @@ def test_two_values_are_one_error_and_nothing_lands(desk: Desk) -> None:
     ):
         with pytest.raises(FinegrainError) as caught:
             use()
-        assert str(caught.value) == f"{wrong}: write the same in both, or leave it out of one"
+        assert str(caught.value) == f"{wrong}: use the same value in both, or remove it from one"
     assert desk.snapshot() == before and desk.said() == {"reporting_currency": "EUR"}
     # Both are corrected, and one is loaded: what the other's file says now counts.
     desk.mapping("web", reporting_currency="USD")
@@ -181,7 +181,7 @@ def test_a_currency_without_rates_is_an_error_until_there_are_some(desk: Desk) -
     for use in (lambda: desk.load(path), lambda: examine(path, data=desk.folder, where=desk.home)):
         with pytest.raises(FinegrainError) as caught:
             use()
-        assert str(caught.value).startswith(f"{path}: reporting_currency: there is no exchange rate of 'KRW'")
+        assert str(caught.value).startswith(f"{path}: reporting_currency: there is no exchange rate for 'KRW'")
         assert "finegrain rates update" in str(caught.value)
     rates = desk.folder / "rates.csv"
     rates.write_text("Date,KRW,\n2025-03-01,1600,\n")
@@ -258,7 +258,7 @@ def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_pat
     for where in (home, once):
         with closing(lake.connect(where)) as con:
             shop.record(con, where, shop.mappings_at(path))
-    assert must_start_afresh(home)
+    assert needs_full_refresh(home)
     land(once, rows)
     for where in (home, once):
         houses._dbt(where, "run", "--full-refresh", *wanted)

@@ -27,7 +27,7 @@ from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits
 from orchestration.ingest.stream.messages import NAMED, Messages
 from orchestration.ingest.stream.replay import replay
-from orchestration.ingest.stream.run import Onlooker
+from orchestration.ingest.stream.run import PreviewOwner
 from orchestration.ingest.unload import unload
 from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
@@ -232,14 +232,14 @@ TEXTS = st.one_of(
 def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, ...]]) -> None:
     with duckdb.connect() as con:
         entry = Table.model_validate({"stream": {"folder": "in"}, "available_at": "now"})
-        judge = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
+        messages = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
         names = ["__bad", "__payload", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
         texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         told = pa.table(texts, names)
         for name in RAW_TABLES["events"].keys() - set(names):
             told = told.append_column(name, pa.nulls(len(rows), pa.string()))
         con.register("told", told)
-        found = con.execute(f"select {judge.clear}, case {judge.rules} end from told").fetchall()
+        found = con.execute(f"select {messages.clear}, case {messages.rules} end from told").fetchall()
     assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
 
 
@@ -514,7 +514,7 @@ def test_rotation_beside_a_running_loader(shop: Shop) -> None:
 def test_what_was_deleted_before_it_was_read_is_said(shop: Shop) -> None:
     source = Folder(shop.folder, f"folder:{shop.folder}", "shop.yml")
     shop.add(*events(0, 30))
-    source.open(Onlooker())
+    source.open(PreviewOwner())
     [file] = shop.folder.iterdir()
     assert len(source.poll(10, 0)) == 10
     rest = file.stat().st_size - sum(len(json.dumps(event)) + 1 for event in events(0, 10))
@@ -657,13 +657,15 @@ def test_unloaded_rows_come_again_when_the_stream_is_read_from_its_beginning(sho
     shop.add(GOOD, GOOD | {"user_id": "bob"})
     shop.drain()
     report = unload("shop.events", where=shop.where)
-    assert [(part.came_by, part.rows) for part in report.parts] == [("stream", 2)] and "--afresh" in report.notes[0]
+    assert [(part.came_by, part.rows) for part in report.parts] == [
+        ("stream", 2)
+    ] and "--from-beginning" in report.notes[0]
     shop.add(GOOD | {"user_id": "cat"})
     assert shop.drain()["rows"] == 1 and shop.ask(alive) == [("cat",)]
     unload("shop", where=shop.where)
-    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]
     # By a clock that was then put back.
     unload("shop", where=shop.where, now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1))
-    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]

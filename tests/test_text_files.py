@@ -428,7 +428,7 @@ def test_a_malformed_row_is_one_row_in_however_many_entries(home: Settings, tmp_
     assert rows(home, "select _error from lake.raw.refunds") == [("the sql of amount fails on this row",)]
     # And where the mapping of a later reader alone is corrected.
     refund["refunds"]["fields"]["amount"] = {"value": 1}
-    again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, again=True)
+    again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, remap=True)
     assert [(f.rows, f.replaced, f.gone) for f in again.files if f.table == "refunds"] == [(1, 1, 0)]
     assert rows(home, "select count(_error), count(*) from lake.raw.events") == [(28, 38)]
 
@@ -473,8 +473,8 @@ def test_names_with_brackets_are_printed_as_they_are(home: Settings, tmp_path: P
     assert [line for line in landed.stdout.splitlines() if "malformed" in line] == [
         f"shop.events {name}: 2 rows, 1 of them malformed" for name in names
     ]
-    assert "shop.events [/red].csv: already there" in run("load", str(path)).stdout
-    assert "shop.events [/red].csv: already there" in run("ingest", str(path)).stdout
+    assert "shop.events [/red].csv: already loaded" in run("load", str(path)).stdout
+    assert "shop.events [/red].csv: already loaded" in run("ingest", str(path)).stdout
     (folder / "[" / "red].csv").write_text("nothing\n")
     wrong = run("load", str(path))
     assert wrong.returncode == 2 and f"{folder}/[/red].csv has no column" in wrong.stderr

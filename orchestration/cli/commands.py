@@ -42,10 +42,10 @@ AsOf = Annotated[
     str | None,
     typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset)."),
 ]
-Again = Annotated[
+Remap = Annotated[
     bool,
     typer.Option(
-        "--again", help="Map what was loaded again, and replace the rows that the mapping now makes otherwise."
+        "--remap", help="Map what was loaded again, and replace the rows that the mapping now makes otherwise."
     ),
 ]
 Keep = Annotated[
@@ -142,14 +142,14 @@ def load(
         typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
-    again: Again = False,
+    remap: Remap = False,
     keep: Keep = False,
     as_json: Json = False,
 ) -> None:
     """Land files in the lake by a mapping."""
     from orchestration.ingest.load import load as run
 
-    report = run(mapping, paths, data, again, keep, quiet=as_json)
+    report = run(mapping, paths, data, remap, keep, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -162,18 +162,21 @@ def load(
 def ingest(
     mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
+    from_beginning: Annotated[
+        bool,
+        typer.Option(
+            "--from-beginning", help="Read tables from their beginning; what the lake has does not land twice."
+        ),
     ] = False,
-    again: Again = False,
+    remap: Remap = False,
     keep: Keep = False,
-    lot: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
     as_json: Json = False,
 ) -> None:
     """Bring in what is new of databases, APIs and files by a mapping."""
     from orchestration.ingest.ingest import ingest as run
 
-    report = run(mapping, data, full, again, keep, lot=lot, quiet=as_json)
+    report = run(mapping, data, from_beginning, remap, keep, batch_rows=batch_rows, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -222,9 +225,11 @@ def stream(
     table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
-    afresh: Annotated[
+    from_beginning: Annotated[
         bool,
-        typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before. Run one loader."),
+        typer.Option(
+            "--from-beginning", help="Begin at the stream's beginning, whatever was read before. Run one loader."
+        ),
     ] = False,
     rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 10_000,
     mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 4,
@@ -248,7 +253,7 @@ def stream(
         table,
         data,
         drain=drain,
-        afresh=afresh,
+        from_beginning=from_beginning,
         limits=Limits(rows, int(mebibytes * 2**20), age),
         bounds=Bounds(largest, most_keys, deepest),
         form=form,

@@ -136,7 +136,7 @@ def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus
         running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY), limit=1)
         done = decide(
             datetime.now(UTC).replace(tzinfo=None, microsecond=0),
-            {table: each for table, each in arrived.items() if table not in lake.BOOKS or table in ASK_TOO},
+            {table: each for table, each in arrived.items() if table not in lake.BOOKKEEPING or table in ASK_TOO},
             Waiting.read(cursor.get("waiting")),
             is_building=bool(running),
             policy=policy(),

@@ -811,7 +811,7 @@ class _Exam:
             )
             currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
             code = str(macros("fields.sql").currency_code(identifier("currency")))
-            said, then = "there is no exchange rate of", "have no price that could be used"
+            said, then = "there is no exchange rate for", "have no price that could be used"
             self._unknown(
                 "currency", code, currencies, said, f"{then}; finegrain rates update brings in more currencies"
             )
@@ -1058,7 +1058,7 @@ class _Exam:
                     f"in the lake already, so a load skips: {some}"
                     if same
                     else f"loaded by another mapping: {some}; a load lands nothing of this one if their rows would change, "
-                    "but for --again, which replaces them, or --keep, which leaves them",
+                    "but for --remap, which replaces them, or --keep, which leaves them",
                 )
 
 
@@ -1342,7 +1342,7 @@ def _lake(where: Settings) -> Check:
     except FinegrainError as error:
         return Check("error", "lake", str(error))
     except duckdb.Error as error:
-        return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
+        return Check("error", "lake", f"{where.lake_catalog} cannot be opened: {_line(error)}")
     try:
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         counts = {table: con.execute(f"select count(*) from lake.raw.{table}").fetchall()[0][0] for table in RAW_TABLES}
@@ -1370,7 +1370,7 @@ def _warehouse(where: Settings) -> Check:
     except duckdb.Error as error:
         if "lock" in str(error).lower():
             return Check("fine", "warehouse", f"{size}; another process is writing it")
-        return Check("error", "warehouse", f"{where.warehouse} does not open: {_line(error)}")
+        return Check("error", "warehouse", f"{where.warehouse} cannot be opened: {_line(error)}")
     if not found:
         return Check("warning", "warehouse", f"{size}; it holds no build")
     command, status, snapshot = found[0]

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient
 from orchestration.errors import FinegrainError
 from orchestration.mapping.mapping import Stream, client_setting
 from orchestration.sources.registry import SETTINGS
-from orchestration.sources.streams import Chunk, Keeper, Unreachable
+from orchestration.sources.streams import Chunk, PartitionOwner, Unreachable
 
 #: Settings of librdkafka that the loader needs as they are, and why.
 FIXED: Final[dict[str, tuple[str | bool, str]]] = {
@@ -31,7 +31,7 @@ FIXED: Final[dict[str, tuple[str | bool, str]]] = {
     "auto.offset.reset": ("error", "what is gone must be told, not skipped"),
     "enable.partition.eof": (True, "the end of a partition must be seen"),
     "isolation.level": ("read_committed", "what a transaction aborted must not land"),
-    # Positions of all parts are claimed in one transaction; with it, partitions come and go all together.
+    # Positions of all partitions are claimed in one transaction; with it, partitions come and go all together.
     "partition.assignment.strategy": ("range", "partitions come and go together"),
 }
 #: Defaults that a mapping may change. The queue is what librdkafka may hold in memory, in KiB.
@@ -55,7 +55,7 @@ class Kafka:
 
     def __init__(self, stream: Stream, group: str, where: str) -> None:
         assert stream.kafka is not None
-        self.topic, self.place, self.where = stream.kafka, stream.place, where
+        self.topic, self.stream_id, self.where = stream.kafka, stream.place, where
         given = {
             name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
@@ -68,12 +68,12 @@ class Kafka:
                 )
         self.settings = {"group.id": group, **DEFAULTS, **given}
         self.consumer: Consumer | None = None
-        #: By part, where the next message is expected; None before partitions were first assigned, which may be none.
+        #: By partition, where the next message is expected; None before partitions were first assigned, which may be none.
         self._at: dict[str, int] | None = None
         self._ends: set[str] = set()
         self._trouble: KafkaError | None = None
 
-    def open(self, keeper: Keeper) -> None:
+    def open(self, owner: PartitionOwner) -> None:
         """Join the group. Partitions come by and by, while it is polled."""
         self._trouble, self._at, self._ends = None, None, set()
         quiet = logging.Logger("librdkafka")
@@ -84,7 +84,7 @@ class Kafka:
                 {name: value for name, value in common.items() if not name.startswith(("group.", "fetch.", "queued."))},
                 logger=quiet,
             )
-            incarnation = self._incarnation(admin)
+            topic_id = self._topic_id(admin)
             fixed = {name: value for name, (value, _) in FIXED.items()}
             self.consumer = Consumer({**common, **fixed}, logger=quiet)
         except KafkaException as error:
@@ -95,22 +95,22 @@ class Kafka:
                 return str(consumer.get_watermark_offsets(TopicPartition(self.topic, number), _PATIENCE)[0])
 
             starts = {str(each.partition): partial(beginning, each.partition) for each in partitions}
-            held = keeper.claim(starts, incarnation)
-            self._at, self._ends = {part: int(at.position) for part, at in held.items()}, set()
+            held = owner.claim(starts, topic_id)
+            self._at, self._ends = {partition: int(at.position) for partition, at in held.items()}, set()
             # Asked for by number even at the beginning, so that what retention removes meanwhile is told.
-            consumer.assign([TopicPartition(self.topic, int(part), at) for part, at in self._at.items()])
+            consumer.assign([TopicPartition(self.topic, int(partition), at) for partition, at in self._at.items()])
 
         def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            keeper.settle()
+            owner.settle()
             self._at, self._ends = None, set()
 
         def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            keeper.drop()
+            owner.drop()
             self._at, self._ends = None, set()
 
         self.consumer.subscribe([self.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
-    def _incarnation(self, admin: AdminClient) -> str:
+    def _topic_id(self, admin: AdminClient) -> str:
         """The id that the broker gave the topic when it was made."""
         try:
             [answer] = admin.describe_topics(TopicCollection([self.topic]), request_timeout=_PATIENCE).values()
@@ -138,16 +138,16 @@ class Kafka:
         self._ends -= chunk.ends.keys()
         for message, what in events:
             self._event(message, what, chunk)
-        at.update({part: int(end) for part, end in chunk.ends.items()})
+        at.update({partition: int(end) for partition, end in chunk.ends.items()})
         return chunk
 
     def _event(self, message: Message, error: KafkaError, chunk: Chunk) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
             # Markers of transactions are no messages, and lie between the last one and the end.
-            part, end = str(message.partition()), int(message.offset() or 0)
-            chunk.starts.setdefault(part, str((self._at or {}).get(part, end)))
-            chunk.ends[part] = str(max(end, int(chunk.ends.get(part, "0"))))
-            self._ends.add(part)
+            partition, end = str(message.partition()), int(message.offset() or 0)
+            chunk.starts.setdefault(partition, str((self._at or {}).get(partition, end)))
+            chunk.ends[partition] = str(max(end, int(chunk.ends.get(partition, "0"))))
+            self._ends.add(partition)
             return
         if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             return  # librdkafka tries again by itself; error_cb has told
@@ -185,7 +185,7 @@ class Kafka:
             which = f"{self.topic}/{message.partition()}" if message is not None else self.topic
             return FinegrainError(
                 f"{which}: the position in the lake is not in the topic any more ({error.str()}): what lay there was removed before "
-                "it was read, or the topic was emptied. To go on with what is there, run it once with --afresh"
+                "it was read, or the topic was emptied. To go on with what is there, run it once with --from-beginning"
             )
         if code == KafkaError._INVALID_ARG:
             return FinegrainError(f"{self.where}.stream.settings: {error.str()}")
@@ -196,7 +196,9 @@ class Kafka:
         if self.consumer is None:
             return
         offsets = [
-            TopicPartition(self.topic, int(part), int(end)) for part, end in ends.items() if part in (self._at or {})
+            TopicPartition(self.topic, int(partition), int(end))
+            for partition, end in ends.items()
+            if partition in (self._at or {})
         ]
         with contextlib.suppress(KafkaException):
             if offsets:
@@ -206,7 +208,9 @@ class Kafka:
         if self.consumer is None or not self._at:
             return {}
         found = {}
-        for at in self.consumer.position([TopicPartition(self.topic, int(part)) for part in sorted(self._at)]):
+        for at in self.consumer.position(
+            [TopicPartition(self.topic, int(partition)) for partition in sorted(self._at)]
+        ):
             _, high = self.consumer.get_watermark_offsets(at, cached=True)
             if at.offset >= 0 and high >= 0:
                 found[str(at.partition)] = max(high - at.offset, 0)
@@ -226,14 +230,17 @@ class Kafka:
 def _chunk(messages: list[Message], at: dict[str, int]) -> Chunk:
     """Messages as they came off partitions that were read up to `at`. Offsets of one partition only grow, with gaps where messages were
     compacted away or mark a transaction; one from before `at` would land twice."""
-    parts = list(map(Message.partition, messages))
+    partitions = list(map(Message.partition, messages))
     offsets = list(map(Message.offset, messages))
     payloads = list(map(Message.value, messages))
     headers = list(map(Message.headers, messages))
-    firsts = {str(part): int(offset or 0) for part, offset in zip(reversed(parts), reversed(offsets), strict=True)}
+    firsts = {
+        str(partition): int(offset or 0)
+        for partition, offset in zip(reversed(partitions), reversed(offsets), strict=True)
+    }
     return Chunk.of(
         [
-            pa.array(parts, pa.int32()),
+            pa.array(partitions, pa.int32()),
             pa.array(offsets, pa.int64()),
             payloads,
             [at for _, at in map(Message.timestamp, messages)],
@@ -242,8 +249,11 @@ def _chunk(messages: list[Message], at: dict[str, int]) -> Chunk:
             if any(headers)
             else pa.nulls(len(headers)),
         ],
-        {part: str(min(first, at.get(part, first))) for part, first in firsts.items()},
-        {str(part): str((offset or 0) + 1) for part, offset in dict(zip(parts, offsets, strict=True)).items()},
+        {partition: str(min(first, at.get(partition, first))) for partition, first in firsts.items()},
+        {
+            str(partition): str((offset or 0) + 1)
+            for partition, offset in dict(zip(partitions, offsets, strict=True)).items()
+        },
         sum(map(len, filter(None, payloads))),
     )
 

@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from orchestration.config.settings import is_server
 from orchestration.errors import FinegrainError
 from orchestration.mapping.mapping import Stream, client_setting
-from orchestration.sources.streams import Chunk, Keeper, Unreachable
+from orchestration.sources.streams import Chunk, PartitionOwner, Unreachable
 
 #: Kinesis gives at most so many records a call, and lets a shard be asked five times a second.
 MOST: Final = 10_000
@@ -50,7 +50,7 @@ class Kinesis:
 
     def __init__(self, stream: Stream, where: str) -> None:
         assert stream.kinesis is not None
-        self.stream, self.place, self.where = stream.kinesis, stream.place, where
+        self.stream, self.stream_id, self.where = stream.kinesis, stream.place, where
         self.settings = {
             name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
@@ -60,8 +60,8 @@ class Kinesis:
                 f"{where}.stream.settings.endpoint_url: this is no address of a server; write it like https://host:port"
             )
         self._client: Any = None
-        self._keeper: Keeper | None = None
-        self._incarnation: str | None = None
+        self._owner: PartitionOwner | None = None
+        self._topic_id: str | None = None
         self._at: dict[str, str] = {}
         self._iterators: dict[str, str] = {}
         self._behind: dict[str, int] = {}
@@ -69,8 +69,8 @@ class Kinesis:
         self._looked = 0.0
         self._turn = 0
 
-    def open(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def open(self, owner: PartitionOwner) -> None:
+        self._owner = owner
         self._at, self._iterators, self._behind, self._asked = {}, {}, {}, {}
         try:
             # A session of its own: boto3's keeps the first credentials it finds, whatever the environment says later.
@@ -85,7 +85,7 @@ class Kinesis:
         except (TypeError, ValueError) as error:
             raise FinegrainError(f"{self.where}.stream.settings: {error}") from None
         about = self._ask("describe_stream_summary", StreamName=self.stream)["StreamDescriptionSummary"]
-        self._incarnation = f"{about['StreamARN']} {about['StreamCreationTimestamp'].timestamp():.0f}"
+        self._topic_id = f"{about['StreamARN']} {about['StreamCreationTimestamp'].timestamp():.0f}"
         self._look()
 
     def _ask(self, call: str, **given: Any) -> Any:
@@ -107,8 +107,8 @@ class Kinesis:
                 raise _Expired from None
             if code == "InvalidArgumentException" and call == "get_shard_iterator":
                 raise FinegrainError(
-                    f"{self.place}: the position in the lake is not in the stream any more ({said}); what lay there was removed before it was "
-                    "read. To go on with what is there, run it once with --afresh"
+                    f"{self.stream_id}: the position in the lake is not in the stream any more ({said}); what lay there was removed before it was "
+                    "read. To go on with what is there, run it once with --from-beginning"
                 ) from None
             raise Unreachable(f"kinesis answers {code}: {said}") from None
         except (NoCredentialsError, PartialCredentialsError):
@@ -120,7 +120,7 @@ class Kinesis:
 
     def _look(self) -> None:
         """Learn which shards there are, and claim those that are new."""
-        assert self._keeper is not None
+        assert self._owner is not None
         self._looked = time.monotonic()
         shards: list[str] = []
         token: str | None = None
@@ -132,7 +132,7 @@ class Kinesis:
             if not token:
                 break
         if set(shards) - self._at.keys():
-            held = self._keeper.claim({shard: lambda: BEGINNING for shard in shards}, self._incarnation)
+            held = self._owner.claim({shard: lambda: BEGINNING for shard in shards}, self._topic_id)
             self._at = {shard: at.position for shard, at in held.items()}
             self._iterators, self._behind = {}, {}
             for shard, at in self._at.items():

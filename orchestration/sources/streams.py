@@ -27,7 +27,7 @@ MESSAGES: Final = pa.schema(
 
 @dataclass
 class Chunk:
-    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. By part, `starts` is where reading
+    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. By partition, `starts` is where reading
     began, and `ends` where it goes on after them; it may move where no message is. `notes` are for the user."""
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
@@ -66,29 +66,29 @@ class Chunk:
         return pa.Table.from_batches(self.batches, schema=MESSAGES)
 
 
-class Keeper(Protocol):
-    """What a source asks of its loader when parts come and go."""
+class PartitionOwner(Protocol):
+    """What a source asks of its loader when partitions come and go."""
 
     def known(self) -> dict[str, Position]:
-        """How far each part that was ever read has been."""
+        """How far each partition that was ever read has been."""
 
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        """Take over parts; where each goes on by the lake, or by its function where it was never read."""
+    def claim(self, partitions: Mapping[str, Callable[[], str]], topic_id: str | None) -> dict[str, Position]:
+        """Take over partitions; where each goes on by the lake, or by its function where it was never read."""
 
     def settle(self) -> None:
-        """Land what was taken so far, since its parts go to another."""
+        """Land what was taken so far, since its partitions go to another."""
 
     def drop(self) -> None:
-        """Forget what was taken and not landed: its parts are another's already."""
+        """Forget what was taken and not landed: its partitions are another's already."""
 
 
 class Source(Protocol):
-    """A stream that is read from the positions that its keeper says."""
+    """A stream that is read from the positions that its owner says."""
 
     #: How one calls it: `kafka:shop.events`.
-    place: str
+    stream_id: str
 
-    def open(self, keeper: Keeper) -> None:
+    def open(self, owner: PartitionOwner) -> None:
         """Connect. Raises FinegrainError where trying again would not help, Unreachable where it might."""
 
     def poll(self, rows: int, seconds: float) -> Chunk:
@@ -98,7 +98,7 @@ class Source(Protocol):
         """Everything before these positions is in the lake."""
 
     def lag(self) -> dict[str, int]:
-        """By part, how much lies before the reader: messages, or bytes of a folder, or milliseconds of Kinesis."""
+        """By partition, how much lies before the reader: messages, or bytes of a folder, or milliseconds of Kinesis."""
 
     def is_drained(self) -> bool:
         """Whether everything that was there has been taken."""

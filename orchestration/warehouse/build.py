@@ -362,9 +362,9 @@ def stale_rates(where: Settings | None = None) -> str | None:
 
 def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:
     """`dbt build`, from scratch when that is asked for or must be (see `build`). Raises FinegrainError."""
-    afresh = full_refresh or must_start_afresh(where)
+    full_refresh = full_refresh or needs_full_refresh(where)
     left_out = [] if unit_tests else ["--exclude-resource-type", "unit_test"]
-    return ["build", *(["--full-refresh"] if afresh else []), *left_out]
+    return ["build", *(["--full-refresh"] if full_refresh else []), *left_out]
 
 
 def audit(full: bool) -> dict[str, str | None]:
@@ -372,7 +372,7 @@ def audit(full: bool) -> dict[str, str | None]:
     return {"FINEGRAIN_FULL_AUDIT": "1"} if full else {}
 
 
-def must_start_afresh(where: Settings) -> bool:
+def needs_full_refresh(where: Settings) -> bool:
     """Whether the warehouse was begun by other rules than today's, has gone past the snapshot that is asked for, or cannot
     be told any more what came since."""
     if not where.warehouse.exists():

@@ -66,7 +66,7 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
             return _step(con, where, call, done.notes, is_passing)
 
         # One table at a time: the sooner it is done, the less likely it is to meet another writer.
-        for table in (*RAW_TABLES, *lake.BOOKS):
+        for table in (*RAW_TABLES, *lake.BOOKKEEPING):
             # From a SQLite catalogue DuckLake reads files and inlined rows in two looks, and whoever reads while rows go from here to
             # there misses them: a build for good. In PostgreSQL both are one look. Positions are a few rows that loaders replace all the time:
             # each flush would leave a file of dead rows, and merging them would not let loaders commit. They stay in the catalogue.

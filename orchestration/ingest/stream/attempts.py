@@ -1,7 +1,7 @@
-"""Batches in which processes died: by part, the position at which a batch was begun and not ended, and how often.
+"""Batches in which processes died: by partition, the position at which a batch was begun and not ended, and how often.
 
 This is kept beside the home, not in the lake: a batch that kills its process does so before anything is written. There is one small file for
-each part, since a part has one reader at a time. Only the first batch of a part after a claim is noted, since the next process would begin
+each partition, since a partition has one reader at a time. Only the first batch of a partition after a claim is noted, since the next process would begin
 there, too. After a death all batches are, for a while, and they are processed one at a time, so that it is known which one is deadly.
 Nothing is lost with the files: they only say where to look closely.
 """
@@ -53,16 +53,16 @@ class Attempts:
         self._first: set[str] = set()
         self._careful = 0
 
-    def claimed(self, parts: Mapping[str, Position]) -> None:
-        """These parts are read from now on, each from where the lake says."""
-        self._first = set(parts)
+    def claimed(self, partitions: Mapping[str, Position]) -> None:
+        """These partitions are read from now on, each from where the lake says."""
+        self._first = set(partitions)
 
     def of(self, moves: Mapping[str, tuple[Position | None, Position]]) -> Attempt:
-        """For the next batch, of parts that move so."""
+        """For the next batch, of partitions that move so."""
         attempt = Attempt()
-        for part, (before, _) in moves.items():
-            if before is not None and (self._careful or part in self._first):
-                path = self.folder / f"{hashlib.sha256(f'{self.name}/{part}'.encode()).hexdigest()[:32]}.json"
+        for partition, (before, _) in moves.items():
+            if before is not None and (self._careful or partition in self._first):
+                path = self.folder / f"{hashlib.sha256(f'{self.name}/{partition}'.encode()).hexdigest()[:32]}.json"
                 deaths = _deaths(path, before.position)
                 attempt.deaths = max(attempt.deaths, deaths)
                 attempt.notes[path] = json.dumps({"at": before.position, "begun": deaths + 1})

@@ -53,7 +53,7 @@ class Piece:
         return [Piece(_part(self.messages.table, span)) for span in _halves((0, count))]
 
 
-def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[Piece]:
+def pieces(writer: Messages, batch: Chunk, scratch: Path, memory: str) -> list[Piece]:
     """A batch in pieces, in its order. `scratch` is a folder for files that are removed again, `memory` what DuckDB may use.
 
     Raises Unreachable and FinegrainError as judging does, and Unavailable where no process can be started.
@@ -68,7 +68,7 @@ def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[P
         todo: list[Span] = [(0, table.num_rows)]
         died: set[Span] = set()
         while todo:
-            tried, end = _run(lander, path, todo, memory)
+            tried, end = _run(writer, path, todo, memory)
             found |= tried
             if end is None:
                 break
@@ -106,7 +106,7 @@ def _part(table: pa.Table, span: Span) -> Chunk:
 
 
 def _run(
-    lander: Messages, path: Path, todo: list[Span], memory: str
+    writer: Messages, path: Path, todo: list[Span], memory: str
 ) -> tuple[dict[Span, str | None], tuple[Span, str] | None]:
     """Try spans in a process; what became of each, and where and how the process died, if it did."""
     tried: dict[Span, str | None] = {}
@@ -120,7 +120,7 @@ def _run(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,  # signals are for its parent
     )
-    said, complaint = process.communicate(pickle.dumps((lander.given, lander.bounds, path, todo, memory)))
+    said, complaint = process.communicate(pickle.dumps((writer.given, writer.bounds, path, todo, memory)))
     for line in said.splitlines():
         with suppress(ValueError):  # a line that was cut off
             event: dict[str, Any] = json.loads(line)
@@ -157,8 +157,8 @@ def main() -> None:
             pa.memory_map(str(path)) as file,
         ):
             table = pa.ipc.open_file(file).read_all()
-            lander = _lander(con, given, bounds, memory)
-            for span, is_over, why in _tries(lander, table, todo):
+            writer = _writer(con, given, bounds, memory)
+            for span, is_over, why in _tries(writer, table, todo):
                 _say(span=span, is_over=is_over, why=why)
     except Unreachable as error:
         _say(unreachable=str(error))
@@ -171,7 +171,7 @@ def _say(**event: Any) -> None:
     os.write(sys.stdout.fileno(), json.dumps(event).encode() + b"\n")
 
 
-def _lander(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
+def _writer(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
     """What lands into a lake in memory; it has been seen to work."""
     con.execute(f"set memory_limit = '{memory}'")
     con.execute("set threads = 1")
@@ -179,15 +179,15 @@ def _lander(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Boun
     con.execute("set timezone = 'UTC'")
     con.execute("attach ':memory:' as lake")
     con.execute("create schema lake.raw")
-    lander = Messages(con, *given, bounds=bounds)
-    for table in (lander.table, "dead_letters"):
+    writer = Messages(con, *given, bounds=bounds)
+    for table in (writer.table, "dead_letters"):
         shape = ", ".join(f'"{name}" {kind}' for name, kind in lake.table_columns(table).items())
         con.execute(f"create table lake.raw.{table} ({shape})")
-    _land(lander, Chunk.of([["0"], ["0"], [b"{}"], [-1], [None], [None]], {}, {}, 2))
-    return lander
+    _land(writer, Chunk.of([["0"], ["0"], [b"{}"], [-1], [None], [None]], {}, {}, 2))
+    return writer
 
 
-def _tries(lander: Messages, table: pa.Table, todo: list[Span]) -> Iterator[tuple[Span, bool, str | None]]:
+def _tries(writer: Messages, table: pa.Table, todo: list[Span]) -> Iterator[tuple[Span, bool, str | None]]:
     """Each span, before and after it is tried; halves of what failed come next."""
     stack = todo[::-1]
     while stack:
@@ -195,7 +195,7 @@ def _tries(lander: Messages, table: pa.Table, todo: list[Span]) -> Iterator[tupl
         yield span, False, None
         why = None
         try:
-            _land(lander, _part(table, span))
+            _land(writer, _part(table, span))
         except (FinegrainError, Unreachable):
             raise
         except Exception as error:  # whatever reading a message may raise
@@ -213,12 +213,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _land(lander: Messages, chunk: Chunk) -> None:
-    lander.judge(chunk)
-    with lake.transaction(lander.con):
-        lander.land(chunk, datetime.now(UTC).replace(tzinfo=None))
-    lander.con.execute(f"truncate lake.raw.{lander.table}")
-    lander.con.execute("truncate lake.raw.dead_letters")
+def _land(writer: Messages, chunk: Chunk) -> None:
+    writer.validate(chunk)
+    with lake.transaction(writer.con):
+        writer.land(chunk, datetime.now(UTC).replace(tzinfo=None))
+    writer.con.execute(f"truncate lake.raw.{writer.table}")
+    writer.con.execute("truncate lake.raw.dead_letters")
 
 
 if __name__ == "__main__":

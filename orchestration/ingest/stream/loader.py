@@ -33,7 +33,7 @@ from orchestration.ingest.stream.isolation import Piece
 from orchestration.ingest.stream.messages import Landed, Messages
 from orchestration.ingest.stream.watch import Watch
 from orchestration.lake import lake
-from orchestration.lake.positions import Overtaken, Position, Stream, move, positions
+from orchestration.lake.positions import Fenced, Position, Stream, move, positions
 from orchestration.sources import devices
 from orchestration.sources.streams import Chunk, Source, Unreachable
 from orchestration.sql.text import quote
@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass
 class Batch:
-    """A closed batch: messages, where its parts go from and to, and when its first message was taken."""
+    """A closed batch: messages, where its partitions go from and to, and when its first message was taken."""
 
     number: int
     messages: Chunk
@@ -72,34 +72,34 @@ class Batch:
     attempt: Attempt = field(default_factory=Attempt)
 
     @property
-    def incarnation(self) -> str | None:
-        """Of the stream, as its parts were claimed."""
-        [found] = {to.incarnation for _, to in self.moves.values()}
+    def topic_id(self) -> str | None:
+        """Of the stream, as its partitions were claimed."""
+        [found] = {to.topic_id for _, to in self.moves.values()}
         return found
 
 
 class Loader:
-    """One loader of one stream (a `Keeper`). `run` returns when the stream is drained, if so asked, or `stop` was called."""
+    """One loader of one stream (a `PartitionOwner`). `run` returns when the stream is drained, if so asked, or `stop` was called."""
 
     def __init__(
         self,
         source: Source,
-        landers: Sequence[Messages],
+        writers: Sequence[Messages],
         connect: Callable[[], duckdb.DuckDBPyConnection],
         where: Settings,
         watch: Watch,
         limits: Limits | None = None,
         *,
-        afresh: bool = False,
+        from_beginning: bool = False,
     ) -> None:
-        self.source, self.landers, self.where, self.watch = source, landers, where, watch
+        self.source, self.writers, self.where, self.watch = source, writers, where, watch
         self._connect = connect
         self._con: duckdb.DuckDBPyConnection | None = None
-        self.place = landers[0].place
-        self.of = Stream(landers[0].source, landers[0].table, self.place)
+        self.stream_id = writers[0].stream_id
+        self.stream = Stream(writers[0].source, writers[0].table, self.stream_id)
         self.limits = limits or Limits()
-        self.afresh = afresh
-        #: Parts that have been begun afresh, so that they are once, however often they come and go.
+        self.from_beginning = from_beginning
+        #: Parts that have been begun from_beginning, so that they are once, however often they come and go.
         self._begun: set[str] = set()
         self._earliest = datetime.min
         self.owner = str(uuid.uuid4())
@@ -115,7 +115,7 @@ class Loader:
         self._news: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self._turn = threading.Condition()
         self._failure: BaseException | None = None
-        self._attempts = Attempts(where.home / "attempts", f"{self.of.source}/{self.of.table}/{self.place}")
+        self._attempts = Attempts(where.home / "attempts", f"{self.stream.source}/{self.stream.table}/{self.stream_id}")
         self._tried: list[Attempt] = []
 
     @property
@@ -123,12 +123,12 @@ class Loader:
         """The lake, as the thread that takes asks it."""
         if self._con is None:
             self._con = self._connected()
-            for lander in self.landers:
-                lander.con = self._con.cursor()
+            for writer in self.writers:
+                writer.con = self._con.cursor()
         return self._con
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
-        """A new connection to the lake that can run what the landers have bound."""
+        """A new connection to the lake that can run what the writers have bound."""
         con = self._connect()
         devices.register(con)
         return con
@@ -139,7 +139,7 @@ class Loader:
 
     def run(self, *, drain: bool = False) -> None:
         """Load until stopped, or (`drain`) until everything that is there is in the lake. Raises FinegrainError."""
-        threads = [threading.Thread(target=self._write, args=(each,), daemon=True) for each in self.landers]
+        threads = [threading.Thread(target=self._write, args=(each,), daemon=True) for each in self.writers]
         for thread in threads:
             thread.start()
         pause = PAUSE
@@ -149,7 +149,7 @@ class Loader:
                 try:
                     self._session(drain)
                     return
-                except (Unreachable, Overtaken, Unavailable, duckdb.Error) as error:
+                except (Unreachable, Fenced, Unavailable, duckdb.Error) as error:
                     failed = self._told(error) if isinstance(error, duckdb.Error) else error
                     self._leave()
                     if isinstance(failed, FinegrainError):
@@ -157,7 +157,9 @@ class Loader:
                             raise failed from None
                         self._disconnect()
                     trouble = (
-                        f"another loader has taken over part {failed}" if isinstance(failed, Overtaken) else str(failed)
+                        f"another loader has taken over partition {failed}"
+                        if isinstance(failed, Fenced)
+                        else str(failed)
                     )
                 if time.monotonic() - began > LASTED:
                     pause = PAUSE
@@ -205,17 +207,23 @@ class Loader:
     def _take(self, chunk: Chunk) -> None:
         for note in chunk.notes:
             self.watch.note(note)
-        for part in [part for part, end in chunk.ends.items() if part in self._held and not self._moves(part, end)]:
-            del chunk.ends[part]  # the end of a partition, seen again
+        for partition in [
+            partition
+            for partition, end in chunk.ends.items()
+            if partition in self._held and not self._moves(partition, end)
+        ]:
+            del chunk.ends[partition]  # the end of a partition, seen again
         if not chunk.ends:
             return
-        for part, start in chunk.starts.items():
-            if part not in chunk.ends:
+        for partition, start in chunk.starts.items():
+            if partition not in chunk.ends:
                 continue
-            expected = self._open.ends.get(part, self._held[part].position if part in self._held else None)
+            expected = self._open.ends.get(
+                partition, self._held[partition].position if partition in self._held else None
+            )
             if start != expected:
                 raise Unreachable(
-                    f"part {part} was read from {start}, and not from {expected}, where the last read ended"
+                    f"part {partition} was read from {start}, and not from {expected}, where the last read ended"
                 )
         if not self._open.ends:
             self._since = time.monotonic()
@@ -224,8 +232,8 @@ class Loader:
             self._size = max(chunk.bytes / len(chunk), 1.0)
         self.watch.took(len(chunk), chunk.bytes)
 
-    def _moves(self, part: str, end: str) -> bool:
-        return end != self._open.ends.get(part, self._held[part].position)
+    def _moves(self, partition: str, end: str) -> bool:
+        return end != self._open.ends.get(partition, self._held[partition].position)
 
     def _is_full(self) -> bool:
         batch = self._open
@@ -241,12 +249,12 @@ class Loader:
             return
         messages, self._open = self._open, Chunk()
         moves: dict[str, tuple[Position | None, Position]] = {}
-        for part, end in messages.ends.items():
-            before = self._held.get(part)
+        for partition, end in messages.ends.items():
+            before = self._held.get(partition)
             if before is None:
-                raise Overtaken(part)
-            moves[part] = (before, replace(before, position=end))
-        self._held.update({part: to for part, (_, to) in moves.items()})
+                raise Fenced(partition)
+            moves[partition] = (before, replace(before, position=end))
+        self._held.update({partition: to for partition, (_, to) in moves.items()})
         batch = Batch(self._closed, messages, moves, self._since, self._attempts.of(moves))
         self._closed += 1
         while True:
@@ -259,63 +267,65 @@ class Loader:
     # --- what a source asks ---
 
     def known(self) -> dict[str, Position]:
-        """How far each part that was ever read has been."""
-        return positions(self.con, self.of)
+        """How far each partition that was ever read has been."""
+        return positions(self.con, self.stream)
 
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        """Take over parts: from now on nobody else's batch of them can land."""
+    def claim(self, partitions: Mapping[str, Callable[[], str]], topic_id: str | None) -> dict[str, Position]:
+        """Take over partitions: from now on nobody else's batch of them can land."""
         self.settle()
-        if not parts:
+        if not partitions:
             return {}
-        # The stream is asked where a part begins before anything is locked: its answer may take seconds.
+        # The stream is asked where a partition begins before anything is locked: its answer may take seconds.
         known = self.known()
         beginnings = {
-            part: beginning() for part, beginning in parts.items() if part not in known or self._is_afresh(part)
+            partition: beginning()
+            for partition, beginning in partitions.items()
+            if partition not in known or self._starts_over(partition)
         }
-        if any(map(self._is_afresh, parts)):
+        if any(map(self._starts_over, partitions)):
             self._earliest = self._after_deletions()
 
         def work() -> dict[str, Position]:
             moves: dict[str, tuple[Position | None, Position]] = {}
             with lake.writing(self.con, self.where):
                 present = self.known()
-                for part in parts:
-                    before = present.get(part)
-                    if before is None or self._is_afresh(part):
-                        if part not in beginnings:  # its position was there a moment ago, and is deleted
-                            raise Overtaken(part)
-                        at = Position(part, beginnings[part], incarnation, self.owner)
-                    elif before.incarnation != incarnation:
+                for partition in partitions:
+                    before = present.get(partition)
+                    if before is None or self._starts_over(partition):
+                        if partition not in beginnings:  # its position was there a moment ago, and is deleted
+                            raise Fenced(partition)
+                        at = Position(partition, beginnings[partition], topic_id, self.owner)
+                    elif before.topic_id != topic_id:
                         raise FinegrainError(
-                            f"{self.place}: it was deleted and recreated since it was last read (part {part} was at {before.position}). "
-                            "To go on with the new one from its beginning, run it once with --afresh; rows that have landed stay"
+                            f"{self.stream_id}: it was deleted and recreated since it was last read (partition {partition} was at {before.position}). "
+                            "To go on with the new one from its beginning, run it once with --from_beginning; rows that have landed stay"
                         )
                     else:
                         at = replace(before, owner=self.owner)
-                    moves[part] = (before, at)
-                move(self.con, self.of, moves, _now())
-            return {part: to for part, (_, to) in moves.items()}
+                    moves[partition] = (before, at)
+                move(self.con, self.stream, moves, _now())
+            return {partition: to for partition, (_, to) in moves.items()}
 
         # First positions do not conflict in the lake, so two that claim do it one after the other.
-        with lake.alone(self.where, f"claim {self.of.source} {self.of.table} {self.place}"):
+        with lake.alone(self.where, f"claim {self.stream.source} {self.stream.table} {self.stream_id}"):
             self._held = lake.retry(work)
-        self._begun |= parts.keys()
+        self._begun |= partitions.keys()
         self._attempts.claimed(self._held)
         return dict(self._held)
 
     def _after_deletions(self) -> datetime:
         """What was unloaded and is read again lands after its deletion, or it would count as deleted; the clock may have been put back."""
         [(last,)] = self.con.execute(
-            f"select max(_ingested_at) from lake.raw.deletions where _source = {quote(self.of.source)} "
-            f"and raw_table = {quote(self.of.table)} and row_key is null"
+            f"select max(_ingested_at) from lake.raw.deletions where _source = {quote(self.stream.source)} "
+            f"and raw_table = {quote(self.stream.table)} and row_key is null"
         ).fetchall()
         return last + timedelta(microseconds=1) if last is not None else datetime.min
 
-    def _is_afresh(self, part: str) -> bool:
-        return self.afresh and part not in self._begun
+    def _starts_over(self, partition: str) -> bool:
+        return self.from_beginning and partition not in self._begun
 
     def settle(self) -> None:
-        """Land the open batch before its parts go to another."""
+        """Land the open batch before its partitions go to another."""
         self._close_batch()
         self._wait()
         self._held = {}
@@ -327,11 +337,11 @@ class Loader:
 
     # --- the threads that land ---
 
-    def _write(self, lander: Messages) -> None:
+    def _write(self, writer: Messages) -> None:
         while (batch := self._batches.get()) is not None:
             try:
                 if self._failure is None:
-                    self._land(lander, batch)
+                    self._land(writer, batch)
             except BaseException as error:  # told by the thread that takes
                 self._failure = self._failure or error
             finally:
@@ -341,7 +351,7 @@ class Loader:
                     self._turn.notify_all()
                 self._batches.task_done()
 
-    def _land(self, lander: Messages, batch: Batch) -> None:
+    def _land(self, writer: Messages, batch: Batch) -> None:
         started = time.monotonic()
         attempt, done = batch.attempt, None
         if attempt.is_careful and not self._is_my_turn(batch):
@@ -350,20 +360,20 @@ class Loader:
         attempt.begin()
         if attempt.deaths < DEATHS:
             try:
-                lander.judge(batch.messages, batch.incarnation)
+                writer.validate(batch.messages, batch.topic_id)
                 if not self._is_my_turn(batch):
                     return
-                done = lake.retry(partial(self._commit, lander, batch, None))
+                done = lake.retry(partial(self._commit, writer, batch, None))
             except Exception as error:
                 if not _is_of_the_batch(error):
                     raise
         if done is None:
             if not self._is_my_turn(batch):
                 return
-            done = self._land_in_pieces(lander, batch)
+            done = self._land_in_pieces(writer, batch)
         attempt.end()
         self._tried.remove(attempt)
-        self._news.put({part: to.position for part, (_, to) in batch.moves.items()})
+        self._news.put({partition: to.position for partition, (_, to) in batch.moves.items()})
         finished = time.monotonic()
         self.watch.landed(len(batch.messages), batch.messages.bytes, done, finished - started, finished - batch.since)
 
@@ -373,52 +383,52 @@ class Loader:
             self._turn.wait_for(lambda: self._landed == batch.number)
         return self._failure is None
 
-    def _commit(self, lander: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> Landed:
-        """Land a batch in one transaction: whole, as it was judged, or in pieces."""
-        with lake.writing(lander.con, self.where):
+    def _commit(self, writer: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> Landed:
+        """Land a batch in one transaction: whole, as it was validated, or in pieces."""
+        with lake.writing(writer.con, self.where):
             now = max(_now(), self._earliest)
-            move(lander.con, self.of, batch.moves, now)
+            move(writer.con, self.stream, batch.moves, now)
             if pieces is None:
-                return lander.land(batch.messages, now)
+                return writer.land(batch.messages, now)
             done = Landed()
             for piece in pieces:
                 if piece.why is None:
-                    lander.judge(piece.messages, batch.incarnation)
-                    done.add(lander.land(piece.messages, now))
+                    writer.validate(piece.messages, batch.topic_id)
+                    done.add(writer.land(piece.messages, now))
                 else:
-                    done.add(lander.condemn(piece.messages, piece.why, now, batch.incarnation))
+                    done.add(writer.dead_letter_all(piece.messages, piece.why, now, batch.topic_id))
             return done
 
-    def _land_in_pieces(self, lander: Messages, batch: Batch) -> Landed:
+    def _land_in_pieces(self, writer: Messages, batch: Batch) -> Landed:
         """Land a batch that fails, or kills processes, for its own sake: without the messages that cannot be processed."""
-        pieces = isolation.pieces(lander, batch.messages, self.where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+        pieces = isolation.pieces(writer, batch.messages, self.where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
         while True:
-            self._revive(lander)
+            self._revive(writer)
             try:
-                return lake.retry(partial(self._commit, lander, batch, pieces))
+                return lake.retry(partial(self._commit, writer, batch, pieces))
             except Exception as error:
                 # What can be processed alone can be too much for a process that does other things, too.
                 if not _is_of_the_batch(error) or all(len(piece.messages) <= FEW for piece in pieces):
                     raise
             pieces = [half for piece in pieces for half in piece.halves()]
 
-    def _revive(self, lander: Messages) -> None:
+    def _revive(self, writer: Messages) -> None:
         """Give a thread a new connection, where an error of the engine has made its own useless."""
         with suppress(duckdb.Error):
-            lander.con.execute("select 1")
+            writer.con.execute("select 1")
             return
         with self._turn:
             try:
                 assert self._con is not None
-                lander.con = self._con.cursor()
-                lander.con.execute("select 1")
+                writer.con = self._con.cursor()
+                writer.con.execute("select 1")
             except duckdb.Error:
                 self._con = self._connected()
-                lander.con = self._con.cursor()
+                writer.con = self._con.cursor()
 
     def _disconnect(self) -> None:
         """Leave the lake, while no batch is being landed."""
-        for con in (*(lander.con for lander in self.landers), self._con):
+        for con in (*(writer.con for writer in self.writers), self._con):
             with suppress(duckdb.Error):
                 if con is not None:
                     con.close()
@@ -466,7 +476,7 @@ def _is_of_the_batch(error: Exception) -> bool:
     if isinstance(error, duckdb.Error):
         elsewhere = (duckdb.IOException, duckdb.PermissionException, duckdb.InterruptException)
         return not (isinstance(error, elsewhere) or lake.is_outage(error) or lake.busy(error))
-    return not isinstance(error, (FinegrainError, Unreachable, Overtaken, OSError))
+    return not isinstance(error, (FinegrainError, Unreachable, Fenced, OSError))
 
 
 def _now() -> datetime:

@@ -1,6 +1,6 @@
 """What becomes of a message: a row of its raw table, or a dead letter, which keeps it whole and says why.
 
-A batch is judged by SQL. The contract of the raw table is enforced here, message by message, since a stream has no sender
+A batch is validated by SQL. The contract of the raw table is enforced here, message by message, since a stream has no sender
 who would read a report: what it asks is what the models could do nothing with.
 """
 
@@ -75,8 +75,8 @@ class Messages:
         #: What the same messages are made of again, on another connection.
         self.given = (source, table, entry, zone, where)
         self.con, self.source, self.table = con, source, table
-        self.place = entry.stream.place
-        self.name = self.place.partition(":")[2]
+        self.stream_id = entry.stream.place
+        self.name = self.stream_id.partition(":")[2]
         self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
         if not entry.fields:
             entry = entry.reading(RAW_TABLES[table])
@@ -91,7 +91,7 @@ class Messages:
         got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
         own = free_prefix(self.known)
         opened = landing.Opened(
-            self.place,
+            self.stream_id,
             dict.fromkeys(self.known, "VARCHAR"),
             f"(select {got}, __n as {own}n, __kept as {own}kept, why as {own}bad, line as {own}payload from parsed)",
             tuple(self.known),
@@ -102,12 +102,12 @@ class Messages:
         self.message = "__n" if entry.explode is None else "__record"
         self.rules, self.clear = self._rules()
 
-    def judge(self, batch: Chunk, incarnation: str | None = None) -> None:
-        """Read through a batch, into the temporary table `judged`; nothing is written yet. Of the `incarnation` of a stream, positions carry
+    def validate(self, batch: Chunk, topic_id: str | None = None) -> None:
+        """Read through a batch, into the temporary table `validated`; nothing is written yet. Of the `topic_id` of a stream, positions carry
         a digest, so that those of a recreated one are others."""
         if not len(batch):
             return
-        self._number = _number(incarnation)
+        self._number = _number(topic_id)
         table = batch.table
         if self.registry is not None:
             table, text = self.registry.decode(table, self.bounds.size), "text"
@@ -126,24 +126,24 @@ class Messages:
             self.unknown = self._unknown(line)
             parsed, parameters = self._parsed(line, has_long_numbers(read))
             self.con.execute(
-                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
+                f"create or replace temporary table validated as with parsed as not materialized ({parsed}) "
                 f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
                 parameters,
             )
         finally:
             self.con.unregister("batch")
-        [(unclear,)] = self.con.execute("select count(*) from judged where __clear is not true").fetchall()
+        [(unclear,)] = self.con.execute("select count(*) from validated where __clear is not true").fetchall()
         if unclear:
             # Planning the rules takes as long as planning all else, so they are left alone where nobody needs them.
             self.con.execute(
-                "create or replace temporary table judged as select * replace "
-                f"(case when __clear then null {self.rules} end as __why) from judged"
+                "create or replace temporary table validated as select * replace "
+                f"(case when __clear then null {self.rules} end as __why) from validated"
             )
             if self.message != "__n":
                 # A message lands whole or not at all: what is wrong with one of its rows is wrong with it.
                 self.con.execute(
-                    "create or replace temporary table judged as select * replace "
-                    "(min(__why) over (partition by __record) as __why) from judged"
+                    "create or replace temporary table validated as select * replace "
+                    "(min(__why) over (partition by __record) as __why) from validated"
                 )
 
     def _unknown(self, line: str) -> dict[str, int]:
@@ -208,9 +208,9 @@ class Messages:
                 ))"""
         return parsed, parameters | {"shape": json.dumps(shape)}
 
-    def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
-        """Within a writing transaction: every message of the batch, which was judged, becomes a row or a dead letter, or is left
-        out by `where`. Without `bury` dead letters are counted and not kept."""
+    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> Landed:
+        """Within a writing transaction: every message of the batch, which was validated, becomes a row or a dead letter, or is left
+        out by `where`. Without `dead_letter` dead letters are counted and not kept."""
         done = Landed()
         if not len(batch):
             return done
@@ -218,20 +218,20 @@ class Messages:
         good, parameters = self.good(now)
         [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
         if done.rows < len(batch) or self.message != "__n":
-            if bury:
-                self._bury(batch, now)
+            if dead_letter:
+                self._dead_letter(batch, now)
             done.dead = self.dead()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
             [(done.delay,)] = self.con.execute(
                 f"select median(epoch({timestamp_literal(now)} - {moment})) "
-                "from (select event_at from judged where __why is null limit 1000)"
+                "from (select event_at from validated where __why is null limit 1000)"
             ).fetchall()
         return done
 
     def good(self, now: datetime) -> tuple[str, dict[str, list[str]]]:
         """SQL of the messages that break no rule, as rows of their raw table that come `now`; and its parameters."""
-        good = replace(self.bound, rows="select * exclude (__clear, __why) from judged where __why is null")
+        good = replace(self.bound, rows="select * exclude (__clear, __why) from validated where __why is null")
         parameters: dict[str, list[str]] = {}
         if self.unknown and "properties" in RAW_TABLES[self.table]:
             good, parameters = self._with_unknown(good)
@@ -315,44 +315,44 @@ class Messages:
         )
         return joined_rows, parameters
 
-    def _bury(self, batch: Chunk, now: datetime) -> None:
+    def _dead_letter(self, batch: Chunk, now: datetime) -> None:
         """Keep the messages that break a rule, whole."""
         moment = timestamp_literal(now)
         self.con.register("batch", batch.table)
         self.con.execute(
             f"""insert into lake.raw.dead_letters
-            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.place)}, part, position,
+            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.stream_id)}, part, position,
                 payload, key, headers, rule_id, __why[len(rule_id) + 3:],
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (
-                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null
+                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from validated where __why is not null
             ) on {self._number} = __of"""
         )
         self.con.unregister("batch")
 
-    def condemn(self, batch: Chunk, why: str, now: datetime, incarnation: str | None = None) -> Landed:
+    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> Landed:
         """Within a writing transaction: every message of the batch becomes a dead letter, unread; `why` is the rule and a sentence."""
-        self._number = _number(incarnation)
+        self._number = _number(topic_id)
         self.con.register("batch", batch.table)
         self.con.execute(
-            f"create or replace temporary table judged as select {self._number} as {self.message}, {quote(why)} as __why from batch"
+            f"create or replace temporary table validated as select {self._number} as {self.message}, {quote(why)} as __why from batch"
         )
         self.con.unregister("batch")
-        self._bury(batch, now)
+        self._dead_letter(batch, now)
         return Landed(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
-        """How many of the messages that were judged break each rule."""
+        """How many of the messages that were validated break each rule."""
         found = self.con.execute(
-            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from judged where __why is not null group by 1 order by 1"
+            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from validated where __why is not null group by 1 order by 1"
         ).fetchall()
         return {str(rule): int(count) for rule, count in found}
 
 
-def _number(incarnation: str | None) -> str:
-    """SQL of a message's part and position, with a digest of the incarnation of the stream."""
-    tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
+def _number(topic_id: str | None) -> str:
+    """SQL of a message's part and position, with a digest of the topic_id of the stream."""
+    tag = "" if topic_id is None else f"@{hashlib.md5(topic_id.encode()).hexdigest()[:8]}"
     return f"part || {quote(f'{tag}/')} || position"
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Settings, memory, settings
 from orchestration.errors import FinegrainError, Unavailable, console
-from orchestration.ingest.deliveries import is_deleted, tell_gone
+from orchestration.ingest.deliveries import is_deleted, mark_deleted
 from orchestration.ingest.stream import isolation
 from orchestration.ingest.stream.isolation import Piece
 from orchestration.ingest.stream.messages import Messages
@@ -85,7 +85,7 @@ def replay(
                 if rule not in known:
                     what = "quarantined row" if quarantined else "dead letter"
                     raise FinegrainError(
-                        f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
+                        f"--rule {rule}: no {what} of {messages.stream_id} waits that broke it; there are {', '.join(known) or 'none at all'}"
                     )
                 wanted.append(f"list_contains(rules, {quote(rule)})")
             if since is not None:
@@ -106,7 +106,7 @@ def replay(
                     if not count:
                         return done
                     after = last
-                    advance(count, messages.place)
+                    advance(count, messages.stream_id)
     except Unreachable as trouble:
         raise Unavailable(f"{said}.stream: {trouble}; run this again later") from None
 
@@ -116,7 +116,7 @@ def _letters(messages: Messages) -> str:
     return (
         f"select {_part_and_number('_position', messages)}, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, "
         f"_ingested_at, [rule_id] as rules from ({_waiting(messages)}) "
-        # What was read again (--afresh) is one message all the same.
+        # What was read again (--from_beginning) is one message all the same.
         "qualify row_number() over (partition by _position order by _ingested_at desc) = 1"
     )
 
@@ -124,7 +124,7 @@ def _letters(messages: Messages) -> str:
 def _waiting(messages: Messages) -> str:
     return (
         "select d.* from lake.raw.dead_letters as d "
-        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and "
+        f"where _source = {quote(messages.source)} and place = {quote(messages.stream_id)} and raw_table = {quote(messages.table)} and "
         f"{lake.IS_WAITING}"
     )
 
@@ -135,7 +135,7 @@ def _of_message(position: str) -> str:
 
 
 def _part_and_number(position: str, messages: Messages) -> str:
-    """SQL: part (with the tag of its incarnation) and position, out of a `_position`."""
+    """SQL: part (with the tag of its topic_id) and position, out of a `_position`."""
     place = f"substr({_of_message(position)}, {len(messages.name) + 2})"
     return f"regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position"
 
@@ -194,7 +194,7 @@ def _some(
             if piece.why is not None:
                 this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1
                 continue
-            messages.judge(piece.messages)
+            messages.validate(piece.messages)
             land(messages, piece.messages, now, this)
     done.asked, done.rows, done.unchanged = this.asked + found.num_rows, this.rows, this.unchanged
     for each, count in this.still_dead.items():
@@ -203,11 +203,11 @@ def _some(
 
 
 def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Replay) -> None:
-    landed = messages.land(letters, now, bury=False)
+    landed = messages.land(letters, now, dead_letter=False)
     messages.con.execute(
         f"insert into lake.raw.replayed select _source, _position, raw_table, _ingested_at, {timestamp_literal(now)} "
         f"from ({_waiting(messages)}) where _position in "
-        f"(select {quote(messages.name + '/')} || {messages.message} from judged where __why is null)"
+        f"(select {quote(messages.name + '/')} || {messages.message} from validated where __why is null)"
     )
     done.rows += landed.rows
     for rule, count in landed.dead.items():
@@ -225,7 +225,7 @@ def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) 
         f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
         f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
     )
-    tell_gone(con, messages.source, table, "changed", now)
+    mark_deleted(con, messages.source, table, "changed", now)
     [(landed,)] = con.execute(f"insert into lake.raw.{table} select * from changed").fetchall()
     [(good_rows,)] = con.execute("select count(*) from again").fetchall()
     done.rows += landed

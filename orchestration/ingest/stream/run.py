@@ -30,7 +30,7 @@ from orchestration.sources.streams import MESSAGES, Chunk, Source, Unreachable
 LOOK: Final = 10.0
 
 #: Threads that land batches: one writes while the other reads through its own.
-LANDERS: Final = 2
+WRITERS: Final = 2
 
 
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
@@ -97,7 +97,7 @@ def stream(
     data: str | Path | None = None,
     *,
     drain: bool = False,
-    afresh: bool = False,
+    from_beginning: bool = False,
     limits: Limits | None = None,
     bounds: Bounds | None = None,
     form: Form = Form.none,
@@ -118,20 +118,20 @@ def stream(
         con = lake.connect(home)
         con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
         con.execute("set preserve_insertion_order = false")
-        # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
+        # Each writer keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
         con.execute("set threads = 1")
         return con
 
     with duckdb.connect() as con:  # where the mapping is bound; batches land in the lake
-        landers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(LANDERS)]
-    watch = Watch(client.place, form, port, address)
+        writers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(WRITERS)]
+    watch = Watch(client.stream_id, form, port, address)
     # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
     pa.set_memory_pool(pa.system_memory_pool())
     # Messages are many, and go as soon as nobody names them; looking for cycles among them would take longer than taking them.
     before = gc.get_threshold()
     gc.set_threshold(100_000)
     try:
-        loader = Loader(client, landers, connect, where, watch, limits, afresh=afresh)
+        loader = Loader(client, writers, connect, where, watch, limits, from_beginning=from_beginning)
         with suppress(Unavailable):
             _ = loader.con  # a lake that does not answer is waited for
         _record_shop(loader, where, mapping)
@@ -152,14 +152,14 @@ def _record_shop(loader: Loader, where: Settings, mapping: str | Path) -> None:
             raise
 
 
-class Onlooker:
-    """A keeper that takes nothing over: every part is read from its beginning, beside whoever loads it."""
+class PreviewOwner:
+    """A owner that takes nothing over: every part is read from its beginning, beside whoever loads it."""
 
     def known(self) -> dict[str, Position]:
         return {}
 
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        return {part: Position(part, beginning(), incarnation) for part, beginning in parts.items()}
+    def claim(self, parts: Mapping[str, Callable[[], str]], topic_id: str | None) -> dict[str, Position]:
+        return {part: Position(part, beginning(), topic_id) for part, beginning in parts.items()}
 
     def settle(self) -> None:
         """Nothing is kept."""
@@ -179,7 +179,7 @@ def look(
     taken = Chunk()
     deadline = time.monotonic() + seconds
     try:
-        client.open(Onlooker())
+        client.open(PreviewOwner())
         while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
             taken.add(client.poll(rows - len(taken), 0.1))
         table = taken.table if registry is None else registry.decode(taken.table, Bounds().size)

@@ -59,8 +59,10 @@ class Totals:
 class Watch:
     """Counts what a loader does and tells it in one form. `port`: where Prometheus may ask, on loopback unless `address` says else."""
 
-    def __init__(self, place: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1") -> None:
-        self.place, self.form = place, form
+    def __init__(
+        self, stream_id: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1"
+    ) -> None:
+        self.stream_id, self.form = stream_id, form
         self.totals = Totals()
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int, int]] = deque()
@@ -72,7 +74,7 @@ class Watch:
         self._registry = CollectorRegistry()
         labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
         Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info(
-            {"place": console.shown(place)}
+            {"place": console.shown(stream_id)}
         )
         self._rows = Counter("rows", "Rows landed in the lake", **labels)
         self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
@@ -154,11 +156,11 @@ class Watch:
         if self.form is Form.json:
             self._tell(at_once=True)
         elif self.form is Form.lines or (self.form is Form.panel and news):
-            console.say(f"stream {self.place}: {text}")
+            console.say(f"stream {self.stream_id}: {text}")
 
     def note(self, text: str) -> None:
         """Something that the user should know, and that keeps the loader from nothing."""
-        console.say(f"stream {self.place}: {text}")
+        console.say(f"stream {self.stream_id}: {text}")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: totals, and rates over the last seconds."""
@@ -169,7 +171,7 @@ class Watch:
             }
         return {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "stream": self.place,
+            "stream": self.stream_id,
             "seconds": round(time.monotonic() - self._began, 3),
             "messages_per_second": round(rows),
             "bytes_per_second": round(size),
@@ -202,13 +204,13 @@ class Watch:
         said = self.as_dict()
         dead = sum(said["dead_letters"].values())
         console.say(
-            f"stream {self.place}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
+            f"stream {self.stream_id}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
             f"lag {sum(said['lag'].values()):,}, commit {1000 * said['commit_seconds']:.0f} ms"
         )
 
     def _panel(self) -> Table:
         said = self.as_dict()
-        table = Table(title=console.shown(f"stream {self.place}"), show_header=False, title_justify="left")
+        table = Table(title=console.shown(f"stream {self.stream_id}"), show_header=False, title_justify="left")
         table.add_row(
             "landed", f"{said['rows']:,} rows in {said['batches']:,} batches, {said['bytes'] / 2**20:,.1f} MiB"
         )
