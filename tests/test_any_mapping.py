@@ -242,10 +242,10 @@ def test_names_and_variables_that_are_no_text(home: Settings, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (RuntimeError("no such thing\nas this"), 70, "error: this is a bug of finegrain: RuntimeError: no such thing; please report it with "),
-        (RecursionError(), 70, "error: this is a bug of finegrain: RecursionError; please report it with "),
-        (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"), 70, "error: this is a bug of finegrain: UnicodeEncodeError: "),
-        (MemoryError(), 2, "error: there is not enough memory; FINEGRAIN_MEMORY says how much DuckDB may use, and "),
+        (RuntimeError("no such thing\nas this"), 70, "error: this is a bug in finegrain: RuntimeError: no such thing; please report it with the log "),
+        (RecursionError(), 70, "error: this is a bug in finegrain: RecursionError; please report it with the log "),
+        (UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"), 70, "error: this is a bug in finegrain: UnicodeEncodeError: "),
+        (MemoryError(), 2, "error: there is not enough memory; FINEGRAIN_MEMORY limits what DuckDB may use; details are in "),
         (OSError(28, "No space left on device", "/x\x1b[2J"), 2, "error: /x\\x1b[2J: No space left on device; "),
     ],
 )  # fmt: skip

@@ -183,7 +183,7 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
         ("text.parquet", b"t,at,u\n", r"text\.parquet: this is no whole Parquet file"),
         ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
         ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
-        ("data.bin", b"x", r"data\.bin: the name does not tell the format; add `format: parquet`"),
+        ("data.bin", b"x", r"data\.bin: the format is not clear from the name; add `format: parquet`"),
     ],
 )
 def test_other_bad_files_are_named_by_the_same_errors(shop: Shop, name: str, content: bytes, words: str) -> None:
@@ -248,7 +248,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
         try:
             refused(
                 shop.run("load", mapping, "more.csv", as_owner=True),
-                f"{place}: the lake is here, and cannot be written",
+                f"{place}: the lake cannot be written; check its permissions",
             )
         finally:
             place.chmod(mode)
@@ -361,7 +361,7 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
         env = {"FINEGRAIN_HOME": str(tmp_path / "new")}
         for part in ("dev", "webserver"):
             done = shop.run("dagster", part, "--port", port, env=env)
-            refused(done, f"port {port} of 127.0.0.1 cannot be listened on: address already in use", "--port")
+            refused(done, f"cannot listen on port {port} of 127.0.0.1: address already in use", "--port")
         assert not (tmp_path / "new").exists()  # nothing was begun
         (shop.folder / "lines").mkdir(exist_ok=True)
         mapping = shop.folder / "stream.yml"
@@ -424,7 +424,7 @@ def test_an_example_without_its_data_says_where_to_get_it(shop: Shop, project: P
         assert "# Its data: " in example.read_text("utf-8")
         assert f"`{name}`" in said or f"`{example.parent.name}/`" in said
         if "package://" not in example.read_text("utf-8"):
-            with pytest.raises(FinegrainError, match=re.escape(f"{readme} says where to get this example's data")):
+            with pytest.raises(FinegrainError, match=re.escape(f"see {readme} for where to get this example's data")):
                 plan(example, data=shop.folder)
     refused(shop.run("load", shop.mapping(files="none.csv")), "none.csv: no such file")
     assert "examples" not in shop.run("load", shop.mapping(files="none.csv")).stderr

@@ -269,7 +269,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
         text=True,
         check=True,
     )
-    assert done.stdout == "2 quarantined rows read again: 2 rows landed, 0 would be as they are\n"
+    assert done.stdout == "2 quarantined rows reprocessed: 2 rows landed, 0 unchanged\n"
     assert replay(shop.mapping, quarantined=True, where=where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
     # The next build keeps what was mended, and the ledger knows what it was.

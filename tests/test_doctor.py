@@ -572,7 +572,7 @@ def test_a_stream_is_looked_at_by_its_first_messages(clinic: Clinic) -> None:
     [seen] = clinic.look(mapping).entries
     assert "event_at" in said(seen, "error", "event_at")
     folder.rename(clinic.folder / "elsewhere")
-    with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is no folder; make it"):
+    with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is not a folder; create it"):
         clinic.look(mapping)
 
 

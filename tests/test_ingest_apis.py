@@ -278,9 +278,9 @@ def test_what_an_api_does_wrong_is_one_sentence(
     wrong: list[tuple[Answer | None, dict[str, Any], str]] = [
         ((401, {}, b"s3cret"), {}, r"answers 401 .*are the headers right"),
         ((404, {}, b""), {}, "answers 404 .*are address and parameters right"),
-        ((500, {}, b""), {}, "answers 500 .*6 times; nothing of it has landed"),
+        ((500, {}, b""), {}, "answers 500 .*6 times; nothing has landed"),
         (None, {}, "gives no whole answer .*6 times"),
-        ((200, {}, b"<html>"), {}, "answers with what is no JSON"),
+        ((200, {}, b"<html>"), {}, "is not JSON"),
         ((200, {}, b'{"items": []}'), {}, r"has no list at \$.data.items; it has: items"),
         (page(ROWS, next=3), cursor, "leads to the same page again, after 2 pages"),
         (page(ROWS, next="http://127.0.0.1:1/x"), cursor, "leads to another server"),

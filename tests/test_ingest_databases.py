@@ -560,12 +560,12 @@ def test_what_cannot_be_reached_is_one_sentence(shop: Shop, monkeypatch: pytest.
         "create user nobody identified by 'n0thing'" if scheme == "mysql" else "create user nobody password 'n0thing'"
     )
     wrong = {
-        f"{scheme}://{user}:hunter2@{place}": f"the server refuses the user '{user}' or the password",
+        f"{scheme}://{user}:hunter2@{place}": f"the server rejects the user '{user}' or the password",
         f"{scheme}://{user}:hunter2@127.0.0.1:1/{name}": "no server answers there",
         f"{scheme}://{user}:hunter2@nowhere.invalid/{name}": "host",
         f"{scheme}://{user}:{password}@{server}/no_such_shop": "there is no database 'no_such_shop'",
         f"{scheme}://nobody:n0thing@{place}": "the user 'nobody' may not read",
-        "oracle://u:hunter2@h/x": "'oracle' is no kind of database",
+        "oracle://u:hunter2@h/x": "'oracle' is not a supported database",
         f"{scheme}://u:hunter2@h": "the host or the database's name is missing",
         f"{scheme}://u:hunter2@h:port/x": "is the port a number",
     }

@@ -81,7 +81,7 @@ def test_what_the_store_refuses_is_one_sentence(
         "s3://no-such-bucket-here/x.csv": "there is no bucket 'no-such-bucket-here'",
         f"s3://{bucket}/y*.csv": "no object of the bucket matches this",
         f"s3://{bucket}": "write s3://bucket/key",
-        f"s3://{bucket}/x": "the name does not tell the format",
+        f"s3://{bucket}/x": "the format is not clear from the name",
     }
     for files, said in wrong.items():
         with pytest.raises(FinegrainError, match=said) as caught:

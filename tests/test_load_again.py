@@ -237,7 +237,9 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
         ("c.parquet#1", "e", "5", "5", None),
         ("new.csv#1", "f", "6", "6", None),
     ]
-    assert "1 rows of it stay as they are: of a Parquet file" in {f.file: f.notes for f in report.files}["c.parquet"][0]
+    assert (
+        "its 1 rows stay as they are: rows of a Parquet file" in {f.file: f.notes for f in report.files}["c.parquet"][0]
+    )
     before = shop.books()
     shop.load(remap=True, now=LATER)
     assert shop.books() == before
@@ -251,8 +253,8 @@ def test_what_no_entry_reads_now_stays_and_is_said(shop: Shop) -> None:
     shop.map({"files": "a.csv", "fields": {**FIELDS, "price": "q"}})
     notes = {file.file: file.notes for file in shop.load(remap=True, now=LATER).files}
     assert notes["b.csv"] == [
-        "the file is not here, so 1 rows of it stay as they are: no entry reads it now; "
-        "`finegrain unload shop.events --file b.csv` takes them back"
+        "the file is not here, so its 1 rows stay as they are: no entry reads it any more; "
+        "`finegrain unload shop.events --file b.csv` removes them"
     ]
     assert shop.alive("_position, price") == [("a.csv#1", "1"), ("b.csv#1", "2")]
 
@@ -473,11 +475,11 @@ def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> No
         ("shpo", [], "shpo: the lake has no such source; did you mean 'shop'?"),
         ("shop.event", [], "shop.event: the lake has no such table of shop; did you mean 'events'?"),
         ("shop.refunds", [], "shop.refunds: the lake has no such table of shop; known are: events, customers"),
-        ("shop", ["a.csc"], "--file a.csc: the lake has no such file of shop; did you mean 'a.csv'?"),
+        ("shop", ["a.csc"], "--file a.csc: no such file of shop is loaded; did you mean 'a.csv'?"),
         (
             "shop.customers",
             ["b.csv"],
-            "--file b.csv: the lake has no such file of shop.customers; did you mean 'a.csv'?",
+            "--file b.csv: no such file of shop.customers is loaded; did you mean 'a.csv'?",
         ),
     ],
 )
@@ -495,7 +497,7 @@ def test_unload_by_the_command(loaded: Shop) -> None:
     report = json.loads(said.stdout)
     assert report["rows"] == 3 and [part["file"] for part in report["parts"]] == ["a.csv", "b.csv"]
     said = CliRunner().invoke(app, ["unload", "shop"])
-    assert "shop.customers a.csv: 2 rows taken back" in said.stdout and "2 rows taken back in" in said.stdout
+    assert "shop.customers a.csv: 2 rows removed" in said.stdout and "2 rows removed in" in said.stdout
 
 
 def test_without_a_lake_there_is_nothing_to_unload(home: Settings) -> None:

@@ -263,7 +263,9 @@ def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
     assert (done["rows"], done["dead_letters"]) == (len(texts), {"wrong_type": len(nested)})
     said = shop.ask("select error from lake.raw.dead_letters order by position::bigint limit 1")
     assert said == [
-        ('user_id is an object or a list: {"$oid":"5f"}; reach inside it, as in user_id: {sql: "user_id->>\'$.id\'"}',)
+        (
+            'user_id is an object or a list: {"$oid":"5f"}; extract a value from it, as in user_id: {sql: "user_id->>\'$.id\'"}',
+        )
     ]
     rows = shop.ask(
         "select user_id, product_id from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint"

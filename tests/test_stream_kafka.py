@@ -206,7 +206,7 @@ def test_a_broker_that_is_not_there_is_waited_for(shop: Shop) -> None:
 def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.map(topic="no-such-topic")
     with pytest.raises(
-        FinegrainError, match=r"stream.kafka: .* has no topic 'no-such-topic'; make it, or mend the name"
+        FinegrainError, match=r"stream.kafka: .* has no topic 'no-such-topic'; create it, or correct the name"
     ):
         shop.drain()
     secured = {
@@ -228,7 +228,7 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
     shop.send(9)
     assert shop.drain()["rows"] == 9
     shop.map(**{name: value for name, value in secured.items() if name != "ssl.ca.location"})
-    with pytest.raises(FinegrainError, match=r"no TLS that is trusted here .*ssl.ca.location"):
+    with pytest.raises(FinegrainError, match=r"the TLS certificate of .* is not trusted .*ssl.ca.location"):
         shop.drain()
 
 
@@ -240,7 +240,7 @@ def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
     time.sleep(1)
     new_topic(shop.kafka, PARTITIONS, shop.topic)
     shop.send(30)
-    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --from-beginning"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run this once with --from-beginning"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
     assert shop.drain(from_beginning=True)["rows"] == 30
@@ -425,7 +425,9 @@ def test_a_chunk_begins_where_the_last_one_ended(loader: Loader, start: str) -> 
     """One from before would land twice, one from beyond leaves something out."""
     loader.claim({"0": partial(str, 0)}, "new")
     loader._take(Chunk(starts={"0": "0"}, ends={"0": "3"}))
-    with pytest.raises(Unreachable, match=f"part 0 was read from {start}, and not from 3, where the last read ended"):
+    with pytest.raises(
+        Unreachable, match=f"partition 0 was read from {start}, and not from 3, where the last read ended"
+    ):
         loader._take(Chunk(starts={"0": start}, ends={"0": "9"}))
     loader._take(Chunk(starts={"0": "3"}, ends={"0": "9"}))
 
@@ -455,9 +457,7 @@ def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
     for removed in admin.delete_records([TopicPartition(shop.topic, 1, 20)]).values():
         removed.result()
-    with pytest.raises(
-        FinegrainError, match=r"the position in the lake is not in the topic any more .* --from-beginning"
-    ):
+    with pytest.raises(FinegrainError, match=r"the position in the lake is no longer in the topic .* --from-beginning"):
         shop.drain()
     assert shop.drain(from_beginning=True)["rows"] > 0
 
@@ -486,7 +486,9 @@ def test_a_full_disk_and_one_that_cannot_be_written_lose_nothing(
     lake.connect(shop.where).close()
     blob.write_bytes(b"x" * 7_000_000)
     assert re.search(
-        r"the lake cannot be written: .*; what has not landed is still in the stream", refused(shop), re.DOTALL
+        r"the lake cannot be written: .*; messages that have not landed are still in the stream",
+        refused(shop),
+        re.DOTALL,
     )
     blob.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -515,7 +517,7 @@ def test_a_loader_that_fails_leaves_nothing_running(shop: Shop, monkeypatch: pyt
     with monkeypatch.context() as broken:
         broken.setattr(Messages, "land", fail)
         with pytest.raises(
-            FinegrainError, match="the lake cannot be written: no room; what has not landed is still in"
+            FinegrainError, match="the lake cannot be written: no room; messages that have not landed are still in"
         ):
             shop.drain()
     # Those that land batches; a group that is left settles first, and must not stumble over what is known already.

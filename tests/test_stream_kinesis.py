@@ -358,7 +358,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
     shop.map(stream="no-such-stream")
     with pytest.raises(
         FinegrainError,
-        match=r"stream.kinesis: there is no stream 'no-such-stream' \(http.*\); make it, or mend the name",
+        match=r"stream.kinesis: there is no stream 'no-such-stream' \(http.*\); create it, or correct the name",
     ):
         shop.drain()
     shop.map(endpoint="http://nowhere")
@@ -366,7 +366,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
         shop.drain()
     shop.map(endpoint_url="nowhere")
     with pytest.raises(
-        FinegrainError, match=r"shop.yml: tables.events.stream.settings.endpoint_url: this is no address of a server"
+        FinegrainError, match=r"shop.yml: tables.events.stream.settings.endpoint_url: this is not a server address"
     ):
         shop.drain()
     shop.map(region_name=None)
@@ -456,7 +456,7 @@ def test_a_stream_made_anew_is_refused_until_told(shop: Shop) -> None:
     shop.client.create_stream(StreamName=shop.stream, ShardCount=3)
     shop.put.clear()
     shop.send(60)
-    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --from-beginning"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run this once with --from-beginning"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
     assert shop.drain(from_beginning=True)["rows"] == 60

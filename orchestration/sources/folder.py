@@ -1,4 +1,4 @@
-"""A folder of JSON lines that grow: the stream of a shop that has no broker, and the embedded default."""
+"""The folder source: growing files of JSON lines, as a stream for shops without a broker."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from orchestration.errors import FinegrainError
 from orchestration.sources.files import text_of
 from orchestration.sources.streams import Chunk, PartitionOwner
 
-#: What a file is called, also after it was rotated: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
+#: File names, also after rotation: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
 NAMES: Final = re.compile(r".*\.(jsonl|ndjson)([.-][0-9][0-9T:_-]*)?", re.DOTALL)
-#: Bytes that are read at once.
+#: Bytes per read.
 READ: Final = 8 * 2**20
-#: Bytes before a position by which the file is told from another.
+#: Bytes before a position whose digest identifies the file.
 TAIL: Final = 1024
 
 
 @dataclass(frozen=True)
 class FilePosition:
-    """Where a file goes on: the byte where the next line begins, the file's inode, and a digest of the bytes before (at most `TAIL`)."""
+    """A position in a file: the offset of the next line, the inode, and a digest of the bytes before (at most `TAIL`)."""
 
     offset: int
     inode: str = ""
@@ -42,7 +42,7 @@ class FilePosition:
         return f"{self.offset} {self.inode} {self.tail}"
 
     def is_in(self, file: BinaryIO) -> bool:
-        """Whether the bytes before this are in a file: then it is the one that was read, whatever it is called now."""
+        """Whether a file has the same bytes before this position: then it is the file that was read, whatever its name is now."""
         return self.offset == 0 or (
             os.fstat(file.fileno()).st_size >= self.offset and _tail(file, self.offset) == self.tail
         )
@@ -50,7 +50,7 @@ class FilePosition:
 
 @dataclass
 class File:
-    """A file as it was seen last, the partition that it is, and where its reading goes on."""
+    """A file as last seen, its partition, and where reading resumes."""
 
     path: Path
     inode: str
@@ -64,12 +64,12 @@ class File:
 
 
 class Folder:
-    """All files of a folder, each a partition (a `Source`). A line counts when its end is there.
+    """All files of a folder, each a partition (a `Source`). A line counts once it is complete.
 
-    A file is only added to; it may be rotated by renaming, and new ones may come at any time. It is known by its inode and by the bytes
-    before the position, as log shippers do, not by its name: one that was renamed or moved goes on where it was left, and one that
-    was replaced, or cut off and written again, is another file, which is read from its beginning. A partition is therefore called by
-    the name at first sight and a digest of inode and first line: `web.jsonl@1a2b3c4d`."""
+    Files are append-only; they may be rotated by renaming, and new ones may appear at any time. As in log shippers, a file is identified by its
+    inode and the bytes before the position, not by its name. A renamed file continues at its position; one that was replaced, or truncated and
+    rewritten, is a new file and is read from its beginning. So a partition is named by the file's first name and a digest of inode and first
+    line: `web.jsonl@1a2b3c4d`."""
 
     def __init__(self, folder: Path, stream_id: str, where: str) -> None:
         self.folder, self.stream_id, self.where = folder, stream_id, where
@@ -80,18 +80,18 @@ class Folder:
     def open(self, owner: PartitionOwner) -> None:
         if not self.folder.is_dir():
             raise FinegrainError(
-                f"{self.where}.stream.folder: {self.folder} is no folder; make it, or correct the path"
+                f"{self.where}.stream.folder: {self.folder} is not a folder; create it, or correct the path"
             )
         self._owner, self._files = owner, {}
         self._look()
 
     def _look(self) -> None:
-        """See which files there are, and claim those that are new."""
+        """List the files, and claim new ones."""
         assert self._owner is not None
         seen = list(self._seen())
         of_inode = {file.inode: file for file in self._files.values()}
         if not of_inode.keys() <= {inode for _, inode, _ in seen}:
-            seen = list(self._seen())  # one that is renamed while the folder is listed may be in none of its places
+            seen = list(self._seen())  # a file renamed during the listing may be missing under both names
         strangers = []
         for path, inode, size in seen:
             file = of_inode.get(inode)
@@ -111,7 +111,7 @@ class Folder:
             self._claim(strangers)
 
     def _seen(self) -> Iterator[tuple[Path, str, int]]:
-        """The files that there are: path, inode and size. While one is renamed, the folder may list both names."""
+        """The existing files: path, inode and size. During a rename, both names may be listed."""
         inodes = set()
         for path in sorted(self.folder.iterdir()):
             if not NAMES.fullmatch(path.name):
@@ -125,7 +125,7 @@ class Folder:
                 yield path, str(about.st_ino), about.st_size
 
     def _claim(self, strangers: list[tuple[Path, str, int]]) -> None:
-        """Find the partitions that files are, and take over all."""
+        """Match files to known partitions, and claim all."""
         assert self._owner is not None
         known = {partition: FilePosition.of(at.position) for partition, at in self._owner.known().items()}
         files = dict(self._files)
@@ -161,7 +161,7 @@ class Folder:
             time.sleep(min(left, 0.05))
 
     def _read(self, file: File, rows: int) -> Chunk:
-        """Whole lines from where the file was left; blank ones are no messages."""
+        """Read whole lines from the current position; blank lines are not messages."""
         start, before = file.at.offset, str(file.at)
         try:
             handle = file.path.open("rb")
@@ -169,9 +169,9 @@ class Folder:
             return Chunk()
         with handle:
             if str(os.fstat(handle.fileno()).st_ino) != file.inode:
-                return Chunk()  # renamed since the look
+                return Chunk()  # renamed since the listing
             if not file.at.is_in(handle):
-                file.inode = ""  # written again from its beginning: the next look takes it for another file
+                file.inode = ""  # rewritten from its beginning: the next listing treats it as a new file
                 return Chunk()
             handle.seek(start)
             text = handle.read(READ)
@@ -207,7 +207,7 @@ class Folder:
         return {partition: file.rest for partition, file in self._files.items()}
 
     def is_drained(self) -> bool:
-        """The rest of a file without the end of a line is no message yet."""
+        """An incomplete last line is not a message yet."""
         return not any(file.rest and self._has_line(file) for file in self._files.values())
 
     def _has_line(self, file: File) -> bool:
@@ -216,7 +216,7 @@ class Folder:
                 handle.seek(file.at.offset)
                 return any(b"\n" in block for block in iter(lambda: handle.read(READ), b""))
         except FileNotFoundError:
-            return True  # renamed; the next look finds it
+            return True  # renamed; the next listing finds it
 
     def close(self) -> None:
         self._files = {}
@@ -231,7 +231,7 @@ def _same_name(partition: str, at: FilePosition, path: Path, inode: str) -> bool
 
 
 def _long_enough(partition: str, at: FilePosition, path: Path, inode: str) -> bool:
-    """Copied to another disk, or rotated by a copy: so many equal bytes are no accident."""
+    """For files copied to another disk, or rotated by copying: this many equal bytes are not a coincidence."""
     return at.offset >= TAIL
 
 
