@@ -232,7 +232,7 @@ def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.
     export.load()
     export.write("events_20240101", [hit(2), hit(3), hit(4)])
     said = CliRunner().invoke(app, ["load", str(export.mapping)])
-    assert "app.ga4_events events_20240101.jsonl: 2 rows, 1 unchanged, 1 gone" in said.stdout
+    assert "app.ga4_events events_20240101.jsonl: 2 rows, 1 unchanged, 1 deleted" in said.stdout
     export.write("events_20240101", [hit(2)])
     said = CliRunner().invoke(app, ["ingest", str(export.mapping), "--json"])
     [file] = json.loads(said.stdout)["files"]

@@ -115,7 +115,7 @@ class Reading:
     number: int
     partition: str
     label: str
-    place: str
+    stream_id: str
     table: DatabaseTable | None
     columns: dict[str, str]
     report: TableReport
@@ -129,7 +129,7 @@ class Reading:
     @property
     def stream(self) -> Stream:
         """The key of its position."""
-        return Stream(self.source, self.name, self.place)
+        return Stream(self.source, self.name, self.stream_id)
 
     @property
     def is_exploded(self) -> bool:
