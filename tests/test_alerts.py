@@ -332,7 +332,7 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
     home.home.mkdir(parents=True, exist_ok=True)
     path = home.home / "alerts.json"
     path.write_text(content, errors="surrogateescape")
-    with pytest.raises(FinegrainError, match=rf"^{path}: this is not what finegrain wrote .*; remove the file") as told:
+    with pytest.raises(FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file") as told:
         look(FAILED, channels=[Webhook(web.url)])
     assert "\n" not in str(told.value)
     path.unlink()

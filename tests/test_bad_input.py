@@ -337,7 +337,7 @@ def test_a_variable_that_is_set_to_nothing_counts_as_not_set(home: Settings, mon
         ("publish", "warehouse.duckdb does not exist; run `finegrain build` first"),
         ("report", "run `finegrain build` and `finegrain publish`"),
         ("catalog --warehouse", "warehouse.duckdb does not exist; run `finegrain build` first"),
-        ("lake maintain", "there is no lake yet; finegrain load, ingest or stream makes it"),
+        ("lake maintain", "there is no lake yet; finegrain load, ingest or stream creates it"),
         ("bench cleaning", "run `finegrain simulate`"),
     ],
 )

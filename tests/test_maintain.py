@@ -433,7 +433,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_left_to_the_next_upkeep(home:
     con, notes = lake.connect(home), list[str]()
     call = "copy (select 1) to '/nowhere/file.parquet'"
     assert _step(con, home, call, notes, _is_passing) == []
-    assert notes == [f"writers came first every time, so this was left to the next upkeep: {call}"]
+    assert notes == [f"other writers kept committing first, so this step is left to the next run: {call}"]
     with pytest.raises(duckdb.IOException):
         _step(con, home, call, notes, lake.busy)
     con.close()

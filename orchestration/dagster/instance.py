@@ -1,4 +1,4 @@
-"""Dagster's settings, and its processes."""
+"""Writes Dagster's configuration and starts its processes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ STORAGE: Final = "FINEGRAIN_DAGSTER_STORAGE"
 
 
 def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Write `dagster.yaml` into `home`. Raises FinegrainError where the storage is none that Dagster has."""
-    told = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
+    """Write `dagster.yaml` into `home`. Raises FinegrainError if Dagster does not support the storage."""
+    config = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
     storage = environment.get(STORAGE, "")
     if storage:
         try:
@@ -46,14 +46,14 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
             )
         keep_secrets_of(storage)
         # By name: the address holds a password.
-        told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
+        config["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
     try:
         home.mkdir(parents=True, exist_ok=True)
         path = home / "dagster.yaml"
         with scratch(home, ".draft-") as folder:
             draft = folder / path.name
             draft.write_text(
-                "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told)
+                "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(config)
             )
             draft.replace(path)
     except OSError as error:
@@ -102,7 +102,7 @@ def start(
         }
     )
     write_settings(home)
-    # A project or a mapping that cannot be read is told here, and not by a page without assets.
+    # A project or a mapping that cannot be read is reported here, not as a page without assets.
     read_rules()
     connections()
     dbt_project()

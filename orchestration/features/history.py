@@ -1,5 +1,5 @@
-"""The features as of the end of past days. What a feature sees had arrived by its moment, so a day that is made again, from the lake as it
-is by then, comes out as it was.
+"""The history of features: feature marts as of the end of past days. A feature only sees what had arrived by its as-of time, so rebuilding a day
+later gives the same result.
 
     published/history/day=2025-03-31/user_features.parquet …
 
@@ -35,8 +35,8 @@ LOCK: Final = ".history.lock"
 
 
 def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str, dict[str, int]]:
-    """Make the feature marts as of the end of each of these UTC days; rows by day and mart. They are built in a copy of the warehouse, so
-    what it holds and what is published stay as they are. Raises FinegrainError, and leaves a day as it was that did not pass its tests."""
+    """Build the feature marts as of the end of each of these UTC days; returns rows by day and mart. They are built in a copy of the warehouse, so
+    the warehouse and the published marts are unchanged. Raises FinegrainError if a day does not pass its tests; that day then stays as it was."""
     where = where or settings()
     with one_at_a_time(where.published / LOCK):
         _tidy(where.published)
@@ -80,7 +80,7 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
 
 
 def _put(draft: Path, published: Path, day: str) -> None:
-    """Put a day in its place. One process at a time."""
+    """Move a finished day into the history. One process at a time."""
     newest = _tidy(published)
     link, tree = published / "history", published / ".history" / str(newest + 1)
     if link.exists():

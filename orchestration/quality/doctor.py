@@ -1,8 +1,8 @@
-"""Look at a mapping and its data before anything is loaded, and say what is wrong, by field.
+"""`finegrain doctor`: checks a mapping and its data before anything is loaded, and reports problems by field.
 
-The doctor binds files exactly as the loader does (`landing`), copies a look at their rows into a temporary table, and
-asks it what the models will ask later: does it read as a time, is the name known to the seeds, who is missing. It
-writes nothing. Mistakes in the mapping itself, and files that are not there, are errors before it begins.
+It binds files exactly as the loader does (`landing`), copies a sample of their rows into a temporary table, and runs the checks the models will
+run later: is this a valid time, do the seeds know this name, which ids are missing. It writes nothing. Errors in the mapping itself and missing
+files are raised before it starts.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "n
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know. An `error` would stop a load or leaves a field or a file without use; a `warning` costs rows
-    or values; a `note` costs nothing. `where` is the mapping's entry or a file, `field` a contract field or ""."""
+    """One finding. An `error` would stop a load, or makes a field or file unusable; a `warning` costs rows or values; a `note` costs nothing.
+    `where` is the mapping's entry or a file, `field` a contract field or ""."""
 
     level: Level
     where: str
@@ -167,7 +167,7 @@ class Check:
 
 @dataclass
 class Report:
-    """What the doctor saw: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
+    """The doctor's report: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
 
     entries: list[EntryLook] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -260,10 +260,10 @@ def examine(
     now: datetime | None = None,
     quiet: bool = True,
 ) -> Report:
-    """Look at the data of a mapping, or of every mapping in a folder; without one, at this machine.
+    """Check the data of a mapping, or of every mapping in a folder; without one, check this machine.
 
-    Arguments are those of `load`; `now` is naive UTC. Raises FinegrainError for mistakes in the mappings and for files
-    that are not there, of all mappings together; whatever the data is like is in the report.
+    Takes the arguments of `load`; `now` is naive UTC. Raises FinegrainError for errors in the mappings and for missing files, of all mappings
+    together; problems in the data are in the report.
     """
     where = where or settings.settings()
     started = time.monotonic()
@@ -297,7 +297,7 @@ def examine(
             loaded = _Loaded(where)
             _same_bytes(exams)
             for exam in exams:
-                exam.judge()
+                exam.validate()
             _reporting_currency(exams, of_shop)
             for what, name in (("customers", "user_id"), ("products", "product_id")):
                 _orphans(con, exams, loaded, what, name)
@@ -524,7 +524,7 @@ class _Exam:
                 except FinegrainError as error:
                     self.refused(error, name)
 
-    # --- judging -------------------------------------------------------------------------------------------------
+    # --- checks --- -------------------------------------------------------------------------------------------------
 
     def ask(self, select: str, where: str = "true", rest: str = "") -> list[tuple[Any, ...]]:
         """What `select` gives of the rows that could be read; `rest` is what follows the condition."""
@@ -544,8 +544,8 @@ class _Exam:
         )
         return ", ".join(f"'{_brief(value)}'" + (f" ({count:,})" if count > 1 else "") for value, count in found)
 
-    def judge(self) -> None:
-        """Say what is wrong with the rows."""
+    def validate(self) -> None:
+        """Run all checks on the rows."""
         if not self.bounds:
             return
         if not self.seen.rows:
@@ -683,7 +683,7 @@ class _Exam:
             where = f"element: {source.element}"
         if others:
             both = " and ".join(quote(each) for each in (*formats, *others))
-            return f"{years}; {both} fit all of them alike, so it cannot be told which is meant: say so, as in {{{where}, format: {quote(formats[0])}}}"
+            return f"{years}; {both} fit all of them alike, so it is not clear which is meant; set it, as in {{{where}, format: {quote(formats[0])}}}"
         said = quote(formats[0]) if len(formats) == 1 else f"[{', '.join(map(quote, formats))}]"
         return f"{years}; write {{{where}, format: {said}}}"
 
@@ -960,13 +960,13 @@ class _Exam:
         then = (
             "an event that comes again counts once"
             if self.entry.table == "events"
-            else "which of them is right cannot be told"
+            else "it is not clear which one is right"
         )
         level: Level = "note" if self.entry.table == "events" else "warning"
         self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
 
     def _ids(self) -> None:
-        """Ids that stand for nothing or something else, or cannot be told from others."""
+        """Ids that mean nothing or something else, or that are ambiguous."""
         words = ", ".join(map(quote, _seed("null_words.csv", "word")))
         for name in (name for name in self.fields if name in IDS):
             given, text = str(macros("fields.sql").clean_text(identifier(name))), clean(name)
@@ -1058,7 +1058,7 @@ class _Exam:
                     f"in the lake already, so a load skips: {some}"
                     if same
                     else f"loaded by another mapping: {some}; a load lands nothing of this one if their rows would change, "
-                    "but for --remap, which replaces them, or --keep, which leaves them",
+                    "unless you use --remap, which replaces them, or --keep, which leaves them as they are",
                 )
 
 
@@ -1141,7 +1141,7 @@ class _Loaded:
             loads = con.execute(
                 "select source, raw_table, file, fingerprint, mapping from lake.raw.loads order by loaded_at, rowid"
             ).fetchall()
-            self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
+            self.files = {(of, table, file, fingerprint): by for of, table, file, fingerprint, by in loads}
             for table in self.ids:
                 key = clean(KEYS[table][0])
                 found = con.execute(

@@ -7,7 +7,7 @@ the fields that it is looked up by. What decides on whole rows is left out, sinc
 features: WHERE and the keys of joins, which is to say the rules of cleaning and who is who. So are the columns that every raw
 row carries, whatever its table.
 
-A construct of SQL that is not known here is never guessed at: the mart is then told by tables alone.
+A construct of SQL that is not known here is never guessed at: then only the tables of the mart are listed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Origin:
         return Origin(*(frozenset(filter(_is_of_contract, each)) for each in (self.values, self.conditions)))
 
     def within(self, path: Iterable[str]) -> Origin:
-        """The origin of a field of this struct: told down to that field where a raw table delivers a struct."""
+        """The origin of a field of this struct: down to that field if a raw table delivers a struct."""
         inside = "".join(f".{name}" for name in path)
         return Origin(frozenset(each + inside if _is_struct(each) else each for each in self.values), self.conditions)
 
@@ -108,15 +108,15 @@ class Lineage:
         return {"raw": self.raw, "seeds": self.seeds, "models": self.models, "columns": traced}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Lineage:
+    def from_dict(cls, stored: Mapping[str, Any]) -> Lineage:
         """What `as_dict` made."""
         traced = None
-        if told["columns"] is not None:
+        if stored["columns"] is not None:
             traced = {
                 name: Origin(frozenset(each["values"]), frozenset(each["conditions"]))
-                for name, each in told["columns"].items()
+                for name, each in stored["columns"].items()
             }
-        return cls(told["raw"], told["seeds"], told["models"], traced)
+        return cls(stored["raw"], stored["seeds"], stored["models"], traced)
 
 
 def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, Lineage]:
@@ -126,9 +126,9 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     kept = where.home / "lineage.json"
     fingerprint = _fingerprint(PROJECT)
     if kept.exists():
-        told = json.loads(kept.read_text("utf-8"))
-        if told["of"] == fingerprint:
-            return {mart: Lineage.from_dict(each) for mart, each in told["marts"].items()}
+        stored = json.loads(kept.read_text("utf-8"))
+        if stored["of"] == fingerprint:
+            return {mart: Lineage.from_dict(each) for mart, each in stored["marts"].items()}
     manifest = _compiled(where, quiet=quiet)
     tracer = Tracer(manifest)
     found = {
@@ -136,10 +136,10 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
         for name, node in sorted(manifest["nodes"].items())
         if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{FEATURES}/")
     }
-    told = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
+    stored = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
     with scratch(kept.parent, ".draft-") as folder:
         draft = folder / kept.name
-        draft.write_text(json.dumps(told), "utf-8")
+        draft.write_text(json.dumps(stored), "utf-8")
         draft.replace(kept)
     return found
 
