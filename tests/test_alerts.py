@@ -332,7 +332,9 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
     home.home.mkdir(parents=True, exist_ok=True)
     path = home.home / "alerts.json"
     path.write_text(content, errors="surrogateescape")
-    with pytest.raises(FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file") as told:
+    with pytest.raises(
+        FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file"
+    ) as told:
         look(FAILED, channels=[Webhook(web.url)])
     assert "\n" not in str(told.value)
     path.unlink()
@@ -342,7 +344,7 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
 
 def test_where_nothing_can_be_written_nothing_is_sent(home: Settings, web: Sink) -> None:
     (home.home / "alerts.draft").mkdir(parents=True)
-    with pytest.raises(FinegrainError, match=r"alerts\.json: what is alerted cannot be written"):
+    with pytest.raises(FinegrainError, match=r"alerts\.json: the record of alerts cannot be written"):
         look(FAILED, channels=[Webhook(web.url)])
     assert web.got == []
 
@@ -580,7 +582,7 @@ def test_a_webhook_that_refuses_tells_no_secret(
     channels = channels_from_environment()
     told = look(FAILED, channels=channels)
     assert told.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
-    assert f"not told: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
+    assert f"not delivered: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
     assert "s3cret" not in caplog.text + repr(channels)
 
 

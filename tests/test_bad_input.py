@@ -152,7 +152,7 @@ def test_an_empty_file_is_named(shop: Shop) -> None:
         (
             "bare.csv",
             _text(b"login,2024-01-01,a\nlogin,2024-01-02,b\n"),
-            ["bare.csv has no column 'at'", "'2024-01-01', which is a value", "csv: {columns: ["],
+            ["bare.csv has no column 'at'", "'2024-01-01', which looks like a value", "csv: {columns: ["],
         ),
         ("column.csv", _text(b"t,when,u\nlogin,2024-01-01,a\n"), ["fields.event_at", "column.csv has no column 'at'"]),
         (
@@ -160,8 +160,8 @@ def test_an_empty_file_is_named(shop: Shop) -> None:
             _text(b"t,at,u\n" + b"login,soon,a\n" * 30),
             ["fields.event_at", "is a time; the first is 'soon'"],
         ),
-        ("cut.parquet", _truncated, ["cut.parquet: this is no whole Parquet file (cut off, or another format)"]),
-        ("rotten.parquet", _rotten, ["rotten.parquet: this is no whole Parquet file"]),
+        ("cut.parquet", _truncated, ["cut.parquet: this is not a complete Parquet file (cut off, or another format)"]),
+        ("rotten.parquet", _rotten, ["rotten.parquet: this is not a complete Parquet file"]),
         (
             "latin.csv",
             _text(b"t,at,u\nlogin,2024-01-01,caf\xe9\n"),
@@ -180,7 +180,7 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
     ("name", "content", "words"),
     [
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
-        ("text.parquet", b"t,at,u\n", r"text\.parquet: this is no whole Parquet file"),
+        ("text.parquet", b"t,at,u\n", r"text\.parquet: this is not a complete Parquet file"),
         ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
         ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
         ("data.bin", b"x", r"data\.bin: the format is not clear from the name; add `format: parquet`"),
@@ -333,7 +333,7 @@ def test_a_variable_that_is_set_to_nothing_counts_as_not_set(home: Settings, mon
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("build", "the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream"),
+        ("build", "the lake has no rows yet; load some first, with finegrain load, ingest or stream"),
         ("publish", "warehouse.duckdb does not exist; run `finegrain build` first"),
         ("report", "run `finegrain build` and `finegrain publish`"),
         ("catalog --warehouse", "warehouse.duckdb does not exist; run `finegrain build` first"),
@@ -349,7 +349,7 @@ def test_what_to_run_first(shop: Shop, tmp_path: Path, command: str, says: str) 
 def test_a_lake_without_rows_is_not_built(shop: Shop, tmp_path: Path) -> None:
     lake.connect(Settings.below(tmp_path / "empty", shop.where.extensions)).close()
     done = shop.run("build", env={"FINEGRAIN_HOME": str(tmp_path / "empty")})
-    refused(done, "the lake holds no rows yet")
+    refused(done, "the lake has no rows yet")
     assert not (tmp_path / "empty" / "warehouse.duckdb").exists()
 
 

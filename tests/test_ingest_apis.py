@@ -335,7 +335,7 @@ def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api
         con.close()
     assert found == [(None, "name holds an object or a list"), ("p2", None), ("p3", None)]
     api.answer = lambda path, asked: page([{**row, "name": ["p"]} for row in ROWS])
-    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; take a part of it"):
+    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; extract a value from it"):
         bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
 
 

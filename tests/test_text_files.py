@@ -305,9 +305,9 @@ def test_an_object_as_an_id_is_refused_with_a_hint(home: Settings, tmp_path: Pat
     with pytest.raises(FinegrainError) as caught:
         load(path, data=tmp_path)
     assert f"{path}: tables.events.fields.user_id: column 'u' of {tmp_path}/a.jsonl is an object" in str(caught.value)
-    assert str(caught.value).endswith("""take a part of it, say {sql: "u->>'$.id'"}""")
+    assert str(caught.value).endswith("""extract a value from it, as in {sql: "u->>'$.id'"}""")
     [said] = [f for f in doctor(path, home).findings if f.level == "error" and f.field == "user_id"]
-    assert "is an object; take a part of it" in said.message
+    assert "is an object; extract a value from it" in said.message
     with pytest.raises(
         FinegrainError, match=r"""fields.session_id: column 'l' .* is a list; .* \{sql: "l->>'\$\[0\]'"\}"""
     ):
@@ -378,7 +378,7 @@ def test_a_reader_that_drops_a_row_fails_the_load(
     left_out = 1 if "where" in how else 0
     with monkeypatch.context() as patch:
         patch.setattr(landing, "open_file", drops)
-        said = f"{name}: {held - 1 - left_out} rows were read of {held - left_out} that the file holds"
+        said = f"{name}: {held - 1 - left_out} rows were read, but {held - left_out} were counted in the file"
         with pytest.raises(FinegrainError) as caught:
             load(path, data=tmp_path)
         assert said in str(caught.value) and "nothing has landed" in str(caught.value)

@@ -456,7 +456,7 @@ def test_the_doctor_suggests_a_format(
 
 def test_the_doctor_says_that_day_and_month_cannot_be_told(home: Settings, tmp_path: Path) -> None:
     [said] = about_times(home, mapped(tmp_path, "at", "12/1/10 8:26,u", "11/12/10 8:30,u"))
-    assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it cannot be told which is meant" in said
+    assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it is not clear which is meant" in said
 
 
 def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def _must_hold_rows(where: Settings) -> None:
             if lake.arrived(con).keys() & {*RAW_TABLES, "dead_letters"}:
                 return
     raise FinegrainError(
-        f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
+        f"{where.lake_catalog}: the lake has no rows yet; load some first, with finegrain load, ingest or stream "
         "(docs/connect.md), or try finegrain demo"
     )
 
