@@ -233,7 +233,7 @@ def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
     group_name="upkeep",
     kinds={"ducklake"},
     owners=_TEAM,
-    description="`finegrain lake maintain`: small files are merged, old snapshots expire, files that nothing names are removed.",
+    description="`finegrain lake maintain`: merges small files, expires old snapshots and removes unreferenced files.",
 )
 def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """Runs beside loaders and builds."""
@@ -250,7 +250,7 @@ def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     group_name="upkeep",
     kinds={"python"},
     owners=_TEAM,
-    description="`finegrain report`: what came in, what became of it, what the marts hold.",
+    description="`finegrain report`: what was loaded, what became of it, and what the marts contain.",
 )
 def report() -> dg.MaterializeResult[Any]:
     """Counts of rows only; the sample of customers that the command shows stays out of Dagster."""

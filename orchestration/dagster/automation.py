@@ -38,7 +38,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the last build that was asked for had seen (`snapshot`, `rows`; of an empty lake -1 and 0), and since when newer rows wait."""
+    """The state at the last requested build (`snapshot`, `rows`; -1 and 0 for an empty lake), and since when newer rows have been waiting."""
 
     snapshot: int = -1
     rows: int = 0
@@ -61,7 +61,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to build now, in words why, and what to remember."""
+    """Whether to build now, the reason, and the state to keep."""
 
     build: bool
     reason: str
@@ -71,8 +71,8 @@ class Decision:
 def decide(
     now: datetime, arrived: Mapping[str, Arrived], waiting: Waiting, *, is_building: bool, policy: Policy
 ) -> Decision:
-    """Whether what has arrived since the last build is worth one. `arrived` is by raw table. While a build is under way nothing is
-    asked for: what comes meanwhile is seen to after it."""
+    """Whether enough has arrived since the last build. `arrived` is by raw table. No build is requested while one is running; rows that arrive
+    meanwhile are considered after it."""
     newest = max((each.snapshot for each in arrived.values()), default=-1)
     rows = sum(each.rows for each in arrived.values())
     if newest == waiting.snapshot:
@@ -124,7 +124,7 @@ def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus
         job=job,
         minimum_interval_seconds=30,
         default_status=status,
-        description="Asks for a build when enough has arrived in the lake, or has waited long enough.",
+        description="Requests a build when enough rows have arrived in the lake, or have waited long enough.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         where = settings()

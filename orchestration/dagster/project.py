@@ -1,4 +1,4 @@
-"""The dbt project as assets: every seed, model and snapshot is one, every data test an asset check."""
+"""The dbt project as Dagster assets: every seed, model and snapshot is an asset, every data test an asset check."""
 
 import contextlib
 import hashlib
@@ -89,7 +89,7 @@ def dbt_resource(project: DbtProject) -> DbtCliResource:
 
 @contextlib.contextmanager
 def clear() -> Iterator[None]:
-    """What finegrain refuses ends a step with its one sentence, and no stack trace."""
+    """Turn FinegrainError into a failed step with its message and no stack trace."""
     try:
         yield
     except FinegrainError as error:
@@ -143,7 +143,7 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
             yield _completed(event, con, nodes)
     if failed:
         raise dg.Failure(
-            f"the audit failed, and what is published stays as it is: {', '.join(failed)}", allow_retries=False
+            f"the audit failed, and the published marts are unchanged: {', '.join(failed)}", allow_retries=False
         )
     if not passed:
         raise dg.Failure(scrub(_last_words(done.get_error())))

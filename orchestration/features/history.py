@@ -3,8 +3,8 @@ later gives the same result.
 
     published/history/day=2025-03-31/user_features.parquet …
 
-`history` is a link to a folder in `.history`, of all days. A day is put into a new such folder, which has the other days by hard links; then
-the link moves. So a reader finds every day whenever it looks, as it was or as it is.
+`history` is a link to a folder in `.history` with all days. A new day is written to a new folder, with the other days as hard links; then the link
+moves. So a reader always finds every day, in its previous or its new version.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
         copy = replace(where, warehouse=folder / "warehouse.duckdb")
         if where.warehouse.exists():
             with duckdb.connect() as con:
-                warehouse.attach(con, where.warehouse)  # as long as it is attached, nobody writes to it
+                warehouse.attach(con, where.warehouse)  # nobody can write to it while it is attached
                 shutil.copyfile(where.warehouse, copy.warehouse)
         return {day.isoformat(): _features(day, copy, folder) for day in sorted(days)}
 
@@ -55,7 +55,7 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
     done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
     if not done.passed:
         named = ", ".join(node.name for node in done.failed)
-        raise FinegrainError(f"the features of {day} did not pass their tests, and stay as they were: {named}")
+        raise FinegrainError(f"the features of {day} did not pass their tests, so that day was not replaced: {named}")
     draft = folder / "day"
     draft.mkdir()
     rows = {}

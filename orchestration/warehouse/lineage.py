@@ -1,13 +1,11 @@
-"""Where each column of a mart comes from, field by field, down to the raw tables.
+"""Column-level lineage of the marts, down to the raw tables.
 
-The models' SQL is compiled by dbt and parsed by DuckDB itself, so what is traced is what runs. Of a column it tells two things, as
-OpenLineage does: the fields whose **values** go into it, and the fields of the **conditions** by which they do: those of a CASE
-or a FILTER, parts and orders of a window, the groups of a count. A dictionary (exchange rates, names of event types) stands for
-the fields that it is looked up by. What decides on whole rows is left out, since it is nearly every field, and the same for all
-features: WHERE and the keys of joins, which is to say the rules of cleaning and who is who. So are the columns that every raw
-row carries, whatever its table.
+The models' SQL is compiled by dbt and parsed by DuckDB itself, so the lineage is that of the SQL that runs. As in OpenLineage, a column has two
+kinds of input: fields whose **values** go into it, and fields used in **conditions**: in a CASE or FILTER, in the partitions and order of a window,
+and in the groups of a count. A lookup table (exchange rates, event type names) counts as the fields it is looked up by. WHERE clauses and join
+keys are left out, because they involve nearly every field and are the same for all features. So are the columns that every raw table has.
 
-A construct of SQL that is not known here is never guessed at: then only the tables of the mart are listed.
+Unknown SQL constructs are never guessed at: then only the tables of the mart are listed.
 """
 
 from __future__ import annotations
