@@ -651,7 +651,7 @@ class _Exam:
                 bad = self.common(clean(name), f"{value} is null") + hint
                 word = "a time" if kind == "time" else "a number"
                 if read:
-                    self.say("warning", f"{self.about(filled - read)} hold what is no {word.split()[1]}: {bad}", name)
+                    self.say("warning", f"{self.about(filled - read)} have a value that is not {word}: {bad}", name)
                 else:
                     self.say("error", f"none of its {filled:,} values is {word}: {bad}", name)
             elif not filled and source is not None and name not in _required_names(self.entry.table):
@@ -692,14 +692,14 @@ class _Exam:
         [(count,)] = self.ask("count(*)", odd)
         if count:
             examples = self.common(clean(name), odd)
-            what = f"local times that {self.entry.zone} has twice or never, as the clocks change"
-            self.say("note", f"{self.about(count)} are {what}: {examples}; of two the first is taken", name)
+            what = f"local times that occur twice or never in {self.entry.zone}, because of clock changes"
+            self.say("note", f"{self.about(count)} are {what}: {examples}; if there are two, the first is used", name)
         if first < datetime(2000, 1, 1):
             [(count,)] = self.ask("count(*)", f"{value} < timestamp '2000-01-01'")
             examples = self.common(clean(name), f"{value} < timestamp '2000-01-01'")
             self.say(
                 "warning",
-                f"{self.about(count)} are dated before 2000: {examples}; is this another unit of epoch time?",
+                f"{self.about(count)} are dated before 2000: {examples}; is the unit of epoch time right?",
                 name,
             )
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
@@ -732,7 +732,7 @@ class _Exam:
                 what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
                 hint = self._order_as_identity(empty) if "user_id" in names else ""
                 if missing == good:
-                    self.say("error", f"{what} in every row; no row could be used{hint}", mapped[0])
+                    self.say("error", f"{what} in every row, so no row can be used{hint}", mapped[0])
                 else:
                     said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used{hint}"
                     self.say("warning", said, mapped[0])
@@ -772,23 +772,23 @@ class _Exam:
         column = fields["order_id"].column
         given = column if text == order and column is not None else {"sql": text}
         shown = yaml.safe_dump({"anonymous_id": given}, default_flow_style=True, allow_unicode=True, width=10**6)
-        return f"; the order itself can stand for its buyer: {shown.strip()[1:-1]}"
+        return f"; to use the order in place of its buyer, write {shown.strip()[1:-1]}"
 
     def _arrival(self) -> None:
         how = self.entry.mapping.available_at
         if how == "now":
-            self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
+            self.say("note", "available_at: now; every row counts as available only from the time it is loaded")
         if not isinstance(how, str) and self.bounds[0].entry.available_at != "now":
             text = str(macros("fields.sql").clean_text("__available"))
             parsed = parse_time("trim(__available)", quote(self.entry.zone))
-            of = f"'{how.column}'" if isinstance(how, Column) else "what its sql gives"
+            of = f"'{how.column}'" if isinstance(how, Column) else "the result of its sql"
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
                 examples = self.common("__available", f"{text} is not null and {parsed} is null")
                 hint = self._spelling(text, parsed, how) if isinstance(how, Column) else ""
-                what = f"hold no time in {of}" + (f": {examples}{hint}" if examples else "")
+                what = f"have no valid time in {of}" + (f": {examples}{hint}" if examples else "")
                 level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
-                self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
+                self.say(level, f"available_at: {self.about(bad)} {what}; they count as available when they are loaded")
 
     def _names(self) -> None:
         """Names that the seeds do not know."""
@@ -841,15 +841,15 @@ class _Exam:
             )
         money = next((name for name in ("price", "amount") if name in self.fields), None)
         if money and "currency" not in self.fields:
-            self.say("note", f"no currency is mapped, so it is taken for {self.shop.reporting_currency}", money)
+            self.say("note", f"no currency is mapped, so {self.shop.reporting_currency} is assumed", money)
         if self.entry.table == "ga4_events" and self.entry.mapping.currency is None:
             silent = "len(items) > 0 and len(list_filter(event_params, lambda p: p.key = 'currency')) = 0"
             [(rows,)] = self.ask("count(*)", silent)
             if rows:
                 self.say(
                     "note",
-                    f"{self.about(rows)} have items and name no currency, so it is taken for {self.shop.reporting_currency}; "
-                    "the key currency of the mapping says the property's",
+                    f"{self.about(rows)} have items but no currency, so {self.shop.reporting_currency} is assumed; "
+                    "set the property's currency with the mapping's key currency",
                     "event_params",
                 )
         if "category" in self.fields:
@@ -862,7 +862,7 @@ class _Exam:
                 self.say(
                     "note",
                     f"seeds/category_map.csv does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
-                    f"{len(found):,} spellings); each stands for itself, or for the mapped one that it is a slip of",
+                    f"{len(found):,} spellings); each is kept as it is, or corrected if it is a misspelling of a mapped one",
                     "category",
                 )
 
@@ -906,7 +906,7 @@ class _Exam:
         then = "would be quarantined"
         if self.entry.table == "orders":
             limits = [(name, "< 0", "max_amount") for name in ("discount", "tax", "shipping", "total")]
-            then = "would be taken for not said"
+            then = "would be treated as missing"
         if self.entry.table == "customers":
             born = f"< {_variable('earliest_birth_year', 1850)}"
             limits = [
@@ -957,13 +957,13 @@ class _Exam:
         if not again:
             return
         about = f"{again:,}" if whole else f"about {again * self.step:,}"
-        then = (
-            "an event that comes again counts once"
-            if self.entry.table == "events"
-            else "it is not clear which one is right"
-        )
+        then = "a repeated event counts once" if self.entry.table == "events" else "it is not clear which one is right"
         level: Level = "note" if self.entry.table == "events" else "warning"
-        self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
+        self.say(
+            level,
+            f"{about} rows have the same {' + '.join(names)} as another, for example '{_brief(example)}'; {then}",
+            key,
+        )
 
     def _ids(self) -> None:
         """Ids that mean nothing or something else, or that are ambiguous."""
@@ -975,7 +975,7 @@ class _Exam:
                 examples = self.common(given, f"lower({given}) in ({words})")
                 self.say(
                     "warning",
-                    f"{self.about(count)} hold a word for nothing, {examples}, which counts as empty (seeds/null_words.csv)",
+                    f"{self.about(count)} have a word that means null, {examples}, and count as empty (seeds/null_words.csv)",
                     name,
                 )
             rounded = f"regexp_full_match({text}, {quote(ROUNDED)})"
@@ -983,8 +983,8 @@ class _Exam:
             if count:
                 self.say(
                     "warning",
-                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, and "
-                    "nobody can tell which were one id; such rows are quarantined (unusable_id)",
+                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, so "
+                    "the original ids are lost; such rows are quarantined (unusable_id)",
                     name,
                 )
             found = self.ask(
@@ -997,8 +997,8 @@ class _Exam:
                 more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
                 self.say(
                     "warning",
-                    f"ids that differ in case alone: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
-                    "says ids: case_insensitive",
+                    f"ids that differ only in case: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
+                    "has ids: case_insensitive",
                     name,
                 )
             if name in PERSONS:
@@ -1021,8 +1021,8 @@ class _Exam:
             )
             self.say(
                 "warning",
-                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if this means nobody in "
-                f"particular, write null_ids: {words.strip()}",
+                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if such an id means an "
+                f"unknown person, write null_ids: {words.strip()}",
                 name,
             )
 
@@ -1037,7 +1037,7 @@ class _Exam:
             columns = [self.entry.mapping.fields[name].column or name for name in ("currency", "order_id")]
             self.say(
                 "warning",
-                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if it is that of the whole order, "
+                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if that is the currency of the whole order, "
                 f"write carry: {{columns: [{columns[0]}], within: {columns[1]}}}",
                 "currency",
             )
@@ -1316,7 +1316,7 @@ def _memory() -> Check:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = settings.memory()
     if settings.memory_bytes(limit) > there:
-        said = f"FINEGRAIN_MEMORY is {limit}, and this machine has {there / 10**9:.1f} GB; a build may be killed for want of it"
+        said = f"FINEGRAIN_MEMORY is {limit}, but this machine has {there / 10**9:.1f} GB, so a build may run out of memory; lower FINEGRAIN_MEMORY"
         return Check("warning", "memory", said)
     return Check("fine", "memory", f"{there / 10**9:.1f} GB, of which DuckDB may use {limit} in a build")
 
