@@ -159,9 +159,9 @@ def test_builds_go_on_exactly(houses: Houses) -> None:
     houses.run(where)
     maintain(NOW, where)
     assert not needs_full_refresh(where)
-    afresh = houses.beside(where)
-    houses.run(afresh, "--full-refresh")
-    assert differences(where, afresh) == []
+    rebuilt = houses.beside(where)
+    houses.run(rebuilt, "--full-refresh")
+    assert differences(where, rebuilt) == []
     # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
     assert needs_full_refresh(stale)
 

@@ -232,7 +232,7 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
         shop.drain()
 
 
-def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
+def test_a_recreated_topic_is_refused_until_confirmed(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
@@ -281,7 +281,7 @@ def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
 
 
 def test_letters_that_are_read_again_wait_again(shop: Shop) -> None:
-    """Of one topic, after --from-beginning: each message lands once, and a letter that was replayed before is another."""
+    """Of one topic, after --from-beginning: each message lands once, and a dead letter that was replayed before is a new one."""
     shop.send(6, event_type="peek")
     shop.drain()
     entry = json.loads(shop.mapping.read_text())
@@ -379,7 +379,7 @@ class Given:
 
 @pytest.fixture
 def loader(shop: Shop) -> Iterator[Loader]:
-    """A loader that begins afresh, of a topic whose first two partitions were read up to 7 before it was recreated."""
+    """A loader that starts from the beginning of a topic whose first two partitions were read up to 7 before it was recreated."""
     entry = json.loads(shop.mapping.read_text())["tables"]["events"]
     con = lake.connect(shop.where)
     with lake.writing(con, shop.where):
@@ -394,8 +394,8 @@ def loader(shop: Shop) -> Iterator[Loader]:
     con.close()
 
 
-def test_afresh_is_once_for_each_part_whenever_it_comes(loader: Loader) -> None:
-    """The first assignment may be empty, parts come and go, and a part that was begun afresh goes on when it comes back."""
+def test_from_beginning_restarts_each_partition_once(loader: Loader) -> None:
+    """The first assignment may be empty, partitions come and go, and one that was restarted resumes when it is assigned again."""
     start = {part: partial(str, 0) for part in "01"}
     assert loader.claim({}, "new") == {}
     assert loader.claim({"0": start["0"]}, "new")["0"].position == "0"
@@ -450,7 +450,7 @@ def test_messages_that_come_again_are_no_chunk(shop: Shop) -> None:
         source.close()
 
 
-def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:
+def test_messages_removed_before_they_were_read_are_reported(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     shop.send(60)

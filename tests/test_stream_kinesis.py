@@ -448,7 +448,7 @@ def test_a_server_that_does_not_answer_is_waited_for(shop: Shop, access: pytest.
         gate.shut()
 
 
-def test_a_stream_made_anew_is_refused_until_told(shop: Shop) -> None:
+def test_a_recreated_stream_is_refused_until_confirmed(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     shop.client.delete_stream(StreamName=shop.stream)

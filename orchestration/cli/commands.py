@@ -60,7 +60,7 @@ Deepest = Annotated[int, typer.Option(min=1, help="A message with more levels of
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
 
-class Part(StrEnum):
+class Process(StrEnum):
     """Dagster's processes."""
 
     dev = "dev"
@@ -237,9 +237,9 @@ def stream(
             help="Read the stream from its beginning again, ignoring stored positions. Run only one loader.",
         ),
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, help="Close a batch at this many messages,")] = 10_000,
-    mebibytes: Annotated[float, typer.Option(min=0.001, help="this many MiB of payload,")] = 4,
-    age: Annotated[float, typer.Option(min=0.01, help="or this many seconds after its first message.")] = 1.0,
+    rows: Annotated[int, typer.Option(min=1, help="Close a batch at this many messages.")] = 10_000,
+    mebibytes: Annotated[float, typer.Option(min=0.001, help="Close a batch at this many MiB of payload.")] = 4,
+    age: Annotated[float, typer.Option(min=0.01, help="Close a batch this many seconds after its first message.")] = 1.0,
     largest: Largest = 2**20,
     most_keys: MostKeys = 1_000,
     deepest: Deepest = 100,
@@ -478,7 +478,9 @@ def catalog(
 
 @app.command("dagster")
 def run_dagster(
-    part: Annotated[Part, typer.Argument(help="All of Dagster on this machine, or one of its processes.")] = Part.dev,
+    part: Annotated[
+        Process, typer.Argument(help="All of Dagster on this machine, or one of its processes.")
+    ] = Process.dev,
     shop: Annotated[
         str | None,
         typer.Option(
@@ -500,7 +502,7 @@ def run_dagster(
     ] = "",
 ) -> None:
     """Run Dagster: its page, schedules, sensors and alerts, until stopped."""
-    if part is not Part.daemon:
+    if part is not Process.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
 
