@@ -189,7 +189,7 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
 def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api) -> None:
     """Also when it is named as something of ours is; a row that comes twice in one reading counts once, as what came later."""
     rows = [{"id": n, **{name: f"{name}={n}" for name in OURS}} for n in (1, 2, 1)]
-    rows[2]["__gone"] = "later"
+    rows[2]["__is_deleted"] = "later"
     api.answer = lambda path, asked: page(rows)
     read = [name for name in OURS if name]
     sql = {"sql": f"to_json([{', '.join(identifier(name) for name in read)}])"}
@@ -198,7 +198,7 @@ def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api)
         "title": "__n",
         "brand": "__bad",
         "category": "rowid",
-        "weight_unit": "__gone",
+        "weight_unit": "__is_deleted",
         "properties": sql,
     }
     entry = {"fields": fields, "key": ["id", "__key"], "available_at": {"column": "__payload"}}
@@ -207,7 +207,7 @@ def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api)
     found = landed(home, "_error, payload, title, brand, category, weight_unit, properties")
     for row, (error, payload, *texts, properties) in zip((rows[2], rows[1]), found, strict=True):
         assert error is None and json.loads(payload) == row
-        assert texts == [row[name] for name in ("__n", "__bad", "rowid", "__gone")]
+        assert texts == [row[name] for name in ("__n", "__bad", "rowid", "__is_deleted")]
         assert json.loads(properties) == [row[name] for name in read]
 
 

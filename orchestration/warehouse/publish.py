@@ -155,9 +155,9 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
     except duckdb.BinderException:
         raise FinegrainError(f"{path} was built by an earlier version of finegrain; run `finegrain build`") from None
     if not found:
-        raise FinegrainError(f"{path} holds no build; run `finegrain build` first")
+        raise FinegrainError(f"{path} has no build; run `finegrain build` first")
     invocation, command, status, is_whole, built_from, as_of, marts = found[0]
-    kept = "what is published stays as it is"
+    kept = "nothing was published"
     if status == "open":
         raise FinegrainError(f"the last `dbt {command}` did not end; {kept}. Run `finegrain build` again")
     if status != "passed":
