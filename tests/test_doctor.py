@@ -243,7 +243,7 @@ def test_required_fields_that_are_empty(clinic: Clinic) -> None:
         "login,2024-01-01,a,", "login,2024-01-01,,b", "login,2024-01-01,,", header="t,at,u,v", fields=either
     )
     assert said(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
-    assert "no row could be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
+    assert "no row can be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
 
 
 def test_events_without_an_identity_may_be_of_their_order(clinic: Clinic) -> None:
@@ -254,7 +254,7 @@ def test_events_without_an_identity_may_be_of_their_order(clinic: Clinic) -> Non
         """anonymous_id: {sql: case when "u" is null then "o" end}"""
     )
     # What it offers is a mapping, and makes the row one that can be used.
-    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("buyer: ")[2])
+    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("in place of its buyer, write ")[2])
     seen = clinic.events(
         "purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields | offered
     )
@@ -290,14 +290,14 @@ def test_orders_without_an_identity(clinic: Clinic) -> None:
         f"user_id and anonymous_id are both empty in 2 of 5 orders (40.0 %); {then}"
         """{sql: 'coalesce("cookie", case when "user" is null then "no" end)'}"""
     )
-    offered = yaml.safe_load(found.partition("buyer: ")[2])
+    offered = yaml.safe_load(found.partition("in place of its buyer, write ")[2])
     assert "missing_identity" not in str(look({"user_id": "user", **offered}).findings)
     assert (
         said(look({}), "warning", "") == f"user_id and anonymous_id are not mapped in 5 of 5 orders (100 %); {then}'no'"
     )
     assert "missing_identity" not in str(look({"anonymous_id": "no"}).findings)
     by_sql = said(look({"order_id": {"sql": "'A-' || no"}}), "warning")
-    assert yaml.safe_load(by_sql.partition("buyer: ")[2]) == {"anonymous_id": {"sql": "('A-' || no)"}}
+    assert yaml.safe_load(by_sql.partition("in place of its buyer, write ")[2]) == {"anonymous_id": {"sql": "('A-' || no)"}}
 
 
 def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> None:
