@@ -368,7 +368,7 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
         entry = {"stream": {"folder": "lines"}, "available_at": "now"}
         mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
         done = shop.run("stream", "stream.yml", "--drain", "--metrics-port", port, env=env)
-        refused(done, f"--metrics-port {port}", "name another port")
+        refused(done, f"--metrics-port {port}", "choose another port")
 
 
 def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:

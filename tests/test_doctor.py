@@ -421,7 +421,7 @@ def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.Mon
     rows = [f"login,2024-01-01,u,e{n // 2}" for n in range(20_000)]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
     assert (seen.rows, seen.looked_at) == (20_000, 1000)
-    about = re.match(r"about ([\d,]+) rows repeat", said(seen, "note", "event_id"))
+    about = re.match(r"about ([\d,]+) rows have the same", said(seen, "note", "event_id"))
     assert about and 5_000 < int(about[1].replace(",", "")) < 15_000  # 10,000, told from a twentieth of the ids
 
 

@@ -402,7 +402,7 @@ def test_a_delivery_that_comes_again_is_counted_too(
             "open_file",
             lambda *given: replace(o := real(*given), relation=f"(select * from {o.relation} where __n <> 2)"),
         )
-        with pytest.raises(FinegrainError, match=r"day_1\.csv: 1 rows were read of 2"):
+        with pytest.raises(FinegrainError, match=r"day_1\.csv: 1 rows were read, but 2 were counted"):
             load(path, data=tmp_path)
     assert load(path, data=tmp_path).rows == 1
 
