@@ -506,7 +506,7 @@ def test_arrival_times_that_are_none(clinic: Clinic) -> None:
     header, arrival = "t,at,u,got", {"column": "got"}
     seen = clinic.events(LINE + ",2024-01-01 10:00:00", LINE + ",?", header=header, available_at=arrival)
     assert said(seen, "warning").startswith("available_at: 1 of 2 rows (50.0 %) have no valid time in 'got': '?'")
-    assert "hold no time" in said(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
+    assert "have no valid time" in said(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
     assert said(clinic.events(*lines(1), available_at="now"), "note").startswith("available_at: now")
 
 

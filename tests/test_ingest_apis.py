@@ -284,7 +284,7 @@ def test_what_an_api_does_wrong_is_one_sentence(
         ((200, {}, b'{"items": []}'), {}, r"has no list at \$.data.items; it has: items"),
         (page(ROWS, next=3), cursor, "leads to the same page again, after 2 pages"),
         (page(ROWS, next="http://127.0.0.1:1/x"), cursor, "leads to another server"),
-        ((302, {"Location": "http://127.0.0.1:1/x"}, b""), {}, "leads to another server"),
+        ((302, {"Location": "http://127.0.0.1:1/x"}, b""), {}, "redirects to another server"),
         (page([{"name": "x"}]), {}, "no row of .* has 'id'|has no column 'id'"),
         (page(ROWS[:1]), {"since": {"parameter": "s", "column": "changed"}}, "'changed'"),
     ]

@@ -230,7 +230,7 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
     first = shop.one()
     assert first.landed == 3
     assert [note.split(" ")[:4] for note in first.notes] == [
-        ["updated_at", "lies", "in", "the"],
+        ["updated_at", "is", "in", "the"],
         ["1", "rows", "have", "no"],
     ]
     # The row that lies in the future does not hide what is written now.
