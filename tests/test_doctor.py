@@ -297,7 +297,9 @@ def test_orders_without_an_identity(clinic: Clinic) -> None:
     )
     assert "missing_identity" not in str(look({"anonymous_id": "no"}).findings)
     by_sql = said(look({"order_id": {"sql": "'A-' || no"}}), "warning")
-    assert yaml.safe_load(by_sql.partition("in place of its buyer, write ")[2]) == {"anonymous_id": {"sql": "('A-' || no)"}}
+    assert yaml.safe_load(by_sql.partition("in place of its buyer, write ")[2]) == {
+        "anonymous_id": {"sql": "('A-' || no)"}
+    }
 
 
 def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> None:

@@ -239,7 +239,9 @@ def stream(
     ] = False,
     rows: Annotated[int, typer.Option(min=1, help="Close a batch at this many messages.")] = 10_000,
     mebibytes: Annotated[float, typer.Option(min=0.001, help="Close a batch at this many MiB of payload.")] = 4,
-    age: Annotated[float, typer.Option(min=0.01, help="Close a batch this many seconds after its first message.")] = 1.0,
+    age: Annotated[
+        float, typer.Option(min=0.01, help="Close a batch this many seconds after its first message.")
+    ] = 1.0,
     largest: Largest = 2**20,
     most_keys: MostKeys = 1_000,
     deepest: Deepest = 100,
