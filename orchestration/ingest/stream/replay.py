@@ -83,7 +83,7 @@ def replay(
                 if rule not in known:
                     what = "quarantined row" if quarantined else "dead letter"
                     raise FinegrainError(
-                        f"--rule {rule}: no waiting {what} of {messages.stream_id} broke this rule; rules with one: {', '.join(known) or 'none'}"
+                        f"--rule {rule}: no {what} of {messages.stream_id} broke this rule and waits; rules with one: {', '.join(known) or 'none'}"
                     )
                 wanted.append(f"list_contains(rules, {quote(rule)})")
             if since is not None:
