@@ -571,9 +571,9 @@ def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     assert "finegrain_stream_event_delay_seconds" in text
 
 
-def test_what_a_user_can_mend_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
+def test_what_a_user_can_fix_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
     shop.map(stream={"folder": str(tmp_path / "nowhere")})
-    with pytest.raises(FinegrainError, match=r"nowhere is no folder"):
+    with pytest.raises(FinegrainError, match=r"nowhere is not a folder"):
         shop.drain()
     shop.map(stream={})
     with pytest.raises(FinegrainError, match=r"shop.yml: tables.events.stream: name one of"):
