@@ -332,7 +332,9 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
     home.home.mkdir(parents=True, exist_ok=True)
     path = home.home / "alerts.json"
     path.write_text(content, errors="surrogateescape")
-    with pytest.raises(FinegrainError, match=rf"^{path}: this is not what finegrain wrote .*; remove the file") as told:
+    with pytest.raises(
+        FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file"
+    ) as told:
         look(FAILED, channels=[Webhook(web.url)])
     assert "\n" not in str(told.value)
     path.unlink()
@@ -342,7 +344,7 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
 
 def test_where_nothing_can_be_written_nothing_is_sent(home: Settings, web: Sink) -> None:
     (home.home / "alerts.draft").mkdir(parents=True)
-    with pytest.raises(FinegrainError, match=r"alerts\.json: what is alerted cannot be written"):
+    with pytest.raises(FinegrainError, match=r"alerts\.json: the record of alerts cannot be written"):
         look(FAILED, channels=[Webhook(web.url)])
     assert web.got == []
 
@@ -580,7 +582,7 @@ def test_a_webhook_that_refuses_tells_no_secret(
     channels = channels_from_environment()
     told = look(FAILED, channels=channels)
     assert told.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
-    assert f"not told: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
+    assert f"not delivered: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
     assert "s3cret" not in caplog.text + repr(channels)
 
 
@@ -782,7 +784,7 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
         ("", "write one or more of the keys owners, everyone_else, freshness"),
         ("[1]", "write one or more of the keys"),
         ("a: [", "line 1: this is not valid YAML"),
-        ("loader: {}\nloader: {}", "line 2: this is not valid YAML: the key 'loader' is there twice"),
+        ("loader: {}\nloader: {}", "line 2: this is not valid YAML: the key 'loader' is given twice"),
         ("owner: {}", "owner: no such key; did you mean 'owners'?"),
         ("owners: [a@b.com]", "owners: write owners and their addresses"),
         ("owners: {me: a@b.com}", "owners: me: write a list of mail addresses"),

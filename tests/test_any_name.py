@@ -25,11 +25,11 @@ from orchestration.sql.text import identifier
 
 #: Names that finegrain or DuckDB use for something of their own.
 OURS = (
-    *("__n", "__bad", "__payload", "__available", "__row", "__kept", "__key", "__hash", "__gone", "__gone_at", "__read", "__news", "__staged"),
-    *("__last", "__lost", "__met", "__there", "__delivery", "__name", "__file", "__first", "__within", "__json", "__why", "__clear", "__none"),
+    *("__n", "__bad", "__payload", "__available", "__row", "__kept", "__key", "__hash", "__is_deleted", "__deleted_at", "__read", "__new_rows", "__staged"),
+    *("__last", "__deleted", "__matched", "__there", "__delivery", "__name", "__file", "__first", "__within", "__json", "__why", "__clear", "__none"),
     *("__try_where", "__try_query", "__try_properties", "__try_available_at", "__unreadable", "_position", "_error", "_source", "_ingested_at"),
-    *("available_at", "payload", "event_id", "line_id", "position", "part", "told", "n", "why", "raw", "fields", "line", "text", "content"),
-    *("is_rest", "filled", "judged", "parsed", "batch", "key", "value", "json", "r", "f", "v", "c", "first", "last", "size"),
+    *("available_at", "payload", "event_id", "line_id", "position", "part", "delivery", "n", "why", "raw", "fields", "line", "text", "content"),
+    *("is_rest", "filled", "validated", "parsed", "batch", "key", "value", "json", "r", "f", "v", "c", "first", "last", "size"),
     *("filename", "file_row_number", "file_index", "rowid", "snapshot_id", "row_number", "column0", "*", "select", "null", "", " "),
     *("'", '"', "\\", "a.b", "a\tb", "a\nb", "[/x]", "\x1b[31m", "%s", "{x}", "${HOME}", "$1", "?", ";--", "\U0001f600", "_" * 70, "______n"),
 )  # fmt: skip
@@ -144,8 +144,8 @@ def test_a_file_of_any_name_lands_is_counted_and_shown(
     assert len(out.splitlines()) == len(FILES) and all(line.isprintable() for line in out.splitlines())
     for name in ("a\nb.csv", "\x1b[31mred.csv", "\u202eabc.csv"):
         assert f"shop.events {ascii(name)[1:-1]}: {expected[name]} rows\n" in out
-    assert all(file.skipped == "already there" for file in load(mapping, data=tmp_path).files)
-    again = load(mapping, data=tmp_path, again=True)
+    assert all(file.skipped == "already loaded" for file in load(mapping, data=tmp_path).files)
+    again = load(mapping, data=tmp_path, remap=True)
     assert {(file.rows, file.unchanged) for file in again.files} == {(0, rows) for rows in expected.values()}
     names = ["a\nb.csv", "a\\b.csv", "caf\\xe9.csv"]
     assert {part.file: part.rows for part in unload("shop", names).parts} == {name: expected[name] for name in names}

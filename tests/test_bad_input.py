@@ -152,7 +152,7 @@ def test_an_empty_file_is_named(shop: Shop) -> None:
         (
             "bare.csv",
             _text(b"login,2024-01-01,a\nlogin,2024-01-02,b\n"),
-            ["bare.csv has no column 'at'", "'2024-01-01', which is a value", "csv: {columns: ["],
+            ["bare.csv has no column 'at'", "'2024-01-01', which looks like a value", "csv: {columns: ["],
         ),
         ("column.csv", _text(b"t,when,u\nlogin,2024-01-01,a\n"), ["fields.event_at", "column.csv has no column 'at'"]),
         (
@@ -160,8 +160,8 @@ def test_an_empty_file_is_named(shop: Shop) -> None:
             _text(b"t,at,u\n" + b"login,soon,a\n" * 30),
             ["fields.event_at", "is a time; the first is 'soon'"],
         ),
-        ("cut.parquet", _truncated, ["cut.parquet: this is no whole Parquet file (cut off, or another format)"]),
-        ("rotten.parquet", _rotten, ["rotten.parquet: this is no whole Parquet file"]),
+        ("cut.parquet", _truncated, ["cut.parquet: this is not a complete Parquet file (cut off, or another format)"]),
+        ("rotten.parquet", _rotten, ["rotten.parquet: this is not a complete Parquet file"]),
         (
             "latin.csv",
             _text(b"t,at,u\nlogin,2024-01-01,caf\xe9\n"),
@@ -180,10 +180,10 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
     ("name", "content", "words"),
     [
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
-        ("text.parquet", b"t,at,u\n", r"text\.parquet: this is no whole Parquet file"),
+        ("text.parquet", b"t,at,u\n", r"text\.parquet: this is not a complete Parquet file"),
         ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
         ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
-        ("data.bin", b"x", r"data\.bin: the name does not tell the format; add `format: parquet`"),
+        ("data.bin", b"x", r"data\.bin: the format is not clear from the name; add `format: parquet`"),
     ],
 )
 def test_other_bad_files_are_named_by_the_same_errors(shop: Shop, name: str, content: bytes, words: str) -> None:
@@ -239,7 +239,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(
         shop.run("load", mapping, env={"FINEGRAIN_HOME": str(tmp_path / "file")}),
-        f"{tmp_path / 'file'} is a file, where a folder is meant; FINEGRAIN_HOME says where it is",
+        f"{tmp_path / 'file'} is a file, but a folder is expected; set FINEGRAIN_HOME to another path",
     )
     (shop.folder / "more.csv").write_text("t,at,u\nlogin,2024-01-01,new\n")
     for place in (shop.where.lake_data, shop.where.lake_catalog):
@@ -248,7 +248,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
         try:
             refused(
                 shop.run("load", mapping, "more.csv", as_owner=True),
-                f"{place}: the lake is here, and cannot be written",
+                f"{place}: the lake cannot be written; check its permissions",
             )
         finally:
             place.chmod(mode)
@@ -257,7 +257,7 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
 def test_a_lake_that_is_none(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_text("no catalogue")
     env = {"FINEGRAIN_LAKE_CATALOG": str(tmp_path / "catalog.sqlite")}
-    refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: the lake does not open")
+    refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: cannot open the lake")
 
 
 #: What a variable may not hold, and what the error says of it.
@@ -275,10 +275,14 @@ WRONG = [
     ("FINEGRAIN_THREADS", "0", "FINEGRAIN_THREADS is '0'"),
     ("FINEGRAIN_THREADS", "-2", "FINEGRAIN_THREADS is '-2'"),
     ("FINEGRAIN_THREADS", "1.5", "FINEGRAIN_THREADS is '1.5'"),
-    ("FINEGRAIN_WAREHOUSE", "/", "/ is a folder, where a file is meant; FINEGRAIN_WAREHOUSE says where it is"),
-    ("FINEGRAIN_LAKE_CATALOG", "/", "/ is a folder, where a file is meant; FINEGRAIN_LAKE_CATALOG says where it is"),
-    ("FINEGRAIN_PUBLISHED", "/dev/null/x", "/dev/null is a file, where a folder is meant; FINEGRAIN_PUBLISHED says"),
-    ("FINEGRAIN_PROJECT", "/dev", "FINEGRAIN_PROJECT is /dev, which holds no dbt_project.yml"),
+    ("FINEGRAIN_WAREHOUSE", "/", "/ is a folder, but a file is expected; set FINEGRAIN_WAREHOUSE to another path"),
+    (
+        "FINEGRAIN_LAKE_CATALOG",
+        "/",
+        "/ is a folder, but a file is expected; set FINEGRAIN_LAKE_CATALOG to another path",
+    ),
+    ("FINEGRAIN_PUBLISHED", "/dev/null/x", "/dev/null is a file, but a folder is expected; set FINEGRAIN_PUBLISHED"),
+    ("FINEGRAIN_PROJECT", "/dev", "FINEGRAIN_PROJECT is /dev, which has no dbt_project.yml"),
 ]
 
 
@@ -329,11 +333,11 @@ def test_a_variable_that_is_set_to_nothing_counts_as_not_set(home: Settings, mon
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("build", "the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream"),
+        ("build", "the lake has no rows yet; load some first, with finegrain load, ingest or stream"),
         ("publish", "warehouse.duckdb does not exist; run `finegrain build` first"),
         ("report", "run `finegrain build` and `finegrain publish`"),
         ("catalog --warehouse", "warehouse.duckdb does not exist; run `finegrain build` first"),
-        ("lake maintain", "there is no lake yet; finegrain load, ingest or stream makes it"),
+        ("lake maintain", "there is no lake yet; finegrain load, ingest or stream creates it"),
         ("bench cleaning", "run `finegrain simulate`"),
     ],
 )
@@ -345,7 +349,7 @@ def test_what_to_run_first(shop: Shop, tmp_path: Path, command: str, says: str) 
 def test_a_lake_without_rows_is_not_built(shop: Shop, tmp_path: Path) -> None:
     lake.connect(Settings.below(tmp_path / "empty", shop.where.extensions)).close()
     done = shop.run("build", env={"FINEGRAIN_HOME": str(tmp_path / "empty")})
-    refused(done, "the lake holds no rows yet")
+    refused(done, "the lake has no rows yet")
     assert not (tmp_path / "empty" / "warehouse.duckdb").exists()
 
 
@@ -357,14 +361,14 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
         env = {"FINEGRAIN_HOME": str(tmp_path / "new")}
         for part in ("dev", "webserver"):
             done = shop.run("dagster", part, "--port", port, env=env)
-            refused(done, f"port {port} of 127.0.0.1 cannot be listened on: address already in use", "--port")
+            refused(done, f"cannot listen on port {port} of 127.0.0.1: address already in use", "--port")
         assert not (tmp_path / "new").exists()  # nothing was begun
         (shop.folder / "lines").mkdir(exist_ok=True)
         mapping = shop.folder / "stream.yml"
         entry = {"stream": {"folder": "lines"}, "available_at": "now"}
         mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
         done = shop.run("stream", "stream.yml", "--drain", "--metrics-port", port, env=env)
-        refused(done, f"--metrics-port {port}", "name another port")
+        refused(done, f"--metrics-port {port}", "choose another port")
 
 
 def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
@@ -420,7 +424,7 @@ def test_an_example_without_its_data_says_where_to_get_it(shop: Shop, project: P
         assert "# Its data: " in example.read_text("utf-8")
         assert f"`{name}`" in said or f"`{example.parent.name}/`" in said
         if "package://" not in example.read_text("utf-8"):
-            with pytest.raises(FinegrainError, match=re.escape(f"{readme} says where to get this example's data")):
+            with pytest.raises(FinegrainError, match=re.escape(f"see {readme} for where to get this example's data")):
                 plan(example, data=shop.folder)
     refused(shop.run("load", shop.mapping(files="none.csv")), "none.csv: no such file")
     assert "examples" not in shop.run("load", shop.mapping(files="none.csv")).stderr

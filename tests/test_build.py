@@ -19,7 +19,7 @@ from test_maintain import Held
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
-from orchestration.warehouse.build import Node, build, must_start_afresh, notes, run_dbt
+from orchestration.warehouse.build import Node, build, needs_full_refresh, notes, run_dbt
 
 
 @pytest.mark.long
@@ -175,9 +175,9 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     with lake.connect(shop, read_only=True) as con:
         first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest))
-    assert not must_start_afresh(shop)
+    assert not needs_full_refresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest - 1))
-    assert must_start_afresh(shop)
+    assert needs_full_refresh(shop)
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
     with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
         build(where=shop)

@@ -269,7 +269,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
         text=True,
         check=True,
     )
-    assert done.stdout == "2 quarantined rows read again: 2 rows landed, 0 would be as they are\n"
+    assert done.stdout == "2 quarantined rows reprocessed: 2 rows landed, 0 unchanged\n"
     assert replay(shop.mapping, quarantined=True, where=where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
     # The next build keeps what was mended, and the ledger knows what it was.
@@ -347,7 +347,7 @@ def map_a_shop(mapping: Path, is_right: bool) -> None:
 
 @pytest.mark.long
 def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: Houses, tmp_path: Path) -> None:
-    """By `load --again`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
+    """By `load --remap`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
     for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):
         (tmp_path / f"{name}.csv").write_text(text)
     mapping = tmp_path / "shop.yml"
@@ -370,7 +370,7 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
 
     with pytest.raises(FinegrainError, match=r"events visits.csv: 3 rows would be replaced, 0 deleted, 1 added"):
         load(mapping, data=tmp_path, where=corrected, now=LATER)
-    load(mapping, data=tmp_path, again=True, where=corrected, now=LATER)
+    load(mapping, data=tmp_path, remap=True, where=corrected, now=LATER)
     houses.run(corrected)
     found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)

@@ -735,7 +735,7 @@ def test_runs_and_events_go_to_postgresql_where_the_environment_says(tmp_path: P
     write_settings(tmp_path, {STORAGE: "postgresql://dagster:secret@db:5432/dagster"})
     text = (tmp_path / "dagster.yaml").read_text()
     assert yaml.safe_load(text)["storage"] == {"postgres": {"postgres_url": {"env": STORAGE}}} and "secret" not in text
-    with pytest.raises(FinegrainError, match=f"{STORAGE} is no address") as refused:
+    with pytest.raises(FinegrainError, match=f"{STORAGE} is not a PostgreSQL address") as refused:
         write_settings(tmp_path, {STORAGE: "mysql://dagster:secret@db/dagster"})
     assert "secret" not in str(refused.value)
 
@@ -781,7 +781,7 @@ def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
     ("arguments", "environment", "says"),
     [
         (["--shop", "nowhere.yml"], {}, "nowhere.yml"),
-        (["--shop", "SHOP"], {STORAGE: "sqlite:///x"}, f"{STORAGE} is no address"),
+        (["--shop", "SHOP"], {STORAGE: "sqlite:///x"}, f"{STORAGE} is not a PostgreSQL address"),
         (["--shop", "SHOP"], {"FINEGRAIN_ALERTS": "nowhere.yml"}, "nowhere.yml"),
         (["--shop", "BROKEN"], {}, "tabels"),
     ],

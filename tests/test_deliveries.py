@@ -100,7 +100,7 @@ def test_a_day_becomes_final(export: Export) -> None:
     assert {file.file: told(file) for file in report.files} == {
         # Of hit 2 there is one less; 3 is another row now, 4 is gone, 5 is there twice.
         "events_20240101.jsonl": (3, 2, 3, None),
-        "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is there, which is more final"),
+        "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is loaded already, and is more final"),
     }
     assert report.rows == 3 and export.counts() == (8, 3) and export.alive() == Counter(daily)
     gone = export.ask("select raw_table, split_part(_position, '#', 1), row_key from lake.raw.deletions")
@@ -127,15 +127,15 @@ def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
     before = export.ask("select max(snapshot_id) from lake.snapshots()")
     export.write("events_intraday_20240101", [hit(1), hit(2), hit(3)])
     export.write("events_fresh_20240101", [hit(1), hit(2)])
-    late = "events_20240101.jsonl is there, which is more final"
+    late = "events_20240101.jsonl is loaded already, and is more final"
     assert {file.file: file.skipped for file in export.load().files} == {
-        "events_20240101.jsonl": "already there",
+        "events_20240101.jsonl": "already loaded",
         "events_fresh_20240101.jsonl": late,
         "events_intraday_20240101.jsonl": late,
     }
     assert export.ask("select max(snapshot_id) from lake.snapshots()") == before
     # Asked to land it again, it finds every row there.
-    assert told(export.load(again=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
+    assert told(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
 
 
 def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
@@ -150,8 +150,8 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     assert [told(file) for file in export.load().files] == [
         (0, 2, 1, None),
         (1, 0, 0, None),
-        (0, 0, 0, "already there"),
-        (0, 0, 0, "already there"),
+        (0, 0, 0, "already loaded"),
+        (0, 0, 0, "already loaded"),
     ]
     assert export.alive() == Counter([hit(2), hit(3), hit(4), hit(1), hit(9), hit(7)])
     # One file in place of two: what the other held is replaced, and that is said.
@@ -232,7 +232,7 @@ def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.
     export.load()
     export.write("events_20240101", [hit(2), hit(3), hit(4)])
     said = CliRunner().invoke(app, ["load", str(export.mapping)])
-    assert "app.ga4_events events_20240101.jsonl: 2 rows, 1 unchanged, 1 gone" in said.stdout
+    assert "app.ga4_events events_20240101.jsonl: 2 rows, 1 unchanged, 1 deleted" in said.stdout
     export.write("events_20240101", [hit(2)])
     said = CliRunner().invoke(app, ["ingest", str(export.mapping), "--json"])
     [file] = json.loads(said.stdout)["files"]

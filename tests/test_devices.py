@@ -108,4 +108,4 @@ def test_the_row_s_own_device_wins(home: Settings, tmp_path: Path, kind: str, ma
     con.close()
     assert [device or None for device, _ in found] == [own if own and mapped else AGENTS[agent] for agent, own in rows]
     assert [agent or "" for _, agent in found] == [agent for agent, _ in rows], "the user agent itself stays as it came"
-    assert load(path, data=tmp_path, again=True).rows == 0
+    assert load(path, data=tmp_path, remap=True).rows == 0

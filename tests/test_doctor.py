@@ -149,7 +149,7 @@ def test_malformed_rows_are_counted_with_reason_and_place(clinic: Clinic) -> Non
 
 def test_times_that_are_none(clinic: Clinic) -> None:
     some = clinic.events(*lines(3), "login,yesterday,u", "login,yesterday,u", "search,,u")
-    message = "2 of 6 rows (33.3 %) hold what is no time: 'yesterday' (2)"
+    message = "2 of 6 rows (33.3 %) have a value that is not a time: 'yesterday' (2)"
     empty = "empty in 1 of 6 rows (16.7 %), first a.csv#6; such rows cannot be used"
     assert [finding.message for finding in some.findings if finding.field == "event_at"] == [message, empty]
     assert (looked(some, "event_at").filled, looked(some, "event_at").read) == (5, 3)
@@ -162,7 +162,7 @@ def test_times_that_are_none(clinic: Clinic) -> None:
 def test_numbers_that_are_none(clinic: Clinic) -> None:
     header, fields = "t,at,u,p", {"price": "p", "currency": {"value": "EUR"}}
     seen = clinic.events(LINE + ",1.5", LINE + ',"2,50"', header=header, fields=fields)
-    assert said(seen, "warning", "price") == "1 of 2 rows (50.0 %) hold what is no number: '2,50'"
+    assert said(seen, "warning", "price") == "1 of 2 rows (50.0 %) have a value that is not a number: '2,50'"
     assert (looked(seen, "price").first, looked(seen, "price").last) == ("1.5", "1.5")
     assert "none of its 1 values is a number: 'free'" in said(
         clinic.events(LINE + ",free", header=header, fields=fields), "error", "price"
@@ -172,7 +172,7 @@ def test_numbers_that_are_none(clinic: Clinic) -> None:
 def test_local_times_that_occur_twice_or_never(clinic: Clinic) -> None:
     odd = ["login,2024-03-31 02:30:00,u", "login,2023-10-29 02:30:00,u", "login,2024-03-31T02:30:00Z,u"]
     message = said(clinic.events(*odd, time_zone="Europe/Berlin"), "note", "event_at")
-    assert message.startswith("2 of 3 rows (66.7 %) are local times that Europe/Berlin has twice or never")
+    assert message.startswith("2 of 3 rows (66.7 %) are local times that occur twice or never in Europe/Berlin")
     assert clinic.events(*odd).findings == []
 
 
@@ -190,11 +190,11 @@ def test_currencies_without_a_rate(clinic: Clinic) -> None:
     rows = [LINE + ",1,eur", LINE + ",1,USD", LINE + ",1,GBB"]
     seen = clinic.events(*rows, header="t,at,u,p,c", fields=fields)
     assert said(seen, "warning", "currency").startswith(
-        "there is no exchange rate of 'GBB' (1; did you mean 'GBP'?); 1 of 3"
+        "there is no exchange rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3"
     )
     assert "finegrain rates update" in said(seen, "warning", "currency")
     without = clinic.events(*rows, header="t,at,u,p,c", fields={"price": "p"})
-    assert said(without, "note", "price") == "no currency is mapped, so it is taken for USD"
+    assert said(without, "note", "price") == "no currency is mapped, so USD is assumed"
 
 
 def test_units_and_categories(clinic: Clinic) -> None:
@@ -228,7 +228,7 @@ def test_what_an_order_says_of_its_state_and_its_money(clinic: Clinic) -> None:
         "seeds/order_statuses.csv does not know 'canceld' (1; did you mean 'canceled'?); 1 of 3 rows (33.3 %) would count as sold"
     )
     assert said(seen, "warning", "discount").startswith(
-        "1 of 3 rows (33.3 %) are < 0 or > 10,000,000,000, and would be taken for not said"
+        "1 of 3 rows (33.3 %) are < 0 or > 10,000,000,000, and would be treated as missing"
     )
     assert not [finding for finding in seen.findings if finding.field == "tax"]
 
@@ -243,18 +243,18 @@ def test_required_fields_that_are_empty(clinic: Clinic) -> None:
         "login,2024-01-01,a,", "login,2024-01-01,,b", "login,2024-01-01,,", header="t,at,u,v", fields=either
     )
     assert said(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
-    assert "no row could be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
+    assert "no row can be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
 
 
 def test_events_without_an_identity_may_be_of_their_order(clinic: Clinic) -> None:
     fields = {"order_id": "o"}
     seen = clinic.events("purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields)
     assert said(seen, "warning", "user_id") == (
-        "empty in 1 of 2 rows (50.0 %), first a.csv#2; such rows cannot be used; the order itself can stand for its buyer: "
+        "empty in 1 of 2 rows (50.0 %), first a.csv#2; such rows cannot be used; to use the order in place of its buyer, write "
         """anonymous_id: {sql: case when "u" is null then "o" end}"""
     )
     # What it offers is a mapping, and makes the row one that can be used.
-    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("buyer: ")[2])
+    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("in place of its buyer, write ")[2])
     seen = clinic.events(
         "purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields | offered
     )
@@ -284,20 +284,22 @@ def test_orders_without_an_identity(clinic: Clinic) -> None:
 
     # Of order 2 the newer version names the buyer; nobody ever says whose 3 and 4 are.
     clinic.file("o.csv", "1,ann,", "2,,", "2,bob,", "3,,", "4,,", "5,,c-5", header="no,user,cookie")
-    then = "their lines in order_items would be quarantined (missing_identity); the order itself can stand for its buyer: anonymous_id: "
+    then = "their lines in order_items would be quarantined (missing_identity); to use the order in place of its buyer, write anonymous_id: "
     found = said(look({"user_id": "user", "anonymous_id": "cookie"}), "warning", "user_id")
     assert found == (
         f"user_id and anonymous_id are both empty in 2 of 5 orders (40.0 %); {then}"
         """{sql: 'coalesce("cookie", case when "user" is null then "no" end)'}"""
     )
-    offered = yaml.safe_load(found.partition("buyer: ")[2])
+    offered = yaml.safe_load(found.partition("in place of its buyer, write ")[2])
     assert "missing_identity" not in str(look({"user_id": "user", **offered}).findings)
     assert (
         said(look({}), "warning", "") == f"user_id and anonymous_id are not mapped in 5 of 5 orders (100 %); {then}'no'"
     )
     assert "missing_identity" not in str(look({"anonymous_id": "no"}).findings)
     by_sql = said(look({"order_id": {"sql": "'A-' || no"}}), "warning")
-    assert yaml.safe_load(by_sql.partition("buyer: ")[2]) == {"anonymous_id": {"sql": "('A-' || no)"}}
+    assert yaml.safe_load(by_sql.partition("in place of its buyer, write ")[2]) == {
+        "anonymous_id": {"sql": "('A-' || no)"}
+    }
 
 
 def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> None:
@@ -340,7 +342,7 @@ def test_an_arrival_by_an_expression(clinic: Clinic) -> None:
     rows = ["login,2024-01-01,a,2024-01-02|x", "login,2024-01-01,b,soon|y", "login,2024-01-01,c,"]
     entry = {"available_at": {"sql": "split_part(got, '|', 1)"}}
     assert said(clinic.events(*rows, header="t,at,u,got", **entry), "warning").startswith(
-        "available_at: 2 of 3 rows (66.7 %) hold no time in what its sql gives: 'soon'; they count as arriving when"
+        "available_at: 2 of 3 rows (66.7 %) have no valid time in the result of its sql: 'soon'; they count as available when"
     )
     entry = {"available_at": {"sql": "cast(got as timestamp)"}}
     seen = clinic.events(*rows, header="t,at,u,got", **entry)
@@ -370,7 +372,7 @@ def test_ids_that_a_spreadsheet_has_rounded(clinic: Clinic) -> None:
 def test_ids_that_differ_in_case_alone(clinic: Clinic) -> None:
     rows = [f"login,2024-01-01,{user}" for user in ("a12Gny", "a12GnY", "a12GnY", "b", "C", "c", "d")]
     assert said(clinic.events(*rows), "warning", "user_id") == (
-        "ids that differ in case alone: 'C' and 'c' and 1 more; they are different ids, unless the mapping says ids: case_insensitive"
+        "ids that differ only in case: 'C' and 'c' and 1 more; they are different ids, unless the mapping has ids: case_insensitive"
     )
     assert not clinic.events("login,2024-01-01,a12Gny", "login,2024-01-01,a12Gnz").findings
 
@@ -393,7 +395,7 @@ def test_currencies_on_the_first_row_of_an_order_alone(clinic: Clinic) -> None:
     fields = {"order_id": "nr", "product_id": "sku", "currency": "money"}
     seen = clinic.events(*rows, header="t,at,u,nr,sku,money", fields=fields)
     assert said(seen, "warning", "currency") == (
-        "empty in 2 of 7 rows (28.6 %), of 1 order with a currency on another row; if it is that of the whole order, "
+        "empty in 2 of 7 rows (28.6 %), of 1 order with a currency on another row; if that is the currency of the whole order, "
         "write carry: {columns: [money], within: nr}"
     )
 
@@ -401,16 +403,18 @@ def test_currencies_on_the_first_row_of_an_order_alone(clinic: Clinic) -> None:
 def test_ids_that_come_twice(clinic: Clinic) -> None:
     rows = [LINE + ",e1", LINE + ",e1", LINE + ",e2"]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
-    assert said(seen, "note", "event_id").startswith("1 rows repeat another's event_id, as 'e1' does")
+    assert said(seen, "note", "event_id").startswith("1 rows have the same event_id as another, for example 'e1'")
     clinic.file("c.csv", "c1,2024-01-01", "c1,2024-01-02", "c2,2024-01-01", "c2,2024-01-01", header="id,at")
     entry = {"files": "c.csv", "available_at": "now", "fields": {"customer_id": "id", "updated_at": "at"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries
     assert said(customers, "warning", "customer_id").startswith(
-        "1 rows repeat another's customer_id + updated_at, as 'c2'"
+        "1 rows have the same customer_id + updated_at as another, for example 'c2'"
     )
     entry = {"files": "c.csv", "available_at": {"column": "at"}, "fields": {"customer_id": "id"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries  # told apart by when they arrived
-    assert said(customers, "warning", "customer_id").startswith("1 rows repeat another's customer_id, as 'c2'")
+    assert said(customers, "warning", "customer_id").startswith(
+        "1 rows have the same customer_id as another, for example 'c2'"
+    )
 
 
 def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +423,7 @@ def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.Mon
     rows = [f"login,2024-01-01,u,e{n // 2}" for n in range(20_000)]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
     assert (seen.rows, seen.looked_at) == (20_000, 1000)
-    about = re.match(r"about ([\d,]+) rows repeat", said(seen, "note", "event_id"))
+    about = re.match(r"about ([\d,]+) rows have the same", said(seen, "note", "event_id"))
     assert about and 5_000 < int(about[1].replace(",", "")) < 15_000  # 10,000, told from a twentieth of the ids
 
 
@@ -503,8 +507,8 @@ def test_times_in_the_future_and_the_far_past(clinic: Clinic) -> None:
 def test_arrival_times_that_are_none(clinic: Clinic) -> None:
     header, arrival = "t,at,u,got", {"column": "got"}
     seen = clinic.events(LINE + ",2024-01-01 10:00:00", LINE + ",?", header=header, available_at=arrival)
-    assert said(seen, "warning").startswith("available_at: 1 of 2 rows (50.0 %) hold no time in 'got': '?'")
-    assert "hold no time" in said(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
+    assert said(seen, "warning").startswith("available_at: 1 of 2 rows (50.0 %) have no valid time in 'got': '?'")
+    assert "have no valid time" in said(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
     assert said(clinic.events(*lines(1), available_at="now"), "note").startswith("available_at: now")
 
 
@@ -572,7 +576,7 @@ def test_a_stream_is_looked_at_by_its_first_messages(clinic: Clinic) -> None:
     [seen] = clinic.look(mapping).entries
     assert "event_at" in said(seen, "error", "event_at")
     folder.rename(clinic.folder / "elsewhere")
-    with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is no folder; make it"):
+    with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is not a folder; create it"):
         clinic.look(mapping)
 
 
@@ -676,7 +680,7 @@ def test_a_fresh_machine_is_fine(home: Settings) -> None:
 def test_more_memory_than_there_is(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINEGRAIN_MEMORY", "900TB")
     [check] = [check for check in examine(where=home).checks if check.what == "memory"]
-    assert check.level == "warning" and check.said.startswith("FINEGRAIN_MEMORY is 900TB, and this machine has ")
+    assert check.level == "warning" and check.said.startswith("FINEGRAIN_MEMORY is 900TB, but this machine has ")
 
 
 def test_a_lake_and_a_warehouse_are_told(clinic: Clinic, home: Settings) -> None:

@@ -168,7 +168,7 @@ def test_two_first_ingests_of_one_table(
         shop.mapping.write_text(
             json.dumps({"source": "shop", "database": "${SHOP_DATABASE}", "tables": {"events": entry}})
         )
-        reports = shop.both(lambda home, shop=shop: ingest(shop.mapping, where=home, lot=70))  # type: ignore[misc]
+        reports = shop.both(lambda home, shop=shop: ingest(shop.mapping, where=home, batch_rows=70))  # type: ignore[misc]
         assert sorted(report.rows for report in reports) == [0, ROWS]
         assert shop.counted() == (ROWS, ROWS, 0)
 
@@ -211,7 +211,7 @@ def test_who_has_lost_the_lock_commits_nothing(
         end_holders()
         with lake.alone(two, "load"):  # it is free, though the first does not know
             pass
-        with pytest.raises(FinegrainError, match="lock that keeps others from the same work"), lake.writing(con, one):
+        with pytest.raises(FinegrainError, match="the lock on this work"), lake.writing(con, one):
             con.execute("insert into lake.raw.events (event_id) values ('lost')")
     with lake.writing(con, one):
         con.execute("insert into lake.raw.events (event_id) values ('let go')")
@@ -237,6 +237,8 @@ def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop], capsys: pytes
         assert not got.wait(0.5)
         assert capsys.readouterr().err == ""
         assert not got.wait(1)
-        assert capsys.readouterr().err == "waiting for another finegrain that does the same on this lake: load\n"
+        assert (
+            capsys.readouterr().err == "waiting for another finegrain process that holds the lock on this lake: load\n"
+        )
     waiting.join(30)
     assert got.is_set()

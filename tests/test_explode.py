@@ -239,19 +239,19 @@ def test_a_corrected_mapping_replaces_rows_and_unload_takes_all_of_them(home: Se
     for entry, expected in steps:
         path = mapping(tmp_path, events=entry)
         if entry is not plain or ask_is_there(home):
-            with pytest.raises(FinegrainError, match="the mapping is not the one by which these files were loaded"):
+            with pytest.raises(FinegrainError, match="the mapping has changed since these files were loaded"):
                 load(path, data=tmp_path)
-        report = load(path, data=tmp_path, again=True)
+        report = load(path, data=tmp_path, remap=True)
         assert [
             (str(at).removeprefix("a.jsonl"), found) for at, found in alive(home, "_position, product_id")
         ] == expected
-        assert load(path, data=tmp_path, again=True).rows == 0 and report.files[0].skipped is None
+        assert load(path, data=tmp_path, remap=True).rows == 0 and report.files[0].skipped is None
     # And from the lake's own rows, without the file.
     path = mapping(tmp_path, events={**ENTRY, "files": "*.jsonl"})
-    load(path, data=tmp_path, again=True)
+    load(path, data=tmp_path, remap=True)
     (tmp_path / "a.jsonl").rename(tmp_path / "a.gone")
     lines(tmp_path / "b.jsonl", event(3, {"products": [product("p9")]}))
-    load(mapping(tmp_path, events={**steps[2][0], "files": "*.jsonl"}), data=tmp_path, again=True)
+    load(mapping(tmp_path, events={**steps[2][0], "files": "*.jsonl"}), data=tmp_path, remap=True)
     assert [found for _, found in alive(home, "_position, product_id")] == ["P1", "P2", None, None, "P9"]
     taken = unload("shop.events", files=["a.jsonl"])
     assert taken.rows == 4 and [found for (found,) in alive(home, "product_id")] == ["P9"]
@@ -427,7 +427,7 @@ def test_a_list_of_parquet_that_is_none_is_one_error(home: Settings, tmp_path: P
 
 def bring(home: Settings, folder: Path, url: str, **change: Any) -> TableReport:
     entry = {**LINES, "http": {"url": url, "rows": "$.data.items"}, "key": "id", "deletes": "compare", **change}
-    [report] = ingest(mapping(folder, order_items=entry), where=home, full=True).tables
+    [report] = ingest(mapping(folder, order_items=entry), where=home, from_beginning=True).tables
     return report
 
 
@@ -464,10 +464,10 @@ def test_what_a_new_version_of_an_order_lacks_is_gone(home: Settings, tmp_path: 
     assert sorted(set(there(home))) == [("1", "a", "#1"), ("1", "c", "#2"), ("3[1]", "x", "#1")]
     # A corrected mapping maps each version again, and brings nothing back.
     path = {"fields": {**LINES["fields"], "product_id": {"sql": "upper(element->>'$.sku')"}}}
-    with pytest.raises(FinegrainError, match="the mapping is not the one by which these rows came"):
+    with pytest.raises(FinegrainError, match="the mapping has changed since these rows were loaded"):
         bring(home, tmp_path, api.url, **path)
     entry = {**LINES, "http": {"url": api.url, "rows": "$.data.items"}, "key": "id", "deletes": "compare", **path}
-    ingest(mapping(tmp_path, order_items=entry), where=home, again=True)
+    ingest(mapping(tmp_path, order_items=entry), where=home, remap=True)
     assert sorted(set(there(home))) == [("1", "A", "#1"), ("1", "C", "#2"), ("3[1]", "X", "#1")]
     orders[0] = order("1")
     assert bring(home, tmp_path, api.url, **path).deleted > 0

@@ -156,7 +156,7 @@ def test_a_time_in_the_future_does_not_move_the_position(
     report = bring(home, tmp_path, http)
     assert report.landed == 3
     [note] = report.notes
-    assert note.startswith(f"updated_at lies in the future, up to {max(times)}, in some rows")
+    assert note.startswith(f"updated_at is in the future, up to {max(times)}, in some rows")
     assert bring(home, tmp_path, http).landed == 0
     assert api.asked[-1][1].get("s") == position
 
@@ -181,7 +181,7 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
     rows = ROWS
     report = bring(home, tmp_path, http)
     assert (report.landed, report.unchanged) == (4, 3)
-    assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z lies in the future")
+    assert report.notes[0].startswith("the position 2099-01-01T00:00:00Z is in the future")
     bring(home, tmp_path, http)
     assert api.asked[-1][1]["s"] == "2024-01-07T00:00:00Z"
 
@@ -189,7 +189,7 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
 def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api) -> None:
     """Also when it is named as something of ours is; a row that comes twice in one reading counts once, as what came later."""
     rows = [{"id": n, **{name: f"{name}={n}" for name in OURS}} for n in (1, 2, 1)]
-    rows[2]["__gone"] = "later"
+    rows[2]["__is_deleted"] = "later"
     api.answer = lambda path, asked: page(rows)
     read = [name for name in OURS if name]
     sql = {"sql": f"to_json([{', '.join(identifier(name) for name in read)}])"}
@@ -198,7 +198,7 @@ def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api)
         "title": "__n",
         "brand": "__bad",
         "category": "rowid",
-        "weight_unit": "__gone",
+        "weight_unit": "__is_deleted",
         "properties": sql,
     }
     entry = {"fields": fields, "key": ["id", "__key"], "available_at": {"column": "__payload"}}
@@ -207,7 +207,7 @@ def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api)
     found = landed(home, "_error, payload, title, brand, category, weight_unit, properties")
     for row, (error, payload, *texts, properties) in zip((rows[2], rows[1]), found, strict=True):
         assert error is None and json.loads(payload) == row
-        assert texts == [row[name] for name in ("__n", "__bad", "rowid", "__gone")]
+        assert texts == [row[name] for name in ("__n", "__bad", "rowid", "__is_deleted")]
         assert json.loads(properties) == [row[name] for name in read]
 
 
@@ -278,13 +278,13 @@ def test_what_an_api_does_wrong_is_one_sentence(
     wrong: list[tuple[Answer | None, dict[str, Any], str]] = [
         ((401, {}, b"s3cret"), {}, r"answers 401 .*are the headers right"),
         ((404, {}, b""), {}, "answers 404 .*are address and parameters right"),
-        ((500, {}, b""), {}, "answers 500 .*6 times; nothing of it has landed"),
+        ((500, {}, b""), {}, "answers 500 .*6 times; nothing has landed"),
         (None, {}, "gives no whole answer .*6 times"),
-        ((200, {}, b"<html>"), {}, "answers with what is no JSON"),
+        ((200, {}, b"<html>"), {}, "is not JSON"),
         ((200, {}, b'{"items": []}'), {}, r"has no list at \$.data.items; it has: items"),
         (page(ROWS, next=3), cursor, "leads to the same page again, after 2 pages"),
         (page(ROWS, next="http://127.0.0.1:1/x"), cursor, "leads to another server"),
-        ((302, {"Location": "http://127.0.0.1:1/x"}, b""), {}, "leads to another server"),
+        ((302, {"Location": "http://127.0.0.1:1/x"}, b""), {}, "redirects to another server"),
         (page([{"name": "x"}]), {}, "no row of .* has 'id'|has no column 'id'"),
         (page(ROWS[:1]), {"since": {"parameter": "s", "column": "changed"}}, "'changed'"),
     ]
@@ -315,7 +315,7 @@ def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Ap
         bring(home, tmp_path, {"url": api.url}, fields=fields)
     with lake.connect(home, read_only=True) as con:
         assert con.execute("select count(*) from lake.raw.deletions").fetchall() == [(0,)]
-    ingest(tmp_path / "api.yml", again=True, where=home)
+    ingest(tmp_path / "api.yml", remap=True, where=home)
     assert landed(home, "title, brand")[-1] == ("3", "M")
     assert sorted(landed(home, "title, brand, _position[1:0]"))[:2] == [("1", None, ""), ("2", None, "")]
     with lake.connect(home, read_only=True) as con:
@@ -335,7 +335,7 @@ def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api
         con.close()
     assert found == [(None, "name holds an object or a list"), ("p2", None), ("p3", None)]
     api.answer = lambda path, asked: page([{**row, "name": ["p"]} for row in ROWS])
-    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; take a part of it"):
+    with pytest.raises(FinegrainError, match=r"fields\.title: column 'name' of .* is a list; extract a value from it"):
         bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
 
 

@@ -181,7 +181,7 @@ def test_only_what_is_new_lands(shop: Shop) -> None:
     assert (third.landed, third.unchanged) == (3, 2)
     assert shop.versions() == [("1", "SE"), ("1", "NO"), ("2", "DE"), ("3", "FI"), ("4", "DK"), ("5", "PL")]
     # A row that came later than the overlap allows is found by reading all.
-    assert shop.one(full=True).landed == 1
+    assert shop.one(from_beginning=True).landed == 1
     [(position, payload)] = shop.lake("select _position, payload from lake.raw.customers where country = 'NO'")
     assert position.startswith(f"{shop.label}/1@000000002.")
     assert json.loads(payload) | {"updated_at": ""} == {
@@ -230,7 +230,7 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
     first = shop.one()
     assert first.landed == 3
     assert [note.split(" ")[:4] for note in first.notes] == [
-        ["updated_at", "lies", "in", "the"],
+        ["updated_at", "is", "in", "the"],
         ["1", "rows", "have", "no"],
     ]
     # The row that lies in the future does not hide what is written now.
@@ -240,7 +240,7 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
     shop.run("delete from customers where id in (2, 4)")
     fill(shop, "(5, 'E', '2024-01-02')")
     report = shop.one()
-    assert any("before" in note and "--full" in note for note in report.notes)
+    assert any("before" in note and "--from-beginning" in note for note in report.notes)
     assert ("5", "E") in shop.versions()
 
 
@@ -256,8 +256,8 @@ def test_rows_that_no_moment_covers_do_not_move_the_position(on_postgres: Shop, 
     )
     report = shop.one()
     assert report.landed == 7
-    assert any("updated_at lies in the future, up to 2999-01-01 00:00:00, in 1 rows" in note for note in report.notes)
-    assert any("5 rows have no updated_at that is a moment" in note for note in report.notes)
+    assert any("updated_at is in the future, up to 2999-01-01 00:00:00, in 1 rows" in note for note in report.notes)
+    assert any("5 rows have no updated_at that is a valid time" in note for note in report.notes)
     assert any(
         "column 'updated_at' of public.customers: 4 values are infinite or outside" in note for note in report.notes
     )
@@ -290,7 +290,7 @@ def test_a_row_of_a_far_year_hides_nothing(shop: Shop) -> None:
     fill(shop, f"(4, 'late', {at(shop, -110)})")
     report = shop.one()
     assert (report.landed, report.deleted) == (1, 0)
-    assert any("lies in the future" in note for note in report.notes)
+    assert any("is in the future" in note for note in report.notes)
     assert shop.versions() == [("1", "A"), ("2", "B"), ("3", "far"), ("4", "late")]
 
 
@@ -302,7 +302,7 @@ def test_a_position_in_the_future_hides_nothing(shop: Shop) -> None:
     fill(shop, f"(3, 'C', {at(shop, -60)}), (4, 'D', {at(shop, -40)}), (5, 'E', {at(shop, -1)})")
     report = shop.one()
     assert (report.landed, report.unchanged) == (3, 2)
-    assert any("the position" in note and "lies in the future" in note for note in report.notes)
+    assert any("the position" in note and "is in the future" in note for note in report.notes)
     assert shop.one().landed == 0
 
 
@@ -504,7 +504,7 @@ def test_a_column_of_any_name_is_a_column(shop: Shop) -> None:
             "fields": fields,
         }
     )
-    assert shop.one().landed == 2 and shop.one(full=True).landed == 0
+    assert shop.one().landed == 2 and shop.one(from_beginning=True).landed == 0
     found = shop.lake(
         "select _error, payload, country, gender, acquisition_channel, properties from lake.raw.customers order by customer_id"
     )
@@ -519,10 +519,10 @@ def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
     fill(shop, ", ".join(f"({n}, 'A', '2024-01-01')" for n in range(1, 26)))
-    assert shop.one(lot=10).landed == 25
+    assert shop.one(batch_rows=10).landed == 25
     assert len(shop.lake("select distinct _ingested_at from lake.raw.customers")) == 3
     shop.write()
-    report = shop.one(lot=10)  # all rows are of one moment, so they are one lot
+    report = shop.one(batch_rows=10)  # all rows are of one moment, so they are one lot
     assert (report.read, report.landed) == (25, 0)
     assert any("the cursor was" in note for note in report.notes)
 
@@ -538,7 +538,7 @@ def test_changed_columns_are_reported_once(shop: Shop) -> None:
     report = shop.one()
     assert report.landed == 0 and sorted(note.partition(":")[0] for note in report.notes) == [
         "column 'id' is now bigint (it was integer)",
-        "column 'name' is gone; nothing reads it",
+        "column 'name' was removed; the mapping does not read it",
         "new column 'vip' (integer)",
     ]
     assert shop.one().notes == []
@@ -560,12 +560,12 @@ def test_what_cannot_be_reached_is_one_sentence(shop: Shop, monkeypatch: pytest.
         "create user nobody identified by 'n0thing'" if scheme == "mysql" else "create user nobody password 'n0thing'"
     )
     wrong = {
-        f"{scheme}://{user}:hunter2@{place}": f"the server refuses the user '{user}' or the password",
+        f"{scheme}://{user}:hunter2@{place}": f"the server rejects the user '{user}' or the password",
         f"{scheme}://{user}:hunter2@127.0.0.1:1/{name}": "no server answers there",
         f"{scheme}://{user}:hunter2@nowhere.invalid/{name}": "host",
         f"{scheme}://{user}:{password}@{server}/no_such_shop": "there is no database 'no_such_shop'",
         f"{scheme}://nobody:n0thing@{place}": "the user 'nobody' may not read",
-        "oracle://u:hunter2@h/x": "'oracle' is no kind of database",
+        "oracle://u:hunter2@h/x": "'oracle' is not a supported database",
         f"{scheme}://u:hunter2@h": "the host or the database's name is missing",
         f"{scheme}://u:hunter2@h:port/x": "is the port a number",
     }
@@ -588,7 +588,7 @@ def test_a_wrong_mapping_is_one_sentence(on_postgres: Shop) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"table": "custommers"}, "has no table 'custommers' .*; did you mean 'customers'?"),
         ({"key": ["idd"]}, "customers.key: .* has no column 'idd'; did you mean 'id'?"),
-        ({"key": ["country"]}, r"\[country\] does not tell the rows of .* apart: several have 'A'"),
+        ({"key": ["country"]}, r"\[country\] is not unique in .*: several rows have 'A'"),
         ({"key": ["name"]}, r"2 rows of .* have no \[name\]"),
         ({"incremental": {"column": "name"}}, "'name' is varchar; it must be a time or a whole number"),
         ({"incremental": {"column": "updated_at", "overlap": 10}}, "write a span, as in 10 minutes"),
@@ -634,7 +634,7 @@ def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
     shop.run("insert into customers (id, country) select n, 'A' from generate_series(1, 20000) n")
-    command = [sys.executable, "-m", "orchestration.cli", "ingest", str(shop.mapping), "--lot", "500", "--json"]
+    command = [sys.executable, "-m", "orchestration.cli", "ingest", str(shop.mapping), "--batch-rows", "500", "--json"]
 
     def landed() -> int:
         try:
@@ -658,7 +658,7 @@ def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
     shop.one()
     counted = "select count(*), count(distinct customer_id), count(distinct _position) from lake.raw.customers"
     assert shop.lake(counted) == [(20000, 20000, 20000)]
-    assert shop.one(full=True).landed == 0
+    assert shop.one(from_beginning=True).landed == 0
 
 
 KEYS = st.integers(1, 5)
@@ -692,7 +692,7 @@ def test_the_lake_follows_the_table(on_postgres: Shop, how: str) -> None:
             moment = f"timestamp '2024-01-01' + {tick[0]} * interval '1 second'"
             country = str(tick[0]) if what != "back" else "A"
             if what in ("ingest", "full"):
-                shop.one(full=what == "full")
+                shop.one(from_beginning=what == "full")
             elif what == "delete" and key in table:
                 del table[key]
                 if how == "soft":
@@ -748,10 +748,10 @@ def test_rows_are_mapped_again_from_their_payload(shop: Shop) -> None:
     with pytest.raises(FinegrainError) as caught:
         shop.one()
     said = str(caught.value)
-    assert "2 rows would be replaced, 1 deleted, 0 unchanged" in said and "--again replaces them" in said
+    assert "2 rows would be replaced, 1 deleted, 0 unchanged" in said and "--remap replaces them" in said
     assert shop.lake("select max(snapshot_id) from lake.snapshots()") == before
 
-    report = shop.one(again=True, now=datetime(2024, 2, 3))
+    report = shop.one(remap=True, now=datetime(2024, 2, 3))
     assert (report.replaced, report.taken_back, report.landed) == (2, 1, 0)
     found = shop.lake(ALIVE.format(columns="customer_id, country, split_part(_position, '@', 2)[:9], available_at"))
     # Both versions of 1, at their places, and known since they were.
@@ -760,13 +760,13 @@ def test_rows_are_mapped_again_from_their_payload(shop: Shop) -> None:
         ("1", "SE!", "000000002", datetime(2024, 2, 2)),
     ]
     before = shop.lake("select count(*) from lake.raw.customers")
-    report = shop.one(again=True, now=datetime(2024, 2, 4))
+    report = shop.one(remap=True, now=datetime(2024, 2, 4))
     assert (report.replaced, report.taken_back) == (0, 0) and not report.notes
     assert shop.lake("select count(*) from lake.raw.customers") == before
     # What the former condition left out comes with a full reading, as a version of its own.
     shop.write({"fields": corrected["fields"]})
-    assert "come with --full" in shop.one().notes[0]
-    assert shop.one(full=True).landed == 1
+    assert "come with --from-beginning" in shop.one().notes[0]
+    assert shop.one(from_beginning=True).landed == 1
     assert [row[0] for row in shop.lake(ALIVE.format(columns="country"))] == ["DE!", "SE!", "SE!"]
 
 
@@ -807,7 +807,7 @@ def test_values_of_every_type_come_back_from_the_payload(shop: Shop) -> None:
         )
     )
     assert shop.one().landed == 2
-    report = shop.one(again=True)
+    report = shop.one(remap=True)
     assert (report.replaced, report.taken_back, report.landed, report.unchanged) == (0, 0, 0, 2)
 
 
@@ -818,7 +818,9 @@ def test_unloaded_rows_come_again(shop: Shop) -> None:
     shop.run("update customers set country = 'NO' where id = 1")
     shop.one()
     report = unload("shop.customers", where=shop.home)
-    assert [(part.came_by, part.rows) for part in report.parts] == [("ingest", 3)] and "--full" in report.notes[0]
+    assert [(part.came_by, part.rows) for part in report.parts] == [
+        ("ingest", 3)
+    ] and "--from-beginning" in report.notes[0]
     assert shop.lake(ALIVE.format(columns="customer_id")) == []
     # What is gone from the source is not deleted once more; the others land, as their next versions.
     shop.run("delete from customers where id = 2")

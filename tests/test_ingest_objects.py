@@ -65,7 +65,7 @@ def test_objects_land_under_their_names(
         return client
 
     monkeypatch.setattr(objects, "_store", spy)
-    assert [file.skipped for file in load(path).files] == ["already there"] * 2 and fetched == []
+    assert [file.skipped for file in load(path).files] == ["already loaded"] * 2 and fetched == []
     put("a/x.csv", "sku,name\n1,mug\n")
     assert (load(path).rows, fetched) == (1, ["a/x.csv"])
     assert len(list((home.home / "objects" / bucket).iterdir())) == 2
@@ -81,7 +81,7 @@ def test_what_the_store_refuses_is_one_sentence(
         "s3://no-such-bucket-here/x.csv": "there is no bucket 'no-such-bucket-here'",
         f"s3://{bucket}/y*.csv": "no object of the bucket matches this",
         f"s3://{bucket}": "write s3://bucket/key",
-        f"s3://{bucket}/x": "the name does not tell the format",
+        f"s3://{bucket}/x": "the format is not clear from the name",
     }
     for files, said in wrong.items():
         with pytest.raises(FinegrainError, match=said) as caught:

@@ -103,7 +103,7 @@ def test_a_lake_of_each_kind(each: Lake, tmp_path: Path) -> None:
     assert load(mapping, where=each.here, now=NOW).rows == 300
     assert lake.exists(each.there) and held(each.there) == {"shop": 300}
     again = load(mapping, where=each.there, now=NOW)
-    assert again.rows == 0 and [file.skipped for file in again.files] == ["already there"]
+    assert again.rows == 0 and [file.skipped for file in again.files] == ["already loaded"]
     if isinstance(each.here.lake_data, str):  # and nothing is in the folder where it would be by default
         assert not (each.here.home / "lake" / "data").exists()
     found = {check.what: (check.level, check.said) for check in examine(where=each.here).checks}
@@ -145,7 +145,8 @@ def test_a_home_that_was_moved_or_copied_works(home: Settings, tmp_path: Path) -
         assert held(where) == {"shop": 300, "more": 300}
     mistaken = replace(where, lake_data=tmp_path / "another")
     with pytest.raises(
-        FinegrainError, match=r"another: the files of the lake in .* are not here, but were in .*; FINEGRAIN_LAKE_DATA"
+        FinegrainError,
+        match=r"another: the files of the lake in .* are not here; they were in .*\. Set FINEGRAIN_LAKE_DATA",
     ):
         lake.connect(mistaken)
 
@@ -163,14 +164,12 @@ def test_what_is_wrong_with_postgres(
             lake.connect(place, read_only=True)
         [check] = [check for check in examine(where=place).checks if check.what == "lake"]
         assert (check.level, check.said) == ("error", str(error.value)) and str(other.value) == str(error.value)
-        assert str(error.value).startswith(f"FINEGRAIN_LAKE_CATALOG is {place.lake_catalog}: the lake does not open: ")
-        return str(error.value).removeprefix(
-            f"FINEGRAIN_LAKE_CATALOG is {place.lake_catalog}: the lake does not open: "
-        )
+        assert str(error.value).startswith(f"FINEGRAIN_LAKE_CATALOG is {place.lake_catalog}: cannot open the lake: ")
+        return str(error.value).removeprefix(f"FINEGRAIN_LAKE_CATALOG is {place.lake_catalog}: cannot open the lake: ")
 
     monkeypatch.setenv("PGPASSWORD", "secret")
     wrong = said(where)
-    assert wrong.endswith('password authentication failed for user "finegrain"; the password is read from PGPASSWORD')
+    assert wrong.endswith('password authentication failed for user "finegrain"; set the password in PGPASSWORD')
     assert "secret" not in wrong
     monkeypatch.setenv("PGPASSWORD", "finegrain")
     address = str(where.lake_catalog).rpartition("/")[0]
@@ -191,20 +190,20 @@ def test_what_is_wrong_with_s3(home: Settings, in_s3: None, tmp_path: Path, monk
     with pytest.raises(FinegrainError, match=r"^FINEGRAIN_LAKE_DATA is .*not connect to server.*FINEGRAIN_S3_ENDPOINT"):
         load(mapping, now=NOW)
     monkeypatch.setenv("FINEGRAIN_S3_ENDPOINT", f"{HOST}:{closed}")
-    with pytest.raises(FinegrainError, match=r"^FINEGRAIN_S3_ENDPOINT is no address of a server"):
+    with pytest.raises(FinegrainError, match=r"^FINEGRAIN_S3_ENDPOINT is not a server address"):
         load(mapping, now=NOW)
 
 
 @pytest.mark.parametrize(
     ("variable", "text", "sentence"),
     [
-        ("LAKE_CATALOG", "postgresql://me:secret@db/lake", "holds a password; .*PGPASSWORD"),
-        ("LAKE_CATALOG", "postgres:dbname=lake password = secret", "holds a password; .*PGPASSWORD"),
-        ("LAKE_CATALOG", "postgresql://db/lake?password=secret", "holds a password; .*PGPASSWORD"),
-        ("LAKE_CATALOG", "mysql://me:secret@db/lake", "no place finegrain knows; write a path, or postgres:…"),
-        ("LAKE_DATA", "s3://bucket/lake?s3_secret_access_key=secret", r"holds a '\?'; write s3://bucket/folder"),
-        ("LAKE_DATA", "gs://bucket/lake", "no place finegrain knows; write a path, or s3://bucket/folder"),
-        ("WAREHOUSE", "s3://bucket/lake", "no place finegrain knows; write a path$"),
+        ("LAKE_CATALOG", "postgresql://me:secret@db/lake", "contains a password; .*PGPASSWORD"),
+        ("LAKE_CATALOG", "postgres:dbname=lake password = secret", "contains a password; .*PGPASSWORD"),
+        ("LAKE_CATALOG", "postgresql://db/lake?password=secret", "contains a password; .*PGPASSWORD"),
+        ("LAKE_CATALOG", "mysql://me:secret@db/lake", "not a supported location; write a path, or postgres:…"),
+        ("LAKE_DATA", "s3://bucket/lake?s3_secret_access_key=secret", r"contains a '\?'; write s3://bucket/folder"),
+        ("LAKE_DATA", "gs://bucket/lake", "not a supported location; write a path, or s3://bucket/folder"),
+        ("WAREHOUSE", "s3://bucket/lake", "not a supported location; write a path$"),
     ],
 )
 def test_places_that_are_none(

@@ -258,12 +258,12 @@ def test_a_file_is_loaded_once_unless_told_again(home: Settings, tmp_path: Path)
     mapping = shop(tmp_path, {"files": "*.csv"})
     assert load(mapping, data=tmp_path).rows == 1
     second = load(mapping, data=tmp_path)
-    assert (second.rows, [f.skipped for f in second.files]) == (0, ["already there"])
-    assert load(mapping, data=tmp_path, again=True).rows == 0
+    assert (second.rows, [f.skipped for f in second.files]) == (0, ["already loaded"])
+    assert load(mapping, data=tmp_path, remap=True).rows == 0
     assert rows(home, "select count(*), count(distinct _position) from lake.raw.events") == [(1, 1)]
     (tmp_path / "b.csv").write_text("t,at,u\nlogin,2024-01-02,a\n")
     third = load(mapping, data=tmp_path)
-    assert [(f.file, f.rows, f.skipped) for f in third.files] == [("a.csv", 0, "already there"), ("b.csv", 1, None)]
+    assert [(f.file, f.rows, f.skipped) for f in third.files] == [("a.csv", 0, "already loaded"), ("b.csv", 1, None)]
     assert rows(home, "select file, row_count from lake.raw.loads order by loaded_at, file") == [
         ("a.csv", 1),
         ("b.csv", 1),
@@ -276,7 +276,7 @@ def test_a_file_that_came_again_with_other_bytes_has_positions_of_its_own(home: 
         (tmp_path / "a.csv").write_text(f"t,at,u\nlogin,2024-01-01,{user}\n")
         load(mapping, data=tmp_path)
     assert rows(home, "select count(*), count(distinct _position) from lake.raw.events") == [(2, 2)]
-    assert load(mapping, data=tmp_path).files[0].skipped == "already there"
+    assert load(mapping, data=tmp_path).files[0].skipped == "already loaded"
 
 
 def test_files_of_one_name_in_two_folders_have_positions_of_their_own(home: Settings, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_files_of_one_name_in_two_folders_have_positions_of_their_own(home: Sett
         ("d=1/part.parquet#1",),
         ("d=2/part.parquet#1",),
     ]
-    assert load(mapping, paths=[str(tmp_path / "in")], again=True).files[0].unchanged == 1
+    assert load(mapping, paths=[str(tmp_path / "in")], remap=True).files[0].unchanged == 1
     assert rows(home, "select count(distinct _position) from lake.raw.events") == [(2,)]
 
 
@@ -443,7 +443,7 @@ def test_paths_stand_in_for_the_mappings_files(home: Settings, tmp_path: Path) -
     (tmp_path / "other.csv").write_text("t,at,u\nlogin,2024-01-01,a\n")
     mapping = shop(tmp_path, {"files": "nowhere.csv"})
     assert load(mapping, paths=[str(tmp_path / "other.csv")]).rows == 1
-    assert load(mapping, paths={"events": [str(tmp_path / "other.csv")]}, again=True).files[0].unchanged == 1
+    assert load(mapping, paths={"events": [str(tmp_path / "other.csv")]}, remap=True).files[0].unchanged == 1
     with pytest.raises(FinegrainError, match="'event'; did you mean 'events'"):
         load(mapping, paths={"event": ["x"]})
 

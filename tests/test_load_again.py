@@ -90,7 +90,7 @@ def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
     shop.map({"fields": {**FIELDS, "quantity": {"sql": "cast(q as int)"}}})
     assert shop.load().files[0].malformed == 2
     shop.map({"fields": {**FIELDS, "quantity": {"sql": "try_cast(q as int)"}}})
-    report = shop.load(again=True, now=LATER)
+    report = shop.load(remap=True, now=LATER)
     assert [told(file) for file in report.files] == [(2, 2, 1, 0)] and report.files[0].malformed == 0
     assert shop.alive("_position, user_id, quantity, _error, available_at") == [
         ("a.csv#1", "a", "1", None, datetime(2024, 1, 1)),
@@ -99,8 +99,8 @@ def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
     ]
     assert shop.books()[:3] == (5, 2, 2)
     before = shop.books()
-    assert [told(file) for file in shop.load(again=True, now=LATER).files] == [(0, 0, 3, 0)]
-    assert shop.load(now=LATER).files[0].skipped == "already there" and shop.books() == before
+    assert [told(file) for file in shop.load(remap=True, now=LATER).files] == [(0, 0, 3, 0)]
+    assert shop.load(now=LATER).files[0].skipped == "already loaded" and shop.books() == before
 
 
 def test_a_changed_mapping_lands_nothing_until_the_user_says_what_to_do(shop: Shop) -> None:
@@ -114,10 +114,10 @@ def test_a_changed_mapping_lands_nothing_until_the_user_says_what_to_do(shop: Sh
     with pytest.raises(FinegrainError) as caught:
         shop.load()
     assert str(caught.value).splitlines() == [
-        f"{shop.mapping}: the mapping is not the one by which these files were loaded; nothing has landed",
+        f"{shop.mapping}: the mapping has changed since these files were loaded; nothing has landed",
         "  events a.csv: 1 rows would be replaced, 1 deleted, 0 added, 1 unchanged",
-        f"  finegrain load {shop.mapping} --again replaces them",
-        f"  finegrain load {shop.mapping} --keep leaves what is loaded as it is, and loads new files by the new mapping",
+        f"  finegrain load {shop.mapping} --remap replaces them",
+        f"  finegrain load {shop.mapping} --keep leaves loaded rows as they are, and loads new files by the new mapping",
     ]
     assert shop.books() == before
     for command in ("load", "ingest"):
@@ -125,10 +125,10 @@ def test_a_changed_mapping_lands_nothing_until_the_user_says_what_to_do(shop: Sh
         assert isinstance(said.exception, FinegrainError) and "1 rows would be replaced" in str(said.exception)
     assert shop.books() == before
 
-    report = shop.load(again=True, now=LATER)
+    report = shop.load(remap=True, now=LATER)
     assert {file.file: told(file) for file in report.files} == {"a.csv": (1, 1, 1, 1), "b.csv": (1, 0, 0, 0)}
     assert shop.alive("_position, price") == [("a.csv#1", "10"), ("a.csv#2", "20"), ("b.csv#1", "40")]
-    assert [file.skipped for file in shop.load(now=LATER).files] == ["already there"] * 2
+    assert [file.skipped for file in shop.load(now=LATER).files] == ["already loaded"] * 2
 
 
 def test_keep_leaves_what_is_loaded_and_is_remembered(shop: Shop) -> None:
@@ -139,15 +139,15 @@ def test_keep_leaves_what_is_loaded_and_is_remembered(shop: Shop) -> None:
     shop.write("b.csv", "2024-01-02,b,20,2")
     report = shop.load(keep=True)
     assert {file.file: file.skipped for file in report.files} == {
-        "a.csv": "already there; the mapping changed, and it is kept",
+        "a.csv": "already loaded; the mapping changed, and its rows are kept",
         "b.csv": None,
     }
     assert shop.alive("_position, price") == [("a.csv#1", "1"), ("b.csv#1", "20")]
-    assert [file.skipped for file in shop.load().files] == ["already there"] * 2
-    with pytest.raises(FinegrainError, match="give one of them"):
-        shop.load(keep=True, again=True)
+    assert [file.skipped for file in shop.load().files] == ["already loaded"] * 2
+    with pytest.raises(FinegrainError, match="give only one of them"):
+        shop.load(keep=True, remap=True)
     # It can be replaced later all the same.
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     assert shop.alive("_position, price") == [("a.csv#1", "10"), ("b.csv#1", "20")]
 
 
@@ -156,10 +156,10 @@ def test_a_mapping_that_changes_no_row_is_recorded(shop: Shop) -> None:
     shop.map({})
     shop.load()
     shop.map({"fields": {**FIELDS, "price": {"sql": "p"}}})
-    assert shop.load().files[0].skipped == "already there; the mapping changed, but none of its rows"
+    assert shop.load().files[0].skipped == "already loaded; the mapping changed, but none of its rows"
     rows, deletions, loads, snapshot = shop.books()
     assert (rows, deletions, loads) == (1, 0, 1)
-    assert shop.load().files[0].skipped == "already there" and shop.books()[3] == snapshot
+    assert shop.load().files[0].skipped == "already loaded" and shop.books()[3] == snapshot
 
 
 def test_entries_come_and_go(shop: Shop) -> None:
@@ -172,14 +172,14 @@ def test_entries_come_and_go(shop: Shop) -> None:
     kinds = "event_type, user_id"
     assert shop.alive(kinds) == [("purchase", "a"), ("purchase", "b"), ("refund", "a")]
     shop.map(login, {}, refund)
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     everything = [("login", "a"), ("login", "b"), ("purchase", "a"), ("purchase", "b"), ("refund", "a")]
     assert shop.alive(kinds) == everything
     positions = shop.alive("_position")
     assert len(set(positions)) == len(positions)
-    assert [told(file)[:2] for file in shop.load(again=True, now=LATER).files] == [(0, 0), (0, 0), (0, 0)]
+    assert [told(file)[:2] for file in shop.load(remap=True, now=LATER).files] == [(0, 0), (0, 0), (0, 0)]
     shop.map(refund)
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     assert shop.alive(kinds) == [("refund", "a")]
 
 
@@ -198,11 +198,11 @@ def test_a_correction_is_no_news(shop: Shop) -> None:
     ):
         shop.map(entry)
         moment = LATER + timedelta(days=number)
-        shop.load(again=True, now=moment)
+        shop.load(remap=True, now=moment)
         assert [at for _, at in shop.alive("_position, available_at")] == expected
         before = shop.books()
         # By then a moment that lay ahead would have come.
-        assert told(shop.load(again=True, now=datetime(2031, 1, 1)).files[0]) == (0, 0, 3, 0)
+        assert told(shop.load(remap=True, now=datetime(2031, 1, 1)).files[0]) == (0, 0, 3, 0)
         assert shop.books() == before
 
 
@@ -219,9 +219,9 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
         (shop.folder / name).unlink()
     shop.write("new.csv", "2024-01-06,f,6,6")
     with pytest.raises(FinegrainError, match="no file matches"):  # as ever: a glob that leads nowhere
-        shop.load(again=True)
+        shop.load(remap=True)
     shop.map({"files": ".", "fields": {**FIELDS, "quantity": {"sql": "coalesce(try_cast(q as json)->>'$.n', q)"}}})
-    report = shop.load(again=True, now=LATER)
+    report = shop.load(remap=True, now=LATER)
     assert {file.file: told(file) for file in report.files} == {
         "new.csv": (1, 0, 0, 0),
         "a.csv": (1, 1, 2, 0),
@@ -237,9 +237,11 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
         ("c.parquet#1", "e", "5", "5", None),
         ("new.csv#1", "f", "6", "6", None),
     ]
-    assert "1 rows of it stay as they are: of a Parquet file" in {f.file: f.notes for f in report.files}["c.parquet"][0]
+    assert (
+        "its 1 rows stay as they are: rows of a Parquet file" in {f.file: f.notes for f in report.files}["c.parquet"][0]
+    )
     before = shop.books()
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     assert shop.books() == before
 
 
@@ -249,10 +251,10 @@ def test_what_no_entry_reads_now_stays_and_is_said(shop: Shop) -> None:
     shop.map({})
     shop.load()
     shop.map({"files": "a.csv", "fields": {**FIELDS, "price": "q"}})
-    notes = {file.file: file.notes for file in shop.load(again=True, now=LATER).files}
+    notes = {file.file: file.notes for file in shop.load(remap=True, now=LATER).files}
     assert notes["b.csv"] == [
-        "the file is not here, so 1 rows of it stay as they are: no entry reads it now; "
-        "`finegrain unload shop.events --file b.csv` takes them back"
+        "the file is not here, so its 1 rows stay as they are: no entry reads it any more; "
+        "`finegrain unload shop.events --file b.csv` removes them"
     ]
     assert shop.alive("_position, price") == [("a.csv#1", "1"), ("b.csv#1", "2")]
 
@@ -264,10 +266,10 @@ def test_a_name_with_other_bytes(shop: Shop) -> None:
         shop.write("a.csv", f"2024-01-01,{user},10,1")
         shop.load()
     shop.map({})
-    assert [told(file) for file in shop.load(again=True, now=LATER).files] == [(1, 1, 0, 0)] * 2
+    assert [told(file) for file in shop.load(remap=True, now=LATER).files] == [(1, 1, 0, 0)] * 2
     assert shop.alive("user_id, price") == [("a", "10"), ("b", "10")]
     before = shop.books()
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     assert shop.books() == before
 
 
@@ -298,7 +300,7 @@ def test_a_delivery_that_comes_again_with_another_mapping(shop: Shop) -> None:
         FinegrainError, match=r"(?s)day_3-a.csv: 1 rows would be replaced, 0 deleted.*day_3-b.csv: 1 rows"
     ):
         shop.load(now=LATER)
-    shop.load(again=True, now=LATER)
+    shop.load(remap=True, now=LATER)
     assert [row for row in shop.alive("_position, price") if row[0].startswith("day_3")] == [
         ("day_3-a.csv#1", "2"),
         ("day_3-b.csv#1", "2"),
@@ -336,7 +338,7 @@ def test_the_last_mapping_is_what_is_alive(
                 for kind, price, where in entries
             )
         )
-        shop.load(again=True)
+        shop.load(remap=True)
         expected = Counter(
             (f"{number}.csv#{place}", kind, row[0], row[1 if price == "p" else 2])
             for number, content in enumerate(files)
@@ -348,7 +350,7 @@ def test_the_last_mapping_is_what_is_alive(
         assert len({row[0] for row in alive}) == len(alive), "one place holds two rows"
         assert Counter(row[1:] for row in alive) == expected
         before = shop.books()
-        shop.load(again=True)
+        shop.load(remap=True)
         assert shop.books() == before
 
 
@@ -362,7 +364,7 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     stuck = (
         "import time, sys\nfrom orchestration.ingest import deliveries\nland = deliveries.land\n"
         "def slow(*given):\n    land(*given)\n    print('landed', flush=True)\n    time.sleep(600)\n"
-        "deliveries.land = slow\nfrom orchestration.ingest.load import load\nload(sys.argv[1], data=sys.argv[2], again=True)\n"
+        "deliveries.land = slow\nfrom orchestration.ingest.load import load\nload(sys.argv[1], data=sys.argv[2], remap=True)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", stuck, str(shop.mapping), str(shop.folder)], stdout=subprocess.PIPE, text=True
@@ -371,7 +373,7 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert shop.books() == before
-    assert told(shop.load(again=True, now=LATER).files[0]) == (1999, 1999, 1, 0)  # of u0 both are 0
+    assert told(shop.load(remap=True, now=LATER).files[0]) == (1999, 1999, 1, 0)  # of u0 both are 0
 
 
 def test_the_doctor_says_that_a_mapping_changed(shop: Shop) -> None:
@@ -391,7 +393,7 @@ def test_a_lake_that_kept_no_mappings_is_refused(shop: Shop) -> None:
     con = lake.connect(shop.home)
     con.execute("alter table lake.raw.loads drop column mapping")
     con.close()
-    with pytest.raises(FinegrainError, match="made by an earlier version of finegrain"):
+    with pytest.raises(FinegrainError, match="created by an earlier version of finegrain"):
         shop.load()
 
 
@@ -440,7 +442,7 @@ def test_a_file_is_taken_back_and_loaded_again(loaded: Shop) -> None:
     # The clock was put back: it lands after the deletions all the same.
     assert loaded.load(now=NOW).rows == 2
     assert loaded.alive("_position, user_id") == [("a.csv#1", "a"), ("a.csv#2", "b"), ("b.csv#1", "c")]
-    assert [file.skipped for file in loaded.load().files] == ["already there"] * 3
+    assert [file.skipped for file in loaded.load().files] == ["already loaded"] * 3
 
 
 def test_a_table_and_a_source_are_taken_back(loaded: Shop) -> None:
@@ -464,7 +466,7 @@ def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> No
     loaded.load()
     assert loaded.alive("user_id") == [("a",), ("b",), ("c",), ("z",)]
     before = loaded.books()
-    assert all(told(file)[:2] == (0, 0) for file in loaded.load(again=True).files) and loaded.books() == before
+    assert all(told(file)[:2] == (0, 0) for file in loaded.load(remap=True).files) and loaded.books() == before
 
 
 @pytest.mark.parametrize(
@@ -473,11 +475,11 @@ def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> No
         ("shpo", [], "shpo: the lake has no such source; did you mean 'shop'?"),
         ("shop.event", [], "shop.event: the lake has no such table of shop; did you mean 'events'?"),
         ("shop.refunds", [], "shop.refunds: the lake has no such table of shop; known are: events, customers"),
-        ("shop", ["a.csc"], "--file a.csc: the lake has no such file of shop; did you mean 'a.csv'?"),
+        ("shop", ["a.csc"], "--file a.csc: no such file of shop is loaded; did you mean 'a.csv'?"),
         (
             "shop.customers",
             ["b.csv"],
-            "--file b.csv: the lake has no such file of shop.customers; did you mean 'a.csv'?",
+            "--file b.csv: no such file of shop.customers is loaded; did you mean 'a.csv'?",
         ),
     ],
 )
@@ -495,7 +497,7 @@ def test_unload_by_the_command(loaded: Shop) -> None:
     report = json.loads(said.stdout)
     assert report["rows"] == 3 and [part["file"] for part in report["parts"]] == ["a.csv", "b.csv"]
     said = CliRunner().invoke(app, ["unload", "shop"])
-    assert "shop.customers a.csv: 2 rows taken back" in said.stdout and "2 rows taken back in" in said.stdout
+    assert "shop.customers a.csv: 2 rows removed" in said.stdout and "2 rows removed in" in said.stdout
 
 
 def test_without_a_lake_there_is_nothing_to_unload(home: Settings) -> None:

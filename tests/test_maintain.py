@@ -25,7 +25,7 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
-from orchestration.warehouse.build import must_start_afresh
+from orchestration.warehouse.build import needs_full_refresh
 from orchestration.warehouse.maintain import _is_passing, _step, maintain
 
 NOW = timedelta(0)
@@ -42,7 +42,7 @@ while True:
     time.sleep(0.1)
 """
 wait = partial(streams.wait, seconds=90)
-TABLES = (*RAW_TABLES, *lake.BOOKS)
+TABLES = (*RAW_TABLES, *lake.BOOKKEEPING)
 
 
 def rows_of(seed: int, events: int = 160) -> list[Row]:
@@ -158,12 +158,12 @@ def test_builds_go_on_exactly(houses: Houses) -> None:
     stale = houses.beside(where)
     houses.run(where)
     maintain(NOW, where)
-    assert not must_start_afresh(where)
-    afresh = houses.beside(where)
-    houses.run(afresh, "--full-refresh")
-    assert differences(where, afresh) == []
+    assert not needs_full_refresh(where)
+    rebuilt = houses.beside(where)
+    houses.run(rebuilt, "--full-refresh")
+    assert differences(where, rebuilt) == []
     # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
-    assert must_start_afresh(stale)
+    assert needs_full_refresh(stale)
 
 
 def test_what_must_be_kept_is_kept(houses: Houses) -> None:
@@ -433,7 +433,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_left_to_the_next_upkeep(home:
     con, notes = lake.connect(home), list[str]()
     call = "copy (select 1) to '/nowhere/file.parquet'"
     assert _step(con, home, call, notes, _is_passing) == []
-    assert notes == [f"writers came first every time, so this was left to the next upkeep: {call}"]
+    assert notes == [f"other writers kept committing first, so this step is left to the next run: {call}"]
     with pytest.raises(duckdb.IOException):
         _step(con, home, call, notes, lake.busy)
     con.close()
@@ -582,7 +582,7 @@ def test_the_command(home: Settings, tmp_path: Path) -> None:
     assert isinstance(home.lake_catalog, Path)
     home.lake_catalog.write_text("no catalogue")
     broken = cli()
-    assert broken.returncode == 2 and broken.stderr.startswith(f"error: {home.lake_catalog}: the lake does not open: ")
+    assert broken.returncode == 2 and broken.stderr.startswith(f"error: {home.lake_catalog}: cannot open the lake: ")
     assert len(broken.stderr.splitlines()) == 1
-    with pytest.raises(FinegrainError, match=r"the lake does not open"):
+    with pytest.raises(FinegrainError, match=r"cannot open the lake"):
         maintain(where=replace(home, lake_catalog=home.lake_catalog))

@@ -12,7 +12,7 @@ from servers import HOST, Postgres
 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
-from orchestration.lake.positions import Overtaken, Position, Stream, move, positions
+from orchestration.lake.positions import Fenced, Position, Stream, move, positions
 
 NOW = datetime(2025, 3, 2)
 STREAM = Stream("shop", "events", "kafka:t")
@@ -35,8 +35,8 @@ def where(
 
 
 def step(con: duckdb.DuckDBPyConnection, before: Position | None, after: Position) -> None:
-    move(con, STREAM, {after.part: (before, after)}, NOW)
-    con.execute(f"insert into lake.raw.events (_position) values ('{after.part}/{after.position}')")
+    move(con, STREAM, {after.partition: (before, after)}, NOW)
+    con.execute(f"insert into lake.raw.events (_position) values ('{after.partition}/{after.position}')")
 
 
 def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
@@ -44,7 +44,7 @@ def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
     with lake.writing(con, where):
         step(con, None, Position("0", "10", "i", "me"))
     for stale in (None, Position("0", "9", "i", "me"), Position("0", "10", "i", "you"), Position("0", "10", "j", "me")):
-        with pytest.raises(Overtaken), lake.writing(con, where):
+        with pytest.raises(Fenced), lake.writing(con, where):
             step(con, stale, Position("0", "20", "i", "me"))
     assert positions(con, STREAM) == {"0": Position("0", "10", "i", "me")}
     for other in (

@@ -181,7 +181,7 @@ def test_an_address_is_asked(home: Settings, server: tuple[str, dict[str, tuple[
             ("eurofxref-hist.zip",)
         ]
     with pytest.raises(
-        FinegrainError, match=r"/gone.zip answers 404 Not Found; download the file where there is a network"
+        FinegrainError, match=r"/gone.zip answers 404 Not Found; download the file on a machine with network access"
     ):
         update(f"{base}/gone.zip", where=home, now=NOW)
     answers["/down.zip"] = (503, b"")

@@ -226,9 +226,9 @@ def test_the_doctor_says_so_before_the_load(shop: Settings, folder: Path) -> Non
     [said] = [each.message for each in consent.findings if each.field == "consent" and each.level == "warning"]
     assert said.startswith("seeds/consent_words.csv does not know 'who knows'; 1 of 16 rows (6.2 %)")
     [nobody] = examine(mapping(folder, "nobody"), data=folder, where=shop).entries
-    said_of_ids = [each.message for each in nobody.findings if "a word for nothing" in each.message]
+    said_of_ids = [each.message for each in nobody.findings if "a word that means null" in each.message]
     assert said_of_ids == [
-        r"4 of 6 rows (66.7 %) hold a word for nothing, 'NULL', 'None', '\N', which counts as empty (seeds/null_words.csv)"
+        r"4 of 6 rows (66.7 %) have a word that means null, 'NULL', 'None', '\N', and count as empty (seeds/null_words.csv)"
     ]
 
 

@@ -132,7 +132,7 @@ def test_two_values_are_one_error_and_nothing_lands(desk: Desk) -> None:
     ):
         with pytest.raises(FinegrainError) as caught:
             use()
-        assert str(caught.value) == f"{wrong}: write the same in both, or leave it out of one"
+        assert str(caught.value) == f"{wrong}: use the same value in both, or remove it from one"
     assert desk.snapshot() == before and desk.said() == {"reporting_currency": "EUR"}
     # Both are corrected, and one is loaded: what the other's file says now counts.
     desk.mapping("web", reporting_currency="USD")
@@ -180,7 +180,7 @@ def test_a_currency_without_rates_is_an_error_until_there_are_some(desk: Desk) -
     for use in (lambda: desk.load(path), lambda: examine(path, data=desk.folder, where=desk.home)):
         with pytest.raises(FinegrainError) as caught:
             use()
-        assert str(caught.value).startswith(f"{path}: reporting_currency: there is no exchange rate of 'KRW'")
+        assert str(caught.value).startswith(f"{path}: reporting_currency: there is no exchange rate for 'KRW'")
         assert "finegrain rates update" in str(caught.value)
     rates = desk.folder / "rates.csv"
     rates.write_text("Date,KRW,\n2025-03-01,1600,\n")

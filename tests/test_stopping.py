@@ -101,7 +101,7 @@ def test_a_load_that_is_stopped_lands_nothing(home: Settings, big: Path, number:
         wait(process, partial(is_locked, home))
     else:
         wait(process, lambda: any(home.home.rglob("*.parquet")))
-    stop(process, number, "what had not landed whole has not landed at all")
+    stop(process, number, "mappings that had not finished have not landed at all")
     assert held(home) == 0
     after = begin("-m", "orchestration.cli", "load", "small.yml", "--json", folder=big)  # no lock is left
     out, err = after.communicate(timeout=60)
@@ -131,7 +131,7 @@ def test_a_build_that_is_stopped_can_be_built_again(
     process = begin("-m", "orchestration.cli", "build", "--full-refresh")
     wait(process, lambda: log.exists() and "OK created" in log.read_text("utf-8"))
     # "leaked semaphore objects", and dbt's stack trace, would be further lines.
-    stop(process, number, "the warehouse is not whole, and what is published stays as it was")
+    stop(process, number, "the warehouse is incomplete, and the published marts are unchanged")
     refused = begin("-m", "orchestration.cli", "publish")
     assert "did not end" in refused.communicate(timeout=60)[1] and refused.returncode == 2
     if number == signal.SIGINT:

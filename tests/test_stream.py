@@ -27,7 +27,7 @@ from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits
 from orchestration.ingest.stream.messages import NAMED, Messages
 from orchestration.ingest.stream.replay import replay
-from orchestration.ingest.stream.run import Onlooker
+from orchestration.ingest.stream.run import PreviewOwner
 from orchestration.ingest.unload import unload
 from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
@@ -232,14 +232,14 @@ TEXTS = st.one_of(
 def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, ...]]) -> None:
     with duckdb.connect() as con:
         entry = Table.model_validate({"stream": {"folder": "in"}, "available_at": "now"})
-        judge = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
+        messages = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
         names = ["__bad", "__payload", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
         texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         told = pa.table(texts, names)
         for name in RAW_TABLES["events"].keys() - set(names):
             told = told.append_column(name, pa.nulls(len(rows), pa.string()))
         con.register("told", told)
-        found = con.execute(f"select {judge.clear}, case {judge.rules} end from told").fetchall()
+        found = con.execute(f"select {messages.clear}, case {messages.rules} end from told").fetchall()
     assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
 
 
@@ -263,7 +263,9 @@ def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
     assert (done["rows"], done["dead_letters"]) == (len(texts), {"wrong_type": len(nested)})
     said = shop.ask("select error from lake.raw.dead_letters order by position::bigint limit 1")
     assert said == [
-        ('user_id is an object or a list: {"$oid":"5f"}; reach inside it, as in user_id: {sql: "user_id->>\'$.id\'"}',)
+        (
+            'user_id is an object or a list: {"$oid":"5f"}; extract a value from it, as in user_id: {sql: "user_id->>\'$.id\'"}',
+        )
     ]
     rows = shop.ask(
         "select user_id, product_id from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint"
@@ -514,7 +516,7 @@ def test_rotation_beside_a_running_loader(shop: Shop) -> None:
 def test_what_was_deleted_before_it_was_read_is_said(shop: Shop) -> None:
     source = Folder(shop.folder, f"folder:{shop.folder}", "shop.yml")
     shop.add(*events(0, 30))
-    source.open(Onlooker())
+    source.open(PreviewOwner())
     [file] = shop.folder.iterdir()
     assert len(source.poll(10, 0)) == 10
     rest = file.stat().st_size - sum(len(json.dumps(event)) + 1 for event in events(0, 10))
@@ -569,9 +571,9 @@ def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     assert "finegrain_stream_event_delay_seconds" in text
 
 
-def test_what_a_user_can_mend_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
+def test_what_a_user_can_fix_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
     shop.map(stream={"folder": str(tmp_path / "nowhere")})
-    with pytest.raises(FinegrainError, match=r"nowhere is no folder"):
+    with pytest.raises(FinegrainError, match=r"nowhere is not a folder"):
         shop.drain()
     shop.map(stream={})
     with pytest.raises(FinegrainError, match=r"shop.yml: tables.events.stream: name one of"):
@@ -657,13 +659,15 @@ def test_unloaded_rows_come_again_when_the_stream_is_read_from_its_beginning(sho
     shop.add(GOOD, GOOD | {"user_id": "bob"})
     shop.drain()
     report = unload("shop.events", where=shop.where)
-    assert [(part.came_by, part.rows) for part in report.parts] == [("stream", 2)] and "--afresh" in report.notes[0]
+    assert [(part.came_by, part.rows) for part in report.parts] == [
+        ("stream", 2)
+    ] and "--from-beginning" in report.notes[0]
     shop.add(GOOD | {"user_id": "cat"})
     assert shop.drain()["rows"] == 1 and shop.ask(alive) == [("cat",)]
     unload("shop", where=shop.where)
-    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]
     # By a clock that was then put back.
     unload("shop", where=shop.where, now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1))
-    assert shop.drain(afresh=True)["rows"] == 3
+    assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]

@@ -30,7 +30,7 @@ from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits, Loader
 from orchestration.ingest.stream.messages import Messages
 from orchestration.ingest.stream.replay import replay
-from orchestration.ingest.stream.run import Onlooker, source_of
+from orchestration.ingest.stream.run import PreviewOwner, source_of
 from orchestration.ingest.stream.watch import Form, Watch
 from orchestration.lake import lake
 from orchestration.lake.positions import Position, Stream, move, positions
@@ -206,7 +206,7 @@ def test_a_broker_that_is_not_there_is_waited_for(shop: Shop) -> None:
 def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.map(topic="no-such-topic")
     with pytest.raises(
-        FinegrainError, match=r"stream.kafka: .* has no topic 'no-such-topic'; make it, or mend the name"
+        FinegrainError, match=r"stream.kafka: .* has no topic 'no-such-topic'; create it, or correct the name"
     ):
         shop.drain()
     secured = {
@@ -228,11 +228,11 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
     shop.send(9)
     assert shop.drain()["rows"] == 9
     shop.map(**{name: value for name, value in secured.items() if name != "ssl.ca.location"})
-    with pytest.raises(FinegrainError, match=r"no TLS that is trusted here .*ssl.ca.location"):
+    with pytest.raises(FinegrainError, match=r"the TLS certificate of .* is not trusted .*ssl.ca.location"):
         shop.drain()
 
 
-def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
+def test_a_recreated_topic_is_refused_until_confirmed(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
@@ -240,10 +240,10 @@ def test_a_topic_made_anew_is_refused_until_told(shop: Shop) -> None:
     time.sleep(1)
     new_topic(shop.kafka, PARTITIONS, shop.topic)
     shop.send(30)
-    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --afresh"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run this once with --from-beginning"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
-    assert shop.drain(afresh=True)["rows"] == 30
+    assert shop.drain(from_beginning=True)["rows"] == 30
     assert shop.is_whole()
 
 
@@ -271,7 +271,7 @@ def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
     shop.mapping.write_text(plain)
     shop.send(10, event_type="peek")
     shop.send(10)
-    assert shop.drain(afresh=True)["dead_letters"] == {"unknown_event": 10}
+    assert shop.drain(from_beginning=True)["dead_letters"] == {"unknown_event": 10}
     assert shop.ask(f"select count(*) from lake.raw.dead_letters as d where {lake.IS_WAITING}") == [(10,)]
     shop.mapping.write_text(json.dumps(entry))
     assert replay(shop.mapping, where=shop.where).rows == 10
@@ -281,7 +281,7 @@ def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
 
 
 def test_letters_that_are_read_again_wait_again(shop: Shop) -> None:
-    """Of one topic, after --afresh: each message lands once, and a letter that was replayed before is another."""
+    """Of one topic, after --from-beginning: each message lands once, and a dead letter that was replayed before is a new one."""
     shop.send(6, event_type="peek")
     shop.drain()
     entry = json.loads(shop.mapping.read_text())
@@ -294,7 +294,7 @@ def test_letters_that_are_read_again_wait_again(shop: Shop) -> None:
     assert replay(shop.mapping, where=shop.where).rows == 6
     shop.mapping.write_text(plain)
     for _ in range(2):
-        assert shop.drain(afresh=True)["dead_letters"] == {"unknown_event": 6}
+        assert shop.drain(from_beginning=True)["dead_letters"] == {"unknown_event": 6}
     shop.mapping.write_text(json.dumps(entry))
     assert replay(shop.mapping, where=shop.where).rows == 6
     assert replay(shop.mapping, where=shop.where).asked == 0
@@ -368,18 +368,18 @@ def test_one_more_loader_than_partitions_drains_too(shop: Shop) -> None:
 class Given:
     """A source that is given parts by the test, as a broker assigns partitions."""
 
-    place = "kafka:shop"
+    stream_id = "kafka:shop"
 
     def __init__(self) -> None:
-        self.keeper: Any = None
+        self.owner: Any = None
 
-    def open(self, keeper: Any) -> None:
-        self.keeper = keeper
+    def open(self, owner: Any) -> None:
+        self.owner = owner
 
 
 @pytest.fixture
 def loader(shop: Shop) -> Iterator[Loader]:
-    """A loader that begins afresh, of a topic whose first two partitions were read up to 7 before it was recreated."""
+    """A loader that starts from the beginning of a topic whose first two partitions were read up to 7 before it was recreated."""
     entry = json.loads(shop.mapping.read_text())["tables"]["events"]
     con = lake.connect(shop.where)
     with lake.writing(con, shop.where):
@@ -387,22 +387,22 @@ def loader(shop: Shop) -> Iterator[Loader]:
         move(con, Stream("shop", "events", f"kafka:{shop.topic}"), old, datetime(2025, 3, 2))
     messages = Messages(con, "shop", "events", Table.model_validate(entry), "UTC", "shop.yml")
     connect, watch = partial(lake.connect, shop.where), Watch("kafka:shop", Form.none, None)
-    made = Loader(Given(), [messages], connect, shop.where, watch, afresh=True)  # type: ignore[arg-type]
+    made = Loader(Given(), [messages], connect, shop.where, watch, from_beginning=True)  # type: ignore[arg-type]
     yield made
     watch.close()
     made.con.close()
     con.close()
 
 
-def test_afresh_is_once_for_each_part_whenever_it_comes(loader: Loader) -> None:
-    """The first assignment may be empty, parts come and go, and a part that was begun afresh goes on when it comes back."""
+def test_from_beginning_restarts_each_partition_once(loader: Loader) -> None:
+    """The first assignment may be empty, partitions come and go, and one that was restarted resumes when it is assigned again."""
     start = {part: partial(str, 0) for part in "01"}
     assert loader.claim({}, "new") == {}
     assert loader.claim({"0": start["0"]}, "new")["0"].position == "0"
     loader.settle()
     at = loader.known()["0"]
     with lake.writing(loader.con, loader.where):
-        move(loader.con, loader.of, {"0": (at, replace(at, position="3"))}, datetime(2025, 3, 2))
+        move(loader.con, loader.stream, {"0": (at, replace(at, position="3"))}, datetime(2025, 3, 2))
     assert {part: at.position for part, at in loader.claim(start, "new").items()} == {"0": "3", "1": "0"}
 
 
@@ -425,7 +425,9 @@ def test_a_chunk_begins_where_the_last_one_ended(loader: Loader, start: str) -> 
     """One from before would land twice, one from beyond leaves something out."""
     loader.claim({"0": partial(str, 0)}, "new")
     loader._take(Chunk(starts={"0": "0"}, ends={"0": "3"}))
-    with pytest.raises(Unreachable, match=f"part 0 was read from {start}, and not from 3, where the last read ended"):
+    with pytest.raises(
+        Unreachable, match=f"partition 0 was read from {start}, and not from 3, where the last read ended"
+    ):
         loader._take(Chunk(starts={"0": start}, ends={"0": "9"}))
     loader._take(Chunk(starts={"0": "3"}, ends={"0": "9"}))
 
@@ -435,7 +437,7 @@ def test_messages_that_come_again_are_no_chunk(shop: Shop) -> None:
     shop.send(PARTITIONS * 10)
     entry = Table.model_validate(json.loads(shop.mapping.read_text())["tables"]["events"])
     source = source_of(entry, "shop.yml", group="again")
-    source.open(Onlooker())
+    source.open(PreviewOwner())
     try:
         taken = wait(lambda: source.poll(1_000, 0.1).ends)
         while not source.is_drained():
@@ -448,16 +450,16 @@ def test_messages_that_come_again_are_no_chunk(shop: Shop) -> None:
         source.close()
 
 
-def test_what_was_removed_before_it_was_read_is_told(shop: Shop) -> None:
+def test_messages_removed_before_they_were_read_are_reported(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     shop.send(60)
     admin = AdminClient({"bootstrap.servers": bootstrap(shop.kafka)})
     for removed in admin.delete_records([TopicPartition(shop.topic, 1, 20)]).values():
         removed.result()
-    with pytest.raises(FinegrainError, match=r"the position in the lake is not in the topic any more .* --afresh"):
+    with pytest.raises(FinegrainError, match=r"the position in the lake is no longer in the topic .* --from-beginning"):
         shop.drain()
-    assert shop.drain(afresh=True)["rows"] > 0
+    assert shop.drain(from_beginning=True)["rows"] > 0
 
 
 @pytest.fixture
@@ -484,11 +486,15 @@ def test_a_full_disk_and_one_that_cannot_be_written_lose_nothing(
     lake.connect(shop.where).close()
     blob.write_bytes(b"x" * 7_000_000)
     assert re.search(
-        r"the lake cannot be written: .*; what has not landed is still in the stream", refused(shop), re.DOTALL
+        r"the lake cannot be written: .*; messages that have not landed are still in the stream",
+        refused(shop),
+        re.DOTALL,
     )
     blob.unlink()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert re.search(r"cannot be written|does not open|cannot be kept|cannot spill to disk here", refused(shop))
+    assert re.search(
+        r"cannot be written|cannot write|cannot open the lake|cannot be stored|cannot spill to disk here", refused(shop)
+    )
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     shop.drain()
     assert shop.is_whole()
@@ -511,7 +517,7 @@ def test_a_loader_that_fails_leaves_nothing_running(shop: Shop, monkeypatch: pyt
     with monkeypatch.context() as broken:
         broken.setattr(Messages, "land", fail)
         with pytest.raises(
-            FinegrainError, match="the lake cannot be written: no room; what has not landed is still in"
+            FinegrainError, match="the lake cannot be written: no room; messages that have not landed are still in"
         ):
             shop.drain()
     # Those that land batches; a group that is left settles first, and must not stumble over what is known already.

@@ -66,7 +66,7 @@ class Life:
 
     @property
     def is_landing(self) -> bool:
-        """Whether a batch has been begun, and has not ended: it is judged, waits for its turn or is being committed."""
+        """Whether a batch has been begun, and has not ended: it is validated, waits for its turn or is being committed."""
         return bool(self.batches.value > self.ended.value)
 
     def kill(self) -> None:

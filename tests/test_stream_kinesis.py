@@ -30,7 +30,7 @@ from test_stream_kills import Life
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits
-from orchestration.ingest.stream.run import Onlooker, entry_of
+from orchestration.ingest.stream.run import PreviewOwner, entry_of
 from orchestration.lake import lake
 from orchestration.lake.positions import Stream, positions
 from orchestration.sources.kinesis import BEGINNING, END, MOST, Kinesis
@@ -39,7 +39,7 @@ REGION = "eu-north-1"
 #: What Kinesis takes in one call.
 AT_ONCE = 500
 
-#: SQL: a position without the tag of the stream's incarnation.
+#: SQL: a position without the tag of the stream's topic_id.
 POSITION = "regexp_replace(_position, '@[0-9a-f]{8}/', '/')"
 
 
@@ -286,7 +286,7 @@ def test_what_is_read_again_is_not_taken_for_read(elastic: Shop, access: pytest.
     _, _, entry, _, where = entry_of(elastic.mapping, None)
     assert entry.stream is not None
     source = Kinesis(entry.stream, where)
-    source.open(Onlooker())
+    source.open(PreviewOwner())
 
     def read() -> int:
         count = 0
@@ -358,7 +358,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
     shop.map(stream="no-such-stream")
     with pytest.raises(
         FinegrainError,
-        match=r"stream.kinesis: there is no stream 'no-such-stream' \(http.*\); make it, or mend the name",
+        match=r"stream.kinesis: there is no stream 'no-such-stream' \(http.*\); create it, or correct the name",
     ):
         shop.drain()
     shop.map(endpoint="http://nowhere")
@@ -366,7 +366,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
         shop.drain()
     shop.map(endpoint_url="nowhere")
     with pytest.raises(
-        FinegrainError, match=r"shop.yml: tables.events.stream.settings.endpoint_url: this is no address of a server"
+        FinegrainError, match=r"shop.yml: tables.events.stream.settings.endpoint_url: this is not a server address"
     ):
         shop.drain()
     shop.map(region_name=None)
@@ -448,7 +448,7 @@ def test_a_server_that_does_not_answer_is_waited_for(shop: Shop, access: pytest.
         gate.shut()
 
 
-def test_a_stream_made_anew_is_refused_until_told(shop: Shop) -> None:
+def test_a_recreated_stream_is_refused_until_confirmed(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     shop.client.delete_stream(StreamName=shop.stream)
@@ -456,8 +456,8 @@ def test_a_stream_made_anew_is_refused_until_told(shop: Shop) -> None:
     shop.client.create_stream(StreamName=shop.stream, ShardCount=3)
     shop.put.clear()
     shop.send(60)
-    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run it once with --afresh"):
+    with pytest.raises(FinegrainError, match=r"was deleted and recreated .* run this once with --from-beginning"):
         shop.drain()
     assert shop.ask("select count(*) from lake.raw.events") == [(30,)]
-    assert shop.drain(afresh=True)["rows"] == 60
+    assert shop.drain(from_beginning=True)["rows"] == 60
     assert shop.positions() == shop.ends()

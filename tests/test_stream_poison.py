@@ -153,11 +153,11 @@ def test_a_sender_may_say_any_moment() -> None:
         shape = ", ".join(f"{name} {kind}" for name, kind in lake.table_columns("dead_letters").items())
         con.execute(f"create table lake.raw.dead_letters ({shape})")
         entry = Table(stream=Stream(folder="in"), available_at="now", fields={})
-        lander = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
+        writer = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
         times = [-1, 0, 253_402_300_799_999, 253_402_300_800_000, 2**62, 2**63 - 1]
         nothing = [None] * len(times)
         places = [str(n) for n in range(len(times))]
-        lander.condemn(
+        writer.dead_letter_all(
             Chunk.of([["0"] * len(times), places, [b"x"] * len(times), times, nothing, nothing], {}, {}, 0),
             "a: b",
             datetime(2025, 1, 1),
@@ -291,8 +291,8 @@ def test_only_what_fails_alone_is_set_aside(tmp_path_factory: pytest.TempPathFac
     )
     with duckdb.connect() as con:
         entry = Table(stream=Stream(folder="in"), available_at="now", fields={})
-        lander = Messages(con, "shop", "events", entry, "UTC", "shop.yml", bounds=LIMITLESS)
-        found = isolation.pieces(lander, batch, tmp_path_factory.mktemp("home"), "192MB")
+        writer = Messages(con, "shop", "events", entry, "UTC", "shop.yml", bounds=LIMITLESS)
+        found = isolation.pieces(writer, batch, tmp_path_factory.mktemp("home"), "192MB")
     assert [place for piece in found for place in piece.messages.table["position"].to_pylist()] == [
         str(n) for n in range(len(lines))
     ]
@@ -322,7 +322,7 @@ def test_what_is_decoded_has_bounds_too() -> None:
 def test_whatever_processes_die_of_each_message_is_in_one_piece(count: int, chance: random.Random) -> None:
     deadly, bad = ({n for n in range(count) if chance.random() < 0.1} for _ in range(2))
 
-    def run(lander: Any, path: Path, todo: list[isolation.Span], memory: str) -> Any:
+    def run(writer: Any, path: Path, todo: list[isolation.Span], memory: str) -> Any:
         tried: dict[isolation.Span, str | None] = {}
         stack = todo[::-1]
         while stack:

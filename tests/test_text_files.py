@@ -305,9 +305,9 @@ def test_an_object_as_an_id_is_refused_with_a_hint(home: Settings, tmp_path: Pat
     with pytest.raises(FinegrainError) as caught:
         load(path, data=tmp_path)
     assert f"{path}: tables.events.fields.user_id: column 'u' of {tmp_path}/a.jsonl is an object" in str(caught.value)
-    assert str(caught.value).endswith("""take a part of it, say {sql: "u->>'$.id'"}""")
+    assert str(caught.value).endswith("""extract a value from it, as in {sql: "u->>'$.id'"}""")
     [said] = [f for f in doctor(path, home).findings if f.level == "error" and f.field == "user_id"]
-    assert "is an object; take a part of it" in said.message
+    assert "is an object; extract a value from it" in said.message
     with pytest.raises(
         FinegrainError, match=r"""fields.session_id: column 'l' .* is a list; .* \{sql: "l->>'\$\[0\]'"\}"""
     ):
@@ -378,7 +378,7 @@ def test_a_reader_that_drops_a_row_fails_the_load(
     left_out = 1 if "where" in how else 0
     with monkeypatch.context() as patch:
         patch.setattr(landing, "open_file", drops)
-        said = f"{name}: {held - 1 - left_out} rows were read of {held - left_out} that the file holds"
+        said = f"{name}: {held - 1 - left_out} rows were read, but {held - left_out} were counted in the file"
         with pytest.raises(FinegrainError) as caught:
             load(path, data=tmp_path)
         assert said in str(caught.value) and "nothing has landed" in str(caught.value)
@@ -402,7 +402,7 @@ def test_a_delivery_that_comes_again_is_counted_too(
             "open_file",
             lambda *given: replace(o := real(*given), relation=f"(select * from {o.relation} where __n <> 2)"),
         )
-        with pytest.raises(FinegrainError, match=r"day_1\.csv: 1 rows were read of 2"):
+        with pytest.raises(FinegrainError, match=r"day_1\.csv: 1 rows were read, but 2 were counted"):
             load(path, data=tmp_path)
     assert load(path, data=tmp_path).rows == 1
 
@@ -428,7 +428,7 @@ def test_a_malformed_row_is_one_row_in_however_many_entries(home: Settings, tmp_
     assert rows(home, "select _error from lake.raw.refunds") == [("the sql of amount fails on this row",)]
     # And where the mapping of a later reader alone is corrected.
     refund["refunds"]["fields"]["amount"] = {"value": 1}
-    again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, again=True)
+    again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, remap=True)
     assert [(f.rows, f.replaced, f.gone) for f in again.files if f.table == "refunds"] == [(1, 1, 0)]
     assert rows(home, "select count(_error), count(*) from lake.raw.events") == [(28, 38)]
 
@@ -473,8 +473,8 @@ def test_names_with_brackets_are_printed_as_they_are(home: Settings, tmp_path: P
     assert [line for line in landed.stdout.splitlines() if "malformed" in line] == [
         f"shop.events {name}: 2 rows, 1 of them malformed" for name in names
     ]
-    assert "shop.events [/red].csv: already there" in run("load", str(path)).stdout
-    assert "shop.events [/red].csv: already there" in run("ingest", str(path)).stdout
+    assert "shop.events [/red].csv: already loaded" in run("load", str(path)).stdout
+    assert "shop.events [/red].csv: already loaded" in run("ingest", str(path)).stdout
     (folder / "[" / "red].csv").write_text("nothing\n")
     wrong = run("load", str(path))
     assert wrong.returncode == 2 and f"{folder}/[/red].csv has no column" in wrong.stderr

@@ -454,14 +454,16 @@ def test_the_doctor_suggests_a_format(
 
 def test_the_doctor_says_that_day_and_month_cannot_be_told(home: Settings, tmp_path: Path) -> None:
     [said] = about_times(home, mapped(tmp_path, "at", "12/1/10 8:26,u", "11/12/10 8:30,u"))
-    assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it cannot be told which is meant" in said
+    assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it is not clear which is meant" in said
 
 
 def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_path: Path) -> None:
     [said] = about_times(home, mapped(tmp_path, "at", "soon,u", "later,u", "13/1/10 8:26,u"))
     assert "format" not in said
     [said] = about_times(home, mapped(tmp_path, "at", "9999-12-31,u", "2024-01-01,u"))
-    assert said == "1 of 2 rows (50.0 %) hold what is no time: '9999-12-31' (years outside 1990..2100 are none)"
+    assert (
+        said == "1 of 2 rows (50.0 %) have a value that is not a time: '9999-12-31' (years outside 1990..2100 are none)"
+    )
 
 
 def test_the_doctor_suggests_a_format_of_the_arrival(home: Settings, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The one command, `finegrain`. Results go to stdout, progress and errors to stderr.
+"""The `finegrain` command. Results go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done; 1 the data did not pass (a failed audit, findings of the doctor); 2 something to fix first; 70 a bug of finegrain,
-whose stack trace is in a log; 75 a server does not answer now; 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 success; 1 the data did not pass (a failed audit, findings of the doctor); 2 an error the user can fix; 70 a bug in finegrain, with
+the stack trace in a log; 75 a server is temporarily unavailable; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from orchestration.cli.commands import app
 from orchestration.config import settings
 from orchestration.errors import FinegrainError, Unavailable, console, stopping
 
-#: What is true of a command that was stopped. Of the others there is nothing to say: they only read.
+#: The state in which a stopped command leaves things, and what to do. Other commands only read.
 LEFT: Final = {
-    "simulate": "the shop's files are not whole: run it again",
-    "load": "what had not landed whole has not landed at all: run it again",
-    "ingest": "what has landed is whole, and the next ingest goes on from there",
-    "stream": "what has landed is whole, and the next loader goes on from there",
-    "replay": "what has not landed waits as before: run it again",
-    "build": "the warehouse is not whole, and what is published stays as it was: run finegrain build again",
-    "publish": "what is published is whole, be it the new version or the one before: run it again",
-    "demo": "run it again; what has landed stays, and what is published is whole",
-    "lake": "the lake is whole, and the next upkeep does the rest",
-    "rates": "what had not landed whole has not landed at all: run it again",
+    "simulate": "the shop's files are incomplete: run it again",
+    "load": "mappings that had not finished have not landed at all: run it again",
+    "ingest": "finished batches have landed, and the next ingest continues from there",
+    "stream": "finished batches have landed, and the next loader continues from there",
+    "replay": "finished batches have landed, and the others are still waiting: run it again",
+    "build": "the warehouse is incomplete, and the published marts are unchanged: run finegrain build again",
+    "publish": "the published marts are complete, in the new or the previous version: run it again",
+    "demo": "finished steps are kept, and the published marts are complete: run it again",
+    "lake": "the lake is consistent, and the next maintenance does the rest",
+    "rates": "no rates have landed unless all have: run it again",
 }
 
 
-#: What the command line's own mistakes are: an option that there is not, a number that is none.
+#: Usage errors of the command line: an unknown option, an invalid number.
 _UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
 
 
 def main() -> None:
-    """Run the command line. What a user can fix is a sentence, never a stack trace, and the exit code is 2; where a server does not answer
-    now, it is 75. An error that was not foreseen is a sentence, too, which names the log that has its stack trace."""
+    """Run the command line. Errors the user can fix are printed as one sentence, without a stack trace, and the exit code is 2, or 75 if a server is
+    temporarily unavailable. An unexpected error is also one sentence, which names the log with the stack trace."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     left = LEFT.get(command, "nothing was changed")
     threading.excepthook = lambda caught: _report(caught.exc_value)
@@ -57,7 +57,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(1)
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:

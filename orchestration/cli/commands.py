@@ -33,34 +33,36 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
-lake_app = typer.Typer(help="The lake's upkeep.", no_args_is_help=True, rich_markup_mode=None)
+lake_app = typer.Typer(help="Maintain the lake.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lake_app, name="lake")
 rates_app = typer.Typer(help="Exchange rates.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rates_app, name="rates")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a text for people.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 AsOf = Annotated[
     str | None,
-    typer.Option("--as-of", metavar="TIME", help="The moment the features are of (ISO 8601, UTC without an offset)."),
-]
-Again = Annotated[
-    bool,
     typer.Option(
-        "--again", help="Map what was loaded again, and replace the rows that the mapping now makes otherwise."
+        "--as-of",
+        metavar="TIME",
+        help="The time for which features are computed (ISO 8601, UTC unless it has an offset).",
     ),
+]
+Remap = Annotated[
+    bool,
+    typer.Option("--remap", help="Apply the current mapping to loaded rows again, and replace those that change."),
 ]
 Keep = Annotated[
     bool,
-    typer.Option("--keep", help="Leave what was loaded by another mapping as it is; load what is new by this one."),
+    typer.Option("--keep", help="Leave rows that were loaded with an earlier mapping as they are; load only new rows."),
 ]
-Largest = Annotated[int, typer.Option(min=1, help="Bytes beyond which a message is a dead letter.")]
-MostKeys = Annotated[int, typer.Option(min=1, help="Keys of its own beyond which a message is a dead letter,")]
-Deepest = Annotated[int, typer.Option(min=1, help="and levels of nesting.")]
+Largest = Annotated[int, typer.Option(min=1, help="A message with more bytes becomes a dead letter.")]
+MostKeys = Annotated[int, typer.Option(min=1, help="A message with more top-level keys becomes a dead letter.")]
+Deepest = Annotated[int, typer.Option(min=1, help="A message with more levels of nesting becomes a dead letter.")]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
 
 
-class Part(StrEnum):
-    """Which of Dagster's processes."""
+class Process(StrEnum):
+    """Dagster's processes."""
 
     dev = "dev"
     webserver = "webserver"
@@ -68,7 +70,7 @@ class Part(StrEnum):
 
 
 class DemoData(StrEnum):
-    """What `finegrain demo` runs on."""
+    """The data sets of `finegrain demo`."""
 
     simulated = "simulated"
     completejourney = "completejourney"
@@ -91,20 +93,20 @@ def _main(
 
 @app.command()
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for the files; made if it is not there.")] = Path("shop"),
-    events: Annotated[int, typer.Option(help="Rows of behaviour, about.")] = 1_000_000,
+    out: Annotated[Path, typer.Option(help="Folder for the files; created if needed.")] = Path("shop"),
+    events: Annotated[int, typer.Option(help="Approximate number of events.")] = 1_000_000,
     days: Annotated[int, typer.Option(help="Days of history.")] = 90,
     start: Annotated[str, typer.Option(metavar="DATE", help="The first day.")] = "2025-01-06",
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 7,
     as_json: Json = False,
 ) -> None:
-    """Write the files of a simulated shop, and beside them the truth about their dirt."""
+    """Write the files of a simulated shop, with a list of the errors planted in them."""
     from orchestration.simulation.simulate import simulate as run
 
     try:
         first = date.fromisoformat(start)
     except ValueError:
-        raise FinegrainError(f"--start is '{start}', which is no date; write it like 2025-01-06") from None
+        raise FinegrainError(f"--start is '{start}', which is not a date; write it like 2025-01-06") from None
     with console.progress("simulate", 1, quiet=as_json) as advance:
         before = 0.0
 
@@ -126,10 +128,11 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
         said = file.skipped or f"{file.rows:,} rows" + (
             f", {file.malformed:,} of them malformed" if file.malformed else ""
         )
-        # Only of a delivery that came again is there more to say.
+        # These are zero unless a delivery was loaded again.
         if not file.skipped:
-            said += f", {file.replaced:,} of them in place of former ones" * bool(file.replaced)
-            said += f", {file.unchanged:,} unchanged" * bool(file.unchanged) + f", {file.gone:,} gone" * bool(file.gone)
+            said += f", {file.replaced:,} of them replaced former rows" * bool(file.replaced)
+            said += f", {file.unchanged:,} unchanged" * bool(file.unchanged)
+            said += f", {file.gone:,} deleted" * bool(file.gone)
         out.print(f"{file.source}.{file.table} {console.shown(file.file)}: {said}")
         for note in file.notes:
             out.print(f"  {note}")
@@ -140,17 +143,17 @@ def load(
     mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
+        typer.Argument(help="Files or globs to use instead of the mapping's; table=path if it fills several tables."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
-    again: Again = False,
+    data: Annotated[str | None, typer.Option(help="Base folder of the mapping's relative paths.")] = None,
+    remap: Remap = False,
     keep: Keep = False,
     as_json: Json = False,
 ) -> None:
-    """Land files in the lake by a mapping."""
+    """Load files into the lake by a mapping."""
     from orchestration.ingest.load import load as run
 
-    report = run(mapping, paths, data, again, keep, quiet=as_json)
+    report = run(mapping, paths, data, remap, keep, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -162,19 +165,23 @@ def load(
 @app.command()
 def ingest(
     mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
-    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
+    data: Annotated[str | None, typer.Option(help="Base folder of the mapping's relative paths.")] = None,
+    from_beginning: Annotated[
+        bool,
+        typer.Option(
+            "--from-beginning",
+            help="Read tables and APIs from their beginning; rows already in the lake do not land twice.",
+        ),
     ] = False,
-    again: Again = False,
+    remap: Remap = False,
     keep: Keep = False,
-    lot: Annotated[int, typer.Option(min=1, help="Rows that land in one transaction.")] = 500_000,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows per transaction.")] = 500_000,
     as_json: Json = False,
 ) -> None:
-    """Bring in what is new of databases, APIs and files by a mapping."""
+    """Load new rows of databases, APIs and files into the lake by a mapping."""
     from orchestration.ingest.ingest import ingest as run
 
-    report = run(mapping, data, full, again, keep, lot=lot, quiet=as_json)
+    report = run(mapping, data, from_beginning, remap, keep, batch_rows=batch_rows, quiet=as_json)
     if as_json:
         console.show_json(report.as_dict())
         return
@@ -185,7 +192,7 @@ def ingest(
             each.deleted
         )
         said += [f"{each.replaced:,} replaced"] * bool(each.replaced)
-        said += [f"{each.taken_back:,} taken back"] * bool(each.taken_back)
+        said += [f"{each.taken_back:,} removed"] * bool(each.taken_back)
         out.print(f"{each.source}.{each.table} {each.place}: {', '.join(said)}", markup=False)
         for note in each.notes:
             out.print(f"  {note}", markup=False)
@@ -197,11 +204,12 @@ def ingest(
 def unload(
     what: Annotated[str, typer.Argument(metavar="SOURCE[.TABLE]", help="A source, or one of its raw tables.")],
     file: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this file, as the load named it; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Unload only this file, named as the load reported it; may be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take back what a source, a table or a file brought; loading it again brings it back."""
+    """Remove the rows of a source, a table or a file; they can be loaded again."""
     from orchestration.ingest.unload import unload as run
 
     report = run(what, file or ())
@@ -210,34 +218,41 @@ def unload(
         return
     out = console.out()
     for part in report.parts:
-        place = console.shown(part.file or f"(by {part.came_by})")
-        out.print(f"{report.source}.{part.table} {place}: {part.rows:,} rows taken back", markup=False)
+        name = console.shown(part.file or f"(by {part.came_by})")
+        out.print(f"{report.source}.{part.table} {name}: {part.rows:,} rows removed", markup=False)
     for note in report.notes:
         out.print(f"  {note}", markup=False)
-    out.print(f"{report.rows:,} rows taken back in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+    out.print(f"{report.rows:,} rows removed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
 
 
 @app.command()
 def stream(
     mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/how-to/connect-a-stream.md).")],
-    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
-    drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
-    afresh: Annotated[
+    table: Annotated[str | None, typer.Argument(help="The raw table, if the mapping has several streams.")] = None,
+    data: Annotated[str | None, typer.Option(help="Base folder of a folder stream's relative path.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Exit when all available messages have landed.")] = False,
+    from_beginning: Annotated[
         bool,
-        typer.Option("--afresh", help="Begin at the stream's beginning, whatever was read before. Run one loader."),
+        typer.Option(
+            "--from-beginning",
+            help="Read the stream from its beginning again, ignoring stored positions. Run only one loader.",
+        ),
     ] = False,
-    rows: Annotated[int, typer.Option(min=1, help="A batch is closed at so many messages,")] = 10_000,
-    mebibytes: Annotated[float, typer.Option(min=0.001, help="at so many MiB of payload,")] = 4,
-    age: Annotated[float, typer.Option(min=0.01, help="or so many seconds after its first message.")] = 1.0,
+    rows: Annotated[int, typer.Option(min=1, help="Close a batch at this many messages.")] = 10_000,
+    mebibytes: Annotated[float, typer.Option(min=0.001, help="Close a batch at this many MiB of payload.")] = 4,
+    age: Annotated[
+        float, typer.Option(min=0.01, help="Close a batch this many seconds after its first message.")
+    ] = 1.0,
     largest: Largest = 2**20,
     most_keys: MostKeys = 1_000,
     deepest: Deepest = 100,
-    metrics_port: Annotated[int | None, typer.Option(help="Where Prometheus may ask; nowhere if left out.")] = None,
-    metrics_address: Annotated[str, typer.Option(help="The address it is told on.")] = "127.0.0.1",
-    as_json: Annotated[bool, typer.Option("--json", help="Report as JSON lines, one every five seconds.")] = False,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus metrics; off by default.")] = None,
+    metrics_address: Annotated[str, typer.Option(help="The address that serves the metrics.")] = "127.0.0.1",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Report progress as JSON lines, one every five seconds.")
+    ] = False,
 ) -> None:
-    """Load a stream (Kafka, Kinesis, a growing folder) into the lake, each message once, until it is stopped."""
+    """Load a stream (Kafka, Kinesis, a folder of growing files) into the lake, each message exactly once, until stopped."""
     from orchestration.ingest.stream.loader import Limits
     from orchestration.ingest.stream.run import stream as run
     from orchestration.ingest.stream.watch import Form
@@ -249,7 +264,7 @@ def stream(
         table,
         data,
         drain=drain,
-        afresh=afresh,
+        from_beginning=from_beginning,
         limits=Limits(rows, int(mebibytes * 2**20), age),
         bounds=Bounds(largest, most_keys, deepest),
         form=form,
@@ -270,20 +285,25 @@ def stream(
 @app.command()
 def replay(
     mapping: Annotated[str, typer.Argument(help="The mapping of the stream.")],
-    table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
+    table: Annotated[str | None, typer.Argument(help="The raw table, if the mapping has several streams.")] = None,
     quarantined: Annotated[
-        bool, typer.Option("--quarantined", help="Not letters, but rows that the last published build quarantined.")
+        bool,
+        typer.Option(
+            "--quarantined", help="Replay rows that the last published build quarantined, instead of dead letters."
+        ),
     ] = False,
     rule: Annotated[str | None, typer.Option(help="Only those that broke this rule.")] = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came at or after it.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that came before it.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those that arrived at or after this time.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only those that arrived before this time.")] = None,
     position: Annotated[str | None, typer.Option(help="Only the one at this position of the stream.")] = None,
     largest: Largest = 2**20,
     most_keys: MostKeys = 1_000,
     deepest: Deepest = 100,
     as_json: Json = False,
 ) -> None:
-    """Run dead letters, or quarantined rows, again after a mend; each lands once."""
+    """Reprocess dead letters or quarantined rows after a fix; each lands once."""
     from orchestration.ingest.stream.replay import replay as run
     from orchestration.sources.bounds import Bounds
 
@@ -301,8 +321,8 @@ def replay(
     if as_json:
         console.show_json(done.as_dict())
         return
-    what = "quarantined rows read again" if quarantined else "dead letters run again"
-    same = f", {done.unchanged:,} would be as they are" if quarantined else ""
+    what = "quarantined rows reprocessed" if quarantined else "dead letters reprocessed"
+    same = f", {done.unchanged:,} unchanged" if quarantined else ""
     console.out().print(f"{done.asked:,} {what}: {done.rows:,} rows landed{same}")
     for each, count in done.still_dead.items():
         console.out().print(f"  {'now' if quarantined else 'still'} {each}: {count:,}")
@@ -316,7 +336,7 @@ def _moment(option: str, text: str | None) -> datetime | None:
         given = datetime.fromisoformat(text)
     except ValueError:
         raise FinegrainError(
-            f"{option} is '{text}', which is no ISO 8601 time; write it like 2025-03-02T10:00:00Z"
+            f"{option} is '{text}', which is not an ISO 8601 time; write it like 2025-03-02T10:00:00Z"
         ) from None
     return given.astimezone(UTC).replace(tzinfo=None) if given.tzinfo else given
 
@@ -324,16 +344,16 @@ def _moment(option: str, text: str | None) -> datetime | None:
 @app.command()
 def doctor(
     mapping: Annotated[
-        str | None, typer.Argument(help="A mapping file, or a folder of them; without one, this machine is looked at.")
+        str | None, typer.Argument(help="A mapping file, or a folder of them; without one, check this machine.")
     ] = None,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
+        typer.Argument(help="Files or globs to use instead of the mapping's; table=path if it fills several tables."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
+    data: Annotated[str | None, typer.Option(help="Base folder of the mapping's relative paths.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a mapping against its data before anything is loaded, and say what is wrong, by field."""
+    """Check a mapping against its data before loading, and report problems by field."""
     from orchestration.quality.doctor import examine
 
     report = examine(mapping, paths, data, quiet=as_json)
@@ -350,7 +370,10 @@ def build(
     full_refresh: FullRefresh = False,
     as_of: AsOf = None,
     full_audit: Annotated[
-        bool, typer.Option("--full-audit", help="Ask every test of all rows, also what passed and did not change.")
+        bool,
+        typer.Option(
+            "--full-audit", help="Run every test on all rows, also on those that passed before and have not changed."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -389,11 +412,11 @@ def build(
 @app.command()
 def publish(
     past: Annotated[
-        bool, typer.Option("--past", help="Also a build of an earlier moment (--as-of) than what is published.")
+        bool, typer.Option("--past", help="Also publish a build of an earlier time (--as-of) than the published one.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put the audited marts in place for readers, in one step."""
+    """Publish the audited marts to readers, in one atomic step."""
     from orchestration.warehouse.publish import publish as run
 
     done = run(past=past)
@@ -410,36 +433,36 @@ def publish(
 
 @app.command()
 def report(as_json: Json = False) -> None:
-    """Say what came in, what became of it, and what the marts hold."""
+    """Report what was loaded, what became of it, and what the marts contain."""
     from orchestration.quality.account import account
 
-    told = account()
+    found = account()
     if as_json:
-        console.show_json(told.as_dict())
+        console.show_json(found.as_dict())
     else:
-        told.show(console.out())
+        found.show(console.out())
 
 
 @app.command()
 def catalog(
-    mart: Annotated[str | None, typer.Argument(help="A mart to tell in full; without one, a line each.")] = None,
+    mart: Annotated[str | None, typer.Argument(help="Show one mart in full; without it, one line per mart.")] = None,
     like: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Only features with this in their name or meaning.")
+        str | None, typer.Option(metavar="TEXT", help="Only features with this text in their name or meaning.")
     ] = None,
     warehouse: Annotated[
-        bool, typer.Option("--warehouse", help="Figures of the warehouse instead of what is published.")
+        bool, typer.Option("--warehouse", help="Use the warehouse instead of the published marts.")
     ] = False,
     write: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/reference/features.md).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what each feature means, where it comes from and what its values look like."""
+    """Show what each feature means, where it comes from and what its values look like."""
     from orchestration.features.catalog import catalog as run
     from orchestration.features.catalog import page, show
 
     in_full = mart is not None or like is not None
-    told = run(
+    found = run(
         mart=mart,
         like=like,
         of_warehouse=warehouse,
@@ -447,18 +470,20 @@ def catalog(
         quiet=as_json,
     )
     if write is not None:
-        write.write_text(page(told), "utf-8")
+        write.write_text(page(found), "utf-8")
     if as_json:
-        console.show_json(told.as_dict())
+        console.show_json(found.as_dict())
     elif write is not None:
-        console.out().print(f"wrote {write}: {sum(len(each.features) for each in told.marts)} features")
+        console.out().print(f"wrote {write}: {sum(len(each.features) for each in found.marts)} features")
     else:
-        show(told, console.out(), in_full=in_full)
+        show(found, console.out(), in_full=in_full)
 
 
 @app.command("dagster")
 def run_dagster(
-    part: Annotated[Part, typer.Argument(help="All of Dagster on this machine, or one of its processes.")] = Part.dev,
+    part: Annotated[
+        Process, typer.Argument(help="All of Dagster on this machine, or one of its processes.")
+    ] = Process.dev,
     shop: Annotated[
         str | None,
         typer.Option(
@@ -466,22 +491,22 @@ def run_dagster(
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(envvar="FINEGRAIN_DATA", help="Folder where the mappings' relative paths begin.")
+        str | None, typer.Option(envvar="FINEGRAIN_DATA", help="Base folder of the mappings' relative paths.")
     ] = None,
-    host: Annotated[str, typer.Option(help="The address that the page is served on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The address that serves Dagster's page.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 3000,
     allow_host: Annotated[
         str,
         typer.Option(
             envvar="FINEGRAIN_DAGSTER_HOSTS",
             metavar="NAMES",
-            help="Names by which the page may be asked for beside loopback's, with commas between.",
+            help="Further host names under which the page may be opened, separated by commas.",
         ),
     ] = "",
 ) -> None:
-    """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
+    """Run Dagster: its page, schedules, sensors and alerts, until stopped."""
     _must_have_dagster()
-    if part is not Part.daemon:
+    if part is not Process.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
 
@@ -506,7 +531,7 @@ def _must_have_dagster() -> None:
 
 
 def _must_be_free(host: str, port: int) -> None:
-    """Dagster would notice only after a minute, and its other processes go on without the page."""
+    """Check the port first: Dagster would notice only after a minute, and its other processes would go on without the page."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -514,8 +539,8 @@ def _must_be_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise FinegrainError(
-            f"port {port} of {host} cannot be listened on: {(error.strerror or str(error)).lower()}; "
-            f"is something running there? Name another with --port, as in --port {port % 65535 + 1}"
+            f"cannot listen on port {port} of {host}: {(error.strerror or str(error)).lower()}; "
+            f"is something running there? Choose another port, as in --port {port % 65535 + 1}"
         ) from None
 
 
@@ -526,7 +551,7 @@ def demo(
     ] = DemoData.simulated,
     events: Annotated[int, typer.Option(help="Size of the simulated shop.")] = 50_000,
 ) -> None:
-    """The whole way, from raw files to published features, and an account of it."""
+    """Run everything once, from raw files to published features, and print a report."""
     from orchestration.cli.demo import demo as run
 
     if not run(data.value, events=events):
@@ -541,7 +566,7 @@ def rates_update(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring in the reference rates of the European Central Bank that are new or changed."""
+    """Load new and changed reference rates of the European Central Bank."""
     from orchestration.ingest.rates import update
 
     done = update(origin)
@@ -549,8 +574,8 @@ def rates_update(
         console.show_json(done.as_dict())
         return
     console.out().print(
-        f"{done.new:,} new rates and {done.changed:,} changed ones landed, {done.unchanged:,} were there: {done.currencies} currencies "
-        f"of {done.days:,} days up to {done.newest}, in {done.seconds:.1f} s; the lake is at snapshot {done.snapshot}"
+        f"{done.new:,} new and {done.changed:,} changed rates landed, {done.unchanged:,} unchanged: {done.currencies} currencies, "
+        f"{done.days:,} days up to {done.newest}, in {done.seconds:.1f} s; the lake is at snapshot {done.snapshot}"
     )
 
 
@@ -584,9 +609,9 @@ def bench_cleaning(
 
 
 def _is_number(given: float | None) -> float | None:
-    """Bounds let NaN through."""
+    """Reject NaN, which the range checks let through."""
     if given is not None and math.isnan(given):
-        raise typer.BadParameter("nan is no number")
+        raise typer.BadParameter("nan is not a number")
     return given
 
 
@@ -598,18 +623,18 @@ def lake_maintain(
             min=0.05,
             max=36_500,
             callback=_is_number,
-            help="Snapshots younger than so many days stay: longer than anybody reads, who would miss rows of one that expires.",
+            help="Keep snapshots for this many days. Use more than the longest query takes, since it loses rows if its snapshot expires.",
         ),
     ] = 7.0,
     every: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=1e6, callback=_is_number, metavar="MINUTES", help="Do it again and again, until stopped."
+            min=0.1, max=1e6, callback=_is_number, metavar="MINUTES", help="Repeat at this interval, until stopped."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Merge small files, let old snapshots expire, remove files that nothing names; safe beside loaders and builds."""
+    """Merge small files, expire old snapshots, and remove unreferenced files; safe while loaders and builds run."""
     from orchestration.lake import lake
     from orchestration.warehouse.maintain import maintain
 

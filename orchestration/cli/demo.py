@@ -1,4 +1,4 @@
-"""The demo: raw files, lake, build with its audit, publish, and an account of it all, each step timed."""
+"""`finegrain demo`: load raw files, build, audit, publish and report, with the time of each step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from orchestration.warehouse.publish import publish
 
 
 def demo(data: str, *, events: int) -> bool:
-    """Run the demo on `simulated` (about `events` rows of behaviour) or `completejourney` data, in a home of its own below
-    FINEGRAIN_HOME, so that it never mixes with a shop's own data. False when the audit failed."""
+    """Run the demo on `simulated` (about `events` events) or `completejourney` data, in its own home below FINEGRAIN_HOME, so that it never mixes
+    with real data. Returns False if the audit failed."""
     where = simulated_home() if data == "simulated" else _home(data)
     out = console.out()
     seconds: dict[str, float] = {}
@@ -68,7 +68,7 @@ def simulated_home() -> Settings:
 
 
 def simulated_shop(where: Settings, events: int = 50_000) -> Path:
-    """The folder of the simulated shop's files, made if they are not there."""
+    """The folder with the simulated shop's files, created if needed."""
     shop = where.home / "shop"
     if not (shop / SIMULATION).exists():
         console.err().print(f"making the files of a simulated shop in {_shown(shop)}")
@@ -89,16 +89,16 @@ def _shown(path: Path) -> str:
 
 @contextlib.contextmanager
 def _stage(name: str, seconds: dict[str, float]) -> Iterator[Callable[[str], None]]:
-    """Time a stage; what it has to say is printed when it ends."""
-    told: list[str] = []
+    """Time a stage, and print its messages when it ends."""
+    messages: list[str] = []
     started = time.monotonic()
-    yield told.append
+    yield messages.append
     seconds[name] = time.monotonic() - started
-    console.out().print(f"{name:<9} {seconds[name]:5.1f} s  {' '.join(told)}", markup=False)
+    console.out().print(f"{name:<9} {seconds[name]:5.1f} s  {' '.join(messages)}", markup=False)
 
 
 def _simulate(home: Path, shop: Path, events: int) -> str:
-    """Make the shop's files, unless they are there. Another shop is another lake: the lake never forgets."""
+    """Create the shop's files, unless they exist. A different shop needs a new lake, so the home is deleted first."""
     wanted: dict[str, Any] = {"events": events, "days": 90}
     with contextlib.suppress(OSError, ValueError):
         about = json.loads((shop / SIMULATION).read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The last resort: an error that nobody foresaw is one sentence for the user, and a log for those who can fix it."""
+"""Reports unexpected errors: one sentence for the user, and a log with the stack trace for developers."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ EXIT_CODE: Final = 70
 
 
 def report(error: BaseException) -> int:
-    """Say what happened, with the log that has the stack trace; the exit code. Of what the system refuses (a full disk, a right that is
-    lacking, more memory) that is 2."""
+    """Print what happened and the log with the stack trace. Returns the exit code: 2 for system limits (a full disk, missing permissions, too
+    little memory), otherwise 70."""
     log = _log(error)
     if isinstance(error, MemoryError | duckdb.OutOfMemoryException):
         console.say(
-            f"error: there is not enough memory; FINEGRAIN_MEMORY says how much DuckDB may use, and {log} has more of it"
+            f"error: there is not enough memory; FINEGRAIN_MEMORY limits what DuckDB may use; details are in {log}"
         )
         return 2
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
-        console.say(f"error: {place}{error.strerror}; {log} has more of it")
+        console.say(f"error: {place}{error.strerror}; details are in {log}")
         return 2
     said = (without_secrets(str(error)).strip().splitlines() or [""])[0]
     console.say(
-        f"error: this is a bug of finegrain: {type(error).__name__}"
+        f"error: this is a bug in finegrain: {type(error).__name__}"
         + (f": {said[:300]}" if said else "")
-        + f"; please report it with {log}"
+        + f"; please report it with the log {log}"
     )
     return EXIT_CODE
 
 
 def _log(error: BaseException) -> Path:
-    """Write the stack trace below FINEGRAIN_HOME, else where temporary files are. It may quote data: only its owner may read it."""
+    """Write the stack trace below FINEGRAIN_HOME, or to the folder for temporary files. It may contain data, so only the owner can read it."""
     text = without_secrets("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace").decode()
     now = datetime.now(UTC)
     head = (

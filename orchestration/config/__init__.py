@@ -1,1 +1,1 @@
-"""Where things are, and files of settings."""
+"""Settings: paths and limits from the environment, and YAML configuration files."""

@@ -1,4 +1,4 @@
-"""Where what is published is."""
+"""Paths of the published marts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ DATABASE: Final = "finegrain.duckdb"
 
 
 def current(where: Settings | None = None) -> Path | None:
-    """The folder of the published version; None when nothing is published."""
+    """The folder of the current published version; None if nothing is published."""
     link = (where or settings()).published / "current"
     return link.resolve() if link.exists() else None

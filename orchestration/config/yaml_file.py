@@ -1,4 +1,4 @@
-"""YAML that a person wrote, or that something else came to be in its place: read within bounds, or refused in one sentence with its line."""
+"""Safe YAML reading: within size limits, and with one clear error that names the line."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import yaml
 from orchestration.errors import FinegrainError
 from orchestration.errors.console import shown
 
-#: The largest file, in bytes; how deep lists and keys may lie in each other; how many values there may be, an alias counting as all that
-#: it stands for.
+#: Limits: file size in bytes, nesting depth, and number of values (an alias counts as everything it refers to).
 LARGEST: Final = 2**20
 DEEPEST: Final = 40
 MOST: Final = 200_000
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """YAML that is valid, and not for here."""
+    """Valid YAML that is not allowed here."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, but a key given twice is an error (the plain loader drops the first without a word), and so is what cannot be meant."""
+    """A YAML loader that rejects duplicate keys (the plain loader silently drops the first) and likely mistakes."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -35,16 +34,14 @@ class _Loader(yaml.SafeLoader):
         is_alias, before = self.check_event(yaml.AliasEvent), self._count
         self._depth += 1
         if self._depth > DEEPEST:
-            raise _Refused(problem=f"lists and keys lie more than {DEEPEST} deep in each other", problem_mark=mark)
+            raise _Refused(problem=f"lists and keys are nested more than {DEEPEST} levels deep", problem_mark=mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and id(node) not in self._sizes:
-            raise _Refused(problem="an alias stands for what it is a part of", problem_mark=mark)
+            raise _Refused(problem="an alias refers to a value that contains it", problem_mark=mark)
         self._count += self._sizes[id(node)] if is_alias else 1
         if self._count > MOST:
-            raise _Refused(
-                problem=f"there are more than {MOST:,} values, counting what aliases stand for", problem_mark=mark
-            )
+            raise _Refused(problem=f"there are more than {MOST:,} values, with aliases expanded", problem_mark=mark)
         self._sizes.setdefault(id(node), self._count - before)
         return node
 
@@ -52,15 +49,15 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _Refused(problem="a key is a text, not a list or other keys", problem_mark=key.start_mark)
+                raise _Refused(problem="a key must be text, not a list or a mapping", problem_mark=key.start_mark)
             if key.tag == "tag:yaml.org,2002:bool":
                 raise _Refused(
-                    problem=f"YAML reads the key {key.value} as a truth value (so it does yes, no, on and off): "
+                    problem=f"YAML reads the key {key.value} as true or false (also yes, no, on and off): "
                     f'put it in quotes, "{key.value}"',
                     problem_mark=key.start_mark,
                 )
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -77,12 +74,12 @@ class _Loader(yaml.SafeLoader):
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and not value.isascii():
-            try:  # as JSON spells what is beyond the first plane
+            try:  # characters beyond the BMP, as JSON escapes them
                 value = value.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError:
-                raise _Refused(problem="a text holds half of a character", problem_mark=node.start_mark) from None
+                raise _Refused(problem="a text contains half a surrogate pair", problem_mark=node.start_mark) from None
         if isinstance(value, str) and "\0" in value:
-            raise _Refused(problem="a text holds a NUL character", problem_mark=node.start_mark)
+            raise _Refused(problem="a text contains a NUL character", problem_mark=node.start_mark)
         return value
 
 
@@ -92,7 +89,7 @@ def _short(text: object) -> str:
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds; errors call it the `what` file. Raises FinegrainError."""
+    """Read a YAML file; errors call it the `what` file. Raises FinegrainError."""
     name = shown(path)
     try:
         with path.open("rb") as file:
@@ -111,7 +108,7 @@ def read_yaml(path: Path, what: str) -> Any:
         line = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         if re.match("found undefined alias|could not determine a constructor for the tag", problem):
-            problem = "a text that begins with * or ! is in quotes"  # without the text: it may be a password
+            problem = "put a text that begins with * or ! in quotes"  # without the text: it may be a password
         if isinstance(error, yaml.reader.ReaderError):
             line = f" line {content.decode()[: error.position].count(chr(10)) + 1}"
         said = "" if isinstance(error, _Refused) else "this is not valid YAML: "

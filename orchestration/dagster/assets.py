@@ -1,4 +1,4 @@
-"""The assets around dbt's: where rows come from, the lake, what is published, who reads it, and upkeep."""
+"""The assets around dbt's: sources, the lake, published marts, their readers, and maintenance."""
 
 import io
 import json
@@ -30,12 +30,12 @@ _TEAM: Final = [f"team:{DATA_ENGINEERING}"]
 
 def manifest_of(project: DbtProject) -> dict[str, Any]:
     """dbt's manifest."""
-    told: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
-    return told
+    manifest: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
+    return manifest
 
 
 def systems(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
-    """The shop's own systems. Dagster has no hand in them."""
+    """The shop's own systems, which Dagster does not control."""
     return [
         dg.AssetSpec(
             ["systems", each.name],
@@ -49,12 +49,12 @@ def systems(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
 
 
 def loaders(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
-    """The loaders of streams: services of their own, which Dagster watches and never starts."""
+    """The stream loaders: separate services, which Dagster monitors but never starts."""
     return [
         dg.AssetSpec(
             loader_key(each, table),
             deps=[["systems", each.name]],
-            description=f"`finegrain stream {each.path.name} {table}`: a service that runs outside. Its lag and state are told here.",
+            description=f"`finegrain stream {each.path.name} {table}`: a service that runs outside. Its lag and state are shown here.",
             group_name="loaders",
             kinds=set(kinds),
             owners=_TEAM,
@@ -70,7 +70,7 @@ def loader_key(connection: Connection, table: str) -> dg.AssetKey:
 
 
 def connector(connection: Connection) -> dg.AssetsDefinition:
-    """Brings in what is new of one system's tables, resources and files."""
+    """Loads new rows of one system's tables, resources and files."""
 
     @dg.asset(
         key=["connectors", connection.name],
@@ -119,8 +119,8 @@ def _landed(done: IngestReport) -> dict[str, int]:
 def lake_tables(
     manifest: Mapping[str, Any], project: DbtProject, translator: Translator, shop: Sequence[Connection], rules: Rules
 ) -> list[dg.AssetSpec]:
-    """dbt's sources: the lake's tables, which connectors and loaders fill (the sensor `lake` sees what came in), and what builds keep
-    about themselves."""
+    """dbt's sources: the lake's tables, which connectors and loaders fill (the sensor `lake` reports arrivals), and what builds keep about
+    themselves."""
     specs = []
     for unique_id, node in manifest["sources"].items():
         table, is_lake = node["name"], node["source_name"] == LAKE
@@ -149,7 +149,7 @@ def _within(hours: float | None) -> dg.FreshnessPolicy | None:
 def published(
     manifest: Mapping[str, Any], project: DbtProject, translator: Translator, rules: Rules
 ) -> dg.AssetsDefinition:
-    """The marts as readers see them: all of them swap in one step, and only after every test has passed."""
+    """The published marts: all are replaced in one step, and only after every test has passed."""
     marts = {
         node["name"]: (translator.get_asset_spec(manifest, unique_id, project), node)
         for unique_id, node in manifest["nodes"].items()
@@ -211,7 +211,7 @@ def _column_lineage(traced: Lineage | None) -> dict[str, Any]:
 
 
 def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
-    """Who reads what is published: dbt's exposures, the feature store among them."""
+    """The readers of the published marts: dbt's exposures, including the feature store."""
     return [
         dg.AssetSpec(
             ["consumers", node["name"]],
@@ -234,7 +234,7 @@ def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
     group_name="upkeep",
     kinds={"ducklake"},
     owners=_TEAM,
-    description="`finegrain lake maintain`: small files are merged, old snapshots expire, files that nothing names are removed.",
+    description="`finegrain lake maintain`: merges small files, expires old snapshots and removes unreferenced files.",
 )
 def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """Runs beside loaders and builds."""
@@ -251,21 +251,21 @@ def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     group_name="upkeep",
     kinds={"python"},
     owners=_TEAM,
-    description="`finegrain report`: what came in, what became of it, what the marts hold.",
+    description="`finegrain report`: what was loaded, what became of it, and what the marts contain.",
 )
 def report() -> dg.MaterializeResult[Any]:
     """Counts of rows only; the sample of customers that the command shows stays out of Dagster."""
     with clear():
-        told = account()
+        report = account()
     page = console.plain(io.StringIO(), width=110)
-    replace(told, sample=[]).show(page)
+    replace(report, sample=[]).show(page)
     text = page.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO from above
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.md(f"```\n{text}\n```"),
-            "built_from": told.built_from,
-            "as_of": told.as_of,
-            "dead_letters": sum(told.dead_letters.values()),
+            "built_from": report.built_from,
+            "as_of": report.as_of,
+            "dead_letters": sum(report.dead_letters.values()),
         }
     )
 

@@ -1,4 +1,4 @@
-"""What starts runs: schedules by the clock, and a sensor by what arrived. Decisions are plain functions of what was seen."""
+"""What starts runs: schedules, and a sensor for arrivals in the lake. Decisions are pure functions of the state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNDER_WAY: Final = [
 
 @dataclass(frozen=True)
 class Policy:
-    """When a build is worth it: so many rows came, or the first of them waits so long."""
+    """When to build: after this many new rows, or when the first of them has waited this long."""
 
     rows: int = 10_000
     wait: timedelta = timedelta(minutes=15)
@@ -38,7 +38,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Waiting:
-    """What the last build that was asked for had seen (`snapshot`, `rows`; of an empty lake -1 and 0), and since when newer rows wait."""
+    """The state at the last requested build (`snapshot`, `rows`; -1 and 0 for an empty lake), and since when newer rows have been waiting."""
 
     snapshot: int = -1
     rows: int = 0
@@ -48,9 +48,9 @@ class Waiting:
     def read(cls, cursor: str | None) -> Waiting:
         """What `write` wrote; nothing seen yet for a cursor that is not there or not ours."""
         try:
-            told = json.loads(cursor or "{}")
-            since = told.get("since")
-            return cls(int(told["snapshot"]), int(told["rows"]), datetime.fromisoformat(since) if since else None)
+            stored = json.loads(cursor or "{}")
+            since = stored.get("since")
+            return cls(int(stored["snapshot"]), int(stored["rows"]), datetime.fromisoformat(since) if since else None)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
@@ -61,7 +61,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to build now, in words why, and what to remember."""
+    """Whether to build now, the reason, and the state to keep."""
 
     build: bool
     reason: str
@@ -71,8 +71,8 @@ class Decision:
 def decide(
     now: datetime, arrived: Mapping[str, Arrived], waiting: Waiting, *, is_building: bool, policy: Policy
 ) -> Decision:
-    """Whether what has arrived since the last build is worth one. `arrived` is by raw table. While a build is under way nothing is
-    asked for: what comes meanwhile is seen to after it."""
+    """Whether enough has arrived since the last build. `arrived` is by raw table. No build is requested while one is running; rows that arrive
+    meanwhile are considered after it."""
     newest = max((each.snapshot for each in arrived.values()), default=-1)
     rows = sum(each.rows for each in arrived.values())
     if newest == waiting.snapshot:
@@ -82,13 +82,13 @@ def decide(
     since = min(waiting.since or now, now)  # the clock may have been put back
     came = rows - waiting.rows
     waits = Waiting(waiting.snapshot, waiting.rows, since)
-    told = f"{came:,} rows wait since {since:%H:%M:%S} UTC"
+    reason = f"{came:,} rows wait since {since:%H:%M:%S} UTC"
     if is_building:
-        return Decision(False, f"{told}; a build is under way", waits)
+        return Decision(False, f"{reason}; a build is under way", waits)
     if came < policy.rows and now - since < policy.wait:
         due = since + policy.wait
-        return Decision(False, f"{told}; a build starts at {policy.rows:,} rows, or at {due:%H:%M:%S}", waits)
-    return Decision(True, told, Waiting(newest, rows, None))
+        return Decision(False, f"{reason}; a build starts at {policy.rows:,} rows, or at {due:%H:%M:%S}", waits)
+    return Decision(True, reason, Waiting(newest, rows, None))
 
 
 def policy(environment: Mapping[str, str] = os.environ) -> Policy:
@@ -111,20 +111,20 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def news(arrived: Mapping[str, Arrived], told: Mapping[str, int]) -> dict[str, Arrived]:
-    """The tables into which rows came since `told`, the last snapshot that was told of each."""
-    return {table: each for table, each in sorted(arrived.items()) if told.get(table) != each.snapshot}
+def news(arrived: Mapping[str, Arrived], reported: Mapping[str, int]) -> dict[str, Arrived]:
+    """The tables into which rows came since `reported`, the last reported snapshot of each."""
+    return {table: each for table, each in sorted(arrived.items()) if reported.get(table) != each.snapshot}
 
 
 def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Tells what came into the lake's tables, and asks for a build when that is worth one."""
+    """Reports arrivals in the lake's tables, and requests a build when the policy says so."""
 
     @dg.sensor(
         name="lake",
         job=job,
         minimum_interval_seconds=30,
         default_status=status,
-        description="Asks for a build when enough has arrived in the lake, or has waited long enough.",
+        description="Requests a build when enough rows have arrived in the lake, or have waited long enough.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         where = settings()
@@ -136,17 +136,17 @@ def lake_sensor(job: Any, tables: frozenset[str], status: dg.DefaultSensorStatus
         running = context.instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=UNDER_WAY), limit=1)
         done = decide(
             datetime.now(UTC).replace(tzinfo=None, microsecond=0),
-            {table: each for table, each in arrived.items() if table not in lake.BOOKS or table in ASK_TOO},
+            {table: each for table, each in arrived.items() if table not in lake.BOOKKEEPING or table in ASK_TOO},
             Waiting.read(cursor.get("waiting")),
             is_building=bool(running),
             policy=policy(),
         )
         came = news(arrived, cursor.get("told", {}))
-        told = {table: each.snapshot for table, each in arrived.items()}
+        reported = {table: each.snapshot for table, each in arrived.items()}
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=_key(arrived))] if done.build else [],
             skip_reason=None if done.build else done.reason,
-            cursor=json.dumps({"waiting": done.waiting.write(), "told": told}),
+            cursor=json.dumps({"waiting": done.waiting.write(), "told": reported}),
             asset_events=[
                 dg.AssetMaterialization(
                     ["lake", table],
@@ -171,7 +171,7 @@ def _key(arrived: Mapping[str, Arrived]) -> str:
 
 def _cursor(text: str | None) -> dict[str, Any]:
     try:
-        told = json.loads(text or "{}")
+        stored = json.loads(text or "{}")
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return stored if isinstance(stored, dict) else {}

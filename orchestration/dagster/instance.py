@@ -1,4 +1,4 @@
-"""Dagster's settings, and its processes."""
+"""Writes Dagster's configuration and starts its processes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ STORAGE: Final = "FINEGRAIN_DAGSTER_STORAGE"
 
 
 def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Write `dagster.yaml` into `home`. Raises FinegrainError where the storage is none that Dagster has."""
-    told = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
+    """Write `dagster.yaml` into `home`. Raises FinegrainError if Dagster does not support the storage."""
+    config = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
     storage = environment.get(STORAGE, "")
     if storage:
         try:
@@ -41,34 +41,34 @@ def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> P
             fine = False
         if not fine:
             raise FinegrainError(
-                f"{STORAGE} is no address of PostgreSQL (is a password with @, / or : spelled %40, %2F, %3A?); "
+                f"{STORAGE} is not a PostgreSQL address (is @, / or : in the password written as %40, %2F or %3A?); "
                 "write postgresql://user:password@host:5432/database"
             )
         keep_secrets_of(storage)
         # By name: the address holds a password.
-        told["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
+        config["storage"] = {"postgres": {"postgres_url": {"env": STORAGE}}}
     try:
         home.mkdir(parents=True, exist_ok=True)
         path = home / "dagster.yaml"
         with scratch(home, ".draft-") as folder:
             draft = folder / path.name
             draft.write_text(
-                "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(told)
+                "# Written by `finegrain dagster` from orchestration/dagster/dagster.yaml.\n" + yaml.safe_dump(config)
             )
             draft.replace(path)
     except OSError as error:
         raise FinegrainError(
-            f"{error.filename}: this cannot be written: {error.strerror}; DAGSTER_HOME says where Dagster keeps its own"
+            f"{error.filename}: cannot write here: {error.strerror}; set DAGSTER_HOME to a folder that can be written"
         ) from None
     return path
 
 
 def end_what_was_left(instance: DagsterInstance) -> list[str]:
-    """Tell that runs are over whose process went with an earlier daemon (a power cut, `kill -9`), and free their places in pools; their ids.
-    Runs are children of the daemon's own process, so as it starts there are none."""
+    """Mark runs as failed whose process died with an earlier daemon (a power cut, `kill -9`), and free their pool slots. Returns their ids. Runs are
+    children of the daemon's own process, so none can be running when it starts."""
     left = instance.get_runs(RunsFilter(statuses=[Status.STARTING, Status.STARTED, Status.CANCELING]))
     for run in left:
-        instance.report_run_failed(run, "the process of this run ended with that of Dagster")
+        instance.report_run_failed(run, "the process of this run died with the Dagster daemon")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in left]
 
@@ -102,7 +102,7 @@ def start(
         }
     )
     write_settings(home)
-    # A project or a mapping that cannot be read is told here, and not by a page without assets.
+    # A project or a mapping that cannot be read is reported here, not as a page without assets.
     read_rules()
     connections()
     dbt_project()

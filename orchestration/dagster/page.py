@@ -1,5 +1,5 @@
-"""Dagster's webserver behind a guard. Dagster asks nobody who they are, and starts jobs by GET: any page that a browser has open could do
-so on loopback, by an image or a form, or by a name that it makes lead there (DNS rebinding).
+"""Dagster's webserver with protection against requests from other sites. Dagster has no login, and starts jobs by GET. So any web page open in a
+browser could start jobs on loopback, with an image or a form, or by DNS rebinding.
 
 `python -m orchestration.dagster.page webserver …` and `… dev …` take the arguments of `dagster-webserver` and `dagster dev`.
 """
@@ -72,19 +72,19 @@ class Guard:
         if host is None or not (host in self._hosts or host == _connected(scope)):
             return (
                 403,
-                f"finegrain: this page is not asked for by this name (Host); --allow-host or {HOSTS} names others",
+                f"finegrain: this host name is not allowed (Host); add it with --allow-host or {HOSTS}",
             )
         for origin in origins:
             if not self._is_own(origin, hosts[0]):
-                return 403, "finegrain: a page of another site asks for this (Origin), and is refused"
+                return 403, "finegrain: requests from pages of other sites are refused (Origin)"
         method = scope.get("method", "GET")  # a websocket's is GET
         changes = scope["type"] == "websocket" or method not in ("GET", "HEAD")
         if (changes or _is_graphql(scope)) and set(headers.get("sec-fetch-site", [])) & {"cross-site", "same-site"}:
-            return 403, "finegrain: a page of another site asks for this (Sec-Fetch-Site), and is refused"
+            return 403, "finegrain: requests from pages of other sites are refused (Sec-Fetch-Site)"
         if scope["type"] == "websocket":
             return None
         if method in ("GET", "HEAD") and _is_graphql(scope) and not _only_asks(scope["query_string"]):
-            return 405, "finegrain: a GET changes nothing; send GraphQL by POST, as application/json"
+            return 405, "finegrain: GET requests may not change anything; send GraphQL by POST, as application/json"
         kinds = headers.get("content-type", [])
         if method == "POST" and (len(kinds) != 1 or kinds[0].partition(";")[0].strip().lower() not in _TYPES):
             return 415, "finegrain: send it as application/json"

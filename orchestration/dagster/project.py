@@ -1,4 +1,4 @@
-"""The dbt project as assets: every seed, model and snapshot is one, every data test an asset check."""
+"""The dbt project as Dagster assets: every seed, model and snapshot is an asset, every data test an asset check."""
 
 import contextlib
 import hashlib
@@ -67,7 +67,7 @@ def _fingerprint() -> str:
 
 
 def dbt_project() -> DbtProject:
-    """The project with its manifest, parsed anew when a file of it has changed since. Raises FinegrainError."""
+    """The project with its manifest, parsed again when a file of it has changed. Raises FinegrainError."""
     target = dagster_home() / "dbt"
     project = DbtProject(project_dir=PROJECT, profiles_dir=PROJECT, target_path=target)
     mark, fingerprint = target / "parsed", _fingerprint()
@@ -93,7 +93,7 @@ def dbt_resource(project: DbtProject) -> DbtCliResource:
 
 @contextlib.contextmanager
 def clear() -> Iterator[None]:
-    """What finegrain refuses ends a step with its one sentence, and no stack trace."""
+    """Turn FinegrainError into a failed step with its message and no stack trace."""
     try:
         yield
     except FinegrainError as error:
@@ -133,7 +133,7 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
     # Not where the manifest is, which others read while dbt writes its own.
     target = dagster_home() / "dbt" / "run"
     done = dbt.cli(asked, context=context, target_path=target, raise_on_error=False)
-    # dbt lets nobody else into the warehouse while it runs, so what the tables hold is told when it has ended.
+    # dbt lets nobody else into the warehouse while it runs, so what the tables hold is reported when it has ended.
     try:
         events = list(done.stream())
     except dg.DagsterExecutionInterruptedError:
@@ -147,7 +147,7 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
             yield _completed(event, con, nodes)
     if failed:
         raise dg.Failure(
-            f"the audit failed, and what is published stays as it is: {', '.join(failed)}", allow_retries=False
+            f"the audit failed, and the published marts are unchanged: {', '.join(failed)}", allow_retries=False
         )
     if not passed:
         raise dg.Failure(scrub(_last_words(done.get_error())))
@@ -189,23 +189,26 @@ def _completed(event: Any, con: duckdb.DuckDBPyConnection | None, nodes: Mapping
         return event
     node = nodes[_unique_id(event)]
     table = f"{identifier(node['schema'])}.{identifier(node['alias'])}"
-    told: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     with contextlib.suppress(
         duckdb.CatalogException
     ):  # a test that does not keep its rows, or a model that was dropped since
         if isinstance(event, dg.AssetCheckResult):
             if not event.passed:
-                told = {"sample": dg.JsonMetadataValue([mask(row) for row in first_rows(con, table)]), "kept_in": table}
+                metadata = {
+                    "sample": dg.JsonMetadataValue([mask(row) for row in first_rows(con, table)]),
+                    "kept_in": table,
+                }
         elif isinstance(event, dg.Output):
-            told = {"dagster/column_schema": _columns(con, node)}
+            metadata = {"dagster/column_schema": _columns(con, node)}
             if node["config"]["materialized"] != "view":  # a view's would have to be worked out
                 [(rows,)] = con.execute(f"select count(*) from warehouse.{table}").fetchall()
-                told["dagster/row_count"] = rows
-    if not told:
+                metadata["dagster/row_count"] = rows
+    if not metadata:
         return event
     if isinstance(event, dg.Output):
-        return event.with_metadata({**event.metadata, **told})
-    return event._replace(metadata={**event.metadata, **told})
+        return event.with_metadata({**event.metadata, **metadata})
+    return event._replace(metadata={**event.metadata, **metadata})
 
 
 def _columns(con: duckdb.DuckDBPyConnection, node: Mapping[str, Any]) -> dg.TableSchema:

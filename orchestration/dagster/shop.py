@@ -1,4 +1,4 @@
-"""What the shop's mappings connect: systems, connectors, loaders, and the lake's tables that they fill."""
+"""What the shop's mappings connect: source systems, connectors, loaders, and the raw tables they fill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong now, as Dagster, the lake, what is published and the loaders tell it; alerts.py tells it on."""
+"""Collects current problems from Dagster, the lake, the published marts and the loaders; alerts.py sends them."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def failed_checks(
         # While a run is under way, it is only planned.
         if not isinstance(evaluation, dg.AssetCheckEvaluation) or evaluation.passed:
             continue
-        told: dict[str, Any] = {name: value.value for name, value in evaluation.metadata.items()}
-        rows = told.get("dagster_dbt/failed_row_count")
+        metadata: dict[str, Any] = {name: value.value for name, value in evaluation.metadata.items()}
+        rows = metadata.get("dagster_dbt/failed_row_count")
         asset = key.asset_key.to_user_string()
         found.append(
             Problem(
@@ -87,7 +87,7 @@ def failed_checks(
                 owner=owners.get(key.asset_key, DATA_ENGINEERING),
                 text=f"The check {key.name} of {asset} failed" + (f": {rows} rows" if rows else ""),
                 link=f"{base()}/assets/{'/'.join(quote(part) for part in key.asset_key.path)}?view=checks",
-                sample=tuple(told.get("sample") or ()),
+                sample=tuple(metadata.get("sample") or ()),
                 state=evaluation.severity.value,
             )
         )
@@ -109,7 +109,7 @@ def loaders() -> dict[str, Loader | None]:
 
 
 def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
-    """Looks once a minute, and tells what is new, what changed, and what is over."""
+    """Checks once a minute, and reports new, changed and resolved problems."""
     streams = {
         place.entry.stream.place: loader_key(each, place.table)
         for each in shop
@@ -162,7 +162,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             except (FinegrainError, duckdb.Error) as error:
                 # What cannot be looked at is neither well nor ill.
                 context.log.warning(f"could not look at {' and '.join(kinds)}: {alerts.scrub(str(error))}")
-        told = alerts.tell(
+        outcome = alerts.tell(
             problems,
             looked=looked,
             rules=rules,
@@ -170,10 +170,10 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             now=now,
             where=where,
         )
-        for each in told.undelivered:
+        for each in outcome.undelivered:
             context.log.error(each)
         return dg.SensorResult(
-            skip_reason=f"{len(problems)} problems; {told}",
+            skip_reason=f"{len(problems)} problems; {outcome}",
             asset_events=[
                 dg.AssetObservation(streams[loader.place], metadata=_figures(loader))
                 for loader in seen.values()

@@ -1,5 +1,5 @@
-"""The one kind of error a user sees: a sentence that names the file, the field and what to do. It holds no secret, whoever wrote it:
-servers, drivers and libraries quote the addresses and settings that they are given."""
+"""Errors that are shown to the user: one sentence that names the file, the field and the fix. Secrets are removed from the text, because
+servers, drivers and libraries quote the addresses and settings they were given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from typing import ClassVar, Final
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-#: What stands for a secret.
+#: What a secret is replaced with.
 HIDDEN: Final = "…"
 #: Names of settings, parameters and variables whose values are secrets, as a regular expression.
 SECRET: Final = (
@@ -17,23 +17,23 @@ SECRET: Final = (
 )
 _NAMED: Final = rf"(?<![a-z])(?:[a-z0-9]+[._-])*(?:{SECRET})(?:[._-]id)?(?![a-z])"
 _SECRET_NAME: Final = re.compile(rf"(?:^|[._-])(?:\w*?(?:{SECRET})|key)$", re.IGNORECASE)
-#: An address, up to what cannot be part of one; a password may hold anything but a space.
+#: A URL. It ends at a space or quote; a password may contain anything else.
 _ADDRESS: Final = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<rest>[^\s\"'<>]+)", re.IGNORECASE)
 _QUERY: Final = re.compile(r"([?&;][^=&?#\s]+=)[^&#\s\"')\]},;]+")
 _VALUE: Final = r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\""
-#: `password=x`, `password:x`, `"password": "x"`; a name that is only mentioned is followed by other text.
+#: `password=x`, `password:x`, `"password": "x"`. A name without a value is left alone.
 _PAIRS: Final = re.compile(
     rf"(?P<name>{_NAMED})(?:(?P<sign>\s*=\s*|:)(?:{_VALUE}|[^\s,;&'\"}})\]]+)|(?P<json>[\"']\s*:\s*)(?:{_VALUE}))",
     re.IGNORECASE,
 )
 _SCHEMES: Final = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE)
 
-#: What addresses begin with whose users are no secrets.
+#: URL schemes in which the user name is not a secret.
 _DATABASES: Final = ("postgres", "mysql", "mariadb")
 
-#: Passwords of servers for tries, which are words of our own sentences.
+#: Passwords of test servers that are also ordinary words in our messages.
 _NO_SECRETS: Final = {"finegrain", "password", "secret", "test", "user"}
-#: Values that are known to be secret.
+#: Values known to be secret.
 _known: set[str] = set()
 
 
@@ -43,21 +43,21 @@ def is_secret(name: str) -> bool:
 
 
 def keep_secret(*values: str) -> None:
-    """Let `without_secrets` hide these values, however they are spelled in an address. Ones of less than four letters cannot be told
-    from other text."""
+    """Have `without_secrets` hide these values, also in their URL-encoded forms. Values shorter than four characters are ignored: they would
+    match ordinary text."""
     for value in values:
         spelled = (value, value.strip(), unquote(value), quote(value, safe=""), quote(value), quote_plus(value))
         _known.update(each for each in spelled if len(each) >= 4)
 
 
 def keep_secrets_of(address: str) -> None:
-    """Let `without_secrets` hide the password of an address, a user name that comes without one, and values of its query; also where
-    the address is no address."""
+    """Have `without_secrets` hide the password of a URL, a user name given without a password, and secret values in its query. Also works on
+    text that is not a valid URL."""
     before, at, _ = address.partition("://")[2].rpartition("@") if "://" in address else address.rpartition("@")
     user, colon, password = before.partition(":")
     if at:
         keep_secret(password if colon else user)
-        if not re.search("://", address):  # who knows which part is which
+        if not re.search("://", address):  # cannot tell which part is the password
             keep_secret(*re.split("[:/@]", before))
     try:
         pairs = parse_qsl(urlsplit(address).query)
@@ -69,7 +69,7 @@ def keep_secrets_of(address: str) -> None:
 def _address(found: re.Match[str]) -> str:
     scheme, rest = found["scheme"], found["rest"]
     server = rest.partition("/")[0]
-    # After the server of such an address an @ is none of credentials; one whose port is no number has a password with a slash.
+    # In http and s3 URLs an @ after the host is part of the path. If the port is not a number, the password contains a slash.
     is_plain = "@" in server or re.fullmatch(r"([^:@]*|\[[^\]]*\])(:\d*)?", server)
     end = len(server) if scheme.lower() in ("http://", "https://", "s3://") and is_plain else len(rest)
     before, _, after = rest[:end].rpartition("@")
@@ -78,8 +78,8 @@ def _address(found: re.Match[str]) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """`text` without what follows names of secrets, without credentials and values in the query of addresses, and without values
-    that `keep_secret` or a variable of such a name (PGPASSWORD, AWS_SECRET_ACCESS_KEY) holds."""
+    """`text` with secrets replaced: values after secret-looking names, credentials and query values in URLs, values given to `keep_secret`,
+    and values of environment variables with secret-looking names (PGPASSWORD, AWS_SECRET_ACCESS_KEY)."""
     named = [name for name in os.environ if is_secret(name) and name not in ("PWD", "OLDPWD")]
     variables = {value for name in named if len(value := os.environ[name]) >= 6}
     for secret in sorted((_known | variables) - _NO_SECRETS, key=len, reverse=True):
@@ -91,19 +91,19 @@ def without_secrets(text: str) -> str:
 
 
 class SafeError(Exception):
-    """An error whose text holds no secret."""
+    """An error whose text contains no secrets."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(without_secrets(text))
 
 
 class FinegrainError(SafeError):
-    """Something the user can correct. The command line prints the message alone and exits with 2."""
+    """An error the user can fix. The command line prints only the message and exits with code 2."""
 
     exit_code: ClassVar[int] = 2
 
 
 class Unavailable(FinegrainError):
-    """A server that finegrain needs does not answer now, and may later (EX_TEMPFAIL of sysexits.h). A loader waits for it."""
+    """A server that finegrain needs is temporarily unavailable (EX_TEMPFAIL of sysexits.h). A loader waits and retries."""
 
     exit_code = 75

@@ -1,7 +1,7 @@
-"""What a person sees: a bar on a terminal, plain lines elsewhere, nothing when a program asked for JSON.
+"""Console output: progress bars on a terminal, plain lines elsewhere, and JSON for programs.
 
-Progress goes to stderr, results to stdout, so that either can be piped. All that is printed goes through here, since names, values and
-what servers say are others' words: nothing of it is markup, and what a terminal would obey is shown by its number, as in `\\x1b`.
+Progress goes to stderr and results to stdout, so that either can be piped. All output goes through this module, because names, values and
+server messages are untrusted text: none of it is treated as markup, and control characters are escaped, as in `\\x1b`.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.segment import Segment
 from rich.text import Text
 
-#: Called with (work done, what is in hand); the total is in the units of the work.
+#: Called with (work done since the last call, current item). Work is in the units of the total.
 Advance = Callable[[float, str], None]
 
 
 def out() -> Console:
-    """Standard output as it is now. Off a terminal lines are as long as they are, for grep."""
+    """A console on the current standard output. Lines are not wrapped when it is not a terminal, so that grep works."""
     wide = None if sys.stdout.isatty() else 160
     return plain(sys.stdout, width=wide, soft_wrap=not sys.stdout.isatty())
 
 
 def err() -> Console:
-    """Standard error as it is now."""
+    """A console on the current standard error."""
     return plain(sys.stderr, soft_wrap=True)
 
 
-#: What is shown as Python writes it, and not by its number.
+#: Characters with a short escape.
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: In a JSON text of ASCII: a character of two escapes, the half of one, or any other escape.
+#: Escapes in ASCII JSON: a surrogate pair, a lone surrogate, or any other escape.
 _ESCAPES: Final = re.compile(r"\\(?:u(?:d[89ab]..\\ud[c-f]..|(?P<half>d[89a-f]..)|....)|[^u])")
 
 
 def shown(text: object, keep: str = "") -> str:
-    """A name or another text from outside as one line that no terminal obeys: what is not printable is escaped, but for `keep`. A byte
-    of a file's name that is no text is shown as such."""
+    """Untrusted text as one safe line: characters that are not printable are escaped, except those in `keep`. Bytes of a file name that are not
+    valid UTF-8 are shown as hex escapes."""
     text = str(text)
     if text.isprintable():
         return text
@@ -57,7 +57,7 @@ def _number(character: str) -> str:
 
 
 class _Plain(Console):
-    """A console that prints no control characters but its own."""
+    """A console that escapes all control characters except its own."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(shown(text, keep="\n\t"), **options)
@@ -69,17 +69,17 @@ class _Plain(Console):
 
 
 def plain(file: TextIO, **options: Any) -> Console:
-    """A console on which text is what it is: a name may hold `[red]` or `:cat:`. Styles are given by `style=` and Text."""
+    """A console without markup: a name may contain `[red]` or `:cat:`. Set styles with `style=` or Text."""
     return _Plain(file=file, markup=False, emoji=False, highlight=False, **options)
 
 
 def say(line: str) -> None:
-    """A line on standard error, at once."""
+    """Print a line on standard error and flush it."""
     print(shown(line), file=sys.stderr, flush=True)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """A JSON document of ASCII. Halves of characters, which programs refuse, are spelled as `shown` shows them."""
+    """`value` as ASCII JSON. Lone surrogates, which many JSON parsers reject, are escaped as `shown` does."""
     text = json.dumps(value, indent=indent, default=str)
     if "\\ud" not in text:
         return text
@@ -87,13 +87,13 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 
 def show_json(value: Any, indent: int | None = 2) -> None:
-    """One JSON document on stdout; without `indent`, one line."""
+    """Print one JSON document on stdout; on one line without `indent`."""
     print(as_json(value, indent), flush=True)
 
 
 @contextmanager
 def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advance]:
-    """Follow work of `total` units: `with progress(…) as advance: advance(done, "file x")`."""
+    """Show the progress of `total` units of work: `with progress(…) as advance: advance(done, "file x")`."""
     if quiet:
         yield lambda done, what: None
         return
@@ -108,15 +108,15 @@ def progress(title: str, total: float, *, quiet: bool = False) -> Iterator[Advan
             task = bar.add_task(title, total=max(total, 1e-9))
             yield lambda done, what: bar.update(task, advance=done, description=shown(f"{title} {what}"))
         return
-    started = told = time.monotonic()
+    started = reported = time.monotonic()
     reached = 0.0
 
-    def follow(done: float, what: str) -> None:
-        nonlocal told, reached
+    def advance(done: float, what: str) -> None:
+        nonlocal reported, reached
         reached += done
-        if time.monotonic() - told >= 5:
-            told = time.monotonic()
+        if time.monotonic() - reported >= 5:
+            reported = time.monotonic()
             share = 100 * reached / max(total, 1e-9)
-            say(f"{title} {what}: {share:.0f} % after {told - started:.0f} s")
+            say(f"{title} {what}: {share:.0f} % after {reported - started:.0f} s")
 
-    yield follow
+    yield advance

@@ -1,9 +1,9 @@
-"""What Ctrl-C and SIGTERM do to a command: the work in hand ends in order, one line says what is true then, and the exit code is 128 and
-the signal's number.
+"""Graceful shutdown on Ctrl-C and SIGTERM: running work stops, one line reports the resulting state, and the exit code is 128 plus the
+signal number.
 
-The signal becomes an exception in the main thread, so transactions roll back, locks are released and drafts are removed on
-the way out. Queries of other threads (dbt's) are interrupted. Whatever does not end is ended after a while: nothing
-depends on an orderly end, since all that lands or is published does so in one step.
+The signal becomes an exception in the main thread, so transactions roll back, locks are released and temporary files are removed.
+Queries in other threads (dbt's) are interrupted. Anything still running after a grace period is killed. That is safe, because loading
+and publishing are atomic.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from typing import Any, Final, Protocol
 
 from orchestration.errors import console
 
-#: Seconds that are given to an orderly end.
+#: Grace period in seconds.
 PATIENCE: Final = 15.0
-#: Seconds between two interrupts of queries (after one of them a thread may begin another), and of the main thread, since libraries
-#: swallow some.
+#: Seconds between interrupts. They are repeated, because a thread may start another query after one was interrupted, and libraries swallow
+#: some interrupts in the main thread.
 PAUSE: Final = 0.25
 
 
 class Stopped(KeyboardInterrupt):
-    """What the signal raises. Of the bare KeyboardInterrupt Python notes that one left some `exec`, and then dies by SIGINT whatever the
-    exit code."""
+    """Raised by the signal handler. A bare KeyboardInterrupt would not do: if one leaves an `exec`, Python later kills itself with SIGINT,
+    whatever the exit code."""
 
 
 class Interruptible(Protocol):
-    """A connection of DuckDB."""
+    """A DuckDB connection."""
 
     def interrupt(self) -> None:
-        """End its query."""
+        """Interrupt the running query."""
 
 
 _interruptible: weakref.WeakSet[Interruptible] = weakref.WeakSet()
 
 
 def interruptible(con: Interruptible) -> None:
-    """Note a connection whose queries are to end when the process is stopped. In the main thread DuckDB sees the signal by itself, but
-    what other threads do for the query goes on, and a rollback waits for it."""
+    """Register a connection whose queries are interrupted when the process is stopped. DuckDB notices the signal in the main thread by itself,
+    but its worker threads go on with the query, and a rollback waits for them."""
     _interruptible.add(con)
 
 
 def release_semaphores() -> None:
-    """To be called where a process ends, or becomes another, without Python's own way out: else the semaphores that dbt made stay,
-    and multiprocessing says so on standard error."""
+    """Release multiprocessing's semaphores. Call this before `os._exit` or `exec`; otherwise the semaphores that dbt created leak, and
+    multiprocessing warns about it on standard error."""
     if "multiprocessing.util" in sys.modules:
         sys.modules["multiprocessing.util"]._run_finalizers()
 
 
 @contextlib.contextmanager
 def in_order(left: Callable[[], str]) -> Iterator[None]:
-    """While inside, SIGINT and SIGTERM end the process in order (see above); a second one ends it at once. `left` gives what is
-    true of work that was stopped."""
+    """Shut down gracefully on SIGINT or SIGTERM inside this block (see above); a second signal exits at once. `left` returns the sentence about
+    the state in which stopped work is left."""
     caught: list[int] = []
     main = threading.main_thread().ident or 0
     nudged, over, said = threading.Event(), threading.Event(), threading.Event()
@@ -99,8 +99,8 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a script's `&`
-            with contextlib.suppress(ValueError):  # not the main thread: whoever called hears the signals
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup, or after a script's `&`
+            with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
                 before[number] = signal.signal(number, stop)
     try:
         yield
@@ -119,7 +119,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
 
 
 def _is_ending(error: BaseException | None) -> bool:
-    """Whether the error that is being handled came of a KeyboardInterrupt: then things are being put in order."""
+    """Whether a KeyboardInterrupt is already being handled, so that cleanup is running."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

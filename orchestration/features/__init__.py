@@ -1,1 +1,1 @@
-"""What the published features are, and what they were."""
+"""The feature catalogue, and the history of features by day."""

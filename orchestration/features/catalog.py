@@ -1,6 +1,6 @@
-"""The catalogue of features: what each means (the models' YAML), where it comes from (lineage) and what its values look like.
+"""The feature catalogue: the meaning of each feature (from the models' YAML), its lineage, and statistics of its values.
 
-Nothing here is written by hand: a column that is declared in `models/marts/features/*.yml` is in the catalogue.
+It is generated: every column declared in `models/marts/features/*.yml` is in the catalogue.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from orchestration.warehouse.publish import SCHEMA
 #: Bins of a picture, and its marks from nothing to the fullest bin.
 BINS: Final = 12
 MARKS: Final = "·▁▂▃▄▅▆▇█"
-#: Where more than this share of values is 0, the picture is of the others, and the share is told beside it.
+#: Where more than this share of values is 0, the picture is of the others, and the share of zeros is shown beside it.
 MOSTLY_ZERO: Final = 0.5
-#: Labels that are told of a column of labels.
+#: Number of labels shown for a column of labels.
 LABELS: Final = 3
 #: Of a label, this many characters are shown.
 LONGEST: Final = 30
@@ -145,8 +145,8 @@ class Mart:
     @property
     def nulls(self) -> float | None:
         """The share of nulls over all features."""
-        told = [feature.figures.nulls for feature in self.features if feature.figures]
-        return sum(told) / len(told) if told else None
+        result = [feature.figures.nulls for feature in self.features if feature.figures]
+        return sum(result) / len(result) if result else None
 
     def origin(self, names: Sequence[str]) -> Origin | None:
         """The raw fields of some columns together; None where only the mart's tables are known."""
@@ -184,14 +184,14 @@ class Catalog:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        told = asdict(self)
-        for mart, each in zip(self.marts, told["marts"], strict=True):
+        result = asdict(self)
+        for mart, each in zip(self.marts, result["marts"], strict=True):
             traced = each.pop("lineage") and mart.lineage and mart.lineage.as_dict()
             origins = (traced and traced.pop("columns")) or {}
             each["lineage"] = traced
             for feature in each["features"]:
                 feature["lineage"] = origins.get(feature["name"])
-        return told
+        return result
 
 
 def catalog(
@@ -204,8 +204,8 @@ def catalog(
     quiet: bool = True,
     project: Path = PROJECT,
 ) -> Catalog:
-    """The features of all marts, or of one, or those whose name or meaning has `like` in it, with figures from what is
-    published or, if so asked, from the warehouse. Raises FinegrainError for a mart or a feature that is not there."""
+    """The features of all marts, or of one, or those with `like` in their name or meaning, with statistics from the published marts or from the
+    warehouse. Raises FinegrainError for an unknown mart or feature."""
     where = where or settings()
     marts = declared(project)
     if mart is not None:
@@ -340,9 +340,9 @@ def _figures(con: duckdb.DuckDBPyConnection, table: str, rows: int, features: li
         return {each.name: Figures(nulls=0.0) for each in features}
     asked = ", ".join(_aggregates(each, table) for each in features)
     [answers] = con.execute(f"select {asked} from {table}").fetchall()
-    told = dict(zip((each.name for each in features), answers, strict=True))
-    pictures = _pictures(con, table, [each for each in features if _kind(each.data_type) == "number"], told)
-    return {name: _figure(rows, each, pictures.get(name, "")) for name, each in told.items()}
+    result = dict(zip((each.name for each in features), answers, strict=True))
+    pictures = _pictures(con, table, [each for each in features if _kind(each.data_type) == "number"], result)
+    return {name: _figure(rows, each, pictures.get(name, "")) for name, each in result.items()}
 
 
 def _aggregates(feature: Feature, table: str) -> str:
@@ -373,12 +373,12 @@ def _aggregates(feature: Feature, table: str) -> str:
 
 
 def _pictures(
-    con: duckdb.DuckDBPyConnection, table: str, features: list[Feature], told: Mapping[str, Mapping[str, Any]]
+    con: duckdb.DuckDBPyConnection, table: str, features: list[Feature], result: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
     """The histogram of each column of numbers, all in one pass. One value alone makes no picture."""
     asked: dict[str, tuple[int, str]] = {}
     for each in features:
-        figures = told[each.name]
+        figures = result[each.name]
         without_zeros = figures["zeros"] > MOSTLY_ZERO * figures["there"]
         ends = figures["ends_without_zeros"] if without_zeros else (figures["quantiles"] or [])[1:6:4]
         if not ends or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
@@ -408,23 +408,23 @@ def picture(counts: Mapping[int, int], bins: int = BINS) -> str:
     return "".join(MARKS[math.ceil(counts.get(bin, 0) / most * steps)] for bin in range(bins)) if most else ""
 
 
-def _figure(rows: int, told: Mapping[str, Any], drawn: str) -> Figures:
-    there = told["there"]
+def _figure(rows: int, result: Mapping[str, Any], drawn: str) -> Figures:
+    there = result["there"]
     nulls = 1 - there / rows
     if not there:
         return Figures(nulls)
-    if "quantiles" in told:
-        low, _, p05, median, p95, _, high = told["quantiles"]
-        numbers = {"min": low, "p05": p05, "median": median, "p95": p95, "max": high, "mean": told["mean"]}
-        return Figures(nulls, told["zeros"] / there, numbers, drawn)
-    if "true" in told:
-        return Figures(nulls, true=told["true"] / there)
-    if "ends" in told:
-        first, last = told["ends"]
+    if "quantiles" in result:
+        low, _, p05, median, p95, _, high = result["quantiles"]
+        numbers = {"min": low, "p05": p05, "median": median, "p95": p95, "max": high, "mean": result["mean"]}
+        return Figures(nulls, result["zeros"] / there, numbers, drawn)
+    if "true" in result:
+        return Figures(nulls, true=result["true"] / there)
+    if "ends" in result:
+        first, last = result["ends"]
         return Figures(nulls, moments=(first, last))
-    if "length" in told:
-        return Figures(nulls, mean_length=told["length"])
-    return Figures(nulls, labels={label: n / there for label, n in told["labels"]})
+    if "length" in result:
+        return Figures(nulls, mean_length=result["length"])
+    return Figures(nulls, labels={label: n / there for label, n in result["labels"]})
 
 
 # ---------------------------------------------------------------------------------------------------------- in words
@@ -445,7 +445,7 @@ def _short(label: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share to the percent; what is neither nothing nor everything is never told so."""
+    """A share to the percent; what is neither nothing nor everything is not rounded to that."""
     if 0 < share < 0.01:
         return "<1 %"
     if 0.99 < share < 1:
@@ -470,7 +470,7 @@ def origin_in_words(origin: Origin) -> str:
 
 
 class Letters:
-    """A letter for each set of raw fields that features of a mart come from, given as they are met."""
+    """A letter for each set of raw fields that features of a mart come from, in order of appearance."""
 
     def __init__(self, mart: Mart) -> None:
         self._mart = mart
@@ -485,7 +485,7 @@ class Letters:
         letter = (string.ascii_lowercase[tens - 1] if tens else "") + string.ascii_lowercase[ones]
         return self._given.setdefault(origin, letter)
 
-    def told(self) -> Iterator[tuple[str, str]]:
+    def legend(self) -> Iterator[tuple[str, str]]:
         """Each letter with its raw fields; last, what the mart as a whole is made of."""
         for origin, letter in self._given.items():
             yield letter, origin_in_words(origin)
@@ -494,20 +494,20 @@ class Letters:
             yield "the mart as a whole", f"raw {raw}" + (f"; seeds {seeds}" if seeds else "")
 
 
-def show(told: Catalog, out: Console, *, in_full: bool) -> None:
-    """Print marts for people: a line each or, in full, every feature."""
+def show(result: Catalog, out: Console, *, in_full: bool) -> None:
+    """Print the marts: one line each or, in full, every feature."""
     if in_full:
-        for mart in told.marts:
+        for mart in result.marts:
             _show_mart(mart, out)
     else:
         table = Table("mart", "grain", "features", "rows", "nulls", box=None, pad_edge=False, header_style="dim")
-        for mart in told.marts:
+        for mart in result.marts:
             rows = "" if mart.rows is None else f"{mart.rows:,}"
             nulls = "" if mart.nulls is None else percent(mart.nulls)
             table.add_row(mart.name, mart.grain, str(len(mart.features)), rows, nulls)
         out.print(table)
         out.print("\nOne mart in full: finegrain catalog user_features; some features: --like revenue", style="dim")
-    source = f"figures of {told.read_from}, as of {told.as_of} UTC" if told.read_from else NOT_PUBLISHED
+    source = f"figures of {result.read_from}, as of {result.as_of} UTC" if result.read_from else NOT_PUBLISHED
     out.print(source, style="dim")
 
 
@@ -541,7 +541,7 @@ def _show_mart(mart: Mart, out: Console) -> None:
         )
     out.print(table)
     out.print()
-    for letter, origin in letters.told():
+    for letter, origin in letters.legend():
         out.print(f"{letter}  {origin}", style="dim")
     out.print()
 
@@ -552,24 +552,26 @@ COLUMNS: Final = ("feature", "windows", "meaning", "unit", "type", "null means",
 FIGURES: Final = ("nulls", "min | p05 · median · p95 | max", "distribution")
 
 
-def page(told: Catalog) -> str:
+def page(result: Catalog) -> str:
     """The catalogue as Markdown: a section a mart, a line a measure."""
-    return "\n".join([*_head(told), *(line for mart in told.marts for line in _section(mart))])
+    return "\n".join([*_head(result), *(line for mart in result.marts for line in _section(mart))])
 
 
-def _head(told: Catalog) -> Iterator[str]:
+def _head(result: Catalog) -> Iterator[str]:
     yield "# The features"
     yield ""
     yield "Written by `finegrain catalog --write docs/reference/features.md` from `models/marts/features/*.yml`, not by hand (`make docs` after"
     yield "`make demo`). A feature of your own: [add a feature](../how-to/add-a-feature.md)."
     yield ""
-    if told.read_from is None:
+    if result.read_from is None:
         yield "Nothing is published yet, so there are no figures here."
     else:
         shop = "what is published"
-        if told.shop:
-            shop = f"the simulated shop of `finegrain demo` ({told.shop['events']:,} events, seed {told.shop['seed']})"
-        yield f"Figures are of {shop}, as of {told.as_of} UTC. They are of the longest window of a"
+        if result.shop:
+            shop = (
+                f"the simulated shop of `finegrain demo` ({result.shop['events']:,} events, seed {result.shop['seed']})"
+            )
+        yield f"Figures are of {shop}, as of {result.as_of} UTC. They are of the longest window of a"
         yield "line; the picture is the histogram from the 1st to the 99th percentile, without zeros where most values are 0."
     yield ""
     yield "A letter under *from* names the raw fields, listed below the mart's table: those whose **values** go in (also through"
@@ -578,7 +580,7 @@ def _head(told: Catalog) -> Iterator[str]:
     yield ""
     yield "| mart | one row is | features | rows | nulls |"
     yield "|---|---|---:|---:|---:|"
-    for mart in told.marts:
+    for mart in result.marts:
         rows = "" if mart.rows is None else f"{mart.rows:,}"
         nulls = "" if mart.nulls is None else percent(mart.nulls)
         yield f"| [{mart.name}](#{mart.name}) | {mart.grain} | {len(mart.features)} | {rows} | {nulls} |"
@@ -600,7 +602,7 @@ def _section(mart: Mart) -> Iterator[str]:
     for measure in mart.measures():
         yield _row([*page_cells(measure, letters), *(_figure_cells(measure) if built else ())])
     yield ""
-    for letter, origin in letters.told():
+    for letter, origin in letters.legend():
         yield f"- **{letter}**: {origin}"
     yield ""
 

@@ -1,10 +1,10 @@
-"""The features as of the end of past days. What a feature sees had arrived by its moment, so a day that is made again, from the lake as it
-is by then, comes out as it was.
+"""The history of features: feature marts as of the end of past days. A feature only sees what had arrived by its as-of time, so rebuilding a day
+later gives the same result.
 
     published/history/day=2025-03-31/user_features.parquet …
 
-`history` is a link to a folder in `.history`, of all days. A day is put into a new such folder, which has the other days by hard links; then
-the link moves. So a reader finds every day whenever it looks, as it was or as it is.
+`history` is a link to a folder in `.history` with all days. A new day is written to a new folder, with the other days as hard links; then the link
+moves. So a reader always finds every day, in its previous or its new version.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ LOCK: Final = ".history.lock"
 
 
 def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str, dict[str, int]]:
-    """Make the feature marts as of the end of each of these UTC days; rows by day and mart. They are built in a copy of the warehouse, so
-    what it holds and what is published stay as they are. Raises FinegrainError, and leaves a day as it was that did not pass its tests."""
+    """Build the feature marts as of the end of each of these UTC days; returns rows by day and mart. They are built in a copy of the warehouse, so
+    the warehouse and the published marts are unchanged. Raises FinegrainError if a day does not pass its tests; that day then stays as it was."""
     where = where or settings()
     with one_at_a_time(where.published / LOCK):
         _tidy(where.published)
@@ -44,7 +44,7 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
         copy = replace(where, warehouse=folder / "warehouse.duckdb")
         if where.warehouse.exists():
             with duckdb.connect() as con:
-                warehouse.attach(con, where.warehouse)  # as long as it is attached, nobody writes to it
+                warehouse.attach(con, where.warehouse)  # nobody can write to it while it is attached
                 shutil.copyfile(where.warehouse, copy.warehouse)
         return {day.isoformat(): _features(day, copy, folder) for day in sorted(days)}
 
@@ -55,7 +55,7 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
     done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
     if not done.passed:
         named = ", ".join(node.name for node in done.failed)
-        raise FinegrainError(f"the features of {day} did not pass their tests, and stay as they were: {named}")
+        raise FinegrainError(f"the features of {day} did not pass their tests, so that day was not replaced: {named}")
     draft = folder / "day"
     draft.mkdir()
     rows = {}
@@ -80,7 +80,7 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
 
 
 def _put(draft: Path, published: Path, day: str) -> None:
-    """Put a day in its place. One process at a time."""
+    """Move a finished day into the history. One process at a time."""
     newest = _tidy(published)
     link, tree = published / "history", published / ".history" / str(newest + 1)
     if link.exists():

@@ -1,1 +1,1 @@
-"""From sources into the lake."""
+"""Loading data from files, databases, APIs and streams into the lake."""

@@ -1,7 +1,7 @@
-"""Bring rows of databases and APIs into the lake by a mapping: what is new since the last time, each version of a row once.
+"""`finegrain ingest`: load new rows from databases and APIs into the lake by a mapping, each version of a row once.
 
-Rows are read in lots. A lot is staged and compared with the lake outside of any transaction (`versions`); then one short transaction
-lands its rows and moves the position, so that whatever is killed when, the next run goes on from there.
+Rows are read in batches. A batch is staged and compared with the lake outside of any transaction (`versions`). Then one short transaction
+lands its rows and moves the position. So the process may be killed at any time, and the next run resumes from there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestration.ingest.load import Asked, Entry, FileReport, load
 from orchestration.ingest.stream.run import look as look_at_stream
 from orchestration.lake import lake, shop
 from orchestration.lake.locks import scratch
-from orchestration.lake.positions import Overtaken, Position, Stream, move, positions
+from orchestration.lake.positions import Fenced, Position, Stream, move, positions
 from orchestration.mapping.contracts import IN_RECORD, RAW_TABLES, is_time
 from orchestration.mapping.contracts import columns as columns_of
 from orchestration.mapping.mapping import (
@@ -48,19 +48,19 @@ from orchestration.sources.databases import DatabaseTable
 from orchestration.sources.files import DataFile, look
 from orchestration.sql.text import free_prefix, identifier, quote, timestamp_literal
 
-#: Rows of a lot, if the cursor does not have more of one value.
-LOT: Final = 500_000
-#: What is read again of a table each time, where the mapping does not say: commits may be seen later than their numbers and clocks say.
+#: Rows of a batch; it may have more if many rows share one cursor value.
+BATCH_ROWS: Final = 500_000
+#: Default overlap that is read again on each run: rows may become visible after others with a later cursor value.
 OVERLAPS: Final[dict[str, str | int]] = {"time": "10 minutes", "number": 1000}
-FROM_THE_BEGINNING: Final = "it is read from its beginning, and what the lake has does not land twice"
+FROM_THE_BEGINNING: Final = "it is read from its beginning; rows already in the lake do not land twice"
 _WHOLE: Final = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "HUGEINT")
 
 
 @dataclass
 class TableReport:
-    """One entry's part in an ingest. Of the rows `read`, `landed` are new or changed (`malformed` of them with a reason in `_error`),
-    `unchanged` are in the lake as they are, and the others are left out by `where` or deleted; `deleted` rows are reported as deleted.
-    Of what was there before, `replaced` rows are mapped otherwise now, and `taken_back` ones not at all."""
+    """The result of ingesting one entry. Of the rows `read`, `landed` are new or changed (`malformed` of them with a reason in `_error`),
+    `unchanged` are already in the lake, and the others are filtered by `where` or deleted. `deleted` counts recorded deletions. Of the rows in
+    the lake, a changed mapping has `replaced` some and `taken_back` (removed) others."""
 
     source: str
     table: str
@@ -77,7 +77,7 @@ class TableReport:
 
 @dataclass
 class IngestReport:
-    """What an ingest did. `snapshot` is the lake's newest after it; `seconds` is wall time."""
+    """The result of an ingest. `snapshot` is the lake's newest after it; `seconds` is wall time."""
 
     tables: list[TableReport]
     files: list[FileReport]
@@ -95,8 +95,8 @@ class IngestReport:
 
 
 @dataclass(frozen=True)
-class Lot:
-    """A part of what is to be read: a SELECT of its rows, and the cursor's value that it ends with."""
+class Batch:
+    """A batch to read: a SELECT of its rows, and the cursor value it ends with."""
 
     select: str
     until: str
@@ -104,7 +104,8 @@ class Lot:
 
 @dataclass
 class Reading:
-    """One entry while it is read. `part` tells it from others of the same place, `label` begins its rows' positions."""
+    """One mapping entry being read. `stream_id` names its table or resource, `partition` distinguishes entries that read the same one, `label` is
+    the prefix of its rows' positions, and `cursor_kind` says how its position is to be understood."""
 
     where: str
     source: str
@@ -112,9 +113,9 @@ class Reading:
     entry: Table
     zone: str
     number: int
-    part: str
+    partition: str
     label: str
-    place: str
+    stream_id: str
     table: DatabaseTable | None
     columns: dict[str, str]
     report: TableReport
@@ -122,50 +123,50 @@ class Reading:
     payload: str | None = None
     before: Position | None = None
     moved_at: datetime = datetime.min
-    incarnation: str = ""
+    cursor_kind: str = ""
     changed_schema: str | None = None
 
     @property
     def stream(self) -> Stream:
-        """Where its position is kept."""
-        return Stream(self.source, self.name, self.place)
+        """The key of its position."""
+        return Stream(self.source, self.name, self.stream_id)
 
     @property
     def is_exploded(self) -> bool:
-        """Whether each element of a list of a row is a row."""
+        """Whether each element of a list becomes a row."""
         return self.entry.explode is not None
 
     @property
     def deleted(self) -> str | None:
-        """The column that says that a row is gone."""
+        """The column that marks deleted rows."""
         return self.entry.deletes.column if isinstance(self.entry.deletes, Column) else None
 
 
 def ingest(
     mapping: str | Path,
     data: str | Path | None = None,
-    full: bool = False,
-    again: bool = False,
+    from_beginning: bool = False,
+    remap: bool = False,
     keep: bool = False,
     *,
-    lot: int = LOT,
+    batch_rows: int = BATCH_ROWS,
     where: Settings | None = None,
     now: datetime | None = None,
     quiet: bool = True,
 ) -> IngestReport:
-    """Bring in what is new of every table, resource and file of a mapping (or of every mapping in a folder).
+    """Load new rows of every table, resource and file of a mapping (or of every mapping in a folder).
 
-    `full` reads tables from their beginning again; what the lake has does not land twice. If the mapping would now make other rows of
-    what the lake has, nothing lands but `again`, which replaces them, or `keep`, which leaves them. `lot` is how many rows land in
-    one transaction; `now` (naive UTC) stands in for the clock. Raises FinegrainError; what had landed before is whole and stays.
+    `from_beginning` ignores stored positions; rows already in the lake do not land twice. If the current mapping would change rows already in
+    the lake, nothing lands, unless `remap` replaces them or `keep` leaves them as they are. `batch_rows` is the number of rows per
+    transaction; `now` (naive UTC) replaces the clock. Raises FinegrainError; earlier batches stay in the lake.
     """
-    if again and keep:
-        raise FinegrainError("--again replaces what is loaded, and --keep leaves it as it is: give one of them")
+    if remap and keep:
+        raise FinegrainError("--remap replaces loaded rows, and --keep leaves them as they are; give only one of them")
     where = where or settings()
     started = time.monotonic()
     found = [(path, read_mapping(path)) for path in mapping_files(mapping)]
     if not any(entry.files or entry.table or entry.http for _, each in found for entry in _entries(each)):
-        raise FinegrainError(f"{mapping}: this reads streams; bring them in with finegrain stream")
+        raise FinegrainError(f"{mapping}: this mapping has only streams; load them with finegrain stream")
     total = sum(1 for _, each in found for entry in _entries(each) if entry.table or entry.http)
     report = IngestReport([], [], 0, 0.0)
     with closing(lake.connect(where)) as con:
@@ -173,15 +174,15 @@ def ingest(
     with console.progress("ingest", total, quiet=quiet) as advance:
         for path, each in found:
             if any(entry.files for entry in _entries(each)):
-                loaded = load(path, None, data, again, keep, where=where, now=now)
+                loaded = load(path, None, data, remap, keep, where=where, now=now)
                 report.files += loaded.files
                 report.snapshot = loaded.snapshot
             if not any(entry.table or entry.http for entry in _entries(each)):
                 continue
-            # Of one source one run at a time: a second one would only be overtaken.
+            # One run per source at a time: a second one would only be fenced.
             with lake.alone(where, f"ingest {each.source}"):
-                asked = Asked(again, keep, now or _clock())
-                tables, report.snapshot = _ingest(where, path, each, full, asked, lot, now, advance)
+                asked = Asked(remap, keep, now or _clock())
+                tables, report.snapshot = _ingest(where, path, each, from_beginning, asked, batch_rows, now, advance)
                 report.tables += tables
     report.seconds = time.monotonic() - started
     return report
@@ -196,13 +197,13 @@ def _ingest(
     where: Settings,
     path: Path,
     mapping: Mapping,
-    full: bool,
+    from_beginning: bool,
     asked: Asked,
-    lot: int,
+    batch_rows: int,
     now: datetime | None,
     advance: console.Advance,
 ) -> tuple[list[TableReport], int]:
-    """One mapping: find every table and bind it before a row of any lands."""
+    """Ingest one mapping. All tables are found and bound before any row lands."""
     con = lake.connect(where)
     try:
         readings = list(open_readings(con, path, mapping))
@@ -210,23 +211,23 @@ def _ingest(
         for reading in readings:
             if reading.table is not None:
                 bind(con, reading)
-        refused = [line for reading in readings for line in _map_again(con, where, reading, asked)]
+        refused = [line for reading in readings for line in _remap(con, where, reading, asked)]
         if refused:
             raise FinegrainError(
-                f"{path}: the mapping is not the one by which these rows came; nothing has landed\n"
+                f"{path}: the mapping has changed since these rows were loaded; nothing has landed\n"
                 + "\n".join(refused)
-                + f"\n  finegrain ingest {path} --again replaces them"
-                + f"\n  finegrain ingest {path} --keep leaves what is there as it is, and maps new rows by the new mapping"
+                + f"\n  finegrain ingest {path} --remap replaces them"
+                + f"\n  finegrain ingest {path} --keep leaves loaded rows as they are, and maps new rows by the new mapping"
             )
         for reading in readings:
             try:
                 if reading.table is not None:
-                    _read_table(con, where, reading, reading.table, full, lot, run, now, advance)
+                    _read_table(con, where, reading, reading.table, from_beginning, batch_rows, run, now, advance)
                 elif reading.entry.http is not None:
-                    _read_api(con, where, reading, reading.entry.http, full, run, now, advance)
-            except Overtaken:
+                    _read_api(con, where, reading, reading.entry.http, from_beginning, run, now, advance)
+            except Fenced:
                 raise FinegrainError(
-                    f"{reading.where}: another ingest reads {reading.report.place} at the same time; let one of them go on"
+                    f"{reading.where}: another ingest is reading {reading.report.place}; wait until it has ended, and run this again"
                 ) from None
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         return [reading.report for reading in readings], int(snapshot)
@@ -235,7 +236,7 @@ def _ingest(
 
 
 def open_readings(con: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) -> Iterator[Reading]:
-    """The entries of a mapping that read tables or APIs, with the tables found and looked at."""
+    """The entries of a mapping that read tables or APIs, with the metadata of the tables."""
     database = databases.attach(con, mapping.database, str(path)) if mapping.database is not None else None
     labels: set[tuple[str, str]] = set()
     for name, number, entry, zone, where in mapping.entries(path):
@@ -257,7 +258,7 @@ def open_readings(con: duckdb.DuckDBPyConnection, path: Path, mapping: Mapping) 
 
 
 def _check_columns(where: str, table: DatabaseTable, entry: Table) -> None:
-    """Refuse columns that are not there, and a cursor that cannot be one."""
+    """Reject columns that do not exist, and a cursor of an unsuitable type."""
     named = [("key", name) for name in entry.key]
     if isinstance(entry.deletes, Column):
         named.append(("deletes.column", entry.deletes.column))
@@ -292,8 +293,8 @@ def _family(kind: str) -> str:
 
 def bind(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     """Bind the mapping to the columns."""
-    relation = versions.news(reading.columns)
-    origin = reading.table.origin if reading.table else reading.place
+    relation = versions.new_rows(reading.columns)
+    origin = reading.table.origin if reading.table else reading.stream_id
     is_typed = reading.table is not None
     names = tuple(reading.columns)
     opened = Opened(origin, reading.columns, relation, names, is_typed=is_typed, is_json=not is_typed)
@@ -301,9 +302,9 @@ def bind(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
 
 
 def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Path | None = None) -> list[Entry]:
-    """For the doctor: the entries of a mapping that read tables, APIs or streams, each with a file of its first rows (at most `rows`), of
-    the first page, or of the first messages. The lake is not needed. Raises FinegrainError where a place cannot be reached, or a table
-    lacks a column that tells rows or moments."""
+    """For the doctor: the entries of a mapping that read tables, APIs or streams, each with a sample file: the first `rows` of a table, the first
+    page, or the first messages. Does not need the lake. Raises FinegrainError if a source cannot be reached, or a table lacks its key or cursor
+    column."""
     mapping = read_mapping(path)
     folder.mkdir(parents=True)
     found = [_sample_of_stream(folder, each, data) for each in mapping.entries(path) if each.entry.stream]
@@ -337,7 +338,7 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
 
 
 def _sample_of_stream(folder: Path, of: Place, data: str | Path | None) -> Entry:
-    """An entry of a stream with its first messages as JSON lines. What is no JSON object is told as such, as of a file."""
+    """A stream entry with its first messages as JSON lines. Messages that are not JSON objects are reported as they are for a file."""
     name, number, entry, zone, where = of
     assert entry.stream is not None
     place = entry.stream.place
@@ -354,11 +355,11 @@ def _sample_of_stream(folder: Path, of: Place, data: str | Path | None) -> Entry
         notes = tuple(f"{count:,} messages would be dead letters: {why}" for why, count in found.fetchall())
         con.execute(f"copy lines to {quote(str(file))} (format csv, header false, delim '\x01', quote '', escape '')")
         if not file.stat().st_size:
-            file.write_text("\n")  # a stream without messages is no file that was cut off
+            file.write_text("\n")  # an empty file would be reported as an error
         seen = con.execute(
             "select distinct unnest(json_keys(line)) from lines where json_type(line) = 'OBJECT'"
         ).fetchall()
-    if not entry.fields:  # then it may have any of the contract's fields
+    if not entry.fields:  # it may have any field of the contract
         must = {each for names in REQUIRED[name] for each in names[:1]}
         entry = entry.reading(each for each in RAW_TABLES[name] if (each,) in seen or each in must)
     return Entry(where, name, entry, zone, number, (DataFile(file, place, "jsonl", file.stat().st_size),), notes)
@@ -372,30 +373,30 @@ def _read_table(
     where: Settings,
     reading: Reading,
     table: DatabaseTable,
-    full: bool,
-    lot: int,
+    from_beginning: bool,
+    batch_rows: int,
     run: str,
     now: datetime | None,
     advance: console.Advance,
 ) -> None:
     _begin(con, where, reading, table, None)
     try:
-        lots = _lots(con, reading, table, full, lot, now or _clock())
+        batches = _batches(con, reading, table, from_beginning, batch_rows, now or _clock())
         unreadable: list[tuple[str, int]] = []
-        for each in lots:
+        for each in batches:
             versions.stage(con, each.select, reading.columns, reading.entry.key, reading.deleted, reading.zone)
             unreadable += _unreadable(con, table, "__read")
             _take(con, where, reading, each.until, run, now or _clock())
-            advance(1 / len(lots), reading.label)
+            advance(1 / len(batches), reading.label)
         reading.report.notes += table.unreadable(unreadable)
         if reading.entry.deletes == "compare":
-            # A table of its own: the lake's keys must not go to the server as a filter.
+            # Into a table first: otherwise the lake's keys would be sent to the server as a filter.
             con.execute(
                 "create or replace temp table __there as "
                 f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows(only=reading.entry.key)})"
             )
             with lake.unmoved(where):
-                versions.find_lost(con, reading.source, reading.name, reading.label, reading.is_exploded)
+                versions.find_deleted(con, reading.source, reading.name, reading.label, reading.is_exploded)
             until = reading.before.position if reading.before else ""
             _land(con, where, reading, until, run, now or _clock())
     except duckdb.Error as error:
@@ -405,7 +406,7 @@ def _read_table(
 
 
 def _unreadable(con: duckdb.DuckDBPyConnection, table: DatabaseTable, relation: str) -> list[tuple[str, int]]:
-    """What could not be read in rows of a table, as `DatabaseTable.unreadable` takes it."""
+    """Counts of unreadable values in rows of a table, as `DatabaseTable.unreadable` takes them."""
     column = table.unread
     found = con.execute(f"select {column}, count(*) from {relation} where {column} <> '' group by all order by all")
     return [(str(numbers), int(count)) for numbers, count in found.fetchall()]
@@ -418,13 +419,13 @@ def _begin(
     table: DatabaseTable | None,
     seen: dict[str, str] | None,
 ) -> None:
-    """Where the last run stopped, and what has become of the columns since."""
+    """Look up where the last run stopped, and report columns that have changed since."""
     with lake.unmoved(where):
-        reading.before = positions(con, reading.stream).get(reading.part)
+        reading.before = positions(con, reading.stream).get(reading.partition)
         reading.moved_at = _moved_at(con, reading)
         found = _last_seen(con, reading)
     was: dict[str, str] = json.loads(found[0]) if found else {}
-    # An answer of an API shows only the keys that its rows happen to have.
+    # An API response only has the keys that its rows happen to have.
     now = reading.columns if table is not None else {**was, **(seen or {})}
     if was == now:
         return
@@ -433,43 +434,46 @@ def _begin(
         return
     say = reading.report.notes.append
     for name in now.keys() - was.keys():
-        say(
-            f"new column '{name}' ({now[name].lower()}): it is kept in the payload, until a field of the mapping reads it"
-        )
+        say(f"new column '{name}' ({now[name].lower()}): it is only kept in the payload; map it to a field to use it")
     for name in was.keys() - now.keys():
-        say(f"column '{name}' is gone; nothing reads it")
+        say(f"column '{name}' was removed; the mapping does not read it")
     for name in now.keys() & was.keys():
         if now[name] != was[name]:
             say(f"column '{name}' is now {now[name].lower()} (it was {was[name].lower()})")
 
 
-def _lots(
-    con: duckdb.DuckDBPyConnection, reading: Reading, table: DatabaseTable, full: bool, lot: int, now: datetime
-) -> list[Lot]:
-    """What there is to read: everything, or by the cursor from where the last run stopped, in lots of about `lot` rows."""
+def _batches(
+    con: duckdb.DuckDBPyConnection,
+    reading: Reading,
+    table: DatabaseTable,
+    from_beginning: bool,
+    batch_rows: int,
+    now: datetime,
+) -> list[Batch]:
+    """The batches to read: the whole table, or by cursor from where the last run stopped, in batches of about `batch_rows` rows."""
     incremental = reading.entry.incremental
     if incremental is None:
-        reading.incarnation = "the whole table"
-        return [Lot(table.rows(), "")]
+        reading.cursor_kind = "the whole table"
+        return [Batch(table.rows(), "")]
     name, kind = incremental.column, table.raw[incremental.column]
     cursor, family = table.own(name), _family(kind)
     say = reading.report.notes.append
-    reading.incarnation = f"{name} {family if family == 'number' else table.columns[name].lower()}"
+    reading.cursor_kind = f"{name} {family if family == 'number' else table.columns[name].lower()}"
     start: str | None = None
-    if reading.before is not None and not full:
-        if reading.before.incarnation == reading.incarnation:
+    if reading.before is not None and not from_beginning:
+        if reading.before.topic_id == reading.cursor_kind:
             start = reading.before.position or None
         else:
-            say(f"the cursor was {reading.before.incarnation} and is {reading.incarnation} now: {FROM_THE_BEGINNING}")
-    # Only rows up to this moment move the position. The others (their cursor is empty, infinite, no day or lies in the future) are read
-    # each time, or what is written after them would be passed over.
+            say(f"the cursor was {reading.before.topic_id} and is {reading.cursor_kind} now: {FROM_THE_BEGINNING}")
+    # Only rows with a cursor up to now move the position. The others (null, infinite, invalid or in the future) are read on every run;
+    # otherwise rows written after them would be skipped.
     steady, future = f"{cursor} is not null", "false"
     if family == "time":
         moment = str(_one(con, f"select cast({_now_in(table, name, reading.zone, now)} as {kind})::varchar"))
         if start is not None:
             first = _earlier(con, start, incremental.overlap, kind)
             if _one(con, f"select {_literal(first, kind)} > {_literal(moment, kind)}"):
-                say(f"the position {start} lies in the future, as a wrong clock leaves it: {FROM_THE_BEGINNING}")
+                say(f"the position {start} is in the future, probably because of a wrong clock: {FROM_THE_BEGINNING}")
                 start = None
         latest = table.literal(name, moment)
         odd = table.reads[name].unreadable
@@ -477,47 +481,49 @@ def _lots(
     since = steady
     if start is not None:
         since += f" and {cursor} >= {table.literal(name, _earlier(con, start, incremental.overlap, kind))}"
-    edges = _edges(con, table, name, since, lot)
+    edges = _edges(con, table, name, since, batch_rows)
     if start is not None:
         newest = edges[-1] if edges else _one(con, f"select m::varchar from {table.ask(f'max({cursor}) as m', steady)}")
         if newest is not None and _one(con, f"select {_literal(newest, kind)} < {_literal(start, kind)}"):
             say(
-                f"the newest {name} is {newest}, before {start}, where the last ingest stopped; it goes on from there. "
-                "If the table was put back to an earlier state, run this with --full"
+                f"the newest {name} is {newest}, which is before {start}, where the last ingest stopped; reading resumes from {newest}. "
+                "If the table was restored to an earlier state, run this with --from-beginning"
             )
             if not edges:
                 since = (
                     f"{steady} and {cursor} >= {table.literal(name, _earlier(con, newest, incremental.overlap, kind))}"
                 )
-                edges = _edges(con, table, name, since, lot)
-    lots, after = [], since
+                edges = _edges(con, table, name, since, batch_rows)
+    batches, after = [], since
     for edge in edges:
-        lots.append(Lot(table.rows(f"{after} and {cursor} <= {table.literal(name, edge)}"), edge))
+        batches.append(Batch(table.rows(f"{after} and {cursor} <= {table.literal(name, edge)}"), edge))
         after = f"{steady} and {cursor} > {table.literal(name, edge)}"
-    stop = lots[-1].until if lots else start or ""
+    stop = batches[-1].until if batches else start or ""
     others = f"({cursor} is null or not ({steady}))"
     counted = (
         f"count(*) as n, count(case when {future} then 1 end) as f, max(case when {future} then {cursor} end) as m"
     )
     [(count, to_come, last)] = con.execute(f"select n, f, m::varchar from {table.ask(counted, others)}").fetchall()
     if to_come:
-        say(f"{name} lies in the future, up to {last}, in {to_come:,} rows; they are read each time until then")
+        say(f"{name} is in the future, up to {last}, in {to_come:,} rows; they are read on every run until then")
     if count > to_come:
         say(
             f"{count - to_come:,} rows have no {name}"
-            + (" that is a moment" if family == "time" else "")
-            + "; they are read each time"
+            + (" that is a valid time" if family == "time" else "")
+            + "; they are read on every run"
         )
     if count:
-        lots.append(Lot(table.rows(others), stop))
-    return lots
+        batches.append(Batch(table.rows(others), stop))
+    return batches
 
 
-def _edges(con: duckdb.DuckDBPyConnection, table: DatabaseTable, column: str, condition: str, lot: int) -> list[str]:
-    """The last cursor value of each lot; rows of one value are never parted."""
+def _edges(
+    con: duckdb.DuckDBPyConnection, table: DatabaseTable, column: str, condition: str, batch_rows: int
+) -> list[str]:
+    """The last cursor value of each batch; rows with the same value are never split."""
     cursors = table.ask(f"{table.own(column)} as c", condition)
     found = con.execute(
-        f"select max(c)::varchar from (select c, (row_number() over (order by c) - 1) // {lot} as n from {cursors}) group by n order by n"
+        f"select max(c)::varchar from (select c, (row_number() over (order by c) - 1) // {batch_rows} as n from {cursors}) group by n order by n"
     ).fetchall()
     return list(dict.fromkeys(str(row[0]) for row in found))
 
@@ -531,7 +537,7 @@ def _literal(text: str, kind: str) -> str:
 
 
 def _earlier(con: duckdb.DuckDBPyConnection, start: str, overlap: str | int | None, kind: str) -> str:
-    """The cursor's value from which on is read, an overlap before `start`."""
+    """The cursor value to read from: `start` minus the overlap."""
     family = _family(kind)
     back: str | int = OVERLAPS[family] if overlap is None else overlap
     if family == "time":
@@ -542,7 +548,7 @@ def _earlier(con: duckdb.DuckDBPyConnection, start: str, overlap: str | int | No
 
 
 def _now_in(table: DatabaseTable, column: str, zone: str, now: datetime) -> str:
-    """SQL of this moment as a column spells it: local times are of the mapping's zone, MySQL's moments of UTC."""
+    """SQL of the current time in a column's terms: local times are in the mapping's zone, MySQL timestamps in UTC."""
     utc = timestamp_literal(now)
     if table.columns[column].endswith("TIME ZONE"):
         return utc if table.raw[column] == "TIMESTAMP" else f"timezone('UTC', {utc})"
@@ -557,21 +563,23 @@ def _read_api(
     where: Settings,
     reading: Reading,
     resource: Http,
-    full: bool,
+    from_beginning: bool,
     run: str,
     now: datetime | None,
     advance: console.Advance,
 ) -> None:
-    """Fetch all pages, then land their rows in one transaction: only the whole of them says how far it goes."""
+    """Fetch all pages, then land their rows in one transaction: the new position is only known after the last page."""
     with lake.unmoved(where):
-        before = positions(con, reading.stream).get(reading.part)
-    reading.incarnation = f"{resource.since.column} of an API" if resource.since else "the whole resource"
-    start = before.position or None if before and before.incarnation == reading.incarnation and not full else None
+        before = positions(con, reading.stream).get(reading.partition)
+    reading.cursor_kind = f"{resource.since.column} of an API" if resource.since else "the whole resource"
+    start = (
+        before.position or None if before and before.topic_id == reading.cursor_kind and not from_beginning else None
+    )
     if start is not None and resource.since is not None:
         _, ahead = _furthest(con, reading, resource.since.column, f"select {quote(start)} as c", now or _clock())
         if ahead is not None:
             reading.report.notes.append(
-                f"the position {start} lies in the future, as a wrong time leaves it: {FROM_THE_BEGINNING}"
+                f"the position {start} is in the future, probably because of a wrong time: {FROM_THE_BEGINNING}"
             )
             start = None
     with scratch(where.home / "tmp", "ingest-") as folder:
@@ -584,7 +592,7 @@ def _read_api(
                 opened = landing.open_file(con, file, look(file), reading.name, reading.entry, reading.where)
                 landing.bind_opened(con, opened, reading.name, reading.entry, reading.zone, reading.where)  # its values
             except FinegrainError as error:
-                raise FinegrainError(str(error).replace(str(rows), reading.place)) from None
+                raise FinegrainError(str(error).replace(str(rows), reading.stream_id)) from None
             reading.columns = opened.columns
             reading.report.notes += opened.notes
             bind(con, reading)
@@ -595,7 +603,7 @@ def _read_api(
             versions.stage(
                 con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, has_payload=True
             )
-            # Pages shift while they are read, so a row may come twice: the later one counts.
+            # Pages shift while they are read, so a row may occur twice: keep the later one.
             ours = free_prefix(reading.columns)
             con.execute(
                 f"delete from __read where {ours}key is not null and {ours}row not in "
@@ -606,7 +614,7 @@ def _read_api(
                 read = f"select {column} as c from __read where {column} is not null union all select {quote(until)} where {quote(until)} <> ''"
                 until, ahead = _furthest(con, reading, resource.since.column, read, now or _clock())
                 if ahead is not None:
-                    said = f"lies in the future, up to {ahead}, in some rows, so they do not move the position"
+                    said = f"is in the future, up to {ahead}, in some rows, so they do not move the position"
                     reading.report.notes.append(f"{resource.since.column} {said}")
                 unread = _one(con, "select count(*) from __cursors where n is null and t is null")
                 if unread:
@@ -619,7 +627,7 @@ def _read_api(
                 + ("select __key from __staged" if select else "select null::varchar as __key")
             )
             with lake.unmoved(where):
-                versions.find_lost(con, reading.source, reading.name, reading.label, reading.is_exploded)
+                versions.find_deleted(con, reading.source, reading.name, reading.label, reading.is_exploded)
             bind(con, reading)
             _land(con, where, reading, until, run, now or _clock())
     advance(1, reading.label)
@@ -628,8 +636,8 @@ def _read_api(
 def _furthest(
     con: duckdb.DuckDBPyConnection, reading: Reading, column: str, cursors: str, now: datetime
 ) -> tuple[str, str | None]:
-    """Of `cursors`, a SELECT of them as text, `c`, the greatest that is not after now ("" without one), and the greatest that is. They stay
-    in `__cursors`, as numbers and as times. A number counts as a moment where the mapping reads a time from its column."""
+    """The greatest cursor value up to now ("" if there is none) and the greatest one in the future. `cursors` is a SELECT of the values as
+    text, `c`. They are kept in `__cursors`, as numbers and times. A number counts as a time if the mapping reads a time from its column."""
     is_moment = any(is_time(name) and source.column == column for name, source in reading.entry.fields.items())
     number = "case when isfinite(try_cast(c as double)) then try_cast(c as double) end"
     ahead = f"t > {timestamp_literal(now)}" + ("" if is_moment else " and n is null")
@@ -637,7 +645,7 @@ def _furthest(
         f"create or replace temp table __cursors as select *, coalesce({ahead}, false) as is_ahead from "
         f"(select c, {number} as n, {landing.parse_time('c', quote(reading.zone))} as t from ({cursors}))"
     )
-    # What cannot be compared must not pass for the greatest, as a null would.
+    # Exclude values that cannot be compared: a null would sort as the greatest.
     [(until, last)] = con.execute(
         "select arg_max(c, row(n, t)) filter (not is_ahead), arg_max(c, row(n, t)) filter (is_ahead) "
         "from __cursors where n is not null or t is not null"
@@ -649,26 +657,26 @@ def _furthest(
 
 
 def _last_seen(con: duckdb.DuckDBPyConnection, reading: Reading) -> tuple[str, str] | None:
-    """The columns (as JSON) and the mapping's fingerprint of the last time; None before the first."""
+    """The columns (as JSON) and the mapping fingerprint of the last run; None before the first run."""
     found = con.execute(
         f"select columns, mapping from lake.raw.schemas where source = {quote(reading.source)} "
-        f"and place = {quote(reading.place)} and part = {quote(reading.part)} order by rowid desc limit 1"
+        f"and place = {quote(reading.stream_id)} and part = {quote(reading.partition)} order by rowid desc limit 1"
     ).fetchall()
     return (str(found[0][0]), str(found[0][1])) if found else None
 
 
 def _moved_at(con: duckdb.DuckDBPyConnection, reading: Reading) -> datetime:
-    """When rows landed last."""
+    """When rows last landed."""
     moved = _one(
         con,
-        f"select max(moved_at) from lake.raw.positions where {reading.stream.condition} and part = {quote(reading.part)}",
+        f"select max(moved_at) from lake.raw.positions where {reading.stream.condition} and part = {quote(reading.partition)}",
     )
     return moved or datetime.min
 
 
 def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, now: datetime) -> None:
     """Within a writing transaction."""
-    texts = (reading.source, reading.place, reading.part, columns)
+    texts = (reading.source, reading.stream_id, reading.partition, columns)
     mapping = reading.entry.fingerprint(reading.zone)
     con.execute(
         f"insert into lake.raw.schemas values ({', '.join(map(quote, texts))}, "
@@ -676,24 +684,24 @@ def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, n
     )
 
 
-def _map_again(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, asked: Asked) -> list[str]:
-    """Where the mapping changed since the last time, or `asked.again`, map the rows that the lake has of it again, from their payload, and
-    replace those that come out otherwise. Lines that say what would be done, where the user has not said that it should."""
+def _remap(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, asked: Asked) -> list[str]:
+    """If the mapping changed since the last run, or with `asked.remap`, map the rows in the lake again from their payload and replace those that
+    differ. Without a decision by the user nothing is changed; the returned lines say what would be."""
     with lake.unmoved(where):
         seen = _last_seen(con, reading)
-    if seen is None or (seen[1] == reading.entry.fingerprint(reading.zone) and not asked.again):
+    if seen is None or (seen[1] == reading.entry.fingerprint(reading.zone) and not asked.remap):
         return []
     changed = seen[1] != reading.entry.fingerprint(reading.zone)
     say, found = reading.report.notes.append, deliveries.Changes(reading.label)
     with lake.unmoved(where):
-        # What replaces a row comes after it, though the clock were put back.
+        # A replacement must land after the row it replaces, even if the clock was set back.
         came = f"select max(_ingested_at) + interval 1 microsecond from lake.raw.{reading.name} where {_of(reading)}"
         now = max(asked.now, _one(con, came) or asked.now)
         if not asked.keep:
             found = _compare(con, reading, now, seen[1].endswith(EXPLODED))
-    if found.any and not asked.again:
+    if found.any and not asked.remap:
         return [
-            f"  {reading.name} {reading.place}: {found.replaced:,} rows would be replaced, {found.deleted:,} deleted, "
+            f"  {reading.name} {reading.stream_id}: {found.replaced:,} rows would be replaced, {found.deleted:,} deleted, "
             f"{found.holds - found.replaced:,} unchanged"
         ]
     if not found.any and not changed:
@@ -710,24 +718,24 @@ def _map_again(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading
     if changed:
         say(
             "the mapping changed: "
-            + ("rows that are there are kept as they are" if asked.keep else "rows that are there were mapped again")
-            + "; rows that its `where` left out before come with --full"
+            + ("loaded rows are kept as they are" if asked.keep else "loaded rows were mapped again")
+            + "; rows that the former `where` excluded come with --from-beginning"
         )
     return []
 
 
 def _of(reading: Reading) -> str:
-    """SQL: whether a row of the raw table came by this entry."""
+    """SQL: whether a row of the raw table was loaded by this entry."""
     first, end = quote(reading.label + "/"), quote(reading.label + "0")
     return f"_source = {quote(reading.source)} and _position >= {first} and _position < {end}"
 
 
 def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime, was_exploded: bool) -> deliveries.Changes:
-    """Stage the rows that the lake has, mapped again, and find what changed."""
+    """Map the rows in the lake again, stage them, and find what changed."""
     first, of = quote(reading.label + "/"), _of(reading)
-    landed = f"select *, {quote(reading.label)} as told from lake.raw.{reading.name} where {of}"
+    landed = f"select *, {quote(reading.label)} as delivery from lake.raw.{reading.name} where {of}"
     position = "_position"
-    if reading.is_exploded or was_exploded:  # of several rows of a record one is enough
+    if reading.is_exploded or was_exploded:  # one of several rows of a record is enough
         position = f"regexp_replace(_position, '{IN_RECORD}(@[^@]*)$', '\\2')"
     rows = (
         f"select substr({position}, {len(reading.label) + 2}) as __n, any_value(payload) as payload, any_value(_error) as _error "
@@ -735,11 +743,11 @@ def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime, wa
     )
     if reading.table is None:
         opened = landing.open_landed(
-            con, rows, reading.place, reading.name, reading.entry, reading.where, is_lenient=True
+            con, rows, reading.stream_id, reading.name, reading.entry, reading.where, is_lenient=True
         )
         reading.report.notes += opened.notes
     else:
-        # As text first: a column may have had another type when the row came.
+        # As text first: a column may have had another type when the row was loaded.
         shape = json.dumps(dict.fromkeys(reading.columns, "VARCHAR"))
         typed = ", ".join(
             f"try_cast(__row.{identifier(name)} as {kind}) as {identifier(name)}"
@@ -764,14 +772,14 @@ def _compare(con: duckdb.DuckDBPyConnection, reading: Reading, now: datetime, wa
 def _take(
     con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, until: str, run: str, now: datetime
 ) -> None:
-    """Land what is new of the staged lot, and move on."""
+    """Land the new rows of the staged batch, and move the position."""
     _check_keys(con, reading)
     with lake.unmoved(where):
-        versions.find_news(con, reading.source, reading.name, reading.label, reading.is_exploded)
-    [(read, gone)] = con.execute("select count(*), count(*) filter (__gone) from __staged").fetchall()
-    [(news,)] = con.execute("select count(*) from __news").fetchall()
+        versions.find_new(con, reading.source, reading.name, reading.label, reading.is_exploded)
+    [(read, deleted)] = con.execute("select count(*), count(*) filter (__is_deleted) from __staged").fetchall()
+    [(news,)] = con.execute("select count(*) from __new_rows").fetchall()
     reading.report.read += read
-    reading.report.unchanged += read - gone - news
+    reading.report.unchanged += read - deleted - news
     if reading.bound is not None and news:
         if reading.is_exploded:
             landing.check_elements(con, reading.bound.opened, reading.name, reading.entry, reading.where)
@@ -786,27 +794,27 @@ def _check_keys(con: duckdb.DuckDBPyConnection, reading: Reading) -> None:
     ).fetchall()
     if keyed < rows:
         raise FinegrainError(
-            f"{reading.where}.key: {rows - keyed:,} rows of {reading.place} have no {shown}; name columns that all have"
+            f"{reading.where}.key: {rows - keyed:,} rows of {reading.stream_id} have no {shown}; name columns that are never null"
         )
     if different < keyed:
         key = _one(con, "select min(__key) from (select __key from __staged group by 1 having count(*) > 1)")
         raise FinegrainError(
-            f"{reading.where}.key: {shown} does not tell the rows of {reading.place} apart: several have '{str(key)[:60]}'; "
-            "name more columns"
+            f"{reading.where}.key: {shown} is not unique in {reading.stream_id}: several rows have '{str(key)[:60]}'; "
+            "add columns to the key"
         )
 
 
 def _land(
     con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, until: str, run: str, now: datetime
 ) -> None:
-    """The transaction: rows, deletions, the columns as they are now, and the position, together or not at all."""
+    """The transaction: rows, deletions, the current columns, and the position, together."""
     bound, entry = reading.bound, reading.entry
-    # A version comes after those before it, though the clock was put back.
+    # A version must land after earlier ones, even if the clock was set back.
     now = max(now, reading.moved_at)
     assert bound is not None
-    to = Position(reading.part, until, reading.incarnation, run)
-    [(news,)] = con.execute("select count(*) from __news").fetchall()
-    [(lost,)] = con.execute("select count(*) from __lost").fetchall()
+    to = Position(reading.partition, until, reading.cursor_kind, run)
+    [(news,)] = con.execute("select count(*) from __new_rows").fetchall()
+    [(lost,)] = con.execute("select count(*) from __deleted").fetchall()
     before = reading.before
     if not news and not lost and reading.changed_schema is None and before and replace(before, owner=run) == to:
         return
@@ -817,8 +825,10 @@ def _land(
         malformed = int(_one(con, f"select count(__bad) from ({bound.rows})"))
     shown = ", ".join(identifier(name) for name in columns_of(reading.name))
     select = landing.select(bound, reading.source, f"{quote(reading.label + '/')} || __n", now)
-    known = "__gone_at" if entry.available_at != "now" else None
-    gone = versions.deletions(reading.source, reading.name, reading.label, entry.key, known, now, reading.is_exploded)
+    known = "__deleted_at" if entry.available_at != "now" else None
+    deletions = versions.deletions(
+        reading.source, reading.name, reading.label, entry.key, known, now, reading.is_exploded
+    )
     # Customers and products keep their history.
     may_vanish = reading.is_exploded and reading.name in ("events", "order_items", "refunds")
 
@@ -831,10 +841,10 @@ def _land(
                     vanished = versions.vanished(reading.source, reading.name, reading.label, entry.key, now)
                     deleted += int(_one(con, f"insert into lake.raw.deletions {vanished}"))
             if lost:
-                deleted += int(_one(con, f"insert into lake.raw.deletions {gone}"))
+                deleted += int(_one(con, f"insert into lake.raw.deletions {deletions}"))
             if reading.changed_schema is not None:
                 _note_seen(con, reading, reading.changed_schema, now)
-            move(con, reading.stream, {reading.part: (before, to)}, now)
+            move(con, reading.stream, {reading.partition: (before, to)}, now)
         return landed, deleted
 
     landed, deleted = lake.retry(work)

@@ -1,7 +1,7 @@
-"""From one file and its mapping to SQL that gives rows of a raw table. The loader inserts it, the doctor asks it.
+"""Turns a file and its mapping into SQL that returns rows of a raw table. The loader inserts them; the doctor checks them.
 
-Nothing here reads rows into Python. A file is opened (its columns learned, malformed rows set aside), its mapping
-bound to those columns, and the result is one SELECT that streams. Values from files never become SQL text.
+No rows are read into Python. A file is opened (its columns are found and malformed rows are marked), the mapping is bound to its columns, and
+the result is one streaming SELECT. Values from files never become SQL text.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ from orchestration.sources.columns import check_case
 from orchestration.sources.files import LONGEST_LINE, DataFile, Look
 from orchestration.sql.text import exact_numbers, free_prefix, identifier, path_literal, quote, timestamp_literal
 
-#: Fields that are numbers; those whose name ends with `_at` are times; `properties` may be nested; others are text.
+#: Numeric fields. Fields whose name ends in `_at` are times, `properties` may be nested, and all others are text.
 NUMBERS: Final = frozenset(
     {"amount", "birth_year", "discount", "price", "quantity", "shipping", "tax", "total", "weight"}
 )
-#: So many elements of a list become rows, as the models allow of GA4's items. A record with more is malformed.
+#: The most elements of a list that become rows, as the models allow for GA4's items. A record with more is malformed.
 MOST_ELEMENTS: Final = 511
-#: Rows of a file that are tried before anything is landed.
+#: Rows of a file that are checked before anything lands.
 SAMPLE: Final = 10_000
-#: From so many values on, a time or number field of which none can be read is taken for a mistake in the mapping.
+#: If none of at least this many values of a time or number field can be read, the mapping is assumed to be wrong.
 ENOUGH: Final = 20
 
-#: The first and the last moment that is one, in UTC.
+#: The first and the last valid time, in UTC.
 _MOMENTS: Final = ("0001-01-01 00:00:00", "9999-12-31 23:59:59.999999")
-#: What often is the matter with an expression that holds an arrow.
+#: A hint for a common mistake in expressions with an arrow.
 ARROWS: Final = "-> and ->> bind more loosely than most operators: write (a->>'$.x') > 5, not a->>'$.x' > 5"
 
 _numbers = itertools.count()
@@ -65,13 +65,13 @@ _numbers = itertools.count()
 
 @dataclass
 class Opened:
-    """Rows to land as a relation: their own `columns` (name to DuckDB type) plus three of ours, whose names begin with `own`: `n` (what
-    tells a row; in a file its number from 1), `bad` (why the row could not be read, or NULL) and `payload` (the row as it was delivered).
-    `origin` is how errors call the place they come from, `is_typed` whether its columns have types or are text.
-    `names` are all columns that are seen; of JSON `columns` holds only those that the mapping reads. `along` are further columns
-    of ours that bound rows keep. `is_json`: the payload is a JSON object, of which columns are keys. `expected`: how many rows
-    there are by a count that does not come from the relation; None where there is none. Where elements of lists are rows, `records` is the
-    relation before that, `more` a SELECT of how many more rows there are than records, and `types` SQL of the JSON type of members."""
+    """Rows to land, as a relation: their `columns` (name to DuckDB type) and three of ours, whose names begin with `own`: `n` (the row's id; in a
+    file its number from 1), `bad` (why the row could not be read, or NULL) and `payload` (the row as delivered).
+
+    `origin` names the source in errors. `is_typed`: its columns have types, otherwise they are text. `names` are all columns seen; for JSON,
+    `columns` has only those the mapping reads. `along` are further columns of ours that bound rows keep. `is_json`: the payload is a JSON object
+    whose keys are the columns. `expected` is an independent count of the rows, if there is one. If elements of lists are rows, `records` is the
+    relation before exploding, `more` a SELECT of how many more rows than records there are, and `types` SQL of the JSON types of members."""
 
     origin: str
     columns: dict[str, str]
@@ -88,14 +88,14 @@ class Opened:
 
     @property
     def own(self) -> str:
-        """How the names of our columns of the relation begin."""
+        """The prefix of our own columns."""
         return free_prefix(self.columns)
 
 
 @dataclass
 class Bound:
-    """A file's rows in contract shape: `rows` gives `__n`, `__bad`, `__payload`, `__available` (text) and every
-    mapped contract field. `fields` are the mapped ones. `left_out` is a SELECT of how many rows of the file are not among them."""
+    """Rows bound to a contract: `rows` is a SELECT of `__n`, `__bad`, `__payload`, `__available` (text) and every mapped field, and `fields` are
+    the mapped fields. `left_out` is a SELECT of how many rows of the file are filtered out."""
 
     opened: Opened
     table: str
@@ -106,8 +106,8 @@ class Bound:
     left_out: str | None = None
 
     def expected(self, con: duckdb.DuckDBPyConnection) -> int:
-        """How many rows of a file must land, by its own count."""
-        assert self.opened.expected is not None, "this is no file"
+        """How many rows of a file must land, counted independently."""
+        assert self.opened.expected is not None, "not a file"
         try:
             more, left_out = (
                 int(con.execute(select).fetchall()[0][0]) if select is not None else 0
@@ -120,23 +120,23 @@ class Bound:
 
 @cache
 def macros(file: str) -> Any:
-    """The macros of one file below macros/, each a function that gives SQL. Only those that are plain Jinja work."""
+    """The macros of one file below macros/, as functions that return SQL. Works only for macros in plain Jinja."""
     text = (settings.PROJECT / "macros" / file).read_text("utf-8")
     return Environment().from_string(text, globals={"var": settings.variable}).module
 
 
 def parse_time(value: str, zone: str) -> str:
-    """SQL that reads the text `value` (SQL) as a UTC timestamp: the same macro that the models use."""
+    """SQL that parses the text `value` (SQL) as a UTC timestamp, with the macro that the models use."""
     return str(macros("engine/time.sql").duckdb__parse_time(value, zone))
 
 
 def is_plain_time(value: str) -> str:
-    """SQL, true only of texts that are times, in any zone, and of nearly all common ones: quicker than `parse_time`."""
+    """SQL, true only for valid times, and for nearly all common formats: faster than `parse_time`."""
     return str(macros("engine/time.sql").duckdb__is_plain_time(value))
 
 
 def local_time_is_odd(value: str, zone: str) -> str:
-    """SQL, true for a naive local time that occurs twice or never in `zone`."""
+    """SQL, true for a local time without offset that occurs twice or never in `zone`."""
     return str(macros("engine/time.sql").duckdb__local_time_is_odd(value, zone))
 
 
@@ -150,15 +150,15 @@ def bind(
     where: str,
     malformed: bool = True,
 ) -> Bound:
-    """Open a file and bind its mapping to its columns. `where` is how errors name the mapping's entry. Rows that cannot be read at all
-    are among them only if `malformed`: of several entries over one file the first takes them."""
+    """Open a file and bind its mapping to its columns. `where` names the mapping's entry in errors. Unreadable rows are included only if
+    `malformed`: if several entries read one file, the first takes them."""
     return bind_opened(con, open_file(con, file, look, table, entry, where), table, entry, zone, where, malformed)
 
 
 def open_file(
     con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, table: str, entry: Table, where: str
 ) -> Opened:
-    """Learn a file's columns and set its malformed rows aside. Only JSON lines depend on `entry`, for their keys."""
+    """Find a file's columns and mark its malformed rows. Only JSON lines depend on `entry`, for their keys."""
     try:
         return _open(con, file, look, table, entry, where)
     except duckdb.Error as error:
@@ -192,10 +192,12 @@ def bind_opened(
 
 
 def unreadable(origin: str, error: duckdb.Error, is_typed: bool) -> FinegrainError:
-    """What DuckDB said of a file or another origin of rows, as a sentence."""
+    """A readable error for DuckDB's error about a file or another source."""
     text = str(error)
     if is_typed and not isinstance(error, duckdb.ConversionException):
-        return FinegrainError(f"{origin}: this is no whole Parquet file (cut off, or another format); copy it again")
+        return FinegrainError(
+            f"{origin}: this is not a complete Parquet file (cut off, or another format); copy it again"
+        )
     if "maximum line size" in text.lower() or "max_line_size" in text:
         return FinegrainError(
             f"{origin}: a row is longer than {LONGEST_LINE // 2**20} MB; is a quotation mark never closed?"
@@ -226,7 +228,7 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) ->
     described = con.execute(f"describe select * from {file_itself}").fetchall()
     kinds = {str(row[0]).replace("\0", "\\0"): str(row[1]) for row in described}
     ours = free_prefix(kinds)
-    # By place: a column may be called as the engine calls the number of a row.
+    # By position: a column may have the name that DuckDB uses for the row number.
     places = [f"c{place}" for place in range(len(kinds))]
     named = ", ".join(f"{place} as {identifier(name)}" for place, name in zip(places, kinds, strict=True))
     read = f"(select {named}, file_row_number + 1 as {ours}n from {file_itself} as p({', '.join(places)}))"
@@ -253,12 +255,12 @@ def _open_parquet(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) ->
 
 
 def _finite(value: str, kind: str) -> str:
-    """SQL of a value. NaN is how pandas spells a missing number; neither it nor an infinite number is JSON."""
+    """SQL of a value, null if it is NaN or infinite. pandas writes missing numbers as NaN, and JSON has neither."""
     return f"case when isfinite({value}) then {value} end" if kind in ("FLOAT", "DOUBLE") else value
 
 
 def _beyond(con: duckdb.DuckDBPyConnection, read: str, kinds: dict[str, str]) -> list[tuple[str, int, str]]:
-    """(column, values, what they are) of the typed values of a file that land as null, NaN not counted."""
+    """(column, count, reason) of a file's typed values that land as null, not counting NaN."""
     counted: dict[str, tuple[str, str]] = {}
     for name, kind in kinds.items():
         column = identifier(name)
@@ -285,7 +287,7 @@ def _compression(look: Look) -> str:
 
 
 def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: Csv) -> Opened:
-    """By DuckDB's own reader where it is proven to read as many records as the bytes hold, else by the project's."""
+    """Use DuckDB's reader if it reads as many records as were counted from the bytes, otherwise our own."""
     names, header_lines = (list(how.columns), 0) if how.columns else _header(file, look, how)
     kinds = dict.fromkeys(names, "VARCHAR")
     everything = ", ".join(identifier(name) for name in names)
@@ -316,7 +318,7 @@ def _open_csv(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look, how: C
     values, shown = [], []
     for place, name in enumerate(names, 1):
         field = f"{ours}fields[{place}]"
-        # A text that stands for nothing stays in the payload, as it is written.
+        # A text that means null is kept in the payload as it is.
         is_null = f"{dialect.bare(field)} = {quote(null)}" if null else "false"
         value = f"nullif({dialect.value(field)}, '')"
         values.append(f"case when {is_null} then {quote(null or '')} else {value} end as {identifier(name)}")
@@ -341,7 +343,7 @@ _RECORD: Final = {"n": "n", "why": "bad", "raw": "raw", "fields": "fields"}
 
 
 def _without_null(relation: str, names: list[str], null: str | None) -> str:
-    """A relation in which a text stands for nothing, in all columns but the payload."""
+    """A relation in which a text means null, in all columns but the payload."""
     if not null:
         return relation
     shown = ", ".join(f"nullif({identifier(name)}, {quote(null)}) as {identifier(name)}" for name in names)
@@ -349,9 +351,9 @@ def _without_null(relation: str, names: list[str], null: str | None) -> str:
 
 
 def miscounted(origin: str, read: int, held: int, what: str = "rows") -> FinegrainError:
-    """A file of which not everything was read."""
+    """The error for a file that was not read completely."""
     return FinegrainError(
-        f"{origin}: {read:,} {what} were read of {held:,} that the file holds by its bytes; nothing has landed. "
+        f"{origin}: {read:,} {what} were read, but {held:,} were counted in the file's bytes; nothing has landed. "
         "Please report this with the file"
     )
 
@@ -384,7 +386,7 @@ def _header(file: DataFile, look: Look, how: Csv) -> tuple[list[str], int]:
 
 
 def _json_values(con: duckdb.DuckDBPyConnection, file: DataFile, look: Look) -> tuple[str, int]:
-    """(relation of `__n` and `line`, how many there are): the values of a JSON file, each as it is written."""
+    """(relation of `__n` and `line`, number of rows): the values of a JSON file, each as written."""
     if look.layout != "lines" and look.records is not None:
         form = "array" if look.layout == "array" else "unstructured"
         table = f"__values_{next(_numbers)}"
@@ -450,9 +452,9 @@ def open_landed(
     where: str,
     is_lenient: bool = False,
 ) -> Opened:
-    """Rows of a text file, or of an API, as the lake has them, to be mapped again. `rows` is SQL of `__n`, `payload` and `_error`. A column
-    that none of them has is an error or, where `is_lenient`, null."""
-    # A malformed line of a CSV is no object, and stays what it was; a good one is an object of its columns' text.
+    """Rows of a text file or an API in the lake, opened for mapping them again. `rows` is SQL of `__n`, `payload` and `_error`. A column that no row
+    has is an error or, if `is_lenient`, null."""
+    # The payload of a malformed CSV line is not an object and stays malformed; that of a good one is an object of its columns' text.
     lines = f"(select __n, payload as line, coalesce(_error, 'not a JSON object') as __why from ({rows}))"
     return _open_objects(con, lines, f"{place} (as the lake has it)", place, table, entry, where, is_lenient)
 
@@ -467,8 +469,8 @@ def _open_objects(
     where: str,
     is_lenient: bool = False,
 ) -> Opened:
-    """JSON lines: `lines` is a relation of `__n`, `line` and, where that is no object, `__why`."""
-    # An object, and not merely JSON: a list or a number on a line has no fields.
+    """JSON lines: `lines` is a relation of `__n`, `line` and, for lines that are not objects, `__why`."""
+    # It must be an object: a list or a number on a line has no fields.
     lines = f"(select *, case when ltrim(line) like '{{%' then try_cast(line as json) end as __json from {lines})"
     seen: dict[str, int] = {
         str(key): int(count)
@@ -489,7 +491,7 @@ def _open_objects(
         if is_lenient:
             opened.notes.append(f"no row of {origin} has '{name}'; it stays null there")
             continue
-        # A key that is rare may be absent from a small file; one that is misspelt must not pass for absent.
+        # A rare key may be missing from a small file, but a misspelt one must be reported.
         close = nearest(name, [key for key in seen if key not in wanted])
         is_list = table == "events" and entry.explosion is not None and entry.explosion.outer == (name,)
         if rows and not is_list and ("did you mean" in close or rows >= 1000 or _needs(table, entry, name)):
@@ -512,7 +514,7 @@ def _open_objects(
 
 
 def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
-    """The columns that a mapping reads of a file, which is seen to have some."""
+    """The columns that a mapping reads of a file with the columns `seen`."""
     exact, loose = set(seen), {name.lower(): name for name in seen}
     names = [name for name in RAW_TABLES[table] if name != "property_currency"] if table == "ga4_events" else []
     mine = () if entry.explode is None else (ELEMENT, PARENT)
@@ -535,7 +537,7 @@ def read_columns(table: str, entry: Table, seen: Sequence[str]) -> list[str]:
 
 
 def _needs(table: str, entry: Table, column: str) -> bool:
-    """Whether the moment or the kind of a row hangs on a column."""
+    """Whether a column decides the key, the time or the type of a row."""
     if column in entry.key or (entry.http and entry.http.since and entry.http.since.column == column):
         return True
     needed = {"event_type", EVENT_TIME[table], f"{table.removesuffix('s')}_id"}
@@ -546,12 +548,12 @@ def _needs(table: str, entry: Table, column: str) -> bool:
 
 
 def as_text(value: str, kind: str) -> str:
-    """SQL that turns `value` of DuckDB type `kind` into the text that lands."""
+    """SQL that converts `value` of DuckDB type `kind` to the text that lands."""
     if _nested(kind):
         return f"to_json({value})::varchar"
     if kind in ("FLOAT", "DOUBLE"):
-        # An id that pandas made a float is 17850, not 17850.0. Beyond what the type counts one by one, a number is not exact: it is
-        # spelled in scientific notation, by which the models know that it tells nothing apart.
+        # An id that pandas made a float is 17850, not 17850.0. Above the largest exact integer of the type, a number is written in
+        # scientific notation, from which the models know that it is not a usable id.
         most, digits = (2**24, 8) if kind == "FLOAT" else (2**53, 16)
         text = f"cast({value} as varchar)"
         return (
@@ -565,7 +567,7 @@ def as_text(value: str, kind: str) -> str:
 
 
 def _moment(value: str, kind: str) -> str | None:
-    """SQL of a typed time, to the microsecond; null where it is infinite or outside the years 1 to 9999. None for another type."""
+    """SQL of a typed time, to the microsecond; null if it is infinite or outside the years 1 to 9999. None for other types."""
     if kind == "DATE":
         return f"case when {value} between date '0001-01-01' and date '9999-12-31' then {value} end"
     if not kind.startswith("TIMESTAMP") or "[" in kind:
@@ -582,16 +584,18 @@ def _nested(kind: str) -> bool:
 
 
 def _check_kind(where: str, name: str, kind: str, said: str) -> None:
-    """Refuse a column whose type can never be what the field means."""
+    """Reject a column whose type does not fit the field."""
     if _nested(kind) and name != "properties":
-        raise FinegrainError(f'{where}: {said} is nested ({_brief(kind)}); take a part of it, say {{sql: "x.y"}}')
+        raise FinegrainError(
+            f'{where}: {said} is nested ({_brief(kind)}); extract a value from it, as in {{sql: "x.y"}}'
+        )
     if kind == "BLOB":
-        raise FinegrainError(f'{where}: {said} is binary; decode it, say {{sql: "decode(x)"}}')
+        raise FinegrainError(f'{where}: {said} is binary; decode it, as in {{sql: "decode(x)"}}')
     base = kind.partition("(")[0]
     if is_time(name) and base in ("BOOLEAN", "TIME", "INTERVAL", "UUID"):
-        raise FinegrainError(f"{where}: {said} is {base.lower()}, which is no moment in time")
+        raise FinegrainError(f"{where}: {said} is {base.lower()}, which is not a time")
     if name in NUMBERS and (base in ("BOOLEAN", "TIME", "INTERVAL", "UUID", "DATE") or base.startswith("TIMESTAMP")):
-        raise FinegrainError(f"{where}: {said} is {base.lower()}, which is no number")
+        raise FinegrainError(f"{where}: {said} is {base.lower()}, which is not a number")
 
 
 def _brief(kind: str) -> str:
@@ -610,7 +614,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         if source.sql is not None:
             kind = _kind_of(con, opened, source.sql, place)
             _check_kind(place, name, kind, "the expression's value")
-            # An expression that fails on one row must not fail the load, nor pass for an absent value.
+            # An expression that fails on one row must neither fail the load nor count as a missing value.
             tried = identifier(f"{ours}try_{name}")
             tries.append(f"try({{'v': ({source.sql}\n)}}) as {tried}")
             failed.append(f"when {tried} is null then {quote(f'the sql of {name} fails on this row')}")
@@ -624,10 +628,10 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         devices.register(con)
         values["device"] = devices.filled(values.get("device", "null::varchar"), values["user_agent"])
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
-    if needs_line and (entry.key or opened.records):  # the key tells rows apart, so it tells lines apart
+    if needs_line and (entry.key or opened.records):  # a key that identifies rows also identifies lines
         parts = [as_text(identifier(name), opened.columns[name]) for name in entry.key]
         if opened.records is not None:
-            # Of a record that is an order, the place in it is that of the line, wherever the order is found again.
+            # If a record is an order, the element's position in it identifies the line.
             parts = (
                 [f"{ours}place"] if entry.key in ((), (entry.fields["order_id"].column,)) else [*parts, f"{ours}place"]
             )
@@ -652,7 +656,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         tries.append(tried)
         failed.append(fails)
     else:
-        # Said by its value rather than by name: the file may have a column of that name.
+        # By its value rather than by its name: the file may have a column of that name.
         available = values[EVENT_TIME[table]] if entry.available_at == "event_time" else "null::varchar"
     failed += _nested_json(con, opened, plain)
     bad = f"coalesce({ours}bad, case {' '.join(failed)} end)" if failed else f"{ours}bad"
@@ -672,15 +676,14 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
 
 
 def as_id(value: str, name: str, entry: Table) -> str:
-    """SQL of the text of a field: of an id, null where the mapping says that it stands for none, and in one case where case does
-    not matter."""
+    """SQL of a field's text. An id is null if the mapping lists it in `null_ids`, and upper case if the mapping calls it caseless."""
     if name in IDS and entry.null_ids:
         value = f"case when trim({value}) not in ({', '.join(map(quote, entry.null_ids))}) then {value} end"
     return f"upper({value})" if name in entry.caseless else value
 
 
 def _carried(opened: Opened, entry: Table, where: str) -> str:
-    """The relation of a file, with the columns of `carry` filled from the first row of the same order that fills them."""
+    """The relation of a file, with empty columns of `carry` filled from the first row of the same order that has a value."""
     if entry.carry is None:
         return opened.relation
     for name in (*entry.carry.columns, entry.carry.within):
@@ -705,9 +708,8 @@ def _carried(opened: Opened, entry: Table, where: str) -> str:
 
 
 def _with_lines(bound: Bound) -> Bound:
-    """The rows of a file whose orders have no line ids, with ids that tell the lines of an order apart: `#2`, `#3`, … for what repeats
-    within one order, in the file's order, so that the same order delivered again has the same. Rows that share a client's event
-    id, a quantity and a price are one event that came twice."""
+    """Add line ids to orders without them: `#2`, `#3`, … for repeated lines of one order, in the order of the file, so that the same order delivered
+    again gets the same ids. Rows with the same client event id, quantity and price are one event that was sent twice."""
     ids = ("order_id", "product_id", "event_type", "event_at", "user_id", "anonymous_id", "refund_id", "refunded_at")
     apart = ", ".join(identifier(name) for name in ids if name in bound.fields)
     first = "__n"
@@ -716,7 +718,7 @@ def _with_lines(bound: Bound) -> Bound:
             [apart, *(name for name in ("event_id", "quantity", "price", "amount") if name in bound.fields)]
         )
         first = f"case when event_id is null then __n else min(__n) over (partition by {same}) end"
-    # Most lines of a log of events are of no order, and need not be parsed twice to say so.
+    # Most lines of an event log belong to no order; a text search avoids parsing them twice.
     column = bound.entry.fields["order_id"].column
     with_order = "true"
     if bound.opened.is_json and column is not None:
@@ -733,13 +735,13 @@ def _with_lines(bound: Bound) -> Bound:
 
 
 def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[str, str]) -> list[str]:
-    """SQL: `when … then reason` for rows in which a key of JSON holds an object or a list, whose text would pass for a value, of each
-    column of `plain`. Where it does in all rows of a file's sample the mapping is wrong: raises FinegrainError."""
+    """SQL `when … then reason`, for each column of `plain`, for rows in which a JSON key holds an object or a list, whose text would otherwise count
+    as a value. Raises FinegrainError if all rows of a file's sample do: then the mapping is wrong."""
     kinds, nested = {}, {}
     plain = {name: place for name, place in plain.items() if opened.is_json or name in opened.types}
     for column in plain:
         text = identifier(column)
-        # Only text that looks so is parsed again: a string may begin with a bracket, too.
+        # Only text that starts with a bracket is parsed again; a string may start with one, too.
         looks = f"(starts_with({text}, '{{') or starts_with({text}, '['))"
         kinds[column] = opened.types.get(
             column, f"json_type(try_cast({opened.own}payload as json), {_pointer([column])})"
@@ -758,13 +760,13 @@ def _nested_json(con: duckdb.DuckDBPyConnection, opened: Opened, plain: Mapping[
             if filled and filled == bad:
                 what, part = ("an object", "$.id") if which == "OBJECT" else ("a list", "$[0]")
                 raise FinegrainError(
-                    f"{place}: column '{column}' of {opened.origin} is {what}; take a part of it, say {{sql: \"{column}->>'{part}'\"}}"
+                    f"{place}: column '{column}' of {opened.origin} is {what}; extract a value from it, as in {{sql: \"{column}->>'{part}'\"}}"
                 )
     return [f"when {nested[column]} then {quote(f'{column} holds an object or a list')}" for column in plain]
 
 
 def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> tuple[str, str, str]:
-    """SQL of the moment that an expression gives, as text; of what tries the expression; and of when that has failed."""
+    """SQL of the time an expression returns, as text; of the attempt to evaluate it; and of the check whether that failed."""
     kind = _kind_of(con, opened, text, place)
     _check_kind(place, "available_at", kind, "the expression's value")
     tried = f"{opened.own}try_available_at"
@@ -775,13 +777,13 @@ def _arrival(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
     )
 
 
-# --- lists of which each element is a row ------------------------------------------------------------------------
+# --- lists whose elements become rows ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _List:
-    """A list within a relation's rows: `value` is SQL of it, `state` SQL of what is the matter with it: 'absent', 'null', 'list', or a
-    sentence. Its elements are of DuckDB type `kind`; `is_json` where they are JSON."""
+    """A list in the rows of a relation: `value` is its SQL, `state` SQL of its state: 'absent', 'null', 'list', or a sentence about what is wrong.
+    Its elements have the DuckDB type `kind`; `is_json`: they are JSON."""
 
     value: str
     state: str
@@ -796,18 +798,18 @@ class _List:
         return f"from_json({self.value}, '[\"json\"]')" if self.is_json else self.value
 
     def wrong(self, element: str) -> str:
-        """SQL: whether an element is no object."""
+        """SQL: whether an element is not an object."""
         return f"json_type({element}) is distinct from 'OBJECT'" if self.is_json else f"{element} is null"
 
 
 def _pointer(keys: Iterable[str]) -> str:
-    """SQL of the JSON pointer to what keys lead to."""
+    """SQL of the JSON pointer for a path of keys."""
     return quote("".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys))
 
 
 def _walk(value: str, kind: str, keys: Sequence[str], said: str) -> tuple[str, str, list[str]]:
-    """Go from a value of DuckDB type `kind` along keys through structs: where that leads, its type, and the keys that are left, which are
-    of JSON. `said` is how errors begin."""
+    """Follow keys from a value of DuckDB type `kind` through structs. Returns the SQL, its type, and the remaining keys, which are JSON keys. `said`
+    is the start of error texts."""
     rest = list(keys)
     while rest and kind not in ("VARCHAR", "JSON"):
         if not kind.startswith("STRUCT"):
@@ -820,7 +822,7 @@ def _walk(value: str, kind: str, keys: Sequence[str], said: str) -> tuple[str, s
 
 
 def _list(value: str, kind: str, keys: Sequence[str], path: str, said: str) -> _List:
-    """The list that keys lead to from a value; `path` is how the mapping spells the way to it."""
+    """The list at a path of keys below a value; `path` is the path as written in the mapping."""
     value, kind, rest = _walk(value, kind, keys, said)
     none = quote(f"{path} is no list")
     if kind in ("VARCHAR", "JSON"):
@@ -849,9 +851,9 @@ def _list(value: str, kind: str, keys: Sequence[str], path: str, said: str) -> _
 def _exploded(
     con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, explosion: Explosion, where: str
 ) -> Opened:
-    """The rows in which each element of a list is a row: with the columns of their record, `element` (and `parent`), and a column for each
-    member that the mapping reads. `n` tells the element, too, and `record` is what it was. An event without elements is one row, and so
-    is a record whose list cannot be read; of any other table a record without elements is none."""
+    """Explode a list: each element becomes a row, with the columns of its record, `element` (and `parent`), and a column for each member the mapping
+    reads. `n` includes the element, and `record` is the record's `n`. An event without elements is one row, and so is a record whose list cannot be
+    read; in other tables a record without elements has no rows."""
     ours, place, path = opened.own, f"{where}.explode", explosion.path
     root = explosion.outer[0]
     if root not in opened.columns:
@@ -897,7 +899,7 @@ def _exploded(
     mine = [f"{ours}{name}" for name in ("payload", *opened.along)]
     number = f"{ours}n::varchar"
     at = f"'[' || {ours}place || ']'"
-    # Of a row with a key what tells its version stays at the end.
+    # In the position of a row with a key, the version stays at the end.
     numbered = (
         f"case when {ours}place = '' then {number} when regexp_matches({number}, '@[0-9]{{9}}[.][0-9a-f]{{16}}$') "
         f"then left({number}, -27) || {at} || right({number}, 27) else {number} || {at} end"
@@ -926,8 +928,8 @@ def _exploded(
 def _members(
     entry: Table, element: str, parent: str | None, where: str, origin: str, path: str
 ) -> tuple[dict[str, str], dict[str, str], Any]:
-    """The columns of an element: their types, SQL of the JSON types of members of JSON, and a function that gives SQL of them all from how
-    our columns begin."""
+    """The columns of an element: their types, SQL of the JSON types of JSON members, and a function that returns SQL of them all for the prefix of
+    our columns."""
     columns = {ELEMENT: element} | ({PARENT: parent} if parent is not None else {})
     types = {holder: f"json_type({holder})" for holder, kind in columns.items() if kind == "JSON"}
     parts: dict[str, tuple[str, list[str], str]] = {}
@@ -949,7 +951,7 @@ def _members(
     def shown(ours: str) -> list[str]:
         texts = [f"{ours}{holder} as {holder}" for holder in (ELEMENT, PARENT) if holder in columns]
         for column, (value, rest, leaf) in parts.items():
-            # The holder by our own name of it.
+            # The holder under our own column name.
             value = re.sub(r"\b(element|parent)\b", lambda found: ours + found[1], value, count=1)
             if leaf:
                 held = value if leaf == "JSON" else f"try_cast({exact_numbers(value)} as json)"
@@ -961,7 +963,7 @@ def _members(
 
 
 def check_elements(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Table, where: str) -> None:
-    """Refuse rows of which none has the list that the mapping explodes, or none as a list of objects: the mapping is wrong, not some rows."""
+    """Reject a file in which no row has the list to explode, or has it as a list of objects: then the mapping is wrong."""
     explosion, ours = entry.explosion, opened.own
     assert explosion is not None
     place, path, origin = f"{where}.explode", explosion.path, opened.origin
@@ -987,8 +989,8 @@ def check_elements(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, e
 def _check_path(
     con: duckdb.DuckDBPyConnection, opened: Opened, table: str, explosion: Explosion, sample: str, where: str
 ) -> None:
-    """What to say of a list that no row has: of events a note, as a file of visits without a list of products is none the worse for it; in any
-    other table nothing would come of its rows, so the path is wrong."""
+    """Report a list that no row has. For events it is a note, since events without products are normal. In other tables no rows would land, so it is
+    an error."""
     place, path, origin = f"{where}.explode", explosion.path, opened.origin
     root, *keys = explosion.outer
     close = nearest(root, [name for name in opened.names if name != root])
@@ -1011,7 +1013,7 @@ def _check_path(
         names = [str(name) for name, _ in seen]
         if names and key not in names:
             said = f"; {above} has no '{key}'"
-            # Of events a name is near if it could lead to a list: product_id is no slip of products.
+            # For events, suggest only keys that could contain a list: product_id is not a misspelling of products.
             close, hint = (said + nearest(key, of) for of in (names, [str(name) for name, holds in seen if holds]))
             break
     if table != "events":
@@ -1024,7 +1026,7 @@ def _check_path(
 def _check_members(
     con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, objects: int, sample: str, where: str
 ) -> None:
-    """Refuse members of elements that none has, where they look misspelt, or are absent from so many."""
+    """Reject members that no element has, if they look misspelt or are missing from many elements."""
     for holder in (ELEMENT, PARENT):
         if opened.columns.get(holder) != "JSON":
             continue
@@ -1045,17 +1047,17 @@ def _check_members(
             opened.notes.append(f"{said}; it stays null")
 
 
-#: A number, a date or a time: what stands in the first line of a text file that has no header.
+#: A number, a date or a time, as in the first line of a text file without a header.
 _VALUE: Final = re.compile(r"[-+]?\d[\d.,:/ TZ+-]*")
 
 
 def _no_column(opened: Opened, name: str) -> str:
-    """That the mapping reads a column which is not there, and what may be meant."""
+    """The error text for a column that does not exist, with a suggestion."""
     values = [column for column in opened.columns if _VALUE.fullmatch(column)]
     if values and not opened.is_typed and not opened.is_json:
         return (
-            f"{opened.origin} has no column '{name}'; its first line holds '{values[0]}', which is a value and no name: "
-            "if it has no header, name its columns: csv: {columns: [...]}"
+            f"{opened.origin} has no column '{name}'; its first line has '{values[0]}', which looks like a value, not a name: "
+            "if the file has no header, name its columns: csv: {columns: [...]}"
         )
     return f"{opened.origin} has no column '{name}'{nearest(name, opened.columns)}"
 
@@ -1081,7 +1083,7 @@ def _plain(opened: Opened, source: Field, name: str, place: str) -> str:
 
 
 def _spelled(text: str, formats: Sequence[str], kind: str, place: str) -> str:
-    """SQL of a time's text as ISO 8601, by the first format that reads it as a believable moment; else as it is."""
+    """SQL of a time's text as ISO 8601, by the first format that reads it as a plausible time; otherwise unchanged."""
     if not formats:
         return text
     if kind.startswith(("DATE", "TIMESTAMP")):
@@ -1097,7 +1099,7 @@ def _spelled(text: str, formats: Sequence[str], kind: str, place: str) -> str:
 
 
 def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: str) -> str:
-    """The DuckDB type of an expression over a file's columns; errors name the column or the function."""
+    """The DuckDB type of an expression over a file's columns. Raises FinegrainError that names the column or function."""
     known = {name.lower() for name in opened.columns}
     for name in expression(text):
         if name.lower() not in known:
@@ -1113,7 +1115,7 @@ def _kind_of(con: duckdb.DuckDBPyConnection, opened: Opened, text: str, place: s
 
 
 def _structure(kind: Any) -> Any:
-    """A DuckDB type as the structure that `from_json` takes."""
+    """A DuckDB type as a structure for `from_json`."""
     match kind.id:
         case "list":
             return [_structure(dict(kind.children)["child"])]
@@ -1124,8 +1126,7 @@ def _structure(kind: Any) -> Any:
 
 
 def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone: str) -> Bound:
-    """GA4's own export: each nested column cast by name, so that fields it lacks become null and others stay in
-    the payload alone."""
+    """Bind GA4's own export: nested columns are cast by name, so that missing fields become null and unknown ones stay only in the payload."""
     for name in ("event_name", "event_timestamp"):
         if name not in opened.columns:
             raise FinegrainError(
@@ -1145,7 +1146,7 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
             structure = quote(json.dumps(_structure(duckdb.sqltype(kind))))
             inner = f"try_cast({identifier(name)} as json)" if given == "VARCHAR" else f"to_json({identifier(name)})"
             value = f"from_json({inner}, {structure})"
-            if given != "VARCHAR":  # the engine's own cast by name is twenty times faster, where the types allow it
+            if given != "VARCHAR":  # DuckDB's cast by name is twenty times faster, if the types allow it
                 native = f"try_cast({identifier(name)} as {kind})"
                 try:
                     con.execute(f"describe select {native} from (select null::{given} as {identifier(name)})")
@@ -1176,13 +1177,12 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
 
 
 def in_file(name: str, suffix: str = "") -> str:
-    """SQL of a row's position in a file: `name#n` and `suffix`."""
+    """SQL of a row's position in a file: `name#n`, and `suffix`."""
     return f"{quote(name + '#')} || __n" + (f" || {quote(suffix)}" if suffix else "")
 
 
 def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, are_good: bool = False) -> str:
-    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. Where all rows
-    `are_good`, none has `__bad`."""
+    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. `are_good`: no row has `__bad`."""
     now = timestamp_literal(ingested_at)
     entry = bound.entry
     moment = parse_time("trim(__available)", quote(bound.zone))
@@ -1194,7 +1194,7 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
         "_expects": quote(",".join(entry.expects)) if entry.expects else "null",
         "_error": "null" if are_good else "__bad",
         "_ingested_at": now,
-        # The shop cannot have known a row after the lake did.
+        # A row cannot become available after it was loaded.
         "available_at": now if entry.available_at == "now" else f"least(coalesce({moment}, {now}), {now})",
         "payload": "__payload",
     }
@@ -1211,9 +1211,9 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
 
 
 def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> None:
-    """Refuse a file of which no time, or no number, can be read: the mapping is wrong, not some rows.
+    """Reject a file if none of the values of a time or number field can be read: then the mapping is wrong.
 
-    The lake never forgets, so junk must not get in. Rows that are bad one by one do land, and are quarantined.
+    The lake is append-only, so unusable files must not get in. Single bad rows do land, and are quarantined.
     """
     tested = [name for name in bound.fields if is_time(name) or name in NUMBERS]
     if not tested:
@@ -1233,7 +1233,7 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
         filled, good, example = row[3 * position : 3 * position + 3]
         if filled >= ENOUGH and not good:
             what = "a time" if is_time(name) else "a number"
-            hint = "; a format: says how it is spelled" if is_time(name) else ""
+            hint = "; set a format: for it" if is_time(name) else ""
             raise FinegrainError(
                 f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{str(example)[:60]}'{hint}"
             )
@@ -1242,7 +1242,7 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
 def batches(
     files: list[tuple[DataFile, str]], size: int = 64 * 2**20, count: int = 50
 ) -> Iterator[list[tuple[DataFile, str]]]:
-    """Group small files, so that the lake does not get a small file for each: (file, SELECT) pairs."""
+    """Group small files, so that not each becomes a small file in the lake: (file, SELECT) pairs."""
     batch: list[tuple[DataFile, str]] = []
     for pair in files:
         if batch and (len(batch) >= count or sum(file.size for file, _ in batch) + pair[0].size > size):

@@ -1,7 +1,7 @@
-"""Land files in the lake by a mapping: all of one mapping's files in one transaction, each file once.
+"""`finegrain load`: load files into the lake by a mapping. All files of a mapping land in one transaction, and each file only once.
 
-What was loaded by another mapping is compared with what the mapping makes of it now (`deliveries`): it is replaced where the user
-asks for that, and otherwise a reason to land nothing.
+If the mapping has changed since files were loaded, their rows are compared with what the mapping would make of them now (`deliveries`). The
+user decides whether they are replaced or kept; otherwise nothing lands.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from orchestration.sources.files import DataFile, EmptyFile, Look, find, look
 from orchestration.sources.patterns import may_name
 from orchestration.sql.text import quote, timestamp_literal
 
-#: Paths given on the command line in place of the mapping's `files`: for the only table, or by table.
+#: Paths from the command line that replace the mapping's `files`: for its only table, or by table.
 Paths = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 @dataclass
 class FileReport:
-    """One file's part in a load. `malformed` of its `rows` could not be read and landed with their reason.
-    `skipped` says why nothing was done; `notes` what the user may want to know. Where a delivery came again, or its mapping changed,
-    `rows` are those that are new or mapped otherwise, `replaced` of them in place of a former row; `unchanged` were there before, and
-    `gone` are those that it lacks now, reported with the first of its files."""
+    """The result of loading one file. `malformed` of its `rows` could not be read and landed with a reason. `skipped` says why nothing was done;
+    `notes` are for the user. If a delivery is loaded again, or its mapping changed, `rows` are new or changed, `replaced` of them replace a
+    previous row, `unchanged` were in the lake before, and `gone` are deleted because the delivery no longer has them (reported with the first
+    of its files)."""
 
     source: str
     table: str
@@ -52,7 +52,7 @@ class FileReport:
 
 @dataclass
 class LoadReport:
-    """What a load did. `snapshot` is the lake's newest after it; `seconds` is wall time."""
+    """The result of a load. `snapshot` is the lake's newest after it; `seconds` is wall time."""
 
     files: list[FileReport]
     snapshot: int
@@ -70,8 +70,8 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Entry:
-    """One mapping entry with its files: `where` names it in errors, `number` counts the entries of its table. `notes` say which values of
-    a database's table could not be read."""
+    """One mapping entry with its files: `where` names it in errors, `number` counts the entries of its table. `notes` are about unreadable values
+    of a database table."""
 
     where: str
     table: str
@@ -84,7 +84,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """One mapping file, read and checked, with the files it names. `is_whole`: all of them, and not some of the command line."""
+    """One mapping, read and checked, with its files. `is_whole`: all of them, not only some from the command line."""
 
     path: Path
     source: str
@@ -93,16 +93,15 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size in bytes."""
         return sum(file.size for entry in self.entries for file in entry.files)
 
 
 def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | None = None) -> list[Plan]:
-    """Read one mapping file, or all of a folder, and find their files. Nothing is read of the data yet; entries that name
-    no files are left out.
+    """Read one mapping, or all of a folder, and find their files. No data is read yet; entries without files are left out.
 
-    `paths` stand in for the mapping's `files` (`table=path` where the mapping fills several tables); `data` is
-    the folder where its relative paths begin (default: the current one).
+    `paths` replace the mapping's `files` (`table=path` if the mapping fills several tables); `data` is the base folder of its relative paths
+    (default: the current folder).
     """
     found = mapping_files(mapping)
     if paths and len(found) > 1:
@@ -130,25 +129,25 @@ def plan(mapping: str | Path, paths: Paths | None = None, data: str | Path | Non
 
 
 def _find(path: Path, entry: Table, base: Path) -> list[DataFile]:
-    """The files of an entry. An example's are not part of the project."""
+    """The files of an entry. Data of the examples is not part of the project."""
     try:
         return find(entry.files, entry.format, base)
     except FinegrainError as error:
         examples = PROJECT / "examples"
         if not path.resolve().is_relative_to(examples.resolve()):
             raise
-        raise FinegrainError(f"{error}; {examples / 'README.md'} says where to get this example's data") from None
+        raise FinegrainError(f"{error}; see {examples / 'README.md'} for where to get this example's data") from None
 
 
 def no_files(path: Path) -> FinegrainError:
-    """What to do with a mapping that names no files."""
+    """The error for a mapping without files."""
     streams = any(entry.stream for mapped in read_mapping(path).tables.values() for entry in mapped)
-    how = f"by stream; run `finegrain stream {path}`" if streams else f"from elsewhere; run `finegrain ingest {path}`"
-    return FinegrainError(f"{path}: its rows come {how}")
+    how = f"a stream; run `finegrain stream {path}`" if streams else f"tables or APIs; run `finegrain ingest {path}`"
+    return FinegrainError(f"{path}: its rows come from {how}")
 
 
 def _by_table(path: Path, paths: Paths | None, tables: dict[str, int]) -> dict[str, list[str]]:
-    """Which table each path of the command line is for."""
+    """The paths of the command line, by table."""
     if not paths:
         return {}
     if isinstance(paths, Mapping):
@@ -163,13 +162,13 @@ def _by_table(path: Path, paths: Paths | None, tables: dict[str, int]) -> dict[s
                 given.setdefault(next(iter(tables)), []).append(text)
             else:
                 raise FinegrainError(
-                    f"{text}: the mapping {path} fills several tables; say which, as in {next(iter(tables))}={rest or text}"
+                    f"{text}: the mapping {path} fills several tables; name one, as in {next(iter(tables))}={rest or text}"
                 )
     for table in given:
         if table not in tables:
             raise FinegrainError(f"{path}: the mapping does not fill '{table}'{nearest(table, tables)}")
         if tables[table] > 1:
-            raise FinegrainError(f"{path}: {table} has several entries, so paths cannot stand in for their files")
+            raise FinegrainError(f"{path}: {table} has several entries, so their files cannot be replaced by paths")
     return given
 
 
@@ -177,23 +176,22 @@ def load(
     mapping: str | Path,
     paths: Paths | None = None,
     data: str | Path | None = None,
-    again: bool = False,
+    remap: bool = False,
     keep: bool = False,
     *,
     where: Settings | None = None,
     now: datetime | None = None,
     quiet: bool = True,
 ) -> LoadReport:
-    """Land the files of a mapping (or of every mapping in a folder) in the lake.
+    """Load the files of a mapping (or of every mapping in a folder) into the lake.
 
-    Each mapping's files land in one transaction or not at all. A file that its table holds already (same name, same bytes, same
-    source) is skipped. If the mapping would now make other rows of it, nothing lands, unless the user says what is to be done:
-    `again` maps all that was loaded again and replaces what comes out otherwise, `keep` leaves it as it is. What comes again of a
-    delivery replaces it (`deliveries`). `now` is the moment of arrival, naive UTC.
-    Raises FinegrainError; the lake is then as it was before the mapping that failed.
+    The files of a mapping land in one transaction. A file that is already loaded (same source, table, name and content) is skipped. If the
+    current mapping would change loaded rows, nothing lands, unless `remap` replaces them or `keep` leaves them as they are. A delivery that
+    arrives again replaces the previous one (`deliveries`). `now` is the arrival time, naive UTC.
+    Raises FinegrainError; nothing of the mapping that failed has landed then.
     """
-    if again and keep:
-        raise FinegrainError("--again replaces what is loaded, and --keep leaves it as it is: give one of them")
+    if remap and keep:
+        raise FinegrainError("--remap replaces loaded rows, and --keep leaves them as they are; give only one of them")
     where = where or settings()
     started = time.monotonic()
     plans = plan(mapping, paths, data)
@@ -201,18 +199,18 @@ def load(
         raise no_files(plans[0].path)
     reports: list[FileReport] = []
     mappings = shop.mappings_at(mapping)
-    # Looking costs about a third of landing, so each byte counts once for either.
-    # Two loads at once could both miss that the other lands the same file.
+    # Each byte counts twice for progress: once when the file is inspected, once when it lands.
+    # Without the lock, two loads at once could both land the same file.
     one = lake.alone(where, "load")
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
             for place in lake.places(where):
-                if not os.access(place, os.W_OK):  # else it would be told by the commit, after all the work
-                    raise FinegrainError(f"{place}: the lake is here, and cannot be written")
+                if not os.access(place, os.W_OK):  # otherwise the commit would fail, after all the work
+                    raise FinegrainError(f"{place}: the lake cannot be written; check its permissions")
             shop.check(con, mappings)
             for each in plans:
-                asked = Asked(again, keep, now or datetime.now(UTC).replace(tzinfo=None))
+                asked = Asked(remap, keep, now or datetime.now(UTC).replace(tzinfo=None))
                 reports += _load(con, where, each, asked, advance)
             shop.record(con, where, mappings, now)
             [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
@@ -222,27 +220,28 @@ def load(
 
 
 def fingerprint_of(entries: Sequence[Entry]) -> str:
-    """What tells how entries map a file that all of them read, in their order."""
+    """A fingerprint of how these entries, which all read one file, map it."""
     return " ".join(entry.mapping.fingerprint(entry.zone) for entry in sorted(entries, key=lambda entry: entry.number))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user wants of a load."""
+    """The options of a load, and its time."""
 
-    again: bool
+    remap: bool
     keep: bool
     now: datetime
 
 
 @dataclass
-class Part:
-    """One file's part in a landing. `standing` says what becomes of it, `report` what did; a file that `is_here` was read."""
+class FileLanding:
+    """One file of a load. `status` is what to do with it, `report` the result; `is_here`: the file itself was read, not only its rows in the
+    lake."""
 
     file: str
     fingerprint: str
     mapping: str
-    standing: deliveries.Standing
+    status: deliveries.FileStatus
     report: FileReport
     is_here: bool = True
     changes: deliveries.Changes | None = None
@@ -250,31 +249,31 @@ class Part:
 
 @dataclass
 class Landing:
-    """What a load lands in one raw table: SELECTs of files that are new, and of those that are compared with what the lake has of them.
-    `parts` are the files by what their rows' positions begin with, `kept` those that are left as they are, by another mapping than
-    the one they were loaded by; `expected` how many rows each SELECT of a file must give, by the file's own count."""
+    """What a load lands in one raw table: SELECTs of new files (`fresh`), and of files that are `compared` with their rows in the lake. `parts`
+    are the files by the prefix of their rows' positions; `kept` are files whose mapping changed and whose rows are kept as they are;
+    `expected` is the number of rows each SELECT of a file must return, counted from the file's bytes."""
 
     table: str
     fresh: list[tuple[DataFile, str]] = field(default_factory=list)
-    again: list[tuple[DataFile, str]] = field(default_factory=list)
+    compared: list[tuple[DataFile, str]] = field(default_factory=list)
     deliveries: dict[DataFile, str] = field(default_factory=dict)
-    parts: dict[str, Part] = field(default_factory=dict)
-    kept: list[Part] = field(default_factory=list)
+    parts: dict[str, FileLanding] = field(default_factory=dict)
+    kept: list[FileLanding] = field(default_factory=list)
     expected: dict[str, int] = field(default_factory=dict)
 
     def moved(self) -> set[str]:
-        """The deliveries of which anything is new, changed or deleted."""
+        """The deliveries with new, changed or deleted rows."""
         return {
             part.changes.delivery
             for part in self.parts.values()
-            if part.changes is not None and (part.changes.any or not part.standing.is_there)
+            if part.changes is not None and (part.changes.any or not part.status.is_there)
         }
 
 
 def _load(
     con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, asked: Asked, advance: console.Advance
 ) -> list[FileReport]:
-    """One mapping: look at every file, bind all, compare what was loaded before, then land all in one transaction."""
+    """Load one mapping: inspect and bind all files, compare those loaded before, then land everything in one transaction."""
     reports: list[FileReport] = []
     looks: dict[tuple[str, str], Look] = {}
     looked = Looked()
@@ -297,18 +296,18 @@ def _load(
     with lake.unmoved(where):
         loads = deliveries.Loads(con, plan.source)
         patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
-        standings = {
-            table: loads.standings(
+        statuses = {
+            table: loads.statuses(
                 table,
-                told,
+                names,
                 {name: (seen.fingerprint, mapped[of, name]) for (of, name), seen in looks.items() if of == table},
-                asked.again,
+                asked.remap,
                 asked.keep,
             )
-            for table, told in patterns.items()
+            for table, names in patterns.items()
         }
-        replaces = any(standing.delivery for table in standings.values() for standing in table.values())
-        now = deliveries.moment(con, plan.source, loads, asked.now, replaces or asked.again)
+        replaces = any(status.delivery for table in statuses.values() for status in table.values())
+        now = deliveries.moment(con, plan.source, loads, asked.now, replaces or asked.remap)
     landings = {table: Landing(table) for table in patterns}
     for entry in plan.entries:
         landing_of = landings[entry.table]
@@ -318,39 +317,39 @@ def _load(
                 advance(file.size, file.name)
                 continue
             key = (entry.table, file.name)
-            standing, seen = standings[entry.table][file.name], looks[key]
-            report = FileReport(plan.source, entry.table, file.name, skipped=standing.skipped)
+            status, seen = statuses[entry.table][file.name], looks[key]
+            report = FileReport(plan.source, entry.table, file.name, skipped=status.skipped)
             reports.append(report)
-            # Positions tell rows apart: a second entry over the same file must not repeat those of the first.
+            # Positions are unique: a second entry over the same file must not reuse those of the first.
             name = loads.name(entry.table, file.name, seen.fingerprint)
             suffix = f".{entry.number + 1}" if name in landing_of.parts else ""
-            part = Part(file.name, seen.fingerprint, mapped[key], standing, report)
-            if standing.skipped:
-                if standing.is_remapped:
+            part = FileLanding(file.name, seen.fingerprint, mapped[key], status, report)
+            if status.skipped:
+                if status.is_remapped:
                     landing_of.kept.append(part)
                 advance(file.size, file.name)
                 continue
             file_opened = looked.opened(con, file, entry.table, entry.mapping, entry.where)
-            # A row that cannot be read is one row, in however many entries.
+            # A row that cannot be read lands once, even if several entries read the file.
             is_first = first_reader[file] is entry
             bound = landing.bind_opened(
                 con, file_opened, entry.table, entry.mapping, entry.zone, entry.where, malformed=is_first
             )
             landing.check_sample(con, bound, entry.where)
-            report.notes += bound.opened.notes + standing.notes
-            standing.notes = []
+            report.notes += bound.opened.notes + status.notes
+            status.notes = []
             landing_of.parts.setdefault(name, part)
             select = landing.select(bound, plan.source, landing.in_file(name, suffix), now)
             landing_of.expected[select] = bound.expected(con)
-            (landing_of.again if standing.delivery else landing_of.fresh).append((file, select))
-            if standing.delivery:
-                landing_of.deliveries[file] = standing.delivery
+            (landing_of.compared if status.delivery else landing_of.fresh).append((file, select))
+            if status.delivery:
+                landing_of.deliveries[file] = status.delivery
     with lake.unmoved(where):
         for each in landings.values():
             reports += _bind_missing(con, plan, each, loads, patterns[each.table], set(looks), asked, now)
     try:
         for each in landings.values():
-            if each.again:
+            if each.compared:
                 with lake.unmoved(where):
                     _compare(con, plan.source, each, loads, patterns[each.table], advance)
         _refuse(plan, list(landings.values()), asked)
@@ -365,14 +364,14 @@ def _load(
 
 
 class Looked:
-    """The files of a mapping, each looked at once, though several entries read it in one way."""
+    """A cache of inspected files, for entries that read the same file in the same way."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[DataFile, str | None, Csv | None], Look] = {}
         self._opened: dict[tuple[DataFile, str | None, Csv | None], landing.Opened] = {}
 
     def at(self, file: DataFile, entry: Table) -> Look:
-        """A look at a file as an entry reads it. Raises FinegrainError, EmptyFile among them."""
+        """Inspect a file as an entry reads it. Raises FinegrainError, for an empty file EmptyFile."""
         key = (file, entry.encoding, entry.csv)
         if key not in self._seen:
             self._seen[key] = look(*key)
@@ -381,7 +380,7 @@ class Looked:
     def opened(
         self, con: duckdb.DuckDBPyConnection, file: DataFile, table: str, entry: Table, where: str
     ) -> landing.Opened:
-        """A file opened as an entry reads it. CSV is the same for all entries that say the same of it, and is opened once."""
+        """Open a file as an entry reads it. CSV is opened once for all entries with the same CSV settings."""
         key = (file, entry.encoding, entry.csv)
         if key not in self._opened:
             opened = landing.open_file(con, file, self.at(file, entry), table, entry, where)
@@ -401,16 +400,16 @@ def _bind_missing(
     asked: Asked,
     now: datetime,
 ) -> list[FileReport]:
-    """Files that are in the lake and not at hand: their rows are mapped again from their payload there, if all is to be mapped again,
-    or what else there was of a delivery."""
-    compared = {part.standing.delivery for part in of.parts.values() if part.standing.is_there}
-    replaced = {part.standing.delivery for part in of.parts.values()} - compared
+    """Bind files that are in the lake but no longer present: with `remap`, or as part of a delivery that is compared, their rows are mapped again
+    from their payload in the lake."""
+    compared = {part.status.delivery for part in of.parts.values() if part.status.is_there}
+    replaced = {part.status.delivery for part in of.parts.values()} - compared
     missing: dict[str, tuple[str, deliveries.Loaded]] = {}
-    for told, before in loads.of(of.table, patterns).items():
+    for delivery, before in loads.of(of.table, patterns).items():
         for _, each in before:
-            wanted = told in compared or (asked.again and plan.is_whole and told not in replaced)
+            wanted = delivery in compared or (asked.remap and plan.is_whole and delivery not in replaced)
             if wanted and each.name not in of.parts:
-                missing[each.name] = (told, each)
+                missing[each.name] = (delivery, each)
     if not missing:
         return []
     names = ", ".join(map(quote, missing))
@@ -423,7 +422,7 @@ def _bind_missing(
     ).fetchall()
     reports = []
     for name, count in counts:
-        told, each = missing[str(name)]
+        delivery, each = missing[str(name)]
         report = FileReport(plan.source, of.table, each.file, unchanged=int(count))
         reports.append(report)
         entries = [
@@ -433,46 +432,46 @@ def _bind_missing(
             and any(may_name(pattern, entry.mapping.format, each.file) for pattern in entry.mapping.files)
         ]
         kind = next((entry.mapping.format or format_of(each.file) for entry in entries), None)
-        stays = f"the file is not here, so {count:,} rows of it stay as they are: "
-        undo = f"`finegrain unload {plan.source}.{of.table} --file {shlex.quote(each.file)}` takes them back"
+        stays = f"the file is not here, so its {count:,} rows stay as they are: "
+        undo = f"`finegrain unload {plan.source}.{of.table} --file {shlex.quote(each.file)}` removes them"
         if not entries or len({entry.mapping.files for entry in entries}) > 1:
-            which = "several entries may have read it" if entries else "no entry reads it now"
+            which = "several entries may have read it" if entries else "no entry reads it any more"
             report.notes.append(f"{stays}{which}; {undo}")
         elif kind not in ("csv", "jsonl"):
-            report.notes.append(f"{stays}of a Parquet file the lake has no copy that could be mapped again; {undo}")
+            report.notes.append(f"{stays}rows of a Parquet file cannot be mapped again from the lake; {undo}")
         else:
-            report.notes.append("the file is not here: its rows are mapped again from what the lake has of them")
-            # Several rows may have been made of one of the file's: by two entries, or of the elements of a list.
+            report.notes.append("the file is not here: its rows are mapped again from their payload in the lake")
+            # One record of the file may have become several rows: by two entries, or by the elements of a list.
             rows = (
                 f"select cast(regexp_extract(_position, '#([0-9]+)(?:{IN_RECORD})?[0-9.]*$', 1) as bigint) as __n, any_value(payload) as payload, "
                 f"any_value(_error) as _error from ({alive}) where __name = {quote(str(name))} group by 1"
             )
             file = DataFile(Path(each.file), str(name), kind, 0)
             is_remapped = each.mapping != (mapping := fingerprint_of(entries))
-            standing = deliveries.Standing(delivery=told, is_there=True, is_remapped=is_remapped)
-            of.parts[str(name)] = Part(each.file, each.fingerprint, mapping, standing, report, is_here=False)
-            of.deliveries[file] = told
+            status = deliveries.FileStatus(delivery=delivery, is_there=True, is_remapped=is_remapped)
+            of.parts[str(name)] = FileLanding(each.file, each.fingerprint, mapping, status, report, is_here=False)
+            of.deliveries[file] = delivery
             for place, entry in enumerate(entries):
                 opened = landing.open_landed(con, rows, each.file, of.table, entry.mapping, entry.where)
                 bound = landing.bind_opened(
                     con, opened, of.table, entry.mapping, entry.zone, entry.where, malformed=not place
                 )
                 suffix = f".{entry.number + 1}" if place else ""
-                of.again.append((file, landing.select(bound, plan.source, landing.in_file(str(name), suffix), now)))
+                of.compared.append((file, landing.select(bound, plan.source, landing.in_file(str(name), suffix), now)))
     return reports
 
 
 def _refuse(plan: Plan, landings: Sequence[Landing], asked: Asked) -> None:
-    """Raise FinegrainError where rows that are in the lake would come out otherwise and the user has not said what to do."""
+    """Raise FinegrainError if loaded rows would change and the user has not decided what to do with them."""
     lines = []
     for each in landings:
         moved = each.moved()
         for part in each.parts.values():
-            told, changes = part.standing, part.changes
-            if changes is None or not told.is_there or asked.again:
+            status, changes = part.status, part.changes
+            if changes is None or not status.is_there or asked.remap:
                 continue
-            if told.delivery not in moved:
-                part.report.skipped = "already there; the mapping changed, but none of its rows"
+            if status.delivery not in moved:
+                part.report.skipped = "already loaded; the mapping changed, but none of its rows"
             else:
                 lines.append(
                     f"  {each.table} {console.shown(part.file)}: {changes.replaced:,} rows would be replaced, {changes.deleted:,} deleted, "
@@ -480,15 +479,15 @@ def _refuse(plan: Plan, landings: Sequence[Landing], asked: Asked) -> None:
                 )
     if lines:
         raise FinegrainError(
-            f"{plan.path}: the mapping is not the one by which these files were loaded; nothing has landed\n"
+            f"{plan.path}: the mapping has changed since these files were loaded; nothing has landed\n"
             + "\n".join(lines)
-            + f"\n  finegrain load {plan.path} --again replaces them"
-            + f"\n  finegrain load {plan.path} --keep leaves what is loaded as it is, and loads new files by the new mapping"
+            + f"\n  finegrain load {plan.path} --remap replaces them"
+            + f"\n  finegrain load {plan.path} --keep leaves loaded rows as they are, and loads new files by the new mapping"
         )
 
 
 class _Failed(Exception):
-    """A batch of files that did not land, and DuckDB's error."""
+    """A batch of files that failed to land, with DuckDB's error."""
 
     def __init__(self, batch: list[tuple[DataFile, str]], error: duckdb.Error) -> None:
         super().__init__(str(error))
@@ -503,33 +502,33 @@ def _compare(
     patterns: Sequence[str],
     advance: console.Advance,
 ) -> None:
-    """Stage what was loaded before, and find what is new, changed and deleted. Not in the transaction, which is to be short: whoever
-    else lands files waits for this load."""
-    for number, batch in enumerate(landing.batches(of.again)):
+    """Stage files that were loaded before, and find new, changed and deleted rows. This happens outside the transaction, to keep that short:
+    other loads wait for it."""
+    for number, batch in enumerate(landing.batches(of.compared)):
         try:
-            told = [(of.deliveries[file], select) for file, select in batch]
-            deliveries.stage(con, of.table, told, first=number == 0)
+            rows = [(of.deliveries[file], select) for file, select in batch]
+            deliveries.stage(con, of.table, rows, first=number == 0)
         except duckdb.Error as error:
             raise _Failed(batch, error) from None
         for file, _ in batch:
             advance(file.size, file.name)
     compared = set(of.deliveries.values())
     former = {
-        (each.name, told)
-        for told, before in loads.of(of.table, patterns).items()
-        if told in compared
+        (each.name, delivery)
+        for delivery, before in loads.of(of.table, patterns).items()
+        if delivery in compared
         for _, each in before
     }
     deliveries.compare(con, of.table, deliveries.of_files(source, of.table, former))
     found = deliveries.changes(con, of.table)
     for name, part in of.parts.items():
-        if part.standing.delivery:
-            part.changes = found.pop(name, deliveries.Changes(part.standing.delivery))
-    for other in found.values():  # of files that are not part of the delivery any more
-        first = next(part for part in of.parts.values() if part.standing.delivery == other.delivery)
+        if part.status.delivery:
+            part.changes = found.pop(name, deliveries.Changes(part.status.delivery))
+    for other in found.values():  # files that are no longer part of the delivery
+        first = next(part for part in of.parts.values() if part.status.delivery == other.delivery)
         assert first.changes is not None
         first.changes.deleted += other.deleted
-    here = [(file, text) for file, text in of.again if text in of.expected]
+    here = [(file, text) for file, text in of.compared if text in of.expected]
     read = sum(part.changes.holds for part in of.parts.values() if part.changes is not None and part.is_here)
     _check_count(con, here, of.expected, read)
 
@@ -537,7 +536,7 @@ def _compare(
 def _check_count(
     con: duckdb.DuckDBPyConnection, batch: list[tuple[DataFile, str]], expected: Mapping[str, int], read: int
 ) -> None:
-    """Hold what was read of files to what they hold by their own count. Raises FinegrainError that names the file."""
+    """Check that as many rows were read as the files contain. Raises FinegrainError that names the file."""
     held = sum(expected[text] for _, text in batch)
     if read == held:
         return
@@ -556,12 +555,12 @@ def _land(
     now: datetime,
     advance: console.Advance,
 ) -> None:
-    """The transaction: rows, what is deleted, and the note of each file, together."""
+    """The transaction: rows, deletions, and the record of each file, together."""
     recorded = [
         (each, part)
         for each in landings
         for part in (*each.parts.values(), *each.kept)
-        if part.standing.is_remapped and (part in each.kept or part.standing.delivery not in each.moved())
+        if part.status.is_remapped and (part in each.kept or part.status.delivery not in each.moved())
     ]
     if not recorded and not any(each.fresh or each.moved() for each in landings):
         for each in landings:
@@ -581,9 +580,9 @@ def _land(
                 _check_count(con, batch, each.expected, landed)
                 for file, _ in batch:
                     advance(file.size, file.name)
-            if each.again and each.moved():
+            if each.compared and each.moved():
                 deliveries.land(con, plan.source, each.table, now)
-        # Literals, here and elsewhere: DuckDB imports pandas, where it is installed, to read a list of parameters.
+        # Literals instead of parameters: to read a list of parameters, DuckDB would import pandas if it is installed.
         moment = timestamp_literal(now)
         noted: list[str] = []
         for each in landings:
@@ -595,7 +594,7 @@ def _land(
             moved = each.moved()
             for name, part in each.parts.items():
                 holds = part.changes.holds if part.changes else part.report.rows
-                if part.changes is None or part.standing.delivery in moved:
+                if part.changes is None or part.status.delivery in moved:
                     texts = (plan.source, each.table, part.file, part.fingerprint)
                     noted.append(
                         f"({', '.join(map(quote, texts))}, {holds}, {moment}, {quote(name)}, {quote(part.mapping)})"
@@ -610,7 +609,7 @@ def _land(
 
 
 def _report(of: Landing, landed: Mapping[str, tuple[int, int]]) -> None:
-    """Fill in the reports from what `landed`, rows and malformed ones, by what positions begin with."""
+    """Fill in the reports from `landed`: rows and malformed rows by position prefix."""
     for name, part in of.parts.items():
         report, changes = part.report, part.changes
         if report.skipped:
@@ -622,7 +621,7 @@ def _report(of: Landing, landed: Mapping[str, tuple[int, int]]) -> None:
 
 
 def _of_file(con: duckdb.DuckDBPyConnection, failed: _Failed) -> FinegrainError:
-    """Name the file that could not be read to its end: read each again, alone. If all can be, the lake is at fault."""
+    """Find the file that could not be read, by reading each one alone. If all can be read, the lake is at fault."""
     for file, text in failed.batch:
         try:
             con.execute(f"select bit_xor(hash(landed)) from ({text}) as landed").fetchall()

@@ -1,7 +1,7 @@
-"""`finegrain rates update`: the reference rates of the European Central Bank, into the lake (`raw.exchange_rates`).
+"""`finegrain rates update`: load the reference rates of the European Central Bank into the lake (`raw.exchange_rates`).
 
-All of its files are read: the history and the day's rates, as CSV (also zipped) and as XML. Rates that the lake has are left alone;
-one that is another now lands again, and the newest counts.
+All of the ECB's files can be read: the history and the daily rates, as CSV (also zipped) and as XML. Unchanged rates do not land again; a
+changed rate does, and the newest one counts.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from orchestration.lake import lake
 from orchestration.lake.locks import scratch
 from orchestration.sql.text import quote, timestamp_literal
 
-#: All rates since 1999, of one file.
+#: The file with all rates since 1999.
 ADDRESS: Final = "https://www.ecb.europa.eu/stats/eurofxref/eurofxref-hist.zip"
-#: The largest file, in bytes, also once it is unpacked; the history had 7 million in 2025.
+#: Largest file in bytes, also after unpacking; the history had 7 million in 2025.
 LARGEST: Final = 100 * 2**20
-#: Seconds to wait for an answer.
+#: Timeout in seconds.
 PATIENCE: Final = 60.0
-#: What stands for a rate that there is not.
+#: Texts that mean there is no rate.
 NONE: Final = ("", "N/A", "-")
-#: Rates that a decimal(18, 8) holds, and that no currency's lies outside of.
+#: The range of valid rates; all of them fit a decimal(18, 8).
 LOWEST: Final = "0.00000001"
 HIGHEST: Final = "9999999999"
 
 
 @dataclass(frozen=True)
 class RatesReport:
-    """What an update did. `new` rates and `changed` ones landed, `unchanged` were there; `newest` is the last day of which there is one.
-    `snapshot` is the lake's newest after it; `seconds` is wall time."""
+    """The result of an update. `new` and `changed` rates landed, `unchanged` ones did not; `newest` is the last day with a rate. `snapshot` is the
+    lake's newest after it; `seconds` is wall time."""
 
     origin: str
     currencies: int
@@ -62,8 +62,7 @@ class RatesReport:
 
 
 def update(origin: str | None = None, *, where: Settings | None = None, now: datetime | None = None) -> RatesReport:
-    """Land the rates of a file or an address (default: the ECB's own) that are new or changed. `now` is naive UTC. Raises
-    FinegrainError; nothing has landed then."""
+    """Land new and changed rates of a file or URL (default: the ECB's). `now` is naive UTC. Raises FinegrainError; nothing has landed then."""
     where = where or settings()
     started = time.monotonic()
     origin = origin or ADDRESS
@@ -104,13 +103,15 @@ def _read(origin: str) -> bytes:
         raise FinegrainError(f"{shown(origin)}: the rates cannot be read: {error.strerror}") from None
 
 
-#: What a file should be.
+#: The end of error texts: which files are accepted.
 _HINT: Final = "; give eurofxref-hist.csv, .xml or .zip, as the ECB publishes them"
 
 
 def _by_hand(origin: str) -> str:
     what = ADDRESS if origin == ADDRESS else "the file"
-    return f"download {what} where there is a network, and give it: finegrain rates update --from eurofxref-hist.zip"
+    return (
+        f"download {what} on a machine with network access, and run: finegrain rates update --from eurofxref-hist.zip"
+    )
 
 
 def _download(origin: str) -> bytes:
@@ -128,7 +129,7 @@ def _download(origin: str) -> bytes:
         raise Unavailable(f"{shown(origin)} cannot be reached: {shown(said)}; {_by_hand(origin)}") from None
     except Exception as error:  # a server that does not speak HTTP
         raise Unavailable(
-            f"{shown(origin)} gives no answer that can be read: {shown(error)}; {_by_hand(origin)}"
+            f"{shown(origin)} sent an answer that cannot be read: {shown(error)}; {_by_hand(origin)}"
         ) from None
     if len(body) > LARGEST:
         raise FinegrainError(f"{shown(origin)}: this is larger than any file of the ECB's rates{_HINT}")
@@ -136,7 +137,7 @@ def _download(origin: str) -> bytes:
 
 
 def _stage(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder: Path, now: datetime) -> None:
-    """Fill `__given` with the rates of a file, as text, and `__rates` with them as they are meant."""
+    """Fill `__given` with the rates of a file as text, and `__rates` with their parsed values."""
     if zipfile.is_zipfile(io.BytesIO(body)):
         body = _unpack(body, origin)
     if body.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
@@ -192,7 +193,7 @@ def _unpack(body: bytes, origin: str) -> bytes:
 
 
 def _stage_csv(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder: Path) -> None:
-    """One row a day and one column a currency; each line ends with a comma."""
+    """A CSV file: one row per day and one column per currency; each line ends with a comma."""
     text = _text(body, origin)
     names = [name.strip() for name in text.partition("\n")[0].split(",")]
     while names and not names[-1]:
@@ -227,8 +228,8 @@ def _text(body: bytes, origin: str) -> str:
 
 
 def _stage_xml(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder: Path) -> None:
-    """Cubes of days, in which are cubes of currencies."""
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # entities of entities take memory without end
+    """An XML file: one Cube element per day, with one Cube per currency in it."""
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # nested entities could exhaust memory
         raise FinegrainError(f"{origin}: these are no rates of the ECB{_HINT}")
     try:
         root = ElementTree.fromstring(body)
@@ -258,7 +259,7 @@ def _stage_xml(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder:
 
 
 def _compare(con: duckdb.DuckDBPyConnection) -> None:
-    """Add to `__rates` what the lake has of each: `former`."""
+    """Add the rate in the lake to each row of `__rates`, as `former`."""
     con.execute(
         "create or replace temp table __rates as select r.*, f.per_euro as former from __rates as r left join ("
         "select rate_date, currency, arg_max(per_euro, snapshot_id) as per_euro from lake.raw.exchange_rates group by all"

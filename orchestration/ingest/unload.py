@@ -1,7 +1,7 @@
-"""`finegrain unload`: take back what a source, one of its tables or some of its files brought.
+"""`finegrain unload`: remove the rows of a source, of one of its tables, or of some of its files.
 
-Every row that is still there gets a deletion by its position, and the notes of its files are removed, in one transaction; so a file can
-be loaded again, and the ledger still knows each row.
+In one transaction, every live row is recorded as deleted by its position, and the load records of its files are removed. So the files can be
+loaded again, and the ledger still accounts for every row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestration.sql.text import quote, timestamp_literal
 
 @dataclass
 class Unloaded:
-    """Rows of one raw table that were taken back; `file` is null for those that came by `ingest` or `stream`, as `came_by` says."""
+    """Removed rows of one raw table. `came_by` is the command that loaded them; `file` is null for `ingest` and `stream`."""
 
     table: str
     file: str | None
@@ -35,7 +35,7 @@ class Unloaded:
 
 @dataclass
 class UnloadReport:
-    """What an unload did. `snapshot` is the lake's newest after it; `seconds` is wall time."""
+    """The result of an unload. `snapshot` is the lake's newest after it; `seconds` is wall time."""
 
     source: str
     parts: list[Unloaded]
@@ -45,7 +45,7 @@ class UnloadReport:
 
     @property
     def rows(self) -> int:
-        """Rows taken back."""
+        """Rows removed."""
         return sum(part.rows for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
@@ -56,14 +56,14 @@ class UnloadReport:
 def unload(
     what: str, files: Sequence[str] = (), *, where: Settings | None = None, now: datetime | None = None
 ) -> UnloadReport:
-    """Take back the rows of `what`, a source or `source.table`, or of these `files` of it, named as the load reported them. `now`
-    (naive UTC) stands in for the clock. Raises FinegrainError, also for names that the lake does not know; nothing is changed then."""
+    """Remove the rows of `what`, a source or `source.table`, or only of these `files`, named as the load reported them. `now` (naive UTC)
+    replaces the clock. Raises FinegrainError, also for unknown names; nothing is changed then."""
     where = where or settings()
     started = time.monotonic()
     source, _, table = what.partition(".")
     if not lake.exists(where):
-        raise FinegrainError(f"{where.lake_catalog}: there is no lake here, so nothing to unload")
-    # Neither a load nor an ingest may land rows between the look and the deletions.
+        raise FinegrainError(f"{where.lake_catalog}: there is no lake here, so there is nothing to unload")
+    # No load or ingest may land rows between the query and the deletions.
     with lake.alone(where, "load"), lake.alone(where, f"ingest {source}"):
         con = lake.connect(where)
         try:
@@ -82,22 +82,22 @@ def unload(
             con.close()
     kinds = {part.came_by for part in report.parts}
     if "ingest" in kinds:
-        report.notes.append("rows of databases and APIs come again by `finegrain ingest MAPPING --full`")
+        report.notes.append("to load rows of databases and APIs again, run `finegrain ingest MAPPING --from-beginning`")
     if "stream" in kinds:
         report.notes.append(
-            "how far streams were read stays as it is; `finegrain stream MAPPING --afresh` reads them from their beginning"
+            "positions of streams are unchanged; to load their rows again, run `finegrain stream MAPPING --from-beginning`"
         )
     report.seconds = time.monotonic() - started
     return report
 
 
 def _tables(con: duckdb.DuckDBPyConnection, source: str, table: str, loads: deliveries.Loads) -> list[str]:
-    """The raw tables that are meant."""
+    """The raw tables to unload."""
     found = con.execute(
         " union ".join(f"select distinct _source, {quote(name)} from lake.raw.{name}" for name in RAW_TABLES)
     ).fetchall()
     there = {(str(of), str(name)) for of, name in found} | {(source, each.table) for each in loads.all}
-    # One of which nothing has landed may have said something of the shop.
+    # A source without rows may still have shop settings.
     said = con.execute("select distinct source from lake.raw.shop").fetchall()
     sources = sorted({of for of, _ in there} | {str(of) for (of,) in said})
     if source not in sources:
@@ -113,13 +113,13 @@ def _check_files(what: str, tables: Sequence[str], files: Sequence[str], loads: 
     for file in files:
         if file not in known:
             hint = nearest(file, known) if known else "; none of its rows came from files"
-            raise FinegrainError(f"--file {file}: the lake has no such file of {what}{hint}")
+            raise FinegrainError(f"--file {file}: no such file of {what} is loaded{hint}")
 
 
 def _find(
     con: duckdb.DuckDBPyConnection, source: str, table: str, files: Sequence[str], loads: deliveries.Loads
 ) -> list[Unloaded]:
-    """Fill `__unloaded_<table>` with the rows that are there: _position and __last, when they landed."""
+    """Fill `__unloaded_<table>` with the live rows: _position, and __last, when they landed."""
     names = {each.name: each.file for each in loads.all if each.table == table and (not files or each.file in files)}
     only = f"where __name in ({', '.join(map(quote, names)) or 'null'})" if files else ""
     con.execute(
@@ -154,7 +154,7 @@ def _take_back(
         if is_whole:
             shop.forget(con, source)
         for table in tables:
-            deliveries.tell_gone(con, source, table, f"__unloaded_{table}", now, after)
+            deliveries.mark_deleted(con, source, table, f"__unloaded_{table}", now, after)
             con.execute(
                 f"delete from lake.raw.loads where source = {quote(source)} and raw_table = {quote(table)}{some}"
             )

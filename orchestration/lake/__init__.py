@@ -1,1 +1,1 @@
-"""The lake, and what is kept in it beside rows."""
+"""The lake: opening it, locks, positions and shop-wide settings."""

@@ -1,4 +1,4 @@
-"""The lake: raw, immutable, append-only tables in DuckLake. One place opens it, for the loader and for dbt alike."""
+"""The lake: raw, append-only tables in DuckLake. The loaders and dbt both open it through this module."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from orchestration.sql.text import identifier, quote
 
 T = TypeVar("T")
 
-#: The lake's own tables beside the raw ones: what has been loaded, so that a file is not loaded twice by accident; how far each
-#: source has been read (orchestration/lake/positions.py); what could not be landed, whole (orchestration/ingest/stream/); of databases and
-#: APIs, which rows are gone and how their tables looked (orchestration/ingest/ingest.py); what mappings say of the whole shop
-#: (orchestration/lake/shop.py); and exchange rates (orchestration/ingest/rates.py).
-BOOKS: Final[dict[str, str]] = {
+#: Bookkeeping tables beside the raw tables: loaded files, so that none is loaded twice; positions of each source
+#: (orchestration/lake/positions.py); dead letters (orchestration/ingest/stream/); deleted rows and last seen columns of databases and APIs
+#: (orchestration/ingest/ingest.py); shop-wide settings of mappings (orchestration/lake/shop.py); and exchange rates
+#: (orchestration/ingest/rates.py).
+BOOKKEEPING: Final[dict[str, str]] = {
     "loads": (
         "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
         "position varchar, mapping varchar"
@@ -56,11 +56,11 @@ BOOKS: Final[dict[str, str]] = {
     "schemas": "source varchar, place varchar, part varchar, columns varchar, seen_at timestamp, mapping varchar",
     "replayed": "_source varchar, _position varchar, raw_table varchar, letter_at timestamp, replayed_at timestamp",
     "shop": "source varchar, setting varchar, value varchar, mapping varchar, said_at timestamp",
-    # No space in the type: table_columns splits at them.
+    # No space in the type: table_columns splits at spaces.
     "exchange_rates": "rate_date date, currency varchar, per_euro decimal(18,8), origin varchar, _ingested_at timestamp",
 }
 
-#: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--afresh) is another letter.
+#: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--from-beginning) is a new dead letter.
 IS_WAITING: Final = (
     "not exists (select 1 from lake.raw.replayed as r where r._source = d._source and r._position = d._position "
     "and r.raw_table = d.raw_table and r.letter_at = d._ingested_at)"
@@ -68,21 +68,21 @@ IS_WAITING: Final = (
 
 
 def table_columns(table: str) -> dict[str, str]:
-    """Every column of one of the lake's tables, raw or one of its books, in order: name to DuckDB type."""
+    """The columns of a raw or bookkeeping table, in order: name to DuckDB type."""
     if table in RAW_TABLES:
         return columns(table)
-    return {name: kind.upper() for name, kind in (column.split() for column in BOOKS[table].split(", "))}
+    return {name: kind.upper() for name, kind in (column.split() for column in BOOKKEEPING[table].split(", "))}
 
 
 def extensions(where: Settings) -> list[str]:
-    """The DuckDB extensions that this lake needs."""
+    """The DuckDB extensions this lake needs."""
     catalog = "sqlite_scanner" if isinstance(where.lake_catalog, Path) else "postgres_scanner"
     return [catalog, *([] if isinstance(where.lake_data, Path) else ["httpfs"]), "ducklake"]
 
 
 def extension_options(where: Settings) -> dict[str, str | bool | int | float | list[str]]:
-    """DuckDB's options of extensions: only ones that DuckDB's makers signed load, and none is downloaded. A folder that the user can write
-    would else hold code that nobody has checked."""
+    """DuckDB options for extensions: only signed ones load, and none is downloaded. Otherwise unchecked code could run from a folder that the
+    user can write to."""
     return {
         "extension_directory": str(where.extensions),
         "allow_unsigned_extensions": False,
@@ -97,8 +97,7 @@ def load_extensions(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
         con.execute(f"load {name}")
 
 
-#: Files of extensions whose signature DuckDB has checked in this process, by folder and extension: the file, and what tells that it is the
-#: same still.
+#: Extension files whose signature DuckDB has checked in this process, by folder and extension: the file, and its state for noticing changes.
 _CHECKED: Final[dict[tuple[Path, str], tuple[Path, tuple[int, ...]]]] = {}
 
 
@@ -108,8 +107,8 @@ def _state(file: Path) -> tuple[int, ...]:
 
 
 def _check_extensions(where: Settings) -> None:
-    """Have DuckDB check the signatures of the extensions that this lake needs, once in a process and again when a file has changed: it
-    reads whole files, a quarter of a second of each connection."""
+    """Have DuckDB check the signatures of this lake's extensions, once per process and again when a file has changed. The check reads whole
+    files and would cost each connection a quarter of a second."""
     for name in extensions(where):
         file, state = _CHECKED.get((where.extensions, name), (None, None))
         if file is None or not file.exists() or _state(file) != state:
@@ -126,21 +125,21 @@ def _check_extensions(where: Settings) -> None:
 
 
 def places(where: Settings) -> list[Path]:
-    """What of the lake lies in folders of this machine, and must be writable for a load."""
+    """The lake's local paths, which must be writable for a load."""
     catalog = [where.lake_catalog.parent, where.lake_catalog] if isinstance(where.lake_catalog, Path) else []
     return catalog + ([where.lake_data] if isinstance(where.lake_data, Path) else [])
 
 
 def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, read_only: bool = False) -> None:
-    """Attach the lake as `lake` and, unless read-only, make sure that all raw tables exist. Raises FinegrainError
-    where it cannot be opened or written; a catalogue that others keep busy is a duckdb.Error still."""
+    """Attach the lake as `lake` and, unless read-only, create missing tables. Raises FinegrainError if it cannot be opened or written, and
+    duckdb.Error if other writers keep the catalogue locked."""
     where = where or settings()
-    with _told(where):
+    with _readable_errors(where):
         load_extensions(con, where)
         if isinstance(where.lake_data, str):
             _open_store(con, where.lake_data)
         read_only = read_only and _exists(con, where)
-        # Two that make a lake at the same time meet, and the later one finds it made.
+        # If two processes create a lake at the same time, the second one retries and finds it.
         retry(lambda: _attach(con, where, read_only))
     if isinstance(where.lake_data, Path):
         _follow(con, where, where.lake_data)
@@ -150,14 +149,14 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
         if missing := [name for name in table_columns(table) if name not in names]:
             con.execute("detach lake")
             raise FinegrainError(
-                f"{where.lake_catalog}: this lake was made by an earlier version of finegrain, whose table {table} has no "
-                f"{', '.join(missing)}; make a new lake (FINEGRAIN_HOME) and load into it"
+                f"{where.lake_catalog}: this lake was created by an earlier version of finegrain: its table {table} has no "
+                f"{', '.join(missing)}; set FINEGRAIN_HOME to a new folder and load the data again"
             )
-    if not read_only and len(present) < len(RAW_TABLES) + len(BOOKS):
+    if not read_only and len(present) < len(RAW_TABLES) + len(BOOKKEEPING):
         retry(lambda: _create_tables(con, where))
 
 
-#: Copies a SQLite file as of one moment. In a process of its own, since two SQLites in one undo each other's locks.
+#: Copies a SQLite file consistently. It runs in a process of its own, because two SQLite libraries in one process break each other's locks.
 _COPIER: Final = """
 import sqlite3, sys
 lake, copy = (sqlite3.connect(name, timeout=60) for name in sys.argv[1:])
@@ -167,8 +166,8 @@ copy.close()
 
 
 def attach_copy(con: duckdb.DuckDBPyConnection, where: Settings, folder: Path) -> None:
-    """Attach the lake as it is now, for who reads for minutes what others go on to write and move. Of a SQLite catalogue that is a copy
-    in `folder`, since there not even a transaction sees one moment only (see `unmoved`). The lake is made where there is none.
+    """Attach a consistent view of the lake for long reads, while others write and compact. With a SQLite catalogue this is a copy of the
+    catalogue in `folder`, because there even a transaction does not see a single snapshot (see `unmoved`). Creates the lake if there is none.
     Raises FinegrainError."""
     if isinstance(where.lake_catalog, str):
         attach(con, where)
@@ -182,47 +181,45 @@ def attach_copy(con: duckdb.DuckDBPyConnection, where: Settings, folder: Path) -
         check=False,
     )
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it was stopped"])[-1]
-        raise FinegrainError(f"{where.lake_catalog}: it cannot be copied to {copy}, from which a build reads: {said}")
+        reason = (done.stderr.strip().splitlines() or ["the copy was stopped"])[-1]
+        raise FinegrainError(f"{where.lake_catalog}: cannot copy the catalogue to {copy} for the build: {reason}")
     attach(con, replace(where, lake_catalog=copy), read_only=True)
 
 
 @contextmanager
-def _told(where: Settings) -> Iterator[None]:
-    """What goes wrong while the lake is opened, in a sentence."""
+def _readable_errors(where: Settings) -> Iterator[None]:
+    """Turn errors of opening the lake into FinegrainError."""
     try:
         yield
     except OSError as error:
         raise FinegrainError(
-            f"{error.filename or where.lake_catalog}: the lake cannot be kept here: {error.strerror}"
+            f"{error.filename or where.lake_catalog}: the lake cannot be stored here: {error.strerror}"
         ) from None
     except (duckdb.Error, sqlite3.Error) as error:
         if busy(error):
             raise
         if isinstance(where.lake_catalog, Path):
-            raise FinegrainError(
-                f"{where.lake_catalog}: the lake does not open: {str(error).splitlines()[0]}"
-            ) from None
-        said = str(error).strip().splitlines()[0].rpartition("Unable to connect to Postgres at ")[2]
-        hint = "; the password is read from PGPASSWORD" if "password" in said else ""
+            raise FinegrainError(f"{where.lake_catalog}: cannot open the lake: {str(error).splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0].rpartition("Unable to connect to Postgres at ")[2]
+        hint = "; set the password in PGPASSWORD" if "password" in reason else ""
         raise (Unavailable if is_outage(error) else FinegrainError)(
-            f"FINEGRAIN_LAKE_CATALOG is {where.lake_catalog}: the lake does not open: "
-            f"{said.removeprefix(_quoted(where.lake_catalog))}{hint}"
+            f"FINEGRAIN_LAKE_CATALOG is {where.lake_catalog}: cannot open the lake: "
+            f"{reason.removeprefix(_quoted(where.lake_catalog))}{hint}"
         ) from None
 
 
 def _quoted(catalog: str) -> str:
-    """A PostgreSQL catalogue as DuckDB's errors begin with it, which are long enough without."""
+    """The prefix with which DuckDB's errors repeat a PostgreSQL catalogue."""
     return f'"{catalog.removeprefix("postgres:")}": '
 
 
 def exists(where: Settings) -> bool:
-    """Whether there is a lake already. Makes nothing. Raises FinegrainError where its catalogue does not answer."""
+    """Whether the lake exists. Creates nothing. Raises FinegrainError if its catalogue does not respond."""
     if isinstance(where.lake_catalog, Path):
         return where.lake_catalog.exists()
     con = _engine(where)
     try:
-        with _told(where):
+        with _readable_errors(where):
             return _exists(con, where)
     finally:
         con.close()
@@ -241,7 +238,7 @@ def _exists(con: duckdb.DuckDBPyConnection, where: Settings) -> bool:
 
 @contextmanager
 def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
-    """The PostgreSQL database of a catalogue, attached as `catalogue`."""
+    """Attach the PostgreSQL database of a catalogue as `catalogue`."""
     con.execute(f"attach {quote(catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
     try:
         yield
@@ -249,20 +246,20 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
         con.execute("detach catalogue")
 
 
-#: The locks in a PostgreSQL catalogue that work of a home holds in this process: the connections whose transactions hold them.
+#: The advisory locks this process holds in PostgreSQL catalogues, by home: the connections whose transactions hold them.
 _HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
 
 
 @contextmanager
 def alone(where: Settings, work: str) -> Iterator[None]:
-    """Hold the right to some work on the lake; whoever comes second waits, in another home or on another machine, too, since the lock lies
-    with the catalogue: a file beside SQLite's, an advisory lock in PostgreSQL. A process that loses it (its connection broke) can
-    commit nothing before it has let go (`writing`). Raises FinegrainError as `attach` does."""
-    # Work names what it works on, in words of a mapping, which no file need be called.
+    """Hold an exclusive lock on some work on the lake; others wait. The lock is kept with the catalogue (a file beside SQLite, an advisory lock
+    in PostgreSQL), so it also works across homes and machines. A process that loses it, because its connection broke, cannot commit
+    (`writing`). Raises FinegrainError as `attach` does."""
+    # `work` contains names from a mapping, which may not be valid in a file name.
     name = f"{work.partition(' ')[0]}-{hashlib.md5(work.encode()).hexdigest()[:12]}"
 
     def on_wait() -> None:
-        console.say(f"waiting for another finegrain that does the same on this lake: {work}")
+        console.say(f"waiting for another finegrain process that holds the lock on this lake: {work}")
 
     if isinstance(where.lake_catalog, Path):
         with one_at_a_time(where.lake_catalog.with_name(f"{name}.lock"), on_wait=on_wait):
@@ -271,10 +268,10 @@ def alone(where: Settings, work: str) -> Iterator[None]:
     con = _engine(where)
     held = _HELD.setdefault(where, [])
     try:
-        with _told(where):
+        with _readable_errors(where):
             con.execute(f"attach {quote(where.lake_catalog.removeprefix('postgres:'))} as catalogue (type postgres)")
-            # The lock lives as long as the transaction, and that no longer than this process. A server may end transactions that are idle,
-            # and does not by itself notice that a machine was switched off.
+            # The lock lives as long as the transaction, which ends with this process. Without these settings the server may end an idle
+            # transaction, and would not notice that a client machine was switched off.
             con.execute("begin")
             for statement in (
                 "set local idle_in_transaction_session_timeout = 0",
@@ -295,14 +292,14 @@ def alone(where: Settings, work: str) -> Iterator[None]:
     finally:
         if con in held:
             held.remove(con)
-        # DuckDB ends the process if a transaction whose server has gone away is still open when it is closed.
+        # DuckDB aborts the process if a connection is closed with an open transaction after its server was lost.
         with suppress(duckdb.Error):
             con.execute("rollback")
         con.close()
 
 
 def _still_alone(where: Settings) -> None:
-    """Raises FinegrainError if a lock that work of this home holds has been lost."""
+    """Raises Unavailable if a lock of this home has been lost."""
     for con in _HELD.get(where, []):
         try:
             [(holds,)] = con.execute(
@@ -313,13 +310,13 @@ def _still_alone(where: Settings) -> None:
             holds = 0
         if not holds:
             raise Unavailable(
-                "the connection to the lake's catalogue was lost, and with it the lock that keeps others from the same work; "
-                "what was not committed has not landed. Run this again"
+                "the connection to the lake's catalogue was lost, and with it the lock on this work; "
+                "nothing after the last commit has landed. Run this again"
             )
 
 
 def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
-    """Let DuckDB into the object store where the lake's files are, and see that the bucket is there."""
+    """Give DuckDB access to the object store with the lake's files, and check that the bucket can be read."""
     options = {
         "key_id": os.environ.get("AWS_ACCESS_KEY_ID"),
         "secret": os.environ.get("AWS_SECRET_ACCESS_KEY"),
@@ -334,13 +331,13 @@ def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
     scope = quote("s3://" + urlsplit(data).netloc)
     con.execute(f"create or replace secret lake_files (type s3, scope {scope}{', ' if given else ''}{given})")
     try:
-        # A name that nothing has: one short answer, however much is there.
+        # A pattern that matches nothing: a cheap request, whatever the size of the bucket.
         con.execute(f"select count(*) from glob({quote(data + '/.none*')})").fetchall()
     except duckdb.Error as error:
-        said = " ".join(str(error).partition("\n\nLINE ")[0].split())
+        reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
         raise (Unavailable if is_outage(error) else FinegrainError)(
-            f"FINEGRAIN_LAKE_DATA is {data}, which cannot be read: {said}; FINEGRAIN_S3_ENDPOINT says where it is, "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION say who reads it"
+            f"FINEGRAIN_LAKE_DATA is {data}, which cannot be read: {reason}; check the address in FINEGRAIN_S3_ENDPOINT and the credentials "
+            "in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
         ) from None
 
 
@@ -356,15 +353,15 @@ def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) ->
         options += ["meta_journal_mode 'WAL'", "meta_busy_timeout 10000"]
         if not where.lake_catalog.exists():
             where.lake_catalog.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite's default journal lets readers and writers stall each other by whole seconds.
+            # With SQLite's default journal, readers and writers block each other for whole seconds.
             with closing(sqlite3.connect(where.lake_catalog)) as catalog:
                 catalog.execute("pragma journal_mode=wal")
     con.execute(f"attach {quote('ducklake:' + address)} as lake ({', '.join(options)})")
 
 
 def _follow(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None:
-    """The catalogue knows its files by a folder and by names in it. A home that was moved or copied has the same names
-    in another folder, and is the same lake; a folder without them is a mistake, and must not be written."""
+    """Check that the data folder belongs to this catalogue, which stores a folder and file names relative to it. A home that was moved or
+    copied is the same lake in another folder. A folder without the files is a mistake and must not be written to."""
     known = con.execute(
         "select value from __ducklake_metadata_lake.ducklake_metadata where key = 'data_path'"
     ).fetchall()
@@ -379,26 +376,26 @@ def _follow(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None
     if newest and not (data / str(newest[0][0])).exists():
         con.execute("detach lake")
         raise FinegrainError(
-            f"{data}: the files of the lake in {where.lake_catalog} are not here, but were in {known[0][0]} when it was "
-            "made; FINEGRAIN_LAKE_DATA says where they are"
+            f"{data}: the files of the lake in {where.lake_catalog} are not here; they were in {known[0][0]} when it was "
+            "created. Set FINEGRAIN_LAKE_DATA to their folder"
         )
 
 
 def _columns(con: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
-    """The columns of each of the lake's tables that is there."""
+    """The columns of each existing table of the lake."""
     found = con.execute(
-        # Of the catalogue itself, since DuckDB would load all there is to know of each table.
+        # Read from the catalogue's own tables: through DuckDB, all metadata of every table would be loaded.
         "select t.table_name, list(c.column_name) from __ducklake_metadata_lake.ducklake_table as t "
         "inner join __ducklake_metadata_lake.ducklake_column as c on t.table_id = c.table_id and c.end_snapshot is null "
         "where t.end_snapshot is null group by 1"
     ).fetchall()
-    return {str(table): set(names) for table, names in found if table in RAW_TABLES or table in BOOKS}
+    return {str(table): set(names) for table, names in found if table in RAW_TABLES or table in BOOKKEEPING}
 
 
 def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     shapes = {
         table: ", ".join(f"{identifier(name)} {kind}" for name, kind in columns(table).items()) for table in RAW_TABLES
-    } | BOOKS
+    } | BOOKKEEPING
     with writing(con, where):
         con.execute("create schema if not exists lake.raw")
         for table, fields in shapes.items():
@@ -407,8 +404,8 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
 
 @contextmanager
 def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
-    """A transaction that writes: all inside lands together or not at all. A SQLite catalogue refuses whoever began before
-    another's commit, so there writers queue at a lock file, which also ends with its process."""
+    """A write transaction. SQLite rejects a transaction that began before another one committed, so writers of a SQLite catalogue queue at a
+    lock file, which is released when its process ends."""
     if isinstance(where.lake_catalog, str):
         with transaction(con):
             yield
@@ -418,22 +415,22 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
         yield
 
 
-#: The catalogues that this thread is `unmoved` of.
+#: The catalogues for which this thread is inside `unmoved`.
 _held = threading.local()
 
 
 @contextmanager
 def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
-    """While inside, upkeep moves no rows to other files (`moving`: nobody reads, so that it may). From a SQLite catalogue DuckDB reads its
-    list of files in two looks, which range of the list there is and what stands in it, and files that came for others in between stand
-    beyond: all their rows would be missed. Within `writing` nothing moves anyway; who is inside must not begin that, for which upkeep
-    may wait."""
+    """Block compaction while inside, so that no rows move to other files (with `moving`: block readers, so that compaction may run). DuckDB
+    reads the file list of a SQLite catalogue in two steps, first its range and then its entries. Files that replace others in between are
+    outside that range, and all their rows would be missed. Inside `writing` no rows move anyway. Do not start `writing` inside this block:
+    compaction may be waiting while it holds that lock."""
     held_here = _held.__dict__.setdefault("locks", set())
     if isinstance(where.lake_catalog, str) or where.lake_catalog in held_here:
         yield
         return
     lock = where.lake_catalog.with_name("move.lock")
-    # Readers share the lock, and pass one by one through a door that is shut while upkeep waits: else it might wait for ever.
+    # Readers share the lock. They first pass a second lock, which compaction holds while it waits; otherwise it could starve.
     door = one_at_a_time(where.lake_catalog.with_name("move.door"))
     with ExitStack() as held:
         with door:
@@ -444,8 +441,8 @@ def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
 
 
 class _Reader:
-    """A connection that only reads a lake with a SQLite catalogue: no statement of it runs while upkeep moves rows (see `unmoved`). A
-    transaction of several statements would need one moment for all of them: `attach_copy`."""
+    """A read-only connection to a lake with a SQLite catalogue. None of its statements runs during compaction (see `unmoved`). Several
+    statements that must see one snapshot need `attach_copy`."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, where: Settings) -> None:
         self._con, self._where = con, where
@@ -464,7 +461,7 @@ class _Reader:
         self._con.close()
 
 
-#: Opens a catalogue, says so, and keeps it open until its standard input ends.
+#: Opens a catalogue, prints a line, and keeps it open until its standard input is closed.
 _HOLDER: Final = """
 import sqlite3, sys
 catalog = sqlite3.connect(sys.argv[1], timeout=60)
@@ -476,9 +473,9 @@ sys.stdin.read()
 
 @contextmanager
 def held_open(where: Settings) -> Iterator[None]:
-    """While inside, a SQLite catalogue stays open. DuckDB opens it anew for every transaction, and who closes it last takes its log
-    away, which whoever comes meanwhile meets as a lock, and sleeps for a whole second, since DuckDB's SQLite knows no shorter
-    time. It is a process of its own that holds it: two SQLites in one undo each other's locks."""
+    """Keep a SQLite catalogue open. DuckDB opens it for every transaction, and the last one to close it removes its write-ahead log. Anyone
+    who opens it meanwhile finds it locked and sleeps for a whole second, the shortest wait DuckDB's SQLite has. A separate process holds it
+    open, because two SQLite libraries in one process break each other's locks."""
     if isinstance(where.lake_catalog, str):
         yield
         return
@@ -487,11 +484,11 @@ def held_open(where: Settings) -> Iterator[None]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for its parent
+        start_new_session=True,  # Ctrl-C is handled by the parent
     )
     with holder:
         assert holder.stdin is not None and holder.stdout is not None
-        holder.stdout.readline()  # nothing, where it could not: then all is slower, and as right
+        holder.stdout.readline()  # empty if it failed; then everything is slower, but still correct
         try:
             yield
         finally:
@@ -500,19 +497,19 @@ def held_open(where: Settings) -> Iterator[None]:
 
 @contextmanager
 def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Everything inside lands together or not at all."""
+    """A transaction: commit at the end, roll back on any error."""
     con.execute("begin")
     try:
         yield
     except BaseException:
-        with suppress(duckdb.Error):  # the connection may be lost, and the transaction with it
+        with suppress(duckdb.Error):  # the connection may be lost, and with it the transaction
             con.execute("rollback")
         raise
     con.execute("commit")
 
 
-#: What DuckLake, SQLite and PostgreSQL say when another writer was there first; "aborted" is all that DuckLake says of a statement
-#: that PostgreSQL refused so within a larger one, and the last is said by who makes the lake second.
+#: Errors of DuckLake, SQLite and PostgreSQL that mean another writer committed first. DuckLake reports a conflict inside a larger statement
+#: in PostgreSQL only as "aborted". The last one occurs when two processes create the lake at once.
 _BUSY = re.compile(
     "locked|conflict|duplicate key value|could not serialize|deadlock detected|transaction is aborted|Failed to initialize DuckLake.*already exists",
     re.IGNORECASE | re.DOTALL,
@@ -520,12 +517,12 @@ _BUSY = re.compile(
 
 
 def busy(error: Exception) -> bool:
-    """Whether an error says only that another writer was there first."""
+    """Whether an error only means that another writer committed first."""
     return _BUSY.search(str(error)) is not None
 
 
-#: What DuckDB, libpq, PostgreSQL and object stores say of a server that is not there, is starting or ending, is overloaded, or was lost
-#: in the middle. After a commit that ended so, only the lake can say whether it took place.
+#: Errors of DuckDB, libpq, PostgreSQL and object stores that mean a server is down, starting, stopping or overloaded, or that the connection
+#: was lost. After such an error in a commit, only the lake shows whether the commit succeeded.
 _OUTAGE = re.compile(
     "connection refused|connection reset|connection timed out|timeout expired|timeout was reached|broken pipe|no route to host"
     "|network is unreachable|host is unreachable|server closed the connection|terminating connection|the database system is "
@@ -539,12 +536,12 @@ _OUTAGE = re.compile(
 
 
 def says_outage(text: str) -> bool:
-    """Whether a text that DuckDB gave as an error is of an outage; for where the error itself has not come through."""
+    """Whether the text of a DuckDB error means an outage; for callers that have only the text."""
     return _OUTAGE.search(text) is not None
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came of, says only that the catalogue's server or the object store does not answer now."""
+    """Whether an error, or one of its causes, means that the catalogue's server or the object store is temporarily unavailable."""
     while error is not None:
         kinds = (duckdb.IOException, duckdb.HTTPException, duckdb.TransactionException, duckdb.ConnectionException)
         if isinstance(error, Unavailable) or (isinstance(error, kinds) and says_outage(str(error))):
@@ -554,16 +551,16 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 def failure(error: Exception, left: str) -> FinegrainError:
-    """What went wrong in the lake, as a sentence; `left` says what is true now."""
-    said = " ".join(str(error).partition("\n\nLINE ")[0].split())
+    """A readable error for a failure in the lake; `left` describes the resulting state."""
+    reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
     if is_outage(error) or busy(error):
-        return Unavailable(f"the lake does not answer now: {said}; {left}")
-    return FinegrainError(f"the lake cannot be written: {said}; {left}")
+        return Unavailable(f"the lake is temporarily unavailable: {reason}; {left}")
+    return FinegrainError(f"the lake cannot be written: {reason}; {left}")
 
 
 def retry(work: Callable[[], T], seconds: float = 120) -> T:
-    """Run `work()` again, after growing pauses with jitter, while other writers come first; for so many seconds. One of those who meet
-    always gets through, so however many they are, nobody waits for ever."""
+    """Run `work()`, and retry with exponential backoff and jitter while other writers commit first, for at most `seconds`. One of several
+    conflicting writers always succeeds, so there is always progress."""
     until, pause = time.monotonic() + seconds, 0.05
     while True:
         try:
@@ -576,44 +573,44 @@ def retry(work: Callable[[], T], seconds: float = 120) -> T:
 
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the lake attached as `lake`. What `read_only` connections `execute` sees all that was committed, also beside
-    upkeep; who reads by another one does so within `unmoved` or `writing`."""
+    """An in-memory DuckDB with the lake attached as `lake`. Queries run with `execute` of a `read_only` connection are safe during compaction;
+    with other connections, read inside `unmoved` or `writing`."""
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)
     if read_only and isinstance(where.lake_catalog, Path):
-        # Arrow tables and the like are found by their names in the frame of the caller, which is one further.
+        # DuckDB looks up Arrow tables by name in the caller's frame, which is one frame further out here.
         con.execute("set python_scan_all_frames = true")
         return cast(duckdb.DuckDBPyConnection, _Reader(con, where))
     return con
 
 
 def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB that finds its extensions, and spills into its home, not into whatever folder it is run in."""
+    """An in-memory DuckDB with its extensions loaded, which spills to disk below the home, not in the working directory."""
     try:
         where.extensions.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be kept here: {error.strerror}") from None
+        raise FinegrainError(f"{error.filename}: DuckDB's extensions cannot be stored here: {error.strerror}") from None
     spill = ExitStack()
     try:
-        # Two that spill into one folder overwrite each other's files, and crash.
+        # Two processes that spill into one folder overwrite each other's files and crash.
         folder = spill.enter_context(scratch(where.home / "spill"))
     except OSError as error:
         raise FinegrainError(f"{error.filename}: DuckDB cannot spill to disk here: {error.strerror}") from None
     options = {**extension_options(where), "temp_directory": str(folder)}
-    with _told(where):
+    with _readable_errors(where):
         _check_extensions(where)
         con = duckdb.connect(config={**options, "allow_unsigned_extensions": True})
         for name in extensions(where):
             con.execute(f"load {name}")
-        con.execute("set allow_unsigned_extensions = false")  # and nobody can set it again
+        con.execute("set allow_unsigned_extensions = false")  # this cannot be reverted
     stopping.interruptible(con)
     weakref.finalize(con, spill.close)
     return con
 
 
 def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
-    """The last snapshot, up to `pinned`, in which rows came into each raw table. A snapshot that only tidies up is none."""
+    """The last snapshot, up to `pinned`, that inserted rows into each raw table. Compaction snapshots do not count."""
     found = con.execute(
         "select t.table_name, max(s.snapshot_id) from ("
         "  select snapshot_id, unnest("
@@ -627,7 +624,7 @@ def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Arrived:
-    """What came into a raw table: the last snapshot in which rows did, when that was (UTC), and how many rows ever came."""
+    """Arrivals in a raw table: the last snapshot that inserted rows, its time (UTC), and the number of rows ever inserted."""
 
     snapshot: int
     at: datetime
@@ -635,7 +632,7 @@ class Arrived:
 
 
 def arrived(con: duckdb.DuckDBPyConnection) -> dict[str, Arrived]:
-    """By raw table; those into which nothing has come are left out. Reads the catalogue alone."""
+    """Arrivals by raw table; tables without rows are left out. Reads only the catalogue."""
     [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
     last = arrivals(con, newest)
     times = dict(
@@ -644,7 +641,7 @@ def arrived(con: duckdb.DuckDBPyConnection) -> dict[str, Arrived]:
             [list(last.values())],
         ).fetchall()
     )
-    # A table's rows are numbered from 0 on as they come, and merging or taking back changes no number.
+    # Rows are numbered from 0 as they arrive, and neither compaction nor deletion changes a number.
     rows = dict(
         con.execute(
             "select t.table_name, s.next_row_id from __ducklake_metadata_lake.ducklake_table_stats as s "

@@ -1,4 +1,4 @@
-"""One process at a time, and folders that go with their process."""
+"""File locks between processes, and temporary folders that are removed when their process ends."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Final
 
 from orchestration.errors import FinegrainError
 
-#: Who waits for a lock for longer than so many seconds says so.
+#: Seconds to wait for a lock before reporting it.
 SHORT: Final = 1.0
-#: And looks again every so many seconds until then.
+#: Seconds between attempts until then.
 LOOKS: Final = 0.02
 
 
 @contextmanager
 def one_at_a_time(lock: Path, *, shared: bool = False, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file `lock`, made with its folder if need be; whoever comes second waits, and calls `on_wait` once if that takes
-    long. Those who hold it `shared` wait only for one who does not. Raises FinegrainError when it cannot be written."""
+    """Hold a lock on the file `lock`, created with its folder if needed. Others wait, and call `on_wait` once if that takes long. `shared` holders
+    wait only for exclusive ones. Raises FinegrainError if the file cannot be written."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = lock.open("w")
     except OSError as error:
         raise FinegrainError(
-            f"{error.filename}: this cannot be written: {error.strerror}; FINEGRAIN_HOME says where everything is kept"
+            f"{error.filename}: cannot write here: {error.strerror}; set FINEGRAIN_HOME to a folder that can be written"
         ) from None
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
 
@@ -43,12 +43,12 @@ def one_at_a_time(lock: Path, *, shared: bool = False, on_wait: Callable[[], Non
     with handle:
         if on_wait is not None and not soon(is_free):
             on_wait()
-        fcntl.flock(handle, mode)  # at once, where it is held already
+        fcntl.flock(handle, mode)  # returns at once if already held
         yield
 
 
 def soon(is_free: Callable[[], bool]) -> bool:
-    """Whether something is free at once, or after a short wait."""
+    """Whether `is_free` becomes true at once, or within a short wait."""
     until = time.monotonic() + SHORT
     while not is_free():
         if time.monotonic() > until:
@@ -59,8 +59,8 @@ def soon(is_free: Callable[[], bool]) -> bool:
 
 @contextmanager
 def scratch(parent: Path, prefix: str = "") -> Iterator[Path]:
-    """A new folder in `parent`, removed at the end. Folders of this `prefix` that killed processes left there are removed first: a
-    process holds a lock on its own for as long as it lives. Raises OSError where none can be made."""
+    """A new folder in `parent`, removed at the end. Folders with this `prefix` that killed processes left behind are removed first: a running
+    process holds a lock on its folder. Raises OSError if the folder cannot be created."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{prefix}*"):
         if (handle := _held(left, wait=False)) is not None:
@@ -68,7 +68,7 @@ def scratch(parent: Path, prefix: str = "") -> Iterator[Path]:
             os.close(handle)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        # Until it is locked, another process may take it for one that was left.
+        # Until it is locked, another process may take it for an abandoned folder and remove it.
         if (handle := _held(folder, wait=True)) is not None and folder.exists():
             break
     try:
@@ -79,7 +79,7 @@ def scratch(parent: Path, prefix: str = "") -> Iterator[Path]:
 
 
 def _held(folder: Path, *, wait: bool) -> int | None:
-    """A handle that locks a folder; None where it is no folder of ours, or (unless `wait`) another process holds it."""
+    """A handle that locks a folder; None if it is not a folder, or (unless `wait`) another process holds it."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -1,55 +1,68 @@
-"""How far each source has been read into each raw table. A position moves in the transaction that lands its rows, so neither is
-ever without the other; and it moves only from where its owner left it, so a reader that was overtaken cannot land anything.
+"""Where each source has been read up to, per raw table.
 
-Two transactions that move one position conflict, and one of them is refused. Two that write a part's *first* position do not, since
-DuckLake lets two inserts pass; so who claims parts for the first time holds `lake.alone` of the stream."""
+A position moves in the transaction that lands its rows, so the two always agree. It moves only from where its owner left it, so a
+reader that lost its partition is fenced: it cannot land anything.
+
+Two transactions that move the same position conflict, and one is rejected. Two that write a *first* position do not, because DuckLake
+accepts both inserts. So claiming a partition for the first time requires `lake.alone` on the stream."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import duckdb
 
 from orchestration.sql.text import quote, timestamp_literal
 
+#: The columns of raw.positions that hold a `Position`, in the order of its fields.
+_COLUMNS: Final = "part, position, incarnation, owner"
+
 
 @dataclass(frozen=True)
 class Position:
-    """Where the reading of one part (a partition, a shard, a file, a table) of a place (a topic, a stream, a database) goes on.
-    `incarnation` tells a place from another of the same name; `owner` is the reader that may move it."""
+    """Where to resume reading one partition (a Kafka partition, a shard, a file, a table) of a stream or database. `topic_id` changes when a
+    topic or stream is recreated under the same name; for a table or an API it says which cursor is used. `owner` is the reader that may
+    move the position."""
 
-    part: str
+    partition: str
     position: str
-    incarnation: str | None = None
+    topic_id: str | None = None
     owner: str | None = None
+
+    @property
+    def values(self) -> str:
+        """SQL literals of `_COLUMNS`."""
+        return _literals(self.partition, self.position, self.topic_id, self.owner)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What is read into one raw table: a `place` (`kafka:shop.events`) as a `source` of the mapping. Two tables that one place feeds
-    are read apart."""
+    """What is read into one raw table: a stream or table (`stream_id`, as in `kafka:shop.events`) of a `source`. If one stream feeds two
+    tables, each has positions of its own."""
 
     source: str
     table: str
-    place: str
+    stream_id: str
 
     @property
     def condition(self) -> str:
-        """SQL: whether a row of raw.positions is of this."""
-        return f"source = {quote(self.source)} and raw_table = {quote(self.table)} and place = {quote(self.place)}"
+        """SQL: whether a row of raw.positions belongs to this stream."""
+        return f"source = {quote(self.source)} and raw_table = {quote(self.table)} and place = {quote(self.stream_id)}"
 
 
-class Overtaken(Exception):
-    """Another reader has moved or claimed the position since."""
+class Fenced(Exception):
+    """Another reader has moved or claimed the position in the meantime."""
 
 
 def positions(con: duckdb.DuckDBPyConnection, stream: Stream) -> dict[str, Position]:
-    """Where the reading of a place goes on, by part; nothing for parts that were never read."""
-    found = con.execute(
-        f"select part, position, incarnation, owner from lake.raw.positions where {stream.condition}"
-    ).fetchall()
-    return {str(part): Position(str(part), str(position), kind, owner) for part, position, kind, owner in found}
+    """The position of each partition of a stream; partitions that were never read are absent."""
+    found = con.execute(f"select {_COLUMNS} from lake.raw.positions where {stream.condition}").fetchall()
+    return {
+        str(partition): Position(str(partition), str(position), topic_id, owner)
+        for partition, position, topic_id, owner in found
+    }
 
 
 def move(
@@ -58,32 +71,33 @@ def move(
     moves: dict[str, tuple[Position | None, Position]],
     now: datetime,
 ) -> None:
-    """Within a writing transaction, move parts from where they are taken to be (None: never read) to where they come.
+    """Within a writing transaction, move partitions from their expected position (None: never read) to a new one.
 
-    Raises Overtaken, and the transaction must be given up, when one of them is not there any more.
+    Raises Fenced if one of them is no longer at its expected position; the caller must roll back.
     """
     if not moves:
         return
-    held = [before for before, _ in moves.values() if before is not None]
-    if held:
-        # Deleting them tells whether they were there, without another look. As rows in a list, in which nulls are alike; a long
-        # condition would be planned for longer than it runs.
-        same = ", ".join(f"row({_literals(*asdict(before).values())})" for before in held)
+    expected = [before for before, _ in moves.values() if before is not None]
+    if expected:
+        # The count of deleted rows shows whether all were there, without another query. They are compared as rows in a list, in which
+        # nulls are equal; planning one long condition would take longer than running it.
+        same = ", ".join(f"row({before.values})" for before in expected)
         [(deleted,)] = con.execute(
-            f"delete from lake.raw.positions where {stream.condition} and "
-            f"list_contains([{same}], row({', '.join(asdict(held[0]))}))"
+            f"delete from lake.raw.positions where {stream.condition} and list_contains([{same}], row({_COLUMNS}))"
         ).fetchall()
-        if deleted != len(held):
+        if deleted != len(expected):
             present = positions(con, stream)
-            # What was there has been deleted above, within this transaction.
-            raise Overtaken(next((before.part for before in held if before.part in present), held[0].part))
-    if len(held) < len(moves):
+            # The positions that were as expected have been deleted above, in this transaction.
+            raise Fenced(
+                next((before.partition for before in expected if before.partition in present), expected[0].partition)
+            )
+    if len(expected) < len(moves):
         present = positions(con, stream)
-        for part, (before, _) in moves.items():
-            if before is None and part in present:
-                raise Overtaken(part)
+        for partition, (before, _) in moves.items():
+            if before is None and partition in present:
+                raise Fenced(partition)
     rows = ", ".join(
-        f"({_literals(stream.source, stream.table, stream.place, *asdict(to).values())}, {timestamp_literal(now)})"
+        f"({_literals(stream.source, stream.table, stream.stream_id)}, {to.values}, {timestamp_literal(now)})"
         for _, to in moves.values()
     )
     con.execute(f"insert into lake.raw.positions values {rows}")

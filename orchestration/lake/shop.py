@@ -1,7 +1,7 @@
-"""What is true of the whole shop and not of one source: the currency that money is reported in, and the time zone of its days.
+"""Shop-wide settings: the reporting currency and the time zone of its days.
 
-A mapping says so with `reporting_currency` and `shop_time_zone`. The lake keeps what each mapping said last (`raw.shop`), and models
-read it there (macros/shop.sql). Where no mapping says anything, the vars of dbt_project.yml count.
+A mapping sets them with `reporting_currency` and `shop_time_zone`. The lake keeps the last values of each mapping (`raw.shop`), and models
+read them there (macros/shop.sql). If no mapping sets one, the var of dbt_project.yml applies.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from orchestration.mapping import mapping
 from orchestration.mapping.mapping import mapping_files, nearest, read_mapping
 from orchestration.sql.text import quote, timestamp_literal
 
-#: The keys of a mapping that are the shop's; vars of the same names are the defaults.
+#: The shop-wide keys of a mapping; vars of the same names are the defaults.
 SETTINGS: Final = ("reporting_currency", "shop_time_zone")
 
-#: A mapping and where it is.
+#: A mapping and its path.
 Read = tuple[Path, mapping.Mapping]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a mapping says. `path` is where it is, or was when it was last used."""
+class Setting:
+    """One setting of a mapping. `path` is where the mapping is, or was when it was last used."""
 
     source: str
     setting: str
@@ -41,7 +41,7 @@ class Said:
 
 
 def of_lake(con: duckdb.DuckDBPyConnection, snapshot: int | None = None) -> dict[str, str]:
-    """The settings that the attached lake holds, as of a snapshot; of a lake that has no such table yet, none."""
+    """The settings in the attached lake, as of a snapshot; none if the lake has no such table yet."""
     version = "" if snapshot is None else f" at (version => {snapshot})"
     try:
         found = con.execute(f"select setting, min(value) from lake.raw.shop{version} group by 1 order by 1").fetchall()
@@ -51,13 +51,13 @@ def of_lake(con: duckdb.DuckDBPyConnection, snapshot: int | None = None) -> dict
 
 
 def mappings_at(path: str | Path) -> list[Read]:
-    """The mappings that a path names, read. Raises FinegrainError."""
+    """Read the mappings at a path. Raises FinegrainError."""
     return [(each, read_mapping(each)) for each in mapping_files(path)]
 
 
 @dataclass(frozen=True)
 class Shop:
-    """The shop as the next build will see it. `is_said`: a mapping says the reporting currency; `currencies` are those with rates."""
+    """The shop as the next build will see it. `is_said`: a mapping sets the reporting currency; `currencies` are those with exchange rates."""
 
     reporting_currency: str
     shop_time_zone: str
@@ -66,13 +66,13 @@ class Shop:
 
 
 def look(where: Settings, mappings: Sequence[Read]) -> Shop:
-    """The shop once these mappings have been used. Makes nothing. Raises FinegrainError as `check` does."""
+    """The shop settings after these mappings are used. Writes nothing. Raises FinegrainError as `check` does."""
     if lake.exists(where):
         with lake.connect(where, read_only=True) as con:
-            said, known = check(con, mappings), _known(con)
+            given, known = check(con, mappings), _known(con)
     else:
-        said, known = check(None, mappings), currencies()
-    found = {each.setting: each.value for each in said}
+        given, known = check(None, mappings), currencies()
+    found = {each.setting: each.value for each in given}
     currency, zone = (found.get(name, str(variable(name))) for name in SETTINGS)
     return Shop(currency, zone, "reporting_currency" in found, tuple(known))
 
@@ -80,19 +80,19 @@ def look(where: Settings, mappings: Sequence[Read]) -> Shop:
 def record(
     con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime | None = None
 ) -> None:
-    """Let the lake hold what these mappings say, if it does not yet. Raises FinegrainError as `check` does."""
+    """Store the settings of these mappings in the lake, if they differ. Raises FinegrainError as `check` does."""
     if _changes(check(con, mappings), _rows(con)) is None:
         return
     before = of_lake(con)
     moment = now or datetime.now(UTC).replace(tzinfo=None)
-    # Two that record at once would each miss what the other says.
+    # Two processes that record at once would each miss the other's settings.
     with lake.alone(where, "shop"):
         lake.retry(lambda: _record(con, where, mappings, moment))
     after = of_lake(con)
     for name in SETTINGS:
         if before.get(name) != after.get(name):
-            value = after.get(name, f"{variable(name)}, as dbt_project.yml says")
-            console.say(f"{name} is now {value}; the next build converts everything again")
+            value = after.get(name, f"{variable(name)}, from dbt_project.yml")
+            console.say(f"{name} is now {value}; the next build reprocesses everything")
 
 
 def _record(con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime) -> None:
@@ -100,8 +100,8 @@ def _record(con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[
         changes = _changes(check(con, mappings), _rows(con))
         if changes is None:
             return
-        gone, new = changes
-        for each in gone:
+        removed, new = changes
+        for each in removed:
             con.execute(
                 f"delete from lake.raw.shop where source = {quote(each.source)} and setting = {quote(each.setting)} "
                 f"and mapping = {quote(each.path)}"
@@ -116,12 +116,12 @@ def _record(con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[
 
 
 def forget(con: duckdb.DuckDBPyConnection, source: str) -> None:
-    """Take back what mappings of a source said, in the transaction that is open."""
+    """Remove the settings of a source's mappings, in the open transaction."""
     con.execute(f"delete from lake.raw.shop where source = {quote(source)}")
 
 
 def currencies(con: duckdb.DuckDBPyConnection | None = None) -> list[str]:
-    """The currencies of which there are rates: the euro, the seed's and those of the attached lake."""
+    """Currencies with exchange rates: the euro, the seed's and those of the attached lake."""
     with (PROJECT / "seeds" / "fx_rates.csv").open(encoding="utf-8", newline="") as file:
         header = next(csv.reader(file), [])
     found = {"EUR", *(name.upper() for name in header[1:] if name in variable("fx_currencies", ()))}
@@ -133,17 +133,17 @@ def currencies(con: duckdb.DuckDBPyConnection | None = None) -> list[str]:
 
 
 def _text(path: Path) -> str:
-    """A path as the lake keeps it: text, which not every path is."""
+    """A path as the lake stores it; one that is not valid UTF-8 is escaped."""
     text = str(path.resolve())
     return text if is_text(text) else shown(text)
 
 
-def _said(path: Path, read: mapping.Mapping) -> list[Said]:
+def _settings(path: Path, read: mapping.Mapping) -> list[Setting]:
     values = {name: getattr(read, name) for name in SETTINGS}
-    return [Said(read.source, name, value, _text(path)) for name, value in values.items() if value is not None]
+    return [Setting(read.source, name, value, _text(path)) for name, value in values.items() if value is not None]
 
 
-def _rows(con: duckdb.DuckDBPyConnection | None) -> list[Said]:
+def _rows(con: duckdb.DuckDBPyConnection | None) -> list[Setting]:
     try:
         found = (
             con.execute("select source, setting, value, mapping from lake.raw.shop order by all").fetchall()
@@ -152,40 +152,40 @@ def _rows(con: duckdb.DuckDBPyConnection | None) -> list[Said]:
         )
     except duckdb.CatalogException:
         return []
-    return [Said(*map(str, row)) for row in found]
+    return [Setting(*map(str, row)) for row in found]
 
 
-def _changes(wanted: list[Said], rows: list[Said]) -> tuple[list[Said], list[Said]] | None:
-    """What is to go from the lake and what is to come; None where it holds just that."""
-    gone, new = [each for each in rows if each not in wanted], [each for each in wanted if each not in rows]
-    return (gone, new) if gone or new else None
+def _changes(wanted: list[Setting], rows: list[Setting]) -> tuple[list[Setting], list[Setting]] | None:
+    """The rows to remove from the lake and those to add; None if there are none."""
+    removed, new = [each for each in rows if each not in wanted], [each for each in wanted if each not in rows]
+    return (removed, new) if removed or new else None
 
 
-def check(con: duckdb.DuckDBPyConnection | None, mappings: Sequence[Read]) -> list[Said]:
-    """All that is said of the shop, by these mappings and by those that were used before. Of the latter it counts what their files say
-    now, so that a value can be changed in all files and then be brought in by one. Raises FinegrainError if the shop would have two
-    values of one setting, or a currency that nothing converts to."""
-    here = [said for path, read in mappings for said in _said(path, read)]
+def check(con: duckdb.DuckDBPyConnection | None, mappings: Sequence[Read]) -> list[Setting]:
+    """All shop settings, of these mappings and of those used before. The latter are read from their files as they are now, so that a value
+    can be changed in all files and then be applied by loading one. Raises FinegrainError if a setting would have two values, or if there is
+    no exchange rate for the reporting currency."""
+    here = [setting for path, read in mappings for setting in _settings(path, read)]
     names = {_text(path): shown(path) for path, _ in mappings}
     sources = {read.source for _, read in mappings}
-    before: dict[str, list[Said]] = {}
+    before: dict[str, list[Setting]] = {}
     for row in _rows(con):
-        # A file that is no longer there was moved, if its source is among these.
+        # If a file no longer exists and its source is among these mappings, the file was moved.
         if row.path not in names and (Path(row.path).exists() or row.source not in sources):
             before.setdefault(row.path, []).append(row)
     for path, rows in before.items():
         here += _now(path, rows)
-    for setting in SETTINGS:
-        all_said = [said for said in here if said.setting == setting]
-        other = next((said for said in all_said if said.value != all_said[0].value), None)
+    for name in SETTINGS:
+        same = [each for each in here if each.setting == name]
+        other = next((each for each in same if each.value != same[0].value), None)
         if other is not None:
-            raise _two_values(all_said[0], other, names)
+            raise _two_values(same[0], other, names)
     known: list[str] = []
-    for said in here:
-        if said.setting == "reporting_currency" and said.path in names:
+    for each in here:
+        if each.setting == "reporting_currency" and each.path in names:
             known = known or _known(con)
-            if said.value not in known:
-                raise FinegrainError(unknown_currency(f"{names[said.path]}: reporting_currency", said.value, known))
+            if each.value not in known:
+                raise FinegrainError(unknown_currency(f"{names[each.path]}: reporting_currency", each.value, known))
     return here
 
 
@@ -197,31 +197,31 @@ def _known(con: duckdb.DuckDBPyConnection | None) -> list[str]:
 
 
 def unknown_currency(where: str, value: str, known: Sequence[str]) -> str:
-    """What is wrong with a reporting currency without rates, and what to do."""
+    """The error text for a reporting currency without exchange rates."""
     hint = nearest(value, known)
     return (
-        f"{where}: there is no exchange rate of '{value}'{hint if 'did you mean' in hint else ''}; "
-        "`finegrain rates update` brings in those of all currencies that the ECB quotes"
+        f"{where}: there is no exchange rate for '{value}'{hint if 'did you mean' in hint else ''}; "
+        "run `finegrain rates update` to load the rates of all currencies the ECB quotes"
     )
 
 
-def _now(path: str, rows: list[Said]) -> list[Said]:
-    """What a mapping that was used before says now; what it said, where that cannot be read."""
+def _now(path: str, rows: list[Setting]) -> list[Setting]:
+    """The current settings of a mapping used before; its stored settings if the file cannot be read."""
     if not Path(path).exists():
         return rows
     try:
         read = read_mapping(path)
     except FinegrainError:
         return rows
-    return _said(Path(path), read)
+    return _settings(Path(path), read)
 
 
-def _two_values(one: Said, other: Said, names: Mapping[str, str]) -> FinegrainError:
-    mend = "write the same in both, or leave it out of one"
+def _two_values(one: Setting, other: Setting, names: Mapping[str, str]) -> FinegrainError:
+    fix = "use the same value in both, or remove it from one"
     if not Path(other.path).exists():
-        mend = f"write the same here or, if {other.source} is no longer part of the shop, run `finegrain unload {other.source}`"
+        fix = f"use the same value here or, if {other.source} is no longer part of the shop, run `finegrain unload {other.source}`"
     return FinegrainError(
         f"{names.get(one.path, shown(one.path))}: {one.setting} is {one.value} (source {one.source}), "
         f"but {other.value} in {names.get(other.path, shown(other.path))} "
-        f"(source {other.source}); a shop has one: {mend}"
+        f"(source {other.source}); a shop has only one: {fix}"
     )

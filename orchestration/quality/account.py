@@ -1,4 +1,4 @@
-"""An account of what is published: what came in, what became of it, what the marts hold. Read as any reader would."""
+"""`finegrain report`: what was loaded, what became of it, and what the published marts contain."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Account:
         return asdict(self)
 
     def show(self, out: Console) -> None:
-        """Print it for people."""
+        """Print it as text."""
         table = _table("What came in", "source", "raw table", "raw rows", "kept", "duplicates", "quarantined")
         table.columns[1].justify = "left"
         for row in self.sources:
@@ -136,7 +136,7 @@ def _value(value: Any) -> str:
 
 
 def account(where: Settings | None = None) -> Account:
-    """Read the published marts. Raises FinegrainError when nothing is published."""
+    """Read the published marts. Raises FinegrainError if nothing is published."""
     where = where or settings()
     folder = current(where)
     if folder is None:
@@ -178,7 +178,7 @@ def shop_of(con: duckdb.DuckDBPyConnection) -> tuple[str | None, str | None]:
 
 
 def _dead_letters(where: Settings) -> dict[str, int]:
-    """By rule; none where the lake is not at hand, as where marts are only read."""
+    """Dead letters by rule; none if there is no lake here, as on a machine that only reads marts."""
     if isinstance(where.lake_catalog, Path) and not where.lake_catalog.exists():
         return {}  # and none is made
     try:
@@ -192,7 +192,7 @@ def _dead_letters(where: Settings) -> dict[str, int]:
 
 
 def waiting_letters(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Dead letters of the attached lake that wait for a replay, by rule."""
+    """Dead letters in the attached lake that have not been replayed, by rule."""
     return dict(con.execute(_DEAD_LETTERS).fetchall())
 
 

@@ -1,9 +1,8 @@
-"""Alerts: what is wrong now is compared with what was told before; what is new, has changed or is over is told.
+"""Alerts: compares current problems with those already reported, and reports new, changed and resolved ones.
 
-Whoever looks hands over every problem that exists at that moment (`tell`). What each channel was told is kept in
-`$FINEGRAIN_HOME/alerts.json`, so a channel that could not be reached is told later what then holds, and the others hear
-nothing twice. Values of failing rows are masked, and texts scrubbed, before anything leaves. What is too old, too much or
-too little is in `alerts.yml`.
+The caller passes all current problems (`tell`). What was sent to each channel is kept in `$FINEGRAIN_HOME/alerts.json`, so a channel that
+could not be reached gets the current state later, and the others get nothing twice. Values of failing rows are masked and texts are scrubbed
+before they are sent. Thresholds are in `alerts.yml`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ Kind = Literal["run", "check", "freshness", "quality", "dead_letters", "lag"]
 What = Literal["new", "changed", "recovered"]
 
 DATA_ENGINEERING: Final = "data-engineering"
-#: The packaged rules, and what is told already, below FINEGRAIN_HOME.
+#: The packaged rules, and the record of sent alerts below FINEGRAIN_HOME.
 RULES: Final = Path(__file__).with_name("alerts.yml")
 TOLD: Final = "alerts.json"
 #: Seconds that a webhook or a mail server, and a loader, may take to answer.
@@ -60,9 +59,9 @@ _log: Final = logging.getLogger("finegrain.alerts")
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong now. `kind` and `subject` (a job, a check, a table, a rule, a loader) tell it from others; `state` makes
-    it another problem when it changes. Numbers in `text`, one sentence, may move without that being a change. `sample`: first failing
-    rows, unmasked. `after`: seconds for which it must hold before it is told."""
+    """A current problem. `kind` and `subject` (a job, a check, a table, a rule, a loader) identify it; a new `state` is reported as a change, while
+    changed numbers in `text`, one sentence, are not. `sample`: first failing rows, unmasked. `after`: seconds for which the problem must last before
+    it is reported."""
 
     kind: Kind
     subject: str
@@ -76,8 +75,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Told:
-    """`kind:subject` of what is new, has changed and is over since the last look; how many were open before and are still; and
-    which channels could not be reached (`channel: error`)."""
+    """`kind:subject` of new, changed and resolved problems since the last check; how many are still open; and which channels could not be reached
+    (`channel: error`)."""
 
     opened: list[str]
     changed: list[str]
@@ -186,12 +185,12 @@ def _page(link: str | None) -> str | None:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-# What is told.
+# Messages.
 
 
 @dataclass(frozen=True)
 class Line:
-    """One problem as it is told, fit to leave. `lasted`: how long it was there, of one that is over."""
+    """One problem in a message, masked and scrubbed. `lasted`: how long a resolved problem lasted."""
 
     what: What
     about: str
@@ -213,7 +212,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Message:
-    """What one owner is told at once: what is new, then what changed, then what is over. `to`: the owner's addresses."""
+    """One message to an owner: new problems, then changed ones, then resolved ones. `to`: the owner's addresses."""
 
     owner: str
     to: tuple[str, ...]
@@ -225,8 +224,8 @@ class Message:
         count = {what: sum(line.what == what for line in self.lines) for what in get_args(What)}
         new = f"{count['new']} new problem" + ("s" if count["new"] > 1 else "")
         parts = [new, f"{count['changed']} changed", f"{count['recovered']} recovered"]
-        told = [part for part in parts if not part.startswith("0 ")]
-        return f"finegrain: {', '.join(told)} ({self.owner})"
+        counts = [part for part in parts if not part.startswith("0 ")]
+        return f"finegrain: {', '.join(counts)} ({self.owner})"
 
     @property
     def body(self) -> str:
@@ -242,7 +241,7 @@ class Undelivered(Exception):
 
 
 class Channel(Protocol):
-    """A way to tell people. `name` is what the record of what it was told is kept under."""
+    """A channel for alerts. `name` is its key in the record of sent alerts."""
 
     @property
     def name(self) -> str: ...
@@ -730,11 +729,11 @@ def _span(span: timedelta) -> str:
     return " ".join(f"{count} {unit}" + ("s" if count > 1 else "") for count, unit in counts if count)
 
 
-# What was told, and what is to be.
+# The record of sent alerts.
 
 
 class _Known(Strict):
-    """A problem as it was seen or told last. `over`: when it was first seen to be gone, of one whose end was not told yet."""
+    """A problem as last seen or reported. `over`: when it was first found resolved, if that has not been reported yet."""
 
     kind: Kind
     subject: str
@@ -747,7 +746,7 @@ class _Known(Strict):
 
 
 class _Memory(Strict):
-    """By `kind:subject`: problems that did not hold for long enough yet, those that do, and what each channel was told is open."""
+    """By `kind:subject`: problems that have not lasted long enough yet, open problems, and the open problems reported to each channel."""
 
     waiting: dict[str, _Known] = Field(default={})
     open: dict[str, _Known] = Field(default={})
@@ -763,9 +762,9 @@ def tell(
     now: datetime,
     where: Settings | None = None,
 ) -> Told:
-    """Tell each channel what it does not know yet. `problems`: all that exist at `now` of the kinds in `looked`; those of another
-    kind stay as they were, and are not over. A channel that fails is in the result and in the log, and tried again the next time.
-    Raises FinegrainError where the record of what was told cannot be read or written."""
+    """Send each channel what is new to it. `problems`: all current problems at `now` of the kinds in `looked`; those of other kinds are left as they
+    were. A failing channel is in the result and in the log, and is tried again the next time. Raises FinegrainError if the record of sent alerts
+    cannot be read or written."""
     where = where or settings()
     path, now = where.home / TOLD, _utc(now)
     existing = {_unicode(f"{problem.kind}:{problem.subject}"): problem for problem in problems}
@@ -780,15 +779,15 @@ def tell(
             each = _known(problem, min(seen.since, now) if seen else now)  # the clock may have been put back
             is_due = key in memory.open or (now - each.since).total_seconds() >= problem.after
             (memory.open if is_due else memory.waiting)[key] = each
-        for told in memory.channels.values():
-            for key, each in told.items():
-                told[key] = each.model_copy(update={"over": None if key in memory.open else each.over or now})
-        _remember(memory, path)  # where this fails, nothing is told that would be told again and again
+        for known in memory.channels.values():
+            for key, each in known.items():
+                known[key] = each.model_copy(update={"over": None if key in memory.open else each.over or now})
+        _remember(memory, path)  # before sending: if the record cannot be written, alerts would be sent again and again
 
         undelivered: list[str] = []
         for channel in channels:
-            told = memory.channels.setdefault(channel.name, {})
-            news = _news(told, memory.open)
+            known = memory.channels.setdefault(channel.name, {})
+            news = _news(known, memory.open)
             for owner in dict.fromkeys(each.owner for _, _, each in news):
                 mine = [item for item in news if item[2].owner == owner]
                 lines = [
@@ -801,21 +800,21 @@ def tell(
                     continue
                 for what, key, each in mine:
                     if what == "recovered":
-                        del told[key]
+                        del known[key]
                     else:
-                        told[key] = each
+                        known[key] = each
                 _remember(memory, path)
     overall = _news(before, memory.open)
     opened, changed, recovered = ([key for what, key, _ in overall if what == each] for each in get_args(What))
     return Told(opened, changed, recovered, len(memory.open) - len(opened), list(dict.fromkeys(undelivered)))
 
 
-def _news(told: Mapping[str, _Known], are: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
-    """What one who was told of `told` does not know of the problems that there `are`."""
+def _news(known: Mapping[str, _Known], are: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
+    """The changes between the `known` problems of a channel and those that there `are`."""
     return [
-        *(("new", key, each) for key, each in are.items() if key not in told),
-        *(("changed", key, each) for key, each in are.items() if key in told and told[key].state != each.state),
-        *(("recovered", key, each) for key, each in told.items() if key not in are),
+        *(("new", key, each) for key, each in are.items() if key not in known),
+        *(("changed", key, each) for key, each in are.items() if key in known and known[key].state != each.state),
+        *(("recovered", key, each) for key, each in known.items() if key not in are),
     ]
 
 
@@ -825,7 +824,7 @@ def _deliver(channel: Channel, message: Message) -> str | None:
         channel.send(message)
     except Exception as error:
         said = str(error) if isinstance(error, Undelivered) else type(error).__name__  # others may quote a secret
-        _log.warning("not told: %s (%s: %s)", message.title, channel.name, said)
+        _log.warning("not delivered: %s (%s: %s)", message.title, channel.name, said)
         return f"{channel.name}: {said}"
     return None
 
@@ -850,8 +849,8 @@ def _unicode(text: str) -> str:
 def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -> Line:
     rows = []
     for row in list(sample)[:SAMPLE_ROWS]:
-        told = ", ".join(f"{name}={_told(value)}" for name, value in mask(row).items())
-        rows.append(told if len(told) <= 500 else told[:499] + "…")
+        line = ", ".join(f"{name}={_shown(value)}" for name, value in mask(row).items())
+        rows.append(line if len(line) <= 500 else line[:499] + "…")
     lasted = _span(max(known.over - known.since, timedelta(0))) if known.over else ""
     # A loader's address is a server's, and not a person's.
     subject = _CREDENTIALS.sub(f"//{MASK}@", known.subject)[:150] if known.kind == "lag" else _plain(known.subject, 150)
@@ -859,7 +858,7 @@ def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -
     return Line(what, about, known.text, known.link, tuple(rows), lasted)
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "null" if value is None else " ".join(value) if isinstance(value, list) else str(value)
 
 
@@ -869,15 +868,15 @@ def _remembered(path: Path) -> _Memory:
     except FileNotFoundError:
         return _Memory()
     except OSError as error:
-        raise FinegrainError(f"{path}: what was alerted cannot be read: {error.strerror}") from None
+        raise FinegrainError(f"{path}: the record of alerts cannot be read: {error.strerror}") from None
     except ValidationError:
         raise FinegrainError(
-            f"{path}: this is not what finegrain wrote of its alerts; remove the file, and what is open is told once more"
+            f"{path}: this is not finegrain's record of alerts; remove the file, and open problems are reported once more"
         ) from None
 
 
 def _remember(memory: _Memory, path: Path) -> None:
-    """Write the file anew beside itself and put it in place, so that it is never half written."""
+    """Write a new file and rename it, so that the record is never half written."""
     draft = path.with_suffix(".draft")
     try:
         with draft.open("w", encoding="utf-8") as file:
@@ -886,4 +885,4 @@ def _remember(memory: _Memory, path: Path) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        raise FinegrainError(f"{path}: what is alerted cannot be written: {error.strerror}") from None
+        raise FinegrainError(f"{path}: the record of alerts cannot be written: {error.strerror}") from None

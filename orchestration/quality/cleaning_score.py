@@ -1,8 +1,7 @@
-"""How well the pipeline cleans: its answers against the truth of a simulated shop (orchestration/simulation/simulate.py).
+"""Scores the cleaning against the known errors of a simulated shop (orchestration/simulation/simulate.py).
 
-For each kind of planted dirt one question is asked of the warehouse: which rows does the pipeline say are so, or what
-value does it put there? Precision is the share of its answers that are right, recall the share of the planted rows
-that it answers rightly.
+For each kind of planted error, the rows the pipeline flags (or the values it fills in) are compared with the truth. Precision is the share of
+its answers that are right; recall is the share of planted errors that it gets right.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ _NEEDED: Final = {
 # several items is one row of the file, so its rows are taken together.
 _PREPARE: Final = """
 create temp table truth as select * from read_parquet({files}, union_by_name = true);
-create temp table judged as
+create temp table validated as
     select
         raw_table, source, position,
         bool_and(verdict = 'duplicate') as is_duplicate,
@@ -187,7 +186,7 @@ def _duplicates(con: duckdb.DuckDBPyConnection) -> list[Score]:
     answered, right = _counts(
         con,
         f"""select count(*), count(*) filter ((source, position) in
-            (select (t.source, t.position) from truth as t where t.kind in {DUPLICATES})) from judged
+            (select (t.source, t.position) from truth as t where t.kind in {DUPLICATES})) from validated
                 where has_duplicate""",
     )
     scores = []
@@ -195,7 +194,7 @@ def _duplicates(con: duckdb.DuckDBPyConnection) -> list[Score]:
         planted, found = _counts(
             con,
             f"""select count(*), count(*) filter (is_duplicate) from planted('{kind}')
-            left join judged using (raw_table, source, position)""",
+            left join validated using (raw_table, source, position)""",
         )
         scores.append(Score(kind, None, planted, found, answered, right, "precision over all copies; must be 1.00"))
     return scores
@@ -206,7 +205,7 @@ def _quarantined(con: duckdb.DuckDBPyConnection) -> list[Score]:
     for kind, reasons in REASONS.items():
         # A price a hundred times too high may break the hard limit, too: that is an answer to price_outlier.
         shared = "and position not in (select position from planted('price_outlier'))" if kind == "bad_price" else ""
-        found = f"(select * from judged where list_has_any(reasons, {list(reasons)}) {shared})"
+        found = f"(select * from validated where list_has_any(reasons, {list(reasons)}) {shared})"
         scores += _by_detail(con, kind, found, details=kind in ("bot", "malformed_row", "disordered_times"))
     return scores
 
@@ -219,7 +218,7 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
     )"""
     outliers = """(
         select raw_table, source, position from cleaned where price_is_outlier
-        union select raw_table, source, position from judged
+        union select raw_table, source, position from validated
         where list_contains(reasons, 'price_out_of_range') and position not in (select position
             from planted('bad_price'))
     )"""
@@ -330,7 +329,7 @@ def _values(con: duckdb.DuckDBPyConnection) -> list[Score]:
     right = "event_at = true_value::bigint"
     by_detail = con.execute(
         f"""select detail, count(*), count(event_at), count(*) filter ({right}) from planted('naive_local_time')
-        left join judged using (raw_table, source, position) group by detail order by detail"""
+        left join validated using (raw_table, source, position) group by detail order by detail"""
     ).fetchall()
     sums = [sum(row[column] for row in by_detail) for column in (1, 2, 3)]
     scores.append(Score("naive_local_time", None, sums[0], sums[2], sums[1], sums[2]))
@@ -348,7 +347,7 @@ def _values(con: duckdb.DuckDBPyConnection) -> list[Score]:
     scores.append(Score("wrong_unit", None, planted, hits, answered, hits, "weight in grams, of products"))
 
     parts = {
-        "in events": """select category, true_text from planted('misspelt_category') left join judged
+        "in events": """select category, true_text from planted('misspelt_category') left join validated
             using (raw_table, source, position) where raw_table = 'events'""",
         "in the catalogue": """select p.category, t.true_text from
             (select distinct key, true_text from planted('misspelt_category') where raw_table = 'products') as t

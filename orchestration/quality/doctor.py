@@ -1,8 +1,8 @@
-"""Look at a mapping and its data before anything is loaded, and say what is wrong, by field.
+"""`finegrain doctor`: checks a mapping and its data before anything is loaded, and reports problems by field.
 
-The doctor binds files exactly as the loader does (`landing`), copies a look at their rows into a temporary table, and
-asks it what the models will ask later: does it read as a time, is the name known to the seeds, who is missing. It
-writes nothing. Mistakes in the mapping itself, and files that are not there, are errors before it begins.
+It binds files exactly as the loader does (`landing`), copies a sample of their rows into a temporary table, and runs the checks the models will
+run later: is this a valid time, do the seeds know this name, which ids are missing. It writes nothing. Errors in the mapping itself and missing
+files are raised before it starts.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "n
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know. An `error` would stop a load or leaves a field or a file without use; a `warning` costs rows
-    or values; a `note` costs nothing. `where` is the mapping's entry or a file, `field` a contract field or ""."""
+    """One finding. An `error` would stop a load, or makes a field or file unusable; a `warning` costs rows or values; a `note` costs nothing.
+    `where` is the mapping's entry or a file, `field` a contract field or ""."""
 
     level: Level
     where: str
@@ -167,7 +167,7 @@ class Check:
 
 @dataclass
 class Report:
-    """What the doctor saw: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
+    """The doctor's report: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
 
     entries: list[EntryLook] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
@@ -260,10 +260,10 @@ def examine(
     now: datetime | None = None,
     quiet: bool = True,
 ) -> Report:
-    """Look at the data of a mapping, or of every mapping in a folder; without one, at this machine.
+    """Check the data of a mapping, or of every mapping in a folder; without one, check this machine.
 
-    Arguments are those of `load`; `now` is naive UTC. Raises FinegrainError for mistakes in the mappings and for files
-    that are not there, of all mappings together; whatever the data is like is in the report.
+    Takes the arguments of `load`; `now` is naive UTC. Raises FinegrainError for errors in the mappings and for missing files, of all mappings
+    together; problems in the data are in the report.
     """
     where = where or settings.settings()
     started = time.monotonic()
@@ -297,7 +297,7 @@ def examine(
             loaded = _Loaded(where)
             _same_bytes(exams)
             for exam in exams:
-                exam.judge()
+                exam.validate()
             _reporting_currency(exams, of_shop)
             for what, name in (("customers", "user_id"), ("products", "product_id")):
                 _orphans(con, exams, loaded, what, name)
@@ -524,7 +524,7 @@ class _Exam:
                 except FinegrainError as error:
                     self.refused(error, name)
 
-    # --- judging -------------------------------------------------------------------------------------------------
+    # --- checks --- -------------------------------------------------------------------------------------------------
 
     def ask(self, select: str, where: str = "true", rest: str = "") -> list[tuple[Any, ...]]:
         """What `select` gives of the rows that could be read; `rest` is what follows the condition."""
@@ -544,8 +544,8 @@ class _Exam:
         )
         return ", ".join(f"'{_brief(value)}'" + (f" ({count:,})" if count > 1 else "") for value, count in found)
 
-    def judge(self) -> None:
-        """Say what is wrong with the rows."""
+    def validate(self) -> None:
+        """Run all checks on the rows."""
         if not self.bounds:
             return
         if not self.seen.rows:
@@ -651,7 +651,7 @@ class _Exam:
                 bad = self.common(clean(name), f"{value} is null") + hint
                 word = "a time" if kind == "time" else "a number"
                 if read:
-                    self.say("warning", f"{self.about(filled - read)} hold what is no {word.split()[1]}: {bad}", name)
+                    self.say("warning", f"{self.about(filled - read)} have a value that is not {word}: {bad}", name)
                 else:
                     self.say("error", f"none of its {filled:,} values is {word}: {bad}", name)
             elif not filled and source is not None and name not in _required_names(self.entry.table):
@@ -683,7 +683,7 @@ class _Exam:
             where = f"element: {source.element}"
         if others:
             both = " and ".join(quote(each) for each in (*formats, *others))
-            return f"{years}; {both} fit all of them alike, so it cannot be told which is meant: say so, as in {{{where}, format: {quote(formats[0])}}}"
+            return f"{years}; {both} fit all of them alike, so it is not clear which is meant; set it, as in {{{where}, format: {quote(formats[0])}}}"
         said = quote(formats[0]) if len(formats) == 1 else f"[{', '.join(map(quote, formats))}]"
         return f"{years}; write {{{where}, format: {said}}}"
 
@@ -692,14 +692,14 @@ class _Exam:
         [(count,)] = self.ask("count(*)", odd)
         if count:
             examples = self.common(clean(name), odd)
-            what = f"local times that {self.entry.zone} has twice or never, as the clocks change"
-            self.say("note", f"{self.about(count)} are {what}: {examples}; of two the first is taken", name)
+            what = f"local times that occur twice or never in {self.entry.zone}, because of clock changes"
+            self.say("note", f"{self.about(count)} are {what}: {examples}; if there are two, the first is used", name)
         if first < datetime(2000, 1, 1):
             [(count,)] = self.ask("count(*)", f"{value} < timestamp '2000-01-01'")
             examples = self.common(clean(name), f"{value} < timestamp '2000-01-01'")
             self.say(
                 "warning",
-                f"{self.about(count)} are dated before 2000: {examples}; is this another unit of epoch time?",
+                f"{self.about(count)} are dated before 2000: {examples}; is the unit of epoch time right?",
                 name,
             )
         late = f"timestamp {quote(str(self.now + timedelta(minutes=_variable('future_tolerance_minutes', 10))))}"
@@ -732,7 +732,7 @@ class _Exam:
                 what = "empty" if len(mapped) == 1 else f"{' and '.join(mapped)} are both empty"
                 hint = self._order_as_identity(empty) if "user_id" in names else ""
                 if missing == good:
-                    self.say("error", f"{what} in every row; no row could be used{hint}", mapped[0])
+                    self.say("error", f"{what} in every row, so no row can be used{hint}", mapped[0])
                 else:
                     said = f"{what} in {self.about(missing)}, first {place}; such rows cannot be used{hint}"
                     self.say("warning", said, mapped[0])
@@ -772,23 +772,23 @@ class _Exam:
         column = fields["order_id"].column
         given = column if text == order and column is not None else {"sql": text}
         shown = yaml.safe_dump({"anonymous_id": given}, default_flow_style=True, allow_unicode=True, width=10**6)
-        return f"; the order itself can stand for its buyer: {shown.strip()[1:-1]}"
+        return f"; to use the order in place of its buyer, write {shown.strip()[1:-1]}"
 
     def _arrival(self) -> None:
         how = self.entry.mapping.available_at
         if how == "now":
-            self.say("note", "available_at: now; every row counts as unknown to the shop before it is loaded")
+            self.say("note", "available_at: now; every row counts as available only from the time it is loaded")
         if not isinstance(how, str) and self.bounds[0].entry.available_at != "now":
             text = str(macros("fields.sql").clean_text("__available"))
             parsed = parse_time("trim(__available)", quote(self.entry.zone))
-            of = f"'{how.column}'" if isinstance(how, Column) else "what its sql gives"
+            of = f"'{how.column}'" if isinstance(how, Column) else "the result of its sql"
             [(bad,)] = self.ask("count(*)", f"{parsed} is null")
             if bad:
                 examples = self.common("__available", f"{text} is not null and {parsed} is null")
                 hint = self._spelling(text, parsed, how) if isinstance(how, Column) else ""
-                what = f"hold no time in {of}" + (f": {examples}{hint}" if examples else "")
+                what = f"have no valid time in {of}" + (f": {examples}{hint}" if examples else "")
                 level: Level = "error" if bad == self.seen.looked_at - self.seen.malformed else "warning"
-                self.say(level, f"available_at: {self.about(bad)} {what}; they count as arriving when they are loaded")
+                self.say(level, f"available_at: {self.about(bad)} {what}; they count as available when they are loaded")
 
     def _names(self) -> None:
         """Names that the seeds do not know."""
@@ -811,7 +811,7 @@ class _Exam:
             )
             currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
             code = str(macros("fields.sql").currency_code(identifier("currency")))
-            said, then = "there is no exchange rate of", "have no price that could be used"
+            said, then = "there is no exchange rate for", "have no price that could be used"
             self._unknown(
                 "currency", code, currencies, said, f"{then}; finegrain rates update brings in more currencies"
             )
@@ -841,15 +841,15 @@ class _Exam:
             )
         money = next((name for name in ("price", "amount") if name in self.fields), None)
         if money and "currency" not in self.fields:
-            self.say("note", f"no currency is mapped, so it is taken for {self.shop.reporting_currency}", money)
+            self.say("note", f"no currency is mapped, so {self.shop.reporting_currency} is assumed", money)
         if self.entry.table == "ga4_events" and self.entry.mapping.currency is None:
             silent = "len(items) > 0 and len(list_filter(event_params, lambda p: p.key = 'currency')) = 0"
             [(rows,)] = self.ask("count(*)", silent)
             if rows:
                 self.say(
                     "note",
-                    f"{self.about(rows)} have items and name no currency, so it is taken for {self.shop.reporting_currency}; "
-                    "the key currency of the mapping says the property's",
+                    f"{self.about(rows)} have items but no currency, so {self.shop.reporting_currency} is assumed; "
+                    "set the property's currency with the mapping's key currency",
                     "event_params",
                 )
         if "category" in self.fields:
@@ -862,7 +862,7 @@ class _Exam:
                 self.say(
                     "note",
                     f"seeds/category_map.csv does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
-                    f"{len(found):,} spellings); each stands for itself, or for the mapped one that it is a slip of",
+                    f"{len(found):,} spellings); each is kept as it is, or corrected if it is a misspelling of a mapped one",
                     "category",
                 )
 
@@ -906,7 +906,7 @@ class _Exam:
         then = "would be quarantined"
         if self.entry.table == "orders":
             limits = [(name, "< 0", "max_amount") for name in ("discount", "tax", "shipping", "total")]
-            then = "would be taken for not said"
+            then = "would be treated as missing"
         if self.entry.table == "customers":
             born = f"< {_variable('earliest_birth_year', 1850)}"
             limits = [
@@ -957,16 +957,16 @@ class _Exam:
         if not again:
             return
         about = f"{again:,}" if whole else f"about {again * self.step:,}"
-        then = (
-            "an event that comes again counts once"
-            if self.entry.table == "events"
-            else "which of them is right cannot be told"
-        )
+        then = "a repeated event counts once" if self.entry.table == "events" else "it is not clear which one is right"
         level: Level = "note" if self.entry.table == "events" else "warning"
-        self.say(level, f"{about} rows repeat another's {' + '.join(names)}, as '{_brief(example)}' does; {then}", key)
+        self.say(
+            level,
+            f"{about} rows have the same {' + '.join(names)} as another, for example '{_brief(example)}'; {then}",
+            key,
+        )
 
     def _ids(self) -> None:
-        """Ids that stand for nothing or something else, or cannot be told from others."""
+        """Ids that mean nothing or something else, or that are ambiguous."""
         words = ", ".join(map(quote, _seed("null_words.csv", "word")))
         for name in (name for name in self.fields if name in IDS):
             given, text = str(macros("fields.sql").clean_text(identifier(name))), clean(name)
@@ -975,7 +975,7 @@ class _Exam:
                 examples = self.common(given, f"lower({given}) in ({words})")
                 self.say(
                     "warning",
-                    f"{self.about(count)} hold a word for nothing, {examples}, which counts as empty (seeds/null_words.csv)",
+                    f"{self.about(count)} have a word that means null, {examples}, and count as empty (seeds/null_words.csv)",
                     name,
                 )
             rounded = f"regexp_full_match({text}, {quote(ROUNDED)})"
@@ -983,8 +983,8 @@ class _Exam:
             if count:
                 self.say(
                     "warning",
-                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, and "
-                    "nobody can tell which were one id; such rows are quarantined (unusable_id)",
+                    f"{self.about(count)} are in scientific notation: {self.common(text, rounded)}; a spreadsheet has rounded them, so "
+                    "the original ids are lost; such rows are quarantined (unusable_id)",
                     name,
                 )
             found = self.ask(
@@ -997,8 +997,8 @@ class _Exam:
                 more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
                 self.say(
                     "warning",
-                    f"ids that differ in case alone: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
-                    "says ids: case_insensitive",
+                    f"ids that differ only in case: '{_brief(one)}' and '{_brief(other)}'{more}; they are different ids, unless the mapping "
+                    "has ids: case_insensitive",
                     name,
                 )
             if name in PERSONS:
@@ -1021,8 +1021,8 @@ class _Exam:
             )
             self.say(
                 "warning",
-                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if this means nobody in "
-                f"particular, write null_ids: {words.strip()}",
+                f"single ids on more than {CROWD_SHARE:.0%} of the {filled:,} rows that have one: {shown}; if such an id means an "
+                f"unknown person, write null_ids: {words.strip()}",
                 name,
             )
 
@@ -1037,7 +1037,7 @@ class _Exam:
             columns = [self.entry.mapping.fields[name].column or name for name in ("currency", "order_id")]
             self.say(
                 "warning",
-                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if it is that of the whole order, "
+                f"empty in {self.about(rows)}, of {_count(orders, 'order')} with a currency on another row; if that is the currency of the whole order, "
                 f"write carry: {{columns: [{columns[0]}], within: {columns[1]}}}",
                 "currency",
             )
@@ -1058,7 +1058,7 @@ class _Exam:
                     f"in the lake already, so a load skips: {some}"
                     if same
                     else f"loaded by another mapping: {some}; a load lands nothing of this one if their rows would change, "
-                    "but for --again, which replaces them, or --keep, which leaves them",
+                    "unless you use --remap, which replaces them, or --keep, which leaves them as they are",
                 )
 
 
@@ -1141,7 +1141,7 @@ class _Loaded:
             loads = con.execute(
                 "select source, raw_table, file, fingerprint, mapping from lake.raw.loads order by loaded_at, rowid"
             ).fetchall()
-            self.files = {(of, table, file, told): by for of, table, file, told, by in loads}
+            self.files = {(of, table, file, fingerprint): by for of, table, file, fingerprint, by in loads}
             for table in self.ids:
                 key = clean(KEYS[table][0])
                 found = con.execute(
@@ -1316,7 +1316,7 @@ def _memory() -> Check:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = settings.memory()
     if settings.memory_bytes(limit) > there:
-        said = f"FINEGRAIN_MEMORY is {limit}, and this machine has {there / 10**9:.1f} GB; a build may be killed for want of it"
+        said = f"FINEGRAIN_MEMORY is {limit}, but this machine has {there / 10**9:.1f} GB, so a build may run out of memory; lower FINEGRAIN_MEMORY"
         return Check("warning", "memory", said)
     return Check("fine", "memory", f"{there / 10**9:.1f} GB, of which DuckDB may use {limit} in a build")
 
@@ -1342,7 +1342,7 @@ def _lake(where: Settings) -> Check:
     except FinegrainError as error:
         return Check("error", "lake", str(error))
     except duckdb.Error as error:
-        return Check("error", "lake", f"{where.lake_catalog} does not open: {_line(error)}")
+        return Check("error", "lake", f"{where.lake_catalog} cannot be opened: {_line(error)}")
     try:
         [(snapshot,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
         counts = {table: con.execute(f"select count(*) from lake.raw.{table}").fetchall()[0][0] for table in RAW_TABLES}
@@ -1370,7 +1370,7 @@ def _warehouse(where: Settings) -> Check:
     except duckdb.Error as error:
         if "lock" in str(error).lower():
             return Check("fine", "warehouse", f"{size}; another process is writing it")
-        return Check("error", "warehouse", f"{where.warehouse} does not open: {_line(error)}")
+        return Check("error", "warehouse", f"{where.warehouse} cannot be opened: {_line(error)}")
     if not found:
         return Check("warning", "warehouse", f"{size}; it holds no build")
     command, status, snapshot = found[0]

@@ -1,4 +1,4 @@
-"""An HTTP API's paginated resource: page after page into scratch files, which DuckDB then takes apart into rows."""
+"""Reads paginated resources of HTTP APIs: pages are saved to temporary files, from which DuckDB extracts the rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orchestration.mapping.mapping import Http, from_environment
 from orchestration.sources.bounds import shallow
 from orchestration.sql.text import exact_numbers, quote
 
-#: How often a page is asked for before it is given up, and seconds of the first pause; each further one is twice as long.
+#: Attempts per page, and seconds before the first retry; each further pause is twice as long.
 TRIES: Final = 6
 PAUSE: float = 0.5
 #: Seconds without an answer after which a page is asked for again; the longest pause that a server may ask for.
@@ -38,7 +38,7 @@ LARGEST: Final = 256 * 2**20
 
 
 def place(resource: Http) -> str:
-    """What tells a resource from others: its address as the mapping has it, so without what comes from the environment."""
+    """The identifier of a resource: its address as written in the mapping, without values from the environment."""
     return resource.url
 
 
@@ -52,7 +52,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 class _Elsewhere(Exception):
-    """A page that lies on another server."""
+    """A redirect to another server."""
 
 
 def _server(url: str) -> tuple[str, str]:
@@ -105,11 +105,13 @@ def _pages(
     if following is not None and following.page:
         parameters = {**parameters, following.page: str(page)}
     address = _with(url, parameters)
-    met: set[str] = set()
+    seen: set[str] = set()
     while True:
-        if address in met:
-            raise FinegrainError(f"{where}.next: {resource.url} leads to the same page again, after {len(met):,} pages")
-        met.add(address)
+        if address in seen:
+            raise FinegrainError(
+                f"{where}.next: {resource.url} leads to the same page again, after {len(seen):,} pages"
+            )
+        seen.add(address)
         body, links = _get(resource, address, headers, where)
         try:
             try:
@@ -119,7 +121,7 @@ def _pages(
             ):  # what lies deep is no list of rows and no cursor; the engine reads it without recursion
                 answer = json.loads(shallow(body, _DEEPEST))
         except ValueError:
-            raise FinegrainError(f"{where}: {resource.url} answers with what is no JSON") from None
+            raise FinegrainError(f"{where}: the answer of {resource.url} is not JSON") from None
         rows = _at(answer, resource.rows)
         if not isinstance(rows, list):
             has = f"; it has: {', '.join(list(answer)[:10])}" if isinstance(answer, dict) else ""
@@ -146,7 +148,9 @@ def _pages(
                 return
             address = urllib.parse.urljoin(address, found[1])
         if _server(address) != _server(url):
-            raise FinegrainError(f"{where}.next: {resource.url} leads to another server; the headers are not for that")
+            raise FinegrainError(
+                f"{where}.next: {resource.url} leads to another server, which must not get the headers; use an API that stays on one"
+            )
 
 
 def _with(url: str, parameters: dict[str, str]) -> str:
@@ -162,13 +166,13 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _get(resource: Http, address: str, headers: dict[str, str], where: str) -> tuple[bytes, str]:
-    """One page and its Link header; asked for again where the server is busy, broken or silent."""
+    """One page and its Link header; retried if the server is busy, fails or does not answer."""
     opener = urllib.request.build_opener(_SameHost)
-    told = {"Accept": "application/json", "User-Agent": "finegrain", **headers}
+    sent = {"Accept": "application/json", "User-Agent": "finegrain", **headers}
     for tried in range(1, TRIES + 1):
         pause = PAUSE * 2 ** (tried - 1) * random.uniform(0.75, 1.25)
         try:
-            request = urllib.request.Request(address, headers=told)
+            request = urllib.request.Request(address, headers=sent)
             with opener.open(request, timeout=PATIENCE) as answer:
                 body = answer.read(LARGEST + 1)
                 if len(body) > LARGEST:
@@ -190,20 +194,22 @@ def _get(resource: Http, address: str, headers: dict[str, str], where: str) -> t
             pause = max(pause, _asked(error.headers.get("Retry-After")))
         except _Elsewhere:
             raise FinegrainError(
-                f"{where}.url: {resource.url} leads to another server; write that one's address"
+                f"{where}.url: {resource.url} redirects to another server; use that server's address"
             ) from None
         except (OSError, http.client.HTTPException) as error:  # refused, silent, broken off
             reason = getattr(error, "reason", error)
             said = f"gives no whole answer ({type(reason).__name__ if not str(reason) else str(reason)[:80]})"
         except ValueError:
-            raise FinegrainError(f"{where}.url: {resource.url} is no address, or a header holds a line break") from None
+            raise FinegrainError(
+                f"{where}.url: {resource.url} is not a valid address, or a header contains a line break"
+            ) from None
         if tried < TRIES:
             time.sleep(min(pause, LONGEST_PAUSE))
-    raise Unavailable(f"{where}: {resource.url} {said}, {TRIES} times; nothing of it has landed, run this again later")
+    raise Unavailable(f"{where}: {resource.url} {said}, {TRIES} times; nothing has landed, run this again later")
 
 
 def _asked(retry_after: str | None) -> float:
-    """Seconds that a server asks to be left alone: it says a number, or a date."""
+    """The seconds to wait by a Retry-After header, which has a number or a date."""
     if retry_after is None:
         return 0.0
     if retry_after.strip().isdigit():

@@ -1,8 +1,7 @@
-"""How large, how nested and how many-keyed a message may be: found in its bytes, before anything reads them as JSON.
+"""Limits on the size, nesting depth and number of keys of a message, checked on its bytes before it is parsed as JSON.
 
-Readers of JSON take time and memory by the number of keys, and stack by the depth; the bytes are looked through with numpy, a batch at once.
-Brackets and colons are counted first, those in strings too: most messages have so few that nothing can be wrong with them. Only the
-others are looked at exactly.
+JSON parsers use time and memory by the number of keys, and stack by the depth. The bytes of a batch are scanned with numpy. A cheap count of
+brackets and colons, including those in strings, clears most messages; only the others are examined exactly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The names of columns that others chose."""
+"""Checks of column names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orchestration.errors import FinegrainError
 
 
 def check_case(names: Iterable[str], where: str, hint: str = "read one of them") -> None:
-    """Refuse columns that differ in case alone, which the engine takes for one."""
+    """Reject columns whose names differ only in case, which DuckDB treats as the same."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(name.lower(), name)

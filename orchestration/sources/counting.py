@@ -1,5 +1,5 @@
-"""What a text file holds, counted from its bytes: lines, records of CSV, values of JSON. It is a second count, independent of whatever
-reads the rows, and what a load is held to. Chunks of bytes go in one after another; nothing loops over lines."""
+"""Counts the contents of a text file from its bytes: lines, CSV records, JSON values. The count is independent of the reader, and a load must
+match it. It works on chunks of bytes, without a loop over lines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""PostgreSQL and MySQL through DuckDB: attached read-only, rows by the hundred thousand, filters worked out over there.
+"""Reads PostgreSQL and MySQL through DuckDB: attached read-only, in bulk, with filters run on the server.
 
-Rows are asked for in the server's own SQL, since only the server can say some values as they are: a number without a precision, a
-moment that DuckDB cannot hold, a day that is none. Such SQL holds names, and of values only times and whole numbers that DuckDB spelled.
+Queries are sent in the server's own SQL, because some values can only be read correctly there: numbers without a precision, timestamps that
+DuckDB cannot represent, and invalid dates. Such SQL contains names and, as values, only timestamps and integers formatted by DuckDB.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Read:
-    """How a column is read, in the server's SQL: `value` of it, null for what is `unreadable` (a condition; `why` says what such values
-    are)."""
+    """How a column is read, in the server's SQL: `value`, which is null where the condition `unreadable` holds; `why` describes such values."""
 
     value: str
     unreadable: str | None = None
@@ -57,8 +56,8 @@ class Read:
 
 @dataclass(frozen=True)
 class DatabaseTable:
-    """A table: `reads` says how each column is read, `raw` which DuckDB type comes of it, and `columns` the type that is meant:
-    MySQL's moments in UTC come without saying so. `name` is the table's, with its schema."""
+    """A table: `reads` says how each column is read, `raw` is the resulting DuckDB type, and `columns` the intended type (MySQL's UTC timestamps
+    arrive without a time zone). `name` includes the schema."""
 
     database: Database
     name: str
@@ -68,12 +67,12 @@ class DatabaseTable:
 
     @property
     def origin(self) -> str:
-        """What errors call it."""
+        """Its name in errors."""
         return f"{self.database.place}/{self.name}"
 
     @property
     def unread(self) -> str:
-        """The column of `rows` that names what could not be read: the numbers of such columns, from 0, parted by spaces."""
+        """The column of `rows` that lists unreadable columns by number, from 0, separated by spaces."""
         return free_prefix(self.columns) + "unreadable"
 
     def rows(self, condition: str = "", only: Iterable[str] | None = None, limit: int | None = None) -> str:
@@ -93,7 +92,7 @@ class DatabaseTable:
         return f"select {', '.join(meant)}, {self.unread} from {sql}"
 
     def ask(self, select: str, condition: str = "", limit: int | None = None) -> str:
-        """A question to the server in its own words, as a relation."""
+        """A query in the server's own SQL, as a relation."""
         sql = f"select {select} from {'.'.join(map(self.own, self.name.split('.', 1)))}"
         sql += (f" where {condition}" if condition else "") + (f" limit {limit}" if limit is not None else "")
         return f"(from {self.database.kind}_query({quote(self.database.alias)}, {quote(sql)}))"
@@ -128,14 +127,14 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     """Attach the database at `url` (${NAME} in it comes from the environment), for reading. Raises FinegrainError in one
     sentence, without the password, where it cannot be reached."""
     place = f"{where}: database"
-    told = from_environment(url, place)
-    keep_secrets_of(told)
+    address = from_environment(url, place)
+    keep_secrets_of(address)
     try:
-        parts = urlsplit(told)
+        parts = urlsplit(address)
         port = parts.port
     except ValueError:
         raise FinegrainError(
-            f"{place}: this is no address of a database (is the port a number, is a password with @ or / spelled %40, %2F?); "
+            f"{place}: this is not a database address (is the port a number, is @ or / in the password written as %40 or %2F?); "
             f"{_EXAMPLE}"
         ) from None
     kind = _KINDS.get(parts.scheme)
@@ -143,7 +142,11 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     if kind is None or not parts.hostname or not name or "/" in name:
         wrong = "the host or the database's name is missing"
         if kind is None:  # what stands before a colon alone may be anything
-            wrong = f"'{parts.scheme}' is no kind of database" if "://" in told else "this is no address of a database"
+            wrong = (
+                f"'{parts.scheme}' is not a supported database"
+                if "://" in address
+                else "this is not a database address"
+            )
         raise FinegrainError(f"{place}: {wrong}; {_EXAMPLE}")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     port = port or _PORTS[kind]
@@ -156,7 +159,7 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     for option, value in parse_qsl(parts.query):
         if not re.fullmatch("[a-z_]+", option) or not re.fullmatch(r"[A-Za-z0-9_./:-]+", value):
             shown = f"the option '{option}'" if re.fullmatch("[a-z_]+", option) else "an option"
-            raise FinegrainError(f"{place}: {shown} after the ? is not understood")
+            raise FinegrainError(f"{place}: {shown} after the ? is not supported; remove it")
         options.append(f"{option}={value}")
     try:
         import_extension(f"{kind}_scanner", con=con)
@@ -177,29 +180,29 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
 
 
 def unreachable(database: Database, error: duckdb.Error, table: str = "") -> FinegrainError:
-    """What a server, or the way to it, said: one sentence that never holds the password."""
+    """A readable error for an error of the server or the connection, without the password."""
     said = " ".join(str(error).split())
     for secret in sorted(filter(None, database.secrets), key=len, reverse=True):
         said = said.replace(secret, "…")
     where, place = database.where, database.place
     lowered = said.lower()
     if "permission denied" in lowered or "command denied" in lowered or "to database" in lowered:
-        mend = f"the user '{database.user}' may not read {table or 'it'}; grant select on it"
+        problem = f"the user '{database.user}' may not read {table or 'it'}; grant select on it"
     elif "password authentication failed" in lowered or "access denied for user" in lowered or "no password" in lowered:
-        mend = f"the server refuses the user '{database.user}' or the password"
+        problem = f"the server rejects the user '{database.user}' or the password"
     elif ("does not exist" in lowered and "database" in lowered) or "unknown database" in lowered:
-        mend = f"there is no database '{database.name}' on this server"
+        problem = f"there is no database '{database.name}' on this server"
     elif "translate host name" in lowered or "unknown server host" in lowered or "unknown mysql server host" in lowered:
-        mend = "this host is not known"
+        problem = "this host is not known"
     elif "refused" in lowered or "can't connect" in lowered or "timed out" in lowered or "timeout" in lowered:
-        mend = "no server answers there; is it running, and are host and port right?"
+        problem = "no server answers there; is it running, and are host and port right?"
     elif "closed the connection" in lowered or "gone away" in lowered or "lost connection" in lowered:
-        mend = "the connection broke off; what has landed is whole, run this again"
+        problem = "the connection was lost; run this again to continue"
     elif "no pg_hba.conf entry" in lowered:
-        mend = "the server lets nobody in from here (pg_hba.conf)"
+        problem = "the server does not accept connections from this host; allow it in pg_hba.conf"
     else:
-        mend = re.sub(r'^(IO|Catalog|Binder|Invalid Input) Error: |(with parameters|at) ""(: )?', "", said)
-    return FinegrainError(f"{where}: {place}: {mend}")
+        problem = re.sub(r'^(IO|Catalog|Binder|Invalid Input) Error: |(with parameters|at) ""(: )?', "", said)
+    return FinegrainError(f"{where}: {place}: {problem}")
 
 
 def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, where: str) -> DatabaseTable:
@@ -311,7 +314,7 @@ def _unless(unreadable: str, value: str, why: str, kind: str = "") -> Read:
 
 
 def unreadable_value(con: duckdb.DuckDBPyConnection, table: DatabaseTable, error: duckdb.Error) -> FinegrainError:
-    """What to say where rows of a table cannot be read: the column that holds such a value, or what the server said."""
+    """A readable error for a table that cannot be read: names the column with a bad value, or gives the server's error."""
     if isinstance(error, (duckdb.ConversionException, duckdb.InvalidInputException)):
         for name in table.columns:
             try:

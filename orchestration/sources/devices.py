@@ -1,7 +1,7 @@
-"""What kind of device a user agent names: `mobile`, `tablet` or `desktop`; null for machines, televisions and whatever is not known.
+"""The device type of a user agent: `mobile`, `tablet` or `desktop`; null for bots, televisions and unknown devices.
 
-A row that says a user agent and no device gets the device where it is landed, so that the models, on any engine, find it as any other.
-DuckDB hands over whole vectors of texts. Each text is parsed once in a process, by the regular expressions of ua-parser.
+A row with a user agent and no device gets its device when it is loaded, so the models work on any engine. DuckDB calls the function with whole
+vectors. Each distinct text is parsed once per process, with ua-parser.
 """
 
 from __future__ import annotations

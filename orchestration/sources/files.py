@@ -1,4 +1,4 @@
-"""The files a mapping names: found, and looked through once before any of their rows is read."""
+"""Finds the files of a mapping, and inspects each once (fingerprint, encoding, number of records) before its rows are read."""
 
 from __future__ import annotations
 
@@ -47,11 +47,10 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over a file's bytes said. `path` has its rows: the file itself, which may be gzipped, or a copy in UTF-8 that
-    lives as long as this object. `lines` are those that are not blank. `records` is the number of a CSV file's records, its header
-    among them, or of the values of a JSON array or of objects over several lines (`layout`): None where the quotation marks of a CSV
-    file leave it open. `is_uniform`: whether all its lines end alike. `starts_object`: a JSON file begins with an object that goes on
-    behind its line."""
+    """The result of one pass over a file. `path` has its rows: the file itself, possibly gzipped, or a UTF-8 copy that lives as long as this
+    object. `lines` counts lines that are not blank. `records` counts the records of a CSV file, including its header, or the values of a JSON
+    array or of objects over several lines (`layout`); None if the quotes of a CSV file leave it open. `is_uniform`: all lines have the same line
+    ending. `starts_object`: a JSON file begins with an object that spans several lines."""
 
     fingerprint: str
     path: Path
@@ -76,8 +75,7 @@ class EmptyFile(FinegrainError):
 def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataFile]:
     """The files behind paths, globs, folders, `package://` and `s3://` addresses; relative ones start at `base`.
 
-    A row's position must tell its file from its neighbours, so files of one base name in several folders keep as
-    much of the path as differs. Raises FinegrainError when a pattern leads to nothing.
+    Positions must be unique, so files with the same name in several folders keep their path. Raises FinegrainError if a pattern matches nothing.
     """
     found: dict[Path, tuple[str, Format]] = {}
     for pattern in patterns:
@@ -94,8 +92,8 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
             raise FinegrainError(f"{shown(pattern)}: {getattr(error, 'strerror', None) or error}".rstrip(".")) from None
     names = Counter(name for name, _ in found.values())
     files = [
-        DataFile(path, name if names[name] == 1 else text_of(path).lstrip("/"), told, _size(path))
-        for path, (name, told) in found.items()
+        DataFile(path, name if names[name] == 1 else text_of(path).lstrip("/"), kind, _size(path))
+        for path, (name, kind) in found.items()
     ]
     named: dict[str, DataFile] = {}
     for file in files:
@@ -118,19 +116,19 @@ def text_of(path: Path) -> str:
 
 
 def _format(path: Path, name: str, form: Format | None) -> Format:
-    told = form or format_of(name)
-    if told is None and zipfile.is_zipfile(path):
+    kind = form or format_of(name)
+    if kind is None and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
-            told = format_of(_member(path, packed).filename)
-    if told is None:
+            kind = format_of(_member(path, packed).filename)
+    if kind is None:
         raise FinegrainError(
-            f"{shown(name)}: the name does not tell the format; add `format: parquet`, `csv` or `jsonl` to the mapping"
+            f"{shown(name)}: the format is not clear from the name; add `format: parquet`, `csv` or `jsonl` to the mapping"
         )
-    return told
+    return kind
 
 
 def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Path, Path]]:
-    """(file, folder its name is told from) for one pattern."""
+    """(file, folder that its name is relative to) for one pattern."""
     path = _in_package(pattern) if pattern.startswith("package://") else base / Path(pattern).expanduser()
     if path.is_dir():
         inside = sorted(
@@ -171,7 +169,7 @@ def _in_package(address: str) -> Path:
 
 
 def look(file: DataFile, encoding: str | None = None, csv: Csv | None = None) -> Look:
-    """Read a file once, in constant memory: fingerprint it, count its lines and records, and refuse what is no text where text is due.
+    """Read a file once, in constant memory: fingerprint it, count its lines and records, and reject binary data where text is expected.
 
     `encoding` and `csv` are the mapping's. Text that is not UTF-8 is copied as UTF-8 (UTF-16 and UTF-32 are recognised), and so is the
     one file inside a zip file; gzip is recognised whatever the name says. Raises EmptyFile, and FinegrainError with the line number

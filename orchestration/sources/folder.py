@@ -1,4 +1,4 @@
-"""A folder of JSON lines that grow: the stream of a shop that has no broker, and the embedded default."""
+"""The folder source: growing files of JSON lines, as a stream for shops without a broker."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from typing import BinaryIO, Final
 
 from orchestration.errors import FinegrainError
 from orchestration.sources.files import text_of
-from orchestration.sources.streams import Chunk, Keeper
+from orchestration.sources.streams import Chunk, PartitionOwner
 
-#: What a file is called, also after it was rotated: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
+#: File names, also after rotation: `web.jsonl`, `web.jsonl.1`, `web.jsonl-20250302`.
 NAMES: Final = re.compile(r".*\.(jsonl|ndjson)([.-][0-9][0-9T:_-]*)?", re.DOTALL)
-#: Bytes that are read at once.
+#: Bytes per read.
 READ: Final = 8 * 2**20
-#: Bytes before a position by which the file is told from another.
+#: Bytes before a position whose digest identifies the file.
 TAIL: Final = 1024
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a file goes on: the byte where the next line begins, the file's inode, and a digest of the bytes before (at most `TAIL`)."""
+class FilePosition:
+    """A position in a file: the offset of the next line, the inode, and a digest of the bytes before (at most `TAIL`)."""
 
     offset: int
     inode: str = ""
     tail: str = ""
 
     @classmethod
-    def of(cls, position: str) -> Place:
+    def of(cls, position: str) -> FilePosition:
         offset, inode, tail = position.split(" ")
         return cls(int(offset), inode, tail)
 
@@ -42,7 +42,7 @@ class Place:
         return f"{self.offset} {self.inode} {self.tail}"
 
     def is_in(self, file: BinaryIO) -> bool:
-        """Whether the bytes before this are in a file: then it is the one that was read, whatever it is called now."""
+        """Whether a file has the same bytes before this position: then it is the file that was read, whatever its name is now."""
         return self.offset == 0 or (
             os.fstat(file.fileno()).st_size >= self.offset and _tail(file, self.offset) == self.tail
         )
@@ -50,13 +50,13 @@ class Place:
 
 @dataclass
 class File:
-    """A file as it was seen last, the part that it is, and where its reading goes on."""
+    """A file as last seen, its partition, and where reading resumes."""
 
     path: Path
     inode: str
     size: int
-    part: str
-    at: Place
+    partition: str
+    at: FilePosition
 
     @property
     def rest(self) -> int:
@@ -64,34 +64,34 @@ class File:
 
 
 class Folder:
-    """All files of a folder, each a part (a `Source`). A line counts when its end is there.
+    """All files of a folder, each a partition (a `Source`). A line counts once it is complete.
 
-    A file is only added to; it may be rotated by renaming, and new ones may come at any time. It is known by its inode and by the bytes
-    before the position, as log shippers do, not by its name: one that was renamed or moved goes on where it was left, and one that
-    was replaced, or cut off and written again, is another file, which is read from its beginning. A part is therefore called by
-    the name at first sight and a digest of inode and first line: `web.jsonl@1a2b3c4d`."""
+    Files are append-only; they may be rotated by renaming, and new ones may appear at any time. As in log shippers, a file is identified by its
+    inode and the bytes before the position, not by its name. A renamed file continues at its position; one that was replaced, or truncated and
+    rewritten, is a new file and is read from its beginning. So a partition is named by the file's first name and a digest of inode and first
+    line: `web.jsonl@1a2b3c4d`."""
 
-    def __init__(self, folder: Path, place: str, where: str) -> None:
-        self.folder, self.place, self.where = folder, place, where
-        self._keeper: Keeper | None = None
+    def __init__(self, folder: Path, stream_id: str, where: str) -> None:
+        self.folder, self.stream_id, self.where = folder, stream_id, where
+        self._owner: PartitionOwner | None = None
         self._files: dict[str, File] = {}
         self._notes: list[str] = []
 
-    def open(self, keeper: Keeper) -> None:
+    def open(self, owner: PartitionOwner) -> None:
         if not self.folder.is_dir():
             raise FinegrainError(
-                f"{self.where}.stream.folder: {self.folder} is no folder; make it, or correct the path"
+                f"{self.where}.stream.folder: {self.folder} is not a folder; create it, or correct the path"
             )
-        self._keeper, self._files = keeper, {}
+        self._owner, self._files = owner, {}
         self._look()
 
     def _look(self) -> None:
-        """See which files there are, and claim those that are new."""
-        assert self._keeper is not None
+        """List the files, and claim new ones."""
+        assert self._owner is not None
         seen = list(self._seen())
         of_inode = {file.inode: file for file in self._files.values()}
         if not of_inode.keys() <= {inode for _, inode, _ in seen}:
-            seen = list(self._seen())  # one that is renamed while the folder is listed may be in none of its places
+            seen = list(self._seen())  # a file renamed during the listing may be missing under both names
         strangers = []
         for path, inode, size in seen:
             file = of_inode.get(inode)
@@ -100,18 +100,18 @@ class Folder:
             else:
                 strangers.append((path, inode, size))
         there = {inode: size for _, inode, size in seen}
-        for part, file in list(self._files.items()):
+        for partition, file in list(self._files.items()):
             if there.get(file.inode, -1) < file.size:
                 if file.rest:
                     self._notes.append(
                         f"{file.path}: it was deleted or replaced before its last {file.rest:,} bytes were read"
                     )
-                del self._files[part]
+                del self._files[partition]
         if strangers:
             self._claim(strangers)
 
     def _seen(self) -> Iterator[tuple[Path, str, int]]:
-        """The files that there are: path, inode and size. While one is renamed, the folder may list both names."""
+        """The existing files: path, inode and size. During a rename, both names may be listed."""
         inodes = set()
         for path in sorted(self.folder.iterdir()):
             if not NAMES.fullmatch(path.name):
@@ -125,25 +125,25 @@ class Folder:
                 yield path, str(about.st_ino), about.st_size
 
     def _claim(self, strangers: list[tuple[Path, str, int]]) -> None:
-        """Find the parts that files are, and take over all."""
-        assert self._keeper is not None
-        known = {part: Place.of(at.position) for part, at in self._keeper.known().items()}
+        """Match files to known partitions, and claim all."""
+        assert self._owner is not None
+        known = {partition: FilePosition.of(at.position) for partition, at in self._owner.known().items()}
         files = dict(self._files)
         for rule in (_same_inode, _same_name, _long_enough):
             for path, inode, size in list(strangers):
-                for part in sorted(known.keys() - files.keys()):
-                    if rule(part, known[part], path, inode) and _is_in(known[part], path):
-                        files[part] = File(path, inode, size, part, known[part])
+                for partition in sorted(known.keys() - files.keys()):
+                    if rule(partition, known[partition], path, inode) and _is_in(known[partition], path):
+                        files[partition] = File(path, inode, size, partition, known[partition])
                         strangers.remove((path, inode, size))
                         break
         for path, inode, size in strangers:
             name = f"{text_of(Path(path.name))}@{_digest(inode.encode() + _first_line(path))[:8]}"
             several = (name if n == 1 else f"{name}.{n}" for n in itertools.count(1))
-            part = next(each for each in several if each not in known.keys() | files.keys())
-            files[part] = File(path, inode, size, part, Place(0, inode))
-        beginnings = {part: partial(str, Place(0, file.inode)) for part, file in files.items()}
-        for part, at in self._keeper.claim(beginnings, None).items():
-            files[part].at = Place.of(at.position)
+            partition = next(each for each in several if each not in known.keys() | files.keys())
+            files[partition] = File(path, inode, size, partition, FilePosition(0, inode))
+        beginnings = {partition: partial(str, FilePosition(0, file.inode)) for partition, file in files.items()}
+        for partition, at in self._owner.claim(beginnings, None).items():
+            files[partition].at = FilePosition.of(at.position)
         self._files = files
 
     def poll(self, rows: int, seconds: float) -> Chunk:
@@ -161,7 +161,7 @@ class Folder:
             time.sleep(min(left, 0.05))
 
     def _read(self, file: File, rows: int) -> Chunk:
-        """Whole lines from where the file was left; blank ones are no messages."""
+        """Read whole lines from the current position; blank lines are not messages."""
         start, before = file.at.offset, str(file.at)
         try:
             handle = file.path.open("rb")
@@ -169,9 +169,9 @@ class Folder:
             return Chunk()
         with handle:
             if str(os.fstat(handle.fileno()).st_ino) != file.inode:
-                return Chunk()  # renamed since the look
+                return Chunk()  # renamed since the listing
             if not file.at.is_in(handle):
-                file.inode = ""  # written again from its beginning: the next look takes it for another file
+                file.inode = ""  # rewritten from its beginning: the next listing treats it as a new file
                 return Chunk()
             handle.seek(start)
             text = handle.read(READ)
@@ -181,15 +181,22 @@ class Folder:
             sizes = [len(line) + 1 for line in lines]
             end = start + sum(sizes)
             if lines:
-                file.at = Place(end, file.inode, _tail(handle, end))
+                file.at = FilePosition(end, file.inode, _tail(handle, end))
         starts = list(itertools.accumulate(sizes[:-1], initial=start)) if sizes else []
         found = [(str(at), line) for at, line in zip(starts, lines, strict=True) if line.strip()]
         count = len(found)
         nothing = [None] * count
         return Chunk.of(
-            [[file.part] * count, [at for at, _ in found], [line for _, line in found], [-1] * count, nothing, nothing],
-            {file.part: before},
-            {file.part: str(file.at)} if lines else {},
+            [
+                [file.partition] * count,
+                [at for at, _ in found],
+                [line for _, line in found],
+                [-1] * count,
+                nothing,
+                nothing,
+            ],
+            {file.partition: before},
+            {file.partition: str(file.at)} if lines else {},
             end - start,
         )
 
@@ -197,10 +204,10 @@ class Folder:
         pass
 
     def lag(self) -> dict[str, int]:
-        return {part: file.rest for part, file in self._files.items()}
+        return {partition: file.rest for partition, file in self._files.items()}
 
     def is_drained(self) -> bool:
-        """The rest of a file without the end of a line is no message yet."""
+        """An incomplete last line is not a message yet."""
         return not any(file.rest and self._has_line(file) for file in self._files.values())
 
     def _has_line(self, file: File) -> bool:
@@ -209,26 +216,26 @@ class Folder:
                 handle.seek(file.at.offset)
                 return any(b"\n" in block for block in iter(lambda: handle.read(READ), b""))
         except FileNotFoundError:
-            return True  # renamed; the next look finds it
+            return True  # renamed; the next listing finds it
 
     def close(self) -> None:
         self._files = {}
 
 
-def _same_inode(part: str, at: Place, path: Path, inode: str) -> bool:
+def _same_inode(partition: str, at: FilePosition, path: Path, inode: str) -> bool:
     return at.inode == inode
 
 
-def _same_name(part: str, at: Place, path: Path, inode: str) -> bool:
-    return part.rpartition("@")[0] == text_of(Path(path.name))
+def _same_name(partition: str, at: FilePosition, path: Path, inode: str) -> bool:
+    return partition.rpartition("@")[0] == text_of(Path(path.name))
 
 
-def _long_enough(part: str, at: Place, path: Path, inode: str) -> bool:
-    """Copied to another disk, or rotated by a copy: so many equal bytes are no accident."""
+def _long_enough(partition: str, at: FilePosition, path: Path, inode: str) -> bool:
+    """For files copied to another disk, or rotated by copying: this many equal bytes are not a coincidence."""
     return at.offset >= TAIL
 
 
-def _is_in(at: Place, path: Path) -> bool:
+def _is_in(at: FilePosition, path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return at.is_in(file)

@@ -1,4 +1,4 @@
-"""A stream of Amazon Kinesis: every shard, also as shards are split and merged, read by one loader."""
+"""The Amazon Kinesis source: one loader reads all shards of a stream, also while shards are split and merged."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from orchestration.config.settings import is_server
 from orchestration.errors import FinegrainError
 from orchestration.mapping.mapping import Stream, client_setting
-from orchestration.sources.streams import Chunk, Keeper, Unreachable
+from orchestration.sources.streams import Chunk, PartitionOwner, Unreachable
 
-#: Kinesis gives at most so many records a call, and lets a shard be asked five times a second.
+#: Kinesis returns at most this many records per call, and allows five calls per second and shard.
 MOST: Final = 10_000
 PAUSE: Final = 0.2
-#: Seconds between two looks for new shards, and for the end of a shard's parent.
+#: Seconds between checks for new shards.
 LOOK: Final = 5.0
-#: Position of a shard of which nothing was read, and of one that is closed and read to its end.
+#: The position of a shard that was never read, and of a closed shard that was read to its end.
 BEGINNING, END = "beginning", "end"
 
 _WAIT: Final = frozenset(
@@ -45,23 +45,23 @@ _RIGHTS: Final = frozenset(
 
 
 class Kinesis:
-    """All shards of one stream (a `Source`). A position is the sequence number of the last record that was read. There are no
-    groups of loaders: a second one takes the stream over from the first."""
+    """All shards of one stream (a `Source`). A position is the sequence number of the last record read. There are no consumer groups: a second
+    loader takes over the stream from the first."""
 
     def __init__(self, stream: Stream, where: str) -> None:
         assert stream.kinesis is not None
-        self.stream, self.place, self.where = stream.kinesis, stream.place, where
+        self.stream, self.stream_id, self.where = stream.kinesis, stream.place, where
         self.settings = {
             name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()
         }
         if not is_server(str(self.settings.get("endpoint_url", "https://aws"))):
             raise FinegrainError(
-                f"{where}.stream.settings.endpoint_url: this is no address of a server; write it like https://host:port"
+                f"{where}.stream.settings.endpoint_url: this is not a server address; write it like https://host:port"
             )
         self._client: Any = None
-        self._keeper: Keeper | None = None
-        self._incarnation: str | None = None
+        self._owner: PartitionOwner | None = None
+        self._topic_id: str | None = None
         self._at: dict[str, str] = {}
         self._iterators: dict[str, str] = {}
         self._behind: dict[str, int] = {}
@@ -69,15 +69,15 @@ class Kinesis:
         self._looked = 0.0
         self._turn = 0
 
-    def open(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def open(self, owner: PartitionOwner) -> None:
+        self._owner = owner
         self._at, self._iterators, self._behind, self._asked = {}, {}, {}, {}
         try:
-            # A session of its own: boto3's keeps the first credentials it finds, whatever the environment says later.
+            # A new session: boto3's default session keeps the first credentials it finds, even if the environment changes.
             self._client = boto3.Session().client(
                 "kinesis",
                 config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2}),
-                # boto3 reads AWS_DEFAULT_REGION alone, where AWS's other programs read this one first.
+                # boto3 reads only AWS_DEFAULT_REGION; other AWS tools read AWS_REGION first.
                 **{"region_name": os.environ.get("AWS_REGION"), **self.settings},
             )
         except NoRegionError:
@@ -85,30 +85,30 @@ class Kinesis:
         except (TypeError, ValueError) as error:
             raise FinegrainError(f"{self.where}.stream.settings: {error}") from None
         about = self._ask("describe_stream_summary", StreamName=self.stream)["StreamDescriptionSummary"]
-        self._incarnation = f"{about['StreamARN']} {about['StreamCreationTimestamp'].timestamp():.0f}"
+        self._topic_id = f"{about['StreamARN']} {about['StreamCreationTimestamp'].timestamp():.0f}"
         self._look()
 
     def _ask(self, call: str, **given: Any) -> Any:
-        """One call; what Kinesis refuses, as a sentence."""
+        """One API call, with readable errors."""
         try:
             return getattr(self._client, call)(**given)
         except ClientError as error:
             code, said = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-            # There, it may be a shard that is not kept any more; whoever begins again sees which are.
+            # For an iterator it may be an expired shard; a new session will see which shards exist.
             if code == "ResourceNotFoundException" and call != "get_shard_iterator":
                 raise FinegrainError(
-                    f"{self.where}.stream.kinesis: there is no stream '{self.stream}' ({self._client.meta.endpoint_url}); make it, or mend the name"
+                    f"{self.where}.stream.kinesis: there is no stream '{self.stream}' ({self._client.meta.endpoint_url}); create it, or correct the name"
                 ) from None
             if code in _RIGHTS:
                 raise FinegrainError(
-                    f"{self.where}.stream: Kinesis does not let these credentials in: {said or code}"
+                    f"{self.where}.stream: Kinesis does not accept these credentials: {said or code}"
                 ) from None
             if code in ("ExpiredIteratorException", "TrimmedDataAccessException"):
                 raise _Expired from None
             if code == "InvalidArgumentException" and call == "get_shard_iterator":
                 raise FinegrainError(
-                    f"{self.place}: the position in the lake is not in the stream any more ({said}); what lay there was removed before it was "
-                    "read. To go on with what is there, run it once with --afresh"
+                    f"{self.stream_id}: the position in the lake is no longer in the stream ({said}); records were removed before they were "
+                    "read. To continue with the records that are left, run this once with --from-beginning"
                 ) from None
             raise Unreachable(f"kinesis answers {code}: {said}") from None
         except (NoCredentialsError, PartialCredentialsError):
@@ -119,8 +119,8 @@ class Kinesis:
             raise Unreachable(f"kinesis at {self._client.meta.endpoint_url} does not answer ({error})") from None
 
     def _look(self) -> None:
-        """Learn which shards there are, and claim those that are new."""
-        assert self._keeper is not None
+        """List the shards, and claim new ones."""
+        assert self._owner is not None
         self._looked = time.monotonic()
         shards: list[str] = []
         token: str | None = None
@@ -132,7 +132,7 @@ class Kinesis:
             if not token:
                 break
         if set(shards) - self._at.keys():
-            held = self._keeper.claim({shard: lambda: BEGINNING for shard in shards}, self._incarnation)
+            held = self._owner.claim({shard: lambda: BEGINNING for shard in shards}, self._topic_id)
             self._at = {shard: at.position for shard, at in held.items()}
             self._iterators, self._behind = {}, {}
             for shard, at in self._at.items():
@@ -160,7 +160,7 @@ class Kinesis:
             time.sleep(min(left, 0.02))
 
     def _in_turn(self) -> list[str]:
-        """Shards that may be asked now, each in its turn."""
+        """Shards that may be read now, in rotating order."""
         shards = sorted(self._iterators)
         self._turn += 1
         start = self._turn % max(len(shards), 1)
@@ -180,13 +180,13 @@ class Kinesis:
                 return Chunk()
             raise
         records, start = answer["Records"], self._at[shard]
-        # A full answer may have been cut within a millisecond, and then says that nothing is left.
+        # A full response may have been cut off within a millisecond, and then reports no lag.
         self._behind[shard] = max(int(answer.get("MillisBehindLatest", 0)), int(len(records) == most))
         if records:
             self._at[shard] = records[-1]["SequenceNumber"]
         if answer.get("NextShardIterator"):
             self._iterators[shard] = answer["NextShardIterator"]
-        else:  # closed, and read to its end
+        else:  # the shard is closed and was read to its end
             del self._iterators[shard]
             self._behind.pop(shard, None)
             self._at[shard] = END
@@ -214,7 +214,7 @@ class Kinesis:
         return dict(self._behind)
 
     def is_drained(self) -> bool:
-        """Each shard has said that nothing is before its reader, and no shard is unread."""
+        """Every shard has reported no lag, and no shard is unread."""
         return self._looked > 0 and all(self._behind.get(shard, 1) == 0 for shard in self._iterators)
 
     def close(self) -> None:
@@ -222,4 +222,4 @@ class Kinesis:
 
 
 class _Expired(Exception):
-    """An iterator lives for five minutes."""
+    """A shard iterator has expired, which happens after five minutes."""

@@ -1,7 +1,7 @@
-"""Files in an object store, S3 or one that speaks as it does: fetched when they are new or changed, then files like any other.
+"""Files in S3 or an S3-compatible object store. New and changed objects are downloaded and then read like local files.
 
-Credentials come as AWS's own tools take them (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role, …); FINEGRAIN_S3_ENDPOINT names another store.
-What was fetched is kept below FINEGRAIN_HOME/objects, and told by its ETag to be what the store still has. It may be deleted at any time.
+Credentials are found as AWS's own tools do (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role, …); FINEGRAIN_S3_ENDPOINT sets another store. Downloads are
+cached by ETag below FINEGRAIN_HOME/objects, which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from orchestration.sources.patterns import as_regex
 
 
 def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
-    """(local copy, `s3://bucket/key`) of each object that `pattern` names: a key, a glob of keys (`*`, `?`, `**`), or a prefix that ends
-    with a slash. Raises FinegrainError where it leads to nothing or the store does not answer."""
+    """(local copy, `s3://bucket/key`) of each object that matches `pattern`: a key, a glob (`*`, `?`, `**`), or a prefix that ends with a slash.
+    Raises FinegrainError if nothing matches or the store cannot be read."""
     bucket, _, wanted = from_environment(pattern, pattern).removeprefix("s3://").partition("/")
     if not bucket or not wanted:
         raise FinegrainError(f"{pattern}: write s3://bucket/key, as in s3://exports/visits/*.parquet")
@@ -40,13 +40,13 @@ def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
             yield _copy(store, bucket, key, etag), f"s3://{bucket}/{key}"
     except ClientError as error:
         is_passing = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in (429, *range(500, 600))
-        raise (Unavailable if is_passing else FinegrainError)(f"{pattern}: {_told(bucket, error)}") from None
+        raise (Unavailable if is_passing else FinegrainError)(f"{pattern}: {_reason(bucket, error)}") from None
     except BotoCoreError as error:
-        mend = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if "credentials" in str(error).lower() else ""
-        mend = mend or ("; is FINEGRAIN_S3_ENDPOINT right?" if "connect" in str(error).lower() else "")
+        fix = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if "credentials" in str(error).lower() else ""
+        fix = fix or ("; is FINEGRAIN_S3_ENDPOINT right?" if "connect" in str(error).lower() else "")
         is_passing = isinstance(error, (HTTPClientError, ConnectionError))
         raise (Unavailable if is_passing else FinegrainError)(
-            f"{pattern}: the store cannot be read: {' '.join(str(error).split())}{mend}"
+            f"{pattern}: the store cannot be read: {' '.join(str(error).split())}{fix}"
         ) from None
 
 
@@ -72,7 +72,7 @@ def _list(store: Any, bucket: str, wanted: str, form: Format | None) -> Iterator
 
 
 def _copy(store: Any, bucket: str, key: str, etag: str) -> Path:
-    """The local copy of an object, fetched anew if it is not of this ETag. The name tells key and ETag, so a copy is whole or not there."""
+    """The local copy of an object, downloaded unless there is one with this ETag. Copies are named by key and ETag and put in place by a rename."""
     home = settings().home
     kept = home / "objects" / bucket
     kept.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _copy(store: Any, bucket: str, key: str, etag: str) -> Path:
         return (folder / name).rename(path)
 
 
-def _told(bucket: str, error: ClientError) -> str:
+def _reason(bucket: str, error: ClientError) -> str:
     code = str(error.response.get("Error", {}).get("Code", ""))
     return {
         "NoSuchBucket": f"there is no bucket '{bucket}'",

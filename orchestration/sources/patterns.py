@@ -1,4 +1,4 @@
-"""Patterns of files' names."""
+"""File name patterns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def as_regex(pattern: str) -> str:
 
 
 def may_name(pattern: str, form: Format | None, name: str) -> bool:
-    """Whether `find` may have found a file by this pattern that it called `name`, though the file is not there any more."""
+    """Whether `find` could have found a file named `name` by this pattern; the file need not exist any more."""
     if pattern.startswith("s3://"):
         return re.fullmatch(as_regex(pattern) + (".*" if pattern.endswith("/") else ""), name, re.DOTALL) is not None
     if glob.has_magic(pattern) and not pattern.startswith("package://"):

@@ -1,10 +1,10 @@
-"""CSV that DuckDB's reader would not read whole: its records, found by SQL over its lines.
+"""Reads CSV files that DuckDB's reader cannot read completely, by finding the records with SQL over the lines.
 
-A quotation mark decides whether a line feed ends a record, so what a line means depends on all lines before it. But a line is a function
-of one bit: whether it begins outside or inside quotes, to whether the next one does. Two regular expressions give that function for
-every line by itself, and window functions compose them. Whatever is well-formed and has the right number of columns is a row; all
-else is malformed, with its text. A record of several lines that is malformed is cut behind its first line, and what follows is read again
-from outside quotes: a mark that is never closed costs its own line.
+Quotes decide whether a line feed ends a record, so the meaning of a line depends on all lines before it. But each line is a function of one bit:
+whether it begins inside quotes, to whether the next line does. Two regular expressions compute that function for each line, and window functions
+compose them. Records that are well-formed and have the right number of columns are rows; all others are malformed, and keep their text. A
+malformed record of several lines is cut after its first line, and the rest is read again from outside quotes. So a quote that is never closed
+costs only its own line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import pyarrow as pa
 from orchestration.sources.files import Look
 from orchestration.sql.text import quote
 
-#: A record longer than this, in characters, is malformed: it would be most of a file behind a mark that is never closed.
+#: A longer record, in characters, is malformed: it would be the rest of a file after a quote that is never closed.
 LONGEST_RECORD: Final = 16 * 2**20
-#: How often the records are found again after some were cut. What is malformed after that is judged line by line.
+#: How often records are searched again after some were cut. After that, malformed records are read line by line.
 ROUNDS: Final = 30
 _CHUNK: Final = 2**22
 
@@ -32,8 +32,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written: single characters; no `escape` means that a mark inside quotes is doubled. An empty `quote`: nothing is
-    quoted."""
+    """The dialect of a file, as single characters. Without `escape`, quotes inside a field are doubled. Without `quote`, nothing is quoted."""
 
     delimiter: str = ","
     quote: str = '"'
@@ -49,7 +48,7 @@ class Dialect:
 
     @property
     def _inside(self) -> str:
-        """What stands between two quotation marks."""
+        """The text between two quotes."""
         _, mark, escape = self._marks
         return f"(?:[^{mark}{escape}]|{mark}{mark}" + (f"|{escape}." if escape else "") + ")*"
 
@@ -95,7 +94,7 @@ class Dialect:
         return self._if_quoted(field, f"{field}[2:-2]", field)
 
     def value(self, field: str) -> str:
-        """SQL of what a field means. NUL, which no file here holds, stands for an escaped escape meanwhile."""
+        """SQL of a field's value. NUL, which these files never contain, temporarily replaces an escaped escape."""
         mark, escape = self.quote, self.escape
 
         def protected(text: str) -> str:
@@ -171,7 +170,7 @@ def _batches(look: Look, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def read(con: duckdb.DuckDBPyConnection, look: Look, dialect: Dialect, columns: int, header_lines: int) -> Found:
-    """Find the records of a CSV file of so many columns, behind the lines of its header."""
+    """Find the records of a CSV file with `columns` columns, after the lines of its header."""
     number = next(_numbers)
     held, units, spans, inside, many, cuts, found = (
         f"__{name}_{number}" for name in ("held", "units", "spans", "inside", "many", "cuts", "records")
@@ -321,13 +320,13 @@ def _cuts(units: str, inside: str, many: str, dialect: Dialect, columns: int, at
 
 
 def _judged(records: str, dialect: Dialect, columns: int) -> str:
-    """SELECT of records and what is wrong with each, `why`: null for a row, which has its `fields`. All else has its text, `raw`."""
+    """SELECT of records with the reason `why` if they are malformed. A row has its `fields`, a malformed record its text, `raw`."""
     said = f"select *, case when ends_with(text, chr(13)) then text[:-2] else text end as whole from ({records})"
     # What is left of a record that was taken apart is a row only if no mark in it is out of place.
     well = f"regexp_full_match(whole, {quote(dialect.well_formed())}, 's')"
     strictly = f"regexp_full_match(whole, {quote(dialect.well_formed(strict=True))}, 's')"
-    judged = f"select *, coalesce(case when is_rest then {strictly} else {well} end, false) as is_well from ({said})"
-    split = f"select *, case when is_well then {dialect.fields('whole')} end as parts from ({judged})"
+    checked = f"select *, coalesce(case when is_rest then {strictly} else {well} end, false) as is_well from ({said})"
+    split = f"select *, case when is_well then {dialect.fields('whole')} end as parts from ({checked})"
     closed = f"regexp_full_match(whole, {quote(dialect.ends_outside('outside'))}, 's')"
     escaped = f"when {_odd_escapes('whole', dialect)} then 'ends with the escape character'" if dialect.escape else ""
     # An empty field behind the last delimiter is none: many exports end each row so.

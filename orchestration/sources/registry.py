@@ -1,7 +1,7 @@
-"""Messages that begin with the prefix of a schema registry (a zero byte, then the schema's id in four bytes), as JSON text.
+"""Decodes messages with a schema registry prefix (a zero byte, then the schema id in four bytes) to JSON text.
 
-Avro is decoded by the schema that the registry has under the id; of JSON Schema the text follows the prefix as it is. What cannot be decoded
-has a reason in place of a text, and the message itself is left as it is.
+Avro is decoded with the schema of that id; with JSON Schema, the JSON text follows the prefix. A message that cannot be decoded gets a reason
+instead of a text, and is itself left unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestration.errors import FinegrainError, keep_secrets_of
 from orchestration.mapping.mapping import Stream, client_setting, from_environment
 from orchestration.sources.streams import Unreachable
 
-#: What settings of the registry's client begin with, among those of the stream.
+#: The prefix of the registry client's settings among those of the stream.
 SETTINGS: Final = "schema.registry."
 #: Bytes of the prefix.
 PREFIX: Final = 5
@@ -33,7 +33,7 @@ Decode = Callable[[bytes], str]
 
 
 class _Undecodable(Exception):
-    """Why a message cannot be decoded, as a sentence."""
+    """A message cannot be decoded; the text says why."""
 
 
 class Registry:
@@ -61,7 +61,7 @@ class Registry:
             if name.startswith(SETTINGS)
         }
         try:
-            # A registry that does not answer is tried again as a broker is: by the loader, with growing pauses.
+            # No retries here: the loader retries an unavailable registry as it does a broker, with growing pauses.
             self._client = SchemaRegistryClient({"timeout": _PATIENCE, **given, "url": url, "max.retries": 0})
         except (ValueError, TypeError, OSError):
             raise FinegrainError(

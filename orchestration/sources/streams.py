@@ -1,4 +1,4 @@
-"""What a loader asks of a stream."""
+"""The interface between a stream source and its loader."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 from orchestration.errors import SafeError
 from orchestration.lake.positions import Position
 
-#: Columns of messages as they come off a stream: which each is, its bytes (null for none), when it was sent in ms since 1970 (-1
-#: unknown), its key, and its headers as a JSON text.
+#: Columns of stream messages: partition and position, payload (null if there is none), time sent in ms since 1970 (-1: unknown), key, and
+#: headers as JSON text.
 MESSAGES: Final = pa.schema(
     [
         ("part", pa.string()),
@@ -27,8 +27,8 @@ MESSAGES: Final = pa.schema(
 
 @dataclass
 class Chunk:
-    """Messages taken off a stream, in Arrow batches of the columns `MESSAGES`; `bytes` of payload. By part, `starts` is where reading
-    began, and `ends` where it goes on after them; it may move where no message is. `notes` are for the user."""
+    """Messages read from a stream, in Arrow batches of the columns `MESSAGES`; `bytes` is the size of their payload. By partition, `starts` is
+    where reading began, and `ends` where it resumes; a position may move without a message. `notes` are for the user."""
 
     batches: list[pa.RecordBatch] = field(default_factory=list)
     starts: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Chunk:
     def of(
         cls, columns: Sequence[pa.Array | Sequence[Any]], starts: dict[str, str], ends: dict[str, str], size: int
     ) -> Chunk:
-        """From the columns of `MESSAGES`, each a list or an Arrow array, all of one length."""
+        """A chunk from the columns of `MESSAGES`, each a list or an Arrow array, all of the same length."""
         arrays = [
             column.cast(kind.type) if isinstance(column, pa.Array) else pa.array(column, kind.type)
             for column, kind in zip(columns, MESSAGES, strict=True)
@@ -53,7 +53,7 @@ class Chunk:
         return self.rows
 
     def add(self, other: Chunk) -> None:
-        """Append what `other` holds."""
+        """Append another chunk."""
         self.batches += other.batches
         self.starts = other.starts | self.starts
         self.ends |= other.ends
@@ -66,46 +66,46 @@ class Chunk:
         return pa.Table.from_batches(self.batches, schema=MESSAGES)
 
 
-class Keeper(Protocol):
-    """What a source asks of its loader when parts come and go."""
+class PartitionOwner(Protocol):
+    """What a source calls on its loader when partitions are assigned or revoked."""
 
     def known(self) -> dict[str, Position]:
-        """How far each part that was ever read has been."""
+        """The position of each partition that was ever read."""
 
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        """Take over parts; where each goes on by the lake, or by its function where it was never read."""
+    def claim(self, partitions: Mapping[str, Callable[[], str]], topic_id: str | None) -> dict[str, Position]:
+        """Take over partitions. Returns where each resumes: its position in the lake, or if it was never read, the result of its function."""
 
     def settle(self) -> None:
-        """Land what was taken so far, since its parts go to another."""
+        """Land what was read so far, because partitions are being reassigned."""
 
     def drop(self) -> None:
-        """Forget what was taken and not landed: its parts are another's already."""
+        """Drop what was read and not landed: its partitions already belong to another loader."""
 
 
 class Source(Protocol):
-    """A stream that is read from the positions that its keeper says."""
+    """A stream, read from the positions its owner gives."""
 
-    #: How one calls it: `kafka:shop.events`.
-    place: str
+    #: Its identifier, as in `kafka:shop.events`.
+    stream_id: str
 
-    def open(self, keeper: Keeper) -> None:
-        """Connect. Raises FinegrainError where trying again would not help, Unreachable where it might."""
+    def open(self, owner: PartitionOwner) -> None:
+        """Connect. Raises Unreachable if a retry may help, otherwise FinegrainError."""
 
     def poll(self, rows: int, seconds: float) -> Chunk:
-        """At most so many messages, or none after so long. Raises as `open` does."""
+        """Read at most `rows` messages, waiting at most `seconds`. Raises as `open` does."""
 
     def landed(self, ends: dict[str, str]) -> None:
-        """Everything before these positions is in the lake."""
+        """Called when everything before these positions is in the lake."""
 
     def lag(self) -> dict[str, int]:
-        """By part, how much lies before the reader: messages, or bytes of a folder, or milliseconds of Kinesis."""
+        """The lag by partition: messages, for a folder bytes, for Kinesis milliseconds."""
 
     def is_drained(self) -> bool:
-        """Whether everything that was there has been taken."""
+        """Whether all available messages have been read."""
 
     def close(self) -> None:
-        """Leave; nothing that is not in the lake counts as read."""
+        """Disconnect. Messages that have not landed do not count as read."""
 
 
 class Unreachable(SafeError):
-    """The stream does not answer now; it may later. The text is a sentence."""
+    """The stream is temporarily unavailable."""

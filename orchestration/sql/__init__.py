@@ -1,1 +1,1 @@
-"""SQL as text: names, values, and the functions that a mapping may use."""
+"""SQL text: quoted names and values, and the functions a mapping may use."""

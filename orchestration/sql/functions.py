@@ -1,16 +1,16 @@
-"""The functions and operators that the `sql` and `where` of a mapping may use: scalar, row by row, the same value at every load.
+"""The functions and operators allowed in the `sql` and `where` of a mapping: scalar and deterministic.
 
-DuckDB's own labels do not suffice: it calls `current_localtimestamp()`, `current_setting()` and `json_serialize_plan('select …')`
-consistent. So this is a list, and what is not in it is refused. Left out on purpose, beside all that reads a clock, a setting, a file,
-the session or another row: `hash` (its values change with DuckDB's version), aggregates by name (`list_aggregate`), `range` and
-`generate_series` (a row could fill the memory), types as values, collations as functions, and DuckDB's internals.
+This is an allow list, because DuckDB's own labels are not enough: it calls `current_localtimestamp()`, `current_setting()` and
+`json_serialize_plan('select …')` consistent. Excluded are functions that read a clock, a setting, a file, the session or another row, and
+also `hash` (its values change between DuckDB versions), aggregates by name (`list_aggregate`), `range` and `generate_series` (one row
+could exhaust memory), types as values, collations as functions, and DuckDB internals.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Operators, under the names that the parser gives them. `!__postfix` is x!, `~~` is like, `~~*` ilike, `~~~` glob.
+#: Operators, by the names DuckDB's parser uses. `!__postfix` is x!, `~~` is like, `~~*` ilike, `~~~` glob.
 _OPERATORS: Final = (
     "+ - * / // % ** ^ @ & | ~ << >> || && ^@ ->> <@ @> <-> <=> !__postfix ~~ !~~ ~~* !~~* ~~~ "
     "like_escape not_like_escape ilike_escape not_ilike_escape"
@@ -69,5 +69,5 @@ _NESTED: Final = (
 
 #: All of them, in lower case.
 FUNCTIONS: Final = frozenset(" ".join((_OPERATORS, _CHOICE, _NUMBERS, _TEXT, _TIMES, _JSON, _LISTS, _NESTED)).split())
-#: Functions that read the clock unless they have so many arguments.
+#: Functions that read the clock when given fewer arguments than this.
 ARGUMENTS: Final = {"age": 2}

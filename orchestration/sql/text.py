@@ -1,4 +1,4 @@
-"""Names and values as SQL text: no other module spells a quote."""
+"""Names and values as SQL text. All quoting and escaping is done here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 
 def timestamp_literal(moment: datetime) -> str:
-    """A SQL timestamp of a naive time."""
+    """A SQL timestamp literal of a naive datetime."""
     return f"timestamp {quote(moment.isoformat(sep=' '))}"
 
 
@@ -21,29 +21,30 @@ def quote(text: str) -> str:
 
 
 def identifier(name: str, mark: str = '"') -> str:
-    """A SQL identifier; `mark` is what the engine puts around it."""
+    """A quoted SQL identifier; `mark` is the engine's quote character."""
     return mark + name.replace(mark, mark * 2) + mark
 
 
 def free_prefix(names: Iterable[str]) -> str:
-    """How our columns are called beside columns of these names, which others chose: none of them begins so."""
+    """A prefix for our own columns that none of these names, which users chose, starts with."""
     marks = itertools.chain(["__"], (f"__{number}_" for number in itertools.count(1)))
     names = list(names)
     return next(mark for mark in marks if not any(name.startswith(mark) for name in names))
 
 
 def path_literal(path: Path) -> str:
-    """A file's path as DuckDB reads it: exactly this file, though its name may look like a pattern."""
+    """A file path for DuckDB, with glob characters escaped, so that it matches exactly this file."""
     return quote(re.sub(r"([*?\[])", r"[\1]", str(path)))
 
 
 def map_literal(values: Mapping[str, str]) -> str:
-    """SQL of settings: a map."""
+    """A SQL map literal."""
     pairs = ", ".join(f"{quote(name)}: {quote(value)}" for name, value in sorted(values.items()))
     return f"map {{{pairs}}}::map(varchar, varchar)"
 
 
-#: Regular expressions: what a JSON number with more digits than a double keeps at least has; such a number; and strings and all between.
+#: Regular expressions: a cheap test for a JSON number with more digits than a double keeps; such a number; and JSON tokens (a string, or
+#: anything between strings).
 _LONG: Final = "[0-9.]{17}"
 _INEXACT: Final = (
     "-?(?:"
@@ -54,8 +55,8 @@ _TOKENS: Final = r'"(?:[^"\\]|\\.)*"|[^"]+'
 
 
 def exact_numbers(json: str, quoted: str = r'"\0"') -> str:
-    """SQL of a JSON text in which numbers that a double cannot hold are texts, so that the engine's reader keeps all their digits.
-    (Whole numbers it keeps by itself.)"""
+    """SQL of a JSON text in which decimal numbers that a double cannot hold are quoted, so that DuckDB's JSON reader keeps all their digits.
+    (Integers keep theirs anyway.)"""
     parts = (
         f"list_transform(regexp_extract_all({json}, {quote(_TOKENS)}), lambda part: case when starts_with(part, '\"') then part "
         f"else regexp_replace(part, {quote(_INEXACT)}, {quote(quoted)}, 'g') end)"

@@ -1,1 +1,1 @@
-"""From the lake to what is published: build, audit, publish, upkeep."""
+"""From the lake to the published marts: build, audit, publish, maintain."""

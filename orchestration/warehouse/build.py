@@ -1,4 +1,4 @@
-"""Build the warehouse with dbt, in this process, and say what came of it: by model, by test, with the rows that failed."""
+"""Builds the warehouse with dbt, in this process, and reports the result of each model and test, with failing rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from orchestration.warehouse import warehouse
 from orchestration.warehouse.dbt_plugin import as_of
 from orchestration.warehouse.dbt_plugin import snapshot as pinned_snapshot
 
-#: Rows of a failed test that are shown.
+#: Failing rows shown per test.
 SHOWN = 5
 #: Of a row with more columns than this, only its first few, which are its key, and those that the test reads are shown.
 WIDE, KEYS = 8, 2
@@ -69,8 +69,8 @@ class Node:
 
 @dataclass
 class Build:
-    """What a dbt run did. `seconds` is wall time; `startup_seconds` of them had passed when the first node was begun; `notes` are
-    sentences on what was built from scratch, and on the moment that features are of."""
+    """The result of a dbt run. `seconds` is wall time, of which `startup_seconds` passed before the first node started; `notes` are sentences about
+    what was built from scratch, and the time for which features are computed."""
 
     nodes: list[Node]
     seconds: float
@@ -79,13 +79,13 @@ class Build:
 
     @property
     def passed(self) -> bool:
-        """Whether every model was built and every test held."""
+        """Whether every model was built and every test passed."""
         # An exposure is a node without anything to do.
         return all(node.status in ("success", "pass", "warn", "no-op") for node in self.nodes)
 
     @property
     def failed(self) -> list[Node]:
-        """What failed, in the order of the run; what was skipped in consequence is left out."""
+        """The nodes that failed, in the order of the run, without those skipped as a consequence."""
         return [node for node in self.nodes if node.failed]
 
     def count(self, *kinds: str) -> int:
@@ -99,7 +99,7 @@ class Build:
 
 @contextlib.contextmanager
 def environment(where: Settings, **extra: str | None) -> Iterator[None]:
-    """dbt reads paths and moments from the environment; set them for one run alone."""
+    """Set environment variables for one run: dbt reads paths and times from the environment."""
     wanted: dict[str, str | None] = {
         **where.environment(),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -131,15 +131,15 @@ def run_dbt(
 ) -> Build:
     """Run one dbt command in this process: `run_dbt(["build", "--full-refresh"])`.
 
-    `moment` is the as-of time of the build (ISO 8601); `on_node(name, number, of)` is called as each node starts. A test
-    that fails is in the answer, not an error; FinegrainError means that dbt could not run at all, with dbt's own words.
+    `moment` is the as-of time of the build (ISO 8601); `on_node(name, number, of)` is called when a node starts. A failing test is part of the
+    result, not an error; FinegrainError means that dbt could not run at all, and has dbt's message.
     """
     where = where or settings()
     try:
         where.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinegrainError(
-            f"{where.home}: this cannot be made: {error.strerror}; FINEGRAIN_HOME says where it is"
+            f"{where.home}: cannot create this folder: {error.strerror}; set FINEGRAIN_HOME to another one"
         ) from None
     started = time.monotonic()
     begun: list[float] = []
@@ -151,7 +151,7 @@ def run_dbt(
             on_node(name, number, of)
 
     with environment(where, **({"FINEGRAIN_AS_OF": moment} if moment is not None else {})):
-        as_of()  # a wrong moment is told before anything starts
+        as_of()  # reports an invalid time before anything starts
         result = _invoke(arguments, where, project, follow, said.append)
     nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
     if result.exception is not None or (not result.success and not nodes):
@@ -217,7 +217,7 @@ def _invoke(
 
 
 def _let_go() -> None:
-    """dbt-duckdb keeps the warehouse open as long as the process lives; nobody else could read it."""
+    """Close the warehouse, which dbt-duckdb would keep open as long as the process lives, so that others can read it."""
     manager = importlib.import_module("dbt.adapters.duckdb.connections").DuckDBConnectionManager
     with contextlib.suppress(Exception):
         manager.env().close()
@@ -249,7 +249,7 @@ def _node(result: Any) -> Node:
 
 
 def _fetch_failures(where: Settings, nodes: list[Node]) -> None:
-    """Read the first rows that broke each failed test from where dbt stored them."""
+    """Read the first failing rows of each failed test, which dbt stored in the warehouse."""
     failed = [node for node in nodes if node.status == "fail" and node.kept_in]
     if not failed:
         return
@@ -277,14 +277,14 @@ def build(
     full_audit: bool = False,
     quiet: bool = True,
 ) -> Build:
-    """Build and audit everything: `dbt build`, with a bar that follows it.
+    """Build and audit everything: `dbt build`, with a progress bar.
 
-    Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for. `full_audit` asks all data
-    tests of all rows, those too that passed on the very same ones.
+    Unit tests check the SQL, not the data, so they run only in CI (and in plain dbt) unless requested. `full_audit` runs all data tests on all
+    rows, also on those that passed before and have not changed.
 
-    From scratch when that is asked for, and also when an incremental build would give another result: `snapshot` (of the lake;
-    default the newest) lies before what is built, or upkeep from another home has let expire what this one had still to read. Where
-    rules changed, those models alone that follow from them are; `notes` say which. Raises FinegrainError as `run_dbt` does.
+    The build is a full refresh if requested, or if an incremental build would be wrong: `snapshot` (of the lake; default the newest) is older
+    than what is built, or maintenance from another home has expired snapshots this one has not read. If rules have changed, only the models
+    that depend on them are built from scratch; `notes` name them. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
     _must_hold_rows(where)
@@ -312,8 +312,8 @@ USUAL_LAG = timedelta(days=1)
 
 
 def notes(where: Settings) -> list[str]:
-    """What a user should know of the moment that the last build is of, if nobody asked for one: how many events are left out or how far the
-    moment lies behind the last event, and which tables are dated later than the events."""
+    """Notes on the as-of time of the last build, unless one was requested: how many events it leaves out, how far it is from the last event, and
+    which tables are dated later than the events."""
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         try:
@@ -364,19 +364,19 @@ _LATER = """
 
 
 def _must_hold_rows(where: Settings) -> None:
-    """Of an empty lake dbt would build an empty warehouse, which passes its audit. Raises FinegrainError, and makes nothing."""
+    """Reject an empty lake, from which dbt would build an empty warehouse that passes its audit. Raises FinegrainError and creates nothing."""
     if lake.exists(where):
         with lake.connect(where, read_only=True) as con:
             if lake.arrived(con).keys() & {*RAW_TABLES, "dead_letters"}:
                 return
     raise FinegrainError(
-        f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
+        f"{where.lake_catalog}: the lake has no rows yet; load some first, with finegrain load, ingest or stream "
         "(docs/how-to/connect-files.md), or try finegrain demo"
     )
 
 
 def stale_rates(where: Settings | None = None) -> str | None:
-    """What the warehouse holds that was converted by an old exchange rate, in a sentence; None where there is nothing to say."""
+    """A sentence about rows of the warehouse that were converted by an old exchange rate; None if there are none."""
     where = where or settings()
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
@@ -387,20 +387,20 @@ def stale_rates(where: Settings | None = None) -> str | None:
 
 
 def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool = False) -> list[str]:
-    """`dbt build`, from scratch when that is asked for or must be (see `build`). Raises FinegrainError."""
-    afresh = full_refresh or must_start_afresh(where)
+    """The arguments of `dbt build`, with a full refresh if requested or needed (see `build`). Raises FinegrainError."""
+    full_refresh = full_refresh or needs_full_refresh(where)
     left_out = [] if unit_tests else ["--exclude-resource-type", "unit_test"]
-    return ["build", *(["--full-refresh"] if afresh else []), *left_out]
+    return ["build", *(["--full-refresh"] if full_refresh else []), *left_out]
 
 
 def audit(full: bool) -> dict[str, str | None]:
-    """The variable that says whether all tests are asked of all rows (macros/tests.sql)."""
+    """The environment variable for running all tests on all rows (macros/tests.sql)."""
     return {"FINEGRAIN_FULL_AUDIT": "1"} if full else {}
 
 
-def must_start_afresh(where: Settings) -> bool:
-    """Whether the warehouse has gone past the snapshot that is asked for, or the lake no longer knows what came since. (Which models have
-    to be built from scratch since rules changed, dbt finds out: macros/materializations.sql.)"""
+def needs_full_refresh(where: Settings) -> bool:
+    """Whether the warehouse is newer than the requested snapshot, or needs snapshots that have expired. (Which models have to be built from
+    scratch because rules changed, dbt finds out: macros/materializations.sql.)"""
     if not where.warehouse.exists():
         return False
     with lake.connect(where) as con:

@@ -1,13 +1,13 @@
-"""What dbt needs before its first statement: the lake attached, one snapshot of it pinned, one moment fixed.
+"""The dbt-duckdb plugin: attaches the lake, and pins one snapshot and one as-of time for the whole invocation.
 
 dbt-duckdb loads this module by name (see profiles.yml), so bare `dbt build` works without any set-up. Models and
 tests read two DuckDB variables, the same in every thread of one invocation:
 
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
-- `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
+- `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the as-of time of the build, from `FINEGRAIN_AS_OF`.
 - `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/warehouse/fingerprints.py).
-- `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
-- `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
+- `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one that inserted rows.
+- `getvariable('shop')`, MAP(VARCHAR, VARCHAR): shop-wide settings of mappings, which override vars of the same names.
 
 At its end a build asks the function `whole_marts(graph)` which marts it was of (orchestration/warehouse/whole_marts.py).
 """
@@ -52,7 +52,7 @@ def as_of() -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise FinegrainError(
-            f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is no ISO 8601 time; write it like 2024-03-31T00:00:00Z"
+            f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is not an ISO 8601 time; write it like 2024-03-31T00:00:00Z"
         ) from None
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
@@ -69,8 +69,8 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
 
 
 def fingerprints(of_shop: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprints of the nodes of the project that dbt runs, with the vars of its command line and what mappings say in place of
-    vars (`of_shop`)."""
+    """The fingerprints of the nodes of the project that dbt runs, with the vars of its command line and the shop settings that override vars
+    (`of_shop`)."""
     flags: Any = get_flags()  # type: ignore[no-untyped-call]
     project = Path(getattr(flags, "PROJECT_DIR", None) or PROJECT)
     return of_project(project, {**(getattr(flags, "VARS", None) or {}), **of_shop})
@@ -111,7 +111,7 @@ class Plugin(BasePlugin):
         lake.attach_copy(con, where, self._folder(where))
 
     def _folder(self, where: Settings) -> Path:
-        """A folder for a copy of the catalogue, which goes with this process; those of builds that were killed go now."""
+        """A folder for a copy of the catalogue, removed when this process ends; folders of killed builds are removed now."""
         held = contextlib.ExitStack()
         folder = held.enter_context(scratch(where.warehouse.parent, COPY))
         weakref.finalize(self, held.close)

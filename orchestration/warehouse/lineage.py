@@ -1,13 +1,11 @@
-"""Where each column of a mart comes from, field by field, down to the raw tables.
+"""Column-level lineage of the marts, down to the raw tables.
 
-The models' SQL is compiled by dbt and parsed by DuckDB itself, so what is traced is what runs. Of a column it tells two things, as
-OpenLineage does: the fields whose **values** go into it, and the fields of the **conditions** by which they do: those of a CASE
-or a FILTER, parts and orders of a window, the groups of a count. A dictionary (exchange rates, names of event types) stands for
-the fields that it is looked up by. What decides on whole rows is left out, since it is nearly every field, and the same for all
-features: WHERE and the keys of joins, which is to say the rules of cleaning and who is who. So are the columns that every raw
-row carries, whatever its table.
+The models' SQL is compiled by dbt and parsed by DuckDB itself, so the lineage is that of the SQL that runs. As in OpenLineage, a column has two
+kinds of input: fields whose **values** go into it, and fields used in **conditions**: in a CASE or FILTER, in the partitions and order of a window,
+and in the groups of a count. A lookup table (exchange rates, event type names) counts as the fields it is looked up by. WHERE clauses and join
+keys are left out, because they involve nearly every field and are the same for all features. So are the columns that every raw table has.
 
-A construct of SQL that is not known here is never guessed at: the mart is then told by tables alone.
+Unknown SQL constructs are never guessed at: then only the tables of the mart are listed.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ class Origin:
         return Origin(*(frozenset(filter(_is_of_contract, each)) for each in (self.values, self.conditions)))
 
     def within(self, path: Iterable[str]) -> Origin:
-        """The origin of a field of this struct: told down to that field where a raw table delivers a struct."""
+        """The origin of a field of this struct: down to that field if a raw table delivers a struct."""
         inside = "".join(f".{name}" for name in path)
         return Origin(frozenset(each + inside if _is_struct(each) else each for each in self.values), self.conditions)
 
@@ -108,15 +106,15 @@ class Lineage:
         return {"raw": self.raw, "seeds": self.seeds, "models": self.models, "columns": traced}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Lineage:
+    def from_dict(cls, stored: Mapping[str, Any]) -> Lineage:
         """What `as_dict` made."""
         traced = None
-        if told["columns"] is not None:
+        if stored["columns"] is not None:
             traced = {
                 name: Origin(frozenset(each["values"]), frozenset(each["conditions"]))
-                for name, each in told["columns"].items()
+                for name, each in stored["columns"].items()
             }
-        return cls(told["raw"], told["seeds"], told["models"], traced)
+        return cls(stored["raw"], stored["seeds"], stored["models"], traced)
 
 
 def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, Lineage]:
@@ -126,9 +124,9 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     kept = where.home / "lineage.json"
     fingerprint = _fingerprint(PROJECT)
     if kept.exists():
-        told = json.loads(kept.read_text("utf-8"))
-        if told["of"] == fingerprint:
-            return {mart: Lineage.from_dict(each) for mart, each in told["marts"].items()}
+        stored = json.loads(kept.read_text("utf-8"))
+        if stored["of"] == fingerprint:
+            return {mart: Lineage.from_dict(each) for mart, each in stored["marts"].items()}
     manifest = _compiled(where, quiet=quiet)
     tracer = Tracer(manifest)
     found = {
@@ -136,10 +134,10 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
         for name, node in sorted(manifest["nodes"].items())
         if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{FEATURES}/")
     }
-    told = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
+    stored = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
     with scratch(kept.parent, ".draft-") as folder:
         draft = folder / kept.name
-        draft.write_text(json.dumps(told), "utf-8")
+        draft.write_text(json.dumps(stored), "utf-8")
         draft.replace(kept)
     return found
 

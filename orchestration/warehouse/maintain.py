@@ -1,5 +1,5 @@
-"""Upkeep of the lake: small files are merged, old snapshots expire, files that nothing names any more are removed. Safe beside
-loaders, connectors and builds: each step is a transaction of its own, and what a reader may still ask for is kept."""
+"""Maintenance of the lake: merges small files, expires old snapshots and removes unreferenced files. It is safe while loaders, connectors and
+builds run: each step is a transaction of its own, and data that a reader may still need is kept."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.warehouse import warehouse
 
-#: How long a reader of an old snapshot may take, and a writer for one batch: younger files that nothing names are left.
+#: The longest time for a read of an old snapshot, or for writing one batch: younger unreferenced files are kept.
 PATIENCE: Final = timedelta(days=1)
-#: Small files that one transaction merges, so that writers of a SQLite catalogue do not queue for long.
+#: Small files merged per transaction, so that writers of a SQLite catalogue do not wait long.
 AT_ONCE: Final = 200
-#: Seconds for which a step is tried again that meets other writers.
+#: Seconds for retrying a step that conflicts with other writers.
 TRIED: Final = 3.0
 
 
 @dataclass
 class Upkeep:
-    """What was done: data files before and after, snapshots that expired, files removed from the folder; `notes` say why less was
-    done than could be."""
+    """The result: data files before and after, expired snapshots, and removed files; `notes` explain steps that were skipped."""
 
     files_before: int = 0
     files_after: int = 0
@@ -44,13 +43,13 @@ class Upkeep:
 
 
 def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None) -> Upkeep:
-    """Merge, expire, remove. Snapshots younger than `keep` stay, and all since the one that this home's warehouse has read up to,
-    so an incremental build goes on as before. Raises FinegrainError, also where there is no lake."""
+    """Merge, expire, remove. Keeps snapshots younger than `keep`, and all that this home's warehouse has not read, so that incremental builds
+    still work. Raises FinegrainError, also if there is no lake."""
     where = where or settings()
     if not lake.exists(where):
-        raise FinegrainError(f"{where.lake_catalog}: there is no lake yet; finegrain load, ingest or stream makes it")
+        raise FinegrainError(f"{where.lake_catalog}: there is no lake yet; finegrain load, ingest or stream creates it")
     started = time.monotonic()
-    with lake.alone(where, "maintain"):  # two would only be in each other's way
+    with lake.alone(where, "maintain"):  # two at once would only conflict
         done = _maintain(keep, where)
     done.seconds = time.monotonic() - started
     return done
@@ -65,18 +64,18 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
         def step(call: str, is_passing: Callable[[Exception], bool] = lake.busy) -> list[tuple[Any, ...]]:
             return _step(con, where, call, done.notes, is_passing)
 
-        # One table at a time: the sooner it is done, the less likely it is to meet another writer.
-        for table in (*RAW_TABLES, *lake.BOOKS):
-            # From a SQLite catalogue DuckLake reads files and inlined rows in two looks, and whoever reads while rows go from here to
-            # there misses them: a build for good. In PostgreSQL both are one look. Positions are a few rows that loaders replace all the time:
-            # each flush would leave a file of dead rows, and merging them would not let loaders commit. They stay in the catalogue.
+        # One table at a time: a short transaction is less likely to conflict with other writers.
+        for table in (*RAW_TABLES, *lake.BOOKKEEPING):
+            # With a SQLite catalogue, DuckLake reads files and inlined rows in two steps. A reader would miss rows that move from one to the
+            # other in between, and a build would miss them for good. With PostgreSQL it is one step. Positions are a few rows that loaders
+            # replace all the time: each flush would leave a file of dead rows, and merging those would block loaders. They stay in the catalogue.
             if not isinstance(where.lake_catalog, Path) and table != "positions":
                 step(f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')")
             if table != "positions":
                 merge = f"ducklake_merge_adjacent_files('lake', '{table}', schema => 'raw', max_compacted_files => {AT_ONCE})"
                 while merged := step(f"call {merge}"):
                     if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
-                        break  # nothing was made fewer
+                        break  # the number of files did not shrink
         read = _read_up_to(where, done.notes)
         if read is not None and (old := _old(con, keep, read)):
             done.snapshots_expired = len(step(f"call ducklake_expire_snapshots('lake', versions => {old})"))
@@ -88,14 +87,14 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
         done.files_removed += len(step(f"call ducklake_delete_orphaned_files('lake', {before})", _is_passing))
         done.files_after = _files(con)
     except duckdb.Error as error:
-        raise FinegrainError(f"the lake cannot be kept up: {' '.join(str(error).split())}") from None
+        raise FinegrainError(f"maintenance of the lake failed: {' '.join(str(error).split())}") from None
     finally:
         con.close()
     return done
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether writers came first, or took a file away, of a batch they gave up, that was listed and not yet looked at."""
+    """Whether other writers committed first, or removed a listed file of a batch they gave up."""
     return lake.busy(error) or "No such file or directory" in str(error)
 
 
@@ -106,7 +105,7 @@ def _step(
     notes: list[str],
     is_passing: Callable[[Exception], bool],
 ) -> list[tuple[Any, ...]]:
-    """One call in a transaction of its own. Where writers come first every time, it is left out: nothing hangs on it."""
+    """One call in a transaction of its own. It is skipped if other writers keep committing first: nothing depends on it."""
 
     def work() -> list[tuple[Any, ...]]:
         with lake.unmoved(where, moving=True), lake.writing(con, where):
@@ -117,13 +116,13 @@ def _step(
     except duckdb.Error as error:
         if not is_passing(error):
             raise
-        notes.append(f"writers came first every time, so this was left to the next upkeep: {call}")
+        notes.append(f"other writers kept committing first, so this step is left to the next run: {call}")
         return []
     return found
 
 
 def _prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
-    """Remove rows in the catalogue (of positions, mostly) that no snapshot shows any more, which DuckLake does only as it flushes."""
+    """Remove rows from the catalogue (mostly positions) that no snapshot uses any more, which DuckLake does only when it flushes."""
     catalogue = "__ducklake_metadata_lake"
     tables = con.execute(f"select table_name from {catalogue}.ducklake_inlined_data_tables").fetchall()
     with lake.writing(con, where):
@@ -136,7 +135,7 @@ def _prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
 
 
 def _dead_files(con: duckdb.DuckDBPyConnection) -> int:
-    """Files of positions in which rows were deleted, as earlier versions of finegrain left one at each upkeep."""
+    """The number of position files with deleted rows, which maintenance of earlier versions of finegrain created."""
     catalogue = "__ducklake_metadata_lake"
     [(count,)] = con.execute(
         f"select count(*) from {catalogue}.ducklake_delete_file as d inner join {catalogue}.ducklake_table as t using (table_id) "
@@ -151,7 +150,7 @@ def _files(con: duckdb.DuckDBPyConnection) -> int:
 
 
 def _read_up_to(where: Settings, notes: list[str]) -> int | None:
-    """The lake snapshot up to which every model of the warehouse has read; None, and a note, when that cannot be told now."""
+    """The lake snapshot that every model of the warehouse has read; None, and a note, if the warehouse is being built."""
     if not where.warehouse.exists():
         return 2**62
     with duckdb.connect() as con:
@@ -159,7 +158,7 @@ def _read_up_to(where: Settings, notes: list[str]) -> int | None:
             warehouse.attach(con, where.warehouse)
             [(read,)] = con.execute("select min(snapshot) from warehouse.main.watermarks").fetchall()
         except FinegrainError:
-            notes.append("the warehouse is being built, so no snapshot has expired; the next upkeep sees to it")
+            notes.append("the warehouse is being built, so no snapshots were expired; the next run does it")
             return None
         except duckdb.CatalogException:
             return 2**62
@@ -167,7 +166,7 @@ def _read_up_to(where: Settings, notes: list[str]) -> int | None:
 
 
 def _old(con: duckdb.DuckDBPyConnection, keep: timedelta, read: int) -> list[int]:
-    """Snapshots that may expire. Those in which rows last came into a table stay: by them a build tells that nothing came since."""
+    """Snapshots that may expire. The last one with rows for each table is kept: from it, a build knows that nothing has arrived since."""
     [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
     kept = {newest, *lake.arrivals(con, newest).values()}
     found = con.execute(

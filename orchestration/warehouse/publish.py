@@ -1,4 +1,4 @@
-"""Publish what the audit has passed: the marts, as one DuckDB file and as Parquet, put in place by one rename.
+"""Publishes the audited marts as one DuckDB file and as Parquet, put in place by an atomic rename.
 
     published/
       finegrain.duckdb -> current/finegrain.duckdb      what BI tools open
@@ -6,9 +6,9 @@
       current          -> versions/<snapshot>-<build>   the link that a publish swaps
       versions/                                         it and the one before; an open reader keeps the file it opened
 
-A version is made whole beside the others before the link moves, so a reader sees the old marts or the new ones. It is made of
-the version before: a mart's rows are told apart by period (their day or month) and compared by a digest; what is the same
-is taken over, Parquet files by a hard link. So a publish reads the marts once and writes what changed.
+A version is complete before the link moves, so a reader sees either the old marts or the new ones. It reuses the version before: the rows of a
+mart are split by period (day or month) and compared by a digest; unchanged periods are reused, Parquet files by hard links. So a publish reads
+the marts once and writes only what changed.
 """
 
 from __future__ import annotations
@@ -79,12 +79,11 @@ def published_at(where: Settings | None = None) -> datetime | None:
 
 
 def publish(where: Settings | None = None, *, past: bool = False) -> Publication:
-    """Publish the warehouse's marts. Raises FinegrainError, and leaves what is published as it is, unless the last thing
-    that wrote to the warehouse was a whole `dbt build` whose every test passed. A build of an earlier moment than what is published, which
-    somebody asked for (`finegrain build --as-of`), takes its place only if that is meant: `past`.
+    """Publish the warehouse's marts. Raises FinegrainError and changes nothing unless the last write to the warehouse was a complete `dbt build`
+    with all tests passed. A build of an earlier time than the published one (`finegrain build --as-of`) is published only with `past`.
 
-    After a whole build that was published, builds of some marts with all that they are made of may be published, too, as long as all
-    their tests pass: those marts alone are renewed."""
+    After a complete build was published, builds of some marts with all their upstream models may be published, too, if their tests pass; only
+    those marts are replaced."""
     where = where or settings()
     started = time.monotonic()
     warehouse.must_exist(where.warehouse)
@@ -156,9 +155,9 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
     except duckdb.BinderException:
         raise FinegrainError(f"{path} was built by an earlier version of finegrain; run `finegrain build`") from None
     if not found:
-        raise FinegrainError(f"{path} holds no build; run `finegrain build` first")
+        raise FinegrainError(f"{path} has no build; run `finegrain build` first")
     invocation, command, status, is_whole, built_from, as_of, marts = found[0]
-    kept = "what is published stays as it is"
+    kept = "nothing was published"
     if status == "open":
         raise FinegrainError(f"the last `dbt {command}` did not end; {kept}. Run `finegrain build` again")
     if status != "passed":
@@ -172,7 +171,7 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
         raise FinegrainError(f"the last build did not pass its audit; {kept}. What failed:{named}")
     if is_whole:
         return _Build(str(invocation), int(built_from), as_of, None)
-    # Since the last whole build all went well, so what was told of other marts then still holds.
+    # Everything since the last complete build has passed, so what is recorded of the other marts still holds.
     [(well,)] = con.execute(
         "select coalesce(bool_and(status = 'passed' and command = 'build' and marts <> []), false) and bool_or(is_whole) "
         "from warehouse.main.builds where number >= "
@@ -195,8 +194,8 @@ def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build
     ).fetchall()
     if newest and last.as_of <= newest and (published is None or str(last.as_of) < published):
         raise FinegrainError(
-            f"the last build is as of {last.as_of}, as was asked for, and what is published is of a later moment; it stays as it is. "
-            "Write `finegrain publish --past` if that is meant, or run `finegrain build` without --as-of"
+            f"the last build is as of {last.as_of}, which is earlier than the published version; nothing was published. "
+            "Run `finegrain publish --past` to publish it anyway, or `finegrain build` without --as-of"
         )
 
 
@@ -254,7 +253,7 @@ def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None, l
         {"schema": SCHEMA},
     ).fetchall()
     before = _before(previous)
-    left = {} if last.marts is None else {name: told for name, told in before.items() if name not in last.marts}
+    left = {} if last.marts is None else {name: about for name, about in before.items() if name not in last.marts}
     if last.marts is not None and len(left) + len(last.marts) != len(before):
         raise FinegrainError("a build of some marts cannot be published over another version's; run `finegrain build`")
     categorical = categorical_columns()
@@ -281,8 +280,8 @@ def _write(con: duckdb.DuckDBPyConnection, draft: Path, previous: Path | None, l
 
 
 def _about(version: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((version / "about.json").read_text("utf-8"))
-    return told
+    about: dict[str, Any] = json.loads((version / "about.json").read_text("utf-8"))
+    return about
 
 
 def _before(previous: Path | None) -> dict[str, Any]:

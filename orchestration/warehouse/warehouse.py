@@ -1,4 +1,4 @@
-"""The warehouse, `warehouse.duckdb`: private to the build, and open to others only while nothing builds."""
+"""The warehouse, `warehouse.duckdb`: written by builds, and readable by others only while no build runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestration.sql.text import quote
 
 
 def limits(spill: Path) -> dict[str, Any]:
-    """DuckDB's settings for work on whole tables: `FINEGRAIN_MEMORY`, and the folder for what does not fit in it."""
+    """DuckDB settings for work on whole tables: the memory limit `FINEGRAIN_MEMORY`, and the folder for spilling."""
     return {
         "memory_limit": memory(),
         "temp_directory": str(spill),
@@ -28,9 +28,9 @@ def must_exist(warehouse: Path) -> None:
 
 
 def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
-    """Attach the warehouse as `warehouse`, for reading; as long as it is attached, nobody can write to it.
+    """Attach the warehouse read-only as `warehouse`; nobody can write to it while it is attached.
 
-    Raises FinegrainError when it is not there, or is being written.
+    Raises FinegrainError if it does not exist, or is being written.
     """
     must_exist(warehouse)
     try:
@@ -42,7 +42,7 @@ def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
 
 
 def stale_rates(con: duckdb.DuckDBPyConnection, events: str) -> str | None:
-    """How much was converted by an old exchange rate, and what to do, in a sentence; None where nothing was."""
+    """A sentence about rows that were converted by an old exchange rate, and the fix; None if there are none."""
     [(rows, since)] = con.execute(
         f"select count(*), min(event_day) from {events} where list_contains(warnings, 'stale_exchange_rate')"
     ).fetchall()

@@ -1,2 +1,2 @@
-"""From a stream into the lake: `messages` says what becomes of a message, a source (`kafka`, `kinesis`, `folder`) takes them off,
-`loader` closes batches and lands each with its positions in one transaction, `watch` tells how it goes."""
+"""Loading streams into the lake. A source (`kafka`, `kinesis`, `folder`) reads messages, `messages` turns each into a row or a dead letter,
+`loader` lands each batch with its positions in one transaction, and `watch` reports progress."""

@@ -1,9 +1,9 @@
-"""Batches in which processes died: by part, the position at which a batch was begun and not ended, and how often.
+"""Tracks batches that crashed their process: for each partition, the position of a batch that was started but not finished, and how often.
 
-This is kept beside the home, not in the lake: a batch that kills its process does so before anything is written. There is one small file for
-each part, since a part has one reader at a time. Only the first batch of a part after a claim is noted, since the next process would begin
-there, too. After a death all batches are, for a while, and they are processed one at a time, so that it is known which one is deadly.
-Nothing is lost with the files: they only say where to look closely.
+This is stored as small files in the home, not in the lake, because such a batch crashes before anything is written. There is one file per
+partition, since a partition has one reader at a time. Normally only the first batch after a claim is recorded, because a restarted process
+begins there. After a crash, all batches are recorded for a while and processed one at a time, to find the one at fault. The files are only
+hints: no data is lost without them.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from typing import Final
 
 from orchestration.lake.positions import Position
 
-#: So many batches are processed one at a time after a death.
+#: The number of batches processed one at a time after a crash.
 CAREFUL: Final = 20
 
 
 @dataclass(eq=False)
 class Attempt:
-    """A batch to be processed, and how many `deaths` there were in one that began where it does. `is_careful`: no other batch is to be
-    processed at the same time. `notes` are files, each with its text."""
+    """An attempt to process a batch. `deaths` counts crashes in batches with the same start. `is_careful`: process no other batch at the same
+    time. `notes` are the files to write, with their text."""
 
     deaths: int = 0
     is_careful: bool = False
     notes: dict[Path, str] = field(default_factory=dict)
 
     def begin(self) -> None:
-        """It is processed from now on."""
+        """Record that processing starts."""
         for path, text in self.notes.items():
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
 
     def end(self) -> None:
-        """It has landed, or nobody tries any more; the process is alive."""
+        """Record that the process survived: the batch has landed or was given up."""
         for path in self.notes:
             with suppress(OSError):
                 path.unlink()
 
 
 class Attempts:
-    """Of one stream and the table that it fills (together called `name`), in `folder`."""
+    """The attempts for one stream and the table it fills (together identified by `name`), kept in `folder`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         self._first: set[str] = set()
         self._careful = 0
 
-    def claimed(self, parts: Mapping[str, Position]) -> None:
-        """These parts are read from now on, each from where the lake says."""
-        self._first = set(parts)
+    def claimed(self, partitions: Mapping[str, Position]) -> None:
+        """Note that these partitions were just claimed."""
+        self._first = set(partitions)
 
     def of(self, moves: Mapping[str, tuple[Position | None, Position]]) -> Attempt:
-        """For the next batch, of parts that move so."""
+        """The attempt for the next batch, which moves these partitions."""
         attempt = Attempt()
-        for part, (before, _) in moves.items():
-            if before is not None and (self._careful or part in self._first):
-                path = self.folder / f"{hashlib.sha256(f'{self.name}/{part}'.encode()).hexdigest()[:32]}.json"
+        for partition, (before, _) in moves.items():
+            if before is not None and (self._careful or partition in self._first):
+                path = self.folder / f"{hashlib.sha256(f'{self.name}/{partition}'.encode()).hexdigest()[:32]}.json"
                 deaths = _deaths(path, before.position)
                 attempt.deaths = max(attempt.deaths, deaths)
                 attempt.notes[path] = json.dumps({"at": before.position, "begun": deaths + 1})

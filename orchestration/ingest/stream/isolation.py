@@ -1,9 +1,8 @@
-"""Which messages of a batch cannot be processed. They are tried in a process of its own, which may run out of memory or die of them; what it
-lands, it lands in memory, and the lake is not touched.
+"""Finds the messages of a batch that cannot be processed, by trying them in a separate process that may run out of memory or crash. That process
+writes to an in-memory lake; the real lake is not touched.
 
-The process halves what fails and goes on by itself. When it dies, another one goes on with the halves of what it had in hand. A single
-message counts as the cause only when a process that had done nothing else died of it, too: so a kill that was meant for the loader costs
-no message.
+The process splits a failing span in halves and continues. If it crashes, another process continues with the halves of the span it was working on.
+A single message is blamed only if a process that did nothing else crashed on it, too. So killing the loader never costs a message.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from orchestration.lake import lake
 from orchestration.sources.bounds import Bounds
 from orchestration.sources.streams import Chunk, Unreachable
 
-#: The rule that a message breaks that cannot be processed.
+#: The rule for messages that cannot be processed.
 RULE: Final = "unprocessable"
 
 Span = tuple[int, int]
@@ -40,23 +39,23 @@ Span = tuple[int, int]
 
 @dataclass
 class Piece:
-    """Messages of a batch that can be landed together; or one that cannot be processed, and `why`, as a rule and a sentence."""
+    """Messages of a batch that can land together; or one message that cannot be processed, with the reason `why` (the rule and a sentence)."""
 
     messages: Chunk
     why: str | None = None
 
     def halves(self) -> list[Piece]:
-        """The same messages in two pieces, where they can be landed."""
+        """The same messages in two pieces, if they can be processed and split."""
         count = len(self.messages)
         if self.why is not None or count < 2:
             return [self]
         return [Piece(_part(self.messages.table, span)) for span in _halves((0, count))]
 
 
-def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[Piece]:
-    """A batch in pieces, in its order. `scratch` is a folder for files that are removed again, `memory` what DuckDB may use.
+def pieces(writer: Messages, batch: Chunk, scratch: Path, memory: str) -> list[Piece]:
+    """Split a batch into pieces, in order. `scratch` is a folder for temporary files, `memory` DuckDB's memory limit.
 
-    Raises Unreachable and FinegrainError as judging does, and Unavailable where no process can be started.
+    Raises Unreachable and FinegrainError as validation does, and Unavailable if no process can be started.
     """
     table = batch.table
     found: dict[Span, str | None] = {}
@@ -68,14 +67,14 @@ def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[P
         todo: list[Span] = [(0, table.num_rows)]
         died: set[Span] = set()
         while todo:
-            tried, end = _run(lander, path, todo, memory)
+            tried, end = _run(writer, path, todo, memory)
             found |= tried
             if end is None:
                 break
             span, how = end
             rest = _after(todo, span)
             if span in tried:
-                pass  # it was over, so something else ended the process
+                pass  # the span was finished, so something else ended the process
             elif span[1] - span[0] > 1:
                 rest[:0] = _halves(span)
             elif span in died:
@@ -85,13 +84,13 @@ def pieces(lander: Messages, batch: Chunk, scratch: Path, memory: str) -> list[P
                 rest[:0] = [span]
             todo = rest
     spans = sorted(found)
-    # Or a message would be missing, or land twice.
+    # Otherwise a message would be lost, or land twice.
     assert [begin for begin, _ in spans] == [0, *(end for _, end in spans[:-1])] and spans[-1][1] == table.num_rows
     return [Piece(_part(table, span), found[span]) for span in spans if span[1] > span[0]]
 
 
 def _after(todo: list[Span], span: Span) -> list[Span]:
-    """What is left to be tried behind a span, which is a part of one of `todo`."""
+    """What is left of `todo` after a span."""
     return [(max(begin, span[1]), end) for begin, end in todo if end > span[1]]
 
 
@@ -106,9 +105,9 @@ def _part(table: pa.Table, span: Span) -> Chunk:
 
 
 def _run(
-    lander: Messages, path: Path, todo: list[Span], memory: str
+    writer: Messages, path: Path, todo: list[Span], memory: str
 ) -> tuple[dict[Span, str | None], tuple[Span, str] | None]:
-    """Try spans in a process; what became of each, and where and how the process died, if it did."""
+    """Try spans in a process. Returns the result of each and, if the process crashed, where and how."""
     tried: dict[Span, str | None] = {}
     last: Span | None = None
     why: str | None = None
@@ -118,9 +117,9 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # signals are for its parent
+        start_new_session=True,  # signals are handled by the parent
     )
-    said, complaint = process.communicate(pickle.dumps((lander.given, lander.bounds, path, todo, memory)))
+    said, complaint = process.communicate(pickle.dumps((writer.given, writer.bounds, path, todo, memory)))
     for line in said.splitlines():
         with suppress(ValueError):  # a line that was cut off
             event: dict[str, Any] = json.loads(line)
@@ -139,26 +138,26 @@ def _run(
     if last is None:
         words = complaint.decode(errors="replace").strip().splitlines()
         raise Unavailable(
-            "a batch cannot be processed, and a process that would try its messages one by one does not start "
+            "a batch cannot be processed, and the process that would try its messages one by one does not start "
             f"({words[-1][:200] if words else how})"
         )
-    return tried, (last, why or f"a process that read nothing else died of it ({how})")
+    return tried, (last, why or f"a process that read nothing else crashed on it ({how})")
 
 
 def main() -> None:
-    """The process: try spans of messages, and say what becomes of each in a line of JSON."""
+    """The entry point of the process: try spans of messages, and print the result of each as a line of JSON."""
     given, bounds, path, todo, memory = pickle.load(sys.stdin.buffer)  # from the parent
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it may well crash, and nobody would look into why
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected: no core dumps
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, this process is to go first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, kill this process first
     try:
         with (
             duckdb.connect(config={"temp_directory": str(path.parent / "spilled")}) as con,
             pa.memory_map(str(path)) as file,
         ):
             table = pa.ipc.open_file(file).read_all()
-            lander = _lander(con, given, bounds, memory)
-            for span, is_over, why in _tries(lander, table, todo):
+            writer = _writer(con, given, bounds, memory)
+            for span, is_over, why in _tries(writer, table, todo):
                 _say(span=span, is_over=is_over, why=why)
     except Unreachable as error:
         _say(unreachable=str(error))
@@ -171,37 +170,37 @@ def _say(**event: Any) -> None:
     os.write(sys.stdout.fileno(), json.dumps(event).encode() + b"\n")
 
 
-def _lander(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
-    """What lands into a lake in memory; it has been seen to work."""
+def _writer(con: duckdb.DuckDBPyConnection, given: tuple[Any, ...], bounds: Bounds, memory: str) -> Messages:
+    """A writer into an in-memory lake, tested with one message."""
     con.execute(f"set memory_limit = '{memory}'")
     con.execute("set threads = 1")
     con.execute("set preserve_insertion_order = false")
     con.execute("set timezone = 'UTC'")
     con.execute("attach ':memory:' as lake")
     con.execute("create schema lake.raw")
-    lander = Messages(con, *given, bounds=bounds)
-    for table in (lander.table, "dead_letters"):
+    writer = Messages(con, *given, bounds=bounds)
+    for table in (writer.table, "dead_letters"):
         shape = ", ".join(f'"{name}" {kind}' for name, kind in lake.table_columns(table).items())
         con.execute(f"create table lake.raw.{table} ({shape})")
-    _land(lander, Chunk.of([["0"], ["0"], [b"{}"], [-1], [None], [None]], {}, {}, 2))
-    return lander
+    _land(writer, Chunk.of([["0"], ["0"], [b"{}"], [-1], [None], [None]], {}, {}, 2))
+    return writer
 
 
-def _tries(lander: Messages, table: pa.Table, todo: list[Span]) -> Iterator[tuple[Span, bool, str | None]]:
-    """Each span, before and after it is tried; halves of what failed come next."""
+def _tries(writer: Messages, table: pa.Table, todo: list[Span]) -> Iterator[tuple[Span, bool, str | None]]:
+    """Yields each span before and after it is tried, and continues with the halves of a failed one."""
     stack = todo[::-1]
     while stack:
         span = stack.pop()
         yield span, False, None
         why = None
         try:
-            _land(lander, _part(table, span))
+            _land(writer, _part(table, span))
         except (FinegrainError, Unreachable):
             raise
-        except Exception as error:  # whatever reading a message may raise
+        except Exception as error:  # anything that parsing a message may raise
             if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
                 _say(span=span, is_over=False, why=_first_line(error))
-                os._exit(1)  # the engine is of no more use; another process goes on
+                os._exit(1)  # DuckDB is unusable after this error; another process continues
             if span[1] - span[0] > 1:
                 stack += _halves(span)[::-1]
                 continue
@@ -213,12 +212,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _land(lander: Messages, chunk: Chunk) -> None:
-    lander.judge(chunk)
-    with lake.transaction(lander.con):
-        lander.land(chunk, datetime.now(UTC).replace(tzinfo=None))
-    lander.con.execute(f"truncate lake.raw.{lander.table}")
-    lander.con.execute("truncate lake.raw.dead_letters")
+def _land(writer: Messages, chunk: Chunk) -> None:
+    writer.validate(chunk)
+    with lake.transaction(writer.con):
+        writer.land(chunk, datetime.now(UTC).replace(tzinfo=None))
+    writer.con.execute(f"truncate lake.raw.{writer.table}")
+    writer.con.execute("truncate lake.raw.dead_letters")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What becomes of a message: a row of its raw table, or a dead letter, which keeps it whole and says why.
+"""Validates stream messages: each becomes a row of its raw table, or a dead letter that keeps the whole message and the reason.
 
-A batch is judged by SQL. The contract of the raw table is enforced here, message by message, since a stream has no sender
-who would read a report: what it asks is what the models could do nothing with.
+A batch is validated by SQL. The contract of the raw table is enforced here, message by message, because no sender of a stream would read a
+report. Only messages the models could not use become dead letters.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from orchestration.sources.registry import Registry, without_registry
 from orchestration.sources.streams import Chunk
 from orchestration.sql.text import exact_numbers, free_prefix, identifier, quote, timestamp_literal
 
-#: The last millisecond, since 1970, that is a moment: the end of the year 9999. Who sends a message says when it was.
+#: The last valid time in ms since 1970: the end of the year 9999. The sender of a message sets its time, so it may be anything.
 _LAST_MS: Final = 253_402_300_799_999
-#: Dots that are looked around at once, so that a payload of dots takes little memory.
+#: Dots examined at once, so that a payload full of dots does not take much memory.
 DOTS: Final = 2**16
-#: Unknown keys that one batch tells of by name.
+#: Unknown keys that are reported by name per batch.
 NAMED: Final = 100
-#: So few unknown keys are looked for in a message's own properties one by one.
+#: Up to this many unknown keys are searched for one by one in a message's own properties.
 FEW: Final = 10
 
 
 @dataclass
 class Landed:
-    """What became of a batch: rows landed, dead letters by rule, and how many messages had a key that the mapping does not
-    know, by key. The rest was left out by the mapping's `where`. `delay` is seconds from the median event to now."""
+    """The result of a batch: rows landed, dead letters by rule, and messages with unknown keys, by key. The rest was filtered by the mapping's
+    `where`. `delay` is the seconds from the median event to now."""
 
     rows: int = 0
     dead: dict[str, int] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Landed:
     delay: float | None = None
 
     def add(self, other: Landed) -> None:
-        """Count what became of more of the same batch."""
+        """Add the result of another piece of the same batch."""
         self.rows += other.rows
         for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
             for key, count in theirs.items():
@@ -58,7 +58,7 @@ class Landed:
 
 
 class Messages:
-    """How the messages of one stream land. `name` is what their positions begin with, `where` how errors name the mapping."""
+    """Validates and lands the messages of one stream. `name` is the prefix of their positions, `where` names the mapping in errors."""
 
     def __init__(
         self,
@@ -72,82 +72,82 @@ class Messages:
         bounds: Bounds | None = None,
     ) -> None:
         assert entry.stream is not None
-        #: What the same messages are made of again, on another connection.
+        #: The arguments for creating the same object on another connection.
         self.given = (source, table, entry, zone, where)
         self.con, self.source, self.table = con, source, table
-        self.place = entry.stream.place
-        self.name = self.place.partition(":")[2]
+        self.stream_id = entry.stream.place
+        self.name = self.stream_id.partition(":")[2]
         self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
         if not entry.fields:
             entry = entry.reading(RAW_TABLES[table])
         self.entry = entry
         self.bounds = bounds or Bounds()
         self.known = landing.read_columns(table, entry, [])
-        #: How many messages of the batch have a key that the mapping does not know, by key; at most one more than `NAMED`.
+        #: Messages of the batch with unknown keys, by key; at most one more than `NAMED`.
         self.unknown: dict[str, int] = {}
         columns.check_case(self.known, f"{where}: the mapping")
-        #: SQL: what tells a message of the batch from all others of the place.
+        #: SQL: the unique id of a message within the stream.
         self._number = _number(None)
         got = ", ".join(f"__row.{identifier(name)} as {identifier(name)}" for name in self.known)
         own = free_prefix(self.known)
         opened = landing.Opened(
-            self.place,
+            self.stream_id,
             dict.fromkeys(self.known, "VARCHAR"),
             f"(select {got}, __n as {own}n, __kept as {own}kept, why as {own}bad, line as {own}payload from parsed)",
             tuple(self.known),
             along=("kept",),
         )
         self.bound = landing.bind_opened(con, opened, table, entry, zone, where)
-        #: The column of bound rows that tells their message; it may have several, one for each element of a list.
+        #: The column of bound rows with the id of their message; a message may have several rows, one per element of a list.
         self.message = "__n" if entry.explode is None else "__record"
         self.rules, self.clear = self._rules()
 
-    def judge(self, batch: Chunk, incarnation: str | None = None) -> None:
-        """Read through a batch, into the temporary table `judged`; nothing is written yet. Of the `incarnation` of a stream, positions carry
-        a digest, so that those of a recreated one are others."""
+    def validate(self, batch: Chunk, topic_id: str | None = None) -> None:
+        """Validate a batch into the temporary table `validated`; nothing is written yet. Positions contain a digest of `topic_id`, so that those of a
+        recreated stream differ."""
         if not len(batch):
             return
-        self._number = _number(incarnation)
+        self._number = _number(topic_id)
         table = batch.table
         if self.registry is not None:
             table, text = self.registry.decode(table, self.bounds.size), "text"
         else:
             try:
-                # As text it is the same bytes, and Arrow looks through them in a tenth of the engine's time.
+                # The cast keeps the bytes, and Arrow checks them ten times faster than DuckDB.
                 table, text = table.append_column("text", table["payload"].cast(pa.string())), "text"
             except pa.ArrowInvalid:
                 text = "try(decode(payload))"
         read = table["payload" if self.registry is None else "text"]
         table = table.append_column("beyond", beyond(read, self.bounds))
-        # What is out of bounds is not read as JSON at all.
+        # Messages out of bounds are not parsed as JSON at all.
         line = f"case when beyond is null then {text} end"
         self.con.register("batch", table)
         try:
             self.unknown = self._unknown(line)
             parsed, parameters = self._parsed(line, has_long_numbers(read))
             self.con.execute(
-                f"create or replace temporary table judged as with parsed as not materialized ({parsed}) "
+                f"create or replace temporary table validated as with parsed as not materialized ({parsed}) "
                 f"select *, {self.clear} as __clear, null::varchar as __why from ({self.bound.rows})",
                 parameters,
             )
         finally:
             self.con.unregister("batch")
-        [(unclear,)] = self.con.execute("select count(*) from judged where __clear is not true").fetchall()
+        [(unclear,)] = self.con.execute("select count(*) from validated where __clear is not true").fetchall()
         if unclear:
-            # Planning the rules takes as long as planning all else, so they are left alone where nobody needs them.
+            # Planning the rules takes as long as planning everything else, so they run only if needed.
             self.con.execute(
-                "create or replace temporary table judged as select * replace "
-                f"(case when __clear then null {self.rules} end as __why) from judged"
+                "create or replace temporary table validated as select * replace "
+                f"(case when __clear then null {self.rules} end as __why) from validated"
             )
             if self.message != "__n":
-                # A message lands whole or not at all: what is wrong with one of its rows is wrong with it.
+                # A message lands as a whole: an error in one of its rows applies to all.
                 self.con.execute(
-                    "create or replace temporary table judged as select * replace "
-                    "(min(__why) over (partition by __record) as __why) from judged"
+                    "create or replace temporary table validated as select * replace "
+                    "(min(__why) over (partition by __record) as __why) from validated"
                 )
 
     def _unknown(self, line: str) -> dict[str, int]:
-        """How many messages of the batch have a key that the mapping does not know, by key."""
+        """The number of messages of the batch with unknown keys, by key."""
         found = self.con.execute(
             f"select key, count(*) from (select unnest(try(json_keys({line}))) as key from batch) "
             f"where not list_contains({self._known()}, key) group by key order by count(*) desc, key limit {NAMED + 1}"
@@ -159,17 +159,17 @@ class Messages:
         return f"[{', '.join(map(quote, self.known))}]::varchar[]"
 
     def _parsed(self, line: str, has_long_numbers: bool) -> tuple[str, dict[str, str | list[str]]]:
-        """SQL of the batch's messages taken apart: `__n`, `line`, `__row` (what the mapping reads), `why` there is none, and `__kept`,
-        what else there is, as the text of a JSON object; and its parameters."""
+        """SQL of the parsed messages, and its parameters: `__n`, `line`, `__row` (the fields the mapping reads), `why` (the reason if there is no
+        row), and `__kept` (the other keys, as the text of a JSON object)."""
         shape = dict.fromkeys(self.known, "VARCHAR")
         names = {name.lower() for name in (*self.known, *self.unknown)}
         parameters: dict[str, str | list[str]] = {}
         if not self.unknown or "properties" not in RAW_TABLES[self.table]:
             kept = "null::varchar"
         elif len(self.unknown) <= NAMED and len(names) == len(self.known) + len(self.unknown) and "" not in names:
-            # In the same reading.
+            # In the same parse.
             shape |= dict.fromkeys(self.unknown, "JSON")
-            # A struct does not tell a null from a key that is not there; it is looked for only where there can be one.
+            # A struct cannot distinguish a null from a missing key; this is checked only if the text contains "null".
             members = ", ".join(
                 f"$names[{n}] || coalesce(struct_extract_at(__row, {len(self.known) + n})::varchar, "
                 f"case when contains(line, 'null') and json_exists(line, $paths[{n}]) then 'null' end)"
@@ -179,7 +179,7 @@ class Messages:
             parameters["names"] = [json.dumps(key, ensure_ascii=False) + ":" for key in self.unknown]
             parameters["paths"] = ["/" + key.replace("~", "~0").replace("/", "~1") for key in self.unknown]
         else:
-            # Too many, or such as a struct cannot tell apart.
+            # Too many keys, or keys that a struct cannot distinguish.
             keys = f"list_distinct(list_filter(json_keys(line), lambda k: not list_contains({self._known()}, k)))"
             # As a JSON pointer, which any key can be.
             value = "json_extract(line, '/' || replace(replace(k, '~', '~0'), '/', '~1'))"
@@ -187,7 +187,7 @@ class Messages:
             kept = f"case when __row is not null then to_json(map_from_entries({entries}))::varchar end"
         undecoded = without_registry("payload") if self.registry is None else "undecoded"
         exact = exact_numbers("line") if has_long_numbers else "line"
-        # Nothing but projections, one over the other: a filter would be pushed down, and with it the parsing done twice.
+        # Only projections: a filter would be pushed down, and messages would be parsed twice.
         parsed = f"""
             select *, {kept} as __kept, case
                 when __row is not null and starts_with(line, '{{') then null
@@ -208,9 +208,9 @@ class Messages:
                 ))"""
         return parsed, parameters | {"shape": json.dumps(shape)}
 
-    def land(self, batch: Chunk, now: datetime, *, bury: bool = True) -> Landed:
-        """Within a writing transaction: every message of the batch, which was judged, becomes a row or a dead letter, or is left
-        out by `where`. Without `bury` dead letters are counted and not kept."""
+    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> Landed:
+        """Within a writing transaction, land a validated batch: each message becomes a row or a dead letter, or is filtered by `where`. Without
+        `dead_letter`, dead letters are counted but not stored."""
         done = Landed()
         if not len(batch):
             return done
@@ -218,20 +218,20 @@ class Messages:
         good, parameters = self.good(now)
         [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
         if done.rows < len(batch) or self.message != "__n":
-            if bury:
-                self._bury(batch, now)
+            if dead_letter:
+                self._dead_letter(batch, now)
             done.dead = self.dead()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
             [(done.delay,)] = self.con.execute(
                 f"select median(epoch({timestamp_literal(now)} - {moment})) "
-                "from (select event_at from judged where __why is null limit 1000)"
+                "from (select event_at from validated where __why is null limit 1000)"
             ).fetchall()
         return done
 
     def good(self, now: datetime) -> tuple[str, dict[str, list[str]]]:
-        """SQL of the messages that break no rule, as rows of their raw table that come `now`; and its parameters."""
-        good = replace(self.bound, rows="select * exclude (__clear, __why) from judged where __why is null")
+        """SQL of the valid messages as rows of their raw table, arriving `now`; and its parameters."""
+        good = replace(self.bound, rows="select * exclude (__clear, __why) from validated where __why is null")
         parameters: dict[str, list[str]] = {}
         if self.unknown and "properties" in RAW_TABLES[self.table]:
             good, parameters = self._with_unknown(good)
@@ -239,25 +239,25 @@ class Messages:
         return landing.select(good, self.source, position, now, are_good=True), parameters
 
     def _rules(self) -> tuple[str, str]:
-        """SQL over bound rows: the branches of a CASE that give the rule that a message breaks and a sentence on it; and a condition
-        that is true only of messages that break none."""
+        """SQL over bound rows: CASE branches that return the broken rule and a sentence about it; and a fast condition that is true only for messages
+        that break no rule."""
         cases = ["when __bad like '%: %' then __bad", "when __bad is not null then 'mapping: ' || __bad"]
-        # What most messages are, so that the engine need not go through all rules for each: these are all kept.
+        # A cheap test that most messages pass, so that DuckDB need not evaluate all rules for each of them.
         clear = ["__bad is null"]
         for names in REQUIRED[self.table]:
             there = [name for name in names if name in self.bound.fields]
             empty = " and ".join(f"nullif(trim({identifier(name)}), '') is null" for name in there)
             said = "missing_field: it has no " + " and no ".join(names)
             cases.append(f"when {empty} then {quote(said)}")
-            # A first character that is in ASCII and no space.
+            # The first character is ASCII and not a space.
             clear.append("(" + " or ".join(f"{identifier(name)} between '!' and '~'" for name in there) + ")")
         for name, source in self.entry.fields.items():
             if source.column is None or name == "properties" or source.column in self.bound.opened.types:
                 continue
-            # A string may begin so, too.
+            # A string may start with a bracket, too.
             column, key = identifier(name), "/" + source.column.replace("~", "~0").replace("/", "~1")
             nested = f"(starts_with({column}, '{{') or starts_with({column}, '[')) and json_type(__payload, {quote(key)}) in ('OBJECT', 'ARRAY')"
-            hint = f"; reach inside it, as in {name}: {{sql: \"{source.column}->>'$.id'\"}}"
+            hint = f"; extract a value from it, as in {name}: {{sql: \"{source.column}->>'$.id'\"}}"
             said = f"{quote(f'wrong_type: {name} is an object or a list: ')} || left({column}, 60) || {quote(hint)}"
             cases.append(f"when {nested} then {said}")
             if not (
@@ -289,13 +289,13 @@ class Messages:
         return " ".join(cases), " and ".join(clear)
 
     def _with_unknown(self, good: landing.Bound) -> tuple[landing.Bound, dict[str, list[str]]]:
-        """The good rows, keys that the mapping does not know joined to `properties`; and the parameters of their SQL."""
+        """The valid rows with unknown keys merged into `properties`; and the parameters of their SQL."""
         is_mapped = "properties" in good.fields
         mapped = "properties" if is_mapped else "null::varchar"
         cases = [f"when __kept = '{{}}' then {mapped}", f"when {mapped} is null then __kept"]
         parameters: dict[str, list[str]] = {}
         if is_mapped and len(self.unknown) <= FEW:
-            # Two objects that have no key in common are put together as texts, without reading them again.
+            # Two objects without a common key are joined as text, without parsing them again.
             apart = "".join(f" and not contains({mapped}, $keys[{n}])" for n in range(1, len(self.unknown) + 1))
             cases.append(
                 f"when starts_with({mapped}, '{{\"') and ends_with({mapped}, '}}') and not contains({mapped}, '\\'){apart} "
@@ -315,50 +315,50 @@ class Messages:
         )
         return joined_rows, parameters
 
-    def _bury(self, batch: Chunk, now: datetime) -> None:
-        """Keep the messages that break a rule, whole."""
+    def _dead_letter(self, batch: Chunk, now: datetime) -> None:
+        """Store the messages that break a rule as dead letters."""
         moment = timestamp_literal(now)
         self.con.register("batch", batch.table)
         self.con.execute(
             f"""insert into lake.raw.dead_letters
-            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.place)}, part, position,
+            select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.stream_id)}, part, position,
                 payload, key, headers, rule_id, __why[len(rule_id) + 3:],
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (
-                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from judged where __why is not null
+                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from validated where __why is not null
             ) on {self._number} = __of"""
         )
         self.con.unregister("batch")
 
-    def condemn(self, batch: Chunk, why: str, now: datetime, incarnation: str | None = None) -> Landed:
-        """Within a writing transaction: every message of the batch becomes a dead letter, unread; `why` is the rule and a sentence."""
-        self._number = _number(incarnation)
+    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> Landed:
+        """Within a writing transaction, turn every message of a batch into a dead letter without parsing it; `why` is the rule and a sentence."""
+        self._number = _number(topic_id)
         self.con.register("batch", batch.table)
         self.con.execute(
-            f"create or replace temporary table judged as select {self._number} as {self.message}, {quote(why)} as __why from batch"
+            f"create or replace temporary table validated as select {self._number} as {self.message}, {quote(why)} as __why from batch"
         )
         self.con.unregister("batch")
-        self._bury(batch, now)
+        self._dead_letter(batch, now)
         return Landed(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
-        """How many of the messages that were judged break each rule."""
+        """The number of validated messages that break each rule."""
         found = self.con.execute(
-            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from judged where __why is not null group by 1 order by 1"
+            f"select split_part(__why, ': ', 1), count(distinct {self.message}) from validated where __why is not null group by 1 order by 1"
         ).fetchall()
         return {str(rule): int(count) for rule, count in found}
 
 
-def _number(incarnation: str | None) -> str:
-    """SQL of a message's part and position, with a digest of the incarnation of the stream."""
-    tag = "" if incarnation is None else f"@{hashlib.md5(incarnation.encode()).hexdigest()[:8]}"
+def _number(topic_id: str | None) -> str:
+    """SQL of a message's partition and position, with a digest of the topic id."""
+    tag = "" if topic_id is None else f"@{hashlib.md5(topic_id.encode()).hexdigest()[:8]}"
     return f"part || {quote(f'{tag}/')} || position"
 
 
 def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
-    """Whether there is anything like a decimal number of 16 digits or more, which few batches have; a pattern would take longer to find it
-    than the engine takes to read the messages."""
+    """Whether there may be a decimal number of 16 digits or more, which few batches have. A regular expression would take longer than DuckDB takes
+    to parse the messages."""
     for chunk in payloads.chunks:
         held = chunk.buffers()[2]
         if held is None or held.size < 18:

@@ -1,10 +1,9 @@
-"""`finegrain replay`: dead letters again, or rows that the models quarantined, after a mend of the mapping, the seeds or the sender.
-Each lands once, and keeps the position that it had in the stream.
+"""`finegrain replay`: reprocess dead letters or quarantined rows after the mapping, the seeds or the sender were fixed. Each lands once, and
+keeps its position in the stream.
 
-A letter that lands is noted in `raw.replayed` in the same transaction, so another replay passes it by; the letter itself is never
-removed. A quarantined row is read again from its payload. Where the mended mapping makes something else of it, that lands, and the row
-as it was is told gone (`raw.deletions`), in one transaction; else it stays what it is. A mended rule needs no replay: the next build
-judges by it.
+A dead letter that lands is recorded in `raw.replayed` in the same transaction, so the next replay skips it; the dead letter itself is kept.
+A quarantined row is mapped again from its payload. If the result differs, it lands and the former row is recorded as deleted
+(`raw.deletions`), in one transaction; otherwise the row stays as it is. A changed rule needs no replay: the next build applies it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import pyarrow as pa
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Settings, memory, settings
 from orchestration.errors import FinegrainError, Unavailable, console
-from orchestration.ingest.deliveries import is_deleted, tell_gone
+from orchestration.ingest.deliveries import is_deleted, mark_deleted
 from orchestration.ingest.stream import isolation
 from orchestration.ingest.stream.isolation import Piece
 from orchestration.ingest.stream.messages import Messages
@@ -34,14 +33,14 @@ from orchestration.sources.bounds import Bounds
 from orchestration.sources.streams import MESSAGES, Chunk, Unreachable
 from orchestration.sql.text import identifier, quote, timestamp_literal
 
-#: Letters that are taken at once.
+#: Dead letters per transaction.
 AT_ONCE: Final = 50_000
 
 
 @dataclass
 class Replay:
-    """What a replay did: of those that were `asked` for, `rows` have landed and `unchanged` ones would land as they are; the others
-    broke a rule of the stream (again), by rule, or are left out by the mapping's `where`."""
+    """The result of a replay: of those `asked` for, `rows` have landed and `unchanged` would come out the same. The others still break a rule of
+    the stream (counted by rule), or are filtered by the mapping's `where`."""
 
     asked: int = 0
     rows: int = 0
@@ -66,14 +65,13 @@ def replay(
     where: Settings | None = None,
     quiet: bool = True,
 ) -> Replay:
-    """Run the dead letters of a mapping's stream again, or (`quarantined`) its rows in the published quarantine: all, or those that
-    broke a `rule`, that came `since` or before `until` (naive UTC), or at one `position` (as `_position` in the lake). Raises
-    FinegrainError."""
+    """Reprocess the dead letters of a mapping's stream, or (`quarantined`) its rows in the published quarantine: all, or only those that broke a
+    `rule`, that arrived `since` or before `until` (naive UTC), or at one `position` (as `_position` in the lake). Raises FinegrainError."""
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
     done = Replay()
     try:
-        # Of two at once each would take the same letters.
+        # Without the lock, two replays at once would take the same dead letters.
         with lake.alone(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
             messages = Messages(con, source, name, entry, zone, said, bounds=bounds)
             asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
@@ -85,7 +83,7 @@ def replay(
                 if rule not in known:
                     what = "quarantined row" if quarantined else "dead letter"
                     raise FinegrainError(
-                        f"--rule {rule}: no {what} of {messages.place} waits that broke it; there are {', '.join(known) or 'none at all'}"
+                        f"--rule {rule}: no {what} of {messages.stream_id} broke this rule and waits; rules with one: {', '.join(known) or 'none'}"
                     )
                 wanted.append(f"list_contains(rules, {quote(rule)})")
             if since is not None:
@@ -106,17 +104,17 @@ def replay(
                     if not count:
                         return done
                     after = last
-                    advance(count, messages.place)
+                    advance(count, messages.stream_id)
     except Unreachable as trouble:
         raise Unavailable(f"{said}.stream: {trouble}; run this again later") from None
 
 
 def _letters(messages: Messages) -> str:
-    """SQL of the dead letters that wait: `MESSAGES`, with `_position`, `_ingested_at` and the `rules` that were broken."""
+    """SQL of the waiting dead letters: the columns `MESSAGES`, `_position`, `_ingested_at` and the broken `rules`."""
     return (
         f"select {_part_and_number('_position', messages)}, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, "
         f"_ingested_at, [rule_id] as rules from ({_waiting(messages)}) "
-        # What was read again (--afresh) is one message all the same.
+        # What was read again (--from_beginning) is one message all the same.
         "qualify row_number() over (partition by _position order by _ingested_at desc) = 1"
     )
 
@@ -124,29 +122,29 @@ def _letters(messages: Messages) -> str:
 def _waiting(messages: Messages) -> str:
     return (
         "select d.* from lake.raw.dead_letters as d "
-        f"where _source = {quote(messages.source)} and place = {quote(messages.place)} and raw_table = {quote(messages.table)} and "
+        f"where _source = {quote(messages.source)} and place = {quote(messages.stream_id)} and raw_table = {quote(messages.table)} and "
         f"{lake.IS_WAITING}"
     )
 
 
 def _of_message(position: str) -> str:
-    """SQL of the `_position` of a message, out of that of a row that may be of an element of a list in it."""
+    """SQL of a message's `_position`, made from that of a row, which may be an element of a list in the message."""
     return f"regexp_replace({position}, '{IN_RECORD}$', '')"
 
 
 def _part_and_number(position: str, messages: Messages) -> str:
-    """SQL: part (with the tag of its incarnation) and position, out of a `_position`."""
+    """SQL: part (with the digest of its topic_id) and position, from a `_position`."""
     place = f"substr({_of_message(position)}, {len(messages.name) + 2})"
     return f"regexp_replace({place}, '/[^/]*$', '') as part, regexp_extract({place}, '[^/]*$') as position"
 
 
 def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Messages) -> str:
-    """SQL of the rows in quarantine, in the same shape. They are those of the published marts, which no build locks; one that has been
-    replayed since is not as it was."""
+    """SQL of the quarantined rows, with the same columns. They are taken from the published marts, which no build locks. Rows replayed since then
+    are skipped."""
     folder = current(where)
     if folder is None:
         raise FinegrainError(
-            f"nothing is published in {where.published}, so it is not known what is quarantined; "
+            f"nothing is published in {where.published}, so there is no list of quarantined rows; "
             "run `finegrain build` and `finegrain publish`"
         )
     source, table, begin = quote(messages.source), quote(messages.table), f"{messages.name}/"
@@ -162,7 +160,7 @@ def _quarantined(con: duckdb.DuckDBPyConnection, where: Settings, messages: Mess
         "encode(r.payload) as payload, -1 as sent_at, null::blob as key, null::varchar as headers, r._position, r._ingested_at, "
         f"list_distinct(flatten(list(q.rules) over (partition by {_of_message('r._position')}))) as rules from lake.raw.{messages.table} as r inner join quarantined as q using (_position, _ingested_at) "
         f"where r._source = {source} and not {is_deleted(messages.table, 'r')} "
-        # Of several rows of a message one brings it here.
+        # One row per message.
         f"qualify row_number() over (partition by {_of_message('r._position')} order by r._position) = 1"
     )
 
@@ -175,7 +173,7 @@ def _some(
     land: Callable[[Messages, Chunk, datetime, Replay], None],
     done: Replay,
 ) -> tuple[int, str]:
-    """Run some of them again, in one transaction; how many, and the position of the last."""
+    """Reprocess one batch in one transaction. Returns its size and the position of the last one."""
     this = replace(done, still_dead={})
     with lake.writing(con, where):
         found: pa.Table = con.execute(asked).to_arrow_table()
@@ -183,18 +181,18 @@ def _some(
             return 0, ""
         table = found.select(MESSAGES.names).cast(MESSAGES)
         chunk = Chunk(table.to_batches(), rows=table.num_rows)
-        # What is told gone must have come before, though the clock was put back.
+        # A deletion must be later than the row it deletes, even if the clock was set back.
         came = max(found.column("_ingested_at").to_pylist()) + timedelta(microseconds=1)
         now = max(datetime.now(UTC).replace(tzinfo=None), came)
         pieces = [Piece(chunk)]
         if any(isolation.RULE in rules for rules in found.column("rules").to_pylist()):
-            # What has killed a loader would kill this process, too.
+            # A message that crashed a loader would crash this process, too.
             pieces = isolation.pieces(messages, chunk, where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
         for piece in pieces:
             if piece.why is not None:
                 this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1
                 continue
-            messages.judge(piece.messages)
+            messages.validate(piece.messages)
             land(messages, piece.messages, now, this)
     done.asked, done.rows, done.unchanged = this.asked + found.num_rows, this.rows, this.unchanged
     for each, count in this.still_dead.items():
@@ -203,11 +201,11 @@ def _some(
 
 
 def _land_letters(messages: Messages, letters: Chunk, now: datetime, done: Replay) -> None:
-    landed = messages.land(letters, now, bury=False)
+    landed = messages.land(letters, now, dead_letter=False)
     messages.con.execute(
         f"insert into lake.raw.replayed select _source, _position, raw_table, _ingested_at, {timestamp_literal(now)} "
         f"from ({_waiting(messages)}) where _position in "
-        f"(select {quote(messages.name + '/')} || {messages.message} from judged where __why is null)"
+        f"(select {quote(messages.name + '/')} || {messages.message} from validated where __why is null)"
     )
     done.rows += landed.rows
     for rule, count in landed.dead.items():
@@ -225,7 +223,7 @@ def _land_changed(messages: Messages, rows: Chunk, now: datetime, done: Replay) 
         f"where ({', '.join(f'again.{identifier(name)}' for name in RAW_TABLES[table])}) "
         f"is not distinct from ({', '.join(f'r.{identifier(name)}' for name in RAW_TABLES[table])}))"
     )
-    tell_gone(con, messages.source, table, "changed", now)
+    mark_deleted(con, messages.source, table, "changed", now)
     [(landed,)] = con.execute(f"insert into lake.raw.{table} select * from changed").fetchall()
     [(good_rows,)] = con.execute("select count(*) from again").fetchall()
     done.rows += landed

@@ -1,4 +1,4 @@
-"""`finegrain stream`: one entry of a mapping, its source and its loader put together."""
+"""`finegrain stream`: creates the source and the loader for one entry of a mapping, and runs them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from orchestration.sources.bounds import Bounds, beyond
 from orchestration.sources.registry import Registry, without_registry
 from orchestration.sources.streams import MESSAGES, Chunk, Source, Unreachable
 
-#: Seconds that are given to a look at a stream.
+#: Seconds for a preview of a stream.
 LOOK: Final = 10.0
 
-#: Threads that land batches: one writes while the other reads through its own.
-LANDERS: Final = 2
+#: Writer threads: one commits while the other validates.
+WRITERS: Final = 2
 
 
 def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, str, str]:
-    """(source, raw table, entry, time zone, how errors name it) of a mapping's only stream, or of `table`'s."""
+    """(source, raw table, entry, time zone, name in errors) of a mapping's only stream, or of the stream of `table`."""
     streams = [
         (read.source, name, entry, zone, where)
         for path in mapping_files(mapping)
@@ -52,13 +52,13 @@ def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, s
     if len(found) > 1:
         names = ", ".join(where for *_, where in found)
         raise FinegrainError(
-            f"{mapping}: it names several streams ({names}); a loader reads one, so name the file and the table"
+            f"{mapping}: it has several streams ({names}), and a loader reads only one; name the file and the table"
         )
     return found[0]
 
 
 def _check_groups(streams: Sequence[tuple[str, str, Table, str, str]]) -> None:
-    """Refuse one consumer group for two tables: Kafka would give each of their loaders a part of the partitions."""
+    """Reject one consumer group for two tables: Kafka would split the partitions between their loaders."""
     seen: dict[tuple[str, object], str] = {}
     for _, _, entry, _, where in streams:
         assert entry.stream is not None
@@ -74,8 +74,7 @@ def _check_groups(streams: Sequence[tuple[str, str, Table, str, str]]) -> None:
 
 
 def source_of(entry: Table, where: str, data: str | Path | None = None, *, group: str) -> Source:
-    """The client of an entry's stream. `data` is where a relative folder begins; `group` is the consumer group of Kafka, unless the mapping
-    names one."""
+    """The source for an entry's stream. `data` is the base of a relative folder; `group` is Kafka's consumer group, unless the mapping names one."""
     stream = entry.stream
     assert stream is not None
     if stream.kafka is not None:
@@ -97,7 +96,7 @@ def stream(
     data: str | Path | None = None,
     *,
     drain: bool = False,
-    afresh: bool = False,
+    from_beginning: bool = False,
     limits: Limits | None = None,
     bounds: Bounds | None = None,
     form: Form = Form.none,
@@ -105,9 +104,9 @@ def stream(
     address: str = "127.0.0.1",
     where: Settings | None = None,
 ) -> dict[str, Any]:
-    """Load a stream until it is drained (`drain`), or SIGTERM or SIGINT ends it; the open batch is landed first. What was done.
+    """Load a stream until it is drained (`drain`), or until SIGTERM or SIGINT; the open batch lands first. Returns the totals.
 
-    Raises FinegrainError; what has landed by then stays, and the rest is still in the stream.
+    Raises FinegrainError; messages that have not landed are still in the stream.
     """
     where = where or settings()
     source, name, entry, zone, said = entry_of(mapping, table)
@@ -118,22 +117,22 @@ def stream(
         con = lake.connect(home)
         con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
         con.execute("set preserve_insertion_order = false")
-        # Each lander keeps one core busy; more loaders, not more threads, make it faster, and memory stays small.
+        # One thread per writer keeps memory small; run more loaders for more throughput.
         con.execute("set threads = 1")
         return con
 
-    with duckdb.connect() as con:  # where the mapping is bound; batches land in the lake
-        landers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(LANDERS)]
-    watch = Watch(client.place, form, port, address)
-    # Arrow's own pool gives pages back and asks for them again with every batch, which costs more than filling them.
+    with duckdb.connect() as con:  # only for binding the mapping; batches land in the lake
+        writers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(WRITERS)]
+    watch = Watch(client.stream_id, form, port, address)
+    # Arrow's own pool returns memory to the system and requests it again for every batch, which costs more than filling it.
     pa.set_memory_pool(pa.system_memory_pool())
-    # Messages are many, and go as soon as nobody names them; looking for cycles among them would take longer than taking them.
+    # There are many short-lived messages, and reference counting frees them; garbage collection would take longer than reading them.
     before = gc.get_threshold()
     gc.set_threshold(100_000)
     try:
-        loader = Loader(client, landers, connect, where, watch, limits, afresh=afresh)
+        loader = Loader(client, writers, connect, where, watch, limits, from_beginning=from_beginning)
         with suppress(Unavailable):
-            _ = loader.con  # a lake that does not answer is waited for
+            _ = loader.con  # if the lake is unavailable, `run` waits for it
         _record_shop(loader, where, mapping)
         with lake.held_open(where), _signals(loader):
             loader.run(drain=drain)
@@ -144,7 +143,7 @@ def stream(
 
 
 def _record_shop(loader: Loader, where: Settings, mapping: str | Path) -> None:
-    """What the mapping says of the whole shop; of a lake that does not answer now, the next loader tells it."""
+    """Store the mapping's shop settings. If the lake is unavailable, the next loader does it."""
     try:
         shop.record(loader.con, where, shop.mappings_at(mapping))
     except (duckdb.Error, FinegrainError) as error:
@@ -152,14 +151,14 @@ def _record_shop(loader: Loader, where: Settings, mapping: str | Path) -> None:
             raise
 
 
-class Onlooker:
-    """A keeper that takes nothing over: every part is read from its beginning, beside whoever loads it."""
+class PreviewOwner:
+    """An owner that claims nothing: every partition is read from its beginning, without disturbing its loader."""
 
     def known(self) -> dict[str, Position]:
         return {}
 
-    def claim(self, parts: Mapping[str, Callable[[], str]], incarnation: str | None) -> dict[str, Position]:
-        return {part: Position(part, beginning(), incarnation) for part, beginning in parts.items()}
+    def claim(self, parts: Mapping[str, Callable[[], str]], topic_id: str | None) -> dict[str, Position]:
+        return {part: Position(part, beginning(), topic_id) for part, beginning in parts.items()}
 
     def settle(self) -> None:
         """Nothing is kept."""
@@ -171,15 +170,15 @@ class Onlooker:
 def look(
     entry: Table, where: str, data: str | Path | None = None, rows: int = 10_000, seconds: float = LOOK
 ) -> pa.Table:
-    """The first messages of a stream, as `MESSAGES` with their `text` and why it is `undecoded`, at most so many and for at most so long.
-    Nothing is written, and loaders are not disturbed. Raises FinegrainError."""
+    """The first messages of a stream: the columns `MESSAGES`, their `text`, and the reason if a message is `undecoded`. Reads at most `rows`
+    messages for at most `seconds`. Nothing is written, and loaders are not disturbed. Raises FinegrainError."""
     assert entry.stream is not None
     registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
     client = source_of(_in_a_group_of_its_own(entry), where, data, group="")
     taken = Chunk()
     deadline = time.monotonic() + seconds
     try:
-        client.open(Onlooker())
+        client.open(PreviewOwner())
         while len(taken) < rows and time.monotonic() < deadline and not client.is_drained():
             taken.add(client.poll(rows - len(taken), 0.1))
         table = taken.table if registry is None else registry.decode(taken.table, Bounds().size)
@@ -200,7 +199,7 @@ def look(
 
 
 def _in_a_group_of_its_own(entry: Table) -> Table:
-    """An entry as it is looked at: in the group that loads, it would take partitions from the loaders."""
+    """A copy of an entry with a new consumer group: in the loaders' group, a preview would take partitions from them."""
     assert entry.stream is not None
     if entry.stream.kafka is None:
         return entry
@@ -210,7 +209,7 @@ def _in_a_group_of_its_own(entry: Table) -> Table:
 
 @contextmanager
 def _signals(loader: Loader) -> Iterator[None]:
-    """SIGTERM and SIGINT end the loader in order; a second one at once."""
+    """SIGTERM and SIGINT stop the loader gracefully; a second signal at once."""
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -220,7 +219,7 @@ def _signals(loader: Loader) -> Iterator[None]:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread: whoever called us hears the signals
+    except ValueError:  # not in the main thread: the caller handles signals
         pass
     try:
         yield

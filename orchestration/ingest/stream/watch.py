@@ -1,4 +1,4 @@
-"""How a loader is doing: a live panel on a terminal, plain lines elsewhere, JSON lines for programs, and figures for Prometheus."""
+"""Progress reports of a stream loader: a live panel on a terminal, plain lines elsewhere, JSON lines for programs, and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from orchestration.config.hosts import LOOPBACK, on_loopback_only
 from orchestration.errors import FinegrainError, console, without_secrets
 from orchestration.ingest.stream.messages import Landed
 
-#: Seconds between two reports, and between two looks at the lag.
+#: Seconds between reports.
 EVERY: Final = 5.0
-#: Seconds over which rates are taken.
+#: Seconds over which rates are averaged.
 RECENT: Final = 10.0
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS: Final = (1, 10, 100, 1_000, 10_000, 50_000, 100_000, 500_000)
 
 
 class Form(StrEnum):
-    """How it is told."""
+    """The form of the reports."""
 
     panel = "panel"
     lines = "lines"
@@ -38,8 +38,8 @@ class Form(StrEnum):
 
 @dataclass
 class Totals:
-    """Since the loader began. `taken` off the stream and `rows` landed differ by dead letters, by what the mapping leaves out, and
-    by the open batch. `commit_seconds` and `wait_seconds` (from the first message of a batch to its commit) are the last batch's."""
+    """Totals since the loader started. Messages `taken` from the stream and `rows` landed differ by dead letters, by messages the mapping filters
+    out, and by the open batch. `commit_seconds` and `wait_seconds` (first message of a batch to its commit) are those of the last batch."""
 
     taken: int = 0
     bytes: int = 0
@@ -57,14 +57,16 @@ class Totals:
 
 
 class Watch:
-    """Counts what a loader does and tells it in one form. `port`: where Prometheus may ask, on loopback unless `address` says else."""
+    """Counts what a loader does and reports it in one form. `port` serves Prometheus metrics, on loopback unless `address` is given."""
 
-    def __init__(self, place: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1") -> None:
-        self.place, self.form = place, form
+    def __init__(
+        self, stream_id: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1"
+    ) -> None:
+        self.stream_id, self.form = stream_id, form
         self.totals = Totals()
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int, int]] = deque()
-        self._told = self._looked = self._began = time.monotonic()
+        self._reported = self._looked = self._began = time.monotonic()
         self._live: Live | None = None
         if form is Form.panel:
             self._live = Live(console=console.err(), transient=True, refresh_per_second=4, get_renderable=self._panel)
@@ -72,7 +74,7 @@ class Watch:
         self._registry = CollectorRegistry()
         labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
         Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info(
-            {"place": console.shown(place)}
+            {"place": console.shown(stream_id)}
         )
         self._rows = Counter("rows", "Rows landed in the lake", **labels)
         self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
@@ -89,22 +91,22 @@ class Watch:
                 self._server, _ = start_http_server(port, address, registry=self._registry)
             except OSError as error:
                 raise FinegrainError(
-                    f"--metrics-port {port}: {address} cannot be listened on: {error.strerror}; name another port"
+                    f"--metrics-port {port}: cannot listen on {address}: {error.strerror}; choose another port"
                 ) from None
             if address in LOOPBACK:
                 self._server.set_app(on_loopback_only(make_wsgi_app(self._registry)))
 
     def took(self, rows: int, size: int) -> None:
-        """Messages were taken off the stream."""
+        """Count messages taken from the stream."""
         with self._lock:
             self.totals.taken += rows
             if rows:
                 self.totals.trouble = None
         self._up.set(1)
-        self._tell()
+        self._report()
 
     def landed(self, messages: int, size: int, done: Landed, commit: float, wait: float) -> None:
-        """A batch is in the lake."""
+        """Count a batch that has landed."""
         now = time.monotonic()
         with self._lock:
             totals = self.totals
@@ -132,36 +134,36 @@ class Watch:
             self._delay.set(done.delay)
 
     def lag(self, ask: Callable[[], dict[str, int]]) -> None:
-        """Look at the lag, if it is time to."""
+        """Update the lag, at most once a second."""
         now = time.monotonic()
         if now - self._looked >= 1:
             self._looked = now
             found = ask()
             with self._lock:
                 self.totals.lag = found
-            self._lag.clear()  # parts that went to another loader are told by that one
+            self._lag.clear()  # partitions that another loader took over are reported by that one
             for part, count in found.items():
                 self._lag.labels(console.shown(part)).set(count)
-        self._tell()
+        self._report()
 
     def trouble(self, text: str) -> None:
-        """Something that may pass keeps the loader from its work."""
+        """Report a temporary problem that stops the loader."""
         self._up.set(0)
         text = without_secrets(text)
         with self._lock:
             news = self.totals.trouble is None
             self.totals.trouble = text
         if self.form is Form.json:
-            self._tell(at_once=True)
+            self._report(at_once=True)
         elif self.form is Form.lines or (self.form is Form.panel and news):
-            console.say(f"stream {self.place}: {text}")
+            console.say(f"stream {self.stream_id}: {text}")
 
     def note(self, text: str) -> None:
-        """Something that the user should know, and that keeps the loader from nothing."""
-        console.say(f"stream {self.place}: {text}")
+        """Report something the user should know that does not stop the loader."""
+        console.say(f"stream {self.stream_id}: {text}")
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: totals, and rates over the last seconds."""
+        """For JSON: totals, and recent rates."""
         rows, size = self._rates()
         with self._lock:
             totals = {
@@ -169,7 +171,7 @@ class Watch:
             }
         return {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "stream": self.place,
+            "stream": self.stream_id,
             "seconds": round(time.monotonic() - self._began, 3),
             "messages_per_second": round(rows),
             "bytes_per_second": round(size),
@@ -177,11 +179,11 @@ class Watch:
         }
 
     def close(self) -> None:
-        """Say the last word."""
+        """Stop the panel, or print the last JSON line."""
         if self._live is not None:
             self._live.stop()
         if self.form is Form.json:
-            self._tell(at_once=True)
+            self._report(at_once=True)
 
     def _rates(self) -> tuple[float, float]:
         now = time.monotonic()
@@ -191,24 +193,24 @@ class Watch:
             span = min(RECENT, max(now - self._began, 0.001))
             return sum(r for _, r, _ in self._recent) / span, sum(b for _, _, b in self._recent) / span
 
-    def _tell(self, at_once: bool = False) -> None:
+    def _report(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if self.form not in (Form.lines, Form.json) or (now - self._told < EVERY and not at_once):
+        if self.form not in (Form.lines, Form.json) or (now - self._reported < EVERY and not at_once):
             return
-        self._told = now
+        self._reported = now
         if self.form is Form.json:
             console.show_json(self.as_dict(), indent=None)
             return
         said = self.as_dict()
         dead = sum(said["dead_letters"].values())
         console.say(
-            f"stream {self.place}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
+            f"stream {self.stream_id}: {said['rows']:,} rows, {dead:,} dead letters, {said['messages_per_second']:,}/s, "
             f"lag {sum(said['lag'].values()):,}, commit {1000 * said['commit_seconds']:.0f} ms"
         )
 
     def _panel(self) -> Table:
         said = self.as_dict()
-        table = Table(title=console.shown(f"stream {self.place}"), show_header=False, title_justify="left")
+        table = Table(title=console.shown(f"stream {self.stream_id}"), show_header=False, title_justify="left")
         table.add_row(
             "landed", f"{said['rows']:,} rows in {said['batches']:,} batches, {said['bytes'] / 2**20:,.1f} MiB"
         )
@@ -219,12 +221,12 @@ class Watch:
             "last batch", f"{said['batch_rows']:,} messages, committed in {1000 * said['commit_seconds']:.0f} ms"
         )
         lag = ", ".join(f"{console.shown(part)}: {count:,}" for part, count in sorted(said["lag"].items())[:16])
-        table.add_row("lag by part", lag or "–")
+        table.add_row("lag by partition", lag or "–")
         delay = said["event_delay_seconds"]
         table.add_row("event delay", "–" if delay is None else f"{delay:,.1f} s")
         for name in ("dead_letters", "unknown_fields"):
-            told = ", ".join(f"{console.shown(key)}: {count:,}" for key, count in list(said[name].items())[:8])
-            table.add_row(name.replace("_", " "), told or "none")
+            counts = ", ".join(f"{console.shown(key)}: {count:,}" for key, count in list(said[name].items())[:8])
+            table.add_row(name.replace("_", " "), counts or "none")
         if said["trouble"]:
             table.add_row("trouble", said["trouble"])
         return table
