@@ -202,14 +202,15 @@ def _scalar(given: str) -> str:
     return given
 
 
-_Text = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float | bool)]
+_Text = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float)]
+_Asked = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float | bool)]
 _Texts = tuple[str, ...]
 
 Expression = Annotated[str, AfterValidator(_scalar)]
 Constant = Annotated[str | int | float | bool | None, BeforeValidator(_constant)]
 #: How values of a column, or keys and values that an API is asked with, are read as text.
 Translation = Annotated[dict[_Text, _Text | None], BeforeValidator(_translation)]
-Parameters = dict[_Text, _Text]
+Parameters = dict[_Text, _Asked]
 #: How the times of a column of text are spelled: formats of strptime, of which the first that reads a text counts.
 Formats = Annotated[
     _Texts, AfterValidator(_formats), texts("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such")
