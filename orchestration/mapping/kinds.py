@@ -60,6 +60,16 @@ def kinds(message: str, words: tuple[str, ...], *keys: str) -> Discriminator:
     return Discriminator(kind, custom_error_type="kind", custom_error_message=message)
 
 
+def checked(check: Callable[[Any], object]) -> AfterValidator:
+    """A value as it is, of which `check` may raise a ValueError."""
+
+    def unchanged(given: Any) -> Any:
+        check(given)
+        return given
+
+    return AfterValidator(unchanged)
+
+
 def otherwise(message: str) -> WrapValidator:
     """Of what is of none of a union's types, one error that says `message`."""
 
@@ -98,11 +108,8 @@ def texts(message: str, *, least: int = 1, alone: bool = True) -> BeforeValidato
 
     def check(given: Any) -> tuple[str, ...]:
         found = [given] if alone and isinstance(given, str) else given
-        if (
-            not isinstance(found, list | tuple)
-            or len(found) < least
-            or not all(isinstance(each, str) and each for each in found)
-        ):
+        is_list = isinstance(found, list | tuple) and len(found) >= least
+        if not is_list or not all(isinstance(each, str) and each for each in found):
             raise ValueError(message)
         return tuple(found)
 
@@ -125,21 +132,14 @@ def _translation(given: Any) -> Any:
     return given
 
 
-def _formats(given: tuple[str, ...]) -> tuple[str, ...]:
-    for each in given:
-        check_format(each)
-    return given
-
-
-def _span(given: str | int) -> str | int:
+def _span(given: str | int) -> None:
     if isinstance(given, str):
         span(given)
     elif given < 0:
         raise ValueError("an overlap is not negative")
-    return given
 
 
-def _open_address(given: str) -> str:
+def _open_address(given: str) -> None:
     # An address as it is here tells rows apart in the lake, so what it holds is shown.
     if "@" in re.split("[/?#]", given.partition("://")[2])[0]:
         raise ValueError(
@@ -148,25 +148,22 @@ def _open_address(given: str) -> str:
     for name, value in re.findall(r"[?&]([^=&#]+)=([^&#]*)", given):
         if is_secret(name) and not re.fullmatch(r"[$][{]\w+[}]", value):
             raise ValueError(f"write the secret {name} as a variable: parameters: {{{name}: ${{SHOP_KEY}}}}")
-    return given
 
 
-def _id_names(given: tuple[str, ...]) -> tuple[str, ...]:
+def _id_names(given: tuple[str, ...]) -> None:
     for name in given:
         if name not in IDS:
             raise ValueError(f"'{name}' is no id{nearest(name, sorted(IDS))}")
-    return given
 
 
-def _distinct(given: tuple[str, ...]) -> tuple[str, ...]:
+def _distinct(given: tuple[str, ...]) -> None:
     lowered = [name.lower() for name in given]
     twice = next((name for name in given if lowered.count(name.lower()) > 1), None)
     if twice is not None:
         raise ValueError(f"'{twice}' is there twice; each column needs its own name")
-    return given
 
 
-def _codec(given: str) -> str:
+def _codec(given: str) -> None:
     try:
         "".encode(given)
         codecs.getincrementaldecoder(given)
@@ -174,10 +171,9 @@ def _codec(given: str) -> str:
         raise ValueError(
             f"'{given}' is no text encoding; write one that Python knows, as in utf-16, cp1252 or latin-1"
         ) from None
-    return given
 
 
-def _delivery_names(given: tuple[str, ...]) -> tuple[str, ...]:
+def _delivery_names(given: tuple[str, ...]) -> None:
     for pattern in given:
         try:
             groups = re.compile(pattern).groups
@@ -187,7 +183,6 @@ def _delivery_names(given: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(
                 f"'{pattern}' has {groups or 'no'} groups; write one, around what names the delivery, as in {GA4_DAYS[-1]}"
             )
-    return given
 
 
 def _null_ids(given: Any) -> tuple[str, ...]:
@@ -197,33 +192,30 @@ def _null_ids(given: Any) -> tuple[str, ...]:
     return tuple(str(word).strip() for word in words)
 
 
-def _scalar(given: str) -> str:
-    expression(given)
-    return given
-
-
 _Text = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float)]
 _Asked = Annotated[str, BeforeValidator(str, json_schema_input_type=str | int | float | bool)]
 _Texts = tuple[str, ...]
 
-Expression = Annotated[str, AfterValidator(_scalar)]
+Expression = Annotated[str, checked(expression)]
 Constant = Annotated[str | int | float | bool | None, BeforeValidator(_constant)]
 #: How values of a column, or keys and values that an API is asked with, are read as text.
 Translation = Annotated[dict[_Text, _Text | None], BeforeValidator(_translation)]
 Parameters = dict[_Text, _Asked]
 #: How the times of a column of text are spelled: formats of strptime, of which the first that reads a text counts.
 Formats = Annotated[
-    _Texts, AfterValidator(_formats), texts("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such")
+    _Texts,
+    checked(lambda given: [check_format(each) for each in given]),
+    texts("write how times are spelled, as in '%d/%m/%Y %H:%M', or a list of such"),
 ]
-Zone = Annotated[str, AfterValidator(check_zone)]
-Overlap = Annotated[str | int, otherwise("write a text or a whole number"), AfterValidator(_span)]
+Zone = Annotated[str, checked(check_zone)]
+Overlap = Annotated[str | int, otherwise("write a text or a whole number"), checked(_span)]
 Setting = Annotated[str | int | float | bool, otherwise("write a text, a number, true or false")]
 Name = Annotated[str, Like("[a-z][a-z0-9_]*", "write a short name of a-z, 0-9 and _, beginning with a letter")]
 Currency = Annotated[
     str, Like("[A-Za-z]{3}", "'{}' is no currency; write its ISO 4217 code, as in EUR"), AfterValidator(str.upper)
 ]
 Address = Annotated[str, Like(r"(https?://|[$][{])[\s\S]*", "an address begins with https:// or http://")]
-OpenAddress = Annotated[Address, AfterValidator(_open_address)]
+OpenAddress = Annotated[Address, checked(_open_address)]
 JsonPath = Annotated[str, Like(r"\$(\.[A-Za-z0-9_-]+)*", "write a path like $.data.items, or $ for the whole answer")]
 ListPath = Annotated[
     str,
@@ -233,16 +225,16 @@ ListPath = Annotated[
         "refunds[].refund_line_items",
     ),
 ]
-IdNames = Annotated[tuple[Annotated[str, Key(json_schema_extra={"enum": sorted(IDS)})], ...], AfterValidator(_id_names)]
+IdNames = Annotated[tuple[Annotated[str, Key(json_schema_extra={"enum": sorted(IDS)})], ...], checked(_id_names)]
 Mark = Annotated[str, Like(r"[^\r\n\0]", "write one character")]
 MarkOrNone = Annotated[str, Like(r"[^\r\n\0]?", "write one character")]
-Header = Annotated[_Texts, AfterValidator(_distinct), texts("write the names of the columns, in order", alone=False)]
+Header = Annotated[_Texts, checked(_distinct), texts("write the names of the columns, in order", alone=False)]
 Paths = Annotated[_Texts, texts("write a path, a glob, or a list of them")]
 KeyColumns = Annotated[_Texts, texts("write the columns that tell one row from another, as in [id]")]
 Carried = Annotated[_Texts, texts("write the columns that are carried, as in [Currency, Email]")]
-Encoding = Annotated[str, AfterValidator(_codec)]
+Encoding = Annotated[str, checked(_codec)]
 Deliveries = Annotated[
-    _Texts, AfterValidator(_delivery_names), texts("write a regular expression, or a list of them", least=0)
+    _Texts, checked(_delivery_names), texts("write a regular expression, or a list of them", least=0)
 ]
 NullIds = Annotated[_Texts, BeforeValidator(_null_ids, json_schema_input_type=str | int | list[str | int])]
 Expected = Annotated[

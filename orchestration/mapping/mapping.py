@@ -28,17 +28,14 @@ from orchestration.mapping.messages import nearest as nearest
 from orchestration.mapping.messages import once, sentences
 from orchestration.mapping.models import ELEMENT as ELEMENT
 from orchestration.mapping.models import EXPLODED as EXPLODED
-from orchestration.mapping.models import ORIGINS as ORIGINS
+from orchestration.mapping.models import ORIGINS
 from orchestration.mapping.models import PARENT as PARENT
-from orchestration.mapping.models import Carry as Carry
 from orchestration.mapping.models import Column as Column
 from orchestration.mapping.models import Csv as Csv
 from orchestration.mapping.models import Explosion as Explosion
 from orchestration.mapping.models import Field as Field
 from orchestration.mapping.models import Http as Http
-from orchestration.mapping.models import Incremental as Incremental
 from orchestration.mapping.models import Mapping as Mapping
-from orchestration.mapping.models import Next as Next
 from orchestration.mapping.models import Place as Place
 from orchestration.mapping.models import Sql as Sql
 from orchestration.mapping.models import Stream as Stream

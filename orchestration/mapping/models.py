@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Tag, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Tag, model_validator
 
 from orchestration.errors.console import shown
 from orchestration.mapping import kinds
@@ -222,21 +222,13 @@ ELEMENT, PARENT = "element", "parent"
 #: The keys that say where an entry's rows come from: each has exactly one of them.
 ORIGINS: Final = ("files", "stream", "table", "http")
 
-
 #: How the fingerprint of an entry ends that makes several rows of one record.
 EXPLODED: Final = "+exploded"
 
 
-def _bare(given: Column) -> Column:
+def _bare(given: Column) -> None:
     if given.format:
         raise ValueError("a format goes with available_at")
-    return given
-
-
-def _arrival(given: Any) -> Any:
-    if isinstance(given, Sql):
-        expression(given.sql)
-    return given
 
 
 _Arrival = Annotated[
@@ -249,7 +241,7 @@ _Arrival = Annotated[
         "column",
         "sql",
     ),
-    AfterValidator(_arrival),
+    kinds.checked(lambda given: isinstance(given, Sql) and expression(given.sql)),
 ]
 _Ids = Annotated[
     Annotated[Literal["case_insensitive"], Tag(WORD)] | Annotated[CaseInsensitive, Tag(TAG + "case_insensitive")],
@@ -260,7 +252,7 @@ _Ids = Annotated[
     ),
 ]
 _Deletes = Annotated[
-    Literal["compare"] | Annotated[Column, AfterValidator(_bare)],
+    Literal["compare"] | Annotated[Column, kinds.checked(_bare)],
     kinds.otherwise("write compare, or {column: the column that says when a row was deleted}"),
 ]
 

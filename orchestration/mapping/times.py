@@ -76,10 +76,9 @@ def time_zones() -> frozenset[str]:
     return frozenset(row[0] for row in duckdb.connect().execute("select name from pg_timezone_names()").fetchall())
 
 
-def check_zone(zone: str) -> str:
+def check_zone(zone: str) -> None:
     """Refuse what is no time zone. Raises ValueError."""
     if zone not in time_zones():
         close = difflib.get_close_matches(zone, time_zones(), 1, 0.6)
         hint = f"did you mean '{close[0]}'?" if close else "write an IANA name like Europe/London"
         raise ValueError(f"'{zone}' is no time zone; {hint}")
-    return zone
