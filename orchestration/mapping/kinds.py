@@ -46,7 +46,7 @@ def format_of(name: str) -> Format | None:
     return next((format for format, endings in _EXTENSIONS.items() if suffix in endings.split()), None)
 
 
-def kinds(message: str, words: tuple[str, ...], *keys: str) -> Discriminator:
+def by_key(message: str, words: tuple[str, ...], *keys: str) -> Discriminator:
     """Tells the members of a union by their tags: WORD for one of `words`, else the one of `keys` that is there. What is none of them is
     an error that says `message`."""
 
@@ -108,7 +108,9 @@ def texts(message: str, *, least: int = 1, alone: bool = True) -> BeforeValidato
 
     def check(given: Any) -> tuple[str, ...]:
         found = [given] if alone and isinstance(given, str) else given
-        is_list = isinstance(found, list | tuple) and len(found) >= least
+        if isinstance(found, tuple):  # checked already
+            return found
+        is_list = isinstance(found, list) and len(found) >= least
         if not is_list or not all(isinstance(each, str) and each for each in found):
             raise ValueError(message)
         return tuple(found)

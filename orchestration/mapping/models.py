@@ -235,7 +235,7 @@ _Arrival = Annotated[
     Annotated[Literal["event_time", "now"], Tag(WORD)]
     | Annotated[Column, Tag(TAG + "column")]
     | Annotated[Sql, Tag(TAG + "sql")],
-    kinds.kinds(
+    kinds.by_key(
         "write event_time, now, {column: the column that holds the arrival time}, or {sql: an expression that gives it}",
         ("event_time", "now"),
         "column",
@@ -245,7 +245,7 @@ _Arrival = Annotated[
 ]
 _Ids = Annotated[
     Annotated[Literal["case_insensitive"], Tag(WORD)] | Annotated[CaseInsensitive, Tag(TAG + "case_insensitive")],
-    kinds.kinds(
+    kinds.by_key(
         "write case_insensitive, or {case_insensitive: [product_id]} for some ids alone",
         ("case_insensitive",),
         "case_insensitive",
