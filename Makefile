@@ -1,6 +1,6 @@
 # What one types here. `make` alone prints this list.
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test test-long soak lint format bench bench-stream docs lock clean setup setup-dev
+.PHONY: help demo dev test test-long soak lint format bench bench-stream docs lock clean setup setup-dagster setup-dev
 
 # Which data `make demo` runs on: simulated, or completejourney.
 DATA ?= simulated
@@ -16,7 +16,7 @@ help: ## Print this list
 demo: setup ## The whole way on a simulated shop; DATA=completejourney: on a real grocer's data
 	@$(BIN)/finegrain demo --data $(DATA)
 
-dev: setup ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; SHOP=shop.yml: of your shop
+dev: setup-dagster ## Dagster's page at 127.0.0.1:3000: all assets, schedules, alerts; SHOP=shop.yml: of your shop
 	@$(BIN)/finegrain dagster $(if $(SHOP),--shop $(SHOP)) $(if $(PORT),--port $(PORT))
 
 # One worker more than there are cores: tests of services wait for much of their time.
@@ -53,7 +53,7 @@ bench-stream: setup-dev ## The loader of streams beside others: rates, freshness
 docs: setup ## dbt's documentation, in target/; after `make demo`, the features' page, too
 	@$(BIN)/dbt docs generate --static
 	@! test -e var/demo/simulated/published/current || \
-		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/features.md
+		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/reference/features.md
 
 lock: setup-dev ## Resolve the dependencies anew (needs uv)
 	@scripts/lock
@@ -64,6 +64,9 @@ clean: ## Remove what was made here: the environment, var/, dbt's folders
 
 setup:
 	@scripts/setup
+
+setup-dagster:
+	@scripts/setup dagster
 
 setup-dev:
 	@scripts/setup dev

@@ -1752,6 +1752,7 @@ select
     case when p.user_id is not null then coalesce(p.household_size, cast(round(u.household_size) as integer)) end as household_size,
     p.household_size is null as household_size_was_missing,
     p.income,
+    p.income as income_raw,
     p.income is null as income_was_missing,
     coalesce(p.income < u.income_low or p.income > u.income_high, false) as income_is_outlier,
     p.acquisition_channel,
@@ -1839,12 +1840,12 @@ from measured
 where product_id is not null
 group by all;
 
--- How much each kind of event says of a taste, and what is left of it at each age.
+-- How much each kind of event adds to an affinity, and how far it has decayed at each age.
 create temp table decays as
 select age, cast(round(power(0.5, age / 1.0) * 1000000000) as bigint) as decay_1d, cast(round(power(0.5, age / 7.0) * 1000000000) as bigint) as decay_7d, cast(round(power(0.5, age / 30.0) * 1000000000) as bigint) as decay_30d
 from range((select getvariable('today') - min(event_day) from clean_events) + 1) as ages (age);
 
-create temp table user_item_tastes as
+create temp table user_item_affinities as
 select
     e.customer_id,
     e.product_id,
@@ -1908,7 +1909,7 @@ select
     max(last_cart_remove_at) as last_cart_remove_at,
     max(last_bought_at) as last_bought_at,
     max(last_view)['price'] as price_at_last_view
-from (select * exclude (days_90d) from user_item_tastes)
+from (select * exclude (days_90d) from user_item_affinities)
 group by customer_id, product_id;
 
 create temp table user_categories as
@@ -1925,7 +1926,7 @@ select
     max(last_at) as last_at,
     max(last_view_at) as last_view_at,
     max(last_cart_add_at) as last_cart_add_at
-from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+from (select * exclude (days_90d), days_90d as days from user_item_affinities)
 where category is not null
 group by customer_id, category;
 
@@ -1944,7 +1945,7 @@ select
     max(last_at) as last_at,
     max(last_view_at) as last_view_at,
     max(last_cart_add_at) as last_cart_add_at
-from (select * exclude (days_90d), days_90d as days from user_item_tastes)
+from (select * exclude (days_90d), days_90d as days from user_item_affinities)
 where brand is not null
 group by customer_id, brand;
 
@@ -2199,7 +2200,7 @@ select
     -- What comes back may have been bought before the window.
     case when d.units_90d > 0 then least(share(t.refunded_units_90d, d.units_90d), 1) end as return_rate_90d,
     rate(d.cart_adds_90d, d.views_90d, least(h.cart_rate_90d, 1)) as view_to_cart_rate_90d,
-    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate_90d, 1)) as cart_to_order_rate_90d,
+    rate(d.units_90d, d.cart_adds_90d, least(h.order_rate_90d, 1)) as cart_to_unit_rate_90d,
     share(t.price_total_90d, t.priced_events_90d) as price_mean_90d,
     exact_std(t.priced_events_90d, cast(t.price_total_90d as decimal(18, 4)), cast(t.price_square_total_90d as decimal(28, 8))) as price_std_90d,
     share(t.price_percentile_total_90d, t.ranked_events_90d) as price_percentile_mean_90d,
@@ -2218,7 +2219,7 @@ select
     -- What comes back may have been bought before the window.
     case when d.units_lifetime > 0 then least(share(t.refunded_units_lifetime, d.units_lifetime), 1) end as return_rate_lifetime,
     rate(d.cart_adds_lifetime, d.views_lifetime, least(h.cart_rate_lifetime, 1)) as view_to_cart_rate_lifetime,
-    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate_lifetime, 1)) as cart_to_order_rate_lifetime,
+    rate(d.units_lifetime, d.cart_adds_lifetime, least(h.order_rate_lifetime, 1)) as cart_to_unit_rate_lifetime,
     share(t.price_total_lifetime, t.priced_events_lifetime) as price_mean_lifetime,
     exact_std(t.priced_events_lifetime, cast(t.price_total_lifetime as decimal(18, 4)), cast(t.price_square_total_lifetime as decimal(28, 8))) as price_std_lifetime,
     share(t.price_percentile_total_lifetime, t.ranked_events_lifetime) as price_percentile_mean_lifetime,

@@ -16,9 +16,9 @@ from measures import (
     KNOWN,
     LONG,
     MONEY,
+    OF_AFFINITY,
     OF_ITEM,
     OF_SESSION,
-    OF_TASTE,
     OF_USER,
     OF_USER_ITEM,
     SMOOTHING,
@@ -265,7 +265,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
         result[f"view_to_cart_rate_{suffix}"] = rate(
             result[f"cart_adds_{suffix}"], result[f"views_{suffix}"], min(adds / views if views else 0, 1)
         )
-        result[f"cart_to_order_rate_{suffix}"] = rate(
+        result[f"cart_to_unit_rate_{suffix}"] = rate(
             result[f"units_{suffix}"], result[f"cart_adds_{suffix}"], min(units / adds if adds else 0, 1)
         )
         result[f"price_mean_{suffix}"] = share(of["price_total"], of["priced_events"])
@@ -461,10 +461,10 @@ def affinities(shop: Shop, met: pd.DataFrame, keys: list[str]) -> list[pd.Series
     return found
 
 
-def _taste(shop: Shop, kind: str) -> pd.DataFrame:
+def _affinity(shop: Shop, kind: str) -> pd.DataFrame:
     keys = ["customer_id", kind]
     met = shop.events[shop.events["product_id"].notna() & shop.events[kind].notna()]
-    result = known(pd.concat(shop.sums(met, keys, OF_TASTE), axis=1).fillna(0))
+    result = known(pd.concat(shop.sums(met, keys, OF_AFFINITY), axis=1).fillna(0))
     result = beside(result, affinities(shop, met, keys))
     result = beside(result, shop.counts(met, keys, "events", "event_day", LONG))
     result = beside(result, [grouped(shop.within(met, 90), keys)["event_day"].nunique().rename("active_days_90d")])
@@ -503,12 +503,12 @@ def _taste(shop: Shop, kind: str) -> pd.DataFrame:
 
 def user_category_features(shop: Shop) -> pd.DataFrame:
     """All."""
-    return _taste(shop, "category")
+    return _affinity(shop, "category")
 
 
 def user_brand_features(shop: Shop) -> pd.DataFrame:
     """All."""
-    return _taste(shop, "brand")
+    return _affinity(shop, "brand")
 
 
 def user_item_features(shop: Shop) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from measures import (
     KNOWN,
     LONG,
     MONEY,
+    OF_AFFINITY,
     OF_ITEM,
     OF_SESSION,
-    OF_TASTE,
     OF_USER,
     OF_USER_ITEM,
     SMOOTHING,
@@ -304,7 +304,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
             "discount_share": share(of("discount"), of("listed")),
             "return_rate": share(of("refunded_units"), of("units")).clip(0, 1),
             "view_to_cart_rate": rate(of("cart_adds"), of("views"), of("cart_prior")),
-            "cart_to_order_rate": rate(of("units"), of("cart_adds"), of("order_prior")),
+            "cart_to_unit_rate": rate(of("units"), of("cart_adds"), of("order_prior")),
             "price_mean": share(of("price_total"), of("priced_events")),
             "price_percentile_mean": share(of("percentile_total"), of("ranked_events")),
             **{
@@ -557,7 +557,7 @@ def left_of(shop: Shop, half: int, unit: int) -> pl.Expr:
     return (pl.lit(0.5).pow(age / half) * unit).round(mode="half_away_from_zero").cast(pl.Int64)
 
 
-def tastes(shop: Shop) -> list[pl.Expr]:
+def affinities(shop: Shop) -> list[pl.Expr]:
     """Affinities: weights of events, halved with age."""
     billion = 1_000_000_000
     return [
@@ -566,13 +566,13 @@ def tastes(shop: Shop) -> list[pl.Expr]:
     ]
 
 
-def _taste(shop: Shop, kind: str) -> pl.LazyFrame:
+def _affinity(shop: Shop, kind: str) -> pl.LazyFrame:
     keys = ["customer_id", kind]
     met = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(kind).is_not_null())
     priced = pl.col("is_priced")
     mine = met.group_by(keys).agg(
-        *shop.sums(OF_TASTE),
-        *tastes(shop),
+        *shop.sums(OF_AFFINITY),
+        *affinities(shop),
         *shop.counts("events", "event_day", LONG),
         active_days_90d=pl.col("event_day").filter(shop.since(90)).n_unique().cast(pl.Int64),
         distinct_products_lifetime=pl.col("product_id").n_unique().cast(pl.Int64),
@@ -629,12 +629,12 @@ def _taste(shop: Shop, kind: str) -> pl.LazyFrame:
 
 def user_category_features(shop: Shop) -> pl.LazyFrame:
     """All."""
-    return _taste(shop, "category")
+    return _affinity(shop, "category")
 
 
 def user_brand_features(shop: Shop) -> pl.LazyFrame:
     """All."""
-    return _taste(shop, "brand")
+    return _affinity(shop, "brand")
 
 
 def user_item_features(shop: Shop) -> pl.LazyFrame:
@@ -645,7 +645,7 @@ def user_item_features(shop: Shop) -> pl.LazyFrame:
     viewed = (pl.col("views") == 1) & pl.col("price").is_not_null()
     mine = met.group_by(keys).agg(
         *shop.sums(OF_USER_ITEM),
-        *(each.name.prefix("item_") for each in tastes(shop)),
+        *(each.name.prefix("item_") for each in affinities(shop)),
         first_at=at.min(),
         last_view_at=at.filter(pl.col("views") == 1).max(),
         last_cart_add_at=at.filter(pl.col("cart_adds") == 1).max(),

@@ -13,7 +13,7 @@ LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
 HALF_LIVES = (1, 7, 30)
 #: Pseudo-observations behind each rate.
 SMOOTHING = 20
-#: How much each kind of event says of a taste.
+#: How much each kind of event adds to an affinity.
 WEIGHTS = {"view_item": 1, "add_to_cart": 3, "purchase": 10}
 #: Measures that count events of a type, and measures that add up a column of them.
 COUNTS = {
@@ -39,7 +39,7 @@ OF_USER = [*COUNTS, *SUMS, *(f"known_{name}" for name in MONEY)]
 OF_ITEM = [name for name in OF_USER if name not in ("searches", "checkouts")]
 OF_SESSION = [name for name in OF_USER if name not in ("gross_revenue", "known_gross_revenue")]
 OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue", "known_revenue"]
-OF_TASTE = ["views", "cart_adds", "units", "revenue", "known_revenue"]
+OF_AFFINITY = ["views", "cart_adds", "units", "revenue", "known_revenue"]
 
 #: What a tag says where there is nothing to say.
 NO_TAG = ("", "direct", "(direct)", "none", "(none)", "(not set)", "(not provided)", "null", "undefined")

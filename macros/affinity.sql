@@ -1,6 +1,6 @@
 {#
-  How much a customer likes something, told by what they did: affinities, and the features of a customer and a category or
-  brand, which are one definition for both.
+  Affinities: how much a customer likes something, by what they did. And the features of a customer and a category or a brand, which
+  are one definition for both.
 #}
 
 {# CTE body. Rows of the tile identity_product, each with the `weight` of its events. #}
@@ -40,18 +40,15 @@ group by {{ keys | join(', ') }}, order_key
 {%- endfor %}
 {%- endmacro %}
 
-{# The windows that tastes are compared over, as [suffix, days]. #}
-{% macro affinity_windows() %}{{ return([['90d', 90], ['lifetime', none]]) }}{% endmacro %}
-
 {# What each customer did with each `kind`, a column of the tile identity_product, which is category or brand. #}
 {% macro affinity_state(kind) -%}
 {%- set key = ['customer_id', 'as_of', 'as_of_day', kind] -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 {%- set longest = var('half_lives') | max -%}
 {%- set keys = ['customer_id', 'as_of', kind] -%}
 {#- An incremental build gathers the few rows that it reads once; a full one would have to keep them all. -#}
 {%- set products = 'select * from products' if is_incremental() else as_of_tiles('identity_product') -%}
-{%- set kinds = '(select * from (' ~ products ~ ') as tiles where ' ~ kind ~ ' is not null) as met' -%}
+{%- set kinds = '(select * from (' ~ products ~ ') as tiles where ' ~ kind ~ ' is not null) as tiles_with_kind' -%}
 with {{ asked_members() }},
 
 ---------- what the customer did
@@ -71,7 +68,7 @@ weighted_products as (
 by_{{ kind }} as (
 
     select
-        {{ measures_by_days('taste') | indent(8) }}
+        {{ measures_by_days('affinity') | indent(8) }}
         {% for half_life in var('half_lives') %}
         {{ affinity_billionths(half_life) }} as affinity_{{ half_life }}d,
         {% endfor %}
@@ -150,7 +147,7 @@ final as (
 
         ---------- windows
         {% for suffix, days in day_windows() %}
-        {% for name in measure_names('taste') %}
+        {% for name in measure_names('affinity') %}
         c.{{ name }}_{{ suffix }},
         {% endfor %}
         coalesce(o.orders_{{ suffix }}, 0) as orders_{{ suffix }},
@@ -186,9 +183,9 @@ final as (
 select * from final
 {%- endmacro %}
 
-{# The kinds' share of all the shop's events, and their prices, by the end of the day before each moment asked for, as `tile` tells. #}
+{# The kinds' share of all the shop's events, and their prices, from what had arrived before the day of each moment asked for, by `tile`. #}
 {% macro shop_averages(kind, tile) -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 with days as (
 
     select
@@ -238,12 +235,12 @@ from by_{{ kind }}
 {#
   The features of each customer and `kind`, from their state and the shop's.
 
-  Lift (Brin et al. 1997, "Dynamic itemset counting and implication rules for market basket data", there called interest) is how
-  many times the share of the customer's events that the kind has is its share of the shop's; its logarithm is pointwise mutual
+  Lift (Brin et al. 1997, "Dynamic itemset counting and implication rules for market basket data", there called interest) is the
+  kind's share of the customer's events over its share of the shop's events; its logarithm is pointwise mutual
   information (Church & Hanks 1990, "Word association norms, mutual information, and lexicography").
 #}
 {% macro affinity_features(kind) -%}
-{%- set spans = affinity_windows() -%}
+{%- set spans = share_windows() -%}
 {%- set longest = var('half_lives') | max -%}
 with compared as (
 
@@ -270,7 +267,7 @@ select
     b.built_from,
 
     ---------- windows
-    {{ by_window('c', measure_names('taste') + ['orders'], day_windows() | map('first')) | indent(4) }}
+    {{ by_window('c', measure_names('affinity') + ['orders'], day_windows() | map('first')) | indent(4) }}
 
     ---------- preference
     {% for half_life in var('half_lives') %}

@@ -6,6 +6,12 @@
   folded by the very same measures.
 #}
 
+{# SQL: whether `moment` lies in the period from `begins`, which it includes, to `ends`, which it does not; a period without an end is open.
+   No `or`: a join on one compares all with all, while one of comparisons is hashed on its other columns. #}
+{% macro is_valid_at(moment, begins, ends) -%}
+{{ begins }} <= {{ moment }} and {{ moment }} < coalesce({{ ends }}, timestamp '9999-12-31')
+{%- endmacro %}
+
 {# CTE bodies. `members`: the spine with the identities that were known, at as_of, to be each customer's. #}
 {% macro as_of_members(spine, key='customer_id') -%}
 select
@@ -15,9 +21,7 @@ select
     l.identity
 from {{ spine }} as s
 inner join {{ ref('int_identity__links') }} as l
-    on s.{{ key }} = l.{{ key }}
-    and l.known_from <= s.as_of
-    and (l.known_to > s.as_of or l.known_to is null)
+    on s.{{ key }} = l.{{ key }} and {{ is_valid_at('s.as_of', 'l.known_from', 'l.known_to') }}
 {%- endmacro %}
 
 {# The rows of a tile that were visible at each as_of, as (entity, as_of, as_of_day) and the tile's own columns: `members` is a
@@ -75,6 +79,12 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {% do windows.append(['lifetime', none]) %}
 {{ return(windows) }}
 {% endmacro %}
+
+{# Of the windows of days, those over which shares, means and rates of a customer are taken. #}
+{% macro share_windows() %}{{ return([['90d', 90], ['lifetime', none]]) }}{% endmacro %}
+
+{# Of the windows of days, those in which rare things are counted: carts that were left, products seen together. #}
+{% macro count_windows() %}{{ return([['30d', 30]] + share_windows()) }}{% endmacro %}
 
 {# The windows that end at the moment itself, as [suffix, hours]. #}
 {% macro hour_windows() %}{{ return([['1h', 1], ['24h', 24]]) }}{% endmacro %}
@@ -143,7 +153,7 @@ cast(coalesce(
 {%- endmacro %}
 
 {# CTE body: for each of `keys`, how many different values rows of state have over each window of days, as <name>_<suffix>. A value is in
-   every window that reaches its last day: so each is told once, where count(distinct) would hold them all, once a window. #}
+   every window that reaches its last day, so one row per value is enough, where count(distinct) would keep all values once a window. #}
 {% macro distinct_by_days(name, value, rows, keys=['customer_id', 'as_of'], windows=day_windows(), day='event_day') -%}
 select
     {%- for suffix, days in windows %}
@@ -155,7 +165,7 @@ from (
     from {{ rows }}
     where {{ value }} is not null
     group by {{ keys | join(', ') }}, as_of_day, {{ value }}
-) as met
+) as distinct_values
 group by {{ keys | join(', ') }}
 {%- endmacro %}
 

@@ -45,7 +45,7 @@ set
     is_whole = {{ 'true' if flags.WHICH == 'build' and not wanted else 'false' }},
     passed = {{ results | length - failed }},
     failed = {{ failed }},
-    marts = {{ whole_marts() if flags.WHICH == 'build' else [] }},
+    marts = {% if flags.WHICH == 'build' %}whole_marts('{{ graph_in_json() | replace("'", "''") }}'){% else %}[]{% endif %},
     closed_at = cast('{{ modules.datetime.datetime.utcnow().strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp)
 where invocation_id = '{{ invocation_id }}';
 {%- for result in results if result.status in ['error', 'fail', 'runtime error'] %}
@@ -57,30 +57,15 @@ insert into {{ target.schema }}.build_failures values (
 {%- endif %}
 {%- endmacro %}
 
-{# The names of the marts that the running command builds whole: with all that they are made of, and every test of nothing else. #}
-{% macro whole_marts() %}
-{%- set found, memo = [], {} -%}
-{%- for mart in graph.nodes.values() if mart.resource_type == 'model' and mart.fqn[1] == 'marts' -%}
-    {%- set parts = made_of(mart.unique_id, memo) -%}
-    {%- set left_out = [] -%}
-    {%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] and node.unique_id not in selected_resources -%}
-        {%- if node.unique_id in parts or (node.resource_type == 'test' and node.depends_on.nodes | reject('in', parts) | list | length == 0) -%}
-            {%- do left_out.append(node.unique_id) -%}
-        {%- endif -%}
-    {%- endfor -%}
-    {%- if not left_out %}{% do found.append(mart.name) %}{% endif -%}
+{# The nodes of the graph in JSON, for orchestration/warehouse/whole_marts.py: by key, the kind, the name, whether it is a mart, the keys of what it
+   reads, and whether the running command builds it. #}
+{% macro graph_in_json() %}
+{%- set found = {} -%}
+{%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] -%}
+    {%- do found.update({node.unique_id: [
+        node.resource_type, node.name, node.resource_type == 'model' and node.fqn[1] == 'marts',
+        (node.depends_on or {}).get('nodes', []), node.unique_id in selected_resources,
+    ]}) -%}
 {%- endfor -%}
-{{ return(found | sort) }}
-{% endmacro %}
-
-{# A node and all that it is made of, as keys; `memo` keeps what was found. #}
-{% macro made_of(unique_id, memo) %}
-{%- if unique_id not in memo -%}
-    {%- set found = {unique_id: true} -%}
-    {%- for input in ((graph.nodes.get(unique_id) or {}).get('depends_on') or {}).get('nodes', []) -%}
-        {%- do found.update(made_of(input, memo)) -%}
-    {%- endfor -%}
-    {%- do memo.update({unique_id: found}) -%}
-{%- endif -%}
-{{ return(memo[unique_id]) }}
+{{ return(tojson(found)) }}
 {% endmacro %}

@@ -1,13 +1,14 @@
 {#
-  The way a visit came, from the page, the referrer and the campaign of its first event (docs/decisions/0014-a-session-is-a-visitors.md).
-  The tags in the page's address say most, then the campaign field, then the referrer's site. Names of channels are those of Google
+  How a visit came, from the page, the referrer and the campaign of its first event (docs/decisions/0014-a-session-is-a-visitors.md).
+  The tags in the page's address come first, then the campaign field, then the referrer's site. Names of channels are those of Google
   Analytics 4, in lower case.
 
-  Facebook's fbclid is on every link out of Facebook, paid or not: it names the site, while those of Google Ads and Microsoft Ads say
-  that the click was paid.
+  The click ids of Google Ads and Microsoft Ads mean that the click was paid. Facebook's fbclid is on every link out of Facebook, paid
+  or not, so it names the site only.
 #}
 
-{# Media by what they are, in lower case. `campaign`: words of the campaign field that name a medium, where a source has no field for it. #}
+{# Words for media by kind, in lower case. `campaign`: words of the campaign field that name a medium, for sources without a field for it;
+   `nothing`: words for no value. #}
 {% macro media(kind) -%}
 {%- set words = {
     'display': ['display', 'banner', 'expandable', 'interstitial', 'cpm'],
@@ -24,12 +25,12 @@
 ('{{ words | join("', '") }}')
 {%- endmacro %}
 
-{# SQL: a tag of a page's address in lower case; null where it says that there is none. #}
+{# SQL: a tag of a page's address in lower case; null where it is a word for no value. #}
 {% macro tag_of(page, name) -%}
 case when lower({{ url_parameter(page, name) }}) not in {{ media('nothing') }} then lower({{ url_parameter(page, name) }}) end
 {%- endmacro %}
 
-{# SQL: the host of an address without port and www.; null where it is none. #}
+{# SQL: the host of an address, without port and www.; null where there is no valid host. #}
 {% macro site_of(url) -%}
 {%- set host = "regexp_replace(" ~ url_host(url) ~ ", '^www[.]|:[0-9]*$', '', 'g')" -%}
 case when {{ matches(host, '^[\\p{L}\\p{N}_-][\\p{L}\\p{N}._-]*$') }} then {{ host }} end
@@ -60,14 +61,14 @@ tagged as (
 
 ),
 
-led as (
+with_leading_site as (
 
     select
         t.*,
         coalesce(
             case t.tag_source when 'fb' then 'facebook' when 'ig' then 'instagram' else t.tag_source end,
             t.paid_site,
-            -- From one page of the shop to another is no way to the shop.
+            -- A link from another page of the shop is not how the visit came.
             case
                 when t.referrer_site = t.own_site then null
                 when right(t.referrer_site, length(t.own_site) + 1) = '.' || t.own_site then null
@@ -80,7 +81,7 @@ led as (
 
 ),
 
--- A site is found among the whole parts of a host's name: `t.co` is not in `shot.com`.
+-- A site matches whole labels of a host name: `t.co` does not match `shot.com`.
 sites as (
 
     select leading_site, site, kind
@@ -90,10 +91,10 @@ sites as (
             c.site,
             c.channel as kind,
             row_number() over (partition by l.leading_site order by length(c.site) desc, c.site) as closest
-        from (select distinct leading_site from led where leading_site is not null) as l
+        from (select distinct leading_site from with_leading_site where leading_site is not null) as l
         inner join {{ ref('referrer_channels') }} as c
             on position('.' || c.site || '.' in '.' || l.leading_site || '.') > 0
-    ) as found
+    ) as matches
     where closest = 1
 
 ),
@@ -110,7 +111,7 @@ mediums as (
             case when lower(l.campaign) in {{ media('campaign') }} then lower(l.campaign) end
         ) as named_medium,
         coalesce(l.tag_campaign, l.campaign) as entry_campaign
-    from led as l
+    from with_leading_site as l
     left join sites as s on l.leading_site = s.leading_site
 
 ),
@@ -122,7 +123,7 @@ described as (
         coalesce(tag_source, paid_site, site, leading_site) as entry_source,
         coalesce(
             named_medium,
-            -- What is tagged was sent by somebody, so its site does not tell the medium.
+            -- A tag or a campaign without a medium: the site does not say which medium it was.
             case
                 when tag_source is null and entry_campaign is null and leading_site is not null
                     then case kind when 'search' then 'organic' when 'social' then 'social' else 'referral' end

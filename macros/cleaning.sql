@@ -1,10 +1,55 @@
 {# The groups that a value may be compared with, from narrow to wide: [rule's name, column of the event, alias of the join]. #}
 {% macro outlier_groups() %}
 {{ return({
-    'price': [['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['all', "'all'", 'pa']],
-    'quantity': [['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa']],
+    'price': [
+        ['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['event_type', 'event_type', 'pe'], ['all', "'all'", 'pa'],
+    ],
+    'quantity': [
+        ['product_id', 'product_id', 'qp'], ['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa'],
+    ],
 }) }}
 {% endmacro %}
+
+{# The groups of which there are fits only if a rule names them: a shop has many products, so their quantities cost as much to fit as their
+   prices. #}
+{% macro optional_groups() %}{{ return({'price': ['event_type'], 'quantity': ['product_id']}) }}{% endmacro %}
+
+{# The groups that may fill a gap, narrow to wide, by the group that the rule names. A median by product never comes from a kind of event. #}
+{% macro filling_groups() %}
+{{ return({
+    'product_id': ['product_id', 'category', 'all'],
+    'event_type': ['event_type', 'category', 'all'],
+    'category': ['category', 'all'],
+    'all': ['all'],
+}) }}
+{% endmacro %}
+
+{# SQL: whether a rule names this group of this column, so that its fits are needed. #}
+{% macro is_named_by_rules(record, column, group_by) -%}
+(
+    select count(*)
+    from (
+        select column_name, group_by from {{ ref('outlier_rules') }}
+        union all
+        select column_name, group_by from {{ ref('imputation_rules') }} where record = '{{ record }}'
+    ) as named
+    where column_name = '{{ column }}' and group_by = '{{ group_by }}'
+) > 0
+{%- endmacro %}
+
+{# SQL: seeds/imputation_rules.csv for one kind of record, as one row: of each column, whether its gaps are filled (of_…), with the most
+   frequent value instead of the median (by_mode_…), and within which group (…_by). #}
+{% macro imputation_of(record, columns) -%}
+select
+    {%- for column in columns %}
+    coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
+    coalesce(max(case when column_name = '{{ column }}' then method end) = 'mode', false) as by_mode_{{ column }},
+    max(case when column_name = '{{ column }}' then group_by end) as {{ column }}_by,
+    {%- endfor %}
+    count(*) as rules
+from {{ ref('imputation_rules') }}
+where record = '{{ record }}'
+{%- endmacro %}
 
 {# The bounds of what is believable, from an outlier rule (columns method, scale, factor, min_count, min_ratio, min_distance) and a fit
    (columns n, q25, q50, q75, mean, std, log_mean, log_std): quartile fences or standard deviations, raw or on logarithms; but never
@@ -50,12 +95,18 @@ case
 end
 {%- endmacro %}
 
-{# The median to impute: that of the group that the rule names or, where it has none yet, of the next wider one. #}
-{% macro imputed_from(chain, group_by) -%}
-case {{ group_by }}
-    {%- for name, key, alias in chain %}
-    when '{{ name }}' then coalesce(
-        {%- for wider in chain[loop.index0:] %}{{ wider[2] }}.q50{{ ", " if not loop.last }}{% endfor %}, null)
+{# The number to impute: the median, or the most frequent value, of the group that the rule names or, where it has none yet, of the next
+   wider one. `rule` is a row of imputation_of(). #}
+{% macro imputed_from(chain, rule, measure) -%}
+{%- set aliases = {} -%}
+{%- for name, key, alias in chain %}{% do aliases.update({name: alias}) %}{% endfor -%}
+case {{ rule }}.{{ measure }}_by
+    {%- for name, wider in filling_groups().items() %}
+    when '{{ name }}' then case
+        when {{ rule }}.by_mode_{{ measure }} then coalesce(
+            {%- for group in wider %}{{ aliases[group] }}.most_frequent, {% endfor %}null)
+        else coalesce({% for group in wider %}{{ aliases[group] }}.q50, {% endfor %}null)
+    end
     {%- endfor %}
 end
 {%- endmacro %}

@@ -42,6 +42,11 @@ case when lower({{ column }}) not in (select n.word from {{ ref('null_words') }}
     {{ arrival('available_at') }} as raw_available_at
 {%- endmacro %}
 
+{# SQL: the order of a record's versions, from the newest to the oldest: by when the source changed it, then by its arrival. #}
+{% macro newest_version_first(updated_at='updated_at', available_at='raw_available_at') -%}
+{{ updated_at }} desc nulls last, {{ available_at }} desc, position desc, source desc, raw_rowid desc
+{%- endmacro %}
+
 {# SQL: a moment of arrival, `_ingested_at` or `available_at`, of the years that count; of others, which only a loader of before could let
    in (infinity, or before Christ), the first of these. Dates and intervals are worked out from it. #}
 {% macro arrival(column) -%}
@@ -217,7 +222,10 @@ end
 case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end
 {%- endmacro %}
 
-{# SQL: which order a line in fct_events is of, also where that order counts as no sale. #}
+{# SQL: whether an event is a line of an order, also of one that is pending or cancelled. #}
+{% macro is_order_line() %}event_type in ('purchase', 'pending_order', 'cancelled_order'){% endmacro %}
+
+{# SQL: which order a line of an order is of, also where that order counts as no sale. #}
 {% macro order_key_of_line() -%}
 coalesce(order_key, order_id)
 {%- endmacro %}

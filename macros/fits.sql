@@ -54,7 +54,8 @@ case when {{ value }} is not null then 5 * (
 
 {#
   Fits of one histogram table: for each (measure, group_by, group_key) and each day on which something new arrived in
-  it, the quantiles, means and deviations of all that had arrived by the end of that day.
+  it, the quantiles, the most frequent value (of equals the smallest), means and deviations of all that had arrived by
+  the end of that day.
 
   `tiles`: a relation with arrival_day, measure, group_by, group_key, bucket and the sums of value_sums().
   `first_day`: SQL of the first day to make fits for, or none for all; what came before it is added up into one.
@@ -132,7 +133,8 @@ ranked as (
         {{ mean_of('total', 'n') }} as bucket_value,
         sum(n) over (
             partition by {{ keys }}, valid_on order by bucket rows between unbounded preceding and current row
-        ) as running_n
+        ) as running_n,
+        n = max(n) over (partition by {{ keys }}, valid_on) as is_most_frequent
     from added
 
 ),
@@ -143,8 +145,9 @@ quantiles as (
         {{ keys }},
         valid_on,
         {%- for step in quantile_steps() %}
-        min(case when running_n * 100 >= all_n * {{ step }} then bucket_value end) as q{{ '%02d' % step }}{{ "," if not loop.last }}
+        min(case when running_n * 100 >= all_n * {{ step }} then bucket_value end) as q{{ '%02d' % step }},
         {%- endfor %}
+        min(case when is_most_frequent then bucket_value end) as most_frequent
     from ranked
     group by {{ keys }}, valid_on
 
@@ -159,6 +162,7 @@ select
     {%- for step in quantile_steps() %}
     q.q{{ '%02d' % step }},
     {%- endfor %}
+    q.most_frequent,
     cast(d.total as double) / d.n as mean,
     {{ std_of('d.n', 'd.total', 'd.total_square') }} as std,
     case when d.log_n > 0 then cast(d.log_total as double) / d.log_n / 1000000 end as log_mean,
@@ -243,4 +247,18 @@ where place = 1
 {% if first_day %}
     and valid_on >= {{ first_day }}
 {% endif %}
+{%- endmacro %}
+
+{# CTE body: for each of `keys` the newest of the fits that were valid by the day `fit_day` of the CTE `build`. #}
+{% macro newest_fits(fits, keys, condition='true') -%}
+select *
+from (
+    select
+        f.*,
+        row_number() over (partition by {% for key in keys %}f.{{ key }}{{ ", " if not loop.last }}{% endfor %} order by f.valid_on desc) as recency
+    from {{ fits }} as f
+    inner join build as b on f.valid_on <= b.fit_day
+    where {{ condition }}
+) as ranked_fits
+where recency = 1
 {%- endmacro %}

@@ -20,6 +20,8 @@
 
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
 {%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
+{%- set reason = reason_to_begin(model.name) if load_cached_relation(this) and not flags.FULL_REFRESH -%}
+{%- if reason %}{% do log('Built from scratch: ' ~ model.name ~ ', ' ~ reason, info=true) %}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
 {% endmaterialization %}
 
@@ -64,7 +66,8 @@
 {%- call statement('state') -%}
 delete from {{ states() }} where model = '{{ model.name }}';
 {%- if not failures %}
-insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}'
+insert into {{ states() }} (model, state, invocation_id, rules)
+select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}', {{ rules_of(model) }}
 {%- endif %}
 {%- endcall -%}
 {%- do adapter.commit() -%}
@@ -79,7 +82,9 @@ insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{
 {% macro states() -%} {{ target.schema }}.states {%- endmacro %}
 
 {% macro create_states() -%}
-create table if not exists {{ states() }} (model varchar, state varchar, invocation_id varchar)
+create table if not exists {{ states() }} (model varchar, state varchar, invocation_id varchar, rules varchar, begun_in bigint);
+alter table {{ states() }} add column if not exists rules varchar;
+alter table {{ states() }} add column if not exists begun_in bigint
 {%- endmacro %}
 
 {# Whether the running model holds already what building it would give, or a test would say again what it said. Asked of the
@@ -90,6 +95,7 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 {%- if model.resource_type != 'model' and flags.WHICH != 'build' %}{{ return(false) }}{% endif -%}
 {%- if model.resource_type == 'test' and asks_all() %}{{ return(false) }}{% endif -%}
 {%- if model.resource_type != 'test' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
+{%- if config.get('materialized') == 'incremental' and should_full_refresh() %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
     "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)
 ) -%}
@@ -108,45 +114,160 @@ create table if not exists {{ states() }} (model varchar, state varchar, invocat
 {{ return(found.rows[0][0] or false) }}
 {% endmacro %}
 
-{# Post-hook: remember the state that the model has come to. #}
+{# Post-hook: remember the state that the model has come to, and the build in which it was begun. #}
 {% macro record_state() -%}
 {% if execute -%}
+{%- if model.resource_type != 'model' or should_full_refresh() or (model.config.materialized == 'incremental' and not is_incremental()) -%}
 delete from {{ states() }} where model = '{{ model.name }}';
-insert into {{ states() }} select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}'
+insert into {{ states() }} (model, state, invocation_id, rules, begun_in)
+select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}', {{ rules_of(model) }}, {{ build_number() }}
+{%- else -%}
+update {{ states() }} set state = {{ state_of(model) }}, invocation_id = '{{ invocation_id }}' where model = '{{ model.name }}'
+{%- endif %}
 {%- endif %}
 {%- endmacro %}
 
 {# SQL: the state of a node by its inputs as they are now. A view's is its SQL; a seed's, its file. #}
 {% macro state_of(node) -%}
-{%- set own = local_md5(node.raw_code ~ node.config ~ node.columns ~ node.checksum ~ node.test_metadata) -%}
+{%- set own = local_md5(node.config ~ node.columns) -%}
 {%- if node.config.materialized in ('view', 'seed') -%}
-md5(concat_ws('|', '{{ own }}', {{ rules_fingerprint() }}))
+md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
 {%- else -%}
-{%- set inputs = {'sources': [], 'texts': [own], 'models': []} -%}
-{%- do add_inputs_of(node, inputs) -%}
+{%- set inputs = inputs_of(node) -%}
 (
     select md5(concat_ws(
-        '|', '{{ local_md5(inputs.texts | unique | sort | join) }}', {{ rules_fingerprint() }}, cast({{ requested_as_of() }} as varchar)
-        {%- for table in inputs.sources | unique | sort %}, {{ last_arrival_in(table) }}{% endfor %},
+        '|', '{{ own }}', {{ rules_of(node) }}, cast({{ requested_as_of() }} as varchar)
+        {%- for table in inputs.sources %}, {{ last_arrival_in(table) }}{% endfor %},
         {{ in_one_text("s.model || s.state", "s.model") }}
     ))
     from {{ states() }} as s
-    where s.model in ({% for name in inputs.models | unique | sort %}'{{ name }}', {% endfor %}'')
+    where s.model in ({{ names_in_sql(inputs.models) }})
 )
 {%- endif -%}
 {%- endmacro %}
 
-{# Add to `inputs` what a node reads: sources by name, texts that stand for what they are, models that keep a state. A view stands for
-   what it reads itself. #}
+{#
+  SQL: the rules by which a node is made, in one fingerprint: its own SQL, the macros and vars that this reads (orchestration/warehouse/fingerprints.py),
+  and the views and seeds that it reads. What a table before it is made by is that table's. A test's are its arguments, too, and
+  what is declared of the columns that it is about.
+#}
+{% macro rules_of(node) -%}
+{%- set inputs = inputs_of(node) -%}
+{%- set names, texts = [node.name], inputs.seeds | list -%}
+{%- if node.resource_type == 'seed' %}{% do texts.append(node.checksum.checksum) %}{% endif -%}
+{%- if node.resource_type == 'test' -%}
+    {%- do texts.append(node.raw_code ~ node.test_metadata ~ (graph.nodes.get(node.attached_node) or {}).get('columns')) -%}
+    {%- if node.test_metadata -%}
+        {%- do names.append('test_' ~ node.test_metadata.name) -%}
+        {%- for name, argument in node.test_metadata.kwargs.items() if name != 'model' and '{' ~ '{' in argument | string -%}
+            {%- do names.append('*') -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endif -%}
+md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.views %}, {{ fingerprint_of(name) }}{% endfor %}))
+{%- endmacro %}
+
+{# What a node reads: sources and models by name, seeds by their checksums. A view stands for what it reads itself, and its name is
+   among `views`. #}
+{% macro inputs_of(node) %}
+{%- set inputs = {'sources': [], 'seeds': [], 'views': [], 'models': []} -%}
+{%- do add_inputs_of(node, inputs) -%}
+{{ return({
+    'sources': inputs.sources | unique | sort, 'seeds': inputs.seeds | unique | sort,
+    'views': inputs.views | unique | sort, 'models': inputs.models | unique | sort,
+}) }}
+{% endmacro %}
+
 {% macro add_inputs_of(node, inputs) %}
-{%- for name in node.depends_on.nodes -%}
+{%- for name in (node.depends_on or {}).get('nodes', []) -%}
     {%- set input = graph.sources.get(name) or graph.nodes[name] -%}
     {%- if input.resource_type == 'source' %}{% do inputs.sources.append(input.name) %}
-    {%- elif input.resource_type == 'seed' %}{% do inputs.texts.append(input.checksum.checksum) %}
+    {%- elif input.resource_type == 'seed' %}{% do inputs.seeds.append(input.checksum.checksum) %}
     {%- elif input.config.materialized in ('view', 'ephemeral') -%}
-        {%- do inputs.texts.append(local_md5(input.raw_code)) -%}
+        {%- do inputs.views.append(input.name) -%}
         {%- do add_inputs_of(input, inputs) -%}
     {%- else %}{% do inputs.models.append(input.name) %}
     {%- endif -%}
 {%- endfor -%}
 {% endmacro %}
+
+{# SQL: names as a list for `in`, which may not be empty. #}
+{% macro names_in_sql(names) -%}
+{% for name in names %}'{{ name }}', {% endfor %}''
+{%- endmacro %}
+
+{#
+  Rules. An incremental build applies rules to new rows alone, so a model whose rules changed since it was begun is built from scratch, and so
+  is each that reads it, directly or not. `states` keeps of every model by which rules, and in which build (`builds.number`), it
+  was begun: of a table, that is the build in which its rules, or those of what it is made of, last changed. `rules` has the rules of today
+  from the start of a command on, so that the answer is the same before and after what a model reads is built (int_events__new_rows asks
+  for int_events__validated).
+#}
+
+{% macro rules() -%} {{ target.schema }}.rules {%- endmacro %}
+
+{% macro reads() -%} {{ target.schema }}.reads {%- endmacro %}
+
+{# At the start of a command: which tables each model reads, directly or not; the rules of each model, and how many tables it reads. #}
+{% macro record_rules() -%}
+{% if execute -%}
+create or replace table {{ reads() }} as
+with recursive direct (model, input) as (
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
+    {%- for input in inputs_of(node).models %}
+    select '{{ node.name }}', '{{ input }}' union all
+    {%- endfor %}
+    {%- endfor %}
+    select '', ''
+),
+
+closure (model, input) as (
+    select model, input from direct
+    union
+    select c.model, d.input from closure as c inner join direct as d on c.input = d.model
+)
+
+select model, input from closure where model <> '';
+
+create or replace table {{ rules() }} as
+with models (model, rules) as (
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
+    select '{{ node.name }}', {{ rules_of(node) }}
+    {{ "union all" if not loop.last }}
+    {%- endfor %}
+)
+
+select m.model, m.rules, (select count(*) from {{ reads() }} as i where i.model = m.model) as inputs
+from models as m
+{%- endif %}
+{%- endmacro %}
+
+{# dbt's own question, whether to build the running model from scratch. #}
+{% macro should_full_refresh() %}
+{%- if config.get('full_refresh') is not none %}{{ return(config.get('full_refresh')) }}{% endif -%}
+{{ return(flags.FULL_REFRESH or (model.resource_type == 'model' and reason_to_begin(model.name) is not none)) }}
+{% endmacro %}
+
+{# Why a model that was built before has to be built from scratch in this build, or was so; none where it has not. Of models that it
+   reads, the first is named: the one that reads the fewest itself. #}
+{% macro reason_to_begin(name) %}
+{%- if not execute or flags.WHICH not in ['build', 'run', 'retry'] %}{{ return(none) }}{% endif -%}
+{%- set found = run_query(
+    "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
+    ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
+    ~ " else 'since ' || f.model || ' was' end"
+    ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model"
+    ~ " left join ("
+    ~ " select u.model from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
+    ~ " where u.model in (select i.input from " ~ reads() ~ " as i where i.model = '" ~ name ~ "')"
+    ~ " and (u.rules is distinct from n.rules or u.begun_in > (select o.begun_in from " ~ states() ~ " as o where o.model = '" ~ name ~ "'))"
+    ~ " order by n.inputs, u.model limit 1"
+    ~ " ) as f on true where s.model = '" ~ name ~ "'"
+) -%}
+{{ return(found.rows[0][0] if found.rows else 'since it is not known by which rules it was built') }}
+{% endmacro %}
+
+{# SQL: the number of the running build. #}
+{% macro build_number() -%}
+(select b.number from {{ target.schema }}.builds as b where b.invocation_id = '{{ invocation_id }}')
+{%- endmacro %}

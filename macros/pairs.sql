@@ -1,15 +1,15 @@
 {#
-  What products are met together. A meeting is one identity's first sight of one product in one day, by kind; a basket is
-  what one order holds. Both keep the first `pair_basket_limit` products alone, by when they could be seen: so neither a bot
-  nor a wholesale order makes their square, and what arrives later never displaces what was counted
+  Which products co-occur. A touch is one identity's first event about one product in one day, by kind; a basket is the products of one
+  order. Both keep only the first `pair_basket_limit` products, by when they could be seen: so a bot or a wholesale order does not
+  make the square of its products, and what arrives later never displaces what was counted
   (docs/decisions/0003-pairs-are-counted-once-a-day.md).
 #}
 
-{# The kinds of meeting, by the event that makes them. #}
+{# The kinds of touch, by type of event. #}
 {% macro touch_kinds() %}{{ return({'view_item': 'viewed', 'add_to_cart': 'carted', 'purchase': 'bought'}) }}{% endmacro %}
 
-{# What is counted of two meetings of one identity: [count, kind of the product's, kind of the other's, hours that the other's
-   may be earlier, hours that it may be later]. #}
+{# What is counted of two touches of one identity: [count, kind of the product's touch, kind of the other's, hours by which the other's
+   may be earlier, hours by which it may be later]. #}
 {% macro pair_counts() %}
 {{ return([
     ['co_views', 'viewed', 'viewed', 24, 24],
@@ -18,14 +18,11 @@
 ]) }}
 {% endmacro %}
 
-{# The names of all counts of a pair, those of baskets too. #}
+{# The names of all counts of a pair, including those of baskets. #}
 {% macro pair_count_names() %}{{ return(['co_views', 'co_carts', 'co_orders', 'carts_to_orders']) }}{% endmacro %}
 
-{# The windows of whole days before as_of's over which pairs are counted, as [suffix, days]. #}
-{% macro pair_windows() %}{{ return([['30d', 30], ['90d', 90], ['lifetime', none]]) }}{% endmacro %}
-
-{# How one product leads to the other: [name, count of the pair, what of the product it is a share of, what of the other makes its
-   lift, the shop's total]. #}
+{# The confidences of a pair, as [name, count of the pair, count of the product that it is a share of, count of the other product for
+   the lift, the shop's total]. #}
 {% macro pair_confidences() %}
 {{ return([
     ['view', 'co_views', 'view_days', 'view_days', 'first_views'],
@@ -44,7 +41,7 @@
 cast(sum(({{ count }}) * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000
 {%- endmacro %}
 
-{# SQL: what the meetings of a pair add up to, by `pair_weights`. #}
+{# SQL: the sum of a pair's co-occurrences, weighted by `pair_weights`. #}
 {% macro weighted_co_occurrences() -%}
 {%- set terms = [] -%}
 {%- for name, weight in var('pair_weights').items() %}{% do terms.append(weight ~ ' * ' ~ name) %}{% endfor -%}

@@ -30,6 +30,7 @@ from (
 {%- endmacro %}
 
 {# SQL: whether a row is a refund in the shop's database: money moves, and nobody visits. #}
-{% macro is_database_refund(alias) -%}
-coalesce({{ alias }}.origin = 'database' and {{ alias }}.event_type in ('refund', 'refund_of_no_sale'), false)
+{% macro is_database_refund(alias=none) -%}
+{%- set row = alias ~ '.' if alias else '' -%}
+coalesce({{ row }}origin = 'database' and {{ row }}event_type in ('refund', 'refund_of_no_sale'), false)
 {%- endmacro %}

@@ -20,3 +20,31 @@
 {% macro shop_day(moment) -%}
 cast({{ shop_time(moment) }} as date)
 {%- endmacro %}
+
+{# The parts of a day, as [name, first hour, last hour], by the shop's clocks. #}
+{% macro day_parts() %}
+{%- set parts, starts = [], var('day_parts').items() | list -%}
+{%- for name, first in starts -%}
+{%- do parts.append([name, first, 23 if loop.last else starts[loop.index][1] - 1]) -%}
+{%- endfor -%}
+{{ return(parts) }}
+{% endmacro %}
+
+{# SQL: whether a moment lies between two whole hours, both included, by the shop's clocks. #}
+{% macro is_in_hours_of_day(moment, first, last) -%}
+extract(hour from {{ shop_time(moment) }}) between {{ first }} and {{ last }}
+{%- endmacro %}
+
+{# SQL: the name of the part of the day in which a moment lies. #}
+{% macro day_part(moment) -%}
+case
+    {%- for name, first, last in day_parts() %}
+    when {{ is_in_hours_of_day(moment, first, last) }} then '{{ name }}'
+    {%- endfor %}
+end
+{%- endmacro %}
+
+{# SQL: whether a moment lies on a Saturday or Sunday, by the shop's clocks. #}
+{% macro is_weekend(moment) -%}
+extract(isodow from {{ shop_time(moment) }}) >= 6
+{%- endmacro %}

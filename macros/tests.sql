@@ -25,23 +25,22 @@ select * from judged where broken_rules <> ''
 {% endmacro %}
 
 {#
-  A row that passed when it was built need not be asked again. Where a model's YAML says `meta: {changes: {key, changed_via}}`, tests that
-  judge rows one by one or by that key ask, in a `dbt build`, those of which one of the models `changed_via` has a row built since the
-  last whole build that passed. `dbt test`, a full audit, a full refresh, a build after one that failed, or of another moment, asks all.
+  A row that passed when it was built need not be tested again. Where a model's YAML has `meta: {changes: {key, changed_via}}`, a test that
+  has `meta: {checks: rows}` or `{checks: keys}` (its result is of each row, or of all rows of one key) reads, in a `dbt build`, only
+  rows of the keys of which one of the models `changed_via` has a row built since the last whole build that passed. `dbt test`, a full audit, a full
+  refresh, a build after one that failed, or of another moment, tests all rows; so does a test that is new or was changed since then, or is
+  about models whose rules changed. tests/generic/built_in.sql gives dbt's own tests their meta.
 #}
 {% macro get_where_subquery(relation) %}
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
 {%- set changes = (about.config.get('meta') or {}).get('changes') if about else none -%}
-{%- if not changes or model.test_metadata.name not in [
-    'unique', 'not_null', 'relationships', 'accepted_values', 'every_row', 'ranges_as_declared', 'windows_grow',
-    'expression_is_true', 'expect_compound_columns_to_be_unique',
-] %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
-{%- set audited = last_audited() -%}
-{%- if audited is none or config.get('where') %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
+{%- set checks = (config.get('meta') or {}).get('checks') -%}
+{%- set audited = last_audited() if changes and checks and not config.get('where') else none -%}
+{%- if audited is none %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
 {%- set changed -%}
 (
     select * from {{ relation }}
-    {%- if changes.changed_via == [about.name] and model.test_metadata.name in ['not_null', 'accepted_values', 'every_row', 'expression_is_true'] %}
+    {%- if changes.changed_via == [about.name] and checks == 'rows' %}
     where built_in > {{ audited }}
     {%- else %}
     where {{ changes.key }} in (
@@ -59,9 +58,12 @@ select * from judged where broken_rules <> ''
 {# The lake snapshot of the last build, if it was whole and passed; none where all has to be asked. #}
 {% macro last_audited() %}
 {%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or asks_all() %}{{ return(none) }}{% endif -%}
+{%- set inputs = inputs_of(model) -%}
 {%- set found = run_query(
-    "select case when status = 'passed' and is_whole and as_of is not distinct from " ~ requested_as_of() ~ " then built_from end from "
-    ~ target.schema ~ ".builds where invocation_id <> '" ~ invocation_id ~ "' order by number desc nulls last limit 1"
+    "select case when b.status = 'passed' and b.is_whole and b.as_of is not distinct from " ~ requested_as_of()
+    ~ " and not exists (select 1 from " ~ states() ~ " as s where s.model in (" ~ names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
+    ~ " and exists (select 1 from " ~ states() ~ " as t where t.model = '" ~ model.name ~ "' and t.rules = " ~ rules_of(model) ~ ")"
+    ~ " then b.built_from end from " ~ target.schema ~ ".builds as b where b.invocation_id <> '" ~ invocation_id ~ "' order by b.number desc nulls last limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}

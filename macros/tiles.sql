@@ -63,7 +63,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {# SQL: a number, or 0 where it is below; greatest() would make 0 of null. #}
 {% macro at_least_zero(number) %}case when {{ number }} < 0 then 0 else {{ number }} end{% endmacro %}
 
-{# The measures that dbt_project.yml declares of an entity (user, item, category, taste, user_item, session), as [name, type, SQL over
+{# The measures that dbt_project.yml declares of an entity (user, item, category, affinity, user_item, session), as [name, type, SQL over
    clean events]; `also` is a further condition. #}
 {% macro declared_measures(entities, also=none) %}
 {%- set found = [] -%}
@@ -80,11 +80,24 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {{ return(found) }}
 {% endmacro %}
 
+{# The shares that features of users have of their events, as [share, measure of a tile, measure that it is a share of]: by part of the
+   day, on weekends, and by device, of the events whose device is known. #}
+{% macro habit_shares() %}
+{%- set shares = [] -%}
+{%- for name, first, last in day_parts() %}{% do shares.append([name ~ '_share', name ~ '_events', 'events']) %}{% endfor -%}
+{%- do shares.append(['weekend_share', 'weekend_events', 'events']) -%}
+{%- for device in var('devices') %}{% do shares.append([device ~ '_share', device ~ '_events', 'device_events']) %}{% endfor -%}
+{{ return(shares) }}
+{% endmacro %}
+
+{# The names of what features of users count the distinct values of. #}
+{% macro distinct_count_names() %}{{ return(var('distinct_counts') | map(attribute='name') | list) }}{% endmacro %}
+
 {# Which entities' measures a tile holds. #}
 {% macro tile_entities(tile) %}
 {{ return({
     'identity_day': ['user'],
-    'identity_product': ['taste', 'user_item'],
+    'identity_product': ['affinity', 'user_item'],
     'product': ['item', 'category'],
 }.get(tile, [])) }}
 {% endmacro %}
@@ -116,28 +129,25 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
     ['listed_amount', 'sum', sum_if(bought ~ ' and list_price is not null', 'round(' ~ times('greatest(list_price, price)', 'quantity') ~ ', 4)')],
     ['discount_amount', 'sum', sum_if(discounted, 'round(' ~ times('(list_price - price)', 'quantity') ~ ', 4)')],
 ] -%}
-{%- set moments = [
-    ['first_at', 'min', 'min(event_at)'],
-    ['last_at', 'max', 'max(event_at)'],
-    ['last_view_at', 'max', "max(case when event_type = 'view_item' then event_at end)"],
-    ['last_cart_add_at', 'max', "max(case when event_type = 'add_to_cart' then event_at end)"],
-    ['last_order_at', 'max', "max(case when event_type = 'purchase' then event_at end)"],
-] -%}
-{%- set local = shop_time('event_at') -%}
-{%- set habits = [
-    ['night_events', 'sum', count_if('extract(hour from ' ~ local ~ ') < 6')],
-    ['morning_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 6 and 11')],
-    ['afternoon_events', 'sum', count_if('extract(hour from ' ~ local ~ ') between 12 and 17')],
-    ['evening_events', 'sum', count_if('extract(hour from ' ~ local ~ ') >= 18')],
-    ['weekend_events', 'sum', count_if('extract(isodow from ' ~ local ~ ') >= 6')],
-    ['desktop_events', 'sum', count_if("device = 'desktop'")],
-    ['mobile_events', 'sum', count_if("device = 'mobile'")],
-    ['tablet_events', 'sum', count_if("device = 'tablet'")],
-    ['device_events', 'sum', count_if('device is not null')],
-] -%}
+{%- set moments = [['first_at', 'min', 'min(event_at)'], ['last_at', 'max', 'max(event_at)']] -%}
+{%- set last_view = ['last_view_at', 'max', "max(case when event_type = 'view_item' then event_at end)"] -%}
+{%- set last_cart_add = ['last_cart_add_at', 'max', "max(case when event_type = 'add_to_cart' then event_at end)"] -%}
+{%- set last_order = ['last_order_at', 'max', "max(case when event_type = 'purchase' then event_at end)"] -%}
+{%- set habits = [] -%}
+{%- for name, first, last in day_parts() -%}
+    {%- do habits.append([name ~ '_events', 'sum', count_if(is_in_hours_of_day('event_at', first, last))]) -%}
+{%- endfor -%}
+{%- do habits.append(['weekend_events', 'sum', count_if(is_weekend('event_at'))]) -%}
+{%- for device in var('devices') -%}
+    {%- do habits.append([device ~ '_events', 'sum', count_if("device = '" ~ device ~ "'")]) -%}
+{%- endfor -%}
+{%- do habits.append(['device_events', 'sum', count_if('device is not null')]) -%}
 {{ return({
-    'identity_day': events + declared + returns + prices + moments + habits,
+    'identity_day': events + declared + returns + prices + moments + [last_view, last_cart_add] + habits,
     'identity_product': events + declared + priced_sums + moments + [
+        last_view,
+        last_cart_add,
+        last_order,
         ['purchases', 'sum', count_of('purchase')],
         ['last_cart_remove_at', 'max', "max(case when event_type = 'remove_from_cart' then event_at end)"],
         ['last_priced_view_at', 'max', "max(case when " ~ viewed_with_price ~ " then event_at end)"],
@@ -152,12 +162,10 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
     ],
     'identity_order': [
         ['ordered_at', 'min', 'min(event_at)'],
-        ['units', 'sum', sum_if('true', 'quantity')],
         ['revenue', 'sum', known_money_if('true', 'amount')],
-        ['gross_revenue', 'sum', known_money_if('true', 'gross_amount')],
     ],
-    'product': events + declared + returns + prices + moments,
-    'product_order': [['ordered_at', 'min', 'min(event_at)'], ['lines', 'sum', 'cast(count(*) as bigint)']],
+    'product': events + declared + returns + priced_sums + moments + [last_order],
+    'product_order': [['ordered_at', 'min', 'min(event_at)']],
 }[tile]) }}
 {% endmacro %}
 

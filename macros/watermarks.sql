@@ -1,12 +1,10 @@
 {#
   A watermark is the last lake snapshot that an incremental model has taken in. It moves in the model's own
-  transaction (a post-hook), so a build that dies leaves data and watermark agreeing. Beside it stands by which rules (seeds,
-  vars, SQL) the model was begun: an incremental build applies rules to new rows alone, so rules that changed since ask for
-  a full refresh (tests/singular/models_follow_current_rules.sql).
+  transaction (a post-hook), so a build that dies leaves data and watermark agreeing.
 #}
 
 {% macro create_watermarks() -%}
-create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, rules varchar, as_of timestamp);
+create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, as_of timestamp);
 alter table {{ target.schema }}.watermarks add column if not exists as_of timestamp;
 {%- if execute %}
 -- Of a model that is no longer there, nobody reads on.
@@ -15,11 +13,11 @@ where model not in ({% for node in graph.nodes.values() if node.resource_type ==
 {%- endif %}
 {%- endmacro %}
 
-{# True when `model` must be built from scratch: it is not there, or the user asked for it. #}
+{# True when `model` must be built from scratch: it is not there, the user asked for it, or its rules changed. #}
 {% macro is_full_refresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
     {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
-    {{ return(relation is none or flags.FULL_REFRESH) }}
+    {{ return(relation is none or flags.FULL_REFRESH or reason_to_begin(model) is not none) }}
 {% endmacro %}
 
 {# SQL: the snapshot up to which `model` has read; null when it has read nothing. #}
@@ -39,11 +37,6 @@ where model not in ({% for node in graph.nodes.values() if node.resource_type ==
 {%- else -%} {{ pinned() }}
 {%- endif -%}
 {%- endset -%}
-{%- if is_incremental() -%}
-update {{ target.schema }}.watermarks set snapshot = {{ snapshot }}, as_of = {{ as_of }} where model = '{{ this.identifier }}'
-{%- else -%}
 delete from {{ target.schema }}.watermarks where model = '{{ this.identifier }}';
-insert into {{ target.schema }}.watermarks (model, snapshot, rules, as_of)
-select '{{ this.identifier }}', {{ snapshot }}, {{ rules_fingerprint() }}, {{ as_of }}
-{%- endif %}
+insert into {{ target.schema }}.watermarks (model, snapshot, as_of) select '{{ this.identifier }}', {{ snapshot }}, {{ as_of }}
 {%- endmacro %}

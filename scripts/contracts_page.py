@@ -1,4 +1,4 @@
-"""Write the raw contracts into docs/connect.md, from where they are described: models/staging/_sources.yml.
+"""Write the raw contracts into docs/reference/raw-tables.md, from where they are described: models/staging/_sources.yml.
 
     python scripts/contracts_page.py [--check]
 
@@ -19,7 +19,7 @@ from orchestration.mapping.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES
 from orchestration.mapping.mapping import REQUIRED
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "connect.md"
+PAGE = ROOT / "docs" / "reference" / "raw-tables.md"
 START, END = "<!-- contracts: scripts/contracts_page.py -->\n", "<!-- end of contracts -->"
 
 
@@ -48,10 +48,10 @@ def contracts() -> str:
         needed = "; ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED[table])
         facts = f"Must be mapped: {needed}. " if needed else "Nothing is mapped: the columns keep their names. "
         parts.append(
-            f"### {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n"
+            f"## {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n"
         )
         parts.append("".join(f"| `{name}` | {told[table][name]} |\n" for name in fields) + "\n")
-    parts.append("### What every row carries besides\n\n| column | meaning |\n|---|---|\n")
+    parts.append("## Columns of every table\n\n| column | meaning |\n|---|---|\n")
     every = [*META_COLUMNS, "payload"]
     parts.append("".join(f"| `{name}` | {told['events'][name]} |\n" for name in every) + "\n")
     return "".join(parts)
@@ -63,7 +63,7 @@ def main() -> int:
     wanted = before + START + "\n" + contracts() + END + rest.split(END)[1]
     if "--check" in sys.argv[1:]:
         if page != wanted:
-            print("docs/connect.md does not tell the contracts as they are; run python scripts/contracts_page.py")
+            print("docs/reference/raw-tables.md is out of date; run python scripts/contracts_page.py")
         return int(page != wanted)
     PAGE.write_text(wanted, "utf-8")
     return 0

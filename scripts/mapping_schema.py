@@ -1,5 +1,5 @@
 """Write docs/reference/mapping.schema.json, by which editors complete a mapping and mark what is wrong in it, from the models that read
-mappings. What a key or a field means is taken from the page of the mapping's keys and from models/staging/_sources.yml.
+mappings. What keys and fields mean is taken from the tables of keys in docs/ and from models/staging/_sources.yml.
 
     python scripts/mapping_schema.py [--check]
 
@@ -26,8 +26,9 @@ SCHEMA = ROOT / "docs" / "reference" / "mapping.schema.json"
 #: By which of its keys the documentation's table is known that says what keys of a model mean. The first that names a key counts.
 TABLES = (
     ("Mapping", "source"),
-    ("Table", "source"),
+    ("Table", "files"),
     ("Table", "incremental"),
+    ("Table", "source"),
     ("Csv", "delimiter"),
     ("Stream", "kafka"),
 )
@@ -37,14 +38,15 @@ def meanings() -> list[dict[str, str]]:
     """What the documentation's tables of keys say of each, table by table."""
     pages = [page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))]
     tables = [table for page in pages for table in re.findall(r"^\| key \| meaning \|\n(.*?)\n\n", page, re.S | re.M)]
-    return [
+    said = [
         {
-            name: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", meaning).replace("; see below", "")
+            name: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", meaning)
             for names, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", table, re.M)
             for name in re.findall(r"\w+", names)
         }
         for table in tables
     ]
+    return [{name: re.sub("[:;] see [^:;]*$", "", meaning) for name, meaning in table.items()} for table in said]
 
 
 def plain(part: Any) -> Any:
@@ -87,7 +89,7 @@ def schema() -> dict[str, Any]:
     found = plain(Mapping.model_json_schema())
     parts, said, told = found["$defs"], meanings(), descriptions()
     for model, known in TABLES:
-        [table] = [each for each in said if known in each and (known != "incremental" or "source" not in each)]
+        [table] = [each for each in said if known in each]
         properties = (found if model == "Mapping" else parts[model])["properties"]
         for key in properties.keys() & table.keys():
             if "description" not in properties[key]:
@@ -98,7 +100,7 @@ def schema() -> dict[str, Any]:
         either = [{"$ref": f"#/$defs/{name}"}, {"type": "array", "items": {"$ref": f"#/$defs/{name}"}}]
         found["properties"]["tables"].setdefault("properties", {})[name] = {"anyOf": either}
     found["properties"]["tables"] |= {"additionalProperties": False, "minProperties": 1}
-    found["description"] = "A mapping: how a shop's data becomes finegrain's raw tables (docs/connect.md)"
+    found["description"] = "A mapping: how a shop's data becomes finegrain's raw tables (docs/reference/mapping.md)"
     return {"$schema": "http://json-schema.org/draft-07/schema#", **found}
 
 

@@ -48,7 +48,7 @@ BOOKKEEPING = frozenset({"arrived_in", "built_from", "built_in", "changed_in", "
 UNCOMPARED = frozenset(
     {
         *("build_failures", "builds", "int_events__new_rows", "int_cleaning__outlier_bounds"),
-        *("change_journal", "states", "watermarks"),
+        *("change_journal", "reads", "rules", "states", "watermarks"),
         *(
             "int_events__changed_days",
             "int_events__changed_rows",

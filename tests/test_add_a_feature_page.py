@@ -1,4 +1,4 @@
-"""docs/add-a-feature.md is followed literally, in a copy of the project: its changes are made and its commands are run."""
+"""docs/how-to/add-a-feature.md is followed literally, in a copy of the project: its changes are made and its commands are run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orchestration.features.catalog import catalog
 from orchestration.ingest.load import load
 from orchestration.simulation.simulate import simulate
 
-PAGE = (PROJECT / "docs" / "add-a-feature.md").read_text("utf-8")
+PAGE = (PROJECT / "docs" / "how-to" / "add-a-feature.md").read_text("utf-8")
 #: (language, file or what the block is, text), in the order of the page.
 BLOCKS = re.findall(r"^```(\w+) ([\w./-]+)\n(.*?)^```", PAGE, re.S | re.M)
 TEST = "book_views_are_views_of_books"

@@ -1,4 +1,4 @@
-"""docs/bi.md tells what is: its queries agree with pandas, its blocks run, and Superset shows the dashboard in a browser.
+"""docs/how-to/bi.md tells what is: its queries agree with pandas, its blocks run, and Superset shows the dashboard in a browser.
 
 FINEGRAIN_BI_PICTURES=<a published folder> has the browser look at that, and keep the page's pictures in docs/images.
 """
@@ -33,7 +33,7 @@ from orchestration.config.settings import PROJECT, Settings
 from orchestration.warehouse.publish import publish
 
 BI = PROJECT / "bi"
-PAGE = (PROJECT / "docs" / "bi.md").read_text("utf-8")
+PAGE = (PROJECT / "docs" / "how-to" / "bi.md").read_text("utf-8")
 BLOCKS: dict[str, str] = dict(re.findall(r"^```\w+ (\w+)\n(.*?)^```", PAGE, re.S | re.M))
 STEPS = {
     "viewed": "view_item",
@@ -299,7 +299,7 @@ def test_the_blocks_of_the_page_run(shop: Settings, tmp_path: Path, name: str) -
 
 def test_the_page_runs_the_four_queries_that_there_are() -> None:
     assert {path.name for path in (BI / "queries").iterdir()} == set(
-        re.findall(r"\(\.\./bi/queries/(\w+\.sql)\)", PAGE)
+        re.findall(r"\(\.\./\.\./bi/queries/(\w+\.sql)\)", PAGE)
     )
     assert set(BLOCKS) == {"duckdb", "cli", "parquet", "sqlalchemy"}
 
@@ -546,7 +546,7 @@ def test_superset_shows_the_dashboard(page: Page, superset: Superset, shop: Sett
 
 
 def keep_pictures(page: Page) -> None:
-    """Store what docs/bi.md shows: the part of the page from one chart to another."""
+    """Store what docs/how-to/bi.md shows: the part of the page from one chart to another."""
     folder = PROJECT / "docs" / "images"
     folder.mkdir(exist_ok=True)
     for name, first, last in (

@@ -34,7 +34,7 @@ from orchestration.features.catalog import (
 from orchestration.warehouse.lineage import Origin, Tracer
 from orchestration.warehouse.publish import publish
 
-PAGE = PROJECT / "docs" / "features.md"
+PAGE = PROJECT / "docs" / "reference" / "features.md"
 YAMLS = sorted((PROJECT / "models" / "marts" / "features").glob("*_features.yml"))
 
 
@@ -69,7 +69,7 @@ def test_every_declared_column_is_in_the_catalogue(told: Catalog) -> None:
 
 
 def test_the_page_lists_what_is_declared(told: Catalog) -> None:
-    """The committed page, figures aside: run `finegrain demo`, then write it again (docs/features.md says how)."""
+    """The committed page, figures aside: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
     rows = [
         line.removeprefix("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")
     ]

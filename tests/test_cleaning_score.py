@@ -119,7 +119,7 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
                 as t(product_id, category, weight_grams, weight_was_missing, is_in_catalogue)"""
         )
         con.execute(
-            """create table marts.dim_customers as select *, 1.0 as income, false as income_is_outlier from (values ('C1', true, true, false, false), ('C2', true, true, false,
+            """create table marts.dim_customers as select *, 1.0 as income_raw, false as income_is_outlier from (values ('C1', true, true, false, false), ('C2', true, true, false,
                 false),
                 (null, false, true, true, true))
                 as t(user_id, has_profile, income_was_missing, birth_year_was_missing, household_size_was_missing)"""

@@ -983,6 +983,14 @@ def unpacks_every_extension(steps: list[Step]) -> Iterator[str]:
             yield f"DuckDB's {name} is not unpacked"
 
 
+def holds_dagster(steps: list[Step]) -> Iterator[str]:
+    """One image is for loaders and for Dagster's processes."""
+    runs = " ".join(step.rest for step in steps if step.word == "RUN")
+    for lock in re.findall(r" -r (\S+)", runs):
+        if not re.search(r"^dagster-webserver==", (PROJECT / lock).read_text("utf-8"), re.M):
+            yield f"{lock} is without Dagster, which the daemon and the webserver run"
+
+
 ImageRule = Callable[[list[Step]], Iterator[str]]
 IMAGE_RULES: list[ImageRule] = [
     is_built_from_what_is_pinned,
@@ -990,6 +998,7 @@ IMAGE_RULES: list[ImageRule] = [
     copies_what_is_there,
     tells_what_is_known,
     unpacks_every_extension,
+    holds_dagster,
 ]
 
 
@@ -1024,6 +1033,7 @@ BROKEN_IMAGE: list[tuple[ImageRule, str, str, str]] = [
     (tells_what_is_known, "in the image", "PYTHONUNBUFFERED=1", "PGPASSWORD=x"),
     (tells_what_is_known, "DAGSTER_HOME", r"DAGSTER_HOME=\S+", "PYTHONX=1"),
     (unpacks_every_extension, "httpfs", "'httpfs', ", ""),
+    (holds_dagster, "without Dagster", "requirements-dagster.lock", "requirements.lock"),
 ]  # fmt: skip
 
 
@@ -1046,7 +1056,7 @@ def test_what_is_no_part_of_the_image_is_kept_out() -> None:
         "var/lake/catalog.sqlite",
         ".venv/bin/python",
         "tests/conftest.py",
-        "docs/connect.md",
+        "docs/index.md",
     ]
     outside += [
         "orchestration/cli/__pycache__/commands.cpython-312.pyc",

@@ -90,6 +90,10 @@ def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[s
                     -(-len(so_far) * step // 100) - 1
                 ]  # the smallest value that `step` percent do not exceed
                 assert exact / BUCKET - 1e-4 <= fit[f"q{step:02d}"] <= exact * BUCKET + 1e-4, (group, day, step)
+            # As many values are near the most frequent one as there are of any one value.
+            usual = float(fit["most_frequent"])
+            near = sum(usual / BUCKET - 1e-4 <= value <= usual * BUCKET + 1e-4 for value in so_far)
+            assert near >= max(Counter(so_far).values()), (group, day)
 
 
 def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:

@@ -1,4 +1,4 @@
-"""Labels join to a feature file of the past: by the ids of then a part of the buyers is lost, by the bridge none is. docs/join-labels.md shows
+"""Labels join to a feature file of the past: by the ids of then a part of the buyers is lost, by the bridge none is. docs/how-to/join-labels.md shows
 the join, which runs here as it stands there."""
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def published(houses: Houses, where: Settings, rows: list[Row]) -> Path:
 
 
 def the_join_of_the_page(project: Path) -> str:
-    [sql] = re.findall(r"```sql\n(.*?)```", (project / "docs" / "join-labels.md").read_text("utf-8"), re.DOTALL)
+    [sql] = re.findall(
+        r"```sql\n(.*?)```", (project / "docs" / "how-to" / "join-labels.md").read_text("utf-8"), re.DOTALL
+    )
     return str(sql)
 
 

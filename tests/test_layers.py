@@ -83,18 +83,30 @@ BROKEN = {
     ),
     "a mart reads staging": (
         {f"{MART}.sql": 'select 1 from {{ ref("stg_web__hits") }}'},
-        f"{MART}.sql:1: reads stg_web__hits of staging: marts reads intermediate and marts only",
+        f"{MART}.sql:1: reads stg_web__hits of staging: marts reads intermediate and marts and seeds only",
     ),
-    "a mart reads a seed": (
-        {f"{MART}.sql": "select 1 from {{ ref('rates') }}"},
-        f"{MART}.sql:1: reads rates of seeds: marts reads intermediate and marts only",
+    "a room reads a later one": (
+        {
+            "models/intermediate/events/int_events__hits.sql": "select 1\nfrom {{ ref('int_tiles__day') }}",
+            "models/intermediate/events/int_events__hits.yml": said("int_events__hits"),
+        },
+        "models/intermediate/events/int_events__hits.sql:2: reads int_tiles__day of tiles: events comes before it "
+        "(the order is reference, events, cleaning, changes, identity, tiles, features, current)",
+    ),
+    "a room that the house does not have": (
+        {
+            "models/marts/attic/fct_old.sql": "select 1 from {{ ref('fct_hits') }}",
+            "models/marts/attic/fct_old.yml": said("fct_old"),
+        },
+        "models/marts/attic/fct_old.sql:1: marts has no room attic: "
+        "move the model to one of core, features, training, quality",
     ),
     "a mart reads staging through a macro of a macro": (
         {
             "macros/tiles.sql": "{% macro tile(x) %}{{ deeper() }}{% endmacro %}\n"
             "{% macro deeper() %}select 1 from {{ ref('stg_web__hits') }}{% endmacro %}"
         },
-        f"{MART}.sql:1: reads stg_web__hits (through the macro deeper) of staging: marts reads intermediate and marts only",
+        f"{MART}.sql:1: reads stg_web__hits (through the macro deeper) of staging: marts reads intermediate and marts and seeds only",
     ),
     "a mart reads staging through a dispatched macro": (
         {
@@ -104,7 +116,7 @@ BROKEN = {
             f"{MART}.sql": "select {{ size('id') }}",
         },
         f"{MART}.sql:1: reads base_web__hits (through the macro duckdb__size) of staging: "
-        "marts reads intermediate and marts only",
+        "marts reads intermediate and marts and seeds only",
     ),
     "a name that nothing has": (
         {f"{MART}.sql": "select 1 from {{ ref('int_tiles__dy') }}"},
@@ -137,10 +149,10 @@ BROKEN = {
     ),
     "a name of another folder": (
         {
-            "models/intermediate/tiles/int_tiles__week.sql": "select 1",
-            "models/intermediate/tiles/int_tiles__week.yml": said("int_tiles__week"),
+            "models/intermediate/cleaning/int_tiles__week.sql": "select 1",
+            "models/intermediate/cleaning/int_tiles__week.yml": said("int_tiles__week"),
         },
-        "models/intermediate/tiles/int_tiles__week.sql:1: a model of intermediate/fits is called int_fits__…: "
+        "models/intermediate/cleaning/int_tiles__week.sql:1: a model of intermediate/cleaning is called int_cleaning__…: "
         "rename it, or move it to its folder",
     ),
     "a cast of one engine": (

@@ -29,6 +29,7 @@ from orchestration.lake import lake
 from orchestration.quality.account import account
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.publish import Publication, publish
+from orchestration.warehouse.whole_marts import of_graph
 
 
 @pytest.fixture
@@ -54,7 +55,11 @@ def another_build(where: Settings, change: str) -> None:
 
 
 def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
-    same_as_the_warehouse(shop, publish(shop))
+    done = publish(shop)
+    same_as_the_warehouse(shop, done)
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        found = con.execute("select marts from main.builds order by number desc limit 1").fetchall()
+    assert found == [(sorted(done.marts),)]
 
 
 def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
@@ -216,6 +221,51 @@ def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:
     done = publish(shop)
     assert done.renewed == sorted(first.marts)
     same_as_the_warehouse(shop, done)
+
+
+#: What each node of a small project reads: a seed, two steps, three marts, a snapshot of one of them, and tests.
+READS = {
+    "rates": (),
+    "events": ("raw.events", "rates"),
+    "states": ("events",),
+    "orders": ("events",),
+    "users": ("states",),
+    "orders_of_users": ("orders", "users"),
+    "users_history": ("users",),
+    "test_events": ("events",),
+    "test_orders": ("orders",),
+    "test_orders_have_users": ("orders", "users"),
+    "test_of_nothing": (),
+}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "whole"),
+    [
+        (set(), ["orders", "orders_of_users", "users"]),
+        ({"users_history"}, ["orders", "orders_of_users", "users"]),
+        ({"states"}, ["orders"]),
+        ({"rates"}, []),
+        ({"test_events"}, []),
+        ({"test_orders"}, ["users"]),
+        ({"test_orders_have_users"}, ["orders", "users"]),
+        ({"test_of_nothing"}, []),
+    ],
+)
+def test_a_mart_is_whole_with_all_that_it_is_made_of(left_out: set[str], whole: list[str]) -> None:
+    marts = {"orders", "users", "orders_of_users"}
+    kinds = {"rates": "seed", "users_history": "snapshot"}
+    graph = {
+        name: [
+            kinds.get(name, "test" if "test" in name else "model"),
+            name,
+            name in marts,
+            inputs,
+            name not in left_out,
+        ]
+        for name, inputs in READS.items()
+    }
+    assert of_graph(json.dumps(graph)) == whole
 
 
 @pytest.mark.parametrize(

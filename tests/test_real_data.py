@@ -407,7 +407,7 @@ def rounding(lines: pl.DataFrame) -> float:
 
 # --- named figures -----------------------------------------------------------------------------------------------
 #
-# docs/real-data.md names each, with the query that gives it and what it gave. Here stands how Polars comes to the same.
+# docs/explanation/real-data.md names each, with the query that gives it and what it gave. Here stands how Polars comes to the same.
 
 #: A day after the last invoice of Online Retail: the moment of what is told as of one.
 AFTER_ONLINE_RETAIL = "2011-12-10T00:00:00Z"
@@ -538,9 +538,12 @@ def shown(value: Any) -> str:
 
 
 def on_the_page(project: Path, heading: str) -> tuple[str, str, list[list[str]]]:
-    """A section of docs/real-data.md: its text, its query, and the rows of its table."""
+    """A section of docs/explanation/real-data.md: its text, its query, and the rows of its table."""
     section = (
-        (project / "docs" / "real-data.md").read_text("utf-8").partition(f"### {heading}\n")[2].partition("\n#")[0]
+        (project / "docs" / "explanation" / "real-data.md")
+        .read_text("utf-8")
+        .partition(f"### {heading}\n")[2]
+        .partition("\n#")[0]
     )
     sql = section.partition("```sql\n")[2].partition("```")[0]
     lines = [line for line in section.splitlines() if line[:1] == "|"]

@@ -37,9 +37,9 @@ ducklake_table_insertions(
 {% macro pinned() %}{{ return(adapter.dispatch('pinned', 'finegrain')()) }}{% endmacro %}
 {% macro duckdb__pinned() %}cast(getvariable('pinned') as bigint){% endmacro %}
 
-{# A fingerprint of the rules by which this build works. #}
-{% macro rules_fingerprint() %}{{ return(adapter.dispatch('rules_fingerprint', 'finegrain')()) }}{% endmacro %}
-{% macro duckdb__rules_fingerprint() %}cast(getvariable('rules') as varchar){% endmacro %}
+{# SQL: the fingerprint of a node by its name: of its own SQL, and of the macros and vars that this reads. #}
+{% macro fingerprint_of(name) %}{{ return(adapter.dispatch('fingerprint_of', 'finegrain')(name)) }}{% endmacro %}
+{% macro duckdb__fingerprint_of(name) %}json_extract_string(getvariable('fingerprints'), '{{ name }}'){% endmacro %}
 
 {# The moment the user asked the build to be made for, or null. #}
 {% macro requested_as_of() %}{{ return(adapter.dispatch('requested_as_of', 'finegrain')()) }}{% endmacro %}

@@ -1,5 +1,5 @@
 {#
-  Time as text, to a UTC timestamp; null where the text is no time. docs/connect.md, section "Times", has the table of accepted
+  Time as text, to a UTC timestamp; null where the text is no time. docs/reference/times.md has the table of accepted
   forms: ISO 8601 and epoch seconds, milliseconds or microseconds (by the number of digits). A zone in the text wins over
   `zone`. Of what DuckDB's own cast would read besides, nothing is a time ('12/1/10 8:26', 'infinity', 'epoch'), nor is a year outside
   of the vars `earliest_year` and `latest_year`. No text raises an error.

@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -136,7 +137,7 @@ def _show_files(out: Console, files: list[FileReport]) -> None:
 
 @app.command()
 def load(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     paths: Annotated[
         list[str] | None,
         typer.Argument(help="Files or globs in place of the mapping's own; table=path where it fills several."),
@@ -160,7 +161,7 @@ def load(
 
 @app.command()
 def ingest(
-    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file, or a folder of them (docs/reference/mapping.md).")],
     data: Annotated[str | None, typer.Option(help="Folder where the mapping's relative paths begin.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read tables from their beginning; what the lake has does not land twice.")
@@ -218,7 +219,7 @@ def unload(
 
 @app.command()
 def stream(
-    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/connect.md).")],
+    mapping: Annotated[str, typer.Argument(help="A mapping file with a stream (docs/how-to/connect-a-stream.md).")],
     table: Annotated[str | None, typer.Argument(help="The raw table, where the mapping names several streams.")] = None,
     data: Annotated[str | None, typer.Option(help="Where the path of a folder stream begins.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="End when all that is there has landed.")] = False,
@@ -429,7 +430,7 @@ def catalog(
         bool, typer.Option("--warehouse", help="Figures of the warehouse instead of what is published.")
     ] = False,
     write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/features.md).")
+        Path | None, typer.Option(metavar="FILE", help="Write the catalogue as a page (docs/reference/features.md).")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -479,6 +480,7 @@ def run_dagster(
     ] = "",
 ) -> None:
     """Run it all by itself: Dagster's page, schedules, sensors and alerts, until stopped."""
+    _must_have_dagster()
     if part is not Part.daemon:
         _must_be_free(host, port)
     from orchestration.dagster.instance import start
@@ -490,6 +492,17 @@ def run_dagster(
         where = simulated_home()
         shop, data = str(settings.PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
     start(part, shop, data, host, port, allow_host, where)
+
+
+def _must_have_dagster() -> None:
+    """Dagster is an extra."""
+    packages = ("dagster", "dagster_dbt", "dagster_postgres", "dagster_webserver")
+    absent = [name.replace("_", "-") for name in packages if find_spec(name) is None]
+    if absent:
+        raise FinegrainError(
+            f"finegrain dagster needs the extra 'dagster', which is not installed here (without {', '.join(absent)}); "
+            f"in {settings.PROJECT}, run: scripts/setup dagster, or: pip install --no-deps --require-hashes -r requirements-dagster.lock"
+        )
 
 
 def _must_be_free(host: str, port: int) -> None:

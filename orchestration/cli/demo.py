@@ -58,7 +58,7 @@ def demo(data: str, *, events: int) -> bool:
     if data == "simulated":
         out.print(f"  FINEGRAIN_HOME={home} finegrain bench cleaning --shop {home}/shop")
         out.print("  make demo DATA=completejourney")
-    out.print("  finegrain doctor examples/…   (your own shop: docs/connect.md)")
+    out.print("  finegrain doctor examples/…   (your own shop: docs/how-to/connect-files.md)")
     return True
 
 

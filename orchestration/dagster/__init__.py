@@ -1,4 +1,4 @@
-"""finegrain in Dagster: the assets, what starts them, what watches them (docs/operations.md)."""
+"""finegrain in Dagster: the assets, what starts them, what watches them (docs/how-to/schedule.md)."""
 
 import warnings
 

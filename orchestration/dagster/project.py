@@ -53,7 +53,9 @@ def owner_of(node: Mapping[str, Any]) -> str:
 
 def _fingerprint() -> str:
     """Of all that dbt parses; times of files tell nothing, of an older image or a copy."""
-    files = [PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements.lock")]
+    files = [
+        PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements-dagster.lock")
+    ]
     for folder in _SOURCES:
         files += [file for file in (PROJECT / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
     digest = hashlib.sha256()

@@ -44,7 +44,7 @@ def connections() -> list[Connection]:
         return []
     if not Path(shop).exists():
         raise FinegrainError(
-            f"{SHOP} (--shop) is {shop}, which is not there; name a mapping file or a folder of them (docs/connect.md)"
+            f"{SHOP} (--shop) is {shop}, which is not there; name a mapping file or a folder of them (docs/reference/mapping.md)"
         )
     read = [(path.resolve(), read_mapping(path)) for path in mapping_files(shop)]
     sources = Counter(mapping.source for _, mapping in read)

@@ -121,7 +121,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         name="watch",
         minimum_interval_seconds=60,
         default_status=status,
-        description="Alerts: failed runs and checks, stale data, poor quality, dead letters, lagging loaders (docs/operations.md).",
+        description="Alerts: failed runs and checks, stale data, poor quality, dead letters, lagging loaders (docs/how-to/alerts.md).",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         where = settings()

@@ -560,8 +560,8 @@ def page(told: Catalog) -> str:
 def _head(told: Catalog) -> Iterator[str]:
     yield "# The features"
     yield ""
-    yield "Written by `finegrain catalog --write docs/features.md` from `models/marts/features/*.yml`, not by hand (`make docs` after"
-    yield "`make demo`). A feature of your own: [add-a-feature.md](add-a-feature.md)."
+    yield "Written by `finegrain catalog --write docs/reference/features.md` from `models/marts/features/*.yml`, not by hand (`make docs` after"
+    yield "`make demo`). A feature of your own: [add a feature](../how-to/add-a-feature.md)."
     yield ""
     if told.read_from is None:
         yield "Nothing is published yet, so there are no figures here."

@@ -36,7 +36,7 @@ def _refused(node: Any) -> str | None:
     if name not in FUNCTIONS:
         close = difflib.get_close_matches(name, sorted(FUNCTIONS), 1, 0.6)
         return f"{name}() is not one of the functions that an expression may use" + (
-            f"; did you mean {close[0]}()?" if close else "; docs/connect.md says which it may use"
+            f"; did you mean {close[0]}()?" if close else "; docs/reference/mapping.md says which it may use"
         )
     if len(node["children"]) < ARGUMENTS.get(name, 0):
         return f"{name}() reads the clock here; give it {ARGUMENTS[name]} arguments"

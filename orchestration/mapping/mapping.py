@@ -1,4 +1,4 @@
-"""A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/connect.md).
+"""A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/reference/mapping.md).
 
 Everything a user can misspell is checked here, before a byte of data is read: keys, table and field names, time
 zones, and the one scalar expression that `sql:` may hold. What depends on the data (do these columns exist?) is
@@ -63,7 +63,7 @@ def read_mapping(path: str | Path) -> Mapping:
     given = read_yaml(path, "mapping")
     if not isinstance(given, dict):
         raise FinegrainError(
-            f"{shown(path)}: a mapping has the keys source, time_zone and tables (see docs/connect.md)"
+            f"{shown(path)}: a mapping has the keys source, time_zone and tables (see docs/reference/mapping.md)"
         )
     problems = list(_key_problems(given, ()))
     if not problems:

@@ -138,7 +138,7 @@ _NEEDED: Final = {
     "int_events__validated": "raw_table source position verdict reasons event_at raw_available_at category rate row_id",
     "int_cleaning__events": "row_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
     "dim_products": "product_id category weight_grams weight_grams_raw weight_is_outlier weight_was_missing is_in_catalogue",
-    "dim_customers": "user_id has_profile income income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
+    "dim_customers": "user_id has_profile income_raw income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
 }
 
 # Of the verdicts only what somebody asks for: rows that are not kept, and rows that the truth names. An event of
@@ -242,7 +242,7 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
             "quantity_raw",
         ),
         _of_records(con, "weight", "dim_products", "weight_grams_raw"),
-        _of_records(con, "income", "dim_customers", "income"),
+        _of_records(con, "income", "dim_customers", "income_raw"),
         *_by_detail(
             con, "missing_value", missing, details=True, only="raw_table in ('events', 'ga4_events')", note=note
         ),

@@ -17,11 +17,11 @@ import duckdb
 
 from orchestration.config.settings import PROJECT, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console
-from orchestration.lake import lake, shop
+from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
-from orchestration.warehouse.dbt_plugin import as_of, rules
+from orchestration.warehouse.dbt_plugin import as_of
 from orchestration.warehouse.dbt_plugin import snapshot as pinned_snapshot
 
 #: Rows of a failed test that are shown.
@@ -70,7 +70,7 @@ class Node:
 @dataclass
 class Build:
     """What a dbt run did. `seconds` is wall time; `startup_seconds` of them had passed when the first node was begun; `notes` are
-    sentences on the moment that features are of."""
+    sentences on what was built from scratch, and on the moment that features are of."""
 
     nodes: list[Node]
     seconds: float
@@ -143,6 +143,7 @@ def run_dbt(
         ) from None
     started = time.monotonic()
     begun: list[float] = []
+    said: list[str] = []
 
     def follow(name: str, number: int, of: int) -> None:
         begun.append(time.monotonic() - started)
@@ -151,26 +152,51 @@ def run_dbt(
 
     with environment(where, **({"FINEGRAIN_AS_OF": moment} if moment is not None else {})):
         as_of()  # a wrong moment is told before anything starts
-        result = _invoke(arguments, where, project, follow)
+        result = _invoke(arguments, where, project, follow, said.append)
     nodes = [_node(each) for each in result.result] if _is_run(result.result) else []
     if result.exception is not None or (not result.success and not nodes):
-        said = _sentence(result.exception)
-        raise (Unavailable if lake.says_outage(said) else FinegrainError)(said)
+        why = _sentence(result.exception)
+        raise (Unavailable if lake.says_outage(why) else FinegrainError)(why)
     _fetch_failures(where, nodes)
     seconds = time.monotonic() - started
-    return Build(nodes, seconds, startup_seconds=min(begun, default=seconds))
+    return Build(nodes, seconds, startup_seconds=min(begun, default=seconds), notes=from_scratch(said))
+
+
+def from_scratch(said: Sequence[str]) -> list[str]:
+    """What dbt's lines say of the models that it built from scratch (macros/materializations.sql), in one sentence; none where it built
+    none. A model that was for what it reads is only counted."""
+    why: dict[str, list[str]] = {}
+    for line in said:
+        if match := re.match(r"Built from scratch: (\w+), (.*)", line):
+            why.setdefault(match[2], []).append(match[1])
+    parts = []
+    for reason, models in why.items():
+        several = len(models) > 1
+        if source := re.fullmatch(r"since (\w+) was", reason):
+            parts.append(f"{len(models)} {'models that read' if several else 'model that reads'} {source[1]}")
+        else:
+            parts.append(f"{', '.join(models)}, {reason.replace('its', 'their') if several else reason}")
+    return [f"built from scratch: {'; '.join(parts)}"] if parts else []
 
 
 def _is_run(result: Any) -> bool:
     return hasattr(result, "results") and not isinstance(result, list)
 
 
-def _invoke(arguments: Sequence[str], where: Settings, project: Path, on_node: Callable[[str, int, int], None]) -> Any:
+def _invoke(
+    arguments: Sequence[str],
+    where: Settings,
+    project: Path,
+    on_node: Callable[[str, int, int], None],
+    on_line: Callable[[str], None],
+) -> Any:
     main = importlib.import_module("dbt.cli.main")
 
     def heard(event: Any) -> None:
         if event.info.name == "LogStartLine":
             on_node(event.data.node_info.node_name, event.data.index, event.data.total)
+        elif event.info.name == "JinjaLogInfo":
+            on_line(event.data.msg)
 
     own = [
         "--quiet",
@@ -256,9 +282,9 @@ def build(
     Unit tests prove the SQL, not the data, so they are left to CI (and to bare dbt) unless asked for. `full_audit` asks all data
     tests of all rows, those too that passed on the very same ones.
 
-    From scratch when that is asked for, and also when an incremental build would give another result: rules changed,
-    `snapshot` (of the lake; default the newest) lies before what is built, or upkeep from another home has let expire what
-    this one had still to read. Raises FinegrainError as `run_dbt` does.
+    From scratch when that is asked for, and also when an incremental build would give another result: `snapshot` (of the lake;
+    default the newest) lies before what is built, or upkeep from another home has let expire what this one had still to read. Where
+    rules changed, those models alone that follow from them are; `notes` say which. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
     _must_hold_rows(where)
@@ -277,7 +303,7 @@ def build(
             moment=moment,
             on_node=follow,
         )
-    done.notes = notes(where)
+    done.notes += notes(where)
     return done
 
 
@@ -297,7 +323,7 @@ def notes(where: Settings) -> list[str]:
             return []
     found = []
     if asked is None and last is not None:
-        remedy = "Where customers, products or orders were known all along, say so in the mapping (available_at, docs/connect.md)"
+        remedy = "Where customers, products or orders were known all along, say so in the mapping (available_at, docs/reference/mapping.md)"
         if as_of - last > timedelta(microseconds=1):
             found.append(
                 f"features are as of {_shown(as_of)}, though the last event arrived at {_shown(last)}: {waiting:,} of {events:,} events "
@@ -345,7 +371,7 @@ def _must_hold_rows(where: Settings) -> None:
                 return
     raise FinegrainError(
         f"{where.lake_catalog}: the lake holds no rows yet; bring some in first, with finegrain load, ingest or stream "
-        "(docs/connect.md), or try finegrain demo"
+        "(docs/how-to/connect-files.md), or try finegrain demo"
     )
 
 
@@ -373,21 +399,20 @@ def audit(full: bool) -> dict[str, str | None]:
 
 
 def must_start_afresh(where: Settings) -> bool:
-    """Whether the warehouse was begun by other rules than today's, has gone past the snapshot that is asked for, or cannot
-    be told any more what came since."""
+    """Whether the warehouse has gone past the snapshot that is asked for, or the lake no longer knows what came since. (Which models have
+    to be built from scratch since rules changed, dbt finds out: macros/materializations.sql.)"""
     if not where.warehouse.exists():
         return False
     with lake.connect(where) as con:
         wanted = pinned_snapshot(con)
-        of_shop = shop.of_lake(con, wanted)
         kept = [number for (number,) in con.execute("select snapshot_id from lake.snapshots()").fetchall()]
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
         try:
             [(stale,)] = con.execute(
-                "select count(*) from warehouse.main.watermarks where rules is distinct from $rules or snapshot > $wanted "
+                "select count(*) from warehouse.main.watermarks where snapshot > $wanted "
                 "or (snapshot < $wanted and not list_contains($kept, snapshot + 1))",
-                {"rules": rules(of_shop=of_shop), "wanted": wanted, "kept": kept},
+                {"wanted": wanted, "kept": kept},
             ).fetchall()
         except duckdb.CatalogException:  # nothing has been built in it yet
             return False

@@ -5,15 +5,16 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the moment the build is made for, from `FINEGRAIN_AS_OF`.
-- `getvariable('rules')`, VARCHAR: a fingerprint of the rules by which incremental models work.
+- `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/warehouse/fingerprints.py).
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one in which rows came.
 - `getvariable('shop')`, MAP(VARCHAR, VARCHAR): what mappings say of the whole shop, in place of vars of the same names.
+
+At its end a build asks the function `whole_marts(graph)` which marts it was of (orchestration/warehouse/whole_marts.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import threading
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import yaml
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.flags import get_flags
@@ -35,7 +35,9 @@ from orchestration.config.settings import PROJECT, Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake import lake, shop
 from orchestration.lake.locks import scratch
-from orchestration.sql.text import map_literal, timestamp_literal
+from orchestration.sql.text import map_literal, quote, timestamp_literal
+from orchestration.warehouse.fingerprints import of_project
+from orchestration.warehouse.whole_marts import of_graph
 
 #: What the name of the folder beside the warehouse begins with in which a build keeps its copy of the catalogue.
 COPY: Final = ".catalog-"
@@ -66,22 +68,12 @@ def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     return int(text)
 
 
-def rules(project: Path = PROJECT, of_shop: Mapping[str, str] | None = None) -> str:
-    """A fingerprint of what decides how a raw row becomes a clean one: rule seeds, vars, what mappings say in place of vars (`of_shop`),
-    staging, steps and macros.
-
-    The exchange rates of the lake are left out: by those that are new, an incremental build converts again what they concern.
-    """
-    digest = hashlib.sha256()
-    files = [*(project / "seeds").glob("*.csv"), *(project / "macros").rglob("*.sql")]
-    files += [*(project / "models" / "staging").rglob("*.sql"), *(project / "models" / "intermediate").rglob("*.sql")]
-    for path in sorted(files):
-        digest.update(str(path.relative_to(project)).encode() + b"\0" + path.read_bytes() + b"\0")
-    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
+def fingerprints(of_shop: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of the nodes of the project that dbt runs, with the vars of its command line and what mappings say in place of
+    vars (`of_shop`)."""
     flags: Any = get_flags()  # type: ignore[no-untyped-call]
-    said = {**said, **(getattr(flags, "VARS", None) or {}), **(of_shop or {})}
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    project = Path(getattr(flags, "PROJECT_DIR", None) or PROJECT)
+    return of_project(project, {**(getattr(flags, "VARS", None) or {}), **of_shop})
 
 
 class Plugin(BasePlugin):
@@ -91,7 +83,7 @@ class Plugin(BasePlugin):
         self._lock = threading.Lock()
         self._invocation: str | None = None
         self._pinned = 0
-        self._rules = ""
+        self._fingerprints: dict[str, str] = {}
         self._arrivals: dict[str, int] = {}
         self._shop: dict[str, str] = {}
 
@@ -112,6 +104,7 @@ class Plugin(BasePlugin):
             self._attach(conn)
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None
+        conn.create_function("whole_marts", of_graph, ["VARCHAR"], "VARCHAR[]")
 
     def _attach(self, con: duckdb.DuckDBPyConnection) -> None:
         where = settings()
@@ -137,13 +130,14 @@ class Plugin(BasePlugin):
                     self._pinned = snapshot(cursor)
                     self._arrivals = lake.arrivals(cursor, self._pinned)
                     self._shop = shop.of_lake(cursor, self._pinned)
-                    self._rules = rules(of_shop=self._shop)
+                    self._fingerprints = fingerprints(self._shop)
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
         cursor.execute("set timezone = 'UTC'")
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
-        cursor.execute(f"set variable rules = '{self._rules}'")
+        # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
+        cursor.execute(f"set variable fingerprints = {quote(json.dumps(self._fingerprints))}")
         pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
         cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
         cursor.execute(f"set variable shop = {map_literal(self._shop)}")

@@ -7,7 +7,7 @@ so are windows and half-lives, since the SQL reads them too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -24,6 +24,10 @@ AT_LEAST_0: Final[Range] = (0, None)
 SHARE: Final[Range] = (0, 1)
 #: Of the columns that tell rows apart, those that take few values.
 CATEGORICAL_KEYS: Final = ("category", "brand")
+
+#: The windows of shares, means and rates of a customer, and those in which rare things are counted: as in macros/as_of.sql.
+SHARE_WINDOWS: Final = ("90d", "lifetime")
+COUNT_WINDOWS: Final = ("30d", *SHARE_WINDOWS)
 
 #: type, meaning and unit of measures that are not sums and so are no one's to declare in dbt_project.yml.
 Measures: TypeAlias = Mapping[str, tuple[str, str, str]]
@@ -83,13 +87,28 @@ def trends() -> Iterator[Feature]:
 
 
 class Project:
-    """The windows, half-lives and measures that the vars of a project declare."""
+    """The windows, half-lives, measures, devices and parts of the day that the vars of a project declare."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self.day_windows = [f"{days}d" for days in variables["day_windows"]]
         self.windows = ["1h", "24h", *self.day_windows, "lifetime"]
         self.half_lives: list[int] = variables["half_lives"]
+        self.devices: list[str] = variables["devices"]
+        self.rfm_days: int = variables["rfm_days"]
+        self._day_parts: dict[str, int] = variables["day_parts"]
         self._measures: list[dict[str, Any]] = variables["measures"]
+        self._distinct_counts: list[dict[str, str]] = variables["distinct_counts"]
+
+    @property
+    def day_parts(self) -> dict[str, tuple[int, int]]:
+        """The parts of the day by name, with the hours from which and to which they last."""
+        ends = [*list(self._day_parts.values())[1:], 24]
+        return {name: (first, end) for (name, first), end in zip(self._day_parts.items(), ends, strict=True)}
+
+    @property
+    def distinct_counts(self) -> Measures:
+        """What features of users count the distinct values of."""
+        return {each["name"]: ("bigint", each["meaning"] + "{}", each["unit"]) for each in self._distinct_counts}
 
     def measures(self, entity: str) -> Measures:
         """The declared measures of an entity."""
@@ -103,8 +122,8 @@ class Project:
             if entity in each["of"]
         }
 
-    def by_window(self, measures: Measures, windows: list[str] | None = None) -> Iterator[Feature]:
-        """A feature for each measure and window (all windows unless told)."""
+    def by_window(self, measures: Measures, windows: Sequence[str] | None = None) -> Iterator[Feature]:
+        """A feature for each measure and window (all windows by default)."""
         for window in windows or self.windows:
             for name, (data_type, meaning, unit) in measures.items():
                 yield Feature(

@@ -11,7 +11,7 @@ KEYS: Final = {"category": "The category (seeds/category_map.csv)."}
 
 
 def features(project: Project) -> Iterator[Feature]:
-    users: Measures = {"users": ("bigint", "Distinct customers who met a product of it{}", "customers")}
+    users: Measures = {"users": ("bigint", "Distinct customers with an event about a product of it{}", "customers")}
     yield from project.by_window({**project.measures("category"), **ORDERS, **users})
     yield Feature("items_with_events_30d", "bigint", "Distinct products with an event{}", "products", "30d")
     yield Feature("products_in_catalogue", "bigint", "Products that the catalogue listed in it by then", "products")

@@ -11,14 +11,14 @@ KEYS: Final = {"product_id": "The product (dim_products)."}
 
 
 def features(project: Project) -> Iterator[Feature]:
-    users: Measures = {"users": ("bigint", "Distinct customers who met the product{}", "customers")}
+    users: Measures = {"users": ("bigint", "Distinct customers with an event about the product{}", "customers")}
     yield from project.by_window({**project.measures("item"), **ORDERS, **users})
     yield Feature("hours_since_event", "double", "Hours since the last event", "hours", "lifetime", "no event yet")
     yield Feature("hours_since_order", "double", "Hours since the last order", "hours", "lifetime", "no order yet")
     yield Feature(
         "age_days",
         "double",
-        "Days since the product was made, first known or first seen, by the earliest",
+        "Days since the product was created, first known or first seen, whichever is earliest",
         "days",
         "lifetime",
     )

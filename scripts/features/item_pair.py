@@ -1,15 +1,15 @@
-"""item_pair_features: one row a product and another that is met with it."""
+"""item_pair_features: one row a product and another that co-occurs with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from features import SHARE, Feature, Measures, Project
+from features import COUNT_WINDOWS, SHARE, SHARE_WINDOWS, Feature, Measures, Project
 
 KEYS: Final = {
     "product_id": "The product that was asked for, a (dim_products).",
-    "other_product_id": "The product that it is met with, b (dim_products).",
+    "other_product_id": "The product that co-occurs with it, b (dim_products).",
 }
 VIEWS: Final = (
     "Days on which somebody viewed a and, within 24 hours before or after, b, counted once a visitor and day{}"
@@ -58,12 +58,12 @@ def features(project: Project) -> Iterator[Feature]:
     )
     half_lives = [days for days in project.half_lives if days >= 7]
     for count, (data_type, meaning, unit) in COUNTS.items():
-        yield from project.by_window({count: (data_type, meaning, unit)}, ["30d", "90d", "lifetime"])
+        yield from project.by_window({count: (data_type, meaning, unit)}, COUNT_WINDOWS)
         for half_life in half_lives:
             halved = f"{meaning}, halved with every {half_life} days of age"
             yield Feature(f"{count}_decayed_{half_life}d", "double", halved, unit, "lifetime")
     for count, (name, whole, _) in CONFIDENCES.items():
-        for window in ("90d", "lifetime"):
+        for window in SHARE_WINDOWS:
             yield Feature(
                 f"{name}_confidence_{window}",
                 "double",

@@ -35,16 +35,22 @@ def features(project: Project) -> Iterator[Feature]:
     for name, which in (("mean", "Mean"), ("max", "Longest")):
         yield Feature(f"dwell_seconds_{name}", "double", f"{which} {stayed}", "seconds", null_means="no such view")
 
-    yield Feature("distinct_products", "bigint", "Distinct products met", "products")
-    yield Feature("distinct_categories", "bigint", "Distinct categories met, of products or without one", "categories")
-    yield Feature("distinct_brands", "bigint", "Distinct brands of products met", "brands")
+    yield Feature("distinct_products", "bigint", "Distinct products of its events", "products")
     yield Feature(
-        "views_per_product", "double", "Product views per distinct product met", "ratio", null_means="no product met"
+        "distinct_categories", "bigint", "Distinct categories of its events, with or without a product", "categories"
     )
-    last = "last met, up to session_last_k of them, the newest first, each once"
-    yield Feature("last_products", "varchar[]", f"The products {last}; empty where none was met", "list", range=None)
+    yield Feature("distinct_brands", "bigint", "Distinct brands of its products", "brands")
     yield Feature(
-        "last_categories", "varchar[]", f"The categories {last}; empty where none was met", "list", range=None
+        "views_per_product",
+        "double",
+        "Product views per distinct product",
+        "ratio",
+        null_means="no event about a product",
+    )
+    last = "of its last events, up to session_last_k of them, the newest first, each once"
+    yield Feature("last_products", "varchar[]", f"The products {last}; empty where there is none", "list", range=None)
+    yield Feature(
+        "last_categories", "varchar[]", f"The categories {last}; empty where there is none", "list", range=None
     )
 
     for name, what in (("events", "Events"), ("views", "Product views")):

@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from features import AMOUNT, MONEY, ORDERS, SHARE, UNPRICED, Feature, Measures, Project
+from features import AMOUNT, COUNT_WINDOWS, MONEY, SHARE, SHARE_WINDOWS, UNPRICED, Feature, Project
 
 KEYS: Final = {"customer_id": "The customer (dim_customers), as its identities were linked at as_of."}
 
-BREADTH: Final[Measures] = {
-    "sessions": ("bigint", "Sessions with an event{}", "sessions"),
-    "active_days": ("bigint", "Distinct UTC days with an event{}", "days"),
-    "distinct_products": ("bigint", "Distinct products met{}", "products"),
-    "distinct_categories": ("bigint", "Distinct categories of products met{}", "categories"),
-    "distinct_brands": ("bigint", "Distinct brands of products met{}", "brands"),
-}
-HABITS: Final = {
-    "night": "from 0 to 6 o'clock in the shop's time zone",
-    "morning": "from 6 to 12 o'clock in the shop's time zone",
-    "afternoon": "from 12 to 18 o'clock in the shop's time zone",
-    "evening": "from 18 to 24 o'clock in the shop's time zone",
-    "weekend": "on Saturday or Sunday, in the shop's time zone",
-}
-
 
 def features(project: Project) -> Iterator[Feature]:
-    yield from project.by_window({**project.measures("user"), **ORDERS, **BREADTH})
+    yield from project.by_window({**project.measures("user"), **project.distinct_counts})
     for name, what in (
         ("view", "product view"),
         ("cart_add", "addition to the cart"),
@@ -61,7 +46,7 @@ def features(project: Project) -> Iterator[Feature]:
         one,
         None,
     )
-    for window in ("90d", "lifetime"):
+    for window in SHARE_WINDOWS:
         yield Feature(
             f"discount_share_{window}",
             "double",
@@ -80,7 +65,7 @@ def features(project: Project) -> Iterator[Feature]:
             "nothing bought",
             SHARE,
         )
-    for window in ("90d", "lifetime"):
+    for window in SHARE_WINDOWS:
         yield Feature(
             f"view_to_cart_rate_{window}",
             "double",
@@ -90,14 +75,14 @@ def features(project: Project) -> Iterator[Feature]:
             range=SHARE,
         )
         yield Feature(
-            f"cart_to_order_rate_{window}",
+            f"cart_to_unit_rate_{window}",
             "double",
             "Units bought per addition to the cart{}, smoothed towards the shop's rate of the same window, without what arrived today",
             "share",
             window,
             range=SHARE,
         )
-    for window in ("30d", "90d", "lifetime"):
+    for window in COUNT_WINDOWS:
         yield Feature(
             f"abandoned_carts_{window}",
             "bigint",
@@ -113,27 +98,28 @@ def features(project: Project) -> Iterator[Feature]:
             window,
             UNPRICED,
         )
-    for window in ("90d", "lifetime"):
-        yield from _taste(window)
+    for window in SHARE_WINDOWS:
+        yield from _preferences(project, window)
+    year = f"{project.rfm_days} days"
     for name, meaning, null in (
         ("recency", "Score of the days since the last order, 5 for the fewest", none),
-        ("frequency", "Score of the orders of 365 days, 5 for the most", "no order in 365 days"),
-        ("monetary", "Score of the revenue of 365 days, 5 for the most", "no order with a price in 365 days"),
+        ("frequency", f"Score of the orders of {year}, 5 for the most", f"no order in {year}"),
+        ("monetary", f"Score of the revenue of {year}, 5 for the most", f"no order with a price in {year}"),
     ):
-        yield Feature(f"rfm_{name}_score", "integer", meaning, "score", "365d", null, (1, 5))
+        yield Feature(f"rfm_{name}_score", "integer", meaning, "score", f"{project.rfm_days}d", null, (1, 5))
     yield Feature(
         "rfm_segment",
         "varchar",
         "Segment by recency and frequency (seeds/rfm_segments.csv)",
         "label",
-        "365d",
-        "no order in 365 days",
+        f"{project.rfm_days}d",
+        f"no order in {year}",
         None,
         categorical=True,
     )
 
 
-def _taste(window: str) -> Iterator[Feature]:
+def _preferences(project: Project, window: str) -> Iterator[Feature]:
     priced = "no product with a price viewed, put into the cart or bought"
     yield Feature(
         f"price_mean_{window}",
@@ -168,11 +154,21 @@ def _taste(window: str) -> Iterator[Feature]:
         window,
         "no event about a product with a category",
     )
-    for name, when in HABITS.items():
+    habits = {
+        **{name: f"from {first} to {end} o'clock" for name, (first, end) in project.day_parts.items()},
+        "weekend": "on Saturday or Sunday,",
+    }
+    for name, when in habits.items():
         yield Feature(
-            f"{name}_share_{window}", "double", f"Share of events{{}} {when}", "share", window, "no event", SHARE
+            f"{name}_share_{window}",
+            "double",
+            f"Share of events{{}} {when} in the shop's time zone",
+            "share",
+            window,
+            "no event",
+            SHARE,
         )
-    for device in ("desktop", "mobile", "tablet"):
+    for device in project.devices:
         yield Feature(
             f"{device}_share_{window}",
             "double",

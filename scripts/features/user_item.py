@@ -1,13 +1,16 @@
-"""user_item_features: one row a customer and product which they have met."""
+"""user_item_features: one row a customer and product that they have events about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from features import MONEY, ORDERS, PRICE, Feature, Project, _taste
+from features import MONEY, ORDERS, PRICE, Feature, Project, _affinity
 
-KEYS: Final = {"customer_id": _taste.CUSTOMER, "product_id": "A product that the customer met (dim_products)."}
+KEYS: Final = {
+    "customer_id": _affinity.CUSTOMER,
+    "product_id": "A product that the customer had events about (dim_products).",
+}
 
 
 def features(project: Project) -> Iterator[Feature]:
@@ -20,7 +23,11 @@ def features(project: Project) -> Iterator[Feature]:
     ):
         yield Feature(f"hours_since_{name}", "double", f"Hours since the last {what}", "hours", "lifetime", null)
     yield Feature(
-        "days_since_first_event", "double", "Days since the customer first met the product", "days", "lifetime"
+        "days_since_first_event",
+        "double",
+        "Days since the customer's first event about the product",
+        "days",
+        "lifetime",
     )
     yield Feature(
         "in_cart_now",
@@ -54,7 +61,7 @@ def features(project: Project) -> Iterator[Feature]:
         "lifetime",
         "less than two orders of it yet, or all at one moment",
     )
-    yield from _taste.affinities("item", project)
+    yield from _affinity.affinities("item", project)
     unknown = "unknown to the catalogue"
     yield Feature("category", "varchar", "The product's category by then", "label", "none", unknown, None, True)
     yield Feature("brand", "varchar", "The product's brand by then", "label", "none", unknown, None, True)

@@ -3,5 +3,6 @@
   breaks. As with a check constraint, a predicate that is null breaks nothing: where null is wrong, say `is not null`.
 #}
 {% test every_row(model, rules) %}
+{{ config(meta={'checks': 'rows'}) }}
 {{ rows_that_break(model, rules) }}
 {% endtest %}

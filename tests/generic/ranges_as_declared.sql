@@ -3,6 +3,7 @@
   null for no limit), and there if a constraint or `null_means` says so: of a view the database itself holds no constraint.
 #}
 {% test ranges_as_declared(model) %}
+{{ config(meta={'checks': 'rows'}) }}
 {%- set rules = {} -%}
 {%- for column in declared_columns().values() -%}
     {%- set meta = (column.get('config') or {}).get('meta', {}) -%}

@@ -3,6 +3,7 @@
   these are is told by their names: whatever there is as <measure>_7d (the shortest window of days) up to <measure>_lifetime.
 #}
 {% test windows_grow(model) %}
+{{ config(meta={'checks': 'rows'}) }}
 {%- set rules = {} -%}
 {%- set columns = declared_columns() -%}
 {%- set shortest = '_' ~ (day_windows() | first | first) -%}

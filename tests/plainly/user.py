@@ -78,12 +78,12 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
         shop = windows(arrived_before_today, as_of)[window]
         views, adds = len(of_type(shop, "view_item")), len(of_type(shop, "add_to_cart"))
         units = float(total(event["quantity"] for event in of_type(shop, "purchase")))
-        found |= {f"{name}_{window}": value for name, value in taste(inside[window]).items()}
+        found |= {f"{name}_{window}": value for name, value in preferences(inside[window]).items()}
         found[f"session_seconds_mean_{window}_was_missing"] = found[f"session_seconds_mean_{window}"] is None
         found[f"view_to_cart_rate_{window}"] = smoothed(
             found[f"cart_adds_{window}"], found[f"views_{window}"], min(ratio(adds, views) or 0, 1)
         )
-        found[f"cart_to_order_rate_{window}"] = smoothed(
+        found[f"cart_to_unit_rate_{window}"] = smoothed(
             float(found[f"units_{window}"]), found[f"cart_adds_{window}"], min(ratio(units, adds) or 0, 1)
         )
     for window, days in (("30d", 30), ("90d", 90), ("lifetime", None)):
@@ -110,7 +110,7 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
     return found
 
 
-def taste(events: list[Event]) -> dict[str, Any]:
+def preferences(events: list[Event]) -> dict[str, Any]:
     """What the 90 days and the lifetime have beside sums."""
     bought = of_type(events, "purchase")
     listed = [event for event in bought if event["list_price"] is not None and event["quantity"] is not None]

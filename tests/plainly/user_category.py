@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import functools
 
-from plainly.taste import affinity_features
+from plainly.affinity import affinity_features
 
 features = functools.partial(affinity_features, "category")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from plainly import DAY, Event, Shop, grouped, of_type, ratio, sums, versions_at, windows
-from plainly.taste import hours_since, ordered_at, weight_by_age
+from plainly.affinity import hours_since, ordered_at, weight_by_age
 
 MEASURES = "views cart_adds cart_removes units revenue orders"
 

@@ -6,17 +6,21 @@
 ) }}
 -- How often which label was seen among the clickstream, by arrival day.
 {% for label in ['device', 'country'] %}
+{% set last_label = loop.last %}
+{% for group_by, group_key in [('all', "'all'"), ('event_type', 'event_type')] %}
 select
     arrival_day,
     '{{ label }}' as measure,
-    'all' as group_by,
-    'all' as group_key,
+    '{{ group_by }}' as group_by,
+    {{ group_key }} as group_key,
     {{ label }} as observed,
     cast(count(*) as bigint) as n
 from {{ ref('int_events__validated') }}
 where
     verdict = 'kept' and {{ label }} is not null and origin <> 'database'
+    {{ "and " ~ is_named_by_rules('event', label, group_by) if group_by != 'all' }}
     and {{ is_changed('int_events__changed_days', ['arrival_day']) }}
-group by arrival_day, {{ label }}
-{{ "union all" if not loop.last }}
+group by arrival_day, {{ group_key }}, {{ label }}
+{{ "union all" if not (loop.last and last_label) }}
+{% endfor %}
 {% endfor %}

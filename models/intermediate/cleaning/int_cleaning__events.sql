@@ -43,22 +43,37 @@ labels as (
         d.most_frequent as device,
         c.most_frequent as country
     from {{ asof_left_join(
-        'days as l', "(select * from modes where measure = 'device') as d", [], 'l.fit_day', 'd.valid_on'
+        'days as l', "(select * from modes where measure = 'device' and group_by = 'all') as d", [], 'l.fit_day', 'd.valid_on'
     ) }}
-    {{ asof_left_join('', "(select * from modes where measure = 'country') as c", [], 'l.fit_day', 'c.valid_on') }}
+    {{ asof_left_join('', "(select * from modes where measure = 'country' and group_by = 'all') as c", [], 'l.fit_day', 'c.valid_on') }}
+
+),
+
+-- The same of one kind of event, where a rule asks for it.
+labels_of_types as (
+
+    select
+        t.event_type,
+        t.fit_day,
+        d.most_frequent as device,
+        c.most_frequent as country
+    from {{ asof_left_join(
+        "(select distinct b.group_key as event_type, b.fit_day from " ~ ref('int_cleaning__outlier_bounds')
+        ~ " as b where b.measure = 'quantity' and b.group_by = 'event_type') as t",
+        "(select * from modes where measure = 'device' and group_by = 'event_type') as d",
+        [('t.event_type', 'd.group_key')], 't.fit_day', 'd.valid_on'
+    ) }}
+    {{ asof_left_join(
+        '', "(select * from modes where measure = 'country' and group_by = 'event_type') as c",
+        [('t.event_type', 'c.group_key')], 't.fit_day', 'c.valid_on'
+    ) }}
+    where d.most_frequent is not null or c.most_frequent is not null
 
 ),
 
 imputations as (
 
-    select
-        {% for column in ['price', 'quantity', 'device', 'country'] %}
-        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
-        {% endfor %}
-        max(case when column_name = 'price' then group_by end) as price_by,
-        max(case when column_name = 'quantity' then group_by end) as quantity_by
-    from {{ ref('imputation_rules') }}
-    where record = 'event'
+    {{ imputation_of('event', ['price', 'quantity', 'device', 'country']) | indent(4) }}
 
 ),
 
@@ -70,16 +85,19 @@ fitted as (
         {% for bound in ['low', 'high', 'scale', 'action'] %}
         {{ narrowest(chain, bound) }} as {{ measure }}_{{ bound }},
         {% endfor %}
-        {{ imputed_from(chain, 'i.' ~ measure ~ '_by') }} as {{ measure }}_median,
+        {{ imputed_from(chain, 'i', measure) }} as {{ measure }}_usual,
         {% endfor %}
+        e.product_id is not null
+        and e.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as needs_quantity,
         s.session_id,
         coalesce(s.is_entry, false) as is_entry,
-        l.device as frequent_device,
-        l.country as frequent_country
+        coalesce(case when i.device_by = 'event_type' then t.device end, l.device) as frequent_device,
+        coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country
     from events as e
     cross join imputations as i
     left join sessions as s on e.row_id = s.row_id
     left join labels as l on e.fit_day = l.fit_day
+    left join labels_of_types as t on e.event_type = t.event_type and e.fit_day = t.fit_day
     {% for measure, chain in groups.items() %}
     {% for group_by, column, alias in chain %}
     left join {{ ref('int_cleaning__outlier_bounds') }} as {{ alias }}
@@ -104,8 +122,7 @@ treated as (
         ) as decimal(18, {{ places }})) as {{ measure }}_treated,
         {% endfor %}
         f.price_reported is null and f.product_id is not null as price_was_missing,
-        f.quantity is null and f.product_id is not null
-        and f.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as quantity_was_missing,
+        f.quantity is null and f.needs_quantity as quantity_was_missing,
         f.device is null and f.origin <> 'database' as device_was_missing,
         f.country is null and f.origin <> 'database' as country_was_missing
     from fitted as f
@@ -118,14 +135,14 @@ filled as (
         t.*,
         case
             when t.price_treated is null and t.product_id is not null and i.of_price
-                then cast(round(t.price_median, 4) as decimal(18, 4))
+                then cast(round(t.price_usual, 4) as decimal(18, 4))
             else t.price_treated
         end as price_clean,
         case
             -- Money given back for how many nobody knows is the price of one (int_events__unified).
             when t.quantity_was_missing and i.of_quantity and t.event_type = 'refund' then 1
-            when t.quantity_was_missing and i.of_quantity
-                then cast(round(coalesce(t.quantity_median, 1), 3) as decimal(18, 3))
+            when t.quantity_treated is null and t.needs_quantity and i.of_quantity
+                then cast(round(coalesce(t.quantity_usual, 1), 3) as decimal(18, 3))
             else t.quantity_treated
         end as quantity_clean,
         case when t.device_was_missing and i.of_device then t.frequent_device else t.device end as device_clean,

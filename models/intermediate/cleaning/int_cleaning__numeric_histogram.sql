@@ -24,12 +24,10 @@ with observed as (
 
 )
 
-{% for measure, condition, groups in [
-    ('price', 'product_id is not null', {'product_id': 'product_id', 'category': 'category', 'all': "'all'"}),
-    ('quantity', 'true', {'event_type': 'event_type', 'category': 'category', 'all': "'all'"}),
-] %}
+{% for measure, chain in outlier_groups().items() %}
 {% set is_last = loop.last %}
-{% for group_by, group_key in groups.items() %}
+{% for group_by, column, alias in chain %}
+{% set group_key = column | replace('product_category', 'category') %}
 select
     arrival_day,
     '{{ measure }}' as measure,
@@ -38,7 +36,10 @@ select
     {{ measure }}_bucket as bucket,
     {{ value_sums(measure) }}
 from observed
-where {{ measure }} is not null and {{ condition }} and {{ group_key }} is not null
+where
+    {{ measure }} is not null and {{ group_key }} is not null
+    {{ "and product_id is not null" if measure == 'price' }}
+    {{ "and " ~ is_named_by_rules('event', measure, group_by) if group_by in optional_groups()[measure] }}
 group by arrival_day, {{ group_key }}, {{ measure }}_bucket
 {{ "union all" if not (loop.last and is_last) }}
 {% endfor %}

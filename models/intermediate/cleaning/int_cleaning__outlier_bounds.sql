@@ -31,7 +31,9 @@ asked as (
         {{ column }} as group_key,
         fit_day
     from groups
-    where {{ column }} is not null
+    where
+        {{ column }} is not null
+        {{ "and " ~ is_named_by_rules('event', measure, group_by) if group_by in optional_groups()[measure] }}
     {{ "union all" if not (loop.last and last_measure) }}
     {% endfor %}
     {% endfor %}

@@ -7,49 +7,64 @@ with customers as (
 
 ),
 
--- Each value once, when it was first seen of its customer or product.
+-- Each value once a group, when it was first seen of its customer or product.
 numbers_seen as (
 
     {% for measure in ['birth_year', 'household_size', 'income'] %}
+    {% for group_by, group_key in [('country', 'country'), ('gender', 'gender'), ('all', "'all'")] %}
     select
         '{{ measure }}' as measure,
-        'all' as group_key,
+        '{{ group_by }}' as group_by,
+        {{ group_key }} as group_key,
         cast(raw_available_at as date) as arrival_day,
         cast({{ measure }} as decimal(18, 4)) as value,
         row_number() over (partition by user_id order by raw_available_at, position, source, raw_rowid) as place
     from customers
-    where {{ measure }} is not null
+    where {{ measure }} is not null and {{ group_key }} is not null
+        {{ "and " ~ is_named_by_rules('customer', measure, group_by) if group_by != 'all' }}
     union all
     {% endfor %}
+    {% endfor %}
+    {% for group_by, group_key in [('category', 'category'), ('all', "'all'")] %}
     select
         'weight' as measure,
-        category as group_key,
+        '{{ group_by }}' as group_by,
+        {{ group_key }} as group_key,
         cast(known_at as date) as arrival_day,
         cast(weight_grams as decimal(18, 4)) as value,
         row_number() over (partition by product_id order by known_at) as place
     from {{ ref('int_reference__product_versions') }}
-    where weight_grams is not null and category is not null
+    where weight_grams is not null and {{ group_key }} is not null
+        {{ "and " ~ is_named_by_rules('product', 'weight', group_by) if group_by == 'all' }}
+    {{ "union all" if not loop.last }}
+    {% endfor %}
 
 ),
 
 labels_seen as (
 
-    {% for measure in ['gender', 'country'] %}
+    {% for measure, other in [('gender', 'country'), ('country', 'gender')] %}
+    {% set last_measure = loop.last %}
+    {% for group_by, group_key in [(other, other), ('all', "'all'")] %}
     select
         'customer_{{ measure }}' as measure,
+        '{{ group_by }}' as group_by,
+        {{ group_key }} as group_key,
         cast(raw_available_at as date) as arrival_day,
         {{ measure }} as observed,
         row_number() over (partition by user_id order by raw_available_at, position, source, raw_rowid) as place
     from customers
-    where {{ measure }} is not null
-    {{ "union all" if not loop.last }}
+    where {{ measure }} is not null and {{ group_key }} is not null
+        {{ "and " ~ is_named_by_rules('customer', measure, group_by) if group_by != 'all' }}
+    {{ "union all" if not (loop.last and last_measure) }}
+    {% endfor %}
     {% endfor %}
 
 )
 
 select
     measure,
-    case when measure = 'weight' then 'category' else 'all' end as group_by,
+    group_by,
     group_key,
     arrival_day,
     {{ log_bucket('value') }} as bucket,
@@ -57,12 +72,12 @@ select
     {{ value_sums('value') }}
 from numbers_seen
 where place = 1
-group by measure, group_key, arrival_day, bucket
+group by measure, group_by, group_key, arrival_day, bucket
 union all
 select
     measure,
-    'all' as group_by,
-    'all' as group_key,
+    group_by,
+    group_key,
     arrival_day,
     cast(null as integer) as bucket,
     observed,
@@ -74,4 +89,4 @@ select
     cast(null as decimal(38, 0)) as log_total_square
 from labels_seen
 where place = 1
-group by measure, arrival_day, observed
+group by measure, group_by, group_key, arrival_day, observed

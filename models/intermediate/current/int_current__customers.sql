@@ -4,10 +4,7 @@ with versions as (
 
     select
         *,
-        row_number() over (
-            partition by user_id
-            order by updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
-        ) as newest
+        row_number() over (partition by user_id order by {{ newest_version_first() }}) as recency
     from {{ ref('stg_shop__customers') }}
     where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(4) }}
 
@@ -19,93 +16,124 @@ build as (
 
 ),
 
-fits as (
+rules as (
 
-    select
-        f.*,
-        row_number() over (partition by f.measure order by f.valid_on desc) as newest
-    from {{ ref('int_cleaning__profile_statistics') }} as f
-    inner join build as b on f.valid_on <= b.fit_day
-    where f.group_by = 'all'
+    {{ imputation_of('customer', ['birth_year', 'household_size', 'income', 'gender', 'country']) | indent(4) }}
 
 ),
 
-medians as (
+fits as (
+
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['measure', 'group_by', 'group_key']) | indent(4) }}
+
+),
+
+-- What gaps are filled with, by group.
+usual_numbers as (
 
     select
-        max(case when measure = 'birth_year' then q50 end) as birth_year,
-        max(case when measure = 'household_size' then q50 end) as household_size,
-        max(case when measure = 'income' then q50 end) as income
-    from fits
-    where newest = 1
+        f.group_by,
+        {% for column in ['birth_year', 'household_size', 'income'] %}
+        max(case
+            when f.measure = '{{ column }}' then case when r.by_mode_{{ column }} then f.most_frequent else f.q50 end
+        end) as {{ column }},
+        {% endfor %}
+        f.group_key
+    from fits as f
+    cross join rules as r
+    group by f.group_by, f.group_key
 
 ),
 
 income_limits as (
 
     select
-        max({{ outlier_bound('r', 'f', 'low') }}) as low,
-        max({{ outlier_bound('r', 'f', 'high') }}) as high,
-        max(r.scale) as scale
+        f.group_by,
+        f.group_key,
+        {{ outlier_bound('r', 'f', 'low') }} as low,
+        {{ outlier_bound('r', 'f', 'high') }} as high,
+        r.scale,
+        r.action
     from fits as f
     inner join {{ ref('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
-    where f.newest = 1 and f.measure = 'income'
+    where f.measure = 'income'
 
 ),
 
-modes as (
+usual_labels as (
 
     select
+        group_by,
+        group_key,
         max(case when measure = 'customer_gender' then most_frequent end) as gender,
         max(case when measure = 'customer_country' then most_frequent end) as country
     from (
-        select
-            f.*,
-            row_number() over (partition by f.measure order by f.valid_on desc) as newest
-        from {{ ref('int_cleaning__profile_modes') }} as f
-        inner join build as b on f.valid_on <= b.fit_day
-    ) as latest
-    where newest = 1
+        {{ newest_fits(ref('int_cleaning__profile_modes'), ['measure', 'group_by', 'group_key']) | indent(8) }}
+    ) as newest_modes
+    group by group_by, group_key
 
 ),
 
-rules as (
+-- Every profile with the fits that apply to it: those of its country or its gender where a rule asks for that and there are any, else
+-- those of all customers.
+fitted as (
 
     select
-        {% for column in ['birth_year', 'household_size', 'income', 'gender', 'country'] %}
-        coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
+        v.*,
+        {% for column in ['birth_year', 'household_size', 'income'] %}
+        case
+            when r.of_{{ column }} and r.{{ column }}_by = 'country' then coalesce(nc.{{ column }}, na.{{ column }})
+            when r.of_{{ column }} and r.{{ column }}_by = 'gender' then coalesce(ng.{{ column }}, na.{{ column }})
+            when r.of_{{ column }} then na.{{ column }}
+        end as usual_{{ column }},
         {% endfor %}
-        count(*) as rules
-    from {{ ref('imputation_rules') }}
-    where record = 'customer'
+        {% for bound in ['low', 'high', 'scale', 'action'] %}
+        {{ narrowest([['country', 'country', 'ic'], ['gender', 'gender', 'ig'], ['all', "'all'", 'ia']], bound) }} as income_{{ bound }},
+        {% endfor %}
+        case when r.of_gender then coalesce(case when r.gender_by = 'country' then lc.gender end, la.gender) end as usual_gender,
+        case when r.of_country then coalesce(case when r.country_by = 'gender' then lg.country end, la.country) end as usual_country
+    from versions as v
+    cross join rules as r
+    {% for relation, initial in [('usual_numbers', 'n'), ('usual_labels', 'l'), ('income_limits', 'i')] %}
+    left join {{ relation }} as {{ initial }}c on {{ initial }}c.group_by = 'country' and v.country = {{ initial }}c.group_key
+    left join {{ relation }} as {{ initial }}g on {{ initial }}g.group_by = 'gender' and v.gender = {{ initial }}g.group_key
+    left join {{ relation }} as {{ initial }}a on {{ initial }}a.group_by = 'all'
+    {% endfor %}
+    where v.recency = 1
+
+),
+
+treated as (
+
+    select
+        *,
+        {{ is_outlier('income', 'income_low', 'income_high', 'income_scale') }} as income_is_outlier,
+        {{ treated('cast(income as double)', 'income_low', 'income_high', 'income_scale', 'income_action') }} as income_treated
+    from fitted
 
 )
 
 select
-    v.user_id,
-    v.source,
-    v.created_at,
-    v.updated_at,
-    case when v.birth_year is null and r.of_birth_year then cast(round(m.birth_year) as integer) else v.birth_year end as birth_year,
-    v.birth_year is null as birth_year_was_missing,
-    case when v.gender is null and r.of_gender then d.gender else v.gender end as gender,
-    v.gender is null as gender_was_missing,
-    case when v.country is null and r.of_country then d.country else v.country end as country,
-    v.country is null as country_was_missing,
-    case
-        when v.household_size is null and r.of_household_size then cast(round(m.household_size) as integer)
-        else v.household_size
-    end as household_size,
-    v.household_size is null as household_size_was_missing,
-    case when v.income is null and r.of_income then cast(m.income as decimal(18, 4)) else v.income end as income,
-    v.income is null as income_was_missing,
-    {{ is_outlier('v.income', 'i.low', 'i.high', 'i.scale') }} as income_is_outlier,
-    v.acquisition_channel,
+    t.user_id,
+    t.source,
+    t.created_at,
+    t.updated_at,
+    coalesce(t.birth_year, cast(round(t.usual_birth_year) as integer)) as birth_year,
+    t.birth_year is null as birth_year_was_missing,
+    coalesce(t.gender, t.usual_gender) as gender,
+    t.gender is null as gender_was_missing,
+    coalesce(t.country, t.usual_country) as country,
+    t.country is null as country_was_missing,
+    coalesce(t.household_size, cast(round(t.usual_household_size) as integer)) as household_size,
+    t.household_size is null as household_size_was_missing,
+    coalesce(
+        case when t.income_is_outlier then cast(round(t.income_treated, 4) as decimal(18, 4)) else t.income end,
+        cast(t.usual_income as decimal(18, 4))
+    ) as income,
+    t.income as income_raw,
+    t.income is null as income_was_missing,
+    t.income_is_outlier,
+    t.acquisition_channel,
     case w.meaning when 'granted' then true when 'denied' then false end as marketing_consent
-from versions as v
-cross join medians as m
-cross join modes as d
-cross join rules as r
-cross join income_limits as i
-left join {{ ref('consent_words') }} as w on lower(v.marketing_consent) = w.word
-where v.newest = 1
+from treated as t
+left join {{ ref('consent_words') }} as w on lower(t.marketing_consent) = w.word

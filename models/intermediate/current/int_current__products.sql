@@ -9,7 +9,7 @@ current_versions as (
 
     select v.*
     from {{ ref('int_reference__product_versions') }} as v
-    inner join build as b on v.known_at <= b.as_of and (v.known_until > b.as_of or v.known_until is null)
+    inner join build as b on {{ is_valid_at('b.as_of', 'v.known_at', 'v.known_until') }}
 
 ),
 
@@ -30,33 +30,31 @@ labels as (
 
 ),
 
-bounds as (
+rules as (
 
-    select f.*, row_number() over (partition by f.group_key order by f.valid_on desc) as newest
-    from {{ ref('int_cleaning__profile_statistics') }} as f
-    inner join build as b on f.valid_on <= b.fit_day
-    where f.measure = 'weight'
+    {{ imputation_of('product', ['weight']) | indent(4) }}
 
 ),
 
-weight_rule as (
+bounds as (
 
-    select * from {{ ref('outlier_rules') }} where column_name = 'weight'
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['group_by', 'group_key'], "f.measure = 'weight'") | indent(4) }}
 
 ),
 
 limits as (
 
     select
-        f.group_key as category,
-        f.q50 as median,
+        f.group_by,
+        f.group_key,
+        case when r.of_weight and r.weight_by = f.group_by then case when r.by_mode_weight then f.most_frequent else f.q50 end end as usual,
         {{ outlier_bound('w', 'f', 'low') }} as low,
         {{ outlier_bound('w', 'f', 'high') }} as high,
         w.scale,
         w.action
     from bounds as f
-    left join weight_rule as w on true
-    where f.newest = 1
+    cross join rules as r
+    left join {{ ref('outlier_rules') }} as w on f.measure = w.column_name and f.group_by = w.group_by
 
 ),
 
@@ -74,7 +72,6 @@ joined as (
         c.weight_grams as weight_grams_raw,
         c.created_at,
         c.updated_at,
-        c.first_known_at,
         s.first_seen_at,
         s.last_seen_at,
         c.product_id is not null as is_in_catalogue
@@ -82,14 +79,27 @@ joined as (
     full outer join seen as s on c.product_id = s.product_id
     left join labels as l on s.product_id = l.product_id
 
+),
+
+fitted as (
+
+    select
+        j.*,
+        {% for bound in ['low', 'high', 'scale', 'action'] %}
+        {{ narrowest([['category', 'category', 'lc'], ['all', "'all'", 'la']], bound) }} as {{ bound }},
+        {% endfor %}
+        coalesce(lc.usual, la.usual) as usual
+    from joined as j
+    left join limits as lc on lc.group_by = 'category' and j.category = lc.group_key
+    left join limits as la on la.group_by = 'all'
+
 )
 
 select
-    j.*,
+    {{ all_but('f', ['usual', 'low', 'high', 'scale', 'action']) }},
     cast(round(coalesce(
-        {{ treated('cast(j.weight_grams_raw as double)', 'l.low', 'l.high', 'l.scale', 'l.action') }}, l.median
+        {{ treated('cast(f.weight_grams_raw as double)', 'f.low', 'f.high', 'f.scale', 'f.action') }}, f.usual
     ), 3) as decimal(18, 3)) as weight_grams,
-    j.weight_grams_raw is null as weight_was_missing,
-    {{ is_outlier('j.weight_grams_raw', 'l.low', 'l.high', 'l.scale') }} as weight_is_outlier
-from joined as j
-left join limits as l on j.category = l.category
+    f.weight_grams_raw is null as weight_was_missing,
+    {{ is_outlier('f.weight_grams_raw', 'f.low', 'f.high', 'f.scale') }} as weight_is_outlier
+from fitted as f

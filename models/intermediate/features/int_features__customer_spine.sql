@@ -21,5 +21,5 @@ select distinct
     l.customer_id,
     b.as_of
 from {{ ref('int_identity__links') }} as l
-inner join build as b on l.known_from <= b.as_of and (l.known_to > b.as_of or l.known_to is null)
+inner join build as b on {{ is_valid_at('b.as_of', 'l.known_from', 'l.known_to') }}
 where l.identity in (select v.identity from visible as v)

@@ -2,8 +2,8 @@
     meta={'closed_days': 'keys'},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
--- The products that each was met with most, by the end of the day before each moment asked for (macros/pairs.sql).
-{% set windows = pair_windows() %}
+-- The products that occur most with each, by what had arrived before the day of each moment asked for (macros/pairs.sql).
+{% set windows = count_windows() %}
 {% set marginals = {'view_days': 'co_views', 'cart_days': 'co_carts', 'orders': 'co_orders'} %}
 {% set confidences = pair_confidences() %}
 with asked as (
@@ -38,7 +38,7 @@ ranked as (
 
     select
         *,
-        -- Where all is so long ago that nothing is left of the score, what there was decides.
+        -- Of pairs so old that their scores have decayed to 0, those with the greater sum come first.
         row_number() over (
             partition by product_id, as_of_day order by pair_score desc, undecayed_score desc, other_product_id asc
         ) as pair_rank
@@ -55,7 +55,7 @@ kept as (
 
 ---------- counts of the pairs that are kept
 
-forth as (
+pair_counts as (
 
     select
         {% for name in pair_count_names() %}
@@ -76,8 +76,8 @@ forth as (
 
 ),
 
--- The other product's own meetings that had this one near.
-back as (
+-- The same pairs, seen from the other product.
+reverse_counts as (
 
     select
         {% for name in marginals.values() %}
@@ -93,9 +93,9 @@ back as (
 
 ),
 
----------- what they are measured against
+---------- what they are compared with
 
-alone as (
+product_totals as (
 
     select
         {% for name in marginals %}
@@ -110,7 +110,7 @@ alone as (
 
 ),
 
-shop as (
+shop_totals as (
 
     select
         m.as_of_day,
@@ -137,36 +137,53 @@ measured as (
         {% endfor %}
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences %}
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         {{ share('f.' ~ together ~ '_' ~ suffix, 'a.' ~ whole ~ '_' ~ suffix) }} as {{ name }}_confidence_{{ suffix }},
         {% endfor %}
-        -- How often the other product is met by whoever comes.
+        -- The other product's share of all.
         {{ share('b.' ~ other_whole ~ '_lifetime', 's.' ~ total) }} as {{ name }}_base,
         {% endfor %}
         {% for whole, together in marginals.items() %}
-        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as back_{{ together }},
+        {{ share('r.' ~ together, 'b.' ~ whole ~ '_lifetime') }} as reverse_{{ together }}_share,
         {% endfor %}
         k.product_id,
         k.other_product_id,
         k.as_of_day
     from kept as k
-    inner join forth as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of_day = f.as_of_day
-    inner join shop as s on k.as_of_day = s.as_of_day
-    left join back as r on k.product_id = r.product_id and k.other_product_id = r.other_product_id and k.as_of_day = r.as_of_day
-    left join alone as a on k.product_id = a.product_id and k.as_of_day = a.as_of_day
-    left join alone as b on k.other_product_id = b.product_id and k.as_of_day = b.as_of_day
+    inner join pair_counts as f on k.product_id = f.product_id and k.other_product_id = f.other_product_id and k.as_of_day = f.as_of_day
+    inner join shop_totals as s on k.as_of_day = s.as_of_day
+    left join reverse_counts as r on k.product_id = r.product_id and k.other_product_id = r.other_product_id and k.as_of_day = r.as_of_day
+    left join product_totals as a on k.product_id = a.product_id and k.as_of_day = a.as_of_day
+    left join product_totals as b on k.other_product_id = b.product_id and k.as_of_day = b.as_of_day
 
 )
 
--- Too few meetings say nothing.
+-- Pairs with little support have no lift.
 select
+    product_id,
+    other_product_id,
+    as_of_day,
+    pair_rank,
+    pair_score,
+    {% for name in pair_count_names() %}
+    {% for suffix, days in windows %}
+    {{ name }}_{{ suffix }},
+    {% endfor %}
+    {% for half_life in var('half_lives') if half_life >= 7 %}
+    {{ name }}_decayed_{{ half_life }}d,
+    {% endfor %}
+    {% endfor %}
+    {% for name, together, whole, other_whole, total in confidences %}
+    {% for suffix, days in share_windows() %}
+    {{ name }}_confidence_{{ suffix }},
+    {% endfor %}
+    {% endfor %}
     {% for name, together, whole, other_whole, total in confidences %}
     {% set supported %}{{ together }}_lifetime >= {{ var('pair_min_support') }}{% endset %}
     case when {{ supported }} then {{ share(name ~ '_confidence_lifetime', name ~ '_base') }} end as lift_{{ together }},
     {% if loop.index <= 3 %}
-    case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * back_{{ together }}) end as cosine_{{ together }},
+    case when {{ supported }} then sqrt({{ name }}_confidence_lifetime * reverse_{{ together }}_share) end as cosine_{{ together }},
     {% endif %}
     {% endfor %}
-    {{ pinned() }} as built_in,
-    *
+    {{ pinned() }} as built_in
 from measured

@@ -111,7 +111,7 @@ sessions as (
 
 ),
 
----------- what it met last
+---------- the last products and categories
 
 {% for name, column in lists %}
 {{ name }} as (
@@ -129,7 +129,7 @@ sessions as (
         from placed
         where {{ column }} is not null
         group by session_id, as_of, {{ column }}
-    ) as met
+    ) as distinct_values
     group by session_id, as_of
 
 ),
@@ -154,7 +154,7 @@ final as (
         s.dwell_seconds_mean,
         s.dwell_seconds_max,
 
-        ---------- what was met
+        ---------- products and categories
         s.distinct_products,
         s.distinct_categories,
         s.distinct_brands,

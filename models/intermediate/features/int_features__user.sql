@@ -9,9 +9,6 @@
     post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
 ) }}
 -- What each customer did, up to the moment asked for (macros/features.sql).
-{% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
-{% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
-{% set devices = ['desktop', 'mobile', 'tablet'] %}
 with {{ asked_members() }},
 
 ---------- what each source of state says at as_of
@@ -80,7 +77,7 @@ by_day as (
         max(last_view_at) as last_view_at,
         max(last_cart_add_at) as last_cart_add_at,
         {{ measures_by_days('user') | indent(8) }}
-        {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
+        {% for suffix, days in share_windows() %}
         {{ window_share('discount_amount', 'listed_amount', days) }} as discount_share_{{ suffix }},
         {{ window_share('price_total', 'priced_events', days) }} as price_mean_{{ suffix }},
         {{ exact_std(
@@ -90,11 +87,8 @@ by_day as (
         ) }} as price_std_{{ suffix }},
         {{ window_share('price_percentile_total', 'ranked_events', days) }} as price_percentile_mean_{{ suffix }},
         {{ window_share('refunded_units', 'units', days) }} as returned_share_{{ suffix }},
-        {% for habit in habits %}
-        {{ window_share(habit ~ '_events', 'events', days) }} as {{ habit }}_share_{{ suffix }},
-        {% endfor %}
-        {% for device in devices %}
-        {{ window_share(device ~ '_events', 'device_events', days) }} as {{ device }}_share_{{ suffix }},
+        {% for name, part, whole in habit_shares() %}
+        {{ window_share(part, whole, days) }} as {{ name }}_{{ suffix }},
         {% endfor %}
         {% endfor %}
         cast(count(*) as bigint) as tile_rows
@@ -109,7 +103,7 @@ active_days as (
 
 ),
 
-met as (
+by_product_and_category as (
 
     select
         customer_id,
@@ -128,13 +122,13 @@ met as (
 
 by_product as (
 
-    {{ distinct_by_days('distinct_products', 'product_id', 'met', day='last_day') | indent(4) }}
+    {{ distinct_by_days('distinct_products', 'product_id', 'by_product_and_category', day='last_day') | indent(4) }}
 
 ),
 
 by_brand as (
 
-    {{ distinct_by_days('distinct_brands', 'brand', 'met', day='last_day') | indent(4) }}
+    {{ distinct_by_days('distinct_brands', 'brand', 'by_product_and_category', day='last_day') | indent(4) }}
 
 ),
 
@@ -148,7 +142,7 @@ category_counts as (
         sum(events_90d) as events_90d,
         sum(events_lifetime) as events_lifetime,
         max(last_day) as last_day
-    from met
+    from by_product_and_category
     where category is not null
     group by customer_id, as_of, as_of_day, category
 
@@ -170,7 +164,7 @@ by_category as (
         {% for suffix, days in day_windows() %}
         {{ count_if(in_window(days, 'last_day')) }} as distinct_categories_{{ suffix }},
         {% endfor %}
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         -- Shannon entropy, in nats.
         round(sum(case
             when events_{{ suffix }} > 0
@@ -196,7 +190,7 @@ whole_sessions as (
         {% for suffix, days in day_windows() %}
         sum(case when {{ in_window(days) }} then events end) as events_{{ suffix }},
         {% endfor %}
-        {% for suffix, days in [('90d', 90), ('lifetime', none)] %}
+        {% for suffix, days in share_windows() %}
         {{ whole_seconds(
             'min(case when ' ~ in_window(days) ~ ' then first_at end)', 'max(case when ' ~ in_window(days) ~ ' then last_at end)'
         ) }} as seconds_{{ suffix }},
@@ -217,10 +211,10 @@ by_session as (
         {% for suffix, days in day_windows() %}
         cast(count(events_{{ suffix }}) as bigint) as sessions_{{ suffix }},
         {% endfor %}
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         {{ share('sum(seconds_' ~ suffix ~ ')', 'count(seconds_' ~ suffix ~ ')') }} as session_seconds_mean_{{ suffix }},
         {% endfor %}
-        {% for suffix, days in [('30d', 30), ('90d', 90), ('lifetime', none)] %}
+        {% for suffix, days in count_windows() %}
         {% set abandoned %}cart_adds > 0 and purchases = 0
             and last_at < as_of - {{ minutes(var('session_gap_minutes')) }} and {{ in_window(days, 'last_day') }}{% endset %}
         {{ count_if(abandoned) }} as abandoned_carts_{{ suffix }},
@@ -292,7 +286,7 @@ final as (
         s.as_of,
 
         ---------- windows
-        {{ or_zero('r', measure_names('user') + breadth, hour_windows()) | indent(8) }}
+        {{ or_zero('r', measure_names('user') + distinct_count_names(), hour_windows()) | indent(8) }}
         {{ or_zero('d', measure_names('user'), day_windows()) | indent(8) }}
         {{ or_zero('a', ['active_days'], day_windows()) | indent(8) }}
         {{ or_zero('o', ['orders'], day_windows()) | indent(8) }}
@@ -313,26 +307,26 @@ final as (
         o.order_value_max,
         o.order_gap_days_mean,
         o.order_gap_days_std,
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         d.discount_share_{{ suffix }},
         -- What comes back may have been bought before the window.
         case when d.returned_share_{{ suffix }} > 1 then 1 else d.returned_share_{{ suffix }} end as return_rate_{{ suffix }},
         {% endfor %}
 
         ---------- carts
-        {% for suffix in ['30d', '90d', 'lifetime'] %}
+        {% for suffix, days in count_windows() %}
         coalesce(v.abandoned_carts_{{ suffix }}, 0) as abandoned_carts_{{ suffix }},
         case when v.as_of is null then 0 else v.abandoned_cart_value_{{ suffix }} end as abandoned_cart_value_{{ suffix }},
         {% endfor %}
 
-        ---------- taste and habit
-        {% for suffix in ['90d', 'lifetime'] %}
+        ---------- preferences and habits
+        {% for suffix, days in share_windows() %}
         d.price_mean_{{ suffix }},
         d.price_std_{{ suffix }},
         d.price_percentile_mean_{{ suffix }},
         c.category_entropy_{{ suffix }},
-        {% for habit in habits + devices %}
-        d.{{ habit }}_share_{{ suffix }},
+        {% for name, part, whole in habit_shares() %}
+        d.{{ name }}_{{ suffix }},
         {% endfor %}
         v.session_seconds_mean_{{ suffix }},
         {% endfor %}

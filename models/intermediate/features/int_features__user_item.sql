@@ -8,7 +8,7 @@
     },
     post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
 ) }}
--- What each customer did with each product they met, up to the moment asked for (macros/features.sql).
+-- What each customer did with each product that they had events about, up to the moment asked for (macros/features.sql).
 {% set key = ['customer_id', 'as_of', 'as_of_day', 'product_id'] %}
 {% set of_products = measure_names('user_item') + unpriced_names(['user_item']) + [
     'weight', 'first_at', 'last_view_at', 'last_cart_add_at', 'last_cart_remove_at', 'last_bought_at', 'last_view_price',
@@ -131,9 +131,9 @@ since_order as (
 
 ---------- one row a customer and product
 
--- Side by side rather than joined: of a group-by DuckDB spills what memory does not hold, but it takes so many rows for few, and
+-- A union and one group by rather than joins: DuckDB spills a group by that memory does not hold, but underestimates so many rows, and
 -- would build a hash table of them.
-told as (
+combined as (
 
     select
         {{ key | join(', ') }},
@@ -209,5 +209,5 @@ select
     {{ affinity(affinity_billionths(half_life)) }} as item_affinity_{{ half_life }}d,
     {% endfor %}
     {{ last_by('last_view_price', 'last_priced_view_at') }} as price_at_last_view
-from told
+from combined
 group by {{ key | join(', ') }}

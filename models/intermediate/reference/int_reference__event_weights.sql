@@ -1,7 +1,7 @@
--- How much each kind of event says of a customer's taste, as one row: the shop's own words (a seed), not a fit. What the
+-- How much each kind of event adds to a customer's affinity, as one row: the shop's own choice (a seed), not a fit. What the
 -- seed leaves out weighs nothing.
 select
-    coalesce(max(case when measure = 'views' then weight end), 0) as views,
-    coalesce(max(case when measure = 'cart_adds' then weight end), 0) as cart_adds,
-    coalesce(max(case when measure = 'purchases' then weight end), 0) as purchases
+    cast(coalesce(max(case when measure = 'views' then weight end), 0) as bigint) as views,
+    cast(coalesce(max(case when measure = 'cart_adds' then weight end), 0) as bigint) as cart_adds,
+    cast(coalesce(max(case when measure = 'purchases' then weight end), 0) as bigint) as purchases
 from {{ ref('event_weights') }}

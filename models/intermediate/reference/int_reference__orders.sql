@@ -34,10 +34,7 @@ ranked as (
             partition by order_id, user_id, anonymous_id, source_session_id, currency, created_at, event_type, is_deleted
         ) as known_at,
         max(arrived_in) over (partition by order_id) as changed_in,
-        row_number() over (
-            partition by order_id
-            order by is_deleted asc, updated_at desc nulls last, raw_available_at desc, position desc, source desc, raw_rowid desc
-        ) as newest
+        row_number() over (partition by order_id order by is_deleted asc, {{ newest_version_first() }}) as recency
     from versions
 
 )
@@ -73,4 +70,4 @@ select
         false
     ) as is_disordered
 from ranked
-where newest = 1
+where recency = 1

@@ -46,9 +46,8 @@ ordered as (
             range between unbounded preceding and current row
         ) as newest_so_far,
         row_number() over (
-            partition by product_id, known_at
-            order by said_at desc, position desc, source desc, raw_rowid desc
-        ) as newest_of_moment,
+            partition by product_id, known_at order by {{ newest_version_first('said_at', 'known_at') }}
+        ) as recency,
         min(known_at) over (partition by product_id) as first_known_at,
         max(arrived_in) over (partition by product_id) as changed_in
     from versions
@@ -74,4 +73,4 @@ select
     priced_in,
     weight_grams
 from ordered
-where newest_of_moment = 1 and said_at >= newest_so_far
+where recency = 1 and said_at >= newest_so_far

@@ -4,9 +4,9 @@
     meta={'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
--- Which products each identity met on each day, by kind: the sight of each that could be seen first, and of all products the
+-- Which products each identity touched on each day, by kind: the event of each that could be seen first, and of all products the
 -- first pair_basket_limit (macros/pairs.sql).
-with sights as (
+with product_events as (
 
     select
         identity,
@@ -27,12 +27,12 @@ with sights as (
 
 ),
 
-meetings as (
+firsts as (
 
     select
         *,
-        row_number() over (partition by identity, kind, product_id, event_day order by visible_at, event_at) as sight
-    from sights
+        row_number() over (partition by identity, kind, product_id, event_day order by visible_at, event_at) as nth_event
+    from product_events
 
 ),
 
@@ -46,8 +46,8 @@ placed as (
         event_at as touched_at,
         visible_at,
         row_number() over (partition by identity, kind, event_day order by visible_at, event_at, product_id) as place
-    from meetings
-    where sight = 1
+    from firsts
+    where nth_event = 1
 
 )
 

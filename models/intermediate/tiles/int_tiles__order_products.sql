@@ -45,7 +45,6 @@ select
     product_id,
     event_day,
     cast(visible_at as date) as arrival_day,
-    visible_at,
     place
 from placed
 where place <= {{ var('pair_basket_limit') }}

@@ -4,16 +4,16 @@
     meta={'change_set': 'int_changes__days', 'change_keys': ['event_day']},
     post_hook="{{ move_watermark('int_changes__days') }}",
 ) }}
--- How often each ordered pair of products was met together, by the day of the first one's meeting and the day that both
--- meetings could be seen (macros/pairs.sql).
-with meetings as (
+-- How often each ordered pair of products co-occurred, by the day of the first product's touch and the day on which both touches
+-- could be seen (macros/pairs.sql).
+with touches as (
 
     select * from {{ ref('int_tiles__daily_product_touches') }}
 
 ),
 
--- One row a meeting and what is counted of it.
-met as (
+-- One row a touch and count that it may be part of.
+counted_touches as (
 
     {% for name, kind, other_kind, before, after in pair_counts() %}
     select
@@ -24,15 +24,15 @@ met as (
         arrival_day,
         touched_at - interval {{ before }} hour as from_at,
         touched_at + interval {{ after }} hour as to_at
-    from meetings
+    from touches
     where kind = '{{ kind }}' and {{ is_changed('int_changes__days', ['event_day']) }}
     {{ "union all" if not loop.last }}
     {% endfor %}
 
 ),
 
--- The meetings that may be its other half, as seen from each day that 24 hours reach: days are joined on equality.
-others as (
+-- The touches that may be the other half of a pair, once for each day within 24 hours of them, so that days are joined on equality.
+other_touches as (
 
     {% for name, kind, other_kind, before, after in pair_counts() %}
     select
@@ -42,7 +42,7 @@ others as (
         {{ add_days('m.event_day', 'o.days') }} as event_day,
         m.arrival_day,
         m.touched_at
-    from meetings as m
+    from touches as m
     cross join (values {{ "(-1), (0), (1)" if before else "(-1), (0)" }}) as o (days)
     where m.kind = '{{ other_kind }}' and {{ is_changed('int_changes__days', [(add_days('m.event_day', 'o.days'), 'event_day')]) }}
     {{ "union all" if not loop.last }}
@@ -50,8 +50,8 @@ others as (
 
 ),
 
--- The other product may be met on two or three days within reach: the pair is there as soon as one is.
-near as (
+-- The other product may be touched on two or three days within reach: the pair counts as soon as the first of them can be seen.
+pairs_of_touches as (
 
     select
         m.counted,
@@ -59,8 +59,8 @@ near as (
         o.product_id as other_product_id,
         m.event_day,
         greatest(m.arrival_day, min(o.arrival_day)) as arrival_day
-    from met as m
-    inner join others as o
+    from counted_touches as m
+    inner join other_touches as o
         on
             m.identity = o.identity
             and m.counted = o.counted
@@ -72,7 +72,7 @@ near as (
 
 ),
 
-ordered as (
+pairs_of_orders as (
 
     select
         'co_orders' as counted,
@@ -87,11 +87,11 @@ ordered as (
 
 ),
 
-together as (
+pairs as (
 
-    select * from near
+    select * from pairs_of_touches
     union all
-    select * from ordered
+    select * from pairs_of_orders
 
 )
 
@@ -104,5 +104,5 @@ select
     event_day,
     arrival_day,
     {{ pinned() }} as built_in
-from together
+from pairs
 group by product_id, other_product_id, event_day, arrival_day

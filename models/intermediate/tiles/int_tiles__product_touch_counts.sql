@@ -1,5 +1,5 @@
--- How often each product was met at all, by day and the day it could be seen: what pairs are measured against. Of each
--- basket one product could be seen first (`place` 1); counted there, baskets add up to those of the whole shop.
+-- How often each product was touched, by day and the day on which it could be seen: what pairs are compared with. Each basket is
+-- counted at the product that could be seen first (`place` 1), so that baskets add up to those of the whole shop.
 with counted as (
 
     select product_id, event_day, arrival_day, kind, place from {{ ref('int_tiles__daily_product_touches') }}

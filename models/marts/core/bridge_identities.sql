@@ -4,7 +4,7 @@ with links as (
 
 ),
 
--- A login of the customer table is a customer from the moment that its row is known, with or without events.
+-- A login in the customer table is a customer from the moment its row is known, with or without events.
 profiles as (
 
     select 'u:' || user_id as identity, known_at from {{ ref('int_reference__known_users') }}

@@ -48,6 +48,7 @@ select
     p.household_size,
     coalesce(p.household_size_was_missing, true) as household_size_was_missing,
     p.income,
+    p.income_raw,
     coalesce(p.income_was_missing, true) as income_was_missing,
     coalesce(p.income_is_outlier, false) as income_is_outlier,
     p.acquisition_channel,

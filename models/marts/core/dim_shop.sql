@@ -1,4 +1,4 @@
--- What all other marts share: the currency of their money, and the time zone of the days that people read.
+-- What all marts share: the currency of their money, and the time zone of dates that people read.
 select
     '{{ shop_setting("reporting_currency") }}' as reporting_currency,
     '{{ shop_setting("shop_time_zone") }}' as shop_time_zone,

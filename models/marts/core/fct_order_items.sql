@@ -1,5 +1,5 @@
--- What an order gets or gives back as a whole is shared out among its lines by what they cost, to the ten-thousandth: each
--- line gets what its end in the running sum adds to the share of all before it, so the shares add up to the whole.
+-- A discount or refund of a whole order is allocated to its lines in proportion to what they cost, exactly to the ten-thousandth. Each
+-- line gets the rounded share of the running sum up to and including it, less that of the lines before it: so shares add up to the whole.
 {% set group = 'kind, key_of_order, line_id, product_id' %}
 with lines as (
 
@@ -8,38 +8,7 @@ with lines as (
         {{ order_key_of_line() }} as key_of_order,
         e.event_type = 'purchase' as is_sale
     from {{ ref('fct_events') }} as e
-    where e.event_type in ('purchase', 'pending_order', 'cancelled_order')
-
-),
-
-orders as (
-
-    select
-        key_of_order,
-        min(order_id) as order_id,
-        min(case when origin = 'database' then order_id end) as database_order_id,
-        min(event_day) as rate_day,
-        min(currency) as currency,
-        coalesce(sum(amount), 0) as amount,
-        coalesce(sum(case when amount is not null then discount end), 0) as discount
-    from lines
-    group by key_of_order
-
-),
-
-headers as (
-
-    select
-        o.key_of_order,
-        h.status,
-        -- What the order's own discount takes off beyond those of its lines, which it includes; never more than they cost.
-        least(
-            greatest({{ in_reporting_currency('h.discount', 'r.rate') }} - o.discount, 0), o.amount
-        ) as order_discount
-    from orders as o
-    inner join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and not h.is_deleted
-    left join {{ ref('int_reference__exchange_rates') }} as r
-        on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
+    where {{ is_order_line() }}
 
 ),
 
@@ -63,7 +32,7 @@ product_ids as (
 
 ),
 
--- A refund is of the line that it names, or else of its product's lines, or else of the whole order.
+-- A refund belongs to the line that it names, or else to the lines of its product, or else to the whole order.
 placed_refunds as (
 
     select
@@ -89,7 +58,7 @@ shared as (
         cast(null as varchar) as product_id,
         h.order_discount as whole
     from lines as l
-    inner join headers as h on l.key_of_order = h.key_of_order
+    inner join {{ ref('int_current__orders') }} as h on l.key_of_order = h.order_key
     where h.order_discount > 0
     {% for condition in [
         'l.line_id = r.line_id',
@@ -121,7 +90,7 @@ totals as (
 
 ),
 
--- In whole ten-thousandths. Lines that cost nothing, or more than numbers are good for, share alike.
+-- In whole ten-thousandths. Lines that cost nothing, or more than the numbers can hold, get equal shares.
 weighted_events as (
 
     select
@@ -170,12 +139,12 @@ shares as (
 
 ),
 
--- Orders of which the shop says that they are paid back, and no refund says how much.
+-- Orders that are refunded by their status, without a refund that says how much.
 paid_back as (
 
-    select key_of_order
-    from headers
-    where status = 'refunded' and key_of_order not in (select r.order_id from refunds as r)
+    select order_key
+    from {{ ref('int_current__orders') }}
+    where status = 'refunded' and order_key not in (select r.order_id from refunds as r)
 
 ),
 
@@ -185,10 +154,10 @@ priced as (
         l.*,
         case when l.amount is not null then cast(coalesce(s.order_discount, 0) as decimal(18, 4)) end as order_discount,
         coalesce(s.refunds, 0) as shared_refunds,
-        b.key_of_order is not null and l.is_sale as is_refund_assumed
+        b.order_key is not null and l.is_sale as is_refund_assumed
     from lines as l
     left join shares as s on l.event_id = s.event_id
-    left join paid_back as b on l.key_of_order = b.key_of_order
+    left join paid_back as b on l.key_of_order = b.order_key
 
 )
 

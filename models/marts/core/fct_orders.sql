@@ -1,12 +1,12 @@
--- revenue = gross - discount; total = revenue + shipping + tax that prices do not include; net_revenue = revenue - refunds. Of an
--- order that is no sale, revenue, total, refunds, net_revenue and units are 0: sums of these need no condition.
+-- revenue = gross - discount; total = revenue + shipping + tax that prices do not include; net_revenue = revenue - refunds. For an
+-- order that is not a sale, revenue, total, refunds, net_revenue and units are 0, so that sums need no condition.
 with lines as (
 
     select
         *,
         {{ order_key_of_line() }} as key_of_order
     from {{ ref('fct_events') }}
-    where event_type in ('purchase', 'pending_order', 'cancelled_order')
+    where {{ is_order_line() }}
 
 ),
 
@@ -44,14 +44,12 @@ orders as (
     select
         key_of_order as order_key,
         min(order_id) as order_id,
-        min(case when origin = 'database' then order_id end) as database_order_id,
         min(identity) as identity,
         min(customer_id) as customer_id,
         min(session_id) as session_id,
         min(source) as source,
         min(origin) as origin,
         min(event_at) as ordered_at,
-        min(event_day) as rate_day,
         min(event_type) = 'purchase' as is_sale,
         min(currency) as currency,
         cast(count(*) as bigint) as lines,
@@ -70,16 +68,13 @@ with_header as (
         h.status,
         h.raw_status,
         h.discount_code,
-        {% for column in ['tax', 'shipping', 'total'] %}
-        {{ in_reporting_currency('h.' ~ column, 'r.rate') }} as {{ column }},
-        {% endfor %}
-        -- Where nothing is said, prices are those that a customer reads, with the tax.
-        coalesce(h.is_tax_included, true) as is_tax_included,
-        r.rate
+        h.tax,
+        h.shipping,
+        h.total,
+        h.is_tax_included,
+        h.exchange_rate
     from orders as o
-    left join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and not h.is_deleted
-    left join {{ ref('int_reference__exchange_rates') }} as r
-        on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
+    left join {{ ref('int_current__orders') }} as h on o.order_key = h.order_key
 
 ),
 
@@ -138,9 +133,9 @@ select
     case when tax is not null then is_tax_included end as is_tax_included,
     cast(order_total as decimal(38, 4)) as total,
     total as source_total,
-    -- A cent a line is what rounding makes.
+    -- Rounding may make a cent per line.
     coalesce(
-        is_sale and abs(total - order_total) > 0.01 * lines * greatest(cast(rate as decimal(18, 6)), 1), false
+        is_sale and abs(total - order_total) > 0.01 * lines * greatest(cast(exchange_rate as decimal(18, 6)), 1), false
     ) as total_differs,
     refunds,
     is_refund_assumed,

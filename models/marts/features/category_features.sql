@@ -1,3 +1,4 @@
+{% set offers = ref('int_features__offers') %}
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
@@ -5,13 +6,25 @@ with spine as (
 
 ),
 
----------- shares and the shop's rates need all categories of a moment, whichever of them the spine asks for
+---------- what was visible at as_of of all products: shares and the shop's rates compare each category with all
 
-{{ items_at_moments() }},
+days as (
 
----------- what else each source of state says at as_of
+    {{ as_of_tiles('product', offers, 'product_id', 'product_id') | indent(4) }}
 
-{{ activity_at_moments() }},
+),
+
+orders as (
+
+    {{ as_of_tiles('product_order', offers, 'product_id', 'product_id') | indent(4) }}
+
+),
+
+last_day as (
+
+    {{ last_day_by_customer() | indent(4) }}
+
+),
 
 ---------- windows; the category of an event is the one that its product had when it happened
 
@@ -52,7 +65,7 @@ by_day as (
 by_order as (
 
     {{ distinct_by_days(
-        'orders', 'order_key', '(select * from bought where category is not null) as bought', keys=['category', 'as_of']
+        'orders', 'order_key', '(select * from orders where category is not null) as categorized', keys=['category', 'as_of']
     ) | indent(4) }}
 
 ),
@@ -64,8 +77,8 @@ by_customer as (
         as_of,
         as_of_day,
         customer_id,
-        max(event_day) as last_day
-    from shoppers
+        max(last_event_day) as last_day
+    from {{ ref('int_features__product_customers') }}
     where category is not null
     group by category, as_of, as_of_day, customer_id
 
@@ -89,12 +102,12 @@ by_users as (
 listed as (
 
     select
-        category,
+        catalogue_category as category,
         as_of,
         count(*) as products_in_catalogue
-    from catalogue
-    where category is not null
-    group by category, as_of
+    from {{ offers }}
+    where catalogue_category is not null
+    group by catalogue_category, as_of
 
 ),
 
@@ -107,7 +120,7 @@ prices as (
         {{ quantile_of_money('price_now', 0.25) }} as price_q25,
         {{ quantile_of_money('price_now', 0.5) }} as price_median,
         {{ quantile_of_money('price_now', 0.75) }} as price_q75
-    from offers
+    from {{ offers }}
     where category is not null
     group by category, as_of
 

@@ -1,3 +1,4 @@
+{% set offers = ref('int_features__offers') %}
 {% set rate_windows = ['30d', 'lifetime'] %}
 with spine as (
 
@@ -5,13 +6,25 @@ with spine as (
 
 ),
 
----------- ranks and category rates need all items of a moment, whichever of them the spine asks for
+---------- what was visible at as_of of all products, whichever of them the spine asks for: ranks and category rates compare each with all
 
-{{ items_at_moments() }},
+days as (
 
----------- what else each source of state says at as_of
+    {{ as_of_tiles('product', offers, 'product_id', 'product_id') | indent(4) }}
 
-{{ activity_at_moments() }},
+),
+
+orders as (
+
+    {{ as_of_tiles('product_order', offers, 'product_id', 'product_id') | indent(4) }}
+
+),
+
+last_day as (
+
+    {{ last_day_by_customer() | indent(4) }}
+
+),
 
 ---------- windows
 
@@ -55,7 +68,7 @@ by_day as (
 -- An order whose lines arrived on several days stands in several tiles and is one order.
 by_order as (
 
-    {{ distinct_by_days('orders', 'order_key', 'bought', keys=['product_id', 'as_of']) | indent(4) }}
+    {{ distinct_by_days('orders', 'order_key', 'orders', keys=['product_id', 'as_of']) | indent(4) }}
 
 ),
 
@@ -66,10 +79,10 @@ by_customer as (
         as_of,
         as_of_day,
         customer_id,
-        max(event_day) as last_day,
-        min(case when units > 0 then event_day end) as first_bought_on,
-        max(case when units > 0 then event_day end) as last_bought_on
-    from shoppers
+        max(last_event_day) as last_day,
+        min(first_order_day) as first_order_day,
+        max(last_order_day) as last_order_day
+    from {{ ref('int_features__product_customers') }}
     group by product_id, as_of, as_of_day, customer_id
 
 ),
@@ -82,8 +95,7 @@ by_users as (
         {% for suffix, days in day_windows() %}
         {{ count_if(in_window(days, 'last_day')) }} as users_{{ suffix }},
         {% endfor %}
-        {{ count_if('first_bought_on is not null') }} as buyers_lifetime,
-        {{ share('count(case when last_bought_on > first_bought_on then 1 end)', 'count(first_bought_on)') }} as repeat_buy_rate
+        {{ share('count(case when last_order_day > first_order_day then 1 end)', 'count(first_order_day)') }} as repeat_buy_rate
     from by_customer
     group by product_id, as_of
 
@@ -113,7 +125,7 @@ items as (
         least(coalesce(f.created_at, f.first_known_at), f.first_known_at, d.first_seen_at) as born_at,
         d.last_seen_at,
         d.last_order_at
-    from offers as f
+    from {{ offers }} as f
     left join by_day as d on f.product_id = d.product_id and f.as_of = d.as_of
     left join by_order as o on f.product_id = o.product_id and f.as_of = o.as_of
 

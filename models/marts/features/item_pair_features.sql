@@ -1,5 +1,5 @@
 {{ config(materialized='view') }}
-{% set windows = pair_windows() %}
+{% set windows = count_windows() %}
 {% set confidences = pair_confidences() %}
 with moments as (
 
@@ -26,7 +26,7 @@ final as (
         p.pair_rank,
         p.pair_score,
 
-        ---------- meetings
+        ---------- co-occurrences
         {% for name in pair_count_names() %}
         {% for suffix, days in windows %}
         p.{{ name }}_{{ suffix }},
@@ -36,10 +36,11 @@ final as (
         {% endfor %}
         {% endfor %}
 
-        ---------- how one leads to the other
+        ---------- confidence, lift and cosine
         {% for name, together, whole, other_whole, total in confidences %}
-        p.{{ name }}_confidence_90d,
-        p.{{ name }}_confidence_lifetime,
+        {% for suffix, days in share_windows() %}
+        p.{{ name }}_confidence_{{ suffix }},
+        {% endfor %}
         {% endfor %}
         {% for name, together, whole, other_whole, total in confidences %}
         p.lift_{{ together }},

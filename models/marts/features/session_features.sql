@@ -1,6 +1,4 @@
 {{ config(materialized='view') }}
-{% set local = shop_time('s.started_at') %}
--- The way it came.
 with states as (
 
     select * from {{ ref('int_features__session') }}
@@ -36,7 +34,7 @@ final as (
         s.dwell_seconds_mean,
         s.dwell_seconds_max,
 
-        ---------- what was met
+        ---------- products and categories
         s.distinct_products,
         s.distinct_categories,
         s.distinct_brands,
@@ -53,27 +51,19 @@ final as (
         s.cart_value,
         s.cart_units,
 
-        ---------- how it began
+        ---------- how it came
         s.page as entry_page,
         s.referrer as entry_referrer,
         s.entry_campaign,
         s.entry_channel,
         s.device,
         s.country,
-        case
-            when extract(hour from {{ local }}) < 6 then 'night'
-            when extract(hour from {{ local }}) < 12 then 'morning'
-            when extract(hour from {{ local }}) < 18 then 'afternoon'
-            else 'evening'
-        end as day_part,
-        extract(isodow from {{ local }}) >= 6 as is_weekend
+        {{ day_part('s.started_at') | indent(8) }} as day_part,
+        {{ is_weekend('s.started_at') }} as is_weekend
     from entries as s
     cross join {{ ref('int_identity__build') }} as b
     inner join {{ ref('int_identity__links') }} as l
-        on
-            s.identity = l.identity
-            and s.as_of >= l.known_from
-            and (s.as_of < l.known_to or l.known_to is null)
+        on s.identity = l.identity and {{ is_valid_at('s.as_of', 'l.known_from', 'l.known_to') }}
 
 )
 

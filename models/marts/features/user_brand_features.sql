@@ -1,3 +1,3 @@
 {{ config(materialized='view') }}
--- How each customer stands to each brand (macros/affinity.sql).
+-- How each customer relates to each brand (macros/affinity.sql).
 {{ affinity_features('brand') }}

@@ -1,3 +1,3 @@
 {{ config(materialized='view') }}
--- How each customer stands to each category (macros/affinity.sql).
+-- How each customer relates to each category (macros/affinity.sql).
 {{ affinity_features('category') }}

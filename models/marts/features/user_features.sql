@@ -1,10 +1,8 @@
 {{ config(materialized='view') }}
 {% set state = ref('int_features__user') %}
-{% set breadth = ['orders', 'sessions', 'active_days', 'distinct_products', 'distinct_categories', 'distinct_brands'] %}
-{% set habits = ['night', 'morning', 'afternoon', 'evening', 'weekend'] %}
-{% set devices = ['desktop', 'mobile', 'tablet'] %}
-{% set rate_windows = ['90d', 'lifetime'] %}
----------- what the shop as a whole does, for the rates of those of whom little is known
+{% set rates = [('view_to_cart', 'cart_adds', 'views'), ('cart_to_unit', 'units', 'cart_adds')] %}
+{% set rfm_window = var('rfm_days') ~ 'd' %}
+---------- the shop as a whole: what rates of customers with little history are smoothed towards
 
 with days as (
 
@@ -28,9 +26,9 @@ shop_days as (
 shop as (
 
     select
-        {% for suffix in rate_windows %}
+        {% for suffix, days in share_windows() %}
         {% for measure in ['views', 'cart_adds', 'units'] %}
-        {{ window_sum('t.' ~ measure, dict(day_windows())[suffix], 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
+        {{ window_sum('t.' ~ measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
         {% endfor %}
         {% endfor %}
         d.as_of_day
@@ -45,11 +43,11 @@ rfm_values as (
     select customer_id, as_of, 'recency_days' as measure, {{ hours_between('last_order_at', 'as_of') }} / 24 as score_of from {{ state }}
     where last_order_at is not null
     union all
-    select customer_id, as_of, 'orders' as measure, cast(orders_365d as double) as score_of from {{ state }}
-    where orders_365d > 0
+    select customer_id, as_of, 'orders' as measure, cast(orders_{{ rfm_window }} as double) as score_of from {{ state }}
+    where orders_{{ rfm_window }} > 0
     union all
-    select customer_id, as_of, 'revenue' as measure, cast(revenue_365d as double) as score_of from {{ state }}
-    where orders_365d > 0
+    select customer_id, as_of, 'revenue' as measure, cast(revenue_{{ rfm_window }} as double) as score_of from {{ state }}
+    where orders_{{ rfm_window }} > 0
 
 ),
 
@@ -77,7 +75,7 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ by_window('s', measure_names('user') + breadth, window_names()) | indent(8) }}
+        {{ by_window('s', measure_names('user') + distinct_count_names(), window_names()) | indent(8) }}
 
         ---------- recency and tenure
         {{ hours_between('s.last_view_at', 's.as_of') }} as hours_since_view,
@@ -92,14 +90,14 @@ final as (
         s.order_gap_days_mean,
         s.order_gap_days_std,
         s.order_gap_days_mean - {{ hours_between('s.last_order_at', 's.as_of') }} / 24 as days_to_expected_order,
-        {% for suffix in ['90d', 'lifetime'] %}
+        {% for suffix, days in share_windows() %}
         s.discount_share_{{ suffix }},
         s.return_rate_{{ suffix }},
         {% endfor %}
 
         ---------- rates, smoothed towards the shop's
-        {% for suffix in rate_windows %}
-        {% for rate, taken, tried in [('view_to_cart', 'cart_adds', 'views'), ('cart_to_order', 'units', 'cart_adds')] %}
+        {% for suffix, days in share_windows() %}
+        {% for rate, taken, tried in rates %}
         {{ smoothed_rate(
             's.' ~ taken ~ '_' ~ suffix,
             's.' ~ tried ~ '_' ~ suffix,
@@ -109,19 +107,19 @@ final as (
         {% endfor %}
 
         ---------- carts
-        {% for suffix in ['30d', '90d', 'lifetime'] %}
+        {% for suffix, days in count_windows() %}
         s.abandoned_carts_{{ suffix }},
         s.abandoned_cart_value_{{ suffix }},
         {% endfor %}
 
-        ---------- taste and habit
-        {% for suffix in ['90d', 'lifetime'] %}
+        ---------- preferences and habits
+        {% for suffix, days in share_windows() %}
         s.price_mean_{{ suffix }},
         s.price_std_{{ suffix }},
         s.price_percentile_mean_{{ suffix }},
         s.category_entropy_{{ suffix }},
-        {% for habit in habits + devices %}
-        s.{{ habit }}_share_{{ suffix }},
+        {% for name, part, whole in habit_shares() %}
+        s.{{ name }}_{{ suffix }},
         {% endfor %}
         s.session_seconds_mean_{{ suffix }},
         s.session_seconds_mean_{{ suffix }} is null as session_seconds_mean_{{ suffix }}_was_missing,

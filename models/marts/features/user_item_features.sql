@@ -1,18 +1,4 @@
 {{ config(materialized='view') }}
--- The newest version holds for ever: a comparison, so that the join below stays one of columns and can be hashed.
-with catalogue as (
-
-    select
-        product_id,
-        category,
-        brand,
-        price,
-        known_at,
-        coalesce(known_until, timestamp '9999-12-31') as known_until
-    from {{ ref('int_reference__product_versions') }}
-
-)
-
 select
     ---------- key
     s.customer_id,
@@ -48,4 +34,5 @@ select
     {{ share('v.price', 's.price_at_last_view') }} - 1 as price_change_since_view
 from {{ ref('int_features__user_item') }} as s
 cross join {{ ref('int_identity__build') }} as b
-left join catalogue as v on s.product_id = v.product_id and s.as_of >= v.known_at and s.as_of < v.known_until
+left join {{ ref('int_reference__product_versions') }} as v
+    on s.product_id = v.product_id and {{ is_valid_at('s.as_of', 'v.known_at', 'v.known_until') }}

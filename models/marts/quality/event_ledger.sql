@@ -1,7 +1,7 @@
--- For each source and day of arrival: what came in, and what became of it. Every raw row is counted exactly once: as kept
--- if anything in it is, else as quarantined if anything in it is, else as a duplicate. Only an export's event with several
--- items holds more than one thing to judge; these are counted by themselves, as items.
-with judged as (
+-- For each source and day of arrival: how many raw rows came in, and what became of them. Every raw row is counted exactly once: as kept
+-- if any of its items is, else as quarantined if any of its items is, else as a duplicate. Only an event of an export may have several
+-- items; these are also counted by themselves.
+with verdicts as (
 
     select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
     from {{ ref('int_events__validated') }}
@@ -20,7 +20,7 @@ raw_rows as (
         {{ count_if("verdict = 'kept'") }} as kept,
         {{ count_if("verdict = 'duplicate'") }} as duplicates,
         {{ count_if("verdict = 'quarantined'") }} as quarantined
-    from judged
+    from verdicts
     where raw_table = 'ga4_events'
     group by raw_table, raw_rowid, source, arrival_day
     union all
@@ -31,7 +31,7 @@ raw_rows as (
         case when verdict = 'kept' then 1 else 0 end as kept,
         case when verdict = 'duplicate' then 1 else 0 end as duplicates,
         case when verdict = 'quarantined' then 1 else 0 end as quarantined
-    from judged
+    from verdicts
     where raw_table <> 'ga4_events'
 
 ),

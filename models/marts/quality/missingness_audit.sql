@@ -1,4 +1,4 @@
--- How much of what is missing, by source and kind of event. A share that differs much between kinds is not missing at random.
+-- How many values are missing, by source and type of event. Where the share differs much between types, values are not missing at random.
 {% set imputed = ['price', 'quantity', 'device', 'country'] %}
 {% set plain = [
     'user_id', 'anonymous_id', 'product_id', 'category', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer',

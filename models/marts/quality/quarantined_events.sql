@@ -1,4 +1,4 @@
--- The rows that are not believed, whole, with every reason. The payload stands in the lake, at (raw_table, source, position).
+-- The rows that failed validation, whole, with every reason. The payload is in the lake, at (raw_table, source, position).
 select
     row_id,
     raw_table,

@@ -47,7 +47,7 @@ def entry_of(mapping: str | Path, table: str | None) -> tuple[str, str, Table, s
     if not found:
         of_table = f" that fills {table}" if table else ""
         raise FinegrainError(
-            f"{mapping}: no entry{of_table} has a stream; write stream: {{kafka: a topic}} in place of files (docs/connect.md)"
+            f"{mapping}: no entry{of_table} has a stream; write stream: {{kafka: a topic}} in place of files (docs/how-to/connect-a-stream.md)"
         )
     if len(found) > 1:
         names = ", ".join(where for *_, where in found)

@@ -1,10 +1,10 @@
-"""user_category_features and user_brand_features: one row a customer and category, or brand, which they have met."""
+"""user_category_features and user_brand_features: one row a customer and category, or brand, that they have events about."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from features import MONEY, ORDERS, SHARE, Feature, Project
+from features import MONEY, ORDERS, SHARE, SHARE_WINDOWS, Feature, Project
 
 CUSTOMER = "The customer (dim_customers), as its identities were linked at as_of."
 
@@ -23,7 +23,7 @@ def affinities(thing: str, project: Project) -> Iterator[Feature]:
 
 def features(thing: str, project: Project) -> Iterator[Feature]:
     """The features of a customer and `thing`, which is category or brand."""
-    yield from project.by_window({**project.measures("taste"), **ORDERS}, [*project.day_windows, "lifetime"])
+    yield from project.by_window({**project.measures("affinity"), **ORDERS}, [*project.day_windows, "lifetime"])
     yield from affinities(thing, project)
     longest = max(project.half_lives)
     yield Feature(
@@ -43,7 +43,7 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
         "lifetime",
         range=(1, None),
     )
-    for window in ("90d", "lifetime"):
+    for window in SHARE_WINDOWS:
         yield Feature(
             f"share_of_events_{window}",
             "double",
@@ -90,7 +90,12 @@ def features(thing: str, project: Project) -> Iterator[Feature]:
         yield Feature(f"hours_since_{name}", "double", f"Hours since the last {what}", "hours", "lifetime", null)
     yield Feature("active_days_90d", "bigint", "Distinct UTC days with an event{}", "days", "90d")
     yield Feature(
-        "distinct_products_lifetime", "bigint", "Distinct products met{}", "products", "lifetime", range=(1, None)
+        "distinct_products_lifetime",
+        "bigint",
+        "Distinct products with an event{}",
+        "products",
+        "lifetime",
+        range=(1, None),
     )
     unpriced = "no product with a price viewed, put into the cart or bought"
     yield Feature(

@@ -1,0 +1,90 @@
+"""Fingerprints of the dbt project, by node: of a model's text, the macros that it calls, and the vars that these read.
+
+A comment or a blank line changes none, nor does a macro that no model calls: dbt's hooks, materializations and tests count only for
+who names them. What a node reads with `ref` is not part of its own fingerprint: dbt knows that exactly (macros/materializations.sql adds
+the seeds and views), and a model between two others is a node of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+#: The name in `of_project` under which all macros and vars stand together, for a text that is not known here.
+ALL: Final = "*"
+#: What dispatched macros are called that run on DuckDB, the first that there is counting.
+_DISPATCHED: Final = ("duckdb__", "default__")
+
+_PARTS = re.compile(r"(?P<string>'[^']*'|\"[^\"]*\")|(?:--[^\n]*|\s)+")
+_MACRO = re.compile(r"\{%-? ?(macro|test) (\w+) ?\(.*?\{%-? ?end(?:macro|test) ?-?%\}", re.DOTALL)
+_CALL = re.compile(r"\b(\w+) ?\(")
+#: A var is always named in quotes: in var() itself, or where a macro is given its name.
+_QUOTED = re.compile(r"['\"](\w+)['\"]")
+
+
+def code(text: str) -> str:
+    """The text without its comments, every space outside of strings a single one."""
+    return _PARTS.sub(lambda part: part["string"] or " ", re.sub(r"\{#.*?#\}", " ", text, flags=re.DOTALL)).strip()
+
+
+def of_project(project: Path, values: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The fingerprint of every model, snapshot and singular test of the project by name, of its generic tests as `test_<name>`, and of all
+    macros and vars as `*`. `values` go before the vars of dbt_project.yml: those of the command line, and what the shop says."""
+    macros = _macros(project)
+    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
+    said = {**said, **(values or {})}
+    variables = {name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()}
+    texts = {
+        path.stem: code(path.read_text("utf-8"))
+        for folder in ("models", "snapshots", "tests/singular")
+        for path in (project / folder).rglob("*.sql")
+    }
+    texts |= {name: text for name, text in macros.items() if name.startswith("test_")}
+    found = {name: _digest(parts_of(text, macros, variables)) for name, text in texts.items()}
+    return {**found, ALL: _digest({**macros, **variables})}
+
+
+def parts_of(text: str, macros: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    """What a text says, by name: itself (under no name), the macros it calls, those that they call, and the vars that any of them name."""
+    found = {"": text}
+    waiting = [text]
+    while waiting:
+        said = waiting.pop()
+        for called in _calls(said):
+            for name in (called, next((each + called for each in _DISPATCHED if each + called in macros), "")):
+                if name in macros and name not in found:
+                    found[name] = macros[name]
+                    waiting.append(macros[name])
+    named = set().union(*map(_quoted, found.values()))
+    return found | {f"var {name}": value for name, value in variables.items() if name in named}
+
+
+@functools.cache
+def _calls(text: str) -> frozenset[str]:
+    return frozenset(_CALL.findall(text))
+
+
+@functools.cache
+def _quoted(text: str) -> frozenset[str]:
+    return frozenset(_QUOTED.findall(text))
+
+
+def _macros(project: Path) -> dict[str, str]:
+    """The macros and generic tests of the project, by the name that dbt calls them by."""
+    found = {}
+    for folder in ("macros", "tests/generic"):
+        for path in (project / folder).rglob("*.sql"):
+            for macro in _MACRO.finditer(code(path.read_text("utf-8"))):
+                found[("test_" if macro[1] == "test" else "") + macro[2]] = macro[0]
+    return found
+
+
+def _digest(parts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

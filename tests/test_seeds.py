@@ -1,0 +1,280 @@
+"""What a shop may write into a seed, and what its data tests refuse: each refused value by the name of a rule that says what is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from orchestration.config.settings import Settings
+from orchestration.warehouse.build import Build, run_dbt
+
+#: A row of each seed that is right, into which the values below are put.
+RIGHT: dict[str, dict[str, Any]] = {
+    "event_types": {"raw_name": "looked at", "event_type": "view_item"},
+    "order_statuses": {"raw_status": "quite_new", "status": "placed", "event_type": "purchase"},
+    "category_map": {"raw_category": "novels", "category": "books"},
+    "unit_conversions": {"unit": "stone", "base_unit": "g", "factor": 6350.29},
+    "outlier_rules": {
+        "column_name": "price",
+        "method": "iqr",
+        "scale": "raw",
+        "group_by": "all",
+        "factor": 3,
+        "min_count": 30,
+        "min_ratio": 2,
+        "min_distance": 1,
+        "action": "cap",
+    },
+    "imputation_rules": {
+        "record": "event",
+        "column_name": "price",
+        "method": "median",
+        "group_by": "all",
+        "action": "impute",
+    },
+    "null_words": {"word": "nothing at all", "said_by": "nobody"},
+    "consent_words": {"word": "by all means", "meaning": "granted"},
+    "minor_currencies": {"minor_currency": "XXC", "currency": "XXX", "per_unit": 100},
+    "validation_rules": {"rule_id": "zero_price", "severity": "warn", "description": "a price of zero"},
+    "rfm_bounds": {"measure": "orders", "score": 3, "at_least": 4, "below": 5},
+    "rfm_segments": {"recency_score": 3, "frequency_score": 3, "segment": "usual"},
+    "referrer_channels": {"site": "example.org", "channel": "search"},
+    "event_weights": {"measure": "views", "weight": 2, "meaning": "a view"},
+}
+
+EVENT = {"record": "event"}
+PRODUCT = {"record": "product", "column_name": "weight", "group_by": "category"}
+CUSTOMER = {"record": "customer", "column_name": "income"}
+GENDER = {"record": "customer", "column_name": "gender", "method": "mode"}
+NUMBER = "method of a number is median or mode (k nearest neighbours and models are not there yet)"
+LABEL = "method of device, country and gender is mode (k nearest neighbours and models are not there yet)"
+OF_NUMBERS = "group_by of price and quantity is product_id, category, event_type or all"
+OF_LABELS = "group_by of device and country of events is event_type or all"
+OF_WEIGHT = "group_by of weight is category or all"
+OF_INCOME = "group_by of income is country, gender or all"
+OF_CUSTOMERS = "group_by of customers is country, gender or all and not the column itself"
+EVENT_COLUMN = "column_name of an event is price, quantity, device or country"
+CUSTOMER_COLUMN = "column_name of a customer is birth_year, household_size, income, gender or country"
+STATUS = "status is placed, pending, paid, shipped, completed, cancelled, failed, refunded or partially_refunded"
+EVENT_TYPE = "event_type is one of the events that seeds/_seeds.yml lists"
+GRAVE = "severity of a rule that everything else rests on is error"
+LOWER = "is in lower case without spaces around it"
+
+#: Seed, what is written in place of the right values, and the rule that refuses it.
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("event_types", {"raw_name": "Looked at"}, f"raw_name {LOWER}"),
+    ("event_types", {"raw_name": "r1", "event_type": "glance"}, EVENT_TYPE),
+    ("event_types", {"raw_name": "r2", "event_type": None}, EVENT_TYPE),
+    ("event_types", {"raw_name": "r3", "event_type": "pending_order"}, EVENT_TYPE),
+    ("order_statuses", {"raw_status": "Quite new"}, "raw_status is in lower case with underscores"),
+    ("order_statuses", {"raw_status": "s1", "status": "lost"}, STATUS),
+    ("order_statuses", {"raw_status": "s2", "status": None}, STATUS),
+    ("order_statuses", {"raw_status": "s3", "event_type": "refund"}, "event_type is purchase, pending_order or cancelled_order"),
+    ("category_map", {"raw_category": " /"}, "raw_category holds letters"),
+    ("category_map", {"raw_category": "n1", "category": " "}, "category holds letters or is empty"),
+    ("unit_conversions", {"unit": "Stone"}, f"unit {LOWER}"),
+    ("unit_conversions", {"unit": "u1", "base_unit": "kg"}, "base_unit is g"),
+    ("unit_conversions", {"unit": "u2", "factor": 0}, "factor is above zero"),
+    ("unit_conversions", {"unit": "u3", "factor": None}, "factor is above zero"),
+    ("outlier_rules", {"column_name": "birth_year"}, "column_name is price, quantity, weight or income"),
+    ("outlier_rules", {"method": "knn"}, "method is iqr or zscore"),
+    ("outlier_rules", {"method": None}, "method is iqr or zscore"),
+    ("outlier_rules", {"scale": "sqrt"}, "scale is raw or log"),
+    ("outlier_rules", {"group_by": None}, "group_by is not empty"),
+    ("outlier_rules", {"group_by": "country"}, OF_NUMBERS),
+    ("outlier_rules", {"column_name": "quantity", "group_by": "brand"}, OF_NUMBERS),
+    ("outlier_rules", {"column_name": "weight", "group_by": "product_id"}, OF_WEIGHT),
+    ("outlier_rules", {"column_name": "weight", "group_by": "event_type"}, OF_WEIGHT),
+    ("outlier_rules", {"column_name": "income", "group_by": "category"}, OF_INCOME),
+    ("outlier_rules", {"action": "delete"}, "action is cap, remove or flag"),
+    ("outlier_rules", {"factor": 0}, "factor is above zero"),
+    ("outlier_rules", {"factor": float("inf")}, "factor is above zero"),
+    ("outlier_rules", {"min_count": 1}, "min_count is a whole number of 2 or more"),
+    ("outlier_rules", {"min_count": 9.5}, "min_count is a whole number of 2 or more"),
+    ("outlier_rules", {"min_ratio": 1.5}, "min_ratio is 2 or more"),
+    ("outlier_rules", {"min_distance": 0}, "min_distance is above zero"),
+    ("imputation_rules", {"record": "session"}, "record is event, product or customer"),
+    ("imputation_rules", EVENT | {"column_name": "page", "method": "mode"}, EVENT_COLUMN),
+    ("imputation_rules", EVENT | {"column_name": None}, "column_name is not empty"),
+    ("imputation_rules", PRODUCT | {"column_name": "price"}, "column_name of a product is weight"),
+    ("imputation_rules", CUSTOMER | {"column_name": "acquisition_channel"}, CUSTOMER_COLUMN),
+    ("imputation_rules", EVENT | {"method": "knn"}, NUMBER),
+    ("imputation_rules", EVENT | {"method": "model"}, NUMBER),
+    ("imputation_rules", EVENT | {"method": "mean"}, NUMBER),
+    ("imputation_rules", EVENT | {"method": None}, "method is not empty"),
+    ("imputation_rules", PRODUCT | {"method": "knn"}, NUMBER),
+    ("imputation_rules", CUSTOMER | {"method": "model"}, NUMBER),
+    ("imputation_rules", EVENT | {"column_name": "device"}, LABEL),
+    ("imputation_rules", EVENT | {"column_name": "country", "method": "knn"}, LABEL),
+    ("imputation_rules", GENDER | {"method": "model"}, LABEL),
+    ("imputation_rules", EVENT | {"group_by": "brand"}, OF_NUMBERS),
+    ("imputation_rules", EVENT | {"group_by": None}, "group_by is not empty"),
+    ("imputation_rules", EVENT | {"column_name": "device", "method": "mode", "group_by": "category"}, OF_LABELS),
+    ("imputation_rules", EVENT | {"column_name": "country", "method": "mode", "group_by": "product_id"}, OF_LABELS),
+    ("imputation_rules", PRODUCT | {"group_by": "product_id"}, OF_WEIGHT),
+    ("imputation_rules", CUSTOMER | {"group_by": "category"}, OF_CUSTOMERS),
+    ("imputation_rules", GENDER | {"group_by": "gender"}, OF_CUSTOMERS),
+    ("imputation_rules", GENDER | {"column_name": "country", "group_by": "country"}, OF_CUSTOMERS),
+    ("imputation_rules", EVENT | {"action": "drop"}, "action is impute or null"),
+    ("null_words", {"word": "NULL"}, f"word {LOWER}"),
+    ("consent_words", {"word": " yes"}, f"word {LOWER}"),
+    ("consent_words", {"word": "w1", "meaning": "perhaps"}, "meaning is granted, denied or not said"),
+    ("minor_currencies", {"minor_currency": "xxc"}, "codes are in upper case without spaces around them"),
+    ("minor_currencies", {"minor_currency": "SEK"}, "minor_currency is no currency with a rate of its own"),
+    ("minor_currencies", {"minor_currency": "EUR"}, "minor_currency is no currency with a rate of its own"),
+    ("minor_currencies", {"minor_currency": "XXD", "per_unit": 0}, "per_unit is above zero"),
+    ("validation_rules", {"severity": "fatal"}, "severity is error or warn"),
+    *(
+        ("validation_rules", {"rule_id": rule}, GRAVE)
+        for rule in (
+            *("malformed", "deleted_at_source", "missing_identity", "missing_event_at", "unknown_event_type"),
+            *("order_missing", "price_out_of_range", "quantity_out_of_range", "discount_out_of_range"),
+        )
+    ),
+    ("rfm_bounds", {"measure": "visits"}, "measure is recency_days, orders or revenue"),
+    ("rfm_bounds", {"score": 6}, "score is 1, 2, 3, 4 or 5"),
+    ("rfm_bounds", {"score": 2.5}, "score is 1, 2, 3, 4 or 5"),
+    ("rfm_bounds", {"at_least": None}, "at_least is not empty"),
+    ("rfm_segments", {"recency_score": 0}, "recency_score is 1, 2, 3, 4 or 5"),
+    ("rfm_segments", {"frequency_score": 6}, "frequency_score is 1, 2, 3, 4 or 5"),
+    ("referrer_channels", {"site": "Example.org"}, "site is part of a host name in lower case"),
+    ("referrer_channels", {"site": "example.org/shop"}, "site is part of a host name in lower case"),
+    ("referrer_channels", {"site": ".org"}, "site is part of a host name in lower case"),
+    ("referrer_channels", {"site": "b.org", "channel": "mail"}, "channel is search, social or referral"),
+    ("event_weights", {"measure": "refunds"}, "measure is views, cart_adds or purchases"),
+    ("event_weights", {"weight": 0.5}, "weight is a whole number of 0 or more"),
+    ("event_weights", {"weight": -1}, "weight is a whole number of 0 or more"),
+]  # fmt: skip
+
+#: What is possible, beside what the seeds as delivered say.
+ACCEPTED: list[tuple[str, dict[str, Any]]] = [
+    *(
+        ("outlier_rules", {"column_name": column, "group_by": group, "method": method, "scale": scale, "action": action})
+        for column, groups in (
+            ("price", ("product_id", "category", "event_type", "all")),
+            ("quantity", ("product_id", "category", "event_type", "all")),
+            ("weight", ("category", "all")),
+            ("income", ("country", "gender", "all")),
+        )
+        for group in groups
+        for method, scale, action in (("iqr", "raw", "cap"), ("zscore", "log", "remove"), ("iqr", "log", "flag"))
+    ),
+    *(
+        ("imputation_rules", {"record": record, "column_name": column, "method": method, "group_by": group, "action": action})
+        for record, columns, methods, groups in (
+            ("event", ("price", "quantity"), ("median", "mode"), ("product_id", "category", "event_type", "all")),
+            ("event", ("device", "country"), ("mode",), ("event_type", "all")),
+            ("product", ("weight",), ("median", "mode"), ("category", "all")),
+            ("customer", ("birth_year", "household_size", "income"), ("median", "mode"), ("country", "gender", "all")),
+            ("customer", ("gender",), ("mode",), ("country", "all")),
+            ("customer", ("country",), ("mode",), ("gender", "all")),
+        )
+        for column in columns
+        for method in methods
+        for group in groups
+        for action in ("impute", "null")
+    ),
+    *(
+        ("validation_rules", {"rule_id": rule, "severity": severity})
+        for rule in ("unusable_id", "event_in_future", "unknown_user", "unknown_product", "order_times_disordered",
+            "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "odd_local_time")
+        for severity in ("error", "warn")
+    ),
+    ("category_map", {"raw_category": "no books", "category": None}),
+    ("event_weights", {"weight": 0}),
+    ("minor_currencies", {"per_unit": 12.5}),
+]  # fmt: skip
+
+
+@dataclass
+class Asked:
+    """The seeds with all of the rows above in them, and what their tests said."""
+
+    where: Settings
+    done: Build
+    kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def rows(self, test: str, row: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The rows that a test kept; those that are like one."""
+        if test not in self.kept:
+            [node] = [node for node in self.done.nodes if node.name == test]
+            if node.status == "pass":
+                return []
+            assert node.status == "fail", node.message
+            with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
+                answer = con.execute(f"select * from {node.kept_in}")
+                names = [column[0] for column in answer.description or []]
+                self.kept[test] = [dict(zip(names, each, strict=True)) for each in answer.fetchall()]
+        found = self.kept[test]
+        return [each for each in found if row is None or all(each[name] == value for name, value in row.items())]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Iterator[Asked]:
+    where = Settings.below(tmp_path_factory.mktemp("seeds"), extensions)
+    assert run_dbt(["seed"], where=where).passed
+    with duckdb.connect(str(where.warehouse)) as con:
+        for seed, change in [(seed, change) for seed, change, _ in REFUSED] + ACCEPTED:
+            row = RIGHT[seed] | change
+            con.execute(
+                f"insert into main.{seed} by name select {', '.join(f'? as {name}' for name in row)}", [*row.values()]
+            )
+        con.execute(
+            "insert into main.category_map values ('books', 'literature'), ('tales', 'Books'), ('novels', 'books'), ('cups', 'novels')"
+        )
+        con.execute("insert into main.rfm_segments values (5, 5, 'again')")
+        con.execute("delete from main.rfm_bounds where measure = 'revenue'")
+        con.execute("alter table main.fx_rates add column nok double")
+    singular = ["categories_stand_for_themselves", "currencies_are_those_listed", "rfm_scores_leave_no_gap"]
+    select = ["--select", "resource_type:seed", *singular, "--exclude", "test_type:unit"]
+    yield Asked(where, run_dbt(["test", *select], where=where))
+
+
+@pytest.mark.parametrize(("seed", "change", "rule"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_has_no_effect_is_refused_and_the_rule_says_what_is_possible(
+    asked: Asked, seed: str, change: dict[str, Any], rule: str
+) -> None:
+    found = asked.rows(f"{seed}_rows", RIGHT[seed] | change)
+    assert [row["broken_rules"] for row in found] == [rule]
+
+
+def test_what_is_possible_is_not_refused(asked: Asked) -> None:
+    for seed, change in ACCEPTED:
+        assert not asked.rows(f"{seed}_rows", RIGHT[seed] | change), (seed, change)
+    for seed, row in RIGHT.items():
+        assert not asked.rows(f"{seed}_rows", row)
+
+
+def test_a_category_has_one_spelling_and_stands_for_itself(asked: Asked) -> None:
+    found = {(row["raw_category"], row["category"]) for row in asked.rows("categories_stand_for_themselves")}
+    # Two ways to write books, which also stands for something else; and novels, which cups stand for, is mapped to books.
+    assert found == {("Books", "books"), ("books", "literature"), ("books", "books"), ("novels", "books")}
+
+
+def test_currencies_without_rates_and_rates_without_a_currency_are_named(asked: Asked) -> None:
+    assert asked.rows("currencies_are_those_listed") == [
+        {"currency": "nok", "what_to_do": "add it to fx_currencies in dbt_project.yml"}
+    ]
+
+
+def test_a_measure_without_scores_is_named(asked: Asked) -> None:
+    assert "revenue" in {row["measure"] for row in asked.rows("rfm_scores_leave_no_gap")}
+
+
+def test_every_pair_of_scores_has_one_segment(asked: Asked) -> None:
+    assert asked.rows("rfm_segments_one_by_pair") and asked.rows("rfm_segments_of_every_pair")
+
+
+def test_counts_are_read_as_they_are_written(asked: Asked) -> None:
+    """DuckDB reads 0.5 into an integer as 1: nobody would see that the weight of views is another."""
+    with duckdb.connect(str(asked.where.warehouse), read_only=True) as con:
+        types = con.execute(
+            "select table_name || '.' || column_name, data_type from duckdb_columns() where schema_name = 'main' and table_name || '.' || column_name in "
+            "('event_weights.weight', 'outlier_rules.min_count', 'rfm_bounds.score', 'minor_currencies.per_unit')"
+        ).fetchall()
+    assert len(types) == 4 and {kind for _, kind in types} == {"DOUBLE"}
