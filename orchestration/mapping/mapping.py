@@ -25,7 +25,8 @@ from orchestration.mapping.kinds import Format as Format
 from orchestration.mapping.kinds import format_of as format_of
 from orchestration.mapping.messages import entries_together as entries_together
 from orchestration.mapping.messages import nearest as nearest
-from orchestration.mapping.messages import once, sentences
+from orchestration.mapping.messages import once
+from orchestration.mapping.messages import sentences as sentences
 from orchestration.mapping.models import ELEMENT as ELEMENT
 from orchestration.mapping.models import EXPLODED as EXPLODED
 from orchestration.mapping.models import ORIGINS
