@@ -20,7 +20,7 @@ from orchestration.config.settings import Settings
 from orchestration.config.yaml_file import DEEPEST, LARGEST
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load
-from orchestration.mapping import mapping
+from orchestration.mapping import mapping, models
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.mapping.mapping import mapping_files, read_mapping
 from orchestration.quality.doctor import examine
@@ -130,9 +130,9 @@ def test_what_is_meant_is_still_read(tmp_path: Path) -> None:
     assert two.fields["query"].value == "1" * 5000 and two.fields["event_at"] == one.fields["event_at"]
 
 
-WORDS = sorted({*mapping.Mapping.model_fields, *mapping.Table.model_fields, *mapping.Field.model_fields, *mapping.Stream.model_fields,
-                *mapping.Http.model_fields, *mapping.Next.model_fields, *mapping.Csv.model_fields, *mapping.Incremental.model_fields,
-                *mapping.Carry.model_fields, *RAW_TABLES, *RAW_TABLES["events"], "now", "event_time", "compare", "case_insensitive"})  # fmt: skip
+WORDS = sorted({*models.Mapping.model_fields, *models.Table.model_fields, *models.Field.model_fields, *models.Stream.model_fields,
+                *models.Http.model_fields, *models.Next.model_fields, *models.Csv.model_fields, *models.Incremental.model_fields,
+                *models.Carry.model_fields, *RAW_TABLES, *RAW_TABLES["events"], "now", "event_time", "compare", "case_insensitive"})  # fmt: skip
 TEXT = st.text(max_size=8)
 SCALARS = st.one_of(
     st.sampled_from([*WORDS, "${X}", "t", "", "a.csv", "[", "%d", "lower(t)", "s3://b/k", "package://x/y", "https://x", "~no/x"]),

@@ -13,7 +13,7 @@ import yaml
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load
-from orchestration.mapping import mapping
+from orchestration.mapping import expressions
 from orchestration.mapping.mapping import expression, read_mapping
 from orchestration.sql.functions import FUNCTIONS
 
@@ -43,7 +43,7 @@ def functions() -> dict[str, set[tuple[str, str | None]]]:
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Starting DuckDB takes more time than parsing a hundred expressions."""
     with duckdb.connect() as con:
-        monkeypatch.setattr(mapping.duckdb, "connect", con.cursor)
+        monkeypatch.setattr(expressions.duckdb, "connect", con.cursor)
         yield
 
 
