@@ -36,6 +36,9 @@ ROOMS: Final = {
 #: A room that reads a layer which the others of its layer do not: the ledger counts the rows of the lake itself.
 ALSO_READS: Final = {("marts", "quality"): {"staging"}}
 
+#: All that a hook of a model may call: a model is its SQL, and hooks keep books.
+HOOKS: Final = {"set_since", "watermark", "move_watermark", "record_state"}
+
 #: Tables that builds keep about themselves; any model may read them.
 BOOKKEEPING: Final = "bookkeeping."
 
@@ -228,6 +231,7 @@ class Project:
             if self.layer(path) in MAY_READ:
                 self.check_reads(path)
                 self.check_properties(path)
+                self.check_hooks(path)
             self.check_engine(path)
         for path in sorted((self.root / "snapshots").rglob("*.*")):
             self.check_reads(path)
@@ -305,6 +309,17 @@ class Project:
             self.find(path, 1, f"its YAML lacks {', '.join(missing)}: add it in {path.stem}.yml beside it")
         if self.layer(path) == "marts" and not (self.config(path, said, "contract") or {}).get("enforced"):
             self.find(path, 1, "a mart without a contract: set config.contract.enforced to true in its YAML")
+
+    def check_hooks(self, path: Path) -> None:
+        text = self.text(path)
+        for hook in re.finditer(r"\b(pre|post)[_-]hook\s*=\s*(\"[^\"]*\"|\[[^\]]*\])", text):
+            for called in sorted(set(re.findall(r"(\w+)\s*\(", hook[2])) - HOOKS):
+                self.find(
+                    path,
+                    line_of(text, hook.start()),
+                    f"a {hook[1]}-hook calls {called}: a hook only keeps books ({', '.join(sorted(HOOKS))}); "
+                    "put what it finds or computes into a model, and ref() that",
+                )
 
     def check_engine(self, path: Path) -> None:
         text = sql_outside_of_calls(self.text(path))

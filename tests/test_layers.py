@@ -155,6 +155,14 @@ BROKEN = {
         "models/intermediate/cleaning/int_tiles__week.sql:1: a model of intermediate/cleaning is called int_cleaning__…: "
         "rename it, or move it to its folder",
     ),
+    "a hook that computes": (
+        {
+            f"{TILES}.sql": '{{ config(pre_hook="{{ find_rows(this) }}", post_hook="{{ move_watermark() }}") }}\n'
+            "select 1 as id from {{ ref('stg_web__hits') }}"
+        },
+        f"{TILES}.sql:1: a pre-hook calls find_rows: a hook only keeps books (move_watermark, record_state, set_since, "
+        "watermark); put what it finds or computes into a model, and ref() that",
+    ),
     "a cast of one engine": (
         {f"{MART}.sql": "{{ tile('day') }}\nwhere id::int > 0"},
         f"{MART}.sql:2: :: is not the same on DuckDB and Spark: write cast(… as …)",
