@@ -49,7 +49,7 @@ group by {{ keys | join(', ') }}, order_key
 {#- An incremental build gathers the few rows that it reads once; a full one would have to keep them all. -#}
 {%- set products = 'select * from products' if is_incremental() else as_of_tiles('identity_product') -%}
 {%- set kinds = '(select * from (' ~ products ~ ') as tiles where ' ~ kind ~ ' is not null) as tiles_with_kind' -%}
-with {{ asked_members() }},
+with {{ asked_members('not is_hours_only') }},
 
 ---------- what the customer did
 

@@ -39,7 +39,7 @@ select {% if keys | length > 1 %}({% endif %}{% for key in keys %}c.{{ key if ke
   Incremental strategy `changes`, which a model's meta describes:
 
   - `change_set`, `change_keys`: the rows of these keys are replaced by those that the model's SQL gives. A change set without the column
-    changed_in is taken whole.
+    changed_in is taken whole, or what `change_condition` says of it.
   - with a `unique_key`: rows that come out as they were are left alone, with the snapshot they were built in, so that nothing
     downstream reprocesses them; those that did change are written to the journal. The change set is then what may have to be deleted:
     rows of it that the SQL does not give any more.
@@ -56,7 +56,7 @@ select {% if keys | length > 1 %}({% endif %}{% for key in keys %}c.{{ key if ke
 {%- set keys = meta.change_keys -%}
 delete from {{ kept }}
 {%- if meta.spine %}
-where {{ keys[0] }} in (select c.{{ keys[0] }} from {{ ref(meta.change_set) }} as c)
+where {{ keys[0] }} in (select c.{{ keys[0] }} from {{ ref(meta.change_set) }} as c where {{ meta.change_condition or 'true' }})
     or {{ keys[0] }} not in (select s.{{ keys[0] }} from {{ ref(meta.spine) }} as s);
 {%- else %}
 where ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in ({{ changed_keys(ref(meta.change_set), keys, this.identifier) }});

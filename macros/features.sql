@@ -6,21 +6,21 @@
   A build works out the states of those alone that a change set names (int_features__changed_customers, int_features__changed_sessions).
 #}
 
-{# CTE body: the entities and moments that a build has to answer: the whole spine, or those of the change set. #}
-{% macro asked(key, spine, change_set) -%}
+{# CTE body: the entities and moments that a build has to answer: the whole spine, or those of the change set of which `condition` holds. #}
+{% macro asked(key, spine, change_set, condition='true') -%}
 {%- if not execute %}{% do ref(change_set) %}{% endif -%}
 select {{ key }}, as_of
 from {{ ref(spine) }}
 {%- if is_incremental() %}
-where {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c)
+where {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c where {{ condition }})
 {%- endif %}
 {%- endmacro %}
 
 {# CTEs: the customers and moments, `asked`, and `members`, the identities that were known to be theirs. #}
-{% macro asked_members() -%}
+{% macro asked_members(condition='true') -%}
 asked as (
 
-    {{ asked('customer_id', 'int_features__customer_spine', 'int_features__changed_customers') | indent(4) }}
+    {{ asked('customer_id', 'int_features__customer_spine', 'int_features__changed_customers', condition) | indent(4) }}
 
 ),
 

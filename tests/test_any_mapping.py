@@ -281,7 +281,7 @@ def test_a_log_that_cannot_be_below_the_home(
     monkeypatch.setattr(cli, "app", lambda **_: 1 / 0)
     with pytest.raises(SystemExit):
         cli.main()
-    assert f"please report it with {tmp_path}/error-" in capsys.readouterr().err
+    assert f"please report it with the log {tmp_path}/error-" in capsys.readouterr().err
 
 
 def test_tests_see_what_went_wrong(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,10 @@ with moments as (
 
 changed_identities as (
 
-    select identity from {{ ref('int_changes__identities') }}
-    union
-    select e.identity
+    select identity, false as is_hours_only
+    from {{ ref('int_changes__identities') }}
+    union all
+    select e.identity, e.event_at < m.last_as_of as is_hours_only
     from {{ ref('int_cleaning__events') }} as e
     inner join moments as m
         on
@@ -28,18 +29,24 @@ changed_identities as (
             or (e.event_at >= m.last_as_of - interval {{ hours }} hour and e.event_at < m.as_of - interval {{ hours }} hour)
             {% endfor %}
     where e.event_day >= (select {{ add_days('d.as_of_day', -1) }} from moments as d)
-    union
-    select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity
+    union all
+    select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity, false as is_hours_only
     from {{ ref('int_cleaning__events') }} as e
     inner join moments as m on e.available_at > m.last_as_of
     where e.arrival_day >= (select d.as_of_day from moments as d)
 
 )
 
-select l.customer_id
-from {{ ref('int_identity__links') }} as l
-where l.identity in (select c.identity from changed_identities as c where c.identity is not null)
-union
-select s.customer_id
-from {{ ref('int_features__customer_spine') }} as s
-inner join moments as m on not m.is_same_day
+select
+    customer_id,
+    min(is_hours_only) as is_hours_only
+from (
+    select l.customer_id, c.is_hours_only
+    from {{ ref('int_identity__links') }} as l
+    inner join changed_identities as c on l.identity = c.identity
+    union all
+    select s.customer_id, false as is_hours_only
+    from {{ ref('int_features__customer_spine') }} as s
+    inner join moments as m on not m.is_same_day
+) as changes
+group by customer_id

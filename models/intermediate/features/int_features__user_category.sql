@@ -4,6 +4,7 @@
     meta={
         'change_set': 'int_features__changed_customers',
         'change_keys': ['customer_id'],
+        'change_condition': 'not is_hours_only',
         'spine': 'int_features__customer_spine',
     },
     post_hook="{{ move_watermark('int_features__changed_customers', has_as_of=true) }}",
