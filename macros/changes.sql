@@ -12,6 +12,8 @@ create table if not exists {{ target.schema }}.change_journal (
     identity varchar, anonymous_id varchar, product_id varchar, order_key varchar, session_id varchar,
     event_day date, arrival_day date, changed_in bigint
 );
+-- Of a model that is no longer there, nobody reads on.
+delete from {{ target.schema }}.watermarks where model not in (select r.model from {{ rules() }} as r);
 delete from {{ target.schema }}.change_journal
 where changed_in <= (select min(coalesce(w.snapshot, -1)) from {{ target.schema }}.watermarks as w)
 {%- endmacro %}

@@ -151,8 +151,8 @@ md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
   and the views and seeds that it reads. What a table before it is made by is that table's. A test's are its arguments, too, and
   what is declared of the columns that it is about.
 #}
-{% macro rules_of(node) -%}
-{%- set inputs = inputs_of(node) -%}
+{% macro rules_of(node, known=none) -%}
+{%- set inputs = inputs_of(node, known) -%}
 {%- set names, texts = [node.name], inputs.seeds | list -%}
 {%- if node.resource_type == 'seed' %}{% do texts.append(node.checksum.checksum) %}{% endif -%}
 {%- if node.resource_type == 'test' -%}
@@ -169,23 +169,25 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 
 {# What a node reads: sources and models by name, seeds by their checksums. A view stands for what it reads itself, and its name is
    among `views`. #}
-{% macro inputs_of(node) %}
+{# `known` keeps nodes by key, since dbt works out each anew when it is looked up. #}
+{% macro inputs_of(node, known=none) %}
 {%- set inputs = {'sources': [], 'seeds': [], 'views': [], 'models': []} -%}
-{%- do add_inputs_of(node, inputs) -%}
+{%- do add_inputs_of(node, inputs, {} if known is none else known) -%}
 {{ return({
     'sources': inputs.sources | unique | sort, 'seeds': inputs.seeds | unique | sort,
     'views': inputs.views | unique | sort, 'models': inputs.models | unique | sort,
 }) }}
 {% endmacro %}
 
-{% macro add_inputs_of(node, inputs) %}
+{% macro add_inputs_of(node, inputs, known) %}
 {%- for name in (node.depends_on or {}).get('nodes', []) -%}
-    {%- set input = graph.sources.get(name) or graph.nodes[name] -%}
+    {%- if name not in known %}{% do known.update({name: graph.sources.get(name) or graph.nodes[name]}) %}{% endif -%}
+    {%- set input = known[name] -%}
     {%- if input.resource_type == 'source' %}{% do inputs.sources.append(input.name) %}
     {%- elif input.resource_type == 'seed' %}{% do inputs.seeds.append(input.checksum.checksum) %}
     {%- elif input.config.materialized in ('view', 'ephemeral') -%}
         {%- do inputs.views.append(input.name) -%}
-        {%- do add_inputs_of(input, inputs) -%}
+        {%- do add_inputs_of(input, inputs, known) -%}
     {%- else %}{% do inputs.models.append(input.name) %}
     {%- endif -%}
 {%- endfor -%}
@@ -211,10 +213,15 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 {# At the start of a command: which tables each model reads, directly or not; the rules of each model, and how many tables it reads. #}
 {% macro record_rules() -%}
 {% if execute -%}
+{%- set models, known = [], {} -%}
+{%- for node in graph.nodes.values() -%}
+    {%- do known.update({node.unique_id: node}) -%}
+    {%- if node.resource_type == 'model' %}{% do models.append(node) %}{% endif -%}
+{%- endfor -%}
 create or replace table {{ reads() }} as
 with recursive direct (model, input) as (
-    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
-    {%- for input in inputs_of(node).models %}
+    {%- for node in models %}
+    {%- for input in inputs_of(node, known).models %}
     select '{{ node.name }}', '{{ input }}' union all
     {%- endfor %}
     {%- endfor %}
@@ -231,8 +238,8 @@ select model, input from closure where model <> '';
 
 create or replace table {{ rules() }} as
 with models (model, rules) as (
-    {%- for node in graph.nodes.values() if node.resource_type == 'model' %}
-    select '{{ node.name }}', {{ rules_of(node) }}
+    {%- for node in models %}
+    select '{{ node.name }}', {{ rules_of(node, known) }}
     {{ "union all" if not loop.last }}
     {%- endfor %}
 )
@@ -252,6 +259,9 @@ from models as m
    reads, the first is named: the one that reads the fewest itself. #}
 {% macro reason_to_begin(name) %}
 {%- if not execute or flags.WHICH not in ['build', 'run', 'retry'] %}{{ return(none) }}{% endif -%}
+{#- Asked once a node: a query costs dbt several milliseconds. -#}
+{%- set known = model.setdefault('reasons_to_begin', {}) -%}
+{%- if name in known %}{{ return(known[name]) }}{% endif -%}
 {%- set found = run_query(
     "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
     ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
@@ -264,7 +274,8 @@ from models as m
     ~ " order by n.inputs, u.model limit 1"
     ~ " ) as f on true where s.model = '" ~ name ~ "'"
 ) -%}
-{{ return(found.rows[0][0] if found.rows else 'since it is not known by which rules it was built') }}
+{%- do known.update({name: found.rows[0][0] if found.rows else 'since it is not known by which rules it was built'}) -%}
+{{ return(known[name]) }}
 {% endmacro %}
 
 {# SQL: the number of the running build. #}

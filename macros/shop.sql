@@ -4,8 +4,10 @@
 #}
 {% macro shop_setting(name) %}
 {%- if execute and not (model is defined and model.resource_type == 'unit_test') -%}
-    {%- set said = run_query('select ' ~ shop_setting_of_lake(name)).rows[0][0] -%}
-    {%- if said is not none %}{{ return(said) }}{% endif -%}
+    {#- Asked once a node: a query costs dbt several milliseconds. -#}
+    {%- set known = model.setdefault('shop_settings', {}) if model is defined else {} -%}
+    {%- if name not in known %}{% do known.update({name: run_query('select ' ~ shop_setting_of_lake(name)).rows[0][0]}) %}{% endif -%}
+    {%- if known[name] is not none %}{{ return(known[name]) }}{% endif -%}
 {%- endif -%}
 {{ return(var(name)) }}
 {% endmacro %}

@@ -5,12 +5,7 @@
 
 {% macro create_watermarks() -%}
 create table if not exists {{ target.schema }}.watermarks (model varchar, snapshot bigint, as_of timestamp);
-alter table {{ target.schema }}.watermarks add column if not exists as_of timestamp;
-{%- if execute %}
--- Of a model that is no longer there, nobody reads on.
-delete from {{ target.schema }}.watermarks
-where model not in ({% for node in graph.nodes.values() if node.resource_type == 'model' %}'{{ node.name }}'{{ ", " if not loop.last }}{% endfor %})
-{%- endif %}
+alter table {{ target.schema }}.watermarks add column if not exists as_of timestamp
 {%- endmacro %}
 
 {# True when `model` must be built from scratch: it is not there, the user asked for it, or its rules changed. #}
