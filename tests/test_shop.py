@@ -123,7 +123,7 @@ def test_two_values_are_one_error_and_nothing_lands(desk: Desk) -> None:
     first = desk.mapping("web", reporting_currency="EUR")
     desk.load(first)
     other = desk.mapping("till", reporting_currency="USD")
-    wrong = f"{other}: reporting_currency is USD (source till), but EUR in {first} (source web); a shop has one"
+    wrong = f"{other}: reporting_currency is USD (source till), but EUR in {first} (source web); a shop has only one"
     before = desk.snapshot()
     for use in (
         lambda: desk.load(other),
