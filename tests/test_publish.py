@@ -436,7 +436,7 @@ def test_an_open_reader_is_not_disturbed(shop: Settings, reader: Reader) -> None
 
 def test_a_place_that_cannot_be_written_is_one_sentence(shop: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(FinegrainError, match="cannot be written: Not a directory; FINEGRAIN_HOME says"):
+    with pytest.raises(FinegrainError, match="cannot write here: Not a directory; set FINEGRAIN_HOME"):
         publish(replace(shop, published=tmp_path / "file" / "published"))
 
 

@@ -297,7 +297,7 @@ class Loader:
                     elif before.topic_id != topic_id:
                         raise FinegrainError(
                             f"{self.stream_id}: it was deleted and recreated since it was last read (partition {partition} was at {before.position}). "
-                            "To read the new one from its beginning, run this once with --from_beginning; rows that have landed stay"
+                            "To read the new one from its beginning, run this once with --from-beginning; rows that have landed stay"
                         )
                     else:
                         at = replace(before, owner=self.owner)

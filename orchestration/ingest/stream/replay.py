@@ -114,7 +114,7 @@ def _letters(messages: Messages) -> str:
     return (
         f"select {_part_and_number('_position', messages)}, payload, coalesce(epoch_ms(sent_at), -1) as sent_at, key, headers, _position, "
         f"_ingested_at, [rule_id] as rules from ({_waiting(messages)}) "
-        # What was read again (--from_beginning) is one message all the same.
+        # What was read again (--from-beginning) is one message all the same.
         "qualify row_number() over (partition by _position order by _ingested_at desc) = 1"
     )
 
