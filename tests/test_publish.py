@@ -488,7 +488,7 @@ def test_without_a_build_nothing_is_published(shop: Settings) -> None:
     with pytest.raises(FinegrainError, match="does not exist; run `finegrain build`"):
         publish(replace(shop, warehouse=shop.home / "none.duckdb"))
     scribble(shop, "delete from main.builds")
-    with pytest.raises(FinegrainError, match="holds no build"):
+    with pytest.raises(FinegrainError, match="has no build"):
         publish(shop)
     with pytest.raises(FinegrainError, match="nothing is published"):
         account(shop)

@@ -23,7 +23,7 @@ from orchestration.config.settings import PROJECT, Settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.landing import is_plain_time, local_time_is_odd, macros, parse_time
 from orchestration.ingest.load import load
-from orchestration.lake.lake import lake
+from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping, strptime
 from orchestration.quality.doctor import examine
 

@@ -222,7 +222,7 @@ class Loader:
             )
             if start != expected:
                 raise Unreachable(
-                    f"part {partition} was read from {start}, and not from {expected}, where the last read ended"
+                    f"partition {partition} was read from {start}, and not from {expected}, where the last read ended"
                 )
         if not self._open.ends:
             self._since = time.monotonic()
