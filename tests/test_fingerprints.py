@@ -229,7 +229,7 @@ def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy
     shop = _Shop(houses, copy)
     change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
     change(copy, "macros/sessions.sql", "events without a gap", "events that follow without a gap")
-    shop.change_seed("rfm_segments", "Champions", "Best of all")
+    shop.change_seed("rfm_segments", "champion", "Best of all")
     done = shop.build()
     assert "user_features" in shop.begun() <= shop.graph.below("rfm_segments")
     assert not shop.begun() & shop.graph.incremental
