@@ -30,3 +30,16 @@ members as (
 
 )
 {%- endmacro %}
+
+{# CTE body: the moment of this build, and `last_as_of`, the one for which the state that lags behind most was built; whether windows of
+   days have stood still since (`is_same_day`). #}
+{% macro moments_of_builds() -%}
+select
+    b.as_of,
+    b.as_of_day,
+    min(w.as_of) as last_as_of,
+    coalesce(max(w.as_of) <= b.as_of and cast(min(w.as_of) as date) = b.as_of_day, false) as is_same_day
+from {{ ref('int_identity__build') }} as b
+left join {{ source('bookkeeping', 'watermarks') }} as w on w.as_of is not null
+group by b.as_of, b.as_of_day
+{%- endmacro %}

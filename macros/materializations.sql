@@ -169,7 +169,7 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 
 {# What a node reads: sources and models by name, seeds by their checksums. A view stands for what it reads itself, and its name is
    among `views`. #}
-{# `known` keeps nodes by key, since dbt works out each anew when it is looked up. #}
+{# `known` keeps nodes by key, since dbt works out each of them whenever it is looked up. #}
 {% macro inputs_of(node, known=none) %}
 {%- set inputs = {'sources': [], 'seeds': [], 'views': [], 'models': []} -%}
 {%- do add_inputs_of(node, inputs, {} if known is none else known) -%}

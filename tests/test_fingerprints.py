@@ -219,9 +219,9 @@ class _Shop:
         return _begun(self.where)
 
     def equals_one_from_scratch(self, **variables: object) -> None:
-        afresh = self.houses.beside(self.where)
-        _run(afresh, self.project, "run", "--full-refresh", *self.selected, variables=VARS | variables)
-        assert differences(self.where, afresh) == []
+        at_once = self.houses.beside(self.where)
+        _run(at_once, self.project, "run", "--full-refresh", *self.selected, variables=VARS | variables)
+        assert differences(self.where, at_once) == []
 
 
 @pytest.mark.long

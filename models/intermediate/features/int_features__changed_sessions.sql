@@ -3,14 +3,7 @@
 -- that became visible since. The first build of a day, or of an earlier moment, asks for all.
 with moments as (
 
-    select
-        b.as_of,
-        b.as_of_day,
-        min(w.as_of) as last_as_of,
-        coalesce(max(w.as_of) <= b.as_of and cast(min(w.as_of) as date) = b.as_of_day, false) as is_same_day
-    from {{ ref('int_identity__build') }} as b
-    left join {{ source('bookkeeping', 'watermarks') }} as w on w.as_of is not null
-    group by b.as_of, b.as_of_day
+    {{ moments_of_builds() | indent(4) }}
 
 )
 
