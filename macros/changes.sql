@@ -3,7 +3,7 @@
   to the change journal, as they were and as they are, with the snapshot of the build, in their own transaction. Models of changes/
   turn the journal into change sets: the identities, identity-days, products, orders, sessions and days that something happened to. A
   later model reads a change set past its own watermark and replaces exactly those keys. Entries that all have read are deleted when a
-  build begins (macros/watermarks.sql).
+  build begins (`create_change_journal`).
 #}
 
 {% macro create_change_journal() -%}
