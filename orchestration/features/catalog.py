@@ -230,17 +230,30 @@ def catalog(
 
 
 def declared(project: Path = PROJECT) -> list[Mart]:
-    """The feature marts as their YAML files describe them, by name."""
+    """The feature marts as their YAML files describe them, by name. A feature's owner is that of its model or else of the model's folder, if its
+    column names none."""
+    owner = _owner_of_folder(project, FEATURES)
     found = []
     for path in sorted((project / "models" / FEATURES).glob("*.yml")):
         for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
             if "columns" in model:
-                found.append(_mart(model))
+                found.append(_mart(model, owner))
     return found
 
 
-def _mart(model: Mapping[str, Any]) -> Mart:
+def _owner_of_folder(project: Path, folder: str) -> str:
+    """Who owns the models of a folder below models/, as dbt_project.yml says (`+meta: {owner: …}`)."""
+    config = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8"))
+    level, owner = config.get("models") or {}, ""
+    for name in (config["name"], *folder.split("/")):
+        level = level.get(name) or {}
+        owner = (level.get("+meta") or {}).get("owner", owner)
+    return owner
+
+
+def _mart(model: Mapping[str, Any], owner: str) -> Mart:
     keys, features = {}, []
+    owner = model.get("config", {}).get("meta", {}).get("owner", owner)
     for column in model["columns"]:
         meta = column.get("config", {}).get("meta", {})
         meaning = " ".join(column.get("description", "").split())
@@ -256,7 +269,7 @@ def _mart(model: Mapping[str, Any]) -> Mart:
                 meta["window"],
                 meta["null_means"],
                 tuple(meta["range"]) if "range" in meta else None,
-                meta["owner"],
+                meta.get("owner", owner),
             )
         )
     grain = model.get("config", {}).get("meta", {}).get("grain", "")
