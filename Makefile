@@ -37,6 +37,7 @@ lint: setup-dev ## ruff, mypy, who may import and read whom, sqlfluff
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/check_layers.py
 	$(BIN)/python scripts/describe_features.py --check
+	$(BIN)/python scripts/contracts_page.py --check
 	$(BIN)/sqlfluff lint models snapshots tests/singular
 
 format: setup-dev ## Lay out Python and SQL

@@ -1,12 +1,14 @@
-"""Write the raw contracts into docs/reference/raw-tables.md, from where they are described: models/staging/_sources.yml.
+"""Write what follows from the raw contracts in models/staging/_sources.yml: the page docs/reference/raw-tables.md and, in
+models/marts/core/fct_events.yml, the fields that pass through all models unchanged.
 
     python scripts/contracts_page.py [--check]
 
-`--check` writes nothing, and exits with 1 when the page is not what it should be.
+`--check` writes nothing, and exits with 1 when a file is not what it should be.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,12 +17,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 
-from orchestration.mapping.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES
+from orchestration.mapping.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES, declared_columns, pass_through_fields
 from orchestration.mapping.mapping import REQUIRED
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "raw-tables.md"
 START, END = "<!-- contracts: scripts/contracts_page.py -->\n", "<!-- end of contracts -->"
+MART = ROOT / "models" / "marts" / "core" / "fct_events.yml"
+MART_START = "      # Fields of _sources.yml that pass through, written by scripts/contracts_page.py.\n"
+MART_END = "      # End of these fields.\n"
 
 
 def descriptions() -> dict[str, dict[str, str]]:
@@ -28,15 +33,14 @@ def descriptions() -> dict[str, dict[str, str]]:
     blocks = dict(
         re.findall(r"{% docs (\w+) %}\s*(.*?)\s*{% enddocs %}", (ROOT / "models" / "_docs.md").read_text("utf-8"), re.S)
     )
-    sources = yaml.safe_load((ROOT / "models" / "staging" / "_sources.yml").read_text("utf-8"))
     environment = Environment()
 
     def text(column: Any) -> str:
         return " ".join(environment.from_string(column.get("description", "")).render(doc=blocks.__getitem__).split())
 
     return {
-        table["name"]: {column["name"]: text(column) for column in table.get("columns", [])}
-        for table in sources["sources"][0]["tables"]
+        table: {name: text(column) for name, column in columns.items()}
+        for table, columns in declared_columns(ROOT).items()
     }
 
 
@@ -57,16 +61,35 @@ def contracts() -> str:
     return "".join(parts)
 
 
+def mart_columns() -> str:
+    """The fields that pass through, as columns of fct_events in YAML."""
+    columns = declared_columns(ROOT)["events"]
+    lines = []
+    for name, kind in pass_through_fields(ROOT).items():
+        meta = {key: value for key, value in columns[name]["config"]["meta"].items() if key != "pass_through"}
+        config = f", config: {{meta: {yaml.safe_dump(meta, default_flow_style=True).strip()}}}" if meta else ""
+        described = json.dumps(columns[name]["description"], ensure_ascii=False)
+        lines.append(f"      - {{name: {name}, data_type: {kind}, description: {described}{config}}}\n")
+    return "".join(lines)
+
+
 def main() -> int:
-    page = PAGE.read_text("utf-8")
-    before, rest = page.split(START)
-    wanted = before + START + "\n" + contracts() + END + rest.split(END)[1]
-    if "--check" in sys.argv[1:]:
-        if page != wanted:
-            print("docs/reference/raw-tables.md is out of date; run python scripts/contracts_page.py")
-        return int(page != wanted)
-    PAGE.write_text(wanted, "utf-8")
-    return 0
+    stale = 0
+    for path, start, end, written in (
+        (PAGE, START, END, "\n" + contracts()),
+        (MART, MART_START, MART_END, mart_columns()),
+    ):
+        text = path.read_text("utf-8")
+        before, rest = text.split(start)
+        wanted = before + start + written + end + rest.split(end)[1]
+        if text == wanted:
+            continue
+        if "--check" not in sys.argv[1:]:
+            path.write_text(wanted, "utf-8")
+            continue
+        print(f"{path.relative_to(ROOT)} is out of date; run python scripts/contracts_page.py")
+        stale = 1
+    return stale
 
 
 if __name__ == "__main__":

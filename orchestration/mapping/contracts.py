@@ -1,4 +1,4 @@
-"""The raw contracts: which tables the lake holds and which fields each row of them carries.
+"""The raw contracts: which tables the lake holds and which fields each row of them carries, as models/staging/_sources.yml declares them.
 
 A contract field lands as the text the source delivered: casting, and judging what does not cast, is the
 models' work, so a strange value is quarantined with a reason instead of failing a load.
@@ -6,7 +6,13 @@ models' work, so a strange value is quarantined with a reason instead of failing
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from orchestration.config.settings import PROJECT
 
 #: Columns that every raw row carries before its contract fields: name to DuckDB type.
 #: Times are UTC. `_error` says why a row could not be read at all; such a row has no fields, only its payload.
@@ -21,51 +27,39 @@ META_COLUMNS: Final[dict[str, str]] = {
     "available_at": "TIMESTAMP",
 }
 
-_PARAMETER: Final = 'STRUCT("key" VARCHAR, "value" STRUCT(string_value VARCHAR, int_value BIGINT, float_value DOUBLE, double_value DOUBLE))[]'
-_GA4_ITEM: Final = (
-    "STRUCT(item_id VARCHAR, item_name VARCHAR, item_brand VARCHAR, item_variant VARCHAR, item_category VARCHAR, "
-    "item_category2 VARCHAR, item_category3 VARCHAR, price DOUBLE, price_in_usd DOUBLE, quantity BIGINT, "
-    "item_revenue DOUBLE, coupon VARCHAR, item_list_name VARCHAR)[]"
-)
+
+@cache
+def declared_columns(project: Path = PROJECT) -> dict[str, dict[str, dict[str, Any]]]:
+    """What models/staging/_sources.yml declares of each column of the raw tables, by table and name. Nothing where there is no such file:
+    `settings()` says what is wrong with the project's folder."""
+    path = project / "models" / "staging" / "_sources.yml"
+    if not path.is_file():
+        return {}
+    # The parser in C: this file is read whenever finegrain starts.
+    sources = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]
+    tables = {table["name"]: {column["name"]: column for column in table["columns"]} for table in sources[0]["tables"]}
+    return {name: found for name, found in tables.items() if "payload" in found}
 
 
-def _text(names: str) -> dict[str, str]:
-    return dict.fromkeys(names.split(), "VARCHAR")
+def pass_through_fields(project: Path = PROJECT) -> dict[str, str]:
+    """The fields of events that no model changes, with the type that they have from staging on (macros/pass_through.sql)."""
+    found = {name: _meta(column).get("pass_through") for name, column in declared_columns(project)["events"].items()}
+    return {name: kind for name, kind in found.items() if kind}
+
+
+def _meta(column: dict[str, Any]) -> dict[str, Any]:
+    meta: dict[str, Any] = column.get("config", {}).get("meta", {})
+    return meta
 
 
 #: Contract fields by raw table: name to DuckDB type. Each table ends with `payload`, the row as it was delivered.
 RAW_TABLES: Final[dict[str, dict[str, str]]] = {
-    "events": _text(
-        "event_id event_type event_at user_id anonymous_id session_id product_id category quantity price currency "
-        "order_id line_id query device user_agent page referrer campaign country consent properties"
-    ),
-    "ga4_events": {
-        **_text("event_date event_timestamp event_name user_id user_pseudo_id"),
-        "event_params": _PARAMETER,
-        "privacy_info": "STRUCT(analytics_storage VARCHAR, ads_storage VARCHAR)",
-        "device": "STRUCT(category VARCHAR, operating_system VARCHAR, language VARCHAR, "
-        "web_info STRUCT(browser VARCHAR, hostname VARCHAR))",
-        "geo": "STRUCT(country VARCHAR, region VARCHAR, city VARCHAR)",
-        "traffic_source": 'STRUCT("name" VARCHAR, medium VARCHAR, "source" VARCHAR)',
-        "ecommerce": "STRUCT(transaction_id VARCHAR, purchase_revenue DOUBLE, total_item_quantity BIGINT)",
-        "items": _GA4_ITEM,
-        "property_currency": "VARCHAR",
-    },
-    "customers": _text(
-        "customer_id created_at updated_at birth_year gender country household_size income acquisition_channel "
-        "marketing_consent properties"
-    ),
-    "products": _text(
-        "product_id title brand category price currency weight weight_unit created_at updated_at properties"
-    ),
-    "orders": _text(
-        "order_id user_id anonymous_id session_id status currency discount discount_code tax shipping tax_included total "
-        "created_at paid_at shipped_at updated_at properties"
-    ),
-    "order_items": _text("order_id line_id product_id quantity price discount amount currency updated_at properties"),
-    "refunds": _text(
-        "refund_id order_id line_id user_id product_id quantity amount currency refunded_at updated_at properties"
-    ),
+    table: {
+        name: column.get("data_type", "VARCHAR")
+        for name, column in fields.items()
+        if name not in META_COLUMNS and name != "payload"
+    }
+    for table, fields in declared_columns().items()
 }
 
 #: A regular expression: which element of a list of its record a row is, in its position: `[3]`, or `[2.1]` of a list within another.

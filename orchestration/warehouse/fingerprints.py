@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import yaml
 
+from orchestration.mapping.contracts import pass_through_fields
+
 #: The name in `of_project` under which all macros and vars stand together, for a text that is not known here.
 ALL: Final = "*"
 #: What dispatched macros are called that run on DuckDB, the first that there is counting.
@@ -83,6 +85,9 @@ def _macros(project: Path) -> dict[str, str]:
         for path in (project / folder).rglob("*.sql"):
             for macro in _MACRO.finditer(code(path.read_text("utf-8"))):
                 found[("test_" if macro[1] == "test" else "") + macro[2]] = macro[0]
+    if "pass_through_fields" in found:
+        # It reads them from dbt's graph, so they are no part of its text.
+        found["pass_through_fields"] += json.dumps(pass_through_fields(project))
     return found
 
 

@@ -15,6 +15,8 @@ import jinja2
 import yaml
 from sqlfluff.core.templaters.builtins.dbt import DBT_BUILTINS
 
+from orchestration.mapping.contracts import declared_columns
+
 #: SQL that sqlfluff's DuckDB dialect does not parse (`at (version => …)`), replaced by a table's name.
 _UNPARSABLE = ("lake_rows", "lake_table", "lake_table_of_touched_orders")
 
@@ -57,10 +59,15 @@ class _Adapter:
 
 
 _VARS = yaml.safe_load(Path("dbt_project.yml").read_text(encoding="utf-8")).get("vars", {})
+_FIELDS = {
+    name: {"name": name, "config": {"meta": {}}, **column}
+    for name, column in declared_columns(Path())["events"].items()
+}
 _CONTEXT: dict[str, Any] = {
     **DBT_BUILTINS,
     "adapter": _Adapter(),
     "execute": False,
+    "graph": {"sources": {"source.finegrain.lake.events": {"columns": _FIELDS}}},
     "flags": SimpleNamespace(FULL_REFRESH=False, WHICH="build"),
     "return": _return,
     "target": SimpleNamespace(name="dev", type="duckdb", database="warehouse", schema="main"),

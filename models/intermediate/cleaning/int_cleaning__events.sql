@@ -211,10 +211,7 @@ select
     device_was_missing,
     country_clean as country,
     country_was_missing,
-    query,
-    page,
-    referrer,
-    campaign,
+    {{ pass_through() }},
     properties,
     warnings,
 

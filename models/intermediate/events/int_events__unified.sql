@@ -4,8 +4,8 @@
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'time_zone', 'expects', 'raw_error', 'ingested_at',
     'raw_available_at', 'client_event_id', 'event_name', 'event_at', 'is_odd_local_time', 'user_id', 'anonymous_id',
     'source_session_id', 'product_id', 'category_name', 'quantity', 'price', 'currency', 'order_id', 'line_id',
-    'has_bad_number', 'query', 'device_name', 'user_agent', 'page', 'referrer', 'campaign', 'country', 'consent', 'properties'
-] %}
+    'has_bad_number', 'device_name', 'user_agent', 'country', 'consent', 'properties'
+] + (pass_through_fields() | list) %}
 {% set ids = ['client_event_id', 'user_id', 'anonymous_id', 'source_session_id', 'product_id', 'order_id'] %}
 with orders as (
 
@@ -74,15 +74,12 @@ bought as (
         i.order_id,
         i.line_id,
         i.has_bad_number,
-        cast(null as varchar) as query,
         cast(null as varchar) as device_name,
         cast(null as varchar) as user_agent,
-        cast(null as varchar) as page,
-        cast(null as varchar) as referrer,
-        cast(null as varchar) as campaign,
         cast(null as varchar) as country,
         cast(null as varchar) as consent,
         i.properties,
+        {{ pass_through_from({}) }},
         i.amount as given_amount,
         coalesce(i.discount, {{ taken_off('i.price', 'i.quantity', 'i.amount') }}) as discount,
         o.known_at as order_known_at,
@@ -127,15 +124,12 @@ returned as (
         r.order_id,
         r.line_id,
         r.has_bad_number,
-        cast(null as varchar) as query,
         cast(null as varchar) as device_name,
         cast(null as varchar) as user_agent,
-        cast(null as varchar) as page,
-        cast(null as varchar) as referrer,
-        cast(null as varchar) as campaign,
         cast(null as varchar) as country,
         cast(null as varchar) as consent,
         r.properties,
+        {{ pass_through_from({}) }},
         r.amount as given_amount,
         cast(null as decimal(18, 4)) as discount,
         o.known_at as order_known_at,

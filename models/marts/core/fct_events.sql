@@ -39,10 +39,7 @@ select
     e.device_was_missing,
     e.country,
     e.country_was_missing,
-    e.query,
-    e.page,
-    e.referrer,
-    e.campaign,
+    {{ pass_through('e') }},
     e.properties,
     e.warnings
 from {{ ref('int_cleaning__events') }} as e

@@ -33,14 +33,11 @@ final as (
         {{ not_a_number('quantity') }} or {{ not_a_number('price') }} as has_bad_number,
 
         ---------- context
-        {{ clean_text('query') }} as query,
         {{ clean_text('device') }} as device_name,
         {{ clean_text('user_agent') }} as user_agent,
-        {{ clean_text('page') }} as page,
-        {{ clean_text('referrer') }} as referrer,
-        {{ clean_text('campaign') }} as campaign,
         {{ clean_text('country') }} as country,
         {{ clean_text('consent') }} as consent,
+        {{ pass_through_from_text() }},
         properties
     from raw_events
 

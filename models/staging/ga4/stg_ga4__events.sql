@@ -1,4 +1,10 @@
 -- One row for each item of an event, and one for an event without items, or with too many to be believed.
+{% set pass_through = {
+    'query': clean_text(parameter('event_params', 'search_term', 'string')),
+    'page': clean_text(parameter('event_params', 'page_location', 'string')),
+    'referrer': clean_text(parameter('event_params', 'page_referrer', 'string')),
+    'campaign': clean_text('traffic_source."medium"'),
+} %}
 with raw_events as (
 
     select * from {{ ref('base_ga4__events') }}
@@ -49,14 +55,11 @@ final as (
         or coalesce({{ list_size('items') }} > {{ max_items() }}, false) as has_bad_number,
 
         ---------- context
-        {{ clean_text(parameter('event_params', 'search_term', 'string')) }} as query,
         {{ clean_text('device.category') }} as device_name,
         cast(null as varchar) as user_agent,
-        {{ clean_text(parameter('event_params', 'page_location', 'string')) }} as page,
-        {{ clean_text(parameter('event_params', 'page_referrer', 'string')) }} as referrer,
-        {{ clean_text('traffic_source."medium"') }} as campaign,
         {{ clean_text('geo.country') }} as country,
         {{ clean_text('privacy_info.analytics_storage') }} as consent,
+        {{ pass_through_from(pass_through) }},
         cast(null as varchar) as properties
     from unfolded
 
