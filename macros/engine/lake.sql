@@ -86,3 +86,7 @@ ducklake_table_insertions(
 {# SQL: what mappings say of the whole shop, by the name of a setting; null where they say nothing. #}
 {% macro shop_setting_of_lake(setting) %}{{ return(adapter.dispatch('shop_setting_of_lake', 'finegrain')(setting)) }}{% endmacro %}
 {% macro duckdb__shop_setting_of_lake(setting) %}getvariable('shop')['{{ setting }}']{% endmacro %}
+
+{# SQL: the fields of events that pass through all models, as JSON of name to type (orchestration/mapping/contracts.py). #}
+{% macro pass_through_of_sources() %}{{ return(adapter.dispatch('pass_through_of_sources', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__pass_through_of_sources() %}getvariable('pass_through'){% endmacro %}

@@ -8,6 +8,7 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 - `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/warehouse/fingerprints.py).
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one that inserted rows.
 - `getvariable('shop')`, MAP(VARCHAR, VARCHAR): shop-wide settings of mappings, which override vars of the same names.
+- `getvariable('pass_through')`, VARCHAR of JSON: the fields of events that pass through all models, with their type.
 
 At its end a build asks the function `whole_marts(graph)` which marts it was of (orchestration/warehouse/whole_marts.py).
 """
@@ -35,6 +36,7 @@ from orchestration.config.settings import PROJECT, Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake import lake, shop
 from orchestration.lake.locks import scratch
+from orchestration.mapping.contracts import pass_through_fields
 from orchestration.sql.text import map_literal, quote, timestamp_literal
 from orchestration.warehouse.fingerprints import of_project
 from orchestration.warehouse.whole_marts import of_graph
@@ -138,6 +140,7 @@ class Plugin(BasePlugin):
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
         # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
         cursor.execute(f"set variable fingerprints = {quote(json.dumps(self._fingerprints))}")
+        cursor.execute(f"set variable pass_through = {quote(json.dumps(pass_through_fields()))}")
         pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
         cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
         cursor.execute(f"set variable shop = {map_literal(self._shop)}")

@@ -86,7 +86,7 @@ def _macros(project: Path) -> dict[str, str]:
             for macro in _MACRO.finditer(code(path.read_text("utf-8"))):
                 found[("test_" if macro[1] == "test" else "") + macro[2]] = macro[0]
     if "pass_through_fields" in found:
-        # It reads them from dbt's graph, so they are no part of its text.
+        # It asks for them with a query, so they are no part of its text.
         found["pass_through_fields"] += json.dumps(pass_through_fields(project))
     return found
 

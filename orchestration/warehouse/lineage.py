@@ -144,7 +144,12 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
 
 def _fingerprint(project: Path) -> str:
     digest = hashlib.sha256()
-    files = [project / "dbt_project.yml", Path(__file__), *(project / "seeds").glob("*.csv")]
+    files = [
+        project / "dbt_project.yml",
+        project / "models" / "staging" / "_sources.yml",
+        Path(__file__),
+        *(project / "seeds").glob("*.csv"),
+    ]
     files += [*(project / "models").rglob("*.sql"), *(project / "macros").rglob("*.sql")]
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -15,7 +15,7 @@ import jinja2
 import yaml
 from sqlfluff.core.templaters.builtins.dbt import DBT_BUILTINS
 
-from orchestration.mapping.contracts import declared_columns
+from orchestration.mapping.contracts import pass_through_fields
 
 #: SQL that sqlfluff's DuckDB dialect does not parse (`at (version => …)`), replaced by a table's name.
 _UNPARSABLE = ("lake_rows", "lake_table", "lake_table_of_touched_orders")
@@ -59,15 +59,10 @@ class _Adapter:
 
 
 _VARS = yaml.safe_load(Path("dbt_project.yml").read_text(encoding="utf-8")).get("vars", {})
-_FIELDS = {
-    name: {"name": name, "config": {"meta": {}}, **column}
-    for name, column in declared_columns(Path())["events"].items()
-}
 _CONTEXT: dict[str, Any] = {
     **DBT_BUILTINS,
     "adapter": _Adapter(),
     "execute": False,
-    "graph": {"sources": {"source.finegrain.lake.events": {"columns": _FIELDS}}},
     "flags": SimpleNamespace(FULL_REFRESH=False, WHICH="build"),
     "return": _return,
     "target": SimpleNamespace(name="dev", type="duckdb", database="warehouse", schema="main"),
@@ -91,6 +86,8 @@ def _load_macros() -> None:
         module = environment.from_string(tag.sub(r"\1the_\2", source), globals=_CONTEXT).module
         _MACROS.update({name.removeprefix("the_"): macro for name, macro in vars(module).items()})
     _MACROS.update(dict.fromkeys(_UNPARSABLE, "lake_{}".format))
+    # What it asks DuckDB for.
+    _MACROS["pass_through_fields"] = lambda: pass_through_fields(Path())
 
 
 _load_macros()
