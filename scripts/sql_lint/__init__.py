@@ -87,7 +87,7 @@ def _load_macros() -> None:
         _MACROS.update({name.removeprefix("the_"): macro for name, macro in vars(module).items()})
     _MACROS.update(dict.fromkeys(_UNPARSABLE, "lake_{}".format))
     # What it asks DuckDB for.
-    _MACROS["pass_through_fields"] = lambda: pass_through_fields(Path())
+    _MACROS["pass_through_fields"] = lambda *_: pass_through_fields(Path())
 
 
 _load_macros()
