@@ -15,7 +15,7 @@ import jinja2
 import yaml
 from sqlfluff.core.templaters.builtins.dbt import DBT_BUILTINS
 
-from orchestration.mapping.contracts import pass_through_fields
+from orchestration.mapping import contracts
 
 #: SQL that sqlfluff's DuckDB dialect does not parse (`at (version => …)`), replaced by a table's name.
 _UNPARSABLE = ("lake_rows", "lake_table", "lake_table_of_touched_orders")
@@ -87,7 +87,7 @@ def _load_macros() -> None:
         _MACROS.update({name.removeprefix("the_"): macro for name, macro in vars(module).items()})
     _MACROS.update(dict.fromkeys(_UNPARSABLE, "lake_{}".format))
     # What it asks DuckDB for.
-    _MACROS["pass_through_fields"] = lambda *_: pass_through_fields(Path())
+    _MACROS["pass_through_fields"] = lambda: contracts.pass_through_fields(Path())
 
 
 _load_macros()
