@@ -511,11 +511,13 @@ def run_dagster(
     from orchestration.dagster.instance import start
 
     where = None
+    if shop is None and settings.PROJECT != settings.PACKAGE:
+        shop, data = str(settings.PROJECT / "mappings"), data or str(settings.PROJECT)
     if shop is None:
         from orchestration.cli.demo import simulated_home, simulated_shop
 
         where = simulated_home()
-        shop, data = str(settings.PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
+        shop, data = str(settings.PACKAGE / "examples" / "simulated_shop"), str(simulated_shop(where))
     start(part, shop, data, host, port, allow_host, where)
 
 
