@@ -171,7 +171,14 @@ class Project:
             for entry in content.get("models") or []:
                 folder.setdefault(entry["name"], {}).update(entry)
             for unit_test in content.get("unit_tests") or []:
-                folder.setdefault(unit_test["model"], {})["unit_tests"] = True
+                model = unit_test["model"]
+                folder.setdefault(model, {})["unit_tests"] = True
+                if path.stem != model:
+                    self.find(
+                        path,
+                        1,
+                        f"the unit test {unit_test['name']} is of {model}: move it to {model}.yml",
+                    )
         return said
 
     @cached_property

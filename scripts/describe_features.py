@@ -5,8 +5,8 @@
 
 A feature mart has hundreds of columns that differ in measure and window alone; scripts/features/ declares each measure once. The
 YAML is what everything else reads: dbt's contract, which fails a build whose SELECT has other columns or types, its
-documentation, the range tests, the catalogue and the feature store. What stands above `columns:` in a YAML file is
-written by hand and kept.
+documentation, the range tests, the catalogue and the feature store. What stands above and below this list of columns in a
+YAML file (descriptions, tests, unit tests) is written by hand and kept. A column's owner is that of its folder, in dbt_project.yml.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from types import ModuleType
 from typing import Any, Final
 
 import yaml
-from features import CATEGORICAL_KEYS, OWNER, Feature, Project
+from features import CATEGORICAL_KEYS, Feature, Project
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = Path("models") / "marts" / "features"
+#: The first and the last line of the generated part of a file.
+START: Final = "    columns:  # Written by scripts/describe_features.py.\n"
+END: Final = "    # End of what scripts/describe_features.py writes.\n"
 
 
 def declarations() -> dict[str, ModuleType]:
@@ -39,13 +42,14 @@ def columns(declared: ModuleType, project: Project) -> str:
         "built_from": ("bigint", "The lake snapshot that the build read."),
     }
     lines = [
-        "    columns:  # Written by scripts/describe_features.py.\n",
+        START,
         *(
             f"      - {{name: {name}, data_type: {data_type}, description: {json.dumps(what)}, "
             f"constraints: [{{type: not_null, warn_unsupported: false}}]{_category(name)}}}\n"
             for name, (data_type, what) in keys.items()
         ),
         *map(line, declared.features(project)),
+        END,
     ]
     return "".join(lines)
 
@@ -57,7 +61,6 @@ def line(feature: Feature) -> str:
         meta["range"] = list(feature.range)
     if feature.categorical:
         meta["categorical"] = True
-    meta["owner"] = OWNER
     described = json.dumps(feature.meaning.format(_in_words(feature.window)) + ".", ensure_ascii=False)
     return (
         f"      - {{name: {feature.name}, data_type: {_scalar(feature.data_type)}, description: {described},\n"
@@ -93,8 +96,14 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     for mart, declared in declarations().items():
         path = root / FOLDER / f"{mart}.yml"
         text = path.read_text(encoding="utf-8")
-        head, _, _ = text.partition("    columns:")
-        wanted = head + columns(declared, project)
+        head, start, rest = text.partition(START)
+        _, end, tail = rest.partition(END)
+        if not (start and end):
+            print(
+                f"{path.relative_to(root)}: the lines '{START.strip()}' and '{END.strip()}' enclose its columns; restore them"
+            )
+            return 1
+        wanted = head + columns(declared, project) + tail
         if text == wanted:
             continue
         stale.append(path.relative_to(root))

@@ -186,12 +186,16 @@ ODD = {
 }
 
 
+OWNED = "name: shop\nmodels: {shop: {+meta: {owner: all}, marts: {features: {+meta: {owner: us}}}}}\n"
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> tuple[Settings, Path]:
     """A published mart of odd values, and the project that declares it."""
     folder = tmp_path / "models" / "marts" / "features"
     folder.mkdir(parents=True)
-    meta = {"unit": "u", "window": "none", "null_means": "never null", "owner": "me"}
+    meta = {"unit": "u", "window": "none", "null_means": "never null"}
+    (tmp_path / "dbt_project.yml").write_text(OWNED)
     columns = [
         {"name": name, "data_type": kind, "description": "A.", "config": {"meta": meta}} for name, kind in ODD.items()
     ]
@@ -215,6 +219,24 @@ def odd(tmp_path: Path) -> tuple[Settings, Path]:
             from range(1, 101) as r(n)
         """)
     return where, tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "column_owner", "owner"),
+    [({}, None, "us"), ({"meta": {"owner": "them"}}, None, "them"), ({"meta": {"owner": "them"}}, "me", "me")],
+)
+def test_a_feature_is_owned_by_its_folder_its_model_or_itself(
+    tmp_path: Path, config: dict[str, Any], column_owner: str | None, owner: str
+) -> None:
+    folder = tmp_path / "models" / "marts" / "features"
+    folder.mkdir(parents=True)
+    (tmp_path / "dbt_project.yml").write_text(OWNED)
+    meta = {"unit": "u", "window": "none", "null_means": "never null"} | (
+        {"owner": column_owner} if column_owner else {}
+    )
+    columns = [{"name": "n", "data_type": "bigint", "description": "A.", "config": {"meta": meta}}]
+    (folder / "a.yml").write_text(yaml.safe_dump({"models": [{"name": "a", "config": config, "columns": columns}]}))
+    assert [[each.owner for each in mart.features] for mart in declared(tmp_path)] == [[owner]]
 
 
 def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from describe_features import declarations, main
+from describe_features import END, START, declarations, main
 from features import Project
 
 FEATURES = Path("models") / "marts" / "features"
@@ -41,7 +41,7 @@ def test_every_feature_says_all_that_it_must(project: Path, mart: str) -> None:
     for name, column in list(written(project, mart).items())[len(MARTS[mart].KEYS) + 2 :]:
         meta = column["config"]["meta"]  # type: ignore[index]
         assert column["data_type"] and str(column["description"]).endswith("."), name
-        assert {"unit", "window", "null_means", "owner"} <= set(meta), name
+        assert {"unit", "window", "null_means"} <= set(meta), name
         assert "{" not in str(column["description"]), name
 
 
@@ -55,10 +55,25 @@ def test_a_change_by_hand_is_told_and_undone(copy: Path, capsys: pytest.CaptureF
     assert path.read_text() == before
 
 
-def test_what_stands_above_the_columns_is_kept(copy: Path) -> None:
+def test_what_stands_above_and_below_the_columns_is_kept(copy: Path) -> None:
     path = copy / FEATURES / "item_features.yml"
-    path.write_text(path.read_text().replace("one row per product and as_of", "mine"))
+    text = path.read_text()
+    by_hand = text.replace("one row per product and as_of", "mine") + "  # By hand.\n"
+    assert "unit_tests:" in text and by_hand.count("mine") > text.count("mine")
+    path.write_text(by_hand)
     assert main(["--check"], copy) == 0
+    path.write_text(by_hand.replace("unit: events", "unit: clicks"))
+    assert main([], copy) == 0
+    assert path.read_text() == by_hand
+
+
+@pytest.mark.parametrize("mark", [START, END])
+def test_a_file_without_a_mark_is_not_written(copy: Path, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copy / FEATURES / "item_features.yml"
+    path.write_text(text := path.read_text().replace(mark, ""))
+    assert main([], copy) == 1
+    assert f"{FEATURES / 'item_features.yml'}: the lines" in capsys.readouterr().out
+    assert path.read_text() == text
 
 
 def test_windows_and_half_lives_are_the_projects(copy: Path) -> None:

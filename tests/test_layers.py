@@ -40,7 +40,7 @@ ORDERLY = {
         "select id, '::' as mark, list_views, {{ size('id') }} as n\n"
         "from {{ ref('stg_web__hits') }} join {{ ref('rates') }} using (id)\n"
     ),
-    "models/intermediate/tiles/_tiles.yml": said("int_tiles__day", columns=None)
+    "models/intermediate/tiles/int_tiles__day.yml": said("int_tiles__day", columns=None)
     + "unit_tests: [{name: t, model: int_tiles__day}]\n",
     "models/marts/core/fct_hits.sql": "{{ tile('day') }}\n",
     "models/marts/core/fct_hits.yml": said("fct_hits"),
@@ -133,6 +133,10 @@ BROKEN = {
     "YAML in another folder": (
         {f"{STAGING}.yml": None, "models/staging/hits.yml": said("stg_web__hits")},
         f"{STAGING}.sql:1: nothing is said of this model: describe it in stg_web__hits.yml beside it",
+    ),
+    "a unit test in another file": (
+        {"models/staging/web/_tests.yml": "unit_tests: [{name: t, model: stg_web__hits}]\n"},
+        "models/staging/web/_tests.yml:1: the unit test t is of stg_web__hits: move it to stg_web__hits.yml",
     ),
     "no description, grain, owner or test": (
         {f"{STAGING}.yml": said("stg_web__hits", description=" ", config=None, columns=None)},

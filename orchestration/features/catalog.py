@@ -231,17 +231,31 @@ def catalog(
 
 
 def declared(project: Path = PROJECT) -> list[Mart]:
-    """The feature marts as their YAML files describe them, by name: finegrain's, and the project's own."""
+    """The feature marts as their YAML files describe them, by name: finegrain's, and the project's own. A feature's owner is that of its model
+    or else of the model's folder, if its column names none."""
     found = []
-    for path in (path for root in roots(project) for path in sorted((root / "models" / FEATURES).glob("*.yml"))):
-        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
-            if "columns" in model:
-                found.append(_mart(model))
+    for root in roots(project):
+        owner = _owner_of_folder(root, FEATURES)
+        for path in sorted((root / "models" / FEATURES).glob("*.yml")):
+            for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+                if "columns" in model:
+                    found.append(_mart(model, owner))
     return sorted(found, key=lambda mart: mart.name)
 
 
-def _mart(model: Mapping[str, Any]) -> Mart:
+def _owner_of_folder(project: Path, folder: str) -> str:
+    """Who owns the models of a folder below models/, as dbt_project.yml says (`+meta: {owner: …}`)."""
+    config = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8"))
+    level, owner = config.get("models") or {}, ""
+    for name in (config["name"], *folder.split("/")):
+        level = level.get(name) or {}
+        owner = (level.get("+meta") or {}).get("owner", owner)
+    return owner
+
+
+def _mart(model: Mapping[str, Any], owner: str) -> Mart:
     keys, features = {}, []
+    owner = model.get("config", {}).get("meta", {}).get("owner", owner)
     for column in model["columns"]:
         meta = column.get("config", {}).get("meta", {})
         meaning = " ".join(column.get("description", "").split())
@@ -257,7 +271,7 @@ def _mart(model: Mapping[str, Any]) -> Mart:
                 meta["window"],
                 meta["null_means"],
                 tuple(meta["range"]) if "range" in meta else None,
-                meta["owner"],
+                meta.get("owner", owner),
             )
         )
     grain = model.get("config", {}).get("meta", {}).get("grain", "")

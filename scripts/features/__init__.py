@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-OWNER: Final = "personalization"
 MONEY: Final = "reporting currency"
 AMOUNT: Final = "decimal(38,4)"
 PRICE: Final = "decimal(18,4)"
