@@ -29,7 +29,7 @@ PATIENCE: Final = 5
 def ensure(project: Path = PROJECT) -> None:
     """Put the packages in place if they are not. Raises FinegrainError with the command to run where that is not possible."""
     package = package_of(project)
-    os.environ.setdefault(VARIABLE, str(package))
+    os.environ[VARIABLE] = str(package)
     if _are_there(project, package):
         return
     if _hub_answers() and _deps(project) and _are_there(project, package):

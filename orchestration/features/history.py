@@ -21,6 +21,7 @@ import duckdb
 
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError
+from orchestration.features.catalog import declared
 from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
@@ -60,11 +61,8 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
     rows = {}
     with duckdb.connect(config=warehouse.limits(folder / "spill")) as con:
         warehouse.attach(con, where.warehouse)
-        marts = [
-            node.name
-            for node in done.nodes
-            if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")
-        ]
+        declared_names = {each.name for each in declared()}
+        marts = [node.name for node in done.nodes if node.kind == "model" and node.name in declared_names]
         categorical = categorical_columns()
         for mart in marts:
             # From which snapshot a day was made says nothing of it, and would be another the next time.
