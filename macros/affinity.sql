@@ -267,7 +267,7 @@ select
     b.built_from,
 
     ---------- windows
-    {{ by_window('c', measure_names('affinity') + ['orders'], day_windows() | map('first')) | indent(4) }}
+    {{ by_window('c', mart_measure_names('affinity') + ['orders'], day_windows() | map('first')) | indent(4) }}
 
     ---------- preference
     {% for half_life in var('half_lives') %}

@@ -21,7 +21,7 @@ select
     l.identity
 from {{ spine }} as s
 inner join {{ ref('int_identity__links') }} as l
-    on s.{{ key }} = l.{{ key }} and {{ is_valid_at('s.as_of', 'l.known_from', 'l.known_to') }}
+    on s.{{ key }} = l.{{ key }} and {{ finegrain.is_valid_at('s.as_of', 'l.known_from', 'l.known_to') }}
 {%- endmacro %}
 
 {# The rows of a tile that were visible at each as_of, as (entity, as_of, as_of_day) and the tile's own columns: `members` is a
@@ -33,9 +33,9 @@ inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} a
 union all
 select *
 from (
-    {{ tile_rows(
+    {{ finegrain.tile_rows(
         tile,
-        "(" ~ as_of_open_events(members, entity, link) ~ ") as open_events",
+        "(" ~ finegrain.as_of_open_events(members, entity, link) ~ ") as open_events",
         also=['entity_key' if entity == link else entity, 'as_of', 'as_of_day']
     ) | indent(4) }}
 ) as open_tiles
@@ -69,7 +69,7 @@ inner join {{ ref('int_cleaning__events') }} as e
     and e.event_at >= m.as_of - interval 24 hour
     and e.event_at < m.as_of
     and e.available_at <= m.as_of
-where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ members }} as d)
+where e.event_day >= (select {{ finegrain.add_days('min(d.as_of_day)', -1) }} from {{ members }} as d)
 {%- endmacro %}
 
 {# The windows made of days, as [suffix, days]; lifetime has none. #}
@@ -84,21 +84,21 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 {% macro share_windows() %}{{ return([['90d', 90], ['lifetime', none]]) }}{% endmacro %}
 
 {# Of the windows of days, those in which rare things are counted: carts that were left, products seen together. #}
-{% macro count_windows() %}{{ return([['30d', 30]] + share_windows()) }}{% endmacro %}
+{% macro count_windows() %}{{ return([['30d', 30]] + finegrain.share_windows()) }}{% endmacro %}
 
 {# The windows that end at the moment itself, as [suffix, hours]. #}
 {% macro hour_windows() %}{{ return([['1h', 1], ['24h', 24]]) }}{% endmacro %}
 
 {# The suffixes of all windows, from the shortest to the lifetime. #}
-{% macro window_names() %}{{ return((hour_windows() + day_windows()) | map('first') | list) }}{% endmacro %}
+{% macro window_names() %}{{ return((finegrain.hour_windows() + finegrain.day_windows()) | map('first') | list) }}{% endmacro %}
 
 {# SQL: whether an event lies in a window of hours. #}
 {% macro in_hours(hours) %}event_at >= as_of - interval {{ hours }} hour{% endmacro %}
 
 {# The declared measures of an entity over the windows of hours, from events of the last day. #}
 {% macro measures_by_hours(entity) -%}
-{%- for suffix, hours in hour_windows() %}
-{%- for name, type, expression in declared_measures([entity], in_hours(hours)) %}
+{%- for suffix, hours in finegrain.hour_windows() %}
+{%- for name, type, expression in finegrain.declared_measures([entity], finegrain.in_hours(hours)) %}
 {{ expression }} as {{ name }}_{{ suffix }},
 {%- endfor %}
 {%- endfor %}
@@ -106,15 +106,22 @@ where e.event_day >= (select {{ add_days('min(d.as_of_day)', -1) }} from {{ memb
 
 {# The same over the windows of days, from tile rows. #}
 {% macro measures_by_days(entity) -%}
-{%- for suffix, days in day_windows() %}
-{%- for name, type, expression in declared_measures([entity]) %}
-{{ window_money(name, days) if is_money(name) else window_sum(name, days, type) }} as {{ name }}_{{ suffix }},
+{%- for suffix, days in finegrain.day_windows() %}
+{%- for name, type, expression in finegrain.declared_measures([entity]) %}
+{{ finegrain.window_money(name, days) if finegrain.is_money(name) else finegrain.window_sum(name, days, type) }} as {{ name }}_{{ suffix }},
 {%- endfor %}
 {%- endfor %}
 {%- endmacro %}
 
-{# The names of an entity's declared measures. #}
-{% macro measure_names(entity) %}{{ return(declared_measures([entity]) | map('first') | list) }}{% endmacro %}
+{# The names of an entity's declared measures, the shop's own included. #}
+{% macro measure_names(entity) %}{{ return(finegrain.declared_measures([entity]) | map('first') | list) }}{% endmacro %}
+
+{# Those of them that the contract of the entity's mart names: finegrain's. #}
+{% macro mart_measure_names(entity) %}
+{%- set found = [] -%}
+{%- for measure in var('measures') if entity in measure.of %}{% do found.append(measure.name) %}{% endfor -%}
+{{ return(found) }}
+{% endmacro %}
 
 {# SQL: columns <name>_<suffix> of a left-joined relation over such windows, 0 where it has no row. #}
 {% macro or_zero(alias, names, windows) -%}
@@ -136,28 +143,28 @@ case when {{ alias }}.as_of is null then 0 else {{ alias }}.{{ name }}_{{ suffix
 
 {# SQL: whether a tile row's event day lies in the window; true for the lifetime. #}
 {% macro in_window(days, day='event_day', as_of_day='as_of_day') -%}
-{%- if days is none -%} true {%- else -%} {{ day }} >= {{ add_days(as_of_day, -1 * days) }} {%- endif -%}
+{%- if days is none -%} true {%- else -%} {{ day }} >= {{ finegrain.add_days(as_of_day, -1 * days) }} {%- endif -%}
 {%- endmacro %}
 
 {# SQL: a measure of tile rows summed over a window; 0 where there is nothing. #}
 {% macro window_sum(measure, days, type) -%}
-cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
+cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ finegrain.in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
 {%- endmacro %}
 
 {# SQL: money of tile rows summed over a window: 0 where there is nothing to add up, null where there is and none of it has a price. #}
 {% macro window_money(measure, days) -%}
 cast(coalesce(
-    sum({% if days is none %}{{ measure }}{% else %}case when {{ in_window(days) }} then {{ measure }} end{% endif %}),
-    case when {{ window_sum('unpriced_' ~ measure, days, 'bigint') }} = 0 then 0 end
+    sum({% if days is none %}{{ measure }}{% else %}case when {{ finegrain.in_window(days) }} then {{ measure }} end{% endif %}),
+    case when {{ finegrain.window_sum('unpriced_' ~ measure, days, 'bigint') }} = 0 then 0 end
 ) as decimal(38, 4))
 {%- endmacro %}
 
 {# CTE body: for each of `keys`, how many different values rows of state have over each window of days, as <name>_<suffix>. A value is in
    every window that reaches its last day, so one row per value is enough, where count(distinct) would keep all values once a window. #}
-{% macro distinct_by_days(name, value, rows, keys=['customer_id', 'as_of'], windows=day_windows(), day='event_day') -%}
+{% macro distinct_by_days(name, value, rows, keys=['customer_id', 'as_of'], windows=finegrain.day_windows(), day='event_day') -%}
 select
     {%- for suffix, days in windows %}
-    {{ count_if(in_window(days, 'last_day')) }} as {{ name }}_{{ suffix }},
+    {{ finegrain.count_if(finegrain.in_window(days, 'last_day')) }} as {{ name }}_{{ suffix }},
     {%- endfor %}
     {{ keys | join(', ') }}
 from (
@@ -176,7 +183,7 @@ case when {{ denominator }} > 0 then cast({{ numerator }} as double) / cast({{ d
 
 {# SQL: one measure of tile rows as a share of another, both summed over a window. #}
 {% macro window_share(numerator, denominator, days) -%}
-{{ share(window_sum(numerator, days, 'decimal(38, 4)'), window_sum(denominator, days, 'decimal(38, 4)')) }}
+{{ finegrain.share(finegrain.window_sum(numerator, days, 'decimal(38, 4)'), finegrain.window_sum(denominator, days, 'decimal(38, 4)')) }}
 {%- endmacro %}
 
 {# SQL: a rate pulled towards a prior by `smoothing_strength` pseudo-observations (the posterior mean of a beta-binomial
@@ -189,7 +196,7 @@ least((cast({{ successes }} as double) + {{ var('smoothing_strength') }} * {{ pr
 {# SQL: a sum of `value` weighted by 0.5 ^ (age in days / half-life), in exact millionths, so that order never shows. #}
 {% macro decayed_sum(value, half_life, day='event_day', as_of_day='as_of_day') -%}
 coalesce(cast(sum(cast(round(cast({{ value }} as double)
-    * power(0.5, {{ days_between(day, as_of_day) }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000, 0)
+    * power(0.5, {{ finegrain.days_between(day, as_of_day) }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000, 0)
 {%- endmacro %}
 
 {# SQL: sample standard deviation from exact sums of integers or decimals; of sums whose squares no decimal holds, from doubles. #}

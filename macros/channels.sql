@@ -92,7 +92,7 @@ sites as (
             c.channel as kind,
             row_number() over (partition by l.leading_site order by length(c.site) desc, c.site) as closest
         from (select distinct leading_site from with_leading_site where leading_site is not null) as l
-        inner join {{ ref('referrer_channels') }} as c
+        inner join {{ seed('referrer_channels') }} as c
             on position('.' || c.site || '.' in '.' || l.leading_site || '.') > 0
     ) as matches
     where closest = 1

@@ -29,9 +29,9 @@
 (
     select count(*)
     from (
-        select column_name, group_by from {{ ref('outlier_rules') }}
+        select column_name, group_by from {{ seed('outlier_rules') }}
         union all
-        select column_name, group_by from {{ ref('imputation_rules') }} where record = '{{ record }}'
+        select column_name, group_by from {{ seed('imputation_rules') }} where record = '{{ record }}'
     ) as named
     where column_name = '{{ column }}' and group_by = '{{ group_by }}'
 ) > 0
@@ -47,7 +47,7 @@ select
     max(case when column_name = '{{ column }}' then group_by end) as {{ column }}_by,
     {%- endfor %}
     count(*) as rules
-from {{ ref('imputation_rules') }}
+from {{ seed('imputation_rules') }}
 where record = '{{ record }}'
 {%- endmacro %}
 

@@ -21,7 +21,7 @@ nullif(nullif(
 
 {# SQL: an id, or null where it is a word for nothing (seeds/null_words.csv). #}
 {% macro known_id(column) -%}
-case when lower({{ column }}) not in (select n.word from {{ ref('null_words') }} as n) then {{ column }} end
+case when lower({{ column }}) not in (select n.word from {{ seed('null_words') }} as n) then {{ column }} end
 {%- endmacro %}
 
 {# SQL: true of an id by which a record can be found again. #}

@@ -14,39 +14,39 @@
   So it is with a data test: in a `dbt build`, one that passed on these very inputs is not asked again.
 #}
 {% materialization table, adapter='duckdb', supported_languages=['sql'] %}
-{%- if is_unchanged() or closed_days_stand() %}{{ return(leave_unchanged()) }}{% endif -%}
+{%- if finegrain.is_unchanged() or finegrain.closed_days_stand() %}{{ return(finegrain.leave_unchanged()) }}{% endif -%}
 {{ return(dbt.materialization_table_duckdb()) }}
 {% endmaterialization %}
 
 {% materialization incremental, adapter='duckdb', supported_languages=['sql'] %}
-{%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
-{%- set reason = reason_to_begin(model.name) if load_cached_relation(this) and not flags.FULL_REFRESH -%}
+{%- if finegrain.is_unchanged() %}{{ return(finegrain.leave_unchanged()) }}{% endif -%}
+{%- set reason = finegrain.reason_to_begin(model.name) if load_cached_relation(this) and not flags.FULL_REFRESH -%}
 {%- if reason %}{% do log('Built from scratch: ' ~ model.name ~ ', ' ~ reason, info=true) %}{% endif -%}
 {{ return(dbt.materialization_incremental_duckdb()) }}
 {% endmaterialization %}
 
 {% materialization seed, adapter='duckdb' %}
-{%- if is_unchanged() -%}
+{%- if finegrain.is_unchanged() -%}
     {#- dbt asks a seed for the rows that it loaded. -#}
     {%- do store_result('agate_table', response='unchanged', agate_table=run_query('select 1 where false')) -%}
-    {{ return(leave_unchanged()) }}
+    {{ return(finegrain.leave_unchanged()) }}
 {%- endif -%}
 {{ return(dbt.materialization_seed_default()) }}
 {% endmaterialization %}
 
 {% materialization snapshot, adapter='duckdb' %}
-{%- if is_unchanged() %}{{ return(leave_unchanged()) }}{% endif -%}
+{%- if finegrain.is_unchanged() %}{{ return(finegrain.leave_unchanged()) }}{% endif -%}
 {{ return(dbt.materialization_snapshot_default()) }}
 {% endmaterialization %}
 
 {% materialization view, adapter='duckdb' %}
-{%- if is_unchanged() %}{{ return(leave_unchanged('view')) }}{% endif -%}
+{%- if finegrain.is_unchanged() %}{{ return(finegrain.leave_unchanged('view')) }}{% endif -%}
 {{ return(dbt.materialization_view_default()) }}
 {% endmaterialization %}
 
 {# dbt's own writes a table for every test; this one only for a test that fails. #}
 {% materialization test, adapter='duckdb' %}
-{%- if is_unchanged() -%}
+{%- if finegrain.is_unchanged() -%}
     {%- call statement('main', fetch_result=true) -%} select 0 as failures, false as should_warn, false as should_error {%- endcall -%}
     {{ return({'relations': []}) }}
 {%- endif -%}
@@ -64,10 +64,10 @@
     {%- endcall -%}
 {%- endif -%}
 {%- call statement('state') -%}
-delete from {{ states() }} where model = '{{ model.name }}';
+delete from {{ finegrain.states() }} where model = '{{ model.name }}';
 {%- if not failures %}
-insert into {{ states() }} (model, state, invocation_id, rules)
-select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}', {{ rules_of(model) }}
+insert into {{ finegrain.states() }} (model, state, invocation_id, rules)
+select '{{ model.name }}', {{ finegrain.state_of(model) }}, '{{ invocation_id }}', {{ finegrain.rules_of(model) }}
 {%- endif %}
 {%- endcall -%}
 {%- do adapter.commit() -%}
@@ -93,11 +93,11 @@ alter table {{ states() }} add column if not exists begun_in bigint
 {%- if flags.FULL_REFRESH or config.get('meta', {}).get('always') %}{{ return(false) }}{% endif -%}
 {#- `dbt test`, `dbt seed` and `dbt snapshot` are asked to do it. -#}
 {%- if model.resource_type != 'model' and flags.WHICH != 'build' %}{{ return(false) }}{% endif -%}
-{%- if model.resource_type == 'test' and asks_all() %}{{ return(false) }}{% endif -%}
+{%- if model.resource_type == 'test' and finegrain.asks_all() %}{{ return(false) }}{% endif -%}
 {%- if model.resource_type != 'test' and load_cached_relation(this) is none %}{{ return(false) }}{% endif -%}
-{%- if config.get('materialized') == 'incremental' and should_full_refresh() %}{{ return(false) }}{% endif -%}
+{%- if config.get('materialized') == 'incremental' and finegrain.should_full_refresh() %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
-    "select count(*) from " ~ states() ~ " where model = '" ~ model.name ~ "' and state = " ~ state_of(model)
+    "select count(*) from " ~ finegrain.states() ~ " where model = '" ~ model.name ~ "' and state = " ~ finegrain.state_of(model)
 ) -%}
 {{ return(found.rows[0][0] > 0) }}
 {% endmacro %}
@@ -105,10 +105,10 @@ alter table {{ states() }} add column if not exists begun_in bigint
 {# Whether a table that reads closed days alone would come out the same, since none of them changed and the day is the same. #}
 {% macro closed_days_stand() %}
 {%- set depends_on = config.get('meta', {}).get('closed_days') -%}
-{%- if not depends_on or is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
+{%- if not depends_on or finegrain.is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
     "select b.as_of_day = s.first_day and b.as_of_day = s.last_day and not exists (select 1 from " ~ target.schema ~ ".int_changes__events as c"
-    ~ " where c.changed_in > coalesce(" ~ watermark(model.name) ~ ", -1) and c.arrival_day < b.as_of_day" ~ (" and c.keys_changed" if depends_on == 'keys' else "") ~ ")"
+    ~ " where c.changed_in > coalesce(" ~ finegrain.watermark(model.name) ~ ", -1) and c.arrival_day < b.as_of_day" ~ (" and c.keys_changed" if depends_on == 'keys' else "") ~ ")"
     ~ " from " ~ target.schema ~ ".int_identity__build as b cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
 ) -%}
 {{ return(found.rows[0][0] or false) }}
@@ -117,12 +117,12 @@ alter table {{ states() }} add column if not exists begun_in bigint
 {# Post-hook: remember the state that the model has come to, and the build in which it was begun. #}
 {% macro record_state() -%}
 {% if execute -%}
-{%- if model.resource_type != 'model' or should_full_refresh() or (model.config.materialized == 'incremental' and not is_incremental()) -%}
-delete from {{ states() }} where model = '{{ model.name }}';
-insert into {{ states() }} (model, state, invocation_id, rules, begun_in)
-select '{{ model.name }}', {{ state_of(model) }}, '{{ invocation_id }}', {{ rules_of(model) }}, {{ build_number() }}
+{%- if model.resource_type != 'model' or finegrain.should_full_refresh() or (model.config.materialized == 'incremental' and not is_incremental()) -%}
+delete from {{ finegrain.states() }} where model = '{{ model.name }}';
+insert into {{ finegrain.states() }} (model, state, invocation_id, rules, begun_in)
+select '{{ model.name }}', {{ finegrain.state_of(model) }}, '{{ invocation_id }}', {{ finegrain.rules_of(model) }}, {{ finegrain.build_number() }}
 {%- else -%}
-update {{ states() }} set state = {{ state_of(model) }}, invocation_id = '{{ invocation_id }}' where model = '{{ model.name }}'
+update {{ finegrain.states() }} set state = {{ finegrain.state_of(model) }}, invocation_id = '{{ invocation_id }}' where model = '{{ model.name }}'
 {%- endif %}
 {%- endif %}
 {%- endmacro %}
@@ -131,17 +131,17 @@ update {{ states() }} set state = {{ state_of(model) }}, invocation_id = '{{ inv
 {% macro state_of(node) -%}
 {%- set own = local_md5(node.config ~ node.columns) -%}
 {%- if node.config.materialized in ('view', 'seed') -%}
-md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
+md5(concat_ws('|', '{{ own }}', {{ finegrain.rules_of(node) }}))
 {%- else -%}
-{%- set inputs = inputs_of(node) -%}
+{%- set inputs = finegrain.inputs_of(node) -%}
 (
     select md5(concat_ws(
-        '|', '{{ own }}', {{ rules_of(node) }}, cast({{ requested_as_of() }} as varchar)
-        {%- for table in inputs.sources %}, {{ last_arrival_in(table) }}{% endfor %},
-        {{ in_one_text("s.model || s.state", "s.model") }}
+        '|', '{{ own }}', {{ finegrain.rules_of(node) }}, cast({{ finegrain.requested_as_of() }} as varchar)
+        {%- for table in inputs.sources %}, {{ finegrain.last_arrival_in(table) }}{% endfor %},
+        {{ finegrain.in_one_text("s.model || s.state", "s.model") }}
     ))
-    from {{ states() }} as s
-    where s.model in ({{ names_in_sql(inputs.models) }})
+    from {{ finegrain.states() }} as s
+    where s.model in ({{ finegrain.names_in_sql(inputs.models) }})
 )
 {%- endif -%}
 {%- endmacro %}
@@ -152,7 +152,7 @@ md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
   what is declared of the columns that it is about.
 #}
 {% macro rules_of(node, known=none) -%}
-{%- set inputs = inputs_of(node, known) -%}
+{%- set inputs = finegrain.inputs_of(node, known) -%}
 {%- set names, texts = [node.name], inputs.seeds | list -%}
 {%- if node.resource_type == 'seed' %}{% do texts.append(node.checksum.checksum) %}{% endif -%}
 {%- if node.resource_type == 'test' -%}
@@ -164,7 +164,7 @@ md5(concat_ws('|', '{{ own }}', {{ rules_of(node) }}))
         {%- endfor -%}
     {%- endif -%}
 {%- endif -%}
-md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.views %}, {{ fingerprint_of(name) }}{% endfor %}))
+md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.views %}, {{ finegrain.fingerprint_of(name) }}{% endfor %}))
 {%- endmacro %}
 
 {# What a node reads: sources and models by name, seeds by their checksums. A view stands for what it reads itself, and its name is
@@ -172,7 +172,7 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 {# `known` keeps nodes by key, since dbt works out each of them whenever it is looked up. #}
 {% macro inputs_of(node, known=none) %}
 {%- set inputs = {'sources': [], 'seeds': [], 'views': [], 'models': []} -%}
-{%- do add_inputs_of(node, inputs, {} if known is none else known) -%}
+{%- do finegrain.add_inputs_of(node, inputs, {} if known is none else known) -%}
 {{ return({
     'sources': inputs.sources | unique | sort, 'seeds': inputs.seeds | unique | sort,
     'views': inputs.views | unique | sort, 'models': inputs.models | unique | sort,
@@ -187,7 +187,7 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
     {%- elif input.resource_type == 'seed' %}{% do inputs.seeds.append(input.checksum.checksum) %}
     {%- elif input.config.materialized in ('view', 'ephemeral') -%}
         {%- do inputs.views.append(input.name) -%}
-        {%- do add_inputs_of(input, inputs, known) -%}
+        {%- do finegrain.add_inputs_of(input, inputs, known) -%}
     {%- else %}{% do inputs.models.append(input.name) %}
     {%- endif -%}
 {%- endfor -%}
@@ -252,7 +252,7 @@ from models as m
 {# dbt's own question, whether to build the running model from scratch. #}
 {% macro should_full_refresh() %}
 {%- if config.get('full_refresh') is not none %}{{ return(config.get('full_refresh')) }}{% endif -%}
-{{ return(flags.FULL_REFRESH or (model.resource_type == 'model' and reason_to_begin(model.name) is not none)) }}
+{{ return(flags.FULL_REFRESH or (model.resource_type == 'model' and finegrain.reason_to_begin(model.name) is not none)) }}
 {% endmacro %}
 
 {# Why a model that was built before has to be built from scratch in this build, or was so; none where it has not. Of models that it
@@ -263,14 +263,14 @@ from models as m
 {%- set known = model.setdefault('reasons_to_begin', {}) -%}
 {%- if name in known %}{{ return(known[name]) }}{% endif -%}
 {%- set found = run_query(
-    "select case when s.begun_in = " ~ build_number() ~ " then 'begun in this build'"
+    "select case when s.begun_in = " ~ finegrain.build_number() ~ " then 'begun in this build'"
     ~ " when s.rules is distinct from r.rules then 'since its rules changed'"
     ~ " else 'since ' || f.model || ' was' end"
-    ~ " from " ~ states() ~ " as s inner join " ~ rules() ~ " as r on s.model = r.model"
+    ~ " from " ~ finegrain.states() ~ " as s inner join " ~ finegrain.rules() ~ " as r on s.model = r.model"
     ~ " left join ("
-    ~ " select u.model from " ~ states() ~ " as u inner join " ~ rules() ~ " as n on u.model = n.model"
-    ~ " where u.model in (select i.input from " ~ reads() ~ " as i where i.model = '" ~ name ~ "')"
-    ~ " and (u.rules is distinct from n.rules or u.begun_in > (select o.begun_in from " ~ states() ~ " as o where o.model = '" ~ name ~ "'))"
+    ~ " select u.model from " ~ finegrain.states() ~ " as u inner join " ~ finegrain.rules() ~ " as n on u.model = n.model"
+    ~ " where u.model in (select i.input from " ~ finegrain.reads() ~ " as i where i.model = '" ~ name ~ "')"
+    ~ " and (u.rules is distinct from n.rules or u.begun_in > (select o.begun_in from " ~ finegrain.states() ~ " as o where o.model = '" ~ name ~ "'))"
     ~ " order by n.inputs, u.model limit 1"
     ~ " ) as f on true where s.model = '" ~ name ~ "'"
 ) -%}

@@ -35,7 +35,7 @@ select * from judged where broken_rules <> ''
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
 {%- set changes = (about.config.get('meta') or {}).get('changes') if about else none -%}
 {%- set checks = (config.get('meta') or {}).get('checks') -%}
-{%- set audited = last_audited() if changes and checks and not config.get('where') else none -%}
+{%- set audited = finegrain.last_audited() if changes and checks and not config.get('where') else none -%}
 {%- if audited is none %}{{ return(dbt.default__get_where_subquery(relation)) }}{% endif -%}
 {%- set changed -%}
 (
@@ -57,12 +57,12 @@ select * from judged where broken_rules <> ''
 
 {# The lake snapshot of the last build, if it was whole and passed; none where all has to be asked. #}
 {% macro last_audited() %}
-{%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or asks_all() %}{{ return(none) }}{% endif -%}
-{%- set inputs = inputs_of(model) -%}
+{%- if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH or finegrain.asks_all() %}{{ return(none) }}{% endif -%}
+{%- set inputs = finegrain.inputs_of(model) -%}
 {%- set found = run_query(
-    "select case when b.status = 'passed' and b.is_whole and b.as_of is not distinct from " ~ requested_as_of()
-    ~ " and not exists (select 1 from " ~ states() ~ " as s where s.model in (" ~ names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
-    ~ " and exists (select 1 from " ~ states() ~ " as t where t.model = '" ~ model.name ~ "' and t.rules = " ~ rules_of(model) ~ ")"
+    "select case when b.status = 'passed' and b.is_whole and b.as_of is not distinct from " ~ finegrain.requested_as_of()
+    ~ " and not exists (select 1 from " ~ finegrain.states() ~ " as s where s.model in (" ~ finegrain.names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
+    ~ " and exists (select 1 from " ~ finegrain.states() ~ " as t where t.model = '" ~ model.name ~ "' and t.rules = " ~ finegrain.rules_of(model) ~ ")"
     ~ " then b.built_from end from " ~ target.schema ~ ".builds as b where b.invocation_id <> '" ~ invocation_id ~ "' order by b.number desc nulls last limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}

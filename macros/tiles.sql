@@ -34,15 +34,34 @@
 
 {# SQL: the money of what the condition holds of: 0 where that is nothing, null where there is something and none of it has a price. #}
 {% macro money_if(condition, value) -%}
-cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ count_if(condition) }} = 0 then 0 end) as decimal(38, 4))
+cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ finegrain.count_if(condition) }} = 0 then 0 end) as decimal(38, 4))
 {%- endmacro %}
 
 {# SQL: the money of what the condition holds of and has a price; null where there is none. As tiles keep it. #}
 {% macro known_money_if(condition, value) %}cast(sum(case when {{ condition }} then {{ value }} end) as decimal(38, 4)){% endmacro %}
 
-{# Whether a measure of dbt_project.yml is one of money. #}
+{#
+  The measures that dbt_project.yml declares: finegrain's, whose columns the contracts of the marts name, and the shop's own
+  (`shop_measures`), which tiles and states hold, too. A mart of the shop's project selects them from the state. item_features and
+  category_features have no state, so a shop's measure cannot be of them.
+#}
+{% macro all_measures() %}
+{%- set names = var('measures') | map(attribute='name') | list -%}
+{%- for measure in var('shop_measures', []) -%}
+    {%- set said = 'dbt_project.yml, shop_measures: ' ~ measure.name -%}
+    {%- if measure.name in names -%}
+        {%- do exceptions.raise_compiler_error(said ~ ' is declared twice, here or in measures; give it another name') -%}
+    {%- elif not measure.of or measure.of | reject('in', ['user', 'affinity', 'user_item', 'session']) | list -%}
+        {%- do exceptions.raise_compiler_error(said ~ ' is of ' ~ measure.of ~ '; write a list of user, affinity, user_item and session') -%}
+    {%- endif -%}
+    {%- do names.append(measure.name) -%}
+{%- endfor -%}
+{{ return(var('measures') + var('shop_measures', [])) }}
+{% endmacro %}
+
+{# Whether a declared measure is one of money. #}
 {% macro is_money(name) %}
-{{ return((var('measures') | selectattr('name', 'equalto', name) | map(attribute='unit') | first) == 'reporting currency') }}
+{{ return((all_measures() | selectattr('name', 'equalto', name) | map(attribute='unit') | first) == 'reporting currency') }}
 {% endmacro %}
 
 {# The columns of a tile that count, for each measure of money that entities declare, the events without a price. #}
@@ -67,7 +86,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
    clean events]; `also` is a further condition. #}
 {% macro declared_measures(entities, also=none) %}
 {%- set found = [] -%}
-{%- for measure in var('measures') if measure.of | select('in', entities) | list -%}
+{%- for measure in all_measures() if measure.of | select('in', entities) | list -%}
     {%- set condition = measure.where ~ (' and ' ~ also if also else '') -%}
     {%- if measure.unit == 'reporting currency' -%}
         {%- do found.append([measure.name, 'decimal(38, 4)', money_if(condition, measure['sum'])]) -%}
@@ -108,7 +127,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {%- set bought = "event_type = 'purchase'" -%}
 {%- set discounted = bought ~ " and list_price > price" -%}
 {%- set declared = [] -%}
-{%- for measure in var('measures') if measure.of | select('in', tile_entities(tile)) | list -%}
+{%- for measure in all_measures() if measure.of | select('in', tile_entities(tile)) | list -%}
     {%- if measure.unit == 'reporting currency' -%}
         {%- do declared.append([measure.name, 'sum', known_money_if(measure.where, measure['sum'])]) -%}
         {%- do declared.append(['unpriced_' ~ measure.name, 'sum', count_if(measure.where ~ ' and ' ~ measure['sum'] ~ ' is null')]) -%}

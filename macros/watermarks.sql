@@ -12,12 +12,12 @@ alter table {{ target.schema }}.watermarks add column if not exists as_of timest
 {% macro is_full_refresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
     {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
-    {{ return(relation is none or flags.FULL_REFRESH or reason_to_begin(model) is not none) }}
+    {{ return(relation is none or flags.FULL_REFRESH or finegrain.reason_to_begin(model) is not none) }}
 {% endmacro %}
 
 {# SQL: the snapshot up to which `model` has read; null when it has read nothing. #}
 {% macro watermark(model) -%}
-{%- if is_full_refresh(model) -%} cast(null as bigint)
+{%- if finegrain.is_full_refresh(model) -%} cast(null as bigint)
 {%- else -%} (select max(w.snapshot) from {{ target.schema }}.watermarks as w where w.model = '{{ model }}')
 {%- endif -%}
 {%- endmacro %}

@@ -64,13 +64,15 @@ _SQL_COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _JINJA: Final = re.compile(r"{{.*?}}|{%.*?%}", re.DOTALL)
 _QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _SQL_TEXT: Final = re.compile(r"'[^']*'")
-_REFERENCE: Final = re.compile(r"\b(ref|source)\s*\(\s*((?:['\"][\w.]+['\"]\s*,?\s*)+)(~?)")
+_REFERENCE: Final = re.compile(r"\b(ref|source|seed)\s*\(\s*((?:['\"][\w.]+['\"]\s*,?\s*)+)(~?)")
+#: Seeds of a shop's project, which the macro seed() adds to finegrain's.
+_OF_SHOP: Final = "shop_*"
 _MACRO: Final = re.compile(r"{%-?\s*macro\s+(\w+)(.*?){%-?\s*endmacro", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A ref() or source() found in a file, at a line counted from 1; `via` is the macro that holds it, if one does.
+    """A ref(), seed() or source() found in a file, at a line counted from 1; `via` is the macro that holds it, if one does.
 
     Of a name that Jinja puts together, as in `ref('int_tiles__' ~ grain)`, the known beginning stands with a `*`.
     """
@@ -93,11 +95,13 @@ def line_of(text: str, position: int) -> int:
 
 
 def references(text: str) -> Iterator[Reference]:
-    """The ref() and source() calls of a file without comments."""
+    """The ref(), seed() and source() calls of a file without comments. A seed is read as by ref()."""
     for match in _REFERENCE.finditer(text):
         names = re.findall(r"[\w.]+", match[2])
         name = ".".join(names[:2]) if match[1] == "source" else names[-1] + "*" * bool(match[3])
-        yield Reference(match[1], name, line_of(text, match.start()))
+        if name == _OF_SHOP:
+            continue
+        yield Reference("ref" if match[1] == "seed" else match[1], name, line_of(text, match.start()))
 
 
 def sql_outside_of_calls(text: str) -> str:

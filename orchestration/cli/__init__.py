@@ -20,6 +20,7 @@ from orchestration.errors import FinegrainError, Unavailable, console, stopping
 
 #: The state in which a stopped command leaves things, and what to do. Other commands only read.
 LEFT: Final = {
+    "init": "the project's folder is incomplete: remove it, and run it again",
     "simulate": "the shop's files are incomplete: run it again",
     "load": "mappings that had not finished have not landed at all: run it again",
     "ingest": "finished batches have landed, and the next ingest continues from there",

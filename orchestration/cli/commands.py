@@ -92,6 +92,32 @@ def _main(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the project.")],
+    name: Annotated[
+        str | None, typer.Option(help="The name of the dbt project. Default: the name of the folder.")
+    ] = None,
+    git: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Take finegrain's dbt project from this git repository, not from this installation."
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="With --git: the tag or commit to take.")] = None,
+) -> None:
+    """Write a dbt project for a shop, which takes finegrain as a package."""
+    from orchestration.cli.init import init as run
+
+    run(folder, name=name, git=git, revision=revision)
+    out = console.out()
+    out.print(
+        f"{console.shown(folder)} is a dbt project of its own; its README.md says what each file is for. Next:",
+        markup=False,
+    )
+    out.print(f"  cd {console.shown(folder)}\n  finegrain load mappings\n  finegrain build", markup=False)
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the files; created if needed.")] = Path("shop"),
     events: Annotated[int, typer.Option(help="Approximate number of events.")] = 1_000_000,
@@ -511,11 +537,13 @@ def run_dagster(
     from orchestration.dagster.instance import start
 
     where = None
+    if shop is None and settings.PROJECT != settings.PACKAGE:
+        shop, data = str(settings.PROJECT / "mappings"), data or str(settings.PROJECT)
     if shop is None:
         from orchestration.cli.demo import simulated_home, simulated_shop
 
         where = simulated_home()
-        shop, data = str(settings.PROJECT / "examples" / "simulated_shop"), str(simulated_shop(where))
+        shop, data = str(settings.PACKAGE / "examples" / "simulated_shop"), str(simulated_shop(where))
     start(part, shop, data, host, port, allow_host, where)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestration.config.settings import PROJECT, SIMULATION, Settings, settings
+from orchestration.config.settings import PACKAGE, SIMULATION, Settings, settings
 from orchestration.errors import console
 from orchestration.ingest.load import LoadReport, load
 from orchestration.quality.account import account
@@ -30,10 +30,10 @@ def demo(data: str, *, events: int) -> bool:
         with _stage("simulate", seconds) as say:
             say(_simulate(where.home, shop, events))
         with _stage("load", seconds) as say:
-            say(_landed(load(PROJECT / "examples" / "simulated_shop", data=shop, where=where, quiet=False)))
+            say(_landed(load(PACKAGE / "examples" / "simulated_shop", data=shop, where=where, quiet=False)))
     else:
         with _stage("load", seconds) as say:
-            say(_landed(load(PROJECT / "examples" / data, where=where, quiet=False)))
+            say(_landed(load(PACKAGE / "examples" / data, where=where, quiet=False)))
     with _stage("build", seconds) as say:
         done = build(where=where, quiet=False)
         models, tests = done.count("model", "seed", "snapshot"), done.count("test", "unit_test")

@@ -13,7 +13,7 @@ from typing import Final
 import duckdb
 
 from orchestration import __version__
-from orchestration.config.settings import PROJECT
+from orchestration.config.project import default_home
 from orchestration.errors import console, without_secrets
 
 #: The exit code of a bug.
@@ -51,7 +51,7 @@ def _log(error: BaseException) -> Path:
     )
     name = f"error-{now:%Y%m%dT%H%M%S}-{os.getpid()}.log"
     for folder in (
-        Path(os.environ.get("FINEGRAIN_HOME") or PROJECT / "var").absolute() / "logs",
+        Path(os.environ.get("FINEGRAIN_HOME") or default_home()).absolute() / "logs",
         Path(tempfile.gettempdir()),
     ):
         try:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote
 
-import yaml
-
+from orchestration.config import project
 from orchestration.errors import FinegrainError
 
-PROJECT = Path(os.environ.get("FINEGRAIN_PROJECT") or Path(__file__).resolve().parents[2])
+PROJECT, PACKAGE, variable = project.PROJECT, project.PACKAGE, project.variable
 #: The file that marks a folder as a simulated shop.
 SIMULATION: Final = "simulation.json"
 #: Default memory limits of DuckDB, by environment variable; profiles.yml repeats the first. The second is for a stream loader, whose client
@@ -27,12 +25,6 @@ _UNITS: Final = {
     for power, unit in enumerate("kmgt", 1)
     for suffix, factor in (("", 1000), ("b", 1000), ("ib", 1024))
 }
-
-
-@cache
-def variable(name: str, default: Any = None) -> Any:
-    """A var of dbt_project.yml, or `default` if it is not set there."""
-    return yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8")).get("vars", {}).get(name, default)
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ def settings() -> Settings:
     for variable in ("FINEGRAIN_HOME", "TMPDIR", *map(_variable, (field.name for field in fields(Settings)))):
         if not is_text(os.environ.get(variable, "")):
             raise FinegrainError(f"{variable} is not UTF-8 text, so DuckDB cannot open that path; use another path")
-    default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME") or PROJECT / "var").resolve())
+    default = Settings.below(Path(os.environ.get("FINEGRAIN_HOME") or project.default_home()).resolve())
     overrides = {
         field.name: _location(variable, os.environ[variable])
         for field in fields(Settings)
@@ -154,10 +146,7 @@ def _check_paths(found: Settings) -> None:
                 raise FinegrainError(f"{path} is a folder, but a file is expected; set {variable} to another path")
         elif not existing.is_dir():
             raise FinegrainError(f"{existing} is a file, but a folder is expected; set {variable} to another path")
-    if os.environ.get("FINEGRAIN_PROJECT") and not (PROJECT / "dbt_project.yml").is_file():
-        raise FinegrainError(
-            f"FINEGRAIN_PROJECT is {PROJECT}, which has no dbt_project.yml; set it to finegrain's project folder"
-        )
+    project.check()
 
 
 def memory(variable: str = "FINEGRAIN_MEMORY") -> str:

@@ -13,7 +13,10 @@ import dagster as dg
 import duckdb
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration import __version__
+from orchestration.config import packages
+from orchestration.config.project import PROJECT, roots
+from orchestration.config.settings import Settings, settings
 from orchestration.dagster.home import dagster_home
 from orchestration.errors import FinegrainError
 from orchestration.quality.alerts import DATA_ENGINEERING, MASK, mask, scrub
@@ -55,19 +58,20 @@ def owner_of(node: Mapping[str, Any]) -> str:
 
 def _fingerprint() -> str:
     """Of all that dbt parses; times of files tell nothing, of an older image or a copy."""
-    files = [
-        PROJECT / name for name in ("dbt_project.yml", "profiles.yml", "packages.yml", "requirements-dagster.lock")
-    ]
-    for folder in _SOURCES:
-        files += [file for file in (PROJECT / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(str(file.relative_to(PROJECT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    digest = hashlib.sha256(__version__.encode())
+    for root in roots():
+        names = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml", "requirements-dagster.lock")
+        files = [root / name for name in names if (root / name).is_file()]
+        for folder in _SOURCES:
+            files += [file for file in (root / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
+        for file in sorted(files):
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def dbt_project() -> DbtProject:
     """The project with its manifest, parsed again when a file of it has changed. Raises FinegrainError."""
+    packages.ensure()
     target = dagster_home() / "dbt"
     project = DbtProject(project_dir=PROJECT, profiles_dir=PROJECT, target_path=target)
     mark, fingerprint = target / "parsed", _fingerprint()

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestration.config.project import PROJECT, roots
 from orchestration.config.published import DATABASE, current
-from orchestration.config.settings import PROJECT, SIMULATION, Settings, settings
+from orchestration.config.settings import SIMULATION, Settings, settings
 from orchestration.errors import FinegrainError
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
@@ -230,15 +231,16 @@ def catalog(
 
 
 def declared(project: Path = PROJECT) -> list[Mart]:
-    """The feature marts as their YAML files describe them, by name. A feature's owner is that of its model or else of the model's folder, if its
-    column names none."""
-    owner = _owner_of_folder(project, FEATURES)
+    """The feature marts as their YAML files describe them, by name: finegrain's, and the project's own. A feature's owner is that of its model
+    or else of the model's folder, if its column names none."""
     found = []
-    for path in sorted((project / "models" / FEATURES).glob("*.yml")):
-        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
-            if "columns" in model:
-                found.append(_mart(model, owner))
-    return found
+    for root in roots(project):
+        owner = _owner_of_folder(root, FEATURES)
+        for path in sorted((root / "models" / FEATURES).glob("*.yml")):
+            for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+                if "columns" in model:
+                    found.append(_mart(model, owner))
+    return sorted(found, key=lambda mart: mart.name)
 
 
 def _owner_of_folder(project: Path, folder: str) -> str:

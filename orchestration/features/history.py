@@ -21,15 +21,14 @@ import duckdb
 
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError
+from orchestration.features.catalog import declared
 from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import arguments, run_dbt
-from orchestration.warehouse.lineage import FEATURES
+from orchestration.warehouse.lineage import feature_marts
 from orchestration.warehouse.publish import DRAFT, categorical_columns, kinds_for_arrow, point
 
-#: What dbt builds and tests of each day: the feature marts, and what they are made of.
-SELECTED: Final = f"+path:models/{FEATURES}"
 #: Held while days are put in their place.
 LOCK: Final = ".history.lock"
 
@@ -50,8 +49,9 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
 
 
 def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
-    # Tests that compare with marts that are of another moment have no place here.
-    asked = [*arguments(where), "--select", SELECTED, "--indirect-selection", "buildable"]
+    # The feature marts, and what they are made of. Tests that compare with marts that are of another moment have no place here.
+    selected = [f"+{each}" for each in feature_marts()]
+    asked = [*arguments(where), "--select", *selected, "--indirect-selection", "buildable"]
     done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
     if not done.passed:
         named = ", ".join(node.name for node in done.failed)
@@ -61,11 +61,8 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
     rows = {}
     with duckdb.connect(config=warehouse.limits(folder / "spill")) as con:
         warehouse.attach(con, where.warehouse)
-        marts = [
-            node.name
-            for node in done.nodes
-            if node.kind == "model" and node.name.endswith("_features") and not node.name.startswith("int_")
-        ]
+        declared_names = {each.name for each in declared()}
+        marts = [node.name for node in done.nodes if node.kind == "model" and node.name in declared_names]
         categorical = categorical_columns()
         for mart in marts:
             # From which snapshot a day was made says nothing of it, and would be another the next time.

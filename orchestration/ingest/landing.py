@@ -121,7 +121,7 @@ class Bound:
 @cache
 def macros(file: str) -> Any:
     """The macros of one file below macros/, as functions that return SQL. Works only for macros in plain Jinja."""
-    text = (settings.PROJECT / "macros" / file).read_text("utf-8")
+    text = (settings.PACKAGE / "macros" / file).read_text("utf-8")
     return Environment().from_string(text, globals={"var": settings.variable}).module
 
 

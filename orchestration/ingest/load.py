@@ -17,7 +17,8 @@ from typing import Any
 
 import duckdb
 
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.config.project import PACKAGE
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console
 from orchestration.ingest import deliveries, landing
 from orchestration.lake import lake, shop
@@ -133,7 +134,7 @@ def _find(path: Path, entry: Table, base: Path) -> list[DataFile]:
     try:
         return find(entry.files, entry.format, base)
     except FinegrainError as error:
-        examples = PROJECT / "examples"
+        examples = PACKAGE / "examples"
         if not path.resolve().is_relative_to(examples.resolve()):
             raise
         raise FinegrainError(f"{error}; see {examples / 'README.md'} for where to get this example's data") from None

@@ -15,7 +15,8 @@ from typing import Final
 
 import duckdb
 
-from orchestration.config.settings import PROJECT, Settings, is_text, variable
+from orchestration.config.project import PACKAGE
+from orchestration.config.settings import Settings, is_text, variable
 from orchestration.errors import FinegrainError, console
 from orchestration.errors.console import shown
 from orchestration.lake import lake
@@ -122,7 +123,7 @@ def forget(con: duckdb.DuckDBPyConnection, source: str) -> None:
 
 def currencies(con: duckdb.DuckDBPyConnection | None = None) -> list[str]:
     """Currencies with exchange rates: the euro, the seed's and those of the attached lake."""
-    with (PROJECT / "seeds" / "fx_rates.csv").open(encoding="utf-8", newline="") as file:
+    with (PACKAGE / "seeds" / "fx_rates.csv").open(encoding="utf-8", newline="") as file:
         header = next(csv.reader(file), [])
     found = {"EUR", *(name.upper() for name in header[1:] if name in variable("fx_currencies", ()))}
     if con is not None:

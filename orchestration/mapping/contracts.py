@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from orchestration.config.settings import PROJECT
+from orchestration.config.project import PACKAGE
 
 #: Columns that every raw row carries before its contract fields: name to DuckDB type.
 #: Times are UTC. `_error` says why a row could not be read at all; such a row has no fields, only its payload.
@@ -29,7 +29,7 @@ META_COLUMNS: Final[dict[str, str]] = {
 
 
 @cache
-def declared_columns(project: Path = PROJECT) -> dict[str, dict[str, dict[str, Any]]]:
+def declared_columns(project: Path = PACKAGE) -> dict[str, dict[str, dict[str, Any]]]:
     """What models/staging/_sources.yml declares of each column of the raw tables, by table and name. Nothing where there is no such file:
     `settings()` says what is wrong with the project's folder."""
     path = project / "models" / "staging" / "_sources.yml"
@@ -41,7 +41,7 @@ def declared_columns(project: Path = PROJECT) -> dict[str, dict[str, dict[str, A
     return {name: found for name, found in tables.items() if "payload" in found}
 
 
-def pass_through_fields(project: Path = PROJECT) -> dict[str, str]:
+def pass_through_fields(project: Path = PACKAGE) -> dict[str, str]:
     """The fields of events that no model changes, with the type that they have from staging on (macros/pass_through.sql)."""
     found = {name: _meta(column).get("pass_through") for name, column in declared_columns(project)["events"].items()}
     return {name: kind for name, kind in found.items() if kind}

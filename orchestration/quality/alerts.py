@@ -32,6 +32,7 @@ from typing import Annotated, Any, Final, Literal, Protocol, get_args
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError, field_validator, model_validator
 
+from orchestration.config.project import PACKAGE, PROJECT
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError
 from orchestration.lake.locks import one_at_a_time
@@ -581,10 +582,16 @@ def _keys(parents: list[str]) -> Iterable[str]:
     return (Rules if not parents else Bounds if len(parents) > 1 else _SECTIONS[parents[0]]).model_fields
 
 
+def _rules_of_project() -> Path:
+    """alerts.yml of a shop's project, else the packaged rules."""
+    own = PROJECT / "alerts.yml"
+    return own if PROJECT != PACKAGE and own.is_file() else RULES
+
+
 def read_rules(path: str | Path | None = None) -> Rules:
-    """Rules from `path`, else from where FINEGRAIN_ALERTS says; a section that the file leaves out is as in the packaged one.
+    """Rules from `path`, else from where FINEGRAIN_ALERTS says, else from alerts.yml of a shop's project; a section that the file leaves out is as in the packaged one.
     Raises FinegrainError that lists everything wrong with it."""
-    path = Path(path or os.environ.get("FINEGRAIN_ALERTS") or RULES)
+    path = Path(path or os.environ.get("FINEGRAIN_ALERTS") or _rules_of_project())
     given = read_yaml(path, "alerts")
     if not isinstance(given, dict):
         raise FinegrainError(f"{path}: write one or more of the keys {', '.join(Rules.model_fields)}")

@@ -7,7 +7,6 @@ files are raised before it starts.
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import itertools
 import os
@@ -31,6 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestration.config import settings
+from orchestration.config.project import seed as seed_rows
+from orchestration.config.project import seed_file
 from orchestration.config.settings import Settings
 from orchestration.config.settings import variable as _variable
 from orchestration.errors import FinegrainError, console, stopping
@@ -334,7 +335,7 @@ def clean(column: str) -> str:
     text = str(macros("fields.sql").clean_text(identifier(column)))
     if column not in IDS:
         return text
-    return f"case when lower({text}) not in ({', '.join(map(quote, _seed('null_words.csv', 'word')))}) then {text} end"
+    return f"case when lower({text}) not in ({', '.join(map(quote, _seed('null_words', 'word')))}) then {text} end"
 
 
 _numbers = itertools.count()
@@ -794,7 +795,7 @@ class _Exam:
         """Names that the seeds do not know."""
         kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
         if kind in self.fields:
-            known = _seed("event_types.csv", "raw_name")
+            known = _seed("event_types", "raw_name")
             spelling = str(macros("fields.sql").event_spelling(clean(kind)))
             spellings = [
                 row[0]
@@ -802,13 +803,11 @@ class _Exam:
                     f"select {macros('fields.sql').event_spelling('x')} from (select unnest([{', '.join(map(quote, known))}]) as x)"
                 ).fetchall()
             ]
-            said = "seeds/event_types.csv does not map"
+            said = f"{seed_file('event_types')} does not map"
             self._unknown(kind, spelling, [*known, *spellings], said, "would be quarantined")
         if "currency" in self.fields:
             currencies = list(self.shop.currencies)
-            parts = zip(
-                _seed("minor_currencies.csv", "minor_currency"), _seed("minor_currencies.csv", "currency"), strict=True
-            )
+            parts = zip(_seed("minor_currencies", "minor_currency"), _seed("minor_currencies", "currency"), strict=True)
             currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
             code = str(macros("fields.sql").currency_code(identifier("currency")))
             said, then = "there is no exchange rate for", "have no price that could be used"
@@ -819,23 +818,23 @@ class _Exam:
         if consent in self.fields:
             given = "privacy_info.analytics_storage" if consent == "privacy_info" else clean(consent)
             said_of = str(macros("engine/functions.sql").duckdb__texts_of_json(given, _variable("consent_keys", ())))
-            words = ", ".join(map(quote, _seed("consent_words.csv", "word")))
+            words = ", ".join(map(quote, _seed("consent_words", "word")))
             unknown = f"{given} is not null and (len({said_of}) = 0 or not list_has_all([{words}], {said_of}))"
             [(rows,)] = self.ask("count(*)", unknown)
             if rows:
                 self.say(
                     "warning",
-                    f"seeds/consent_words.csv does not know {self.common(given, unknown)}; {self.about(rows)} give no consent that "
+                    f"{seed_file('consent_words')} does not know {self.common(given, unknown)}; {self.about(rows)} give no consent that "
                     "could be read, and would be quarantined",
                     consent,
                 )
         if "status" in self.fields:
             spelled = str(macros("fields.sql").status_spelling(clean("status")))
-            said = "seeds/order_statuses.csv does not know"
-            self._unknown("status", spelled, _seed("order_statuses.csv", "raw_status"), said, "would count as sold")
+            said = f"{seed_file('order_statuses')} does not know"
+            self._unknown("status", spelled, _seed("order_statuses", "raw_status"), said, "would count as sold")
         if "weight_unit" in self.fields:
-            units = _seed("unit_conversions.csv", "unit")
-            said = "seeds/unit_conversions.csv does not hold"
+            units = _seed("unit_conversions", "unit")
+            said = f"{seed_file('unit_conversions')} does not hold"
             self._unknown(
                 "weight_unit", f"lower({clean('weight_unit')})", units, said, "have a weight that cannot be used"
             )
@@ -854,14 +853,14 @@ class _Exam:
                 )
         if "category" in self.fields:
             spelling = str(macros("fields.sql").category_spelling(clean("category")))
-            known = [*_seed("category_map.csv", "raw_category"), *_seed("category_map.csv", "category")]
+            known = [*_seed("category_map", "raw_category"), *_seed("category_map", "category")]
             found = self.ask(f"{spelling} as v", f"{spelling} is not null", "group by v order by count(*) desc, 1")
             strange = [str(value) for (value,) in found if value not in known]
             if strange:
                 most = ", ".join(f"'{_brief(value)}'" for value in strange[:3])
                 self.say(
                     "note",
-                    f"seeds/category_map.csv does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
+                    f"{seed_file('category_map')} does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
                     f"{len(found):,} spellings); each is kept as it is, or corrected if it is a misspelling of a mapped one",
                     "category",
                 )
@@ -967,7 +966,7 @@ class _Exam:
 
     def _ids(self) -> None:
         """Ids that mean nothing or something else, or that are ambiguous."""
-        words = ", ".join(map(quote, _seed("null_words.csv", "word")))
+        words = ", ".join(map(quote, _seed("null_words", "word")))
         for name in (name for name in self.fields if name in IDS):
             given, text = str(macros("fields.sql").clean_text(identifier(name))), clean(name)
             [(count,)] = self.ask("count(*)", f"lower({given}) in ({words})")
@@ -975,7 +974,7 @@ class _Exam:
                 examples = self.common(given, f"lower({given}) in ({words})")
                 self.say(
                     "warning",
-                    f"{self.about(count)} have a word that means null, {examples}, and count as empty (seeds/null_words.csv)",
+                    f"{self.about(count)} have a word that means null, {examples}, and count as empty ({seed_file('null_words')})",
                     name,
                 )
             rounded = f"regexp_full_match({text}, {quote(ROUNDED)})"
@@ -1262,8 +1261,7 @@ def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Lo
 @cache
 def _seed(seed: str, column: str) -> list[str]:
     """A column of a seed, in lower case as the models compare it."""
-    with (settings.PROJECT / "seeds" / seed).open(encoding="utf-8", newline="") as stream:
-        return [row[column].lower() for row in csv.DictReader(stream) if row[column]]
+    return [row[column].lower() for row in seed_rows(seed) if row[column]]
 
 
 # --- the machine -------------------------------------------------------------------------------------------------
@@ -1323,6 +1321,12 @@ def _memory() -> Check:
 
 def _packages() -> Check:
     folder = settings.PROJECT / "dbt_packages" / "dbt_expectations"
+    if not (folder / "dbt_project.yml").is_file() and settings.PROJECT != settings.PACKAGE:
+        return Check(
+            "warning",
+            "dbt packages",
+            "not in dbt_packages/ yet; the next finegrain build, or dbt deps, puts them there",
+        )
     if not (folder / "dbt_project.yml").is_file():
         return Check("error", "dbt packages", "dbt_expectations is not in dbt_packages/; run make setup, or dbt deps")
     if folder.resolve().parent.name == "fallback_packages":

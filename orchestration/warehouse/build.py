@@ -15,7 +15,9 @@ from typing import Any
 
 import duckdb
 
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.config import packages
+from orchestration.config.project import PROJECT, check_seeds, is_installed
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console
 from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
@@ -141,6 +143,8 @@ def run_dbt(
         raise FinegrainError(
             f"{where.home}: cannot create this folder: {error.strerror}; set FINEGRAIN_HOME to another one"
         ) from None
+    packages.ensure(project)
+    check_seeds(project)
     started = time.monotonic()
     begun: list[float] = []
     said: list[str] = []
@@ -209,6 +213,8 @@ def _invoke(
         "info",
     ]
     place = ["--project-dir", str(project), "--profiles-dir", str(project)]
+    if is_installed(project) and "--target-path" not in arguments:  # the wheel's folder is not written to
+        place += ["--target-path", str(where.home / "target")]
     command, *rest = arguments
     try:
         return main.dbtRunner(callbacks=[heard]).invoke([*own, command, *place, *rest])

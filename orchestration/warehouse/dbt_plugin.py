@@ -32,7 +32,8 @@ from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
-from orchestration.config.settings import PROJECT, Settings, private, settings
+from orchestration.config.project import PROJECT
+from orchestration.config.settings import Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake import lake, shop
 from orchestration.lake.locks import scratch

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from orchestration.config.project import roots
+from orchestration.config.project import variables as vars_of
 from orchestration.mapping.contracts import pass_through_fields
 
 #: The name in `of_project` under which all macros and vars stand together, for a text that is not known here.
@@ -37,16 +37,17 @@ def code(text: str) -> str:
 
 
 def of_project(project: Path, values: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The fingerprint of every model, snapshot and singular test of the project by name, of its generic tests as `test_<name>`, and of all
-    macros and vars as `*`. `values` go before the vars of dbt_project.yml: those of the command line, and what the shop says."""
+    """The fingerprint of every model, snapshot and singular test of the project, and of finegrain where that is a package of it, by name, of
+    generic tests as `test_<name>`, and of all macros and vars as `*`. `values` go before the vars of dbt_project.yml: those of the command
+    line, and what the shop says."""
     macros = _macros(project)
-    said = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8")).get("vars", {})
-    said = {**said, **(values or {})}
+    said = {**vars_of(project), **(values or {})}
     variables = {name: json.dumps(value, sort_keys=True, default=str) for name, value in said.items()}
     texts = {
         path.stem: code(path.read_text("utf-8"))
+        for root in roots(project)
         for folder in ("models", "snapshots", "tests/singular")
-        for path in (project / folder).rglob("*.sql")
+        for path in (root / folder).rglob("*.sql")
     }
     texts |= {name: text for name, text in macros.items() if name.startswith("test_")}
     found = {name: _digest(parts_of(text, macros, variables)) for name, text in texts.items()}
@@ -79,15 +80,18 @@ def _quoted(text: str) -> frozenset[str]:
 
 
 def _macros(project: Path) -> dict[str, str]:
-    """The macros and generic tests of the project, by the name that dbt calls them by."""
-    found = {}
-    for folder in ("macros", "tests/generic"):
-        for path in (project / folder).rglob("*.sql"):
-            for macro in _MACRO.finditer(code(path.read_text("utf-8"))):
-                found[("test_" if macro[1] == "test" else "") + macro[2]] = macro[0]
+    """The macros and generic tests of the project, by the name that dbt calls them by. Of two with one name, one may call the other, so
+    both texts count."""
+    found: dict[str, str] = {}
+    for root in roots(project):
+        for folder in ("macros", "tests/generic"):
+            for path in (root / folder).rglob("*.sql"):
+                for macro in _MACRO.finditer(code(path.read_text("utf-8"))):
+                    name = ("test_" if macro[1] == "test" else "") + macro[2]
+                    found[name] = found.get(name, "") + macro[0]
     if "pass_through_fields" in found:
         # It asks for them with a query, so they are no part of its text.
-        found["pass_through_fields"] += json.dumps(pass_through_fields(project))
+        found["pass_through_fields"] += json.dumps(pass_through_fields())
     return found
 
 

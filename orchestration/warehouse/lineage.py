@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import duckdb
 
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.config.project import PACKAGE, PROJECT, name_of, roots
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import console
 from orchestration.lake.lake import table_columns
 from orchestration.lake.locks import scratch
@@ -142,15 +143,18 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     return found
 
 
+def feature_marts() -> list[str]:
+    """What selects the feature marts in dbt: finegrain's, and those of the project that have the same folder."""
+    having = [root for root in roots() if (root / "models" / FEATURES).is_dir()]
+    return [".".join(("fqn:" + name_of(root), *FEATURES.split("/"))) for root in having]
+
+
 def _fingerprint(project: Path) -> str:
     digest = hashlib.sha256()
-    files = [
-        project / "dbt_project.yml",
-        project / "models" / "staging" / "_sources.yml",
-        Path(__file__),
-        *(project / "seeds").glob("*.csv"),
-    ]
-    files += [*(project / "models").rglob("*.sql"), *(project / "macros").rglob("*.sql")]
+    files = [Path(__file__), PACKAGE / "models" / "staging" / "_sources.yml"]
+    for root in roots(project):
+        files += [root / "dbt_project.yml", *(root / "seeds").glob("*.csv")]
+        files += [*(root / "models").rglob("*.sql"), *(root / "macros").rglob("*.sql")]
     for path in sorted(files):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
@@ -166,7 +170,7 @@ def _compiled(where: Settings, *, quiet: bool) -> dict[str, Any]:
         console.progress("trace lineage", 1, quiet=quiet) as advance,
     ):
         arguments = ["compile", "--full-refresh", "--target-path", str(folder)]
-        arguments += ["--select", f"+path:models/{FEATURES},resource_type:model"]
+        arguments += ["--select", *(f"+{each},resource_type:model" for each in feature_marts())]
         run_dbt(
             arguments,
             where=Settings.below(folder / "home", where.extensions),
@@ -270,7 +274,7 @@ class Tracer:
                 return [(each, NOTHING) for each in names]
             return [(each, Origin(frozenset({f"{table}.{each}"}))) for each in names]
         if node["resource_type"] == "seed":
-            with (PROJECT / node["original_file_path"]).open(encoding="utf-8", newline="") as file:
+            with (Path(node["root_path"]) / node["original_file_path"]).open(encoding="utf-8", newline="") as file:
                 return [(each.lower(), NOTHING) for each in next(csv.reader(file))]
         if not node.get("compiled_code"):
             raise NotTracedError(f"{table} is not compiled")

@@ -28,8 +28,9 @@ import duckdb
 import yaml
 
 from orchestration import __version__
+from orchestration.config.project import roots
 from orchestration.config.published import DATABASE, current
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
@@ -386,7 +387,7 @@ def kinds_for_arrow(con: duckdb.DuckDBPyConnection, query: str, categorical: Col
 def categorical_columns() -> dict[str, set[str]]:
     """By mart, the columns whose YAML says `meta: {categorical: true}`: texts of few values."""
     found: dict[str, set[str]] = {}
-    for path in (PROJECT / "models" / SCHEMA).rglob("*.yml"):
+    for path in (path for root in roots() for path in (root / "models" / SCHEMA).rglob("*.yml")):
         for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
             found[model["name"]] = {
                 column["name"]

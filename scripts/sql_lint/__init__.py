@@ -81,6 +81,8 @@ def _load_macros() -> None:
     tag = re.compile(r"({%-?\s*macro\s+)(\w+)")
     for source in sources:
         _CONTEXT.update({name: _macro(name) for _, name in tag.findall(source)})
+    # A macro that a shop's project may call names the macros that it calls itself with their package.
+    _CONTEXT["finegrain"] = {name: value for name, value in _CONTEXT.items() if callable(value)}
     environment = jinja2.Environment(extensions=["jinja2.ext.do"])
     for source in sources:
         module = environment.from_string(tag.sub(r"\1the_\2", source), globals=_CONTEXT).module

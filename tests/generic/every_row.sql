@@ -4,5 +4,5 @@
 #}
 {% test every_row(model, rules) %}
 {{ config(meta={'checks': 'rows'}) }}
-{{ rows_that_break(model, rules) }}
+{{ finegrain.rows_that_break(model, rules) }}
 {% endtest %}

@@ -5,17 +5,17 @@
 {% test windows_grow(model) %}
 {{ config(meta={'checks': 'rows'}) }}
 {%- set rules = {} -%}
-{%- set columns = declared_columns() -%}
-{%- set shortest = '_' ~ (day_windows() | first | first) -%}
+{%- set columns = finegrain.declared_columns() -%}
+{%- set shortest = '_' ~ (finegrain.day_windows() | first | first) -%}
 {%- for column in columns if column.endswith(shortest) -%}
     {%- set measure = column[:-(shortest | length)] -%}
     {%- set windows = [] -%}
-    {%- for window in window_names() if measure ~ '_' ~ window in columns %}{% do windows.append(window) %}{% endfor -%}
+    {%- for window in finegrain.window_names() if measure ~ '_' ~ window in columns %}{% do windows.append(window) %}{% endfor -%}
     {%- for shorter in windows[:-1] if measure ~ '_lifetime' in columns -%}
         {%- set longer = windows[loop.index] -%}
         {%- set rule = measure ~ '_' ~ shorter ~ ' <= ' ~ measure ~ '_' ~ longer -%}
         {%- do rules.update({rule: rule}) -%}
     {%- endfor -%}
 {%- endfor -%}
-{{ rows_that_break(model, rules) }}
+{{ finegrain.rows_that_break(model, rules) }}
 {% endtest %}

@@ -6,7 +6,7 @@ with categories as (
         {{ category_spelling('category') }} as spelling,
         min(category) as category,
         max(category) as other_category
-    from {{ ref('category_map') }}
+    from {{ seed('category_map') }}
     where category is not null
     group by {{ category_spelling('category') }}
 
@@ -23,6 +23,6 @@ select
     m.raw_category,
     m.category,
     'let this category stand for itself, since others stand for it' as what_to_do
-from {{ ref('category_map') }} as m
+from {{ seed('category_map') }} as m
 inner join categories as c on {{ category_spelling('m.raw_category') }} = c.spelling
 where m.category is distinct from c.category

@@ -12,5 +12,5 @@ select
     d.rule_id as predicate_of,
     s.rule_id as row_of
 from done as d
-full outer join {{ ref('validation_rules') }} as s on d.rule_id = s.rule_id
+full outer join {{ seed('validation_rules') }} as s on d.rule_id = s.rule_id
 where d.rule_id is null or s.rule_id is null

@@ -12,7 +12,7 @@ with raw_money as (
         m.arrival_day,
         sum(m.money) as money
     from {{ ref('stg_lake__money') }} as m
-    left join {{ ref('event_types') }} as t on {{ event_spelling('m.event_name') }} = {{ event_spelling('t.raw_name') }}
+    left join {{ seed('event_types') }} as t on {{ event_spelling('m.event_name') }} = {{ event_spelling('t.raw_name') }}
     where m.raw_table in ('order_items', 'refunds') or t.event_type in ('purchase', 'refund')
     group by m.raw_table, m.source, m.arrival_day
 
@@ -107,7 +107,7 @@ headers as (
         h.currency,
         h.created_at
     from {{ ref('int_reference__orders') }} as h
-    left join {{ ref('order_statuses') }} as s on {{ status_spelling('h.raw_status') }} = s.raw_status
+    left join {{ seed('order_statuses') }} as s on {{ status_spelling('h.raw_status') }} = s.raw_status
     where not h.is_deleted
 
 ),

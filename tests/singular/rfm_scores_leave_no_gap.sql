@@ -20,7 +20,7 @@ ordered as (
         row_number() over (partition by b.measure order by b.at_least) as place,
         count(b.measure) over (partition by b.measure) as places
     from measures as m
-    full outer join {{ ref('rfm_bounds') }} as b on m.measure = b.measure
+    full outer join {{ seed('rfm_bounds') }} as b on m.measure = b.measure
 
 )
 

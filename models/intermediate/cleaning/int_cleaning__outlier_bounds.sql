@@ -63,4 +63,4 @@ select
     {{ outlier_bound('o', 'a', 'low') }} as low,
     {{ outlier_bound('o', 'a', 'high') }} as high
 from answered as a
-left join {{ ref('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by
+left join {{ seed('outlier_rules') }} as o on a.measure = o.column_name and a.group_by = o.group_by

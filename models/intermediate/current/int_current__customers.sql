@@ -55,7 +55,7 @@ income_limits as (
         r.scale,
         r.action
     from fits as f
-    inner join {{ ref('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
+    inner join {{ seed('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
     where f.measure = 'income'
 
 ),
@@ -136,4 +136,4 @@ select
     t.acquisition_channel,
     case w.meaning when 'granted' then true when 'denied' then false end as marketing_consent
 from treated as t
-left join {{ ref('consent_words') }} as w on lower(t.marketing_consent) = w.word
+left join {{ seed('consent_words') }} as w on lower(t.marketing_consent) = w.word

@@ -54,7 +54,7 @@ limits as (
         w.action
     from bounds as f
     cross join rules as r
-    left join {{ ref('outlier_rules') }} as w on f.measure = w.column_name and f.group_by = w.group_by
+    left join {{ seed('outlier_rules') }} as w on f.measure = w.column_name and f.group_by = w.group_by
 
 ),
 

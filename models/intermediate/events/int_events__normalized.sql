@@ -43,7 +43,7 @@ translated as (
         case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
         coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
-    left join {{ ref('event_types') }} as t on {{ event_spelling('u.event_name') }} = {{ event_spelling('t.raw_name') }}
+    left join {{ seed('event_types') }} as t on {{ event_spelling('u.event_name') }} = {{ event_spelling('t.raw_name') }}
     left join {{ ref('int_reference__category_names') }} as c on {{ category_spelling('u.category_name') }} = c.spelling
 
 ),
@@ -55,7 +55,7 @@ consent as (
         {{ collect("case when meaning = '" ~ meaning ~ "' then word end") }} as {{ meaning | replace(' ', '_') }},
         {% endfor %}
         {{ collect('word') }} as words
-    from {{ ref('consent_words') }}
+    from {{ seed('consent_words') }}
 
 )
 

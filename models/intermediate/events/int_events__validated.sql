@@ -370,7 +370,7 @@ severities as (
     select
         {{ collect("case when severity = 'error' then rule_id end") }} as errors,
         {{ collect("case when severity = 'warn' then rule_id end") }} as warnings
-    from {{ ref('validation_rules') }}
+    from {{ seed('validation_rules') }}
 
 ),
 

@@ -11,14 +11,14 @@ with spellings as (
 canonical as (
 
     select distinct {{ category_spelling('category') }} as spelling, category
-    from {{ ref('category_map') }}
+    from {{ seed('category_map') }}
     where category is not null
 
 ),
 
 mapped as (
 
-    select {{ category_spelling('raw_category') }} as spelling, category from {{ ref('category_map') }}
+    select {{ category_spelling('raw_category') }} as spelling, category from {{ seed('category_map') }}
     union
     select spelling, category from canonical
 

@@ -4,4 +4,4 @@ select
     cast(coalesce(max(case when measure = 'views' then weight end), 0) as bigint) as views,
     cast(coalesce(max(case when measure = 'cart_adds' then weight end), 0) as bigint) as cart_adds,
     cast(coalesce(max(case when measure = 'purchases' then weight end), 0) as bigint) as purchases
-from {{ ref('event_weights') }}
+from {{ seed('event_weights') }}

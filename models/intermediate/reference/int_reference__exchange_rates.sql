@@ -86,4 +86,4 @@ select currency, rate_date, quoted_on, rate, changed_in from by_day
 union all
 select m.minor_currency as currency, d.rate_date, d.quoted_on, d.rate / m.per_unit as rate, d.changed_in
 from by_day as d
-inner join {{ ref('minor_currencies') }} as m on d.currency = m.currency
+inner join {{ seed('minor_currencies') }} as m on d.currency = m.currency

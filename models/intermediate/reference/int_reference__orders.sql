@@ -20,7 +20,7 @@ versions as (
         k.status as known_status,
         g.raw_rowid is not null as is_deleted
     from {{ ref('stg_shop__orders') }} as s
-    left join {{ ref('order_statuses') }} as k on {{ status_spelling('s.status') }} = k.raw_status
+    left join {{ seed('order_statuses') }} as k on {{ status_spelling('s.status') }} = k.raw_status
     left join gone as g on s.raw_rowid = g.raw_rowid
     where {{ is_usable_id('s.order_id') }} and s.raw_error is null
 

@@ -30,7 +30,7 @@ with versions as (
         on
             coalesce(p.currency, '{{ shop_setting("reporting_currency") }}') = r.currency
             and cast(coalesce(p.updated_at, p.raw_available_at) as date) = r.rate_date
-    left join {{ ref('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
+    left join {{ seed('unit_conversions') }} as u on coalesce(p.weight_unit, 'g') = u.unit
     where {{ is_usable_id('p.product_id') }} and p.raw_error is null and not coalesce({{ is_absurd_price('p.price') }}, false)
         and p.{{ is_not_deleted('products') | indent(4) }}
 

@@ -25,7 +25,7 @@ final as (
 
         ---------- what was done
         s.events,
-        {% for name in measure_names('session') %}
+        {% for name in mart_measure_names('session') %}
         s.{{ name }},
         {% endfor %}
         s.orders,

@@ -60,7 +60,7 @@ rfm as (
         max(case when v.measure = 'orders' then b.score end) as rfm_frequency_score,
         max(case when v.measure = 'revenue' then b.score end) as rfm_monetary_score
     from rfm_values as v
-    inner join {{ ref('rfm_bounds') }} as b
+    inner join {{ seed('rfm_bounds') }} as b
         on v.measure = b.measure and v.score_of >= b.at_least and (v.score_of < b.below or b.below is null)
     group by v.customer_id, v.as_of
 
@@ -75,7 +75,7 @@ final as (
         b.built_from,
 
         ---------- windows
-        {{ by_window('s', measure_names('user') + distinct_count_names(), window_names()) | indent(8) }}
+        {{ by_window('s', mart_measure_names('user') + distinct_count_names(), window_names()) | indent(8) }}
 
         ---------- recency and tenure
         {{ hours_between('s.last_view_at', 's.as_of') }} as hours_since_view,
@@ -134,7 +134,7 @@ final as (
     cross join {{ ref('int_identity__build') }} as b
     left join shop as h on cast(s.as_of as date) = h.as_of_day
     left join rfm as f on s.customer_id = f.customer_id and s.as_of = f.as_of
-    left join {{ ref('rfm_segments') }} as g
+    left join {{ seed('rfm_segments') }} as g
         on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score
 
 )

@@ -7,7 +7,7 @@ select
     b.built_from,
 
     ---------- windows
-    {{ by_window('s', measure_names('user_item') + ['orders'], window_names()) | indent(4) }}
+    {{ by_window('s', mart_measure_names('user_item') + ['orders'], window_names()) | indent(4) }}
 
     ---------- recency
     {{ hours_between('s.last_view_at', 's.as_of') }} as hours_since_view,

@@ -6,7 +6,6 @@ report. Only messages the models could not use become dead letters.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from orchestration.config.settings import PROJECT
+from orchestration.config.project import seed
 from orchestration.ingest import landing
 from orchestration.mapping import contracts
 from orchestration.mapping.contracts import RAW_TABLES
@@ -378,5 +377,4 @@ def has_long_numbers(payloads: pa.ChunkedArray) -> bool:
 
 
 def _event_types() -> set[str]:
-    with (PROJECT / "seeds" / "event_types.csv").open(encoding="utf-8", newline="") as stream:
-        return {row["raw_name"] for row in csv.DictReader(stream)}
+    return {row["raw_name"] for row in seed("event_types")}
