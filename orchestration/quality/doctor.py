@@ -1314,7 +1314,7 @@ def _duckdb(where: Settings) -> Check:
 
 def _memory() -> Check:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = settings.memory()
+    limit = settings.Environment.read().memory
     if settings.memory_bytes(limit) > there:
         said = f"FINEGRAIN_MEMORY is {limit}, but this machine has {there / 10**9:.1f} GB, so a build may run out of memory; lower FINEGRAIN_MEMORY"
         return Check("warning", "memory", said)
@@ -1388,8 +1388,8 @@ def _published(where: Settings) -> Check:
 
 
 def _access(where: Settings) -> Check:
-    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`settings.umask`)."""
-    if not settings.umask() & 0o004:
+    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`FINEGRAIN_UMASK`)."""
+    if not settings.Environment.read().umask & 0o004:
         return Check("fine", "access", "FINEGRAIN_UMASK lets all on this machine read what finegrain makes")
     places = [where.home, *lake.places(where), where.warehouse, where.published]
     for place in places:
