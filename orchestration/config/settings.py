@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime
@@ -103,7 +104,7 @@ class Environment(BaseSettings):
     home: Path | None = _setting(
         "FINEGRAIN_HOME",
         _PLACES,
-        "the folder of all that follows ([what is in it](home.md))",
+        "the folder below which everything else is by default ([what is in it](home.md))",
         unset="`var/` in the project",
     )
     lake_catalog: Path | str | None = _setting(
@@ -436,38 +437,48 @@ def variables(name: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable for people: its value where no secret, and `source`: `environment` or `default`. `unset` says what holds without it, and
-    `purpose` what it is for, both in Markdown."""
+    """A variable as it is set now: its `value` unless it is a secret, `source` (`environment` or `default`), and what it is for."""
 
     group: str
     name: str
     value: str
     source: str
-    unset: str
     purpose: str
 
 
 def described() -> list[Variable]:
     """Every variable of `Environment`, as it is set now. Raises FinegrainError for an invalid value."""
-    given, places = Environment.read(), asdict(settings())
+    given, places = Environment.read(), settings()
+    defaults = {
+        **asdict(places),
+        "project": PROJECT,
+        "temporary": tempfile.gettempdir(),
+        "dagster_home": places.home / "dagster",
+    }
     found = []
-    for name, field in Environment.model_fields.items():
-        names = variables(name)
+    for name in Environment.model_fields:
+        group, names, unset, purpose = documented(name)
         texts = [text for each in names if (text := os.environ.get(each, "").strip())]
-        about: Any = field.json_schema_extra
-        unset = about["unset"] or ("" if field.default in (None, ()) else str(field.default))
-        if texts:
-            value = HIDDEN if isinstance(getattr(given, name), SecretStr) else without_secrets(texts[0])
+        if not texts:
+            value = str(defaults.get(name, _plain(unset)))
         else:
-            value = str(places[name]) if name in places else _plain(unset)
-        source = "environment" if texts else "default"
-        found.append(Variable(about["group"], names[0], value, source, unset, str(field.description)))
+            value = HIDDEN if isinstance(getattr(given, name), SecretStr) else without_secrets(texts[0])
+        found.append(Variable(group, names[0], value, "environment" if texts else "default", _plain(purpose)))
     return found
 
 
+def documented(name: str) -> tuple[str, list[str], str, str]:
+    """Of a field of `Environment`: its group, its variables, what holds where they are not set, and what it is for, the last two in Markdown."""
+    field = Environment.model_fields[name]
+    about: Any = field.json_schema_extra
+    unset = about["unset"] or ("" if field.default in (None, ()) else str(field.default))
+    return about["group"], variables(name), unset, str(field.description)
+
+
 def _plain(markdown: str) -> str:
-    """Markdown without links and code marks."""
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown).replace("`", "")
+    """Markdown without code marks and links; a link in brackets only leads elsewhere."""
+    text = re.sub(r" \(\[[^\]]*\]\([^)]*\)\)", "", markdown)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("`", "")
 
 
 def is_text(text: str) -> bool:

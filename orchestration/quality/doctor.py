@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestration.config import settings
-from orchestration.config.settings import Settings
+from orchestration.config.settings import Settings, Variable
 from orchestration.config.settings import variable as _variable
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.ingest import landing
@@ -167,10 +167,11 @@ class Check:
 
 @dataclass
 class Report:
-    """The doctor's report: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
+    """The doctor's report: `entries` of mappings, or `checks` of the machine and its `settings`. `seconds` is wall time."""
 
     entries: list[EntryLook] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    settings: list[Variable] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, level: Level) -> int:
@@ -201,13 +202,22 @@ class Report:
             for check in self.checks:
                 style = "" if check.level == "fine" else _STYLES[check.level]
                 table.add_row(check.what, Text("ok" if check.level == "fine" else check.level, style), Text(check.said))
-            parts.append(table)
+            parts += [table, *_shown_settings(self.settings)]
         levels: tuple[Level, ...] = ("error", "warning", "note")
         counted = [_count(self.count(level), level) for level in levels]
         parts.append(
             Text(f"{', '.join(counted)} in {self.seconds:.1f} s" + ("" if self.checks else "; nothing was loaded"))
         )
         return Group(*parts)
+
+
+def _shown_settings(variables: Iterable[Variable]) -> Iterator[RenderableType]:
+    for group, together in itertools.groupby(variables, key=lambda each: each.group):
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for each in together:
+            table.add_row(each.name, Text(each.value or "not set"), Text(each.source, "dim"), Text(each.purpose, "dim"))
+        yield Group(Text(f"\n{group}", "bold"), table)
+    yield Text("")
 
 
 def _count(number: int, what: str) -> str:
@@ -268,7 +278,7 @@ def examine(
     where = where or settings.settings()
     started = time.monotonic()
     if mapping is None:
-        report = Report(checks=list(_checks(where)))
+        report = Report(checks=list(_checks(where)), settings=settings.described())
     else:
         plans = _plans(mapping, paths, data)
         now = now or datetime.now(UTC).replace(tzinfo=None)
