@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conftest import run_dbt
 
-from orchestration.config.settings import LEAST_MEMORY, Settings, memory, memory_bytes, settings
+from orchestration.config.settings import LEAST_MEMORY, Environment, Settings, memory_bytes, settings
 from orchestration.errors import FinegrainError
 from orchestration.ingest.load import load, plan
 from orchestration.lake import lake
@@ -315,13 +315,13 @@ def test_what_memory_may_be_is_what_the_engine_reads(monkeypatch: pytest.MonkeyP
         ("3g", 3e9),
     ):
         monkeypatch.setenv("FINEGRAIN_MEMORY", text)
-        assert memory() == text and memory_bytes(text) == size
+        assert Environment.read().memory == text and memory_bytes(text) == size
         with duckdb.connect(config={"memory_limit": text}) as con, duckdb.connect() as other:
             [(told,)] = con.execute("select current_setting('memory_limit')").fetchall()
             other.execute(f"set memory_limit = '{int(size)}B'")
             assert other.execute("select current_setting('memory_limit')").fetchall() == [(told,)]
     monkeypatch.setenv("FINEGRAIN_MEMORY", "")  # as a compose file passes on what nobody has set
-    assert memory() == "3GB" and memory_bytes("3GB") > LEAST_MEMORY
+    assert Environment.read().memory == "3GB" and memory_bytes("3GB") > LEAST_MEMORY
 
 
 def test_a_variable_that_is_set_to_nothing_counts_as_not_set(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import commands_page
 import contracts_page
 import pytest
+import settings_page
 import yaml
 
 from orchestration.config.settings import PROJECT, Settings
@@ -105,7 +106,7 @@ def test_the_page_loads(folder: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("script", [contracts_page, commands_page])
+@pytest.mark.parametrize("script", [contracts_page, commands_page, settings_page])
 def test_the_generated_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> None:
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", "--check"])
     assert script.main() == 0, f"run python scripts/{script.__name__}.py"

@@ -296,14 +296,15 @@ def test_a_cursor_that_is_not_ours_begins_anew(cursor: str | None) -> None:
     assert Waiting.read(cursor) == Waiting()
 
 
-def test_knobs_of_the_sensor() -> None:
-    assert automation.policy({}) == Policy(10_000, timedelta(minutes=15))
-    assert automation.policy({"FINEGRAIN_BUILD_ROWS": "5", "FINEGRAIN_BUILD_MINUTES": "0.5"}) == Policy(
-        5, timedelta(seconds=30)
-    )
+def test_knobs_of_the_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert automation.policy() == Policy(10_000, timedelta(minutes=15))
+    monkeypatch.setenv("FINEGRAIN_BUILD_ROWS", "5")
+    monkeypatch.setenv("FINEGRAIN_BUILD_MINUTES", "0.5")
+    assert automation.policy() == Policy(5, timedelta(seconds=30))
     for wrong in ("many", "-1"):
+        monkeypatch.setenv("FINEGRAIN_BUILD_ROWS", wrong)
         with pytest.raises(FinegrainError, match="FINEGRAIN_BUILD_ROWS"):
-            automation.policy({"FINEGRAIN_BUILD_ROWS": wrong})
+            automation.policy()
 
 
 def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
@@ -731,12 +732,16 @@ def picture(page: Page, name: str) -> None:
 # Dagster's own settings, and what is told before it starts.
 
 
-def test_runs_and_events_go_to_postgresql_where_the_environment_says(tmp_path: Path) -> None:
-    write_settings(tmp_path, {STORAGE: "postgresql://dagster:secret@db:5432/dagster"})
+def test_runs_and_events_go_to_postgresql_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORAGE, "postgresql://dagster:secret@db:5432/dagster")
+    write_settings(tmp_path)
     text = (tmp_path / "dagster.yaml").read_text()
     assert yaml.safe_load(text)["storage"] == {"postgres": {"postgres_url": {"env": STORAGE}}} and "secret" not in text
+    monkeypatch.setenv(STORAGE, "mysql://dagster:secret@db/dagster")
     with pytest.raises(FinegrainError, match=f"{STORAGE} is not a PostgreSQL address") as refused:
-        write_settings(tmp_path, {STORAGE: "mysql://dagster:secret@db/dagster"})
+        write_settings(tmp_path)
     assert "secret" not in str(refused.value)
 
 

@@ -209,10 +209,11 @@ def test_no_other_page_frames_it() -> None:
     assert client().get("/").headers["x-frame-options"] == "SAMEORIGIN"
 
 
-def test_names_come_from_the_environment() -> None:
-    given = {HOSTS: "a.example, b.example:8443,", "FINEGRAIN_DAGSTER_URL": "https://dagster.shop.example/x"}
-    assert names(given) == {"a.example", "b.example:8443", "dagster.shop.example"}
-    assert names({}) == frozenset()
+def test_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names() == frozenset()
+    monkeypatch.setenv(HOSTS, "a.example, b.example:8443,")
+    monkeypatch.setenv("FINEGRAIN_DAGSTER_URL", "https://dagster.shop.example/x")
+    assert names() == {"a.example", "b.example:8443", "dagster.shop.example"}
 
 
 def test_figures_on_loopback_are_told_by_names_of_loopback_only() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -15,11 +16,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 from test_any_name import OURS
+from urllib3.exceptions import MaxRetryError
+from urllib3.util import Retry
 
 from orchestration.config.settings import Settings
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, Unavailable
 from orchestration.ingest.ingest import TableReport, ingest
 from orchestration.lake import lake
+from orchestration.mapping.mapping import Http
 from orchestration.sources import apis
 from orchestration.sql.text import identifier
 
@@ -258,6 +262,83 @@ def test_a_server_that_is_busy_broken_or_silent_is_asked_again(home: Settings, t
     api.answer = answer
     assert bring(home, tmp_path, {"url": api.url}).landed == 7
     assert api.asked[1][3] - api.asked[0][3] >= 1.0
+
+
+def fetched(folder: Path, url: str) -> bytes:
+    resource = Http.model_validate(
+        {"url": url, "rows": "$.data.items", "headers": {"Authorization": "Bearer ${TOKEN}"}}
+    )
+    assert apis.fetch(resource, None, folder, "products") == 1
+    return (folder / "000001.json").read_bytes()
+
+
+def test_no_log_shows_what_is_asked(tmp_path: Path, api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"), pytest.raises(Unavailable):
+        fetched(tmp_path, f"{api.url}/?token=${{TOKEN}}")
+    assert len(api.asked) == 6 and "s3cret" not in caplog.text
+
+
+def test_a_body_that_ends_too_soon_is_asked_for_again(tmp_path: Path, api: Api) -> None:
+    whole = page(ROWS)
+    cut = (200, {"Content-Length": str(len(whole[2]))}, whole[2][:50])
+    api.answer = lambda path, asked: cut if len(api.asked) < 3 else whole
+    assert fetched(tmp_path, api.url) == whole[2] and len(api.asked) == 3
+    api.answer = lambda path, asked: cut
+    with pytest.raises(Unavailable, match=r"gives no whole answer \(.*50 bytes read.*\), 6 times"):
+        fetched(tmp_path, api.url)
+    assert len(api.asked) == 9
+
+
+@pytest.mark.parametrize(("asks", "least"), [("later", 0.0), ("-1", 0.0), ("0", 0.0), ("1", 1.0), ("9" * 400, 0.5)])
+def test_a_server_may_ask_for_a_pause(
+    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch, asks: str, least: float
+) -> None:
+    monkeypatch.setattr(apis, "LONGEST_PAUSE", 1.0)
+    api.answer = lambda path, asked: page(ROWS) if len(api.asked) > 1 else (503, {"Retry-After": asks}, b"")
+    fetched(tmp_path, api.url)
+    assert least <= api.asked[1][3] - api.asked[0][3] < least + 5
+
+
+def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apis.random, "uniform", lambda low, high: 1.0)
+    retries: Retry = apis._Retry(total=apis.TRIES - 1)
+    pauses = []
+    for _ in range(apis.TRIES - 1):
+        retries = retries.increment("GET", "/", error=OSError())
+        pauses.append(retries.get_backoff_time())
+    assert pauses == [apis.PAUSE * factor for factor in (1, 2, 4, 8, 16)]
+    with pytest.raises(MaxRetryError):
+        retries.increment("GET", "/", error=OSError())
+
+
+def test_redirects_within_a_server_are_followed(tmp_path: Path, api: Api) -> None:
+    api.answer = lambda path, asked: page(ROWS) if path == "/new" else (301, {"Location": "/new"}, b"")
+    fetched(tmp_path, f"{api.url}/old")
+    assert [(path, headers["Authorization"]) for path, _, headers, _ in api.asked] == [
+        ("/old", "Bearer s3cret"),
+        ("/new", "Bearer s3cret"),
+    ]
+    api.answer = lambda path, asked: (302, {"Location": f"{path}x"}, b"")
+    with pytest.raises(FinegrainError, match="redirects again and again"):
+        fetched(tmp_path, f"{api.url}/old")
+
+
+def test_a_proxy_is_asked_where_the_environment_names_one(
+    tmp_path: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", api.url.replace("//", "//me:pa55word@"))
+    monkeypatch.setenv("no_proxy", "")
+    api.answer = lambda path, asked: page(ROWS)
+    fetched(tmp_path, "http://shop.example/products")
+    [(path, _, headers, _)] = api.asked
+    assert path == "/products" and headers["Host"] == "shop.example"
+    assert {name.lower(): value for name, value in headers.items()}[
+        "proxy-authorization"
+    ] == "Basic " + base64.b64encode(b"me:pa55word").decode()
+    monkeypatch.setenv("http_proxy", "http://pa55word:")
+    with pytest.raises(FinegrainError) as refused:
+        fetched(tmp_path, "http://shop.example/products")
+    assert "pa55word" not in str(refused.value)
 
 
 def test_rows_that_vanish_come_back_or_come_twice(home: Settings, tmp_path: Path, api: Api) -> None:

@@ -363,8 +363,9 @@ def test_dagsters_storage_is_not_printed(
 ) -> None:
     from orchestration.dagster.instance import STORAGE, write_settings
 
+    monkeypatch.setenv(STORAGE, address.replace("{s}", secret))
     try:
-        write_settings(tmp_path, {STORAGE: address.replace("{s}", secret)})
+        write_settings(tmp_path)
     except FinegrainError as error:
         assert PART not in str(error)
     assert not (tmp_path / "dagster.yaml").exists() or PART not in (tmp_path / "dagster.yaml").read_text()

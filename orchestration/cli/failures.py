@@ -13,7 +13,7 @@ from typing import Final
 import duckdb
 
 from orchestration import __version__
-from orchestration.config.project import default_home
+from orchestration.config.settings import settings
 from orchestration.errors import console, without_secrets
 
 #: The exit code of a bug.
@@ -50,10 +50,7 @@ def _log(error: BaseException) -> Path:
         f"finegrain {__version__}, {now:%Y-%m-%dT%H:%M:%SZ}\n{console.shown(without_secrets(' '.join(sys.argv)))}\n\n"
     )
     name = f"error-{now:%Y%m%dT%H%M%S}-{os.getpid()}.log"
-    for folder in (
-        Path(os.environ.get("FINEGRAIN_HOME") or default_home()).absolute() / "logs",
-        Path(tempfile.gettempdir()),
-    ):
+    for folder in (*_logs(), Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with os.fdopen(
@@ -64,3 +61,11 @@ def _log(error: BaseException) -> Path:
         except OSError:
             continue
     return Path(os.devnull)
+
+
+def _logs() -> list[Path]:
+    """The folder of logs below FINEGRAIN_HOME, unless the settings cannot be read."""
+    try:
+        return [settings().home / "logs"]
+    except Exception:
+        return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,8 +10,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from orchestration.config.settings import settings
-from orchestration.errors import FinegrainError
+from orchestration.config.settings import Environment, settings
 from orchestration.lake import lake
 from orchestration.lake.lake import Arrived
 
@@ -32,8 +30,8 @@ UNDER_WAY: Final = [
 class Policy:
     """When to build: after this many new rows, or when the first of them has waited this long."""
 
-    rows: int = 10_000
-    wait: timedelta = timedelta(minutes=15)
+    rows: int
+    wait: timedelta
 
 
 @dataclass(frozen=True)
@@ -91,24 +89,10 @@ def decide(
     return Decision(True, reason, Waiting(newest, rows, None))
 
 
-def policy(environment: Mapping[str, str] = os.environ) -> Policy:
+def policy() -> Policy:
     """`FINEGRAIN_BUILD_ROWS` and `FINEGRAIN_BUILD_MINUTES`. Raises FinegrainError."""
-    default = Policy()
-    return Policy(
-        int(_number(environment, "FINEGRAIN_BUILD_ROWS", default.rows)),
-        timedelta(minutes=_number(environment, "FINEGRAIN_BUILD_MINUTES", default.wait.total_seconds() / 60)),
-    )
-
-
-def _number(environment: Mapping[str, str], name: str, default: float) -> float:
-    text = environment.get(name, "")
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1e12:
-        raise FinegrainError(f"{name} is {text!r}; write a number that is not negative")
-    return value
+    given = Environment.read()
+    return Policy(int(given.build_rows), timedelta(minutes=given.build_minutes))
 
 
 def news(arrived: Mapping[str, Arrived], reported: Mapping[str, int]) -> dict[str, Arrived]:

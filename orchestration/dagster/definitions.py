@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 import dagster as dg
 
-from orchestration.config.settings import private
+from orchestration.config.settings import Environment, private
 from orchestration.dagster import assets
 from orchestration.dagster.automation import ASK_TOO, lake_sensor
 from orchestration.dagster.project import BuildConfig, Translator, build_assets, dbt_project, dbt_resource
@@ -17,18 +16,13 @@ from orchestration.errors import FinegrainError
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.quality.alerts import read_rules
 
-#: `off` leaves schedules and sensors stopped until somebody starts them on Dagster's page.
-AUTOMATION: Final = "FINEGRAIN_AUTOMATION"
-#: The first day that the history of features has.
-HISTORY: Final = "FINEGRAIN_HISTORY_START"
-
 
 def definitions() -> dg.Definitions:
     """Everything, as the environment says. Raises FinegrainError."""
     private()  # where Dagster is started by hand
-    running = os.environ.get(AUTOMATION, "on") != "off"
-    schedules = dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED
-    sensors = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    given = Environment.read()
+    schedules = dg.DefaultScheduleStatus.RUNNING if given.automation else dg.DefaultScheduleStatus.STOPPED
+    sensors = dg.DefaultSensorStatus.RUNNING if given.automation else dg.DefaultSensorStatus.STOPPED
     shop, rules, project, translator = connections(), read_rules(), dbt_project(), Translator()
     dbt = build_assets(project, translator)
     manifest = assets.manifest_of(project)
@@ -36,7 +30,7 @@ def definitions() -> dg.Definitions:
     published = assets.published(manifest, project, translator, rules)
     connectors = [assets.connector(each) for each in shop if each.pulled]
     features = sorted(key for key in dbt.keys if key.path[0] == "marts" and key.path[-1].endswith("_features"))
-    history = assets.history(features, os.environ.get(HISTORY, "2025-01-01"))
+    history = assets.history(features, given.history_start.isoformat())
 
     # Tests of sources are dbt's, too, though the sources are not.
     source_tests = dg.AssetSelection.checks(*(key for key in dbt.check_keys if key.asset_key not in dbt.keys))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from orchestration.config.settings import settings
+from orchestration.config.settings import Environment, settings
 
 
 def dagster_home() -> Path:
     """Dagster's folder: `DAGSTER_HOME`, by default `dagster` below the home."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings().home / "dagster").resolve()
+    return (Environment.read().dagster_home or settings().home / "dagster").resolve()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from dagster import DagsterRunStatus as Status
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from orchestration.config.settings import PROJECT, Settings, settings
+from orchestration.config.settings import PROJECT, Environment, Settings, settings
 from orchestration.dagster.home import dagster_home
 from orchestration.dagster.project import dbt_project
 from orchestration.dagster.shop import DATA, SHOP, connections
@@ -30,11 +29,12 @@ DEFINITIONS: Final = "orchestration.dagster.definitions"
 STORAGE: Final = "FINEGRAIN_DAGSTER_STORAGE"
 
 
-def write_settings(home: Path, environment: Mapping[str, str] = os.environ) -> Path:
+def write_settings(home: Path) -> Path:
     """Write `dagster.yaml` into `home`. Raises FinegrainError if Dagster does not support the storage."""
     config = yaml.safe_load((Path(__file__).parent / "dagster.yaml").read_text("utf-8"))
-    storage = environment.get(STORAGE, "")
-    if storage:
+    given = Environment.read().dagster_storage
+    if given is not None:
+        storage = given.get_secret_value()
         try:
             fine = make_url(storage).get_backend_name() in ("postgresql", "postgres")
         except (ArgumentError, ValueError):  # whose text holds it
@@ -95,7 +95,7 @@ def start(
             "DAGSTER_HOME": str(home),
             "FINEGRAIN_DAGSTER_HOSTS": allowed,
             "FINEGRAIN_PROJECT": str(PROJECT),
-            "FINEGRAIN_DAGSTER_URL": os.environ.get("FINEGRAIN_DAGSTER_URL", f"http://{host}:{port}"),
+            "FINEGRAIN_DAGSTER_URL": Environment.read().dagster_url or f"http://{host}:{port}",
             "DAGSTER_DISABLE_TELEMETRY": "yes",
             # `dagster dev` says at each start that it will be called `dg dev` some day.
             "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore:::click.core"),
@@ -112,7 +112,7 @@ def start(
                 end_what_was_left(instance)
         except SQLAlchemyError as error:
             said = " ".join(str(getattr(error, "orig", None) or error).split())
-            where_from = STORAGE if os.environ.get(STORAGE) else "DAGSTER_HOME"
+            where_from = STORAGE if Environment.read().dagster_storage else "DAGSTER_HOME"
             raise FinegrainError(f"Dagster's storage ({where_from}) cannot be opened: {said}") from None
     arguments = command(part, host, port)
     # Started by a script's `&`, with SIGINT ignored, its processes would outlive it.

@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import json
-import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 
 from orchestration.config.hosts import LOOPBACK, host_name
+from orchestration.config.settings import Environment
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -32,10 +32,10 @@ _ANYWHERE: Final = frozenset({"0.0.0.0", "::", None})
 _TYPES: Final = frozenset({"application/json", "application/graphql"})
 
 
-def names(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
+def names() -> frozenset[str]:
     """The `name` or `name:port` by which the page may be asked for beside loopback's: of `FINEGRAIN_DAGSTER_HOSTS`, and where links lead."""
-    given = [each.strip() for each in environment.get(HOSTS, "").split(",")]
-    return frozenset(each for each in (*given, urlsplit(environment.get("FINEGRAIN_DAGSTER_URL", "")).netloc) if each)
+    given = Environment.read()
+    return frozenset(each for each in (*given.dagster_hosts, urlsplit(given.dagster_url or "").netloc) if each)
 
 
 class Guard:

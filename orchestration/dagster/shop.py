@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from orchestration.config.settings import Environment
 from orchestration.errors import FinegrainError
 from orchestration.mapping.mapping import Mapping, Table, mapping_files, read_mapping
 
@@ -34,12 +34,12 @@ class Connection:
 
 def data() -> str | None:
     """`FINEGRAIN_DATA`, where relative paths of mappings begin."""
-    return os.environ.get(DATA) or None
+    return Environment.read().data
 
 
 def connections() -> list[Connection]:
     """What `FINEGRAIN_SHOP` names: a mapping file, or a folder of them; nothing when it is not set. Raises FinegrainError."""
-    shop = os.environ.get(SHOP)
+    shop = Environment.read().shop
     if not shop:
         return []
     if not Path(shop).exists():

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 import duckdb
 
-from orchestration.config.settings import Settings, settings
+from orchestration.config.settings import Environment, Settings, settings
 from orchestration.dagster.assets import loader_key
 from orchestration.dagster.shop import Connection
 from orchestration.errors import FinegrainError
@@ -21,15 +20,10 @@ from orchestration.quality.account import ledger, waiting_letters
 from orchestration.quality.alerts import DATA_ENGINEERING, Loader, Problem, Rules
 from orchestration.warehouse.publish import published_at
 
-#: Addresses of loaders' figures, with commas between.
-LOADERS: Final = "FINEGRAIN_LOADERS"
-#: Where Dagster's pages are, for links.
-URL: Final = "FINEGRAIN_DAGSTER_URL"
-
 
 def base() -> str:
     """Where Dagster's pages are."""
-    return os.environ.get(URL, "http://127.0.0.1:3000").rstrip("/")
+    return (Environment.read().dagster_url or "http://127.0.0.1:3000").rstrip("/")
 
 
 def failed_runs(instance: dg.DagsterInstance, jobs: Sequence[str]) -> list[Problem]:
@@ -104,8 +98,7 @@ def _lake(where: Settings) -> tuple[dict[str, datetime | None], dict[str, int]]:
 
 def loaders() -> dict[str, Loader | None]:
     """Each loader that `FINEGRAIN_LOADERS` names; None of one that does not answer."""
-    addresses = [text.strip() for text in os.environ.get(LOADERS, "").split(",") if text.strip()]
-    return {address: alerts.read_loader(address) for address in addresses}
+    return {address: alerts.read_loader(address) for address in Environment.read().loaders}
 
 
 def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:

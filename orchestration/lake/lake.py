@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
 import sqlite3
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 import duckdb
 from duckdb_extensions import import_extension
 
-from orchestration.config.settings import Settings, s3_endpoint, settings
+from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console, stopping
 from orchestration.lake.locks import one_at_a_time, scratch, soon
 from orchestration.mapping.contracts import RAW_TABLES, columns
@@ -317,19 +316,21 @@ def _still_alone(where: Settings) -> None:
 
 def _open_store(con: duckdb.DuckDBPyConnection, data: str) -> None:
     """Give DuckDB access to the object store with the lake's files, and check that the bucket can be read."""
-    options = {
-        "key_id": os.environ.get("AWS_ACCESS_KEY_ID"),
-        "secret": os.environ.get("AWS_SECRET_ACCESS_KEY"),
-        "session_token": os.environ.get("AWS_SESSION_TOKEN"),
-        "region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    given = Environment.read()
+    secrets = {
+        "key_id": given.aws_access_key_id,
+        "secret": given.aws_secret_access_key,
+        "session_token": given.aws_session_token,
     }
-    endpoint = s3_endpoint()
-    if endpoint:
-        address = urlsplit(endpoint)
+    options = {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
+    if given.aws_region:
+        options["region"] = given.aws_region
+    if given.s3_endpoint:
+        address = urlsplit(given.s3_endpoint)
         options |= {"endpoint": address.netloc, "url_style": "path", "use_ssl": str(address.scheme == "https").lower()}
-    given = ", ".join(f"{name} {quote(value)}" for name, value in options.items() if value)
+    written = "".join(f", {name} {quote(value)}" for name, value in options.items())
     scope = quote("s3://" + urlsplit(data).netloc)
-    con.execute(f"create or replace secret lake_files (type s3, scope {scope}{', ' if given else ''}{given})")
+    con.execute(f"create or replace secret lake_files (type s3, scope {scope}{written})")
     try:
         # A pattern that matches nothing: a cheap request, whatever the size of the bucket.
         con.execute(f"select count(*) from glob({quote(data + '/.none*')})").fetchall()

@@ -33,7 +33,7 @@ from typing import Annotated, Any, Final, Literal, Protocol, get_args
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from orchestration.config.project import PACKAGE, PROJECT
-from orchestration.config.settings import Settings, settings
+from orchestration.config.settings import MAIL_ADDRESS, Environment, Settings, address_parts, settings
 from orchestration.errors import FinegrainError
 from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import RAW_TABLES
@@ -180,7 +180,7 @@ def _plain(text: str, longest: int) -> str:
 
 def _page(link: str | None) -> str | None:
     """A link that can be followed, without a password; a run's number in it stays."""
-    parts = _parts(link) if link and len(link) <= 400 and not re.search('[<>|"]', link) else None
+    parts = address_parts(link) if link and len(link) <= 400 and not re.search('[<>|"]', link) else None
     if parts is None or parts.scheme not in ("http", "https"):
         return None
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -419,59 +419,22 @@ class Mail:
             server.close()
 
 
-_ADDRESS: Final = re.compile(r"""[^\s@<>,;:"()\[\]\\]+@[^\s@<>,;:"()\[\]\\]+""", re.ASCII)
-
-
 def channels_from_environment() -> list[Channel]:
     """The log; a webhook where FINEGRAIN_ALERT_WEBHOOK names one; mail where FINEGRAIN_ALERT_SMTP names a server, as in
     `smtps://user@host:465` (else port 25, or 465), from FINEGRAIN_ALERT_FROM. Raises FinegrainError."""
     channels: list[Channel] = [Log()]
-    if url := os.environ.get("FINEGRAIN_ALERT_WEBHOOK"):
-        parts = _parts(url)
-        if parts is None or parts.scheme not in ("http", "https") or parts.username is not None:
-            raise FinegrainError(
-                "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook; write it as the chat gives it: https://host/…"
-            )
-        channels.append(Webhook(url))
-    if url := os.environ.get("FINEGRAIN_ALERT_SMTP"):
-        channels.append(_mail(url))
+    given = Environment.read()
+    if given.alert_webhook is not None:
+        channels.append(Webhook(given.alert_webhook.get_secret_value()))
+    if given.alert_smtp is not None and given.alert_from is not None:
+        parts = urllib.parse.urlsplit(given.alert_smtp)
+        secure = parts.scheme == "smtps"
+        user = urllib.parse.unquote(parts.username) if parts.username else None
+        password = given.alert_smtp_password.get_secret_value() if given.alert_smtp_password is not None else None
+        assert parts.hostname
+        port = parts.port or (465 if secure else 25)
+        channels.append(Mail(parts.hostname, port, given.alert_from, user, password, secure))
     return channels
-
-
-def _mail(url: str) -> Mail:
-    parts = _parts(url)
-    # A password with a / in it is read as a path.
-    if (parts is not None and parts.password is not None) or re.match("[^:]*:/*[^/:@]*:.*@", url):
-        raise FinegrainError(
-            "FINEGRAIN_ALERT_SMTP holds a password; leave it out, and set it in FINEGRAIN_ALERT_SMTP_PASSWORD"
-        )
-    if parts is None or parts.scheme not in ("smtp", "smtps") or parts.path.strip("/") or parts.query or parts.fragment:
-        raise FinegrainError("FINEGRAIN_ALERT_SMTP is no mail server; write smtp://host:port or smtps://user@host:port")
-    secure = parts.scheme == "smtps"
-    sender = os.environ.get("FINEGRAIN_ALERT_FROM", "")
-    if not _ADDRESS.fullmatch(sender):
-        wrong = "is no mail address" if sender else "is missing"
-        raise FinegrainError(f"FINEGRAIN_ALERT_FROM {wrong}; write the one that alerts come from: finegrain@shop.com")
-    user = urllib.parse.unquote(parts.username) if parts.username else None
-    password = os.environ.get("FINEGRAIN_ALERT_SMTP_PASSWORD") or None
-    if (user is None) != (password is None):
-        raise FinegrainError(
-            "FINEGRAIN_ALERT_SMTP names a user; set FINEGRAIN_ALERT_SMTP_PASSWORD, too"
-            if user
-            else "FINEGRAIN_ALERT_SMTP_PASSWORD is set, and FINEGRAIN_ALERT_SMTP names no user; write smtps://user@host:port"
-        )
-    assert parts.hostname
-    return Mail(parts.hostname, parts.port or (465 if secure else 25), sender, user, password, secure)
-
-
-def _parts(url: str) -> urllib.parse.SplitResult | None:
-    """An address in parts, if it is one that names a host."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts if re.fullmatch("[\x21-\x7e]+", url) and parts.hostname else None
 
 
 # The rules.
@@ -564,7 +527,7 @@ def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
     if not isinstance(given, list | tuple):
         raise ValueError(f"{of}write a list of mail addresses, as in [data@shop.com]")
     for address in given:
-        if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        if not isinstance(address, str) or not MAIL_ADDRESS.fullmatch(address):
             raise ValueError(f"{of}{address!r} is no mail address, as in data@shop.com")
     return tuple(given)
 
@@ -591,7 +554,7 @@ def _rules_of_project() -> Path:
 def read_rules(path: str | Path | None = None) -> Rules:
     """Rules from `path`, else from where FINEGRAIN_ALERTS says, else from alerts.yml of a shop's project; a section that the file leaves out is as in the packaged one.
     Raises FinegrainError that lists everything wrong with it."""
-    path = Path(path or os.environ.get("FINEGRAIN_ALERTS") or _rules_of_project())
+    path = Path(path or Environment.read().alerts or _rules_of_project())
     given = read_yaml(path, "alerts")
     if not isinstance(given, dict):
         raise FinegrainError(f"{path}: write one or more of the keys {', '.join(Rules.model_fields)}")
@@ -703,7 +666,7 @@ def read_loader(url: str) -> Loader | None:
     """Ask the loader whose `--metrics-port` is at `url`; None where none answers. Raises FinegrainError where `url` is no address."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    parts = _parts(url)
+    parts = address_parts(url)
     if parts is None or parts.scheme not in ("http", "https"):
         raise FinegrainError(f"'{scrub(url)}' is no address of a loader's figures; write http://host:port/metrics")
     try:

@@ -32,7 +32,7 @@ from rich.text import Text
 from orchestration.config import settings
 from orchestration.config.project import seed as seed_rows
 from orchestration.config.project import seed_file
-from orchestration.config.settings import Settings
+from orchestration.config.settings import Settings, Variable
 from orchestration.config.settings import variable as _variable
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.ingest import landing
@@ -168,10 +168,11 @@ class Check:
 
 @dataclass
 class Report:
-    """The doctor's report: `entries` of mappings, or `checks` of the machine. `seconds` is wall time."""
+    """The doctor's report: `entries` of mappings, or `checks` of the machine and its `settings`. `seconds` is wall time."""
 
     entries: list[EntryLook] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    settings: list[Variable] = field(default_factory=list)
     seconds: float = 0.0
 
     def count(self, level: Level) -> int:
@@ -202,13 +203,22 @@ class Report:
             for check in self.checks:
                 style = "" if check.level == "fine" else _STYLES[check.level]
                 table.add_row(check.what, Text("ok" if check.level == "fine" else check.level, style), Text(check.said))
-            parts.append(table)
+            parts += [table, *_shown_settings(self.settings)]
         levels: tuple[Level, ...] = ("error", "warning", "note")
         counted = [_count(self.count(level), level) for level in levels]
         parts.append(
             Text(f"{', '.join(counted)} in {self.seconds:.1f} s" + ("" if self.checks else "; nothing was loaded"))
         )
         return Group(*parts)
+
+
+def _shown_settings(variables: Iterable[Variable]) -> Iterator[RenderableType]:
+    for group, together in itertools.groupby(variables, key=lambda each: each.group):
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for each in together:
+            table.add_row(each.name, Text(each.value or "not set"), Text(each.source, "dim"), Text(each.purpose, "dim"))
+        yield Group(Text(f"\n{group}", "bold"), table)
+    yield Text("")
 
 
 def _count(number: int, what: str) -> str:
@@ -269,7 +279,7 @@ def examine(
     where = where or settings.settings()
     started = time.monotonic()
     if mapping is None:
-        report = Report(checks=list(_checks(where)))
+        report = Report(checks=list(_checks(where)), settings=settings.described())
     else:
         plans = _plans(mapping, paths, data)
         now = now or datetime.now(UTC).replace(tzinfo=None)
@@ -1312,7 +1322,7 @@ def _duckdb(where: Settings) -> Check:
 
 def _memory() -> Check:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = settings.memory()
+    limit = settings.Environment.read().memory
     if settings.memory_bytes(limit) > there:
         said = f"FINEGRAIN_MEMORY is {limit}, but this machine has {there / 10**9:.1f} GB, so a build may run out of memory; lower FINEGRAIN_MEMORY"
         return Check("warning", "memory", said)
@@ -1392,8 +1402,8 @@ def _published(where: Settings) -> Check:
 
 
 def _access(where: Settings) -> Check:
-    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`settings.umask`)."""
-    if not settings.umask() & 0o004:
+    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`FINEGRAIN_UMASK`)."""
+    if not settings.Environment.read().umask & 0o004:
         return Check("fine", "access", "FINEGRAIN_UMASK lets all on this machine read what finegrain makes")
     places = [where.home, *lake.places(where), where.warehouse, where.published]
     for place in places:

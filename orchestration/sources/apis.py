@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import email.utils
-import http.client
 import json
+import logging
 import random
 import re
-import time
-import urllib.error
+import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import duckdb
+import urllib3
+from urllib3.exceptions import InvalidHeader, ResponseError
+from urllib3.util import Retry
 
 from orchestration.errors import FinegrainError, Unavailable, is_secret, keep_secret, keep_secrets_of
 from orchestration.mapping.mapping import Http, from_environment
@@ -28,6 +29,10 @@ PAUSE: float = 0.5
 #: Seconds without an answer after which a page is asked for again; the longest pause that a server may ask for.
 PATIENCE: float = 60.0
 LONGEST_PAUSE: Final = 300.0
+#: Answers after which a page is asked for again.
+_PASSING: Final = frozenset({429, *range(500, 600)})
+# Before it tries again, urllib3 logs the path and its parameters, and with them secrets.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 #: How a number is marked while it passes for a text, and a regular expression that finds it.
 _MARK: Final = r'"\\u0001\0"'
 _MARKED: Final = r'"\\u0001([-+.0-9eE]+)"'
@@ -42,17 +47,31 @@ def place(resource: Http) -> str:
     return resource.url
 
 
-class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Follow no redirect to another server: it would get the headers, and with them the secrets."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if _server(newurl) != _server(req.full_url):
-            raise _Elsewhere
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 class _Elsewhere(Exception):
     """A redirect to another server."""
+
+
+class _Retry(Retry):
+    """Pauses of `PAUSE`, doubled each time, or what Retry-After says; and no redirect to another server: it would get the headers, and with them
+    the secrets."""
+
+    def get_backoff_time(self) -> float:
+        failed = sum(each.redirect_location is None for each in self.history)
+        return PAUSE * 2 ** (failed - 1) * random.uniform(0.75, 1.25) if failed else 0.0
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        try:
+            return min(super().parse_retry_after(retry_after), LONGEST_PAUSE)
+        except (InvalidHeader, ValueError, OverflowError):
+            return 0.0
+
+    def increment(
+        self, method: str | None = None, url: str | None = None, response: Any = None, *rest: Any, **named: Any
+    ) -> Self:
+        elsewhere = response is not None and response.get_redirect_location()
+        if elsewhere and _server(urllib.parse.urljoin(url or "", elsewhere)) != _server(url or ""):
+            raise _Elsewhere
+        return super().increment(method, url, response, *rest, **named)
 
 
 def _server(url: str) -> tuple[str, str]:
@@ -106,13 +125,14 @@ def _pages(
         parameters = {**parameters, following.page: str(page)}
     address = _with(url, parameters)
     seen: set[str] = set()
+    pool = _pool(url)
     while True:
         if address in seen:
             raise FinegrainError(
                 f"{where}.next: {resource.url} leads to the same page again, after {len(seen):,} pages"
             )
         seen.add(address)
-        body, links = _get(resource, address, headers, where)
+        body, links = _get(resource, pool, address, headers, where)
         try:
             try:
                 answer = json.loads(body)
@@ -165,59 +185,72 @@ def _at(value: Any, path: str) -> Any:
     return value
 
 
-def _get(resource: Http, address: str, headers: dict[str, str], where: str) -> tuple[bytes, str]:
+def _pool(url: str) -> urllib3.PoolManager:
+    """Connections to a server, by way of the proxy that the environment names, if it does."""
+    scheme, server = _server(url)
+    proxy = None if urllib.request.proxy_bypass(server) else urllib.request.getproxies().get(scheme)
+    context = ssl.create_default_context()
+    if proxy is None:
+        return urllib3.PoolManager(ssl_context=context)
+    keep_secrets_of(proxy)
+    try:
+        address = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+        headers = urllib3.make_headers(proxy_basic_auth=urllib.parse.unquote(address.auth)) if address.auth else None
+        return urllib3.ProxyManager(address.url, proxy_headers=headers, ssl_context=context)
+    except ValueError:
+        raise FinegrainError(f"{scheme}_proxy is not a proxy's address; write it like http://proxy:3128") from None
+
+
+def _get(
+    resource: Http, pool: urllib3.PoolManager, address: str, headers: dict[str, str], where: str
+) -> tuple[bytes, str]:
     """One page and its Link header; retried if the server is busy, fails or does not answer."""
-    opener = urllib.request.build_opener(_SameHost)
     sent = {"Accept": "application/json", "User-Agent": "finegrain", **headers}
-    for tried in range(1, TRIES + 1):
-        pause = PAUSE * 2 ** (tried - 1) * random.uniform(0.75, 1.25)
-        try:
-            request = urllib.request.Request(address, headers=sent)
-            with opener.open(request, timeout=PATIENCE) as answer:
+    retries: Retry = _Retry(total=TRIES - 1, status_forcelist=_PASSING, raise_on_status=False)
+    try:
+        while True:
+            answer = pool.request(
+                "GET", address, headers=sent, retries=retries, timeout=PATIENCE, preload_content=False
+            )
+            if answer.status >= 300:
+                break
+            try:
                 body = answer.read(LARGEST + 1)
-                if len(body) > LARGEST:
-                    raise FinegrainError(
-                        f"{where}: a page of {resource.url} is over {LARGEST // 2**20} MB; ask for smaller ones"
-                    )
-                expected = answer.headers.get("Content-Length")
-                if expected is not None and len(body) < int(expected):
-                    raise http.client.IncompleteRead(body)
-                return body, ", ".join(answer.headers.get_all("Link") or [])
-        except urllib.error.HTTPError as error:
-            said = f"answers {error.code} ({error.reason})"
-            if error.code in (401, 403):
+            except urllib3.exceptions.HTTPError as error:  # urllib3 itself tries again only until the body begins
+                retries = (answer.retries or retries).increment("GET", address, error=error)
+                retries.sleep()
+                continue
+            if len(body) > LARGEST:
                 raise FinegrainError(
-                    f"{where}: {resource.url} {said}; are the headers right, and the token not outdated?"
-                ) from None
-            if error.code != 429 and error.code < 500:
-                raise FinegrainError(f"{where}: {resource.url} {said}; are address and parameters right?") from None
-            pause = max(pause, _asked(error.headers.get("Retry-After")))
-        except _Elsewhere:
-            raise FinegrainError(
-                f"{where}.url: {resource.url} redirects to another server; use that server's address"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:  # refused, silent, broken off
-            reason = getattr(error, "reason", error)
-            said = f"gives no whole answer ({type(reason).__name__ if not str(reason) else str(reason)[:80]})"
-        except ValueError:
-            raise FinegrainError(
-                f"{where}.url: {resource.url} is not a valid address, or a header contains a line break"
-            ) from None
-        if tried < TRIES:
-            time.sleep(min(pause, LONGEST_PAUSE))
+                    f"{where}: a page of {resource.url} is over {LARGEST // 2**20} MB; ask for smaller ones"
+                )
+            return body, ", ".join(answer.headers.getlist("Link"))
+    except _Elsewhere:
+        raise FinegrainError(
+            f"{where}.url: {resource.url} redirects to another server; use that server's address"
+        ) from None
+    except ValueError:
+        raise FinegrainError(
+            f"{where}.url: {resource.url} is not a valid address, or a header contains a line break"
+        ) from None
+    except urllib3.exceptions.HTTPError as error:
+        if isinstance(getattr(error, "reason", None), ResponseError):
+            raise FinegrainError(f"{where}: {resource.url} redirects again and again; is the address right?") from None
+        said = f"gives no whole answer ({_cause(error)})"
+    else:
+        said = f"answers {answer.status} ({answer.reason})"
+        if answer.status in (401, 403):
+            raise FinegrainError(f"{where}: {resource.url} {said}; are the headers right, and the token not outdated?")
+        if answer.status not in _PASSING:
+            raise FinegrainError(f"{where}: {resource.url} {said}; are address and parameters right?")
     raise Unavailable(f"{where}: {resource.url} {said}, {TRIES} times; nothing has landed, run this again later")
 
 
-def _asked(retry_after: str | None) -> float:
-    """The seconds to wait by a Retry-After header, which has a number or a date."""
-    if retry_after is None:
-        return 0.0
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+def _cause(error: BaseException) -> str:
+    """Why there was no answer, in the words of the system: refused, timed out, broken off."""
+    causes = [getattr(error, "reason", None), error.__cause__, *reversed(error.args)]
+    inner = next((each for each in causes if isinstance(each, BaseException)), None)
+    return _cause(inner) if inner is not None else str(error)[:80] or type(error).__name__
 
 
 def take_apart(con: duckdb.DuckDBPyConnection, resource: Http, folder: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, Final
 
@@ -10,7 +9,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
 
-from orchestration.config.settings import is_server
+from orchestration.config.settings import Environment, is_server
 from orchestration.errors import FinegrainError
 from orchestration.mapping.mapping import Stream, client_setting
 from orchestration.sources.streams import Chunk, PartitionOwner, Unreachable
@@ -78,7 +77,7 @@ class Kinesis:
                 "kinesis",
                 config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2}),
                 # boto3 reads only AWS_DEFAULT_REGION; other AWS tools read AWS_REGION first.
-                **{"region_name": os.environ.get("AWS_REGION"), **self.settings},
+                **{"region_name": Environment.read().aws_region, **self.settings},
             )
         except NoRegionError:
             raise FinegrainError(f"{self.where}.stream.settings: no region; set region_name, or AWS_REGION") from None

@@ -7,7 +7,6 @@ cached by ETag below FINEGRAIN_HOME/objects, which may be deleted at any time.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-from orchestration.config.settings import s3_endpoint, settings
+from orchestration.config.settings import Environment, settings
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.lake.locks import scratch
 from orchestration.mapping.mapping import Format, format_of, from_environment
@@ -51,11 +50,11 @@ def fetch(pattern: str, form: Format | None) -> Iterator[tuple[Path, str]]:
 
 
 def _store() -> Any:
-    endpoint = s3_endpoint()
-    style = {"addressing_style": "path"} if endpoint else {}
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    given = Environment.read()
+    style = {"addressing_style": "path"} if given.s3_endpoint else {}
+    region = given.aws_region or "us-east-1"
     config = Config(s3=style, retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    return boto3.client("s3", endpoint_url=given.s3_endpoint, region_name=region, config=config)
 
 
 def _list(store: Any, bucket: str, wanted: str, form: Format | None) -> Iterator[tuple[str, str]]:

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import weakref
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +32,7 @@ from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
 from orchestration.config.project import PROJECT
-from orchestration.config.settings import Settings, private, settings
+from orchestration.config.settings import Environment, Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake import lake, shop
 from orchestration.lake.locks import scratch
@@ -48,21 +47,12 @@ COPY: Final = ".catalog-"
 
 def as_of() -> datetime | None:
     """`FINEGRAIN_AS_OF` as naive UTC, or None when it is not set. A time without an offset is UTC."""
-    text = os.environ.get("FINEGRAIN_AS_OF", "").strip()
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise FinegrainError(
-            f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is not an ISO 8601 time; write it like 2024-03-31T00:00:00Z"
-        ) from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return Environment.read().as_of
 
 
 def snapshot(con: duckdb.DuckDBPyConnection) -> int:
     """The lake snapshot to build from: `FINEGRAIN_SNAPSHOT`, else the newest."""
-    text = os.environ.get("FINEGRAIN_SNAPSHOT", "").strip()
+    text = (Environment.read().snapshot or "").strip()
     first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
     if not text:
         return int(newest)

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from orchestration.config.settings import memory, variable
+from orchestration.config.settings import Environment, variable
 from orchestration.errors import FinegrainError
 from orchestration.sql.text import quote
 
@@ -15,7 +15,7 @@ from orchestration.sql.text import quote
 def limits(spill: Path) -> dict[str, Any]:
     """DuckDB settings for work on whole tables: the memory limit `FINEGRAIN_MEMORY`, and the folder for spilling."""
     return {
-        "memory_limit": memory(),
+        "memory_limit": Environment.read().memory,
         "temp_directory": str(spill),
         "preserve_insertion_order": False,
     }

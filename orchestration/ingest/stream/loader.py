@@ -24,7 +24,7 @@ from typing import Final
 
 import duckdb
 
-from orchestration.config.settings import Settings, memory
+from orchestration.config.settings import Environment, Settings
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.ingest.stream import isolation
 from orchestration.ingest.stream.attempts import Attempt, Attempts
@@ -400,7 +400,7 @@ class Loader:
 
     def _land_in_pieces(self, writer: Messages, batch: Batch) -> Landed:
         """Land a batch that fails or crashes because of its messages, without those that cannot be processed."""
-        pieces = isolation.pieces(writer, batch.messages, self.where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+        pieces = isolation.pieces(writer, batch.messages, self.where.home / "tmp", Environment.read().stream_memory)
         while True:
             self._revive(writer)
             try:

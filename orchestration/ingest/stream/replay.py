@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from orchestration.config.published import DATABASE, current
-from orchestration.config.settings import Settings, memory, settings
+from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console
 from orchestration.ingest.deliveries import is_deleted, mark_deleted
 from orchestration.ingest.stream import isolation
@@ -187,7 +187,7 @@ def _some(
         pieces = [Piece(chunk)]
         if any(isolation.RULE in rules for rules in found.column("rules").to_pylist()):
             # A message that crashed a loader would crash this process, too.
-            pieces = isolation.pieces(messages, chunk, where.home / "tmp", memory("FINEGRAIN_STREAM_MEMORY"))
+            pieces = isolation.pieces(messages, chunk, where.home / "tmp", Environment.read().stream_memory)
         for piece in pieces:
             if piece.why is not None:
                 this.still_dead[isolation.RULE] = this.still_dead.get(isolation.RULE, 0) + 1

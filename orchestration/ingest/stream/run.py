@@ -14,7 +14,7 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from orchestration.config.settings import Settings, memory, settings
+from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable
 from orchestration.ingest.stream.loader import Limits, Loader
 from orchestration.ingest.stream.messages import Messages
@@ -115,7 +115,7 @@ def stream(
 
     def connect() -> duckdb.DuckDBPyConnection:
         con = lake.connect(home)
-        con.execute(f"set memory_limit = '{memory('FINEGRAIN_STREAM_MEMORY')}'")
+        con.execute(f"set memory_limit = '{Environment.read().stream_memory}'")
         con.execute("set preserve_insertion_order = false")
         # One thread per writer keeps memory small; run more loaders for more throughput.
         con.execute("set threads = 1")
