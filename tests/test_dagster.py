@@ -429,6 +429,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
         wait_for(
             lambda: log.exists() and "OK created sql incremental model main.int_events__validated" in log.read_text(),
             process,
+            seconds=900,  # dbt may have to parse the whole project first
         )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
