@@ -35,6 +35,7 @@ from orchestration.config.published import current
 from orchestration.config.settings import PROJECT, Settings, settings
 from orchestration.dagster import automation
 from orchestration.dagster.automation import Decision, Policy, Waiting, decide
+from orchestration.dagster.groups import FOLDERS, LAYERS
 from orchestration.dagster.home import dagster_home
 from orchestration.dagster.instance import STORAGE, command, end_what_was_left, write_settings
 from orchestration.dagster.shop import connections
@@ -166,11 +167,37 @@ def test_every_node_of_dbt_is_an_asset_or_a_check(shop: Shop) -> None:
     assert {(each["source_name"], each["name"]) for each in manifest["sources"].values()} == {
         tuple(key.path) for key in graph.get_all_asset_keys() if key.path[0] in ("lake", "bookkeeping")
     }
-    tests = sorted(node["name"] for node in nodes if node["resource_type"] == "test")
-    assert sorted(key.name for key in graph.asset_check_keys) == tests and len(tests) > 200
+    tests = sorted(node["unique_id"] for node in nodes if node["resource_type"] == "test")
+    assert sorted(spec.metadata["dagster_dbt/unique_id"] for spec in check_specs(shop)) == tests and len(tests) > 200
     assert {each["name"] for each in manifest["exposures"].values()} == {
         key.path[-1] for key in graph.get_all_asset_keys() if key.path[0] == "consumers"
     }
+
+
+def check_specs(shop: Shop) -> list[dg.AssetCheckSpec]:
+    return [
+        spec for each in shop.defs.assets or [] if isinstance(each, dg.AssetsDefinition) for spec in each.check_specs
+    ]
+
+
+def test_every_check_has_a_readable_name_and_says_when_it_fails(shop: Shop) -> None:
+    specs = check_specs(shop)
+    assert len({spec.key for spec in specs}) == len(specs)
+    for spec in specs:
+        dbt_name = spec.metadata["dagster_dbt/unique_id"].split(".")[2]
+        assert len(spec.name) <= 80 and "dbt_expectations" not in spec.name, spec.name
+        assert not dbt_name.startswith("dbt_") or spec.name != dbt_name
+        first, *_, last = (spec.description or "").split("\n\n")
+        assert first.startswith("Fails if ") and last == f"dbt test: `{dbt_name}`", spec
+        assert (
+            f"`{spec.asset_key.path[-1]}" in first or f".{spec.asset_key.path[-1]}`" in first or "the query in" in first
+        ), spec
+    of_validated = {spec.name for spec in specs if spec.asset_key == dg.AssetKey("int_events__validated")}
+    assert {"row_id_is_unique", "row_id_is_not_null", "verdict_is_an_accepted_value"} <= of_validated
+    # A comment says what a test of its own is about.
+    for spec in specs:
+        if "the query in" in (spec.description or ""):
+            assert len((spec.description or "").split("\n\n")) == 3, spec.name
 
 
 def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
@@ -179,14 +206,15 @@ def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
     above = set(graph.get_ancestor_asset_keys(store))
     groups = {graph.get(key).group_name for key in above}
     layers = {
-        "systems",
-        "connectors",
-        "loaders",
-        "lake",
-        "staging_shop",
-        "intermediate_events",
-        "marts_features",
-        "published",
+        "1_sources/1_systems",
+        "1_sources/2_connectors",
+        "1_sources/3_loaders",
+        "2_lake",
+        "3_staging/shop",
+        "4_seeds",
+        "5_intermediate/3_events",
+        "6_marts/2_features",
+        "8_published",
     }
     assert layers <= groups
     assert (
@@ -196,6 +224,24 @@ def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
     # What is published hangs on the mart alone; that it waits for all checks is the job's and publish's own doing.
     for mart in published_marts(shop):
         assert graph.get(dg.AssetKey(["published", mart])).parent_keys == {dg.AssetKey(["marts", mart])}
+
+
+def test_groups_sort_in_the_order_of_the_data(shop: Shop) -> None:
+    """No asset reads one of a later group: the outer groups are a chain, and so are the folders of a layer, which the linter knows."""
+    from check_layers import ROOMS
+
+    for layer, rooms in ROOMS.items():
+        assert [room for room in FOLDERS[layer] if room != "bookkeeping"] == rooms
+    graph = shop.asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        layer, *_ = str(node.group_name).split("/")
+        assert layer[:2] in {f"{number + 1}_" for number in range(len(LAYERS))} or layer == "upkeep", key
+        for parent in node.parent_keys:
+            before = str(graph.get(parent).group_name)
+            assert before.split("/")[0] <= layer, (parent, key)
+            if before.startswith("5_") and layer.startswith("5_"):
+                assert before <= str(node.group_name), (parent, key)
 
 
 def published_marts(shop: Shop) -> set[str]:
@@ -384,6 +430,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
         wait_for(
             lambda: log.exists() and "OK created sql incremental model main.int_events__validated" in log.read_text(),
             process,
+            seconds=900,  # dbt may have to parse the whole project first
         )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -426,7 +473,15 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     assert [each.name for each in told["marts/user_features"]["dagster/column_schema"].value.columns] == [
         name for name, *_ in columns
     ]
-    assert told["int_cleaning__events"]["Execution Duration"].value > 0
+    assert told["int_cleaning__events"]["seconds"].value > 0
+    # The run shows what each model took.
+    times = told["upkeep/builds"]
+    records = {each.data["model"]: each.data for each in times["times"].value.records}
+    assert set(records) == {name.rpartition("/")[2] for name in told if "published/" not in name} - {"builds"}
+    assert records["int_cleaning__events"]["seconds"] == told["int_cleaning__events"]["seconds"].value
+    assert records["int_cleaning__events"]["rows"] == rows and records["int_cleaning__events"]["checks"] >= 4
+    assert times["seconds"].value > sum(each["seconds"] for each in records.values()) > 0
+    assert times["checks"].value == len(checks)
     lineage = told["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
     assert dg.TableColumnDep(dg.AssetKey(["lake", "order_items"]), "price") in lineage
 
@@ -548,7 +603,7 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         done = shop.run("nightly")
         assert not done.success
         failed = [each for each in done.get_asset_check_evaluations() if not each.passed]
-        assert "unique_int_events__validated_row_id" in [each.check_name for each in failed]
+        assert "row_id_is_unique" in [each.check_name for each in failed]
         # Nothing that hangs on it was made, nothing was published, and it was not tried again: the rows are the same.
         assert not [
             event for event in done.get_asset_materialization_events() if event.asset_key.path[0] == "published"
@@ -557,10 +612,11 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert current(shop.where) == before
         [said] = failures(done)
         assert "the audit failed" in said and "Traceback" not in said
+        assert "row_id_is_unique (unique_int_events__validated_row_id)" in said
 
         look(shop)
         text = "\n".join(got[settled:])
-        assert "unique_int_events__validated_row_id" in text and "job nightly failed" in text
+        assert "The check row_id_is_unique of int_events__validated failed" in text and "job nightly failed" in text
         assert "data-engineering" in text and "http://127.0.0.1:3000/runs/" in text
         assert user not in text
         told = len(got)
@@ -681,13 +737,14 @@ def test_the_page_shows_the_graph_and_a_click_materializes(shop: Shop) -> None:
     browser_program = chromium()
     groups = {str(shop.asset_graph().get(key).group_name) for key in shop.asset_graph().get_all_asset_keys()}
     assert len(groups) > 15
+    outer = {group.split("/")[0] for group in groups}
     with page_of(shop) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(60_000)
 
         page.goto(f"{address}/asset-groups")
-        for group in sorted(groups):
+        for group in sorted(outer):
             page.get_by_text(group, exact=True).first.wait_for()
         page.wait_for_timeout(2000)  # the graph is laid out
         picture(page, "dagster-graph")
@@ -718,7 +775,7 @@ def test_the_page_shows_the_graph_and_a_click_materializes(shop: Shop) -> None:
             page.get_by_text(text, exact=False).first.wait_for()
         picture(page, "dagster-asset")
         page.goto(f"{address}/assets/int_events__validated?view=checks")
-        page.get_by_text("unique_int", exact=False).first.wait_for()
+        page.get_by_text("row_id_is_unique", exact=False).first.wait_for()
         picture(page, "dagster-checks")
         browser.close()
 

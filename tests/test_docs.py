@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 from orchestration.config.settings import PROJECT
 
@@ -74,6 +75,23 @@ def test_every_setting_is_listed() -> None:
             read |= set(re.findall(r"\bFINEGRAIN_[A-Z0-9]+(?:_[A-Z0-9]+)*\b", path.read_text("utf-8")))
     listed = set(re.findall(r"`(FINEGRAIN_\w+)`", (DOCS / "reference" / "settings.md").read_text("utf-8")))
     assert read - listed == set()
+
+
+def test_the_graphs_of_dbt_docs_are_of_what_exists() -> None:
+    """The overview links parts of the lineage graph: their models and folders are there, and they leave out tests by a tag that tests have."""
+    links = re.findall(
+        r"\]\(\?graph=\d+#!/overview\?g_v=1&g_i=([^&]+)&g_e=([^)]+)\)",
+        (PROJECT / "models" / "overview.md").read_text("utf-8"),
+    )
+    assert len(links) >= 5
+    models = {path.stem for path in (PROJECT / "models").rglob("*.sql")}
+    for include, exclude in links:
+        for part in unquote(include).split():
+            method, _, value = part.rpartition(":")
+            found = {"": value.strip("+") in models, "path": (PROJECT / value).is_dir(), "exposure": value == "*"}
+            assert found[method], part
+        assert unquote(exclude) == "config.tags:unit_test test_type:singular"
+    assert yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8"))["unit_tests"]["+tags"] == ["unit_test"]
 
 
 def column(seed: str, name: str) -> set[str]:

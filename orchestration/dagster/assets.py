@@ -1,7 +1,6 @@
 """The assets around dbt's: sources, the lake, published marts, their readers, and maintenance."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,8 +10,10 @@ from typing import Any, Final
 import dagster as dg
 from dagster_dbt import DbtProject
 
+from orchestration.dagster.groups import group, group_of
 from orchestration.dagster.project import POOL, RETRY, Translator, clear
 from orchestration.dagster.shop import Connection, data
+from orchestration.dagster.times import BUILDS
 from orchestration.errors import console
 from orchestration.features.history import features_of
 from orchestration.ingest.ingest import IngestReport, ingest
@@ -23,15 +24,11 @@ from orchestration.warehouse.maintain import maintain
 from orchestration.warehouse.publish import publish
 
 LAKE: Final = "lake"
+#: The group of what is no step of the way from the sources to the consumers; it comes last.
+UPKEEP: Final = "upkeep"
 #: Marts of products, which are made on a beat of their own.
 ITEMS: Final = ("item_features", "category_features", "item_pair_features")
 _TEAM: Final = [f"team:{DATA_ENGINEERING}"]
-
-
-def manifest_of(project: DbtProject) -> dict[str, Any]:
-    """dbt's manifest."""
-    manifest: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
-    return manifest
 
 
 def systems(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
@@ -40,7 +37,7 @@ def systems(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
         dg.AssetSpec(
             ["systems", each.name],
             description=f"A system of the shop, as {each.path.name} maps it.",
-            group_name="systems",
+            group_name=group("sources", "systems"),
             kinds=each.kinds,
             owners=_TEAM,
         )
@@ -55,7 +52,7 @@ def loaders(shop: Sequence[Connection]) -> list[dg.AssetSpec]:
             loader_key(each, table),
             deps=[["systems", each.name]],
             description=f"`finegrain stream {each.path.name} {table}`: a service that runs outside. Its lag and state are shown here.",
-            group_name="loaders",
+            group_name=group("sources", "loaders"),
             kinds=set(kinds),
             owners=_TEAM,
         )
@@ -75,7 +72,7 @@ def connector(connection: Connection) -> dg.AssetsDefinition:
     @dg.asset(
         key=["connectors", connection.name],
         deps=[["systems", connection.name]],
-        group_name="connectors",
+        group_name=group("sources", "connectors"),
         kinds={"python", *sorted(connection.kinds)[:2]},
         owners=_TEAM,
         op_tags={"finegrain/source": connection.name},
@@ -133,7 +130,7 @@ def lake_tables(
                 deps=filled,
                 description=node["description"],
                 metadata=spec.metadata,
-                group_name=node["source_name"],
+                group_name=group_of(node),
                 kinds={"ducklake", "parquet"} if is_lake else {"duckdb"},
                 owners=_TEAM,
                 freshness_policy=_within(rules.freshness.lake.get(table)) if filled else None,
@@ -163,7 +160,7 @@ def published(
                 ["published", name],
                 deps=[spec.key],
                 description=node["description"],
-                group_name="published",
+                group_name=group("published"),
                 kinds={"duckdb", "parquet"},
                 owners=translator.get_owners(node),
                 freshness_policy=_within(rules.freshness.published),
@@ -217,7 +214,7 @@ def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
             ["consumers", node["name"]],
             deps=[["published", manifest["nodes"][name]["name"]] for name in node["depends_on"]["nodes"]],
             description=node["description"],
-            group_name="consumers",
+            group_name=group("consumers"),
             kinds={
                 {"dashboard": "dashboard", "ml": "machinelearning", "application": "feast"}.get(
                     node["type"], node["type"]
@@ -231,7 +228,7 @@ def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
 
 @dg.asset(
     key=["upkeep", "lake"],
-    group_name="upkeep",
+    group_name=UPKEEP,
     kinds={"ducklake"},
     owners=_TEAM,
     description="`finegrain lake maintain`: merges small files, expires old snapshots and removes unreferenced files.",
@@ -248,7 +245,7 @@ def lake_upkeep(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
 @dg.asset(
     key=["upkeep", "report"],
     deps=[["published", "event_ledger"]],
-    group_name="upkeep",
+    group_name=UPKEEP,
     kinds={"python"},
     owners=_TEAM,
     description="`finegrain report`: what was loaded, what became of it, and what the marts contain.",
@@ -270,6 +267,17 @@ def report() -> dg.MaterializeResult[Any]:
     )
 
 
+def builds() -> dg.AssetSpec:
+    """Each run that builds reports to it (times.py)."""
+    return dg.AssetSpec(
+        BUILDS,
+        description="How long each build took, by model: `seconds` as a chart, and a table of each build's models.",
+        group_name=UPKEEP,
+        kinds={"dbt"},
+        owners=_TEAM,
+    )
+
+
 def history(marts: Sequence[dg.AssetKey], start: str) -> dg.AssetsDefinition:
     """The feature marts as of each day's end, from `start` (ISO date) on."""
 
@@ -278,7 +286,7 @@ def history(marts: Sequence[dg.AssetKey], start: str) -> dg.AssetsDefinition:
         deps=marts,
         partitions_def=dg.DailyPartitionsDefinition(start_date=start),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name="history",
+        group_name=group("published"),
         kinds={"duckdb", "parquet"},
         owners=["team:personalization"],
         pool=POOL,

@@ -9,7 +9,14 @@ import dagster as dg
 from orchestration.config.settings import Environment, private
 from orchestration.dagster import assets
 from orchestration.dagster.automation import ASK_TOO, lake_sensor
-from orchestration.dagster.project import BuildConfig, Translator, build_assets, dbt_project, dbt_resource
+from orchestration.dagster.project import (
+    BuildConfig,
+    Translator,
+    build_assets,
+    dbt_project,
+    dbt_resource,
+    manifest_of,
+)
 from orchestration.dagster.shop import connections
 from orchestration.dagster.watch import watch_sensor
 from orchestration.errors import FinegrainError
@@ -24,8 +31,8 @@ def definitions() -> dg.Definitions:
     schedules = dg.DefaultScheduleStatus.RUNNING if given.automation else dg.DefaultScheduleStatus.STOPPED
     sensors = dg.DefaultSensorStatus.RUNNING if given.automation else dg.DefaultSensorStatus.STOPPED
     shop, rules, project, translator = connections(), read_rules(), dbt_project(), Translator()
-    dbt = build_assets(project, translator)
-    manifest = assets.manifest_of(project)
+    manifest = manifest_of(project)
+    dbt = build_assets(manifest, project, translator)
     tables = assets.lake_tables(manifest, project, translator, shop, rules)
     published = assets.published(manifest, project, translator, rules)
     connectors = [assets.connector(each) for each in shop if each.pulled]
@@ -86,6 +93,7 @@ def definitions() -> dg.Definitions:
             *assets.consumers(manifest),
             assets.lake_upkeep,
             assets.report,
+            assets.builds(),
             history,
         ],
         jobs=jobs,

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,10 @@ from orchestration import __version__
 from orchestration.config import packages
 from orchestration.config.project import PROJECT, roots
 from orchestration.config.settings import Settings, settings
+from orchestration.dagster.checks import with_readable_checks
+from orchestration.dagster.groups import group_of
 from orchestration.dagster.home import dagster_home
+from orchestration.dagster.times import report, with_seconds
 from orchestration.errors import FinegrainError
 from orchestration.quality.alerts import DATA_ENGINEERING, MASK, mask, scrub
 from orchestration.sql.text import identifier
@@ -29,23 +33,25 @@ POOL: Final = "warehouse"
 #: dbt may meet who looks into the warehouse for long, or a lake that is out of reach: then it is tried again. What failed its
 #: audit is not, since the rows are the same.
 RETRY: Final = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+#: The asset that shows how long builds took. It belongs to no job: each run of `dbt_build` reports it.
+BUILDS: Final = dg.AssetKey(["upkeep", "builds"])
 #: The folders whose change makes another manifest.
 _SOURCES: Final = ("models", "seeds", "macros", "tests/singular", "tests/generic", "snapshots")
 
 
 class Translator(DagsterDbtTranslator):
-    """Groups by layer, owners as teams. Everything else is as dagster-dbt has it."""
+    """Groups by folder, owners as teams, and how dbt makes each: as a view, a table and so on. Everything else is as dagster-dbt has it."""
 
     def __init__(self) -> None:
         super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))
 
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        made = self.get_resource_props(manifest, unique_id).get("config", {}).get("materialized")
+        return spec.merge_attributes(kinds={str(made)}) if made else spec
+
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
-        kind = str(dbt_resource_props["resource_type"])
-        if kind == "source":
-            return str(dbt_resource_props["source_name"])
-        if kind in ("seed", "snapshot"):
-            return f"{kind}s"
-        return "_".join(dbt_resource_props["fqn"][1:-1])
+        return group_of(dbt_resource_props)
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> Sequence[str] | None:
         return [f"team:{owner_of(dbt_resource_props)}"]
@@ -86,6 +92,12 @@ def dbt_project() -> DbtProject:
     return project
 
 
+def manifest_of(project: DbtProject) -> dict[str, Any]:
+    """dbt's manifest, with readable names of tests."""
+    manifest: dict[str, Any] = json.loads(project.manifest_path.read_text("utf-8"))
+    return with_readable_checks(manifest)
+
+
 def _dbt() -> str:
     return str(Path(sys.executable).with_name("dbt"))
 
@@ -111,11 +123,11 @@ class BuildConfig(dg.Config):
     full_audit: bool = False
 
 
-def build_assets(project: DbtProject, translator: Translator) -> dg.AssetsDefinition:
+def build_assets(manifest: Mapping[str, Any], project: DbtProject, translator: Translator) -> dg.AssetsDefinition:
     """The seeds, models and snapshots, and their tests; unit tests prove the SQL, not the data, and are left to CI."""
 
     @dbt_assets(
-        manifest=project.manifest_path,
+        manifest=manifest,
         project=project,
         dagster_dbt_translator=translator,
         name="dbt_build",
@@ -136,6 +148,7 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
         asked = arguments(where, full_refresh=config.full_refresh)
     # Not where the manifest is, which others read while dbt writes its own.
     target = dagster_home() / "dbt" / "run"
+    begun = time.monotonic()
     done = dbt.cli(asked, context=context, target_path=target, raise_on_error=False)
     # dbt lets nobody else into the warehouse while it runs, so what the tables hold is reported when it has ended.
     try:
@@ -143,12 +156,17 @@ def _run(context: dg.AssetExecutionContext, dbt: DbtCliResource, where: Settings
     except dg.DagsterExecutionInterruptedError:
         # Dagster would try it again; dbt has ended by now.
         raise dg.Failure("the run was stopped", allow_retries=False) from None
-    passed = done.is_successful()
-    nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"] if events else {}
-    failed = sorted({nodes[_unique_id(event)]["name"] for event in events if _is_failed_test(event)})
+    passed, seconds = done.is_successful(), time.monotonic() - begun
+    manifest = json.loads((target / "manifest.json").read_text("utf-8")) if events else {"nodes": {}, "sources": {}}
+    nodes = with_readable_checks(manifest)["nodes"]
+    failed = sorted({_named(nodes[_unique_id(event)]) for event in events if _is_failed_test(event)})
     with _warehouse(where) as con:
-        for event in events:
-            yield _completed(event, con, nodes)
+        events = [_completed(with_seconds(event), con, nodes) for event in events]
+    yield from events
+    if events:
+        line, times = report(seconds, events, {key: node["name"] for key, node in nodes.items()})
+        context.log.info(line)
+        context.log_event(times)
     if failed:
         raise dg.Failure(
             f"the audit failed, and the published marts are unchanged: {', '.join(failed)}", allow_retries=False
@@ -166,6 +184,12 @@ def _last_words(error: Exception | None) -> str:
 
 def _unique_id(event: Any) -> str:
     return str(event.metadata["unique_id"].text)
+
+
+def _named(test: Mapping[str, Any]) -> str:
+    """As Dagster's page calls a test, and as dbt does."""
+    readable, name = str(test["name"]), str(test["fqn"][-1])
+    return name if readable == name else f"{readable} ({name})"
 
 
 def _is_failed_test(event: Any) -> bool:
