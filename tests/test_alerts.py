@@ -729,7 +729,7 @@ def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) ->
     ("given_", "said"),
     [
         *(
-            ({"WEBHOOK": url}, "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook")
+            ({"WEBHOOK": url}, "FINEGRAIN_ALERT_WEBHOOK is not a webhook URL")
             for url in ("s3cret", "ftp://host/s3cret", "https:///s3cret", "https://a:s3cret@host/", "http://[s3cret", "http://h/s3cret x",
                         "http://h:s3cret/")
         ),
@@ -739,11 +739,11 @@ def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) ->
                         "smtp://me:s3 cret@host")
         ),
         *(
-            ({"SMTP": url}, "FINEGRAIN_ALERT_SMTP is no mail server; write smtp://")
+            ({"SMTP": url}, "FINEGRAIN_ALERT_SMTP is not a mail server; write smtp://")
             for url in ("s3cret", "host:25", "http://s3cret", "smtp://h:s3cret", "smtp://h/s3cret", "smtp://h?s3cret")
         ),
         ({"SMTP": "smtp://h"}, "FINEGRAIN_ALERT_FROM is missing"),
-        ({"SMTP": "smtp://h", "FROM": "a@b\nBcc: s3cret@x"}, "FINEGRAIN_ALERT_FROM is no mail address"),
+        ({"SMTP": "smtp://h", "FROM": "a@b\nBcc: s3cret@x"}, "FINEGRAIN_ALERT_FROM is not a mail address"),
         ({"SMTP": "smtp://me@h", "FROM": "a@b.com"}, "set FINEGRAIN_ALERT_SMTP_PASSWORD, too"),
         ({"SMTP": "smtp://h", "FROM": "a@b.com", "SMTP_PASSWORD": "s3cret"}, "FINEGRAIN_ALERT_SMTP names no user"),
     ],
@@ -788,9 +788,9 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
         ("owner: {}", "owner: no such key; did you mean 'owners'?"),
         ("owners: [a@b.com]", "owners: write owners and their addresses"),
         ("owners: {me: a@b.com}", "owners: me: write a list of mail addresses"),
-        ("owners: {me: [nobody]}", "owners: me: 'nobody' is no mail address"),
-        ('everyone_else: ["a@b.com\\nBcc: c@d.com"]', "is no mail address"),
-        ("everyone_else: [3]", "everyone_else: 3 is no mail address"),
+        ("owners: {me: [nobody]}", "owners: me: 'nobody' is not a mail address"),
+        ('everyone_else: ["a@b.com\\nBcc: c@d.com"]', "is not a mail address"),
+        ("everyone_else: [3]", "everyone_else: 3 is not a mail address"),
         ("freshness: 24", "freshness: write keys and values here, not 24"),
         ("freshness: {lake: {event: 24}}", "freshness.lake: no such raw table 'event'; did you mean 'events'?"),
         ("freshness: {lake: {events: 0}}", "freshness.lake.events: input should be greater than 0"),
@@ -938,7 +938,7 @@ def test_a_loader_tells_its_figures(web: Sink) -> None:
     web.page = 'finegrain_stream_up 0.0\nfinegrain_stream_info{place="folder:in"} 1.0\n'
     assert read_loader(web.url) == Loader("folder:in", False, {})
     for wrong in ("", "file:///etc/passwd", "host:80", "http://"):
-        with pytest.raises(FinegrainError, match="is no address of a loader's figures"):
+        with pytest.raises(FinegrainError, match="is not the URL of a loader's metrics"):
             read_loader(wrong)
 
 

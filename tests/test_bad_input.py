@@ -214,7 +214,7 @@ def test_paths_that_lead_to_no_file(shop: Shop) -> None:
             yaml.safe_dump(
                 {"source": "shop", "tables": {"events": {**ENTRY, "fields": {**FIELDS, "price": {"sql": "select 1"}}}}}
             ),
-            ["tables.events.fields.price", "'select 1' is no SQL expression"],
+            ["tables.events.fields.price", "'select 1' is not a SQL expression"],
         ),
     ],
     ids=["yaml", "key", "field", "sql"],

@@ -243,7 +243,7 @@ def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.
     ("table", "entry", "message"),
     [
         ("events", {"replaces": "day_[0-9]+"}, "tables.events.replaces: 'day_[0-9]+' has no groups; write one, around"),
-        ("events", {"replaces": "day_(["}, "tables.events.replaces: 'day_([' is no regular expression"),
+        ("events", {"replaces": "day_(["}, "tables.events.replaces: 'day_([' is not a regular expression"),
         ("events", {"replaces": 3}, "tables.events.replaces: write a regular expression, or a list of them"),
         ("customers", {"replaces": "(day)"}, "tables.customers.replaces: customers keep their history"),
         (

@@ -195,7 +195,7 @@ def is_not_root(base: Base) -> Iterator[str]:
         if said.get("runAsNonRoot") is not True:
             yield f"{where}: runAsNonRoot is not true"
         if not isinstance(said.get("runAsUser"), int) or said["runAsUser"] == 0:
-            yield f"{where}: runAsUser is no number but 0"
+            yield f"{where}: runAsUser is not a number above 0"
 
 
 def is_locked_down(base: Base) -> Iterator[str]:
@@ -701,7 +701,7 @@ def services_are_careful(compose: Compose) -> Iterator[str]:
         if service.get("read_only") is not True:
             yield f"{name}: the root file system can be written"
         if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(service.get("user"))):
-            yield f"{name}: user is no number but 0"
+            yield f"{name}: user is not a number above 0"
         if service.get("cap_drop") != ["ALL"] or "no-new-privileges:true" not in service.get("security_opt", []):
             yield f"{name}: it has or may get rights"
         if "mem_limit" not in service:

@@ -105,7 +105,7 @@ def test_an_event_is_a_row_of_each_product_or_one_without(home: Settings, tmp_pa
         home,
         "select _position, _error, product_id, price, category, order_id, line_id from lake.raw.events where event_id is distinct from 'm9'",
     )
-    no_list, no_object = "properties.products is no list", "an element of properties.products is no object"
+    no_list, no_object = "properties.products is not a list", "an element of properties.products is not an object"
     assert Counter(found) == Counter(
         [
             ("a.jsonl#1[1]", None, "p1", "1.5", "cups", "o1", "#1"),
@@ -326,7 +326,7 @@ def test_what_a_mapping_may_not_say(tmp_path: Path, change: dict[str, Any], said
 @pytest.mark.parametrize(
     ("row", "change", "said"),
     [
-        ({"properties": {"products": {"a": 1}}}, {}, "properties.products is no list in any row of"),
+        ({"properties": {"products": {"a": 1}}}, {}, "properties.products is not a list in any row of"),
         ({"properties": {"products": [1, "x"]}}, {}, "properties.products of"),
         ({"properties": [{"products": []}]}, {}, "is a list itself; write properties[].products"),
         ({"properties": {"products": [{"product_ids": 1, "price": {}}]}}, {}, "no element of properties.products of"),
@@ -413,7 +413,7 @@ def test_a_list_of_parquet_that_is_none_is_one_error(home: Settings, tmp_path: P
     )
     for explode, said in (
         ("lines", "its elements are INTEGER, and no objects"),
-        ("id", "id is no JSON in any row"),
+        ("id", "id is not JSON in any row"),
         ("s.x", "it is INTEGER, and no list"),
         ("s.y", "there is no 'y' in it"),
         ("no", "has no column 'no'"),

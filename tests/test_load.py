@@ -416,7 +416,7 @@ def test_arrival_from_an_expression_over_ga4(home: Settings, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"sql": "select 1"}, "tables.events.available_at: 'select 1' is no SQL expression"),
+        ({"sql": "select 1"}, "tables.events.available_at: 'select 1' is not a SQL expression"),
         ({"sql": "now()"}, "now() is not one of the functions that an expression may use"),
         ({"sql": "[t]"}, "available_at: the expression's value is nested"),
         ({"sql": "a = b"}, "has no column 'a'"),

@@ -116,9 +116,9 @@ def test_every_form_of_the_file_is_read(home: Settings, tmp_path: Path) -> None:
 
 #: Contents of files, and what is wrong with them.
 WRONG: list[tuple[str | bytes, str]] = [
-    ("", "these are no rates of the ECB: it does not begin with Date and currencies"),
-    ("order_id,price\n1,2\n", "these are no rates of the ECB: a column is called 'price'"),
-    ("Date,USD,\n2025-11-28,abc,\n", "the rate of USD of 2025-11-28 is 'abc', which is no number above zero"),
+    ("", "these are not rates of the ECB: it does not begin with Date and currencies"),
+    ("order_id,price\n1,2\n", "these are not rates of the ECB: a column is called 'price'"),
+    ("Date,USD,\n2025-11-28,abc,\n", "the rate of USD of 2025-11-28 is 'abc', which is not a number above zero"),
     ("Date,USD,\n2025-11-28,-1,\n", "the rate of USD of 2025-11-28 is '-1'"),
     ("Date,USD,\n2025-11-28,0,\n", "the rate of USD of 2025-11-28 is '0'"),
     ("Date,USD,\n2025-11-28,1e30,\n", "the rate of USD of 2025-11-28 is '1e30'"),
@@ -128,7 +128,7 @@ WRONG: list[tuple[str | bytes, str]] = [
     ("Date,USD,\n", "there is no rate in it"),
     ("<html><body>Not found</body></html>", "there is no rate in it"),
     ("<Cube", "this XML cannot be read"),
-    ('<!DOCTYPE x [<!ENTITY a "b">]><x/>', "these are no rates of the ECB"),
+    ('<!DOCTYPE x [<!ENTITY a "b">]><x/>', "these are not rates of the ECB"),
     (b"\xff\xfe\x00", "this is neither text nor a ZIP archive"),
     (zipped("readme.txt", "x"), "this holds no CSV or XML files, not one"),
     (zipped("a.csv", HISTORY)[:-30], "this is neither text nor a ZIP archive"),

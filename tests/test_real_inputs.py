@@ -290,7 +290,7 @@ def test_lines_without_numbers_on_the_simulated_shop(houses: Houses, tmp_path: P
     ("keys", "said"),
     [
         ({"ids": "caseless"}, "write case_insensitive, or {case_insensitive: [product_id]} for some ids alone"),
-        ({"ids": {"case_insensitive": ["produkt_id"]}}, "'produkt_id' is no id; did you mean 'product_id'?"),
+        ({"ids": {"case_insensitive": ["produkt_id"]}}, "'produkt_id' is not an id; did you mean 'product_id'?"),
         ({"null_ids": [True]}, 'write the ids that stand for none, as in ["0", guest]'),
         ({"carry": {"columns": ["cur"], "within": "oo"}}, "has no column 'oo'"),
         ({"currency": "EUR"}, "this is for ga4_events; here map the field"),

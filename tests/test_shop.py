@@ -68,12 +68,12 @@ def desk(home: Settings, tmp_path: Path) -> Desk:
     [
         (
             {"reporting_currency": "euro"},
-            "reporting_currency: 'euro' is no currency; write its ISO 4217 code, as in EUR",
+            "reporting_currency: 'euro' is not a currency; write its ISO 4217 code, as in EUR",
         ),
         ({"reporting_currency": 3}, "reporting_currency: input should be a valid string"),
         (
             {"shop_time_zone": "Europe/Berln"},
-            "shop_time_zone: 'Europe/Berln' is no time zone; did you mean 'Europe/Berlin'?",
+            "shop_time_zone: 'Europe/Berln' is not a time zone; did you mean 'Europe/Berlin'?",
         ),
         ({"shop_timezone": "UTC"}, "shop_timezone: no such key; did you mean 'shop_time_zone'?"),
         ({"reporting_curency": "EUR"}, "reporting_curency: no such key; did you mean 'reporting_currency'?"),

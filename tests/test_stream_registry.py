@@ -300,7 +300,7 @@ def test_what_cannot_be_decoded_is_a_dead_letter(shop: Shop) -> None:
     assert (done["rows"], done["dead_letters"]) == (1, {"schema_registry": 7})
     said = [str(row[0]) for row in shop.ask("select error from lake.raw.dead_letters order by position::int")]
     for part, error in zip(
-        ["no Avro of schema", "left over", "has no schema 9999", "Protobuf, which is not supported", "no Avro schema", "no UTF-8", "no Avro of schema"],
+        ["not Avro of schema", "left over", "has no schema 9999", "Protobuf, which is not supported", "not an Avro schema", "not UTF-8", "not Avro of schema"],
         said,
         strict=True,
     ):  # fmt: skip

@@ -111,7 +111,7 @@ def loaders() -> dict[str, Loader | None]:
 def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Checks once a minute, and reports new, changed and resolved problems."""
     streams = {
-        place.entry.stream.place: loader_key(each, place.table)
+        place.entry.stream.stream_id: loader_key(each, place.table)
         for each in shop
         for place in each.mapping.entries(each.path)
         if place.entry.stream is not None

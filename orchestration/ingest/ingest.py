@@ -35,7 +35,7 @@ from orchestration.mapping.mapping import (
     Column,
     Http,
     Mapping,
-    Place,
+    NumberedEntry,
     Sql,
     Table,
     mapping_files,
@@ -337,11 +337,11 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     return found
 
 
-def _sample_of_stream(folder: Path, of: Place, data: str | Path | None) -> Entry:
+def _sample_of_stream(folder: Path, of: NumberedEntry, data: str | Path | None) -> Entry:
     """A stream entry with its first messages as JSON lines. Messages that are not JSON objects are reported as they are for a file."""
     name, number, entry, zone, where = of
     assert entry.stream is not None
-    place = entry.stream.place
+    place = entry.stream.stream_id
     file = folder / f"{name}.{number}.jsonl"
     with duckdb.connect() as con:
         con.register("messages", look_at_stream(entry, where, data))

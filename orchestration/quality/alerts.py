@@ -429,7 +429,7 @@ def channels_from_environment() -> list[Channel]:
         parts = _parts(url)
         if parts is None or parts.scheme not in ("http", "https") or parts.username is not None:
             raise FinegrainError(
-                "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook; write it as the chat gives it: https://host/…"
+                "FINEGRAIN_ALERT_WEBHOOK is not a webhook URL; copy it from the chat: https://host/…"
             )
         channels.append(Webhook(url))
     if url := os.environ.get("FINEGRAIN_ALERT_SMTP"):
@@ -445,11 +445,11 @@ def _mail(url: str) -> Mail:
             "FINEGRAIN_ALERT_SMTP holds a password; leave it out, and set it in FINEGRAIN_ALERT_SMTP_PASSWORD"
         )
     if parts is None or parts.scheme not in ("smtp", "smtps") or parts.path.strip("/") or parts.query or parts.fragment:
-        raise FinegrainError("FINEGRAIN_ALERT_SMTP is no mail server; write smtp://host:port or smtps://user@host:port")
+        raise FinegrainError("FINEGRAIN_ALERT_SMTP is not a mail server; write smtp://host:port or smtps://user@host:port")
     secure = parts.scheme == "smtps"
     sender = os.environ.get("FINEGRAIN_ALERT_FROM", "")
     if not _ADDRESS.fullmatch(sender):
-        wrong = "is no mail address" if sender else "is missing"
+        wrong = "is not a mail address" if sender else "is missing"
         raise FinegrainError(f"FINEGRAIN_ALERT_FROM {wrong}; write the one that alerts come from: finegrain@shop.com")
     user = urllib.parse.unquote(parts.username) if parts.username else None
     password = os.environ.get("FINEGRAIN_ALERT_SMTP_PASSWORD") or None
@@ -564,7 +564,7 @@ def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
         raise ValueError(f"{of}write a list of mail addresses, as in [data@shop.com]")
     for address in given:
         if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
-            raise ValueError(f"{of}{address!r} is no mail address, as in data@shop.com")
+            raise ValueError(f"{of}{address!r} is not a mail address; write it like data@shop.com")
     return tuple(given)
 
 
@@ -698,7 +698,7 @@ def read_loader(url: str) -> Loader | None:
 
     parts = _parts(url)
     if parts is None or parts.scheme not in ("http", "https"):
-        raise FinegrainError(f"'{scrub(url)}' is no address of a loader's figures; write http://host:port/metrics")
+        raise FinegrainError(f"'{scrub(url)}' is not the URL of a loader's metrics; write http://host:port/metrics")
     try:
         with urllib.request.urlopen(url, timeout=LOADER_PATIENCE) as answer:
             text = answer.read(2**22).decode()

@@ -84,7 +84,7 @@ def simulate(
 
 def _make_room(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / SIMULATION).exists():
-        raise FinegrainError(f"{out} holds files that are no simulation; give --out a new or empty folder")
+        raise FinegrainError(f"{out} contains files that are not from a simulation; give --out a new or empty folder")
     for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)

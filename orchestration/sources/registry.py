@@ -130,7 +130,7 @@ class Registry:
         except (Unreachable, FinegrainError):
             raise
         except Exception as error:  # fastavro has a family of them
-            raise _Undecodable(f"schema {number} is no Avro schema ({_brief(error)})") from None
+            raise _Undecodable(f"schema {number} is not an Avro schema ({_brief(error)})") from None
 
         def decode(data: bytes) -> str:
             rest = io.BytesIO(data)
@@ -139,9 +139,9 @@ class Registry:
                 text = json.dumps(value, default=_shown, ensure_ascii=False)
                 text.encode("utf-8")
             except Exception as error:  # whatever a message may hold
-                raise _Undecodable(f"it is no Avro of schema {number} ({_brief(error)})") from None
+                raise _Undecodable(f"it is not Avro of schema {number} ({_brief(error)})") from None
             if rest.read(1):
-                raise _Undecodable(f"it is no Avro of schema {number} (bytes are left over)")
+                raise _Undecodable(f"it is not Avro of schema {number} (bytes are left over)")
             return text
 
         return decode
@@ -193,7 +193,7 @@ def _text(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Undecodable("after the prefix its bytes are no UTF-8 text") from None
+        raise _Undecodable("after the prefix its bytes are not UTF-8 text") from None
 
 
 def _marked(schema: Any) -> Any:

@@ -75,7 +75,7 @@ class Messages:
         #: The arguments for creating the same object on another connection.
         self.given = (source, table, entry, zone, where)
         self.con, self.source, self.table = con, source, table
-        self.stream_id = entry.stream.place
+        self.stream_id = entry.stream.stream_id
         self.name = self.stream_id.partition(":")[2]
         self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
         if not entry.fields:
@@ -195,8 +195,8 @@ class Messages:
                 when size > {self.bounds.size} then 'over_size: it has ' || size || ' bytes, of at most {self.bounds.size}'
                 when beyond is not null then beyond
                 when {undecoded} is not null then {undecoded}
-                when line is null then 'not_utf8: its bytes are no UTF-8 text'
-                when not json_valid(line) then 'not_json: it is no JSON'
+                when line is null then 'not_utf8: its bytes are not UTF-8 text'
+                when not json_valid(line) then 'not_json: it is not JSON'
                 when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
             end as why
             from (
@@ -267,10 +267,10 @@ class Messages:
         for name in self.bound.fields:
             column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
             if contracts.is_time(name):
-                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "no time"
+                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "not a time"
                 clear.append(f"({column} is null or {landing.is_plain_time(column)})")
             elif name in landing.NUMBERS:
-                is_bad, what = f"try_cast({text} as double) is null", "no number"
+                is_bad, what = f"try_cast({text} as double) is null", "not a number"
                 is_bad += f" or not isfinite(try_cast({text} as double))"
                 clear.append(f"({column} is null or isfinite(try_cast({column} as double)))")
             else:
