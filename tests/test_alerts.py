@@ -35,7 +35,7 @@ from servers import HOST, free_ports
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.messages import BatchResult
 from orchestration.ingest.stream.watch import Watch
 from orchestration.quality import alerts
 from orchestration.quality.alerts import (
@@ -47,21 +47,21 @@ from orchestration.quality.alerts import (
     Log,
     Mail,
     Message,
+    Outcome,
     Problem,
     Rules,
-    Told,
     Undelivered,
     Webhook,
     channels_from_environment,
     dead_letters,
     lagging,
     mask,
+    notify,
     poor_quality,
     read_loader,
     read_rules,
     scrub,
     stale,
-    tell,
 )
 
 NOON = datetime(2025, 3, 2, 12)
@@ -168,9 +168,9 @@ def environment(home: Settings) -> None:
     """Every test has a home of its own."""
 
 
-def look(*problems: Problem, channels: list[Channel], minutes: int = 0, **given: Any) -> Told:
+def look(*problems: Problem, channels: list[Channel], minutes: int = 0, **given: Any) -> Outcome:
     given = {"looked": KINDS, "rules": RULES, **given}
-    return tell(problems, channels=channels, now=NOON + timedelta(minutes=minutes), **given)
+    return notify(problems, channels=channels, now=NOON + timedelta(minutes=minutes), **given)
 
 
 def text_of(got: dict[str, Any]) -> str:
@@ -201,7 +201,7 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
         box.got.clear()
         return told
 
-    assert look(FAILED, channels=channels) == Told(["run:build"], [], [], 0, [])
+    assert look(FAILED, channels=channels) == Outcome(["run:build"], [], [], 0, [])
     for each in news():
         [text] = each
         for part in ("new: run build", "2 nodes failed", "http://dagster/runs/1", "data-engineering"):
@@ -209,18 +209,18 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
 
     # The same problem, said in other words, is no news.
     again = replace(FAILED, text="2 nodes failed again")
-    assert look(again, channels=channels, minutes=1) == Told([], [], [], 1, [])
+    assert look(again, channels=channels, minutes=1) == Outcome([], [], [], 1, [])
     assert news() == ([], [], [])
 
     changed = replace(FAILED, text="3 nodes failed", state="a,b,c")
-    assert look(changed, channels=channels, minutes=2) == Told([], ["run:build"], [], 1, [])
+    assert look(changed, channels=channels, minutes=2) == Outcome([], ["run:build"], [], 1, [])
     for each in news():
         assert "changed: run build" in each[0] and "3 nodes failed" in each[0]
 
-    assert look(channels=channels, minutes=65) == Told([], [], ["run:build"], 0, [])
+    assert look(channels=channels, minutes=65) == Outcome([], [], ["run:build"], 0, [])
     for each in news():
         assert "recovered: run build, after 1 hour 5 minutes" in each[0] and "It was: 3 nodes failed" in each[0]
-    assert look(channels=channels, minutes=66) == Told([], [], [], 0, [])
+    assert look(channels=channels, minutes=66) == Outcome([], [], [], 0, [])
     assert news() == ([], [], [])
 
 
@@ -257,9 +257,9 @@ def test_a_channel_that_was_down_is_told_later_what_then_holds(web: Sink, post: 
     assert look(stays, CHECK, channels=channels, minutes=10).undelivered == down
     assert look(replace(stays, text="now 5"), channels=channels, minutes=20).undelivered == down
     sent = len(box.got)
-    assert look(replace(stays, text="now 6"), channels=channels, minutes=30) == Told([], [], [], 1, down)
+    assert look(replace(stays, text="now 6"), channels=channels, minutes=30) == Outcome([], [], [], 1, down)
     web.status = 200
-    assert look(replace(stays, text="now 7"), channels=channels, minutes=40) == Told([], [], [], 1, [])
+    assert look(replace(stays, text="now 7"), channels=channels, minutes=40) == Outcome([], [], [], 1, [])
     assert len(box.got) == sent  # the other channel hears nothing twice
     text = "\n".join(text_of(got) for got in web.got[1:])
     assert "new: run build" in text and "now 7" in text
@@ -286,8 +286,8 @@ def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     look(FAILED, CHECK, channels=channels)
     web.got.clear()
-    assert look(CHECK, channels=channels, minutes=1, looked=["check"]) == Told([], [], [], 2, [])
-    assert look(FAILED, channels=channels, minutes=2, looked=["run"]) == Told([], [], [], 2, [])
+    assert look(CHECK, channels=channels, minutes=1, looked=["check"]) == Outcome([], [], [], 2, [])
+    assert look(FAILED, channels=channels, minutes=2, looked=["run"]) == Outcome([], [], [], 2, [])
     assert web.got == []
     assert look(FAILED, channels=channels, minutes=3).recovered == ["check:fct_events: not_null"]
     # What a channel missed it is told, also when nobody can look any more.
@@ -313,7 +313,7 @@ def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
 def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
     program = (
         "import sys; from datetime import datetime; from orchestration.quality.alerts import *\n"
-        "print(tell([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
+        "print(notify([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
         f" channels=[Webhook({web.url!r})], now=datetime.now()))"
     )
     for opened in ("opened=['run:build']", "opened=[]"):
@@ -334,9 +334,9 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
     path.write_text(content, errors="surrogateescape")
     with pytest.raises(
         FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file"
-    ) as told:
+    ) as raised:
         look(FAILED, channels=[Webhook(web.url)])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     path.unlink()
     look(FAILED, channels=[Webhook(web.url)])
     assert len(web.got) == 1
@@ -396,7 +396,7 @@ def test_a_channel_that_is_reached_knows_what_is(
             now.update({f"{kind} {subject}": f"state {state}" for (kind, subject), state in seen.items()})
             for channel, is_up in zip(channels, up, strict=True):
                 channel.up = is_up
-            told = tell(
+            outcome = notify(
                 [
                     Problem(kind, subject, f"owner of {subject}", f"state {state}", state=str(state))
                     for (kind, subject), state in seen.items()
@@ -407,9 +407,9 @@ def test_a_channel_that_is_reached_knows_what_is(
                 now=NOON + timedelta(minutes=minute),
                 where=Settings.below(Path(folder)),
             )
-            assert len(told.opened) + told.still_open == len(now)
+            assert len(outcome.opened) + outcome.still_open == len(now)
             for channel in channels:
-                if f"{channel.name}: down" not in told.undelivered:
+                if f"{channel.name}: down" not in outcome.undelivered:
                     assert channel.believes == now
 
 
@@ -580,8 +580,8 @@ def test_a_webhook_that_refuses_tells_no_secret(
     web.status = status
     monkeypatch.setenv("FINEGRAIN_ALERT_WEBHOOK", web.url)
     channels = channels_from_environment()
-    told = look(FAILED, channels=channels)
-    assert told.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
+    outcome = look(FAILED, channels=channels)
+    assert outcome.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
     assert f"not delivered: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
     assert "s3cret" not in caplog.text + repr(channels)
 
@@ -607,8 +607,8 @@ def test_what_cannot_be_reached_tells_no_secret(
             Mail(HOST, port, "finegrain@shop.com", "me", "s3cret"),
             Log(),
         ]
-        told = look(FAILED, channels=channels)
-    assert told.undelivered == [
+        outcome = look(FAILED, channels=channels)
+    assert outcome.undelivered == [
         "broken: RuntimeError",
         f"webhook: {HOST}:{port} is not reached: Connection refused",
         f"mute: {HOST}:{silent} is not reached: it takes too long",
@@ -642,17 +642,19 @@ def test_mail_logs_in(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Monk
         nobody = look(FAILED, CHECK, channels=[Mail(HOST, port, "finegrain@shop.com")])
         assert nobody.undelivered == [f"mail: {HOST}:{port} answers 530"]
     with mail_server() as (_, port):
-        told = look(replace(FAILED, subject="x"), channels=[Mail(HOST, port, "finegrain@shop.com", "me", "s3cret")])
-        assert "takes no login" in told.undelivered[0]
+        outcome = look(replace(FAILED, subject="x"), channels=[Mail(HOST, port, "finegrain@shop.com", "me", "s3cret")])
+        assert "takes no login" in outcome.undelivered[0]
 
 
 def test_mail_to_nobody_and_to_some(post: tuple[Mailbox, Mail], caplog: pytest.LogCaptureFixture) -> None:
     box, mail = post
-    told = look(FAILED, channels=[mail], rules=Rules())
-    assert "nobody to write to; name an address under owners.data-engineering or everyone_else" in told.undelivered[0]
+    outcome = look(FAILED, channels=[mail], rules=Rules())
+    assert (
+        "nobody to write to; name an address under owners.data-engineering or everyone_else" in outcome.undelivered[0]
+    )
     box.refused = {"data@shop.com", "ml@shop.com"}
-    told = look(FAILED, CHECK, channels=[mail])
-    assert told.undelivered == [f"mail: {HOST}:{mail.port} refuses the addresses of data-engineering (550)"]
+    outcome = look(FAILED, CHECK, channels=[mail])
+    assert outcome.undelivered == [f"mail: {HOST}:{mail.port} refuses the addresses of data-engineering (550)"]
     assert [to for to, _ in box.got] == [["ml2@shop.com"]]
     assert "refuses 1 of the addresses" in caplog.text
     box.refused = set()
@@ -710,8 +712,8 @@ def test_no_password_is_sent_in_the_clear(post: tuple[Mailbox, Mail], monkeypatc
     _, mail = post
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **named: real(HOST, *rest, **named))
-    told = look(FAILED, channels=[Mail("mail.shop.com", mail.port, "finegrain@shop.com", "me", "s3cret")])
-    assert told.undelivered == [f"mail: mail.shop.com:{mail.port} offers no TLS for the password; write smtps://"]
+    outcome = look(FAILED, channels=[Mail("mail.shop.com", mail.port, "finegrain@shop.com", "me", "s3cret")])
+    assert outcome.undelivered == [f"mail: mail.shop.com:{mail.port} offers no TLS for the password; write smtps://"]
 
 
 def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -753,9 +755,9 @@ def test_a_wrong_variable_is_named_and_its_secret_is_not(
 ) -> None:
     for name, value in given_.items():
         monkeypatch.setenv(f"FINEGRAIN_ALERT_{name}", value)
-    with pytest.raises(FinegrainError, match=said) as told:
+    with pytest.raises(FinegrainError, match=said) as raised:
         channels_from_environment()
-    assert "s3cret" not in str(told.value) and told.value.__cause__ is None
+    assert "s3cret" not in str(raised.value) and raised.value.__cause__ is None
 
 
 # The rules.
@@ -816,10 +818,10 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
 def test_wrong_rules_are_one_sentence(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "mine.yml"
     path.write_text(content)
-    with pytest.raises(FinegrainError) as told:
+    with pytest.raises(FinegrainError) as raised:
         read_rules(path)
-    assert str(told.value).startswith(str(path)) and said in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(raised.value).startswith(str(path)) and said in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_rules_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -924,7 +926,7 @@ def test_a_loader_tells_its_figures(web: Sink) -> None:
         began = read_loader(url)
         assert began is not None and (began.up, began.lag, began.delay_seconds) == (False, {}, None)
         watch.took(5, 100)
-        watch.landed(5, 100, Landed(rows=5, dead={}, unknown={}, delay=2.5), 0.1, 0.2)
+        watch.landed(5, 100, BatchResult(rows=5, dead={}, unknown={}, delay=2.5), 0.1, 0.2)
         watch._looked -= 2
         watch.lag(lambda: {"0": 70, "1": 5})
         found = read_loader(url)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from orchestration import cli
 from orchestration.errors import FinegrainError, console
-from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.messages import BatchResult
 from orchestration.ingest.stream.watch import Watch
 
 #: Markup that is closed and never opened, and what terminals obey: colours, the title, a cleared screen, C1, text from right to left.
@@ -35,7 +35,7 @@ def test_text_from_outside_is_shown_and_not_obeyed() -> None:
     table = Table("column " + NASTY, title=NASTY, caption=NASTY)
     table.add_row(NASTY, Text(NASTY, style="red"))
     watch = Watch(f"kafka:{NASTY}")
-    watch.landed(1, 1, Landed(1, {NASTY: 1}, {NASTY: 1}), 0.1, 0.1)
+    watch.landed(1, 1, BatchResult(1, {NASTY: 1}, {NASTY: 1}), 0.1, 0.1)
     watch.totals.lag, watch.totals.trouble = {NASTY: 1}, NASTY
     for options in ({}, {"force_terminal": True, "color_system": "truecolor"}):
         file = io.StringIO()

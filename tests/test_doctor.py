@@ -203,7 +203,7 @@ def test_units_and_categories(clinic: Clinic) -> None:
     path = clinic.mapping(products={"files": "p.csv", "available_at": "event_time", "fields": fields})
     [seen] = clinic.look(path).entries
     assert said(seen, "warning", "weight_unit").startswith(
-        "seeds/unit_conversions.csv does not hold 'stone' (1); 1 of 2"
+        "seeds/unit_conversions.csv does not contain 'stone' (1); 1 of 2"
     )
     known = {row.lower() for row in doctor._seed("category_map.csv", "raw_category")}
     if "shoes" not in known:
@@ -308,7 +308,7 @@ def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> Non
     report = clinic.look(clinic.mapping(events=[entry] * 10))
     assert report.count("error") == 2
     [first, *others] = report.entries
-    also = f"(so in {clinic.folder / 'shop.yml'}: tables.events[2-10], too)"
+    also = f"(also in {clinic.folder / 'shop.yml'}: tables.events[2-10])"
     assert said(first, "error", "price").endswith(also)
     assert said(first, "error").startswith("available_at: ") and said(first, "error").endswith(also)
     assert not [finding for entry in others for finding in entry.findings]
@@ -545,7 +545,7 @@ def test_one_file_under_two_names(clinic: Clinic) -> None:
         clinic.file(name, *lines(2))
     path = clinic.mapping(events={"files": "*.csv", "available_at": "event_time", "fields": FIELDS})
     [seen] = clinic.look(path).entries
-    assert "b.csv holds the same bytes as" in said(seen, "warning")
+    assert "b.csv has the same bytes as" in said(seen, "warning")
 
 
 def test_files_that_a_load_would_skip(clinic: Clinic) -> None:

@@ -205,11 +205,11 @@ def test_who_has_lost_the_lock_commits_nothing(
         ) as server:
             server.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
 
-    with lake.alone(one, "load"):
+    with lake.exclusive(one, "load"):
         with lake.writing(con, one):
             con.execute("insert into lake.raw.events (event_id) values ('held')")
         end_holders()
-        with lake.alone(two, "load"):  # it is free, though the first does not know
+        with lake.exclusive(two, "load"):  # it is free, though the first does not know
             pass
         with pytest.raises(FinegrainError, match="the lock on this work"), lake.writing(con, one):
             con.execute("insert into lake.raw.events (event_id) values ('lost')")
@@ -226,13 +226,13 @@ def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop], capsys: pytes
     got = threading.Event()
 
     def wait_for_it() -> None:
-        with lake.alone(two, "load"):
+        with lake.exclusive(two, "load"):
             got.set()
 
     waiting = threading.Thread(target=wait_for_it)
-    with lake.alone(one, "load"):
+    with lake.exclusive(one, "load"):
         waiting.start()
-        with lake.alone(two, "ingest shop"):
+        with lake.exclusive(two, "ingest shop"):
             pass
         assert not got.wait(0.5)
         assert capsys.readouterr().err == ""

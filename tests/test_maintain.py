@@ -145,7 +145,7 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
 
 @pytest.mark.soak
 def test_builds_go_on_exactly(houses: Houses) -> None:
-    """Landed, kept up and built in turn, some builds left out: what is built equals a build from scratch."""
+    """Loaded, maintained and built in turn, some builds left out: what is built equals a build from scratch."""
     rows = rows_of(3)
     where = houses.make("kept_up")
     third = len(rows) // 3
@@ -236,21 +236,21 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
             looks.append(time.monotonic())
 
     def move_once() -> None:
-        with lake.unmoved(home, moving=True):
+        with lake.reading(home, compacting=True):
             pass
 
     lake.connect(home).close()
     con, moved = lake.connect(home, read_only=True), threading.Event()
     answered = threading.Event()
     reader = threading.Thread(target=lambda: (con.execute("select count(*) from lake.raw.events"), answered.set()))
-    with lake.unmoved(home, moving=True):
+    with lake.reading(home, compacting=True):
         reader.start()
         assert not answered.wait(0.5)
     assert answered.wait(30)
     reader.join()
     # Readers are not in each other's way, and who holds it around several statements is not in its own, though upkeep waits.
     upkeep = threading.Thread(target=move_once)
-    with lake.unmoved(home):
+    with lake.reading(home):
         upkeep.start()
         for _ in range(20):
             assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]

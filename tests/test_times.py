@@ -462,7 +462,8 @@ def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_pa
     assert "format" not in said
     [said] = about_times(home, mapped(tmp_path, "at", "9999-12-31,u", "2024-01-01,u"))
     assert (
-        said == "1 of 2 rows (50.0 %) have a value that is not a time: '9999-12-31' (years outside 1990..2100 are none)"
+        said
+        == "1 of 2 rows (50.0 %) have a value that is not a time: '9999-12-31' (years outside 1990..2100 are not valid)"
     )
 
 

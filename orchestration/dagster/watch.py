@@ -162,7 +162,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             except (FinegrainError, duckdb.Error) as error:
                 # What cannot be looked at is neither well nor ill.
                 context.log.warning(f"could not look at {' and '.join(kinds)}: {alerts.scrub(str(error))}")
-        outcome = alerts.tell(
+        outcome = alerts.notify(
             problems,
             looked=looked,
             rules=rules,
@@ -175,9 +175,9 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         return dg.SensorResult(
             skip_reason=f"{len(problems)} problems; {outcome}",
             asset_events=[
-                dg.AssetObservation(streams[loader.place], metadata=_figures(loader))
+                dg.AssetObservation(streams[loader.stream_id], metadata=_figures(loader))
                 for loader in seen.values()
-                if loader is not None and loader.place in streams
+                if loader is not None and loader.stream_id in streams
             ],
         )
 

@@ -72,12 +72,12 @@ def update(origin: str | None = None, *, where: Settings | None = None, now: dat
     name = shown(re.sub(r"[?#].*", "", origin).rsplit("/", 1)[-1]) if is_address else shown(Path(origin).name)
     # Two updates at once would land the same rates twice.
     with (
-        lake.alone(where, "rates"),
+        lake.exclusive(where, "rates"),
         scratch(where.home / "spill") as folder,
         closing(lake.connect(where)) as con,
     ):
         _stage(con, body, shown(origin), folder, now)
-        with lake.unmoved(where):
+        with lake.reading(where):
             _compare(con)
         [(new, changed, unchanged)] = con.execute(
             "select count(*) filter (former is null), count(*) filter (former is not null and former <> per_euro), "

@@ -39,7 +39,7 @@ FEW: Final = 10
 
 
 @dataclass
-class Landed:
+class BatchResult:
     """The result of a batch: rows landed, dead letters by rule, and messages with unknown keys, by key. The rest was filtered by the mapping's
     `where`. `delay` is the seconds from the median event to now."""
 
@@ -48,7 +48,7 @@ class Landed:
     unknown: dict[str, int] = field(default_factory=dict)
     delay: float | None = None
 
-    def add(self, other: Landed) -> None:
+    def add(self, other: BatchResult) -> None:
         """Add the result of another piece of the same batch."""
         self.rows += other.rows
         for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
@@ -208,10 +208,10 @@ class Messages:
                 ))"""
         return parsed, parameters | {"shape": json.dumps(shape)}
 
-    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> Landed:
+    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> BatchResult:
         """Within a writing transaction, land a validated batch: each message becomes a row or a dead letter, or is filtered by `where`. Without
         `dead_letter`, dead letters are counted but not stored."""
-        done = Landed()
+        done = BatchResult()
         if not len(batch):
             return done
         done.unknown = dict(list(self.unknown.items())[:NAMED])
@@ -331,7 +331,7 @@ class Messages:
         )
         self.con.unregister("batch")
 
-    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> Landed:
+    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> BatchResult:
         """Within a writing transaction, turn every message of a batch into a dead letter without parsing it; `why` is the rule and a sentence."""
         self._number = _number(topic_id)
         self.con.register("batch", batch.table)
@@ -340,7 +340,7 @@ class Messages:
         )
         self.con.unregister("batch")
         self._dead_letter(batch, now)
-        return Landed(dead=self.dead())
+        return BatchResult(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
         """The number of validated messages that break each rule."""
