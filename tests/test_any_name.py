@@ -159,7 +159,7 @@ def test_files_that_would_be_called_alike_are_refused(home: Settings, tmp_path: 
     fields = {"event_type": "t", "event_at": "at", "user_id": "u"}
     entry = {"files": "*.csv", "available_at": "event_time", "fields": fields}
     mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
-    with pytest.raises(FinegrainError, match=r"caf\\xe9.csv: its rows would be called as those of .*; rename one"):
+    with pytest.raises(FinegrainError, match=r"caf\\xe9.csv: its rows would have the same positions as those of .*; rename one"):
         load(mapping, data=tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_columns_that_differ_in_case_alone(home: Settings, tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     tell("a.jsonl", query="q", page="Q")
     with pytest.raises(
-        FinegrainError, match=r"a\.jsonl: 'Q' and 'q' differ in case alone, so they cannot be read together"
+        FinegrainError, match=r"a\.jsonl: 'Q' and 'q' differ only in case, so they cannot be read together"
     ):
         load(mapping, data=tmp_path)
     tell("a.jsonl", query="Q")

@@ -182,7 +182,7 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
         ("text.parquet", b"t,at,u\n", r"text\.parquet: this is not a complete Parquet file"),
         ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
-        ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
+        ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 contains NUL bytes"),
         ("data.bin", b"x", r"data\.bin: the format is not clear from the name; add `format: parquet`"),
     ],
 )

@@ -838,7 +838,7 @@ def test_columns_that_differ_in_case_alone(on_postgres: Shop) -> None:
     on_postgres.run("insert into odd values (1, 'lower', 'upper')")
     on_postgres.whole(table="odd", deletes="compare", fields={"customer_id": "id", "country": "q"})
     with pytest.raises(
-        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ in case alone, so they .*; read a view that"
+        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ only in case, so they .*; read a view that"
     ):
         on_postgres.ingest()
     on_postgres.run('create view named as select id, q, "Q" as other from odd')
