@@ -115,5 +115,4 @@ OTHERS_WORDS |= {"docs/reference/raw-tables.md", "deploy/README.md", "benchmarks
 
 @pytest.mark.parametrize("page", [page for page in PAGES if name_of(page) not in OTHERS_WORDS], ids=name_of)
 def test_pages_use_plain_words(page: Path) -> None:
-    if page.parent.name != "decisions":
-        assert UNWANTED.findall(re.sub(r"`[^`]*`", "", prose(page))) == []
+    assert UNWANTED.findall(re.sub(r"`[^`]*`", "", prose(page))) == []
