@@ -159,7 +159,9 @@ def test_files_that_would_be_called_alike_are_refused(home: Settings, tmp_path: 
     fields = {"event_type": "t", "event_at": "at", "user_id": "u"}
     entry = {"files": "*.csv", "available_at": "event_time", "fields": fields}
     mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
-    with pytest.raises(FinegrainError, match=r"caf\\xe9.csv: its rows would have the same positions as those of .*; rename one"):
+    with pytest.raises(
+        FinegrainError, match=r"caf\\xe9.csv: its rows would have the same positions as those of .*; rename one"
+    ):
         load(mapping, data=tmp_path)
 
 

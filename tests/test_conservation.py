@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers import Postgres
-from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_deleted, land
+from small_shops import EVENT_TABLES, RECORD_TABLES, Homes, Row, ShopMaker, differences, is_deleted, land
 from test_stream import GOOD, Shop
 
 from orchestration.config.published import DATABASE
@@ -157,24 +157,24 @@ class Groups:
         self._parents[self.of(one)] = self.of(other)
 
 
-def check_one_shop(houses: Houses, seed: int) -> None:
+def check_one_shop(homes: Homes, seed: int) -> None:
     random = Random(seed)
-    rows = ShopMaker(random).shop_that_takes_back()
+    rows = ShopMaker(random).shop_with_deletions()
     random.shuffle(rows)
-    house = houses.make("conserved")
+    shop_home = homes.make("conserved")
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        land(house, part)
-        houses.run(house)
-    check_conserved(house, rows)
+        land(shop_home, part)
+        homes.run(shop_home)
+    check_conserved(shop_home, rows)
 
     # But for the books, it is as if what is gone had never come.
     gone = taken_back(rows)
-    never = houses.make("never")
+    never = homes.make("never")
     came = [row for row in rows if row.table != "deletions"]
     assert gone
     land(never, (row for row in came if (row.table, row.source, row.position, row.available_at) not in gone))
-    houses.run(never, "--full-refresh")
-    found = [line for line in differences(house, never) if not line.startswith(BOOKS)]
+    homes.run(never, "--full-refresh")
+    found = [line for line in differences(shop_home, never) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)
 
 
@@ -182,15 +182,15 @@ def check_one_shop(houses: Houses, seed: int) -> None:
     phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None, max_examples=1
 )
 @given(seed=st.integers(0, 2**32 - 1))
-def test_every_raw_row_has_one_verdict_and_the_counts_add_up(houses: Houses, seed: int) -> None:
-    check_one_shop(houses, seed)
+def test_every_raw_row_has_one_verdict_and_the_counts_add_up(homes: Homes, seed: int) -> None:
+    check_one_shop(homes, seed)
 
 
 def test_what_a_database_deletes_leaves_the_marts(
-    houses: Houses, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    homes: Homes, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By way of `finegrain ingest`: a line by itself, an order with its lines; a line that comes back is there again."""
-    where, access = houses.make("ingested"), postgres.environment()
+    where, access = homes.make("ingested"), postgres.environment()
     host, port, user, password = (access[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"))
     monkeypatch.setenv("SHOP_URL", f"postgresql://{user}:{password}@{host}:{port}/{postgres_database}")
     whole = {"key": ["id"], "deletes": "compare", "origin": "database", "available_at": "now"}
@@ -204,7 +204,7 @@ def test_what_a_database_deletes_leaves_the_marts(
 
     def bought() -> list[tuple[Any, ...]]:
         ingest(mapping, where=where)
-        houses.run(where, "--select", "+fct_order_items")
+        homes.run(where, "--select", "+fct_order_items")
         with duckdb.connect(str(where.warehouse), read_only=True) as con:
             return con.execute(
                 "select order_key, product_id, cast(quantity as integer) from marts.fct_order_items order by all"
@@ -233,10 +233,10 @@ def asked(where: Settings, *queries: str) -> list[list[tuple[Any, ...]]]:
         return [con.execute(query).fetchall() for query in queries]
 
 
-def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_path: Path) -> None:
+def test_quarantined_rows_of_a_stream_are_read_again_once(homes: Homes, tmp_path: Path) -> None:
     """After a mend of the mapping: what they become replaces what they were."""
-    shop = Shop(tmp_path, houses.extensions)
-    shop.where = where = houses.make("replayed")
+    shop = Shop(tmp_path, homes.extensions)
+    shop.where = where = homes.make("replayed")
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied", "none": "granted"}}})
     with pytest.raises(FinegrainError, match=r"nothing is published .*; run `finegrain build`"):
         replay(shop.mapping, quarantined=True, where=where)
@@ -244,7 +244,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     shop.add(*({**GOOD, "user_id": user, "cookies": cookies} for user, cookies in users.items()), b"no JSON")
     shop.add({**GOOD, "user_id": "eve", "cookies": "all", "event_at": "2099-01-01"})
     shop.drain()
-    houses.run(where, "--select", "+quarantined_events")
+    homes.run(where, "--select", "+quarantined_events")
     version = where.published / "current"
     version.mkdir(parents=True)
     with duckdb.connect(str(version / DATABASE)) as con:
@@ -273,7 +273,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     assert replay(shop.mapping, quarantined=True, where=where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
     # The next build keeps what was mended, and the ledger knows what it was.
-    houses.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
+    homes.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
     events, ledger, quarantine = asked(
         where,
         "select user_id from marts.fct_events order by 1",
@@ -346,20 +346,20 @@ def map_a_shop(mapping: Path, is_right: bool) -> None:
 
 
 @pytest.mark.long
-def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: Houses, tmp_path: Path) -> None:
+def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(homes: Homes, tmp_path: Path) -> None:
     """By `load --remap`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
     for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):
         (tmp_path / f"{name}.csv").write_text(text)
     mapping = tmp_path / "shop.yml"
-    corrected, right = houses.make("corrected"), houses.make("right")
+    corrected, right = homes.make("corrected"), homes.make("right")
     map_a_shop(mapping, is_right=False)
     load(mapping, data=tmp_path, where=corrected, now=NOW)
-    houses.run(corrected)
+    homes.run(corrected)
     kept = "select user_id, product_id, cast(quantity as integer), brand from int_cleaning__events order by all"
     assert asked(corrected, kept) == [[]]  # nobody in the catalogue of customers
     map_a_shop(mapping, is_right=True)
     load(mapping, data=tmp_path, where=right, now=NOW)
-    houses.run(right, "--full-refresh")
+    homes.run(right, "--full-refresh")
     expected = [
         ("ann", "A1", 1, "Tilia"),
         ("ann", "B2", None, "Acer"),
@@ -371,7 +371,7 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
     with pytest.raises(FinegrainError, match=r"events visits.csv: 3 rows would be replaced, 0 deleted, 1 added"):
         load(mapping, data=tmp_path, where=corrected, now=LATER)
     load(mapping, data=tmp_path, remap=True, where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)
     ledger = "select raw_table, sum(raw_rows), sum(kept), sum(quarantined) from marts.event_ledger where raw_rows > 0 group by 1 order by 1"
@@ -381,10 +381,10 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
 
     # Without its catalogue of products the shop has no event that counts; with it, it is what it was.
     unload("shop.products", where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     waiting = "select verdict, reasons from int_events__validated where not list_contains(reasons, 'deleted_at_source')"
     assert asked(corrected, kept, waiting) == [[], [("quarantined", ["unknown_product"])] * 4]
     load(mapping, data=tmp_path, where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)

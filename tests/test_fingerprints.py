@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from small_shops import VARS, Houses, ShopMaker, differences, land
+from small_shops import VARS, Homes, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.warehouse.build import Build, from_scratch, run_dbt
@@ -194,11 +194,11 @@ class _Graph:
 class _Shop:
     """A small shop whose rows arrive in three parts, built from a project that may be changed; of the models, those that are `selected`."""
 
-    def __init__(self, houses: Houses, project: Path, *selected: str) -> None:
+    def __init__(self, homes: Homes, project: Path, *selected: str) -> None:
         random = Random(5)
         rows = ShopMaker(random).shop()
         random.shuffle(rows)
-        self.houses, self.project, self.where, self.selected = houses, project, houses.make("rules"), selected
+        self.homes, self.project, self.where, self.selected = homes, project, homes.make("rules"), selected
         self.parts = [rows[begin::3] for begin in range(3)]
         self.arrive()
         self.build()
@@ -219,14 +219,14 @@ class _Shop:
         return _begun(self.where)
 
     def equals_one_from_scratch(self, **variables: object) -> None:
-        at_once = self.houses.beside(self.where)
+        at_once = self.homes.beside(self.where)
         _run(at_once, self.project, "run", "--full-refresh", *self.selected, variables=VARS | variables)
         assert differences(self.where, at_once) == []
 
 
 @pytest.mark.long
-def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy: Path) -> None:
-    shop = _Shop(houses, copy)
+def test_a_label_or_a_comment_rebuilds_no_incremental_model(homes: Homes, copy: Path) -> None:
+    shop = _Shop(homes, copy)
     change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
     change(copy, "macros/sessions.sql", "events without a gap", "events that follow without a gap")
     shop.change_seed("rfm_segments", "champion", "Best of all")
@@ -237,10 +237,10 @@ def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy
 
 
 @pytest.mark.long
-def test_rules_of_events_rebuild_what_follows_from_them(houses: Houses, copy: Path) -> None:
+def test_rules_of_events_rebuild_what_follows_from_them(homes: Homes, copy: Path) -> None:
     """A rule of sessions, one of verdicts, and a seed, between which and the verdicts there are tables and views."""
     events = {"int_events__validated", "int_events__sessionized"}
-    shop = _Shop(houses, copy, "--select", "+int_events__sessionized")
+    shop = _Shop(homes, copy, "--select", "+int_events__sessionized")
     shop.arrive()
     done = shop.build(session_gap_minutes=3)
     assert shop.begun() & events == {"int_events__sessionized"}
@@ -270,9 +270,9 @@ def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:
     return {str(macros[key]["name"]) for key in found if macros[key]["package_name"] == "finegrain"}
 
 
-def test_no_macro_of_a_model_is_overlooked(project: Path, houses: Houses) -> None:
+def test_no_macro_of_a_model_is_overlooked(project: Path, homes: Homes) -> None:
     """Against what dbt itself found when it parsed. dbt counts the hooks of dbt_project.yml, too."""
-    where, target = houses.make("parsed"), houses.root / "target"  # where dbt has parsed it already
+    where, target = homes.make("parsed"), homes.root / "target"  # where dbt has parsed it already
     run_dbt(["parse", "--vars", json.dumps(VARS), "--target-path", str(target)], where=where)
     manifest = json.loads((target / "manifest.json").read_text("utf-8"))
     macros, known = _macros(project), manifest["macros"]

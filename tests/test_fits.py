@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Houses, Row, ShopMaker, at, land
+from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Homes, Row, ShopMaker, at, land
 
 from orchestration.config.settings import Settings
 
@@ -41,23 +41,23 @@ def group_key(row: dict[str, Any], column: str | None) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def built(houses: Houses) -> tuple[Settings, list[dict[str, Any]], Fits]:
+def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     """A shop built in two goes, its verdicts on kept rows, and its fits of numbers."""
     random = Random(20240401)
     rows = ShopMaker(random).shop(events=260)
-    house = houses.make("fits")
+    shop_home = homes.make("fits")
     random.shuffle(rows)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        land(house, part)
-        houses.run(house)
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        land(shop_home, part)
+        homes.run(shop_home)
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
         fits: Fits = defaultdict(dict)
         for fit in rows_of(con, "select * from int_cleaning__numeric_statistics"):
             days = fits[fit["measure"], fit["group_by"], fit["group_key"]]
             assert fit["valid_on"] not in days
             days[fit["valid_on"]] = fit
-    return house, kept, fits
+    return shop_home, kept, fits
 
 
 def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
@@ -97,8 +97,8 @@ def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[s
 
 
 def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
-    house, kept, _ = built
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+    shop_home, kept, _ = built
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         modes = {(row["measure"], row["valid_on"]): row for row in rows_of(con, "select * from int_cleaning__modes")}
     expected: dict[tuple[str, date], tuple[str, int, int]] = {}
     for label in ("device", "country"):
@@ -143,8 +143,8 @@ def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | N
 
 
 def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
-    house, kept, fits = built
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+    shop_home, kept, fits = built
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         cleaned = {row["row_id"]: row for row in rows_of(con, "select * from int_cleaning__events")}
         rules = rows_of(con, "select * from outlier_rules")
         imputing = {
@@ -214,12 +214,12 @@ def planted(day: date, number: int, arrived: datetime) -> Row:
 
 
 def test_what_arrives_on_a_day_changes_nothing_before_it(
-    built: tuple[Settings, list[dict[str, Any]], Fits], houses: Houses
+    built: tuple[Settings, list[dict[str, Any]], Fits], homes: Homes
 ) -> None:
     """Some of the strangers come in time, some of what they did is days old when it arrives."""
-    house, _, _ = built
+    shop_home, _, _ = built
     day = FIRST_DAY + (DAYS - 4) * DAY
-    then = houses.beside(house)
+    then = homes.beside(shop_home)
     strangers = [planted(day - number % 2 * 5 * DAY, number, at(day, 40000)) for number in range(40)]
     customers = [
         Row("customers", "shop", f"planted#{n}", at(day, 40000), {"customer_id": f"planted {n}", "income": "77000000",
@@ -232,7 +232,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
         for n in range(40)
     ]  # fmt: skip
     land(then, [*strangers, *customers, *products])
-    houses.run(then)
+    homes.run(then)
 
     for table, when, since in (
         ("int_cleaning__numeric_statistics", "valid_on", day),
@@ -241,7 +241,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
         ("int_cleaning__profile_modes", "valid_on", day),
         ("int_cleaning__events", "event_day", day + 2 * DAY),
     ):
-        before, after = values_of(house, table), values_of(then, table)
+        before, after = values_of(shop_home, table), values_of(then, table)
         changed = {
             row[when] for row in before.keys() ^ after.keys() if not str(row["anonymous_id"]).startswith("stranger")
         }

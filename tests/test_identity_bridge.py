@@ -11,7 +11,7 @@ import duckdb
 import pandas as pd
 import pytest
 from plainly import customer_of
-from small_shops import Houses, Row, land
+from small_shops import Homes, Row, land
 
 from orchestration.config.settings import Settings
 from orchestration.warehouse.publish import publish
@@ -29,10 +29,10 @@ def profile(user: str, moment: datetime) -> Row:
     return Row("customers", "shop", user, moment, {"customer_id": user}, origin="database")
 
 
-def published(houses: Houses, where: Settings, rows: list[Row]) -> Path:
+def published(homes: Homes, where: Settings, rows: list[Row]) -> Path:
     """Land rows, build, publish; the folder of Parquet files. The audit is taken as passed: it is not what is tested."""
     land(where, rows)
-    houses.run(where)
+    homes.run(where)
     with duckdb.connect(str(where.warehouse)) as con:
         con.execute("update main.builds set command = 'build', is_whole = true, status = 'passed'")
     publish(where)
@@ -47,9 +47,9 @@ def the_join_of_the_page(project: Path) -> str:
 
 
 def test_labels_find_the_customers_of_an_old_file(
-    houses: Houses, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    homes: Homes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = houses.make("bridge")
+    shop = homes.make("bridge")
     visitors = [f"V{number}" for number in range(4)]
     before = [seen("view_item", T1 - DAY + number * HOUR, anonymous_id=each) for number, each in enumerate(visitors)]
     before += [seen("view_item", T1 - HOUR, user_id="U1"), profile("U1", T1 - 2 * DAY), profile("U2", T1 - 2 * DAY)]
@@ -59,7 +59,7 @@ def test_labels_find_the_customers_of_an_old_file(
     monkeypatch.setenv("FINEGRAIN_AS_OF", T1.isoformat())
     old = tmp_path / "old"
     old.mkdir()
-    folder = published(houses, shop, [*before, later])
+    folder = published(homes, shop, [*before, later])
     for mart in ("user_features", "dim_customers"):
         pd.read_parquet(folder / mart).to_parquet(old / f"{mart}.parquet")
     monkeypatch.delenv("FINEGRAIN_AS_OF")
@@ -72,7 +72,7 @@ def test_labels_find_the_customers_of_an_old_file(
         seen("purchase", T1 + 5 * DAY, anonymous_id="V2", order_id="3"),
         seen("purchase", T1 + 6 * DAY, user_id="U2", order_id="4"),
     ]
-    now = published(houses, shop, linked)
+    now = published(homes, shop, linked)
 
     file = set(pd.read_parquet(old / "user_features.parquet").customer_id)
     assert file == {customer_of(f"a:{each}") for each in visitors} | {customer_of("u:U1")}
@@ -91,7 +91,7 @@ def test_labels_find_the_customers_of_an_old_file(
     # A link, once made, does not move: U2 logs in where V0 and V1 were.
     bridge = pd.read_parquet(now / "bridge_identities")
     again = [seen("login", T1 + 9 * DAY + n * HOUR, anonymous_id=f"V{n}", user_id="U2") for n in range(2)]
-    published(houses, shop, again)
+    published(homes, shop, again)
     after = pd.read_parquet(now / "bridge_identities")
     key = ["identity", "customer_id"]
     assert after.sort_values(key).reset_index(drop=True).equals(bridge.sort_values(key).reset_index(drop=True))

@@ -93,7 +93,7 @@ BROKEN = {
         "models/intermediate/events/int_events__hits.sql:2: reads int_tiles__day of tiles: events comes before it "
         "(the order is reference, events, cleaning, changes, identity, tiles, features, current)",
     ),
-    "a room that the house does not have": (
+    "a folder that the layer does not have": (
         {
             "models/marts/attic/fct_old.sql": "select 1 from {{ ref('fct_hits') }}",
             "models/marts/attic/fct_old.yml": said("fct_old"),

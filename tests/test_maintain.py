@@ -19,7 +19,7 @@ from random import Random
 import duckdb
 import pytest
 import streams
-from small_shops import Houses, Row, ShopMaker, differences, land
+from small_shops import Homes, Row, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
@@ -144,30 +144,30 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
 
 
 @pytest.mark.soak
-def test_builds_go_on_exactly(houses: Houses) -> None:
+def test_builds_go_on_exactly(homes: Homes) -> None:
     """Loaded, maintained and built in turn, some builds left out: what is built equals a build from scratch."""
     rows = rows_of(3)
-    where = houses.make("kept_up")
+    where = homes.make("kept_up")
     third = len(rows) // 3
     land_in_lots(where, rows[:third], 4)
-    houses.run(where)
+    homes.run(where)
     land_in_lots(where, rows[third : 2 * third], 4)
     assert maintain(NOW, where).snapshots_expired > 0
     land_in_lots(where, rows[2 * third :], 4)
     maintain(NOW, where)  # twice since the last build
-    stale = houses.beside(where)
-    houses.run(where)
+    stale = homes.beside(where)
+    homes.run(where)
     maintain(NOW, where)
     assert not needs_full_refresh(where)
-    rebuilt = houses.beside(where)
-    houses.run(rebuilt, "--full-refresh")
+    rebuilt = homes.beside(where)
+    homes.run(rebuilt, "--full-refresh")
     assert differences(where, rebuilt) == []
     # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
     assert needs_full_refresh(stale)
 
 
-def test_what_must_be_kept_is_kept(houses: Houses) -> None:
-    where = houses.make("kept")
+def test_what_must_be_kept_is_kept(homes: Homes) -> None:
+    where = homes.make("kept")
     before = snapshots(where)
     land_in_lots(where, rows_of(4, 40), 3)
     known = snapshots(where)
@@ -455,8 +455,8 @@ class Held:
         self.process.communicate("\n", timeout=60)
 
 
-def test_a_warehouse_that_is_being_built_is_left_alone(houses: Houses) -> None:
-    where = houses.make("held")
+def test_a_warehouse_that_is_being_built_is_left_alone(homes: Homes) -> None:
+    where = homes.make("held")
     land_in_lots(where, [row for row in rows_of(5) if row.table == "events"], 4)
     known = snapshots(where)
     held = Held(where)

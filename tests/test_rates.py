@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from small_shops import Houses, ShopMaker, differences, land
+from small_shops import Homes, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, Unavailable
@@ -207,11 +207,11 @@ def rates_file(folder: Path, name: str, rows: dict[str, dict[str, float]]) -> st
 
 
 @pytest.mark.long
-def test_new_and_corrected_rates_convert_again_what_they_concern(houses: Houses, tmp_path: Path) -> None:
+def test_new_and_corrected_rates_convert_again_what_they_concern(homes: Homes, tmp_path: Path) -> None:
     """Builds between which rates come equal one of everything: a currency that was unknown, a rate that was corrected, a day that was
     held from the one before, and rates that come before their events."""
     random = Random(11)
-    rows = ShopMaker(random).shop_that_takes_back()
+    rows = ShopMaker(random).shop_with_deletions()
     middle = sorted(row.available_at for row in rows)[len(rows) // 2]
     early, late = ([row for row in rows if (row.available_at < middle) is is_early] for is_early in (True, False))
     first = rates_file(
@@ -231,24 +231,24 @@ def test_new_and_corrected_rates_convert_again_what_they_concern(houses: Houses,
             "2024-03-31": {"USD": 1.75, "GBP": 0.5, "XXX": 3},
         },
     )
-    steps, once = houses.make("steps"), houses.make("once")
+    steps, once = homes.make("steps"), homes.make("once")
     # What hangs on these takes up what they wrote, whatever the reason (tests/test_order_free.py).
     wanted = ("--select", "+int_cleaning__events", "+dim_products")
     land(steps, early)
-    houses.run(steps, *wanted)
+    homes.run(steps, *wanted)
     before = verdicts(steps)
     update(first, where=steps)
-    houses.run(steps, *wanted)
+    homes.run(steps, *wanted)
     after = verdicts(steps)
     assert written_last(steps) == {row for row in after if after[row] != before[row]} != set()
     land(steps, late)
     update(second, where=steps)
-    houses.run(steps, *wanted)
-    houses.run(steps, *wanted)  # and nothing is left to do
+    homes.run(steps, *wanted)
+    homes.run(steps, *wanted)  # and nothing is left to do
     update(first, where=once)
     land(once, random.sample(rows, k=len(rows)))
     update(second, where=once)
-    houses.run(once, "--full-refresh", *wanted)
+    homes.run(once, "--full-refresh", *wanted)
     found = differences(steps, once)
     assert not found, "\n".join(found)
 
