@@ -392,7 +392,9 @@ class _Text:
             raise self._error(error, line) from None
         if b"\0" in plain:
             line += plain[: plain.find(b"\0")].count(b"\n")
-            raise FinegrainError(f"{self.file}: line {line} contains NUL bytes; this is not a {self.file.format} text file")
+            raise FinegrainError(
+                f"{self.file}: line {line} contains NUL bytes; this is not a {self.file.format} text file"
+            )
         return plain
 
     def end(self) -> None:
