@@ -1,8 +1,8 @@
-"""Write the raw contracts into docs/reference/raw-tables.md, from where they are described: models/staging/_sources.yml.
+"""Write the raw contracts into docs/reference/raw-tables.md, from their descriptions in models/staging/_sources.yml.
 
     python scripts/contracts_page.py [--check]
 
-`--check` writes nothing, and exits with 1 when the page is not what it should be.
+`--check` writes nothing, and exits with 1 if the page is out of date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ START, END = "<!-- contracts: scripts/contracts_page.py -->\n", "<!-- end of con
 
 
 def descriptions() -> dict[str, dict[str, str]]:
-    """What dbt's documentation says of every column of every raw table, in one line."""
+    """The description of each column of each raw table, on one line."""
     blocks = dict(
         re.findall(r"{% docs (\w+) %}\s*(.*?)\s*{% enddocs %}", (ROOT / "models" / "_docs.md").read_text("utf-8"), re.S)
     )
@@ -42,7 +42,7 @@ def descriptions() -> dict[str, dict[str, str]]:
 
 def contracts() -> str:
     """The contracts as Markdown, a table of fields for each raw table."""
-    told = descriptions()
+    meanings_of = descriptions()
     parts = []
     for table, fields in RAW_TABLES.items():
         needed = "; ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED[table])
@@ -50,10 +50,10 @@ def contracts() -> str:
         parts.append(
             f"## {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n"
         )
-        parts.append("".join(f"| `{name}` | {told[table][name]} |\n" for name in fields) + "\n")
+        parts.append("".join(f"| `{name}` | {meanings_of[table][name]} |\n" for name in fields) + "\n")
     parts.append("## Columns of every table\n\n| column | meaning |\n|---|---|\n")
     every = [*META_COLUMNS, "payload"]
-    parts.append("".join(f"| `{name}` | {told['events'][name]} |\n" for name in every) + "\n")
+    parts.append("".join(f"| `{name}` | {meanings_of['events'][name]} |\n" for name in every) + "\n")
     return "".join(parts)
 
 

@@ -1,6 +1,6 @@
-"""Put the dbt packages of packages.yml in place: from dbt's hub or, where it cannot be reached, from fallback_packages/.
+"""Install the dbt packages of packages.yml from dbt's hub or, if it cannot be reached, from fallback_packages/.
 
-FINEGRAIN_OFFLINE=1 does not ask the hub.
+With FINEGRAIN_OFFLINE=1, the hub is not used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
     INSTALLED.parent.mkdir(exist_ok=True)
     INSTALLED.unlink(missing_ok=True)
     INSTALLED.symlink_to(os.path.relpath(FALLBACK, INSTALLED.parent))
-    print("dbt's package hub cannot be reached; fallback_packages/dbt_expectations stands in for dbt-expectations")
+    print("dbt's package hub cannot be reached; fallback_packages/dbt_expectations is used instead of dbt-expectations")
     return 0
 
 

@@ -1,12 +1,11 @@
 """Write the columns of the feature marts' YAML from one declaration of measures x windows.
 
     python scripts/describe_features.py           # write
-    python scripts/describe_features.py --check   # exit with 1 if a file is not what would be written
+    python scripts/describe_features.py --check   # exit with 1 if a file is out of date
 
-A feature mart has hundreds of columns that differ in measure and window alone; scripts/features/ declares each measure once. The
-YAML is what everything else reads: dbt's contract, which fails a build whose SELECT has other columns or types, its
-documentation, the range tests, the catalogue and the feature store. What stands above `columns:` in a YAML file is
-written by hand and kept.
+A feature mart has hundreds of columns that differ only in measure and window; scripts/features/ declares each measure once.
+Everything else reads the YAML: dbt's contract, which fails a build whose SELECT has other columns or types, its documentation, the
+range tests, the catalogue and the feature store. The part above `columns:` in a YAML file is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def _in_words(window: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value in YAML's flow style; quoted where it would else be read as something else."""
+    """A value in YAML's flow style; quoted if YAML would read it as another type."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",[]{}:#'\"") else value
     return json.dumps(value)

@@ -113,11 +113,11 @@ def deletion(row: Row, moment: datetime, position: str | None = None) -> Row:
 def is_deleted(row: Row, deletions: Iterable[Row]) -> bool:
     """Whether any of these deletes the row."""
     return any(
-        row.position[:-27] == told.position[:-27] and int(row.position[-26:-17]) < int(told.position[-26:-17])
-        if told.fields["row_key"]
-        else row.position == told.position and row.available_at < told.available_at
-        for told in deletions
-        if (told.source, told.fields["raw_table"]) == (row.source, row.table)
+        row.position[:-27] == deletion.position[:-27] and int(row.position[-26:-17]) < int(deletion.position[-26:-17])
+        if deletion.fields["row_key"]
+        else row.position == deletion.position and row.available_at < deletion.available_at
+        for deletion in deletions
+        if (deletion.source, deletion.fields["raw_table"]) == (row.source, row.table)
     )
 
 

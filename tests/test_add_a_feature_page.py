@@ -108,8 +108,8 @@ def test_the_page_does_what_it_says(copy: Copy) -> None:
     first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
     printed = copy.follow(BLOCKS[:first])
     assert re.search(rf"PASS .*{TEST}", printed), printed
-    told = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
-    [feature] = [feature for mart in told.marts for feature in mart.features]
+    found_features = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
+    [feature] = [feature for mart in found_features.marts for feature in mart.features]
     assert feature.meaning == "Views of books in the last 30 days." and feature.figures
     copy.follow(BLOCKS[first:])
     expected = copy.expected()

@@ -188,7 +188,7 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
     caplog.set_level(logging.INFO, "finegrain.alerts")
 
     def news() -> tuple[list[str], list[str], list[str]]:
-        told = (
+        texts = (
             [record.getMessage() for record in caplog.records],
             [text_of(got) for got in web.got],
             [f"{mail['Subject']}\n{mail.get_content()}" for _, mail in box.got],
@@ -199,7 +199,7 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
         caplog.clear()
         web.got.clear()
         box.got.clear()
-        return told
+        return texts
 
     assert look(FAILED, channels=channels) == Outcome(["run:build"], [], [], 0, [])
     for each in news():

@@ -87,11 +87,11 @@ def test_a_column_of_any_name_is_a_column(home: Settings, tmp_path: Path, form: 
     suffix = form.removeprefix("other ")
     write(tmp_path / f"a.{suffix}", form, columns)
     own = {"csv": {"quote": "'"}} if form == "other csv" else {}
-    told = entries(columns, files=f"a.{suffix}", where="u is not null", distinct=True, **own)
+    entry_list = entries(columns, files=f"a.{suffix}", where="u is not null", distinct=True, **own)
     carry = next(name for name in columns if name.lower() == "__n")
-    told[0]["carry"] = {"columns": carry, "within": "g"}
+    entry_list[0]["carry"] = {"columns": carry, "within": "g"}
     mapping = tmp_path / "shop.yml"
-    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": told}}))
+    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry_list}}))
     if spelled == "lower" and form == "parquet":
         seen = examine(mapping, data=tmp_path, where=home)
         assert [found for each in seen.entries for found in each.findings if found.level == "error"] == []

@@ -317,9 +317,9 @@ def test_what_memory_may_be_is_what_the_engine_reads(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("FINEGRAIN_MEMORY", text)
         assert memory() == text and memory_bytes(text) == size
         with duckdb.connect(config={"memory_limit": text}) as con, duckdb.connect() as other:
-            [(told,)] = con.execute("select current_setting('memory_limit')").fetchall()
+            [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()
             other.execute(f"set memory_limit = '{int(size)}B'")
-            assert other.execute("select current_setting('memory_limit')").fetchall() == [(told,)]
+            assert other.execute("select current_setting('memory_limit')").fetchall() == [(limit,)]
     monkeypatch.setenv("FINEGRAIN_MEMORY", "")  # as a compose file passes on what nobody has set
     assert memory() == "3GB" and memory_bytes("3GB") > LEAST_MEMORY
 
@@ -372,7 +372,7 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
-    def told(**fields: object) -> str:
+    def error_of(**fields: object) -> str:
         entry = {**ENTRY, "fields": {**FIELDS, **fields}}
         mapping = {
             "source": "shop",
@@ -388,11 +388,11 @@ def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
 
     place = "error: m.yml: tables.events[1-10].fields"
     assert (
-        told(currency={"value": ["EUR"]})
+        error_of(currency={"value": ["EUR"]})
         == f"{place}.currency.value: write one constant: a text, a number, true or false\n"
     )
-    assert told(prise="p") == f"{place}.prise: events has no such field; did you mean 'price'?\n"
-    assert told(price={"colum": "p"}) == f"{place}.price.colum: no such key; did you mean 'column'?\n"
+    assert error_of(prise="p") == f"{place}.prise: events has no such field; did you mean 'price'?\n"
+    assert error_of(price={"colum": "p"}) == f"{place}.price.colum: no such key; did you mean 'column'?\n"
 
 
 def test_a_value_of_several_possible_types_is_told_once(shop: Shop) -> None:

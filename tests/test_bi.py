@@ -353,8 +353,8 @@ def missing(what: str) -> None:
 @pytest.fixture(scope="module")
 def pictured(shop: Settings) -> Path:
     """The published folder that Superset shows."""
-    told = os.environ.get("FINEGRAIN_BI_PICTURES")
-    return Path(told).absolute() if told else shop.published
+    folder_name = os.environ.get("FINEGRAIN_BI_PICTURES")
+    return Path(folder_name).absolute() if folder_name else shop.published
 
 
 @dataclass(frozen=True)

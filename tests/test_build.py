@@ -227,7 +227,7 @@ def test_a_build_notes_what_its_moment_leaves_out(tmp_path: Path, as_of: str, as
         )
     found = notes(where)
     assert len(found) == len(expected)
-    assert all(told.startswith(begun) for told, begun in zip(found, expected, strict=True)), found
+    assert all(note.startswith(begun) for note, begun in zip(found, expected, strict=True)), found
 
 
 def test_a_build_that_came_to_no_moment_has_no_notes(tmp_path: Path) -> None:

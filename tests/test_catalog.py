@@ -47,7 +47,7 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 
 @pytest.fixture(scope="module")
-def told(shop: Settings) -> Catalog:
+def whole_catalog(shop: Settings) -> Catalog:
     return catalog(shop)
 
 
@@ -59,8 +59,8 @@ def values_of(shop: Settings, mart: str) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------ what the YAML says
 
 
-def test_every_declared_column_is_in_the_catalogue(told: Catalog) -> None:
-    found = {mart.name: [*mart.keys, *(each.name for each in mart.features)] for mart in told.marts}
+def test_every_declared_column_is_in_the_catalogue(whole_catalog: Catalog) -> None:
+    found = {mart.name: [*mart.keys, *(each.name for each in mart.features)] for mart in whole_catalog.marts}
     wanted = {}
     for path in YAMLS:
         [model] = yaml.safe_load(path.read_text("utf-8"))["models"]
@@ -68,24 +68,24 @@ def test_every_declared_column_is_in_the_catalogue(told: Catalog) -> None:
     assert found == wanted
 
 
-def test_the_page_lists_what_is_declared(told: Catalog) -> None:
+def test_the_page_lists_what_is_declared(whole_catalog: Catalog) -> None:
     """The committed page, figures aside: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
     rows = [
         line.removeprefix("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")
     ]
     width = len(module.COLUMNS)
     wanted = []
-    for mart in told.marts:
+    for mart in whole_catalog.marts:
         letters = Letters(mart)
         wanted += [module.page_cells(measure, letters) for measure in mart.measures()]
     assert [[cell.rstrip(" |").replace("\\|", "|") for cell in row[:width]] for row in rows] == wanted
-    for mart in told.marts:
+    for mart in whole_catalog.marts:
         for measure in mart.measures():
             assert len(measure.windows) in (0, len(measure.features)), measure
 
 
-def test_the_page_is_the_same_each_time(shop: Settings, told: Catalog) -> None:
-    assert page(told) == page(catalog(shop))
+def test_the_page_is_the_same_each_time(shop: Settings, whole_catalog: Catalog) -> None:
+    assert page(whole_catalog) == page(catalog(shop))
 
 
 def test_measures_that_differ_in_their_window_share_a_line() -> None:
@@ -113,9 +113,9 @@ def test_measures_that_differ_in_their_window_share_a_line() -> None:
         ("item_features", "popularity_rank_7d"),
     ],
 )
-def test_figures_of_numbers_are_those_of_pandas(shop: Settings, told: Catalog, mart: str, column: str) -> None:
+def test_figures_of_numbers_are_those_of_pandas(shop: Settings, whole_catalog: Catalog, mart: str, column: str) -> None:
     series = values_of(shop, mart)[column]
-    feature = next(each for m in told.marts if m.name == mart for each in m.features if each.name == column)
+    feature = next(each for m in whole_catalog.marts if m.name == mart for each in m.features if each.name == column)
     assert feature.figures == expected_figures(series, whole=feature.data_type == "bigint")
 
 
@@ -146,9 +146,14 @@ def expected_figures(series: pd.Series[Any], *, whole: bool) -> Any:
     )
 
 
-def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, told: Catalog) -> None:
+def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, whole_catalog: Catalog) -> None:
     values = values_of(shop, "user_features")
-    figures = {each.name: each.figures for mart in told.marts if mart.name == "user_features" for each in mart.features}
+    figures = {
+        each.name: each.figures
+        for mart in whole_catalog.marts
+        if mart.name == "user_features"
+        for each in mart.features
+    }
     flag = figures["session_seconds_mean_90d_was_missing"]
     assert flag and flag.true == pytest.approx(values["session_seconds_mean_90d_was_missing"].mean())
     segment = figures["rfm_segment"]
@@ -159,15 +164,15 @@ def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, told: C
 
 
 def test_a_mart_that_is_passed_over_in_parts_has_the_same_figures(
-    shop: Settings, told: Catalog, monkeypatch: pytest.MonkeyPatch
+    shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD", 5000)
-    assert catalog(shop).marts == told.marts
+    assert catalog(shop).marts == whole_catalog.marts
 
 
-def test_the_warehouse_is_asked_where_that_is_wished(shop: Settings, told: Catalog) -> None:
+def test_the_warehouse_is_asked_where_that_is_wished(shop: Settings, whole_catalog: Catalog) -> None:
     found = catalog(shop, of_warehouse=True)
-    assert found.marts == told.marts and found.read_from == str(shop.warehouse)
+    assert found.marts == whole_catalog.marts and found.read_from == str(shop.warehouse)
 
 
 ODD = {
@@ -223,9 +228,9 @@ def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:
     figures = {each.name: each.figures for each in found.marts[0].features}
 
     def spread(name: str) -> str:
-        told = figures[name]
-        assert told
-        return told.spread()
+        found = figures[name]
+        assert found
+        return found.spread()
 
     assert figures["nothing"] == Figures(nulls=1) and spread("nothing") == "no values"
     assert figures["no_label"] == Figures(nulls=1)
@@ -412,8 +417,8 @@ def test_what_is_not_known_is_not_guessed(sql: str) -> None:
         traced(("m", sql))
 
 
-def test_every_mart_is_traced_to_raw_fields(told: Catalog) -> None:
-    for mart in told.marts:
+def test_every_mart_is_traced_to_raw_fields(whole_catalog: Catalog) -> None:
+    for mart in whole_catalog.marts:
         assert mart.lineage and mart.lineage.columns is not None, (
             f"{mart.name} has SQL that orchestration/warehouse/lineage.py does not know"
         )
@@ -423,8 +428,8 @@ def test_every_mart_is_traced_to_raw_fields(told: Catalog) -> None:
         assert not nowhere, f"{mart.name}: {nowhere} come from no raw field"
 
 
-def test_revenue_comes_from_price_quantity_and_currency(told: Catalog) -> None:
-    [users] = [mart for mart in told.marts if mart.name == "user_features"]
+def test_revenue_comes_from_price_quantity_and_currency(whole_catalog: Catalog) -> None:
+    [users] = [mart for mart in whole_catalog.marts if mart.name == "user_features"]
     found = users.origin(["revenue_90d"])
     assert found
     for table in ("events", "order_items"):
@@ -440,20 +445,20 @@ def test_revenue_comes_from_price_quantity_and_currency(told: Catalog) -> None:
 
 
 def test_the_command_tells_marts_features_and_json(
-    shop: Settings, told: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in shop.environment().items():
         monkeypatch.setenv(name, value)
     run = CliRunner().invoke
     assert "one row per customer and as_of" in run(app, ["catalog"]).stdout
     one = run(app, ["catalog", "item_features"])
-    [items] = [mart for mart in told.marts if mart.name == "item_features"]
+    [items] = [mart for mart in whole_catalog.marts if mart.name == "item_features"]
     assert one.exit_code == 0 and all(each.name in one.stdout for each in items.features)
     some = run(app, ["catalog", "--like", "Revenue", "--json"])
     names = [each["name"] for mart in json.loads(some.stdout)["marts"] for each in mart["features"]]
     assert "revenue_90d" in names and "views_7d" not in names
     written = run(app, ["catalog", "--write", str(tmp_path / "features.md")])
-    assert written.exit_code == 0 and (tmp_path / "features.md").read_text("utf-8") == page(told)
+    assert written.exit_code == 0 and (tmp_path / "features.md").read_text("utf-8") == page(whole_catalog)
     with pytest.raises(FinegrainError, match="there is no mart nix; there are: "):
         catalog(shop, mart="nix")
     with pytest.raises(FinegrainError, match="no feature has 'nix'"):

@@ -137,8 +137,8 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
         for name, key in zip(("dedup", "client", "order"), keys, strict=True):
             if key is not None:
                 groups.join(row_id, (name, key))
-    told = {groups.of(row_id) for row_id, *_, verdict in readable if verdict != "duplicate"}
-    lost = [row_id for row_id, *_, verdict in readable if verdict == "duplicate" and groups.of(row_id) not in told]
+    not_lost = {groups.of(row_id) for row_id, *_, verdict in readable if verdict != "duplicate"}
+    lost = [row_id for row_id, *_, verdict in readable if verdict == "duplicate" and groups.of(row_id) not in not_lost]
     assert not lost, f"all copies of these were taken for duplicates: {lost}"
 
 
@@ -256,8 +256,8 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(homes: Homes, tmp_path
         ("eve", ["consent_denied", "event_in_future", "unknown_currency"]),
     ]
     # Without a mend they would be as they are.
-    told = replay(shop.mapping, quarantined=True, where=where).as_dict()
-    assert told == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
+    result = replay(shop.mapping, quarantined=True, where=where).as_dict()
+    assert result == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied", "all": "granted"}}})
     with pytest.raises(FinegrainError, match=r"--rule bot_rate: no quarantined row .* consent_denied, event_in_future"):
         replay(shop.mapping, quarantined=True, rule="bot_rate", where=where)

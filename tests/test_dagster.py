@@ -217,9 +217,9 @@ def test_all_that_meet_in_the_warehouse_share_one_pool(shop: Shop) -> None:
     pools = {each.op.name: each.op.pool for each in made}
     with_pool = {name for name, pool in pools.items() if pool == "warehouse"}
     assert with_pool == {"dbt_build", "publish", "history__features"}
-    told = yaml.safe_load((dagster_home() / "dagster.yaml").read_text())
-    assert told["concurrency"]["pools"] == {"granularity": "op", "default_limit": 1}
-    assert not told["telemetry"]["enabled"]
+    config = yaml.safe_load((dagster_home() / "dagster.yaml").read_text())
+    assert config["concurrency"]["pools"] == {"granularity": "op", "default_limit": 1}
+    assert not config["telemetry"]["enabled"]
 
 
 # What starts a build: decisions.
@@ -322,8 +322,8 @@ def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
                 table: con.execute(f"select count(*) from lake.raw.{table}").fetchall()[0][0]
                 for table in [*RAW_TABLES, "loads"]
             }
-        told = {event.asset_key.path[-1]: event.metadata["rows_ever"].value for event in first.asset_events}
-        assert told == {table: rows for table, rows in counts.items() if rows}
+        row_counts = {event.asset_key.path[-1]: event.metadata["rows_ever"].value for event in first.asset_events}
+        assert row_counts == {table: rows for table, rows in counts.items() if rows}
         second = tick(first.cursor)
         assert not second.run_requests and not second.asset_events and "nothing" in second.skip_message
         # A cursor that got lost asks under the same key, which Dagster runs once.
@@ -412,21 +412,21 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     assert ledger(shop.where)["raw_rows"] == raw
     assert watermark(shop.where, "int_events__validated") == watermark(shop.where, "int_features__user") >= newest
     # Rows and columns as Dagster shows them are the tables' own.
-    told = {
+    metadata = {
         event.asset_key.to_user_string(): event.materialization.metadata
         for event in done.get_asset_materialization_events()
     }
     for mart, rows in published_rows(shop.where).items():
-        assert told[f"published/{mart}"]["dagster/row_count"].value == rows
+        assert metadata[f"published/{mart}"]["dagster/row_count"].value == rows
     with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
         [(rows,)] = con.execute("select count(*) from int_cleaning__events").fetchall()
         columns = con.execute("describe marts.user_features").fetchall()
-    assert told["int_cleaning__events"]["dagster/row_count"].value == rows
-    assert [each.name for each in told["marts/user_features"]["dagster/column_schema"].value.columns] == [
+    assert metadata["int_cleaning__events"]["dagster/row_count"].value == rows
+    assert [each.name for each in metadata["marts/user_features"]["dagster/column_schema"].value.columns] == [
         name for name, *_ in columns
     ]
-    assert told["int_cleaning__events"]["Execution Duration"].value > 0
-    lineage = told["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
+    assert metadata["int_cleaning__events"]["Execution Duration"].value > 0
+    lineage = metadata["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
     assert dg.TableColumnDep(dg.AssetKey(["lake", "order_items"]), "price") in lineage
 
 
@@ -471,12 +471,12 @@ def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
     after = published_moments(shop.where)
     renewed = {mart for mart in after if after[mart] != before[mart]}
     assert renewed == {"item_features", "category_features", "item_pair_features"}
-    told = {
+    published = {
         event.asset_key.path[-1]
         for event in done.get_asset_materialization_events()
         if event.asset_key.path[0] == "published"
     }
-    assert told == renewed
+    assert published == renewed
 
 
 def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:
@@ -562,9 +562,9 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert "unique_int_events__validated_row_id" in text and "job nightly failed" in text
         assert "data-engineering" in text and "http://127.0.0.1:3000/runs/" in text
         assert user not in text
-        told = len(got)
+        sent = len(got)
         look(shop)
-        assert len(got) == told  # nothing changed
+        assert len(got) == sent  # nothing changed
 
         with duckdb.connect(str(shop.where.warehouse)) as con:
             con.execute(
@@ -575,11 +575,11 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert current(shop.where) != before
         look(shop)
         assert "recovered" in got[-1] and "nightly" in got[-1]
-    told = {
+    metadata = {
         event.asset_key.to_user_string(): event.materialization.metadata
         for event in done.get_asset_materialization_events()
     }
-    assert "shop_web" in told["upkeep/report"]["report"].value and told["upkeep/lake"]["files_before"].value > 0
+    assert "shop_web" in metadata["upkeep/report"]["report"].value and metadata["upkeep/lake"]["files_before"].value > 0
     assert all(mart in published_rows(shop.where) for mart in published_marts(shop))
 
 
@@ -815,8 +815,8 @@ def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch:
 def test_notes_on_a_page_are_no_markdown() -> None:
     from orchestration.dagster.assets import _page
 
-    told = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)
-    lines = told.splitlines()
+    text = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)
+    lines = text.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("```text", "```", 4) and all(
         line.startswith("- ") for line in lines[1:-1]
     )

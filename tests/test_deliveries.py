@@ -42,8 +42,8 @@ class Export:
     def __init__(self, folder: Path, home: Settings, **entry: Any) -> None:
         self.folder, self.home, self.mapping = folder / "ga4", home, folder / "ga4.yml"
         self.folder.mkdir(exist_ok=True)
-        told = {"files": "ga4/*.jsonl", "available_at": "event_time", **entry}
-        self.mapping.write_text(yaml.safe_dump({"source": "app", "tables": {"ga4_events": told}}))
+        keys = {"files": "ga4/*.jsonl", "available_at": "event_time", **entry}
+        self.mapping.write_text(yaml.safe_dump({"source": "app", "tables": {"ga4_events": keys}}))
 
     def write(self, name: str, rows: Iterable[str]) -> None:
         (self.folder / f"{name}.jsonl").write_text("".join(row + "\n" for row in rows))
@@ -85,19 +85,19 @@ def export(home: Settings, tmp_path: Path) -> Export:
     return Export(tmp_path, home)
 
 
-def told(file: FileReport) -> tuple[int, int, int, str | None]:
+def counts_of(file: FileReport) -> tuple[int, int, int, str | None]:
     return file.rows, file.unchanged, file.gone, file.skipped
 
 
 def test_a_day_becomes_final(export: Export) -> None:
     """Intraday, then daily with rows that changed, came, went and are there twice; then the daily one again, corrected."""
     export.write("events_intraday_20240101", [hit(1), hit(2), hit(2), hit(3), hit(4)])
-    assert [told(file) for file in export.load().files] == [(5, 0, 0, None)]
+    assert [counts_of(file) for file in export.load().files] == [(5, 0, 0, None)]
 
     daily = [hit(1), hit(2), hit(3, "purchase"), hit(5), hit(5)]
     export.write("events_20240101", daily)
     report = export.load()
-    assert {file.file: told(file) for file in report.files} == {
+    assert {file.file: counts_of(file) for file in report.files} == {
         # Of hit 2 there is one less; 3 is another row now, 4 is gone, 5 is there twice.
         "events_20240101.jsonl": (3, 2, 3, None),
         "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is loaded already, and is more final"),
@@ -108,19 +108,19 @@ def test_a_day_becomes_final(export: Export) -> None:
 
     corrected = [hit(5), hit(1), hit(3, "purchase"), hit(3, "purchase")]
     export.write("events_20240101", corrected)
-    assert told(export.load().files[0]) == (1, 3, 2, None)
+    assert counts_of(export.load().files[0]) == (1, 3, 2, None)
     assert export.counts() == (9, 5) and export.alive() == Counter(corrected)
 
     # As it was before: what had gone comes back at its place, and is alive there.
     export.write("events_20240101", daily)
-    assert told(export.load().files[0]) == (2, 3, 1, None)
+    assert counts_of(export.load().files[0]) == (2, 3, 1, None)
     assert export.counts() == (11, 6) and export.alive() == Counter(daily)
 
 
 def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
     export.write("events_20240101", [hit(1)])
     export.write("events_intraday_20240101", [hit(1), hit(2)])
-    assert {file.file: told(file)[:3] for file in export.load().files} == {
+    assert {file.file: counts_of(file)[:3] for file in export.load().files} == {
         "events_20240101.jsonl": (1, 0, 0),
         "events_intraday_20240101.jsonl": (0, 0, 0),
     }
@@ -135,7 +135,7 @@ def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
     }
     assert export.ask("select max(snapshot_id) from lake.snapshots()") == before
     # Asked to land it again, it finds every row there.
-    assert told(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
+    assert counts_of(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
 
 
 def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
@@ -147,7 +147,7 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     # A row moves to another file; the other day has a row of the same payload.
     export.write("events_20240101-000", [hit(2), hit(3)])
     export.write("events_20240101-001", [hit(4)])
-    assert [told(file) for file in export.load().files] == [
+    assert [counts_of(file) for file in export.load().files] == [
         (0, 2, 1, None),
         (1, 0, 0, None),
         (0, 0, 0, "already loaded"),
@@ -158,7 +158,7 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     (export.folder / "events_20240101-001.jsonl").unlink()
     export.write("events_20240101-000", [hit(2)])
     first = export.load().files[0]
-    assert told(first) == (0, 1, 2, None) and "events_20240101-001.jsonl" in first.notes[-1]
+    assert counts_of(first) == (0, 1, 2, None) and "events_20240101-001.jsonl" in first.notes[-1]
     assert export.alive() == Counter([hit(2), hit(1), hit(9), hit(7)])
 
 

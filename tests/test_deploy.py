@@ -259,7 +259,7 @@ def secrets_are_references(base: Base) -> Iterator[str]:
         words = [*container.get("command", []), *container.get("args", [])]
         for option, value in itertools.pairwise(words):
             if re.search("pass|secret|token", option) and not re.fullmatch(r"\$\([A-Z_]+\)", value):
-                yield f"{where}: {option} is told a secret"
+                yield f"{where}: {option} has a secret as its value"
         for read in re.findall(r"\$\(([A-Z_]+)\)", " ".join(words)):
             if read not in base.settings(container):
                 yield f"{where}: it has no {read}"
@@ -953,8 +953,8 @@ def copies_what_is_there(steps: list[Step]) -> Iterator[str]:
         for path in found:
             if not is_let_in(path):
                 yield f"COPY {source}: .dockerignore keeps {path} out"
-    told = yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8"))
-    places = [place for key in told if key.endswith("-paths") for place in told[key]]
+    read_values = yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8"))
+    places = [place for key in read_values if key.endswith("-paths") for place in read_values[key]]
     # A data test that is left out would be missed by nobody.
     needed = {path for path in files_of(places) if Path(path).suffix in (".sql", ".yml", ".csv")}
     for path in sorted((needed | set(files_of(["orchestration"]))) - set(files_of(copied(steps)))):
@@ -965,13 +965,13 @@ def copies_what_is_there(steps: list[Step]) -> Iterator[str]:
 
 
 def tells_what_is_known(steps: list[Step]) -> Iterator[str]:
-    told = dict(pair.split("=", 1) for step in steps if step.word == "ENV" for pair in shlex.split(step.rest))
-    for name in sorted(told):
+    read_values = dict(pair.split("=", 1) for step in steps if step.word == "ENV" for pair in shlex.split(step.rest))
+    for name in sorted(read_values):
         if name.startswith(("FINEGRAIN_", "DAGSTER_")) and name not in known():
             yield f"ENV {name}: neither code nor documentation knows it"
         if _SECRETIVE.search(name):
             yield f"ENV {name}: a secret would be in the image"
-    if not told.get("DAGSTER_HOME", "").startswith(told.get("FINEGRAIN_HOME", "?")):
+    if not read_values.get("DAGSTER_HOME", "").startswith(read_values.get("FINEGRAIN_HOME", "?")):
         yield "DAGSTER_HOME, which a probe needs, is not below FINEGRAIN_HOME"
 
 

@@ -645,9 +645,9 @@ def test_the_report_for_people_and_programs(clinic: Clinic) -> None:
     assert "shop.events  a.csv, 3 rows, all of them looked at" in text.getvalue()
     assert "  warning event_type: seeds/event_types.csv does not map 'zzz' (1)" in text.getvalue()
     assert "no errors, 1 warning, no notes in 1.2 s; nothing was loaded" in text.getvalue()
-    told = json.loads(json.dumps(report.as_dict()))
-    assert (told["errors"], told["warnings"], told["notes"]) == (0, 1, 0)
-    assert told["entries"][0]["findings"][0]["field"] == "event_type"
+    as_json = json.loads(json.dumps(report.as_dict()))
+    assert (as_json["errors"], as_json["warnings"], as_json["notes"]) == (0, 1, 0)
+    assert as_json["entries"][0]["findings"][0]["field"] == "event_type"
     assert Finding("note", "m.yml: tables.events", "price", "x").place == "m.yml: tables.events.fields.price"
 
 

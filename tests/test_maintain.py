@@ -303,11 +303,11 @@ def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> 
             land_some()
             assert maintain(where=home).notes == []
             rounds += 1
-        told = [each.communicate() for each in lookers]
+        outputs = [each.communicate() for each in lookers]
     finally:
         for each in lookers:
             each.kill()
-    assert [err for _, err in told] == ["", ""]
+    assert [err for _, err in outputs] == ["", ""]
     assert rounds > 10
     con.close()
 
@@ -567,9 +567,9 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(home: Settings, tmp_path: Path) -> None:
     land_in_lots(home, rows_of(6, 40), 4)
-    told = cli()
-    assert told.returncode == 0 and told.stderr == ""
-    assert "files became" in told.stdout and ", 0 snapshots expired, 0 files removed, in " in told.stdout
+    done = cli()
+    assert done.returncode == 0 and done.stderr == ""
+    assert "files became" in done.stdout and ", 0 snapshots expired, 0 files removed, in " in done.stdout
     as_json = json.loads(cli("--json", "--keep-days", "0.05").stdout)
     assert as_json["snapshots_expired"] == 0 and as_json["files_before"] == as_json["files_after"] > 0
     for option, value in (

@@ -210,7 +210,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [Row("customers", "shop", "unasked#1", at(MONDAY), {"customer_id": "unasked"}, origin="database")],
     ),
     # The same line from the web and from the database, at one moment: each was taken for the other's copy.
-    "an order told twice at one moment": (
+    "an order reported twice at one time": (
         [
             event(
                 "web",
@@ -486,7 +486,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             [("app",)],
         ),
         (
-            "an order told twice at one moment",
+            "an order reported twice at one time",
             "select origin from int_cleaning__events where order_id = 'both'",
             [("database",)],
         ),

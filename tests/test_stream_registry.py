@@ -315,12 +315,12 @@ def test_a_registry_that_does_not_answer_holds_the_stream(shop: Shop, monkeypatc
     with pytest.raises(FinegrainError, match="does not answer"):
         examine(shop.mapping, where=shop.where)
     process = shop.run("--json")
-    told: list[str] = []
+    lines_read: list[str] = []
     assert process.stdout is not None
 
     def trouble() -> str | None:
-        told.append(process.stdout.readline())  # type: ignore[union-attr]
-        return str(json.loads(told[-1])["trouble"] or "") or None
+        lines_read.append(process.stdout.readline())  # type: ignore[union-attr]
+        return str(json.loads(lines_read[-1])["trouble"] or "") or None
 
     try:
         assert "does not answer" in streams.wait(trouble)
