@@ -1,4 +1,4 @@
-"""Alerts are told once, to whom they concern, on each channel that can be reached; and nothing personal or secret with them."""
+"""Alerts are sent once, to their owners, on every channel that can be reached, and contain nothing personal or secret."""
 
 from __future__ import annotations
 
@@ -177,10 +177,10 @@ def text_of(got: dict[str, Any]) -> str:
     return "\n".join(block["text"]["text"] for block in got["blocks"])
 
 
-# What is told, when, to whom.
+# What is sent, when, and to whom.
 
 
-def test_each_channel_is_told_what_opens_changes_and_ends(
+def test_each_channel_gets_new_changed_and_resolved_problems(
     web: Sink, post: tuple[Mailbox, Mail], caplog: pytest.LogCaptureFixture
 ) -> None:
     box, mail = post
@@ -207,7 +207,7 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
         for part in ("new: run build", "2 nodes failed", "http://dagster/runs/1", "data-engineering"):
             assert part in text
 
-    # The same problem, said in other words, is no news.
+    # The same problem with another text is not a change.
     again = replace(FAILED, text="2 nodes failed again")
     assert look(again, channels=channels, minutes=1) == Outcome([], [], [], 1, [])
     assert news() == ([], [], [])
@@ -247,7 +247,7 @@ def test_an_owner_gets_one_message(web: Sink, post: tuple[Mailbox, Mail]) -> Non
     assert (first["From"], first["Auto-Submitted"]) == ("finegrain@shop.com", "auto-generated")
 
 
-def test_a_channel_that_was_down_is_told_later_what_then_holds(web: Sink, post: tuple[Mailbox, Mail]) -> None:
+def test_a_channel_that_was_down_later_gets_the_current_state(web: Sink, post: tuple[Mailbox, Mail]) -> None:
     box, mail = post
     channels: list[Channel] = [Webhook(web.url), mail]
     stays, ends = FAILED, replace(FAILED, subject="publish")
@@ -260,17 +260,17 @@ def test_a_channel_that_was_down_is_told_later_what_then_holds(web: Sink, post: 
     assert look(replace(stays, text="now 6"), channels=channels, minutes=30) == Outcome([], [], [], 1, down)
     web.status = 200
     assert look(replace(stays, text="now 7"), channels=channels, minutes=40) == Outcome([], [], [], 1, [])
-    assert len(box.got) == sent  # the other channel hears nothing twice
+    assert len(box.got) == sent  # the other channel gets nothing twice
     text = "\n".join(text_of(got) for got in web.got[1:])
     assert "new: run build" in text and "now 7" in text
     assert "recovered: run publish, after 10 minutes" in text  # it was over then
-    assert "not_null" not in text  # it came and went meanwhile
+    assert "not_null" not in text  # it was opened and resolved meanwhile
     web.got.clear()
     look(channels=channels, minutes=50)
     assert "recovered: run build, after 40 minutes" in text_of(web.got[0])
 
 
-def test_what_comes_back_before_its_end_was_told_is_no_news(web: Sink) -> None:
+def test_a_problem_that_returns_before_its_end_was_reported_is_not_new(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     look(FAILED, channels=channels)
     web.status = 500
@@ -282,7 +282,7 @@ def test_what_comes_back_before_its_end_was_told_is_no_news(web: Sink) -> None:
     assert "after 5 minutes" in text_of(web.got[1])
 
 
-def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
+def test_problems_of_other_kinds_stay_as_they_are(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     look(FAILED, CHECK, channels=channels)
     web.got.clear()
@@ -290,7 +290,7 @@ def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
     assert look(FAILED, channels=channels, minutes=2, looked=["run"]) == Outcome([], [], [], 2, [])
     assert web.got == []
     assert look(FAILED, channels=channels, minutes=3).recovered == ["check:fct_events: not_null"]
-    # What a channel missed it is told, also when nobody can look any more.
+    # A channel gets what it missed, even if the kind of problem is no longer checked.
     web.status = 500
     look(FAILED, CHECK, channels=channels, minutes=4)
     web.status = 200
@@ -299,7 +299,7 @@ def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
     assert ["new: check" in text_of(got) for got in web.got] == [True]
 
 
-def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
+def test_a_problem_that_must_last_is_reported_later(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     silent = Problem("lag", "shop", "data-engineering", "does not answer", after=60)
     assert look(silent, channels=channels).opened == []
@@ -310,7 +310,7 @@ def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
     assert ["after 2 minutes" in text_of(got) for got in web.got] == [False, True]
 
 
-def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
+def test_the_record_of_sent_alerts_outlives_the_process(home: Settings, web: Sink) -> None:
     program = (
         "import sys; from datetime import datetime; from orchestration.quality.alerts import *\n"
         "print(notify([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
@@ -353,22 +353,22 @@ SUBJECTS = ("a", "b", "c")
 
 
 class Flaky:
-    """A channel that fails when it is told to, and keeps what it is told."""
+    """A channel that fails on demand, and keeps the messages it gets."""
 
     def __init__(self, name: str) -> None:
         self.name, self.up = name, True
-        self.believes: dict[str, str] = {}
+        self.known: dict[str, str] = {}
 
     def send(self, message: Message) -> None:
         if not self.up:
             raise Undelivered("down")
         for line in message.lines:
             if line.what == "recovered":
-                del self.believes[line.about]  # it was told before
+                del self.known[line.about]  # it was reported before
             else:
-                assert (line.about in self.believes) == (line.what == "changed")
-                assert self.believes.get(line.about) != line.text  # no state is told twice in a row
-                self.believes[line.about] = line.text
+                assert (line.about in self.known) == (line.what == "changed")
+                assert self.known.get(line.about) != line.text  # no state is reported twice in a row
+                self.known[line.about] = line.text
 
 
 @examples(max_examples=40)
@@ -383,10 +383,10 @@ class Flaky:
         max_size=8,
     )
 )
-def test_a_channel_that_is_reached_knows_what_is(
+def test_a_channel_that_is_reached_knows_the_current_problems(
     steps: list[tuple[dict[tuple[Kind, str], int], set[Kind], bool, bool]],
 ) -> None:
-    """Whatever happens, and whenever a channel fails: after a delivery it believes what is so."""
+    """Whatever happens, and whenever a channel fails: after a delivery it knows the current problems."""
     channels = [Flaky("one"), Flaky("two")]
     now: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -410,10 +410,10 @@ def test_a_channel_that_is_reached_knows_what_is(
             assert len(outcome.opened) + outcome.still_open == len(now)
             for channel in channels:
                 if f"{channel.name}: down" not in outcome.undelivered:
-                    assert channel.believes == now
+                    assert channel.known == now
 
 
-# Nothing personal leaves.
+# No personal data is sent.
 
 NAMES = st.sampled_from(
     ("user_id", "email", "price", "birth_year", "income", "value_field", "n", "source", "reasons", "is_old")
@@ -425,16 +425,16 @@ VALUES = st.one_of(
 
 
 def bodies(rows: list[dict[str, Any]]) -> list[str]:
-    """All that leaves for a problem with these rows, on every channel."""
+    """All texts that are sent for a problem with these rows, on every channel."""
     line = alerts._line("new", alerts._known(replace(CHECK, sample=tuple(rows)), NOON.replace(tzinfo=UTC)), rows)
     message = Message("me", (), (line,))
     return [message.body, json.dumps(alerts._slack(message), ensure_ascii=False)]
 
 
 @given(st.lists(st.dictionaries(NAMES, VALUES), max_size=7))
-def test_values_of_columns_that_may_be_personal_never_leave(rows: list[dict[str, Any]]) -> None:
+def test_values_of_columns_that_may_be_personal_are_never_sent(rows: list[dict[str, Any]]) -> None:
     hidden = ("user_id", "email", "price", "birth_year", "income", "value_field", "is_old")
-    # What leaves is the same, whatever the hidden values are.
+    # The texts are the same, whatever the hidden values are.
     others = [
         {name: "other" if name in hidden and value is not None else value for name, value in row.items()}
         for row in rows
@@ -481,7 +481,7 @@ def test_harmless_values_are_shown() -> None:
         ("card 4111 1111 1111 1111, 4111111111111111; 4111-1111-1111-1111", f"card {MASK}, {MASK}; {MASK}"),
         ("call +44 (0)20 7946 0958 or 555-1234 or (555) 123 4567", f"call {MASK} or {MASK} or {MASK}"),
         ("tel5551234567", f"tel{MASK}"),
-        # What is told of tables stays.
+        # Texts about tables are unchanged.
         *(
             (text, text)
             for text in (
@@ -574,7 +574,7 @@ def test_slack_takes_what_many_problems_make(web: Sink) -> None:
 
 
 @pytest.mark.parametrize("status", [302, 400, 404, 429, 500])
-def test_a_webhook_that_refuses_tells_no_secret(
+def test_a_rejecting_webhook_reveals_no_secret(
     web: Sink, status: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.status = status
@@ -586,7 +586,7 @@ def test_a_webhook_that_refuses_tells_no_secret(
     assert "s3cret" not in caplog.text + repr(channels)
 
 
-def test_what_cannot_be_reached_tells_no_secret(
+def test_an_unreachable_channel_reveals_no_secret(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -833,7 +833,7 @@ def test_rules_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: 
 # From figures to problems.
 
 
-def told_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
+def fields_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
     assert all((problem.owner, problem.link) == ("data-engineering", "http://x") for problem in problems)
     return [(problem.kind, problem.subject, problem.text, problem.state) for problem in problems]
 
@@ -858,7 +858,7 @@ def told_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
 def test_what_is_stale(
     arrivals: Mapping[str, datetime | None], published: datetime | None, said: list[tuple[str, ...]]
 ) -> None:
-    assert told_of(stale(arrivals, published, NOON, read_rules(), "http://x")) == said
+    assert fields_of(stale(arrivals, published, NOON, read_rules(), "http://x")) == said
     assert stale(arrivals, published, NOON, Rules()) == []
 
 
@@ -878,7 +878,7 @@ def test_what_is_stale(
 )  # fmt: skip
 def test_what_is_of_poor_quality(counts: tuple[int, ...], said: list[tuple[str, ...]]) -> None:
     ledger = dict(zip(("raw_rows", "kept", "duplicates", "quarantined"), counts, strict=True))
-    assert told_of(poor_quality(ledger, read_rules(), "http://x")) == said
+    assert fields_of(poor_quality(ledger, read_rules(), "http://x")) == said
     assert poor_quality(ledger, Rules()) == []
 
 
@@ -895,7 +895,7 @@ def test_which_dead_letters_are_too_many(
     waiting: dict[str, int], at_most: int | None, said: list[tuple[str, ...]]
 ) -> None:
     rules = Rules(dead_letters=alerts.DeadLetters(at_most=at_most))
-    assert told_of(dead_letters(waiting, rules, "http://x")) == said
+    assert fields_of(dead_letters(waiting, rules, "http://x")) == said
 
 
 @pytest.mark.parametrize(
@@ -912,12 +912,12 @@ def test_which_dead_letters_are_too_many(
 )  # fmt: skip
 def test_which_loaders_lag(loader: Loader | None, said: list[tuple[str, ...]], after: float) -> None:
     found = lagging({"shop": loader}, read_rules(), "http://x")
-    assert told_of(found) == said
+    assert fields_of(found) == said
     assert all(problem.after == after for problem in found)
     assert lagging({"shop": loader}, Rules()) == []
 
 
-def test_a_loader_tells_its_figures(web: Sink) -> None:
+def test_the_metrics_of_a_loader_are_read(web: Sink) -> None:
     [port] = free_ports(1)
     url = f"http://{HOST}:{port}/metrics"
     assert read_loader(url) is None

@@ -1,7 +1,7 @@
-"""A feature at a moment is what a plain reading (tests/plainly) of the clean events of that moment gives.
+"""Features as of a time equal those of an independent computation from clean events (tests/plainly).
 
-Questions are asked where answers change: at the very moments of events and arrivals, an hour, a day and whole days after
-them, at midnights, and a microsecond to either side.
+They are compared at times when they change: at events and arrivals, an hour, a day and whole days after them, at midnight, and a
+microsecond before and after.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from orchestration.config.settings import PROJECT, Settings
 
 @dataclass(frozen=True)
 class Mart:
-    """A feature mart: the module of its plain reading, the spine that asks it, and the columns that tell its rows apart."""
+    """A feature mart: the module that computes it in plain Python, its spine, and the columns of its grain."""
 
     module: str
     spine: str
@@ -70,7 +70,7 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str) -> list[dict[str, Any]]:
 
 
 def telling_moments(random: Random, events: list[Event], count: int) -> list[datetime]:
-    """Moments at which answers change: at events and arrivals, where windows open and close, and right beside."""
+    """Times when features change: at events and arrivals, where windows begin and end, and a microsecond before and after."""
     found = []
     for _ in range(count):
         event = random.choice(events)
@@ -88,7 +88,7 @@ def telling_moments(random: Random, events: list[Event], count: int) -> list[dat
     return sorted(set(found))
 
 
-#: Kept to six decimals, so that no order of adding shows: deviations, and weights that decay (one rounding a tile).
+#: Rounded to six decimals, so that the order of summing does not matter: deviations and decayed weights (rounded once per tile).
 KEPT_TO = {"price_std": 1e-6, "order_gap_days": 1e-6, "views_ema": 1e-5}
 
 
@@ -118,7 +118,7 @@ def built_shop(homes: Homes, random: Random) -> tuple[Settings, Shop]:
 
 
 def wrong_sessions(shop_home: Settings) -> list[str]:
-    """The kept events that are not in the session in which a plain reading of the verdicts puts them."""
+    """The kept events whose session differs from the one computed in plain Python."""
     with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         rows = con.execute(f"select {', '.join(ROWS)} from int_events__validated").fetchall()
         found = con.execute("select row_id, visitor, chain, session_id from int_events__sessionized").fetchall()
@@ -131,7 +131,7 @@ def wrong_sessions(shop_home: Settings) -> list[str]:
 
 
 def everything(shop: Shop) -> dict[str, list[str]]:
-    """For each spine all that a shop ever had to ask for, and something that it never had."""
+    """For each spine, all keys that the shop ever had, and one that it never had."""
     identities = {event["identity"] for event in shop.events}
     identities |= {"a:" + event["anonymous_id"] for event in shop.events if event["anonymous_id"]}
     products, categories = (
@@ -146,7 +146,7 @@ def everything(shop: Shop) -> dict[str, list[str]]:
 
 
 def ask(shop_home: Settings, moments: list[datetime], asked: dict[str, list[str]]) -> None:
-    """Put these questions, all at each of the moments, in the place of those that a build asks."""
+    """Replace the rows of the spines by these keys at each of these times."""
     with duckdb.connect(str(shop_home.warehouse)) as con:
         for spine, keys in asked.items():
             questions = pa.table(
@@ -161,7 +161,7 @@ def ask(shop_home: Settings, moments: list[datetime], asked: dict[str, list[str]
 
 
 def check(mart: Mart, shop_home: Settings, shop: Shop, moments: list[datetime], asked: list[str]) -> list[str]:
-    """The values of a mart that are not what a plain reading gives."""
+    """The values of a mart that differ from plain Python."""
     plainly = importlib.import_module(f"plainly.{mart.module}").features
     with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         answers = rows_of(con, f"marts.{mart.name}")
@@ -190,7 +190,7 @@ def check_one_shop(homes: Homes, seed: int, count: int) -> None:
     assert not apart, f"seed {seed}: {len(apart)} events in other sessions, such as\n" + "\n".join(apart[:20])
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
     ask(shop_home, moments, asked)
-    # A full refresh, since the questions were changed behind the back of the build.
+    # A full refresh, because the spines were changed outside the build.
     answers = [
         path.stem for path in (PROJECT / "models/intermediate/features").glob("*.sql") if "_spine" not in path.stem
     ]

@@ -1,4 +1,4 @@
-"""`finegrain catalog`: features as the YAML says, figures as pandas finds them, raw fields as the SQL takes them."""
+"""`finegrain catalog`: features as in the YAML, statistics as computed by pandas, raw fields as used in the SQL."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_every_declared_column_is_in_the_catalogue(whole_catalog: Catalog) -> No
 
 
 def test_the_page_lists_what_is_declared(whole_catalog: Catalog) -> None:
-    """The committed page, figures aside: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
+    """The committed page without statistics: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
     rows = [
         line.removeprefix("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")
     ]
@@ -163,14 +163,14 @@ def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, whole_c
     assert segment.nulls == pytest.approx(values["rfm_segment"].isna().mean())
 
 
-def test_a_mart_that_is_passed_over_in_parts_has_the_same_figures(
+def test_a_mart_that_is_scanned_in_parts_has_the_same_figures(
     shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD", 5000)
     assert catalog(shop).marts == whole_catalog.marts
 
 
-def test_the_warehouse_is_asked_where_that_is_wished(shop: Settings, whole_catalog: Catalog) -> None:
+def test_statistics_of_the_warehouse_on_request(shop: Settings, whole_catalog: Catalog) -> None:
     found = catalog(shop, of_warehouse=True)
     assert found.marts == whole_catalog.marts and found.read_from == str(shop.warehouse)
 
@@ -193,7 +193,7 @@ ODD = {
 
 @pytest.fixture
 def odd(tmp_path: Path) -> tuple[Settings, Path]:
-    """A published mart of odd values, and the project that declares it."""
+    """A published mart with unusual values, and the project that declares it."""
     folder = tmp_path / "models" / "marts" / "features"
     folder.mkdir(parents=True)
     meta = {"unit": "u", "window": "none", "null_means": "never null", "owner": "me"}
@@ -222,7 +222,7 @@ def odd(tmp_path: Path) -> tuple[Settings, Path]:
     return where, tmp_path
 
 
-def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:
+def test_unusual_values_are_shown_as_they_are(odd: tuple[Settings, Path]) -> None:
     where, project = odd
     found = catalog(where, lineage=False, project=project)
     figures = {each.name: each.figures for each in found.marts[0].features}
@@ -250,7 +250,7 @@ def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:
     json.dumps(found.as_dict(), default=str)
 
 
-def test_an_empty_mart_has_no_figures_to_speak_of(odd: tuple[Settings, Path]) -> None:
+def test_an_empty_mart_has_no_figures(odd: tuple[Settings, Path]) -> None:
     where, project = odd
     with duckdb.connect(str(where.published / "current" / "finegrain.duckdb")) as con:
         con.execute("delete from odd_features")
@@ -332,7 +332,7 @@ def origin(values: str = "", conditions: str = "") -> Origin:
     )
 
 
-def test_values_and_conditions_are_told_apart() -> None:
+def test_values_and_conditions_are_distinguished() -> None:
     found = traced(
         (
             "m",
@@ -384,7 +384,7 @@ def test_models_unions_and_subqueries_are_followed() -> None:
     assert found["known"] == origin("query page device")
 
 
-def test_fields_within_a_struct_are_told() -> None:
+def test_fields_within_a_struct_are_found() -> None:
     found = traced(
         (
             "m",
@@ -444,7 +444,7 @@ def test_revenue_comes_from_price_quantity_and_currency(whole_catalog: Catalog) 
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def test_the_command_tells_marts_features_and_json(
+def test_the_command_shows_marts_features_and_json(
     shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in shop.environment().items():

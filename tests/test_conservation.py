@@ -1,5 +1,5 @@
-"""Nothing is lost and nothing counts twice: every raw row ends as exactly one of kept, duplicate and quarantined, and the
-counts add up by source and day of arrival. What there is to count is taken from the rows that were landed, not from SQL."""
+"""Nothing is lost and nothing counts twice: every raw row is exactly one of kept, duplicate and quarantined, and the counts add up by
+source and day of arrival. The expected counts come from the loaded rows, not from SQL."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from orchestration.ingest.load import load
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.unload import unload
 
-#: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
+#: Relations that list deleted rows, and the continuation lines about them in a comparison.
 BOOKS = (
     "main.int_reference__category_names",
     "main.int_reference__deletions",
@@ -43,18 +43,18 @@ BOOKS = (
     "    ",
 )
 
-#: What a raw row may end as, the strongest first.
+#: The verdicts of a raw row, the strongest first.
 ENDS = ("kept", "quarantined", "duplicate")
 
 
-def judged_as(row: Row) -> int:
-    """How many rows are judged of a raw one: GA4's tells of each item."""
+def validated_rows(row: Row) -> int:
+    """The number of validated rows of a raw row: one per item for GA4."""
     items = json.loads(row.fields["items"]) if row.table == "ga4_events" and not row.error else []
     return max(len(items), 1)
 
 
-def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
-    """The rows that are gone, by themselves or with their order, which goes with the last version of its header."""
+def deleted_rows(rows: list[Row]) -> Counter[tuple[Any, ...]]:
+    """The rows that are deleted, by themselves or with their order, which is deleted with the last version of its header."""
     deletions = [row for row in rows if row.table == "deletions"]
 
     def order_of(row: Row) -> str:
@@ -70,12 +70,12 @@ def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
         if row.table != "deletions"
         if is_deleted(row, deletions)
         or (row.table in ("order_items", "refunds") and order_of(row) in headers and all(headers[order_of(row)]))
-        for _ in range(judged_as(row))
+        for _ in range(validated_rows(row))
     )
 
 
 def check_conserved(where: Settings, rows: list[Row]) -> None:
-    gone = taken_back(rows)
+    gone = deleted_rows(rows)
     rows = [row for row in rows if row.table != "deletions"]
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
 
@@ -100,19 +100,19 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
             "where raw_error is null and identity is not null and event_at is not null and event_type is not null"
         )
 
-    # Each row that was landed is judged, once.
+    # Each loaded row has one verdict.
     landed = Counter(
-        (row.table, row.source, row.position, row.available_at) for row in rows for _ in range(judged_as(row))
+        (row.table, row.source, row.position, row.available_at) for row in rows for _ in range(validated_rows(row))
     )
     assert Counter(verdict[:4] for verdict in verdicts) == landed
     for *_, verdict, reasons in verdicts:
         assert verdict in ENDS
         assert bool([reason for reason in reasons if reason]) == (verdict != "kept")
 
-    # What is gone says so, and nothing else does.
+    # Exactly the deleted rows are marked as deleted.
     assert gone == Counter(verdict[:4] for verdict in verdicts if "deleted_at_source" in verdict[6])
 
-    # The ledger says as much, by source and day: of a row with several items, that it is kept if any of them is.
+    # The ledger agrees, by source and day: a row with several items is kept if any item is.
     raw = Counter((row.table, row.source, row.available_at.date()) for row in rows)
     by_row: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for table, source, _, moment, rowid, verdict, _ in verdicts:
@@ -126,12 +126,12 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
         assert (kept_items, spoilt_items, duplicate_items) == tuple(items[(*key, end)] for end in ENDS), key
     assert {line[0] for line in ledger} == {*EVENT_TABLES, *RECORD_TABLES}
 
-    # What is kept is what the marts hold, once each.
+    # The marts have each kept row once.
     assert cleaned == kept
     assert facts == [(len(kept), len(kept))]
     assert quarantined == [(sum(v[5] == "quarantined" and v[0] in EVENT_TABLES for v in verdicts),)]
 
-    # Of rows that are copies of each other, by whatever key, one at least is no duplicate.
+    # Of rows that are copies by any key, at least one is not a duplicate.
     groups = Groups()
     for row_id, *keys, _ in readable:
         for name, key in zip(("dedup", "client", "order"), keys, strict=True):
@@ -143,7 +143,7 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
 
 
 class Groups:
-    """Which things hang together, however many steps apart."""
+    """Connected components."""
 
     def __init__(self) -> None:
         self._parents: dict[Any, Any] = {}
@@ -167,8 +167,8 @@ def check_one_shop(homes: Homes, seed: int) -> None:
         homes.run(shop_home)
     check_conserved(shop_home, rows)
 
-    # But for the books, it is as if what is gone had never come.
-    gone = taken_back(rows)
+    # Except for bookkeeping, the result is as if the deleted rows had never arrived.
+    gone = deleted_rows(rows)
     never = homes.make("never")
     came = [row for row in rows if row.table != "deletions"]
     assert gone
@@ -189,7 +189,7 @@ def test_every_raw_row_has_one_verdict_and_the_counts_add_up(homes: Homes, seed:
 def test_what_a_database_deletes_leaves_the_marts(
     homes: Homes, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By way of `finegrain ingest`: a line by itself, an order with its lines; a line that comes back is there again."""
+    """With `finegrain ingest`: a line by itself, an order with its lines; a line that returns is in the marts again."""
     where, access = homes.make("ingested"), postgres.environment()
     host, port, user, password = (access[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"))
     monkeypatch.setenv("SHOP_URL", f"postgresql://{user}:{password}@{host}:{port}/{postgres_database}")
@@ -228,13 +228,13 @@ QUARANTINE = "select user_id, list_sort(reasons) from marts.quarantined_events o
 
 
 def asked(where: Settings, *queries: str) -> list[list[tuple[Any, ...]]]:
-    """What the warehouse says."""
+    """Query the warehouse."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return [con.execute(query).fetchall() for query in queries]
 
 
-def test_quarantined_rows_of_a_stream_are_read_again_once(homes: Homes, tmp_path: Path) -> None:
-    """After a mend of the mapping: what they become replaces what they were."""
+def test_quarantined_rows_of_a_stream_are_reprocessed_once(homes: Homes, tmp_path: Path) -> None:
+    """After the mapping is corrected: the new rows replace the old ones."""
     shop = Shop(tmp_path, homes.extensions)
     shop.where = where = homes.make("replayed")
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied", "none": "granted"}}})
@@ -255,7 +255,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(homes: Homes, tmp_path
         ("cat", ["consent_denied"]),
         ("eve", ["consent_denied", "event_in_future", "unknown_currency"]),
     ]
-    # Without a mend they would be as they are.
+    # Without a correction they are unchanged.
     result = replay(shop.mapping, quarantined=True, where=where).as_dict()
     assert result == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied", "all": "granted"}}})
@@ -272,7 +272,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(homes: Homes, tmp_path
     assert done.stdout == "2 quarantined rows reprocessed: 2 rows landed, 0 unchanged\n"
     assert replay(shop.mapping, quarantined=True, where=where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
-    # The next build keeps what was mended, and the ledger knows what it was.
+    # The next build keeps the corrected rows, and the ledger has the old ones.
     homes.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
     events, ledger, quarantine = asked(
         where,
@@ -302,7 +302,7 @@ NOW, LATER = datetime(2024, 3, 5), datetime(2024, 3, 6)
 
 
 def map_a_shop(mapping: Path, is_right: bool) -> None:
-    """The wrong one reads the list price, cannot read every quantity, takes the title for the brand, and customers by their country."""
+    """The wrong mapping reads the list price, cannot read every quantity, and uses the title as brand, and the country as customer id."""
     files = {"available_at": "event_time", "origin": "database"}
     visit = {
         "event_type": "kind",
@@ -347,7 +347,7 @@ def map_a_shop(mapping: Path, is_right: bool) -> None:
 
 @pytest.mark.long
 def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(homes: Homes, tmp_path: Path) -> None:
-    """By `load --remap`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
+    """With `load --remap` and incremental builds, and the ledger has the former rows. The same holds for unloading everything and loading again."""
     for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):
         (tmp_path / f"{name}.csv").write_text(text)
     mapping = tmp_path / "shop.yml"
@@ -379,7 +379,7 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(homes: Ho
     reasons = "select list_contains(reasons, 'deleted_at_source'), count(*) from marts.quarantined_events group by 1"
     assert asked(corrected, reasons) == [[(True, 3)]]
 
-    # Without its catalogue of products the shop has no event that counts; with it, it is what it was.
+    # Without its product catalogue, the shop has no kept event; with it, the result is the same as before.
     unload("shop.products", where=corrected, now=LATER)
     homes.run(corrected)
     waiting = "select verdict, reasons from int_events__validated where not list_contains(reasons, 'deleted_at_source')"

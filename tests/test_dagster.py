@@ -1,6 +1,6 @@
-"""finegrain in Dagster: the graph is whole, each job really runs, what fails is not published and is told, what is killed heals.
+"""finegrain in Dagster: the graph is complete, each job runs, a failed audit is not published and is reported, and a killed run is repaired.
 
-One small shop goes through all of it, in this order."""
+One small shop is used by all tests, in this order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DAY = date(2025, 4, 2)
 
 @dataclass
 class Shop:
-    """A built shop in a home of its own, and its code location. `inbox`: the folder its connectors look into."""
+    """A built shop in its own home, and its code location. `inbox` is the folder that its connectors read."""
 
     where: Settings
     inbox: Path
@@ -97,14 +97,14 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_in_the_pool() -> Iterator[None]:
-    """A test that fails while a run of its own is under way must not let the next ones wait for that run's place for ever."""
+    """If a test fails during a run, the next tests must not wait for that run's pool slot."""
     yield
     if "DAGSTER_HOME" in os.environ:
         with dg.DagsterInstance.get() as instance:
             end_what_was_left(instance)
 
 
-#: One more source beside the simulated shop's: files that arrive, and a topic that a loader would bring in.
+#: Another source beside the simulated shop's: files that arrive, and a topic for a loader.
 MORE = {
     "source": "more",
     "tables": {
@@ -193,7 +193,7 @@ def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
         dg.AssetKey(["loaders", "more_events"]) in above
         and not graph.get(dg.AssetKey(["loaders", "more_events"])).is_executable
     )
-    # What is published hangs on the mart alone; that it waits for all checks is the job's and publish's own doing.
+    # A published asset depends only on its mart; the job and publish ensure that it waits for all checks.
     for mart in published_marts(shop):
         assert graph.get(dg.AssetKey(["published", mart])).parent_keys == {dg.AssetKey(["marts", mart])}
 
@@ -212,7 +212,7 @@ def test_every_asset_says_what_it_is_and_whose(shop: Shop) -> None:
     assert graph.get(dg.AssetKey(["lake", "events"])).freshness_policy
 
 
-def test_all_that_meet_in_the_warehouse_share_one_pool(shop: Shop) -> None:
+def test_all_jobs_that_use_the_warehouse_share_one_pool(shop: Shop) -> None:
     made = [each for each in shop.defs.assets or [] if isinstance(each, dg.AssetsDefinition)]
     pools = {each.op.name: each.op.pool for each in made}
     with_pool = {name for name, pool in pools.items() if pool == "warehouse"}
@@ -222,7 +222,7 @@ def test_all_that_meet_in_the_warehouse_share_one_pool(shop: Shop) -> None:
     assert not config["telemetry"]["enabled"]
 
 
-# What starts a build: decisions.
+# When a build starts.
 
 NOON = datetime(2025, 4, 1, 12)
 TEN, QUARTER = Policy(rows=10, wait=timedelta(minutes=15)), timedelta(minutes=15)
@@ -292,11 +292,11 @@ def test_when_a_build_is_worth_it(
 
 
 @pytest.mark.parametrize("cursor", [None, "", "no JSON", "[]", "{}", '{"snapshot": "x"}'])
-def test_a_cursor_that_is_not_ours_begins_anew(cursor: str | None) -> None:
+def test_an_unknown_cursor_starts_from_the_beginning(cursor: str | None) -> None:
     assert Waiting.read(cursor) == Waiting()
 
 
-def test_knobs_of_the_sensor() -> None:
+def test_settings_of_the_sensor() -> None:
     assert automation.policy({}) == Policy(10_000, timedelta(minutes=15))
     assert automation.policy({"FINEGRAIN_BUILD_ROWS": "5", "FINEGRAIN_BUILD_MINUTES": "0.5"}) == Policy(
         5, timedelta(seconds=30)
@@ -306,7 +306,7 @@ def test_knobs_of_the_sensor() -> None:
             automation.policy({"FINEGRAIN_BUILD_ROWS": wrong})
 
 
-def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
+def test_the_sensor_reports_arrivals_and_requests_one_build(shop: Shop) -> None:
     sensor = shop.defs.get_repository_def().get_sensor_def("lake")
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.get() as instance:
         patch.setenv("FINEGRAIN_BUILD_ROWS", "1")
@@ -326,14 +326,14 @@ def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
         assert row_counts == {table: rows for table, rows in counts.items() if rows}
         second = tick(first.cursor)
         assert not second.run_requests and not second.asset_events and "nothing" in second.skip_message
-        # A cursor that got lost asks under the same key, which Dagster runs once.
+        # A lost cursor requests the same key, which Dagster runs once.
         assert tick(None).run_requests[0].run_key == request.run_key
 
 
 # The jobs.
 
 
-def test_connectors_bring_in_what_is_new(shop: Shop) -> None:
+def test_connectors_load_new_rows(shop: Shop) -> None:
     deliver(
         shop,
         "a.csv",
@@ -363,8 +363,8 @@ def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytes
 
 
 @pytest.mark.long
-def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
-    """The build job is killed, dbt and all, while models are made; what was published stays, and the next run makes it good."""
+def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
+    """The build job is killed, including dbt, while models are built; the published version stays, and the next run repairs the warehouse."""
     from orchestration.warehouse.publish import publish
 
     deliver(shop, "c.csv", [("m0", "2025-04-08T09:00:00Z", "2025-04-08T09:00:05Z")])
@@ -379,7 +379,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        # Verdicts are in, and what hangs on them is not.
+        # Verdicts are built, and models that depend on them are not.
         wait_for(
             lambda: log.exists() and "OK created sql incremental model main.int_events__validated" in log.read_text(),
             process,
@@ -403,7 +403,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     checks = done.get_asset_check_evaluations()
     assert len(checks) == len(shop.asset_graph().asset_check_keys) and all(each.passed for each in checks)
     assert current(shop.where) != before
-    # Every raw row has been through it, the two new ones among them.
+    # Every raw row was processed, including the two new ones.
     with lake.connect(shop.where, read_only=True) as con:
         [(raw,)] = con.execute(
             f"select sum(n) from ({' union all '.join(f'select count(*) as n from lake.raw.{table}' for table in RAW_TABLES)})"
@@ -462,7 +462,7 @@ def failures(done: dg.ExecuteInProcessResult) -> list[str]:
 
 
 @pytest.mark.long
-def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
+def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
     deliver(shop, "b.csv", [("m3", "2025-04-08T12:00:00Z", "2025-04-08T12:00:05Z")])
     assert shop.run("connectors").success
     before = published_moments(shop.where)
@@ -480,7 +480,7 @@ def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
 
 
 def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:
-    """(rows, as_of, built_from) of each published mart, and that its Parquet files say the same."""
+    """(rows, as_of, built_from) of each published mart; checks that its Parquet files agree."""
     folder = current(where)
     assert folder is not None
     found = {}
@@ -523,7 +523,7 @@ def webhook() -> Iterator[list[str]]:
 
 
 def look(shop: Shop) -> None:
-    """One tick of the sensor that alerts."""
+    """One tick of the alert sensor."""
     with dg.DagsterInstance.get() as instance:
         repository = shop.defs.get_repository_def()
         context = dg.build_sensor_context(instance, repository_def=repository)
@@ -531,13 +531,11 @@ def look(shop: Shop) -> None:
 
 
 @pytest.mark.long
-def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop: Shop) -> None:
+def test_a_failed_audit_is_not_published_and_is_reported_until_resolved(shop: Shop) -> None:
     before = current(shop.where)
     with webhook() as got:
         look(shop)
-        settled = len(
-            got
-        )  # the shop's rows came years ago, as far as the clock is concerned, or just now; both may be told
+        settled = len(got)  # by the clock, the shop's rows arrived years ago, or just now; both may be reported
         doubled = "insert into int_events__validated select * from int_events__validated order by row_id limit 1"
         with duckdb.connect(str(shop.where.warehouse)) as con:
             [(user,)] = con.execute(
@@ -548,7 +546,7 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert not done.success
         failed = [each for each in done.get_asset_check_evaluations() if not each.passed]
         assert "unique_int_events__validated_row_id" in [each.check_name for each in failed]
-        # Nothing that hangs on it was made, nothing was published, and it was not tried again: the rows are the same.
+        # Nothing that depends on it was built, nothing was published, and it was not retried, because the rows are the same.
         assert not [
             event for event in done.get_asset_materialization_events() if event.asset_key.path[0] == "published"
         ]
@@ -584,8 +582,8 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
 
 
 @pytest.mark.soak
-def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
-    """First as it was known then; and again when rows of that day have arrived late, in a range of two days in one run."""
+def test_a_day_that_is_built_again_is_unchanged(shop: Shop) -> None:
+    """First as known then, and again after late rows of that day have arrived, in one run of two days."""
     features_of([DAY])
     first = features(shop.where, DAY)
     assert first["user_features"] and first["item_features"]
@@ -604,10 +602,10 @@ def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
     )
     assert done.success, failures(done)
     assert features(shop.where, DAY) == first
-    # The day before is another one, and nothing but the history was touched.
+    # The day before differs, and only the history was changed.
     assert features(shop.where, yesterday) != first and features(shop.where, yesterday)["user_features"]
     assert current(shop.where) == before
-    # What is known of the day by plain counting: views that had arrived by its end.
+    # The expected count: views that had arrived by the end of the day.
     end_of_day = f"timestamp '{DAY + timedelta(days=1)}'"
     with duckdb.connect(str(shop.where.published / "finegrain.duckdb"), read_only=True) as con:
         [(views,)] = con.execute(
@@ -633,12 +631,12 @@ def features(where: Settings, day: date) -> dict[str, list[tuple[Any, ...]]]:
 
 # The page.
 
-#: Where screenshots go that stand in the docs, if they are asked for.
+#: The folder for screenshots of the docs, if set.
 SCREENSHOTS = os.environ.get("FINEGRAIN_SCREENSHOTS")
 
 
 def chromium() -> str:
-    """The browser's program; without it the test is skipped, and fails in CI."""
+    """The browser's path; without it the test is skipped, or fails in CI."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         said = "no Chromium on this machine (Debian: apt-get install chromium)"
@@ -650,7 +648,7 @@ def chromium() -> str:
 
 @contextlib.contextmanager
 def page_of(shop: Shop) -> Iterator[str]:
-    """`finegrain dagster`, as a user starts it; where its page is."""
+    """Run `finegrain dagster` as a user does. Yields the address of its page."""
     port = free_ports(1)[0]
     log = shop.where.home / "dagster.log"
     command = [str(Path(sys.executable).with_name("finegrain")), "dagster", "--port", str(port)]
@@ -728,7 +726,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
-# Dagster's own settings, and what is told before it starts.
+# Dagster's settings, and errors before it starts.
 
 
 def test_runs_and_events_go_to_postgresql_where_the_environment_says(tmp_path: Path) -> None:
@@ -766,7 +764,7 @@ def test_postgresql_holds_the_runs(
     assert not list(tmp_path.rglob("*.db"))
 
 
-def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
+def test_servers_bind_to_loopback_by_default() -> None:
     from orchestration.cli.commands import run_dagster
 
     assert inspect.signature(run_dagster).parameters["host"].default == "127.0.0.1"
@@ -786,7 +784,7 @@ def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
         (["--shop", "BROKEN"], {}, "tabels"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
+def test_errors_are_reported_before_anything_starts(
     home: Settings, tmp_path: Path, arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
     broken = tmp_path / "broken.yml"
