@@ -138,7 +138,7 @@ def deliver(shop: Shop, name: str, rows: list[tuple[str, str, str]]) -> None:
             "select min(user_id), (select min(product_id) from marts.dim_products where is_in_catalogue) "
             "from marts.fct_events where user_id is not null"
         ).fetchall()
-    lines = [f"{id_},view_item,{at},{user},{product},{came}" for id_, at, came in rows]
+    lines = [f"{id_},view_item,{at},{user},{product},{arrival}" for id_, at, arrival in rows]
     (shop.inbox / name).write_text("\n".join(["id,what,at,who,sku,came", *lines]) + "\n")
 
 
@@ -202,7 +202,7 @@ def published_marts(shop: Shop) -> set[str]:
     return {key.path[-1] for key in shop.asset_graph().get_all_asset_keys() if key.path[0] == "published"}
 
 
-def test_every_asset_says_what_it_is_and_whose(shop: Shop) -> None:
+def test_every_asset_has_a_description_and_an_owner(shop: Shop) -> None:
     graph = shop.asset_graph()
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
@@ -228,7 +228,7 @@ NOON = datetime(2025, 4, 1, 12)
 TEN, QUARTER = Policy(rows=10, wait=timedelta(minutes=15)), timedelta(minutes=15)
 
 
-def came(snapshot: int, rows: int) -> dict[str, Arrived]:
+def arrived(snapshot: int, rows: int) -> dict[str, Arrived]:
     """Rows of two tables, the newest in `snapshot`."""
     return {"events": Arrived(snapshot, NOON, rows - 1), "orders": Arrived(1, NOON, 1)}
 
@@ -237,12 +237,14 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
     ("arrived", "waiting", "is_building", "now", "builds", "says", "then"),
     [
         pytest.param({}, Waiting(), False, NOON, False, "nothing", Waiting(), id="an empty lake"),
-        pytest.param(came(3, 12), Waiting(), False, NOON, True, "12 rows", Waiting(3, 12), id="the first rows, enough"),
         pytest.param(
-            came(3, 9), Waiting(), False, NOON, False, "9 rows", Waiting(-1, 0, NOON), id="the first rows, few"
+            arrived(3, 12), Waiting(), False, NOON, True, "12 rows", Waiting(3, 12), id="the first rows, enough"
         ),
         pytest.param(
-            came(3, 9),
+            arrived(3, 9), Waiting(), False, NOON, False, "9 rows", Waiting(-1, 0, NOON), id="the first rows, few"
+        ),
+        pytest.param(
+            arrived(3, 9),
             Waiting(-1, 0, NOON),
             False,
             NOON + QUARTER,
@@ -252,7 +254,7 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
             id="few, long enough",
         ),
         pytest.param(
-            came(3, 9),
+            arrived(3, 9),
             Waiting(-1, 0, NOON),
             False,
             NOON + QUARTER / 2,
@@ -262,21 +264,37 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
             id="few, not yet",
         ),
         pytest.param(
-            came(3, 12), Waiting(3, 12), False, NOON + QUARTER, False, "nothing", Waiting(3, 12), id="nothing new"
+            arrived(3, 12), Waiting(3, 12), False, NOON + QUARTER, False, "nothing", Waiting(3, 12), id="nothing new"
         ),
-        pytest.param(came(5, 22), Waiting(3, 12), False, NOON, True, "10 rows", Waiting(5, 22), id="just enough"),
-        pytest.param(came(5, 21), Waiting(3, 12), False, NOON, False, "9 rows", Waiting(3, 12, NOON), id="one too few"),
+        pytest.param(arrived(5, 22), Waiting(3, 12), False, NOON, True, "10 rows", Waiting(5, 22), id="just enough"),
         pytest.param(
-            came(5, 99), Waiting(3, 12), True, NOON, False, "under way", Waiting(3, 12, NOON), id="while one is built"
+            arrived(5, 21), Waiting(3, 12), False, NOON, False, "9 rows", Waiting(3, 12, NOON), id="one too few"
         ),
         pytest.param(
-            came(5, 99), Waiting(3, 12, NOON), False, NOON + QUARTER * 9, True, "87 rows", Waiting(5, 99), id="after it"
+            arrived(5, 99),
+            Waiting(3, 12),
+            True,
+            NOON,
+            False,
+            "under way",
+            Waiting(3, 12, NOON),
+            id="while one is built",
         ),
-        pytest.param(came(2, 11), Waiting(7, 500), False, NOON, True, "11 rows", Waiting(2, 11), id="another lake"),
+        pytest.param(
+            arrived(5, 99),
+            Waiting(3, 12, NOON),
+            False,
+            NOON + QUARTER * 9,
+            True,
+            "87 rows",
+            Waiting(5, 99),
+            id="after it",
+        ),
+        pytest.param(arrived(2, 11), Waiting(7, 500), False, NOON, True, "11 rows", Waiting(2, 11), id="another lake"),
         pytest.param({}, Waiting(7, 500), False, NOON, False, "nothing", Waiting(), id="the lake is gone"),
     ],
 )
-def test_when_a_build_is_worth_it(
+def test_when_a_build_is_requested(
     arrived: dict[str, Arrived],
     waiting: Waiting,
     is_building: bool,
@@ -388,7 +406,7 @@ def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     # dbt is a child of that process: its lock on the warehouse goes when the kernel is done with it, which is a moment later.
-    wait_for(lambda: is_free(shop.where.warehouse))
+    wait_for(lambda: is_unlocked(shop.where.warehouse))
     assert current(shop.where) == before
     assert watermark(shop.where, "int_events__validated") > watermark(shop.where, "int_features__user")
 
@@ -435,8 +453,8 @@ def watermark(where: Settings, model: str) -> int:
         return int(con.execute("select snapshot from watermarks where model = ?", [model]).fetchall()[0][0])
 
 
-def is_free(warehouse: Path) -> bool:
-    """Whether no other process holds the file."""
+def is_unlocked(warehouse: Path) -> bool:
+    """Whether no other process has the file locked."""
     try:
         duckdb.connect(str(warehouse), read_only=True).close()
     except duckdb.IOException as error:
@@ -495,7 +513,7 @@ def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:
 
 
 class Sink(http.server.BaseHTTPRequestHandler):
-    """Keeps what a webhook was sent."""
+    """Keeps what was sent to a webhook."""
 
     got: ClassVar[list[str]] = []
 
@@ -523,7 +541,7 @@ def webhook() -> Iterator[list[str]]:
 
 
 def look(shop: Shop) -> None:
-    """One tick of the alert sensor."""
+    """One evaluation of the alert sensor."""
     with dg.DagsterInstance.get() as instance:
         repository = shop.defs.get_repository_def()
         context = dg.build_sensor_context(instance, repository_def=repository)
@@ -535,7 +553,7 @@ def test_a_failed_audit_is_not_published_and_is_reported_until_resolved(shop: Sh
     before = current(shop.where)
     with webhook() as got:
         look(shop)
-        settled = len(got)  # by the clock, the shop's rows arrived years ago, or just now; both may be reported
+        settled = len(got)  # by the clock, the shop's rows arrived years ago or just now; both may cause alerts
         doubled = "insert into int_events__validated select * from int_events__validated order by row_id limit 1"
         with duckdb.connect(str(shop.where.warehouse)) as con:
             [(user,)] = con.execute(
@@ -583,7 +601,7 @@ def test_a_failed_audit_is_not_published_and_is_reported_until_resolved(shop: Sh
 
 @pytest.mark.soak
 def test_a_day_that_is_built_again_is_unchanged(shop: Shop) -> None:
-    """First as known then, and again after late rows of that day have arrived, in one run of two days."""
+    """The day is built first on time, then again after late rows of that day have arrived, in one run over two days."""
     features_of([DAY])
     first = features(shop.where, DAY)
     assert first["user_features"] and first["item_features"]
@@ -802,7 +820,7 @@ def test_errors_are_reported_before_anything_starts(
     assert says in done.stderr and "Traceback" not in done.stderr
 
 
-def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_mapping_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(MORE))
     monkeypatch.setenv("FINEGRAIN_SHOP", str(tmp_path))
@@ -810,7 +828,7 @@ def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch:
     assert [each.kinds for each in connections()] == [{"csv", "kafka"}] * 2
 
 
-def test_notes_on_a_page_are_no_markdown() -> None:
+def test_text_from_a_mapping_is_not_read_as_markdown() -> None:
     from orchestration.dagster.assets import _page
 
     text = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)

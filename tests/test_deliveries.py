@@ -1,5 +1,6 @@
-"""A delivery that comes again replaces what was delivered of it: what is alive in the lake are the rows of its newest files, as often
-as these hold each; and nothing else of the lake is touched. What should be there is counted from the files, in plain Python."""
+"""A delivery that comes again replaces its previous version: the live rows in the lake are those of the newest files,
+as often as the files contain them, and nothing else in the lake changes. The expected rows are counted from the files,
+in plain Python."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def hit(number: int, kind: str = "view_item") -> str:
 
 
 class Export:
-    """A folder of GA4 files, and what the lake has of them."""
+    """A folder of GA4 files, and the lake's rows of them."""
 
     def __init__(self, folder: Path, home: Settings, **entry: Any) -> None:
         self.folder, self.home, self.mapping = folder / "ga4", home, folder / "ga4.yml"
@@ -55,7 +56,7 @@ class Export:
         return ask(self.home, sql)
 
     def alive(self) -> Counter[str]:
-        """The payloads of the rows that are not told gone, worked out from positions and moments in Python."""
+        """The payloads of the rows that no deletion refers to, computed from positions and times in Python."""
         found = self.ask(
             "select true, _position, _ingested_at, payload from lake.raw.ga4_events union all "
             "select false, _position, _ingested_at, null from lake.raw.deletions where row_key is null"
@@ -98,7 +99,7 @@ def test_a_day_becomes_final(export: Export) -> None:
     export.write("events_20240101", daily)
     report = export.load()
     assert {file.file: counts_of(file) for file in report.files} == {
-        # Of hit 2 there is one less; 3 is another row now, 4 is gone, 5 is there twice.
+        # Hit 2 occurs once less, 3 has changed, 4 is gone, and 5 is there twice.
         "events_20240101.jsonl": (3, 2, 3, None),
         "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is loaded already, and is more final"),
     }
@@ -111,7 +112,7 @@ def test_a_day_becomes_final(export: Export) -> None:
     assert counts_of(export.load().files[0]) == (1, 3, 2, None)
     assert export.counts() == (9, 5) and export.alive() == Counter(corrected)
 
-    # As it was before: what had gone comes back at its place, and is alive there.
+    # As it was before: deleted rows come back at their positions and are live again.
     export.write("events_20240101", daily)
     assert counts_of(export.load().files[0]) == (2, 3, 1, None)
     assert export.counts() == (11, 6) and export.alive() == Counter(daily)
@@ -134,7 +135,7 @@ def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
         "events_intraday_20240101.jsonl": late,
     }
     assert export.ask("select max(snapshot_id) from lake.snapshots()") == before
-    # Asked to land it again, it finds every row there.
+    # Loaded again, it finds that every row is already there.
     assert counts_of(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
 
 
@@ -142,7 +143,7 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     export.write("events_20240101-000", [hit(1), hit(2)])
     export.write("events_20240101-001", [hit(3)])
     export.write("events_20240102", [hit(1), hit(9)])
-    export.write("notes", [hit(7)])  # no delivery by its name
+    export.write("notes", [hit(7)])  # its name is not that of a delivery
     export.load()
     # A row moves to another file; the other day has a row of the same payload.
     export.write("events_20240101-000", [hit(2), hit(3)])
@@ -154,7 +155,7 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
         (0, 0, 0, "already loaded"),
     ]
     assert export.alive() == Counter([hit(2), hit(3), hit(4), hit(1), hit(9), hit(7)])
-    # One file in place of two: what the other held is replaced, and that is said.
+    # One file instead of two: the rows of the other one are replaced, and the report says so.
     (export.folder / "events_20240101-001.jsonl").unlink()
     export.write("events_20240101-000", [hit(2)])
     first = export.load().files[0]
@@ -162,15 +163,15 @@ def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     assert export.alive() == Counter([hit(2), hit(1), hit(9), hit(7)])
 
 
-def test_a_clock_that_was_put_back_tells_no_new_row_gone(export: Export) -> None:
+def test_a_clock_that_was_put_back_deletes_no_new_row(export: Export) -> None:
     for number, rows in enumerate(([hit(1)], [hit(2)], [hit(1)])):
         export.write("events_20240101", rows)
         export.load(now=NOW - timedelta(days=number))
         assert export.alive() == Counter(rows)
 
 
-def test_rows_of_two_entries_are_told_apart(home: Settings, tmp_path: Path) -> None:
-    """One file fills a table twice; a row that only one of them takes goes from that one alone."""
+def test_rows_of_two_entries_are_kept_apart(home: Settings, tmp_path: Path) -> None:
+    """One file fills a table twice; a row that only one of them reads is deleted only there."""
     fields = {"event_type": {"value": "purchase"}, "event_at": "at", "user_id": "u"}
     entry = {"files": "orders_*.csv", "available_at": "now", "replaces": r"orders_(\d+)", "fields": fields}
     refund = {**entry, "where": "back = 'yes'", "fields": {**fields, "event_type": {"value": "refund"}}}
@@ -181,7 +182,7 @@ def test_rows_of_two_entries_are_told_apart(home: Settings, tmp_path: Path) -> N
     assert [file.rows for file in load(mapping, data=tmp_path, where=home, now=NOW).files] == [
         5,
         0,
-    ]  # told with the first
+    ]  # reported with the first
     data.write_text("at,u,back\n2024-01-01,b,no\n2024-01-01,a,yes\n")
     load(mapping, data=tmp_path, where=home, now=NOW)
     with lake.connect(home, read_only=True) as con:
@@ -226,7 +227,7 @@ def test_the_most_final_files_of_the_last_load_are_what_is_alive(
         assert (report.rows, sum(file.gone for file in report.files)) == (came, went)
 
 
-def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_counts_new_and_deleted_rows(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(export.folder.parent)
     export.write("events_20240101", [hit(1), hit(2)])
     export.load()

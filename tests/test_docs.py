@@ -1,4 +1,5 @@
-"""The documentation holds together: every link leads somewhere, every page is on the map, and what lists the code's names lists them all."""
+"""The documentation is consistent: every link leads somewhere, every page is on the map, and lists of names in the code
+are complete."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of a page's headings."""
+    """The anchors that GitHub creates for a page's headings."""
     titles = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", title.replace("`", "")).strip().lower().replace(" ", "-") for title in titles}
 
@@ -98,7 +99,7 @@ def test_events_statuses_and_rules_are_listed() -> None:
     assert rules == column("validation_rules.csv", "rule_id")
 
 
-#: docs/contributing/words.md says what we write instead.
+#: docs/contributing/words.md lists what to write instead.
 UNWANTED = re.compile(
     r"\b(told|gone|astray|met|mend\w*|taste\w*|anew|afresh|takes up(?! to)|taken up|landers?|bur(?:y|ied)|judge\w*|incarnations?|lots of \d+)\b",
     re.IGNORECASE,
