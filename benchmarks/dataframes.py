@@ -1,10 +1,10 @@
-"""The same features from the same clean events in Polars or pandas, to be set beside the build and the floor.
+"""The same features from the same clean events in Polars or pandas, for comparison with the build and the floor.
 
     python benchmarks/dataframes.py FOLDER --export-from floor.duckdb
     python benchmarks/dataframes.py FOLDER --engine polars
 
-Clean events, the catalogue and the moment are taken from a database that benchmarks/floor.py kept, or from a home's warehouse,
-and written to Parquet; that is not measured. The second command prints JSON: seconds by mart and in all, reading included, and peak memory in MiB.
+Clean events, the catalogue and as_of come from a database that benchmarks/floor.py kept, or from a home's warehouse, and are
+written to Parquet; that is not measured. The second command prints JSON: seconds by mart and in all, reading included, and peak memory in MiB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVENTS = (
     "event_id, customer_id, identity, session_id, event_type, event_at, event_day, available_at, product_id, category, brand, "
     "order_key, price, price_percentile, quantity, amount, gross_amount, list_price, device, country, page, referrer, campaign"
 )
-#: What features are made of, by the names that the models have for it.
+#: The values that features are computed from, with their names in the models.
 TREATED = {
     "price": "price_treated",
     "quantity": "quantity_treated",
@@ -35,7 +35,7 @@ TREATED = {
 
 
 def export(database: Path, folder: Path) -> None:
-    """Write what the features are made of as Parquet, money and quantities as doubles: neither engine sums decimals well."""
+    """Write the inputs of the features as Parquet, with money and quantities as doubles: neither engine sums decimals well."""
     with duckdb.connect(str(database), read_only=True) as con:
         tables = {row[0] for row in con.execute("select table_name from information_schema.tables").fetchall()}
         built = "int_identity__build" in tables
@@ -61,7 +61,7 @@ def export(database: Path, folder: Path) -> None:
 
 
 def measure(engine: str, folder: Path, marts: list[str] | None = None) -> dict[str, Any]:
-    """Make each mart from the files and forget it."""
+    """Compute each mart from the files, and discard it."""
     module = import_module(f"in_{engine}")
     started = time.monotonic()
     shop = module.Shop.read(folder)
@@ -85,15 +85,13 @@ def main() -> None:
     parser.add_argument("files", type=Path, help="folder of Parquet files")
     parser.add_argument("--engine", choices=("polars", "pandas"), default="polars")
     parser.add_argument("--marts", nargs="*")
-    parser.add_argument(
-        "--export-from", type=Path, metavar="DATABASE", help="write the files from it, and nothing else"
-    )
+    parser.add_argument("--export-from", type=Path, metavar="DATABASE", help="only write the files from it")
     given = parser.parse_args()
     if given.export_from:
         given.files.mkdir(parents=True, exist_ok=True)
         export(given.export_from, given.files)
     else:
-        # Read when the engine is imported.
+        # Read by the engine at import.
         os.environ.setdefault("POLARS_MAX_THREADS", os.environ.get("FINEGRAIN_THREADS", "2"))
         print(json.dumps(measure(given.engine, given.files, given.marts)))
 

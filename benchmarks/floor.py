@@ -2,8 +2,8 @@
 
     FINEGRAIN_HOME=… python benchmarks/floor.py [--keep floor.duckdb]
 
-It reads the lake of that home, writes its marts to a DuckDB file of its own and prints JSON: seconds in all and by statement,
-peak memory in MiB, and the rows of each table that is left.
+It reads the lake of that home, writes its marts to a separate DuckDB file and prints JSON: seconds in total and by statement, peak
+memory in MiB, and the rows of each table at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCRIPT = Path(__file__).with_name("floor.sql")
 
 
 def build(database: Path, where: Settings | None = None, threads: int = 2) -> dict[str, Any]:
-    """Run the script on the lake of a home, into `database`, which must not exist; the report of it."""
+    """Run the script on the lake of a home, into `database`, which must not exist. Returns the report."""
     where = where or settings()
     config: dict[str, str | bool | int | float | list[str]] = {
         "extension_directory": str(where.extensions),
@@ -42,7 +42,7 @@ def build(database: Path, where: Settings | None = None, threads: int = 2) -> di
     started = time.monotonic()
     with duckdb.connect(str(database), config=config) as con:
         lake.attach(con, where, read_only=True)
-        # Lists of names and rates are read from seeds/, relative to the project.
+        # Name lists and rates are read from seeds/, relative to the project.
         con.execute(f"set file_search_path = {quote(str(PROJECT))}")
         for statement in con.extract_statements(SCRIPT.read_text("utf-8")):
             before, spent = time.monotonic(), time.process_time()

@@ -206,7 +206,7 @@ from lake.raw.customers
 where said(customer_id) is not null and _error is null;
 
 create temp table product_versions as
-with told as (
+with given as (
     select
         said(product_id) as product_id,
         available_at as known_at,
@@ -234,7 +234,7 @@ versions as (
         coalesce(c.is_corrected, false) as category_is_corrected,
         cast(round(t.price_raw * r.rate, 4) as decimal(18, 4)) as price,
         cast(t.weight * u.factor as decimal(18, 3)) as weight_grams
-    from told as t
+    from given as t
     left join categories as c on t.category_name = c.name
     left join rates as r on coalesce(t.currency, 'USD') = r.currency and cast(coalesce(t.updated_at, t.known_at) as date) = r.rate_date
     left join read_csv('seeds/unit_conversions.csv') as u on t.weight_unit = u.unit
@@ -507,9 +507,9 @@ from named;
 -- By itself: a filter above would be pushed down, and every time be parsed twice.
 delete from arrived where event_at is null or identity is null;
 
----------- copies: the same event by its key, or by its client's own id, or the same order told twice
+---------- copies: the same event by its key, or by its client's own id, or the same order reported twice
 
--- Only groups of two and more are sorted. They are found by a hash, and told apart by what was hashed.
+-- Only groups of two and more are sorted. They are found by a hash, and compared by what was hashed.
 create temp table copies as
 with same_key as (
     select row_id
@@ -628,7 +628,7 @@ set disabled_optimizers = '';
 
 -- Whose visit an event is: its anonymous id's or, where it has none, that of the identity's last event before it in the same session of
 -- the source, or in the same run, that has one; or else of the first one after it.
-create temp table told as
+create temp table known_visitors as
 with seen as (
     select order_id, identity, anonymous_id, source_session_id
     from arrived
@@ -670,8 +670,8 @@ where not (k.origin = 'database' and k.event_type in ('refund', 'refund_of_no_sa
 create temp table found_visitors as
 with starts as (
     select *, coalesce(lag(event_at) over in_order < event_at - interval 30 minute, true) as is_start
-    from told
-    where identity in (select identity from told where visitor is null)
+    from known_visitors
+    where identity in (select identity from known_visitors where visitor is null)
     window in_order as (partition by identity order by event_at, event_id)
 ),
 
@@ -699,15 +699,15 @@ select
 from neighbours
 where visitor is null;
 
--- An order of the shop's database that no session tells of is where its visitor or, without one, its identity was last seen.
+-- A database order without a session belongs to where its visitor or, without one, its identity was last seen.
 create temp table visits as
-with astray as (
-    select row_id, event_at, coalesce(visitor, identity) as follows from told where origin = 'database' and chain is null
+with without_session as (
+    select row_id, event_at, coalesce(visitor, identity) as follows from known_visitors where origin = 'database' and chain is null
 ),
 
 web as (
     select t.row_id, t.identity, t.own_visitor, t.event_at, t.event_id, coalesce(t.visitor, f.visitor) as visitor, t.chain
-    from told as t
+    from known_visitors as t
     left join found_visitors as f on t.row_id = f.row_id
     where t.origin <> 'database'
 ),
@@ -715,16 +715,16 @@ web as (
 last_seen as (
     select follows, event_at, max({'id': event_id, 'visitor': visitor, 'chain': chain}) as place
     from (
-        from (select own_visitor as follows, * from web where own_visitor in (select follows from astray))
+        from (select own_visitor as follows, * from web where own_visitor in (select follows from without_session))
         union all
-        from (select identity as follows, * from web where identity like 'u:%' and identity in (select follows from astray))
+        from (select identity as follows, * from web where identity like 'u:%' and identity in (select follows from without_session))
     ) as places
     group by all
 ),
 
-led as (
+placed_orders as (
     select a.row_id, w.place
-    from astray as a
+    from without_session as a
     asof inner join last_seen as w on a.follows = w.follows and a.event_at >= w.event_at
     where w.event_at >= a.event_at - interval 30 minute
 )
@@ -736,12 +736,12 @@ select
     t.event_id,
     coalesce(t.visitor, l.place.visitor, f.visitor) as visitor,
     coalesce(t.chain, l.place.chain) as chain
-from told as t
+from known_visitors as t
 left join found_visitors as f on t.row_id = f.row_id
-left join led as l on t.row_id = l.row_id;
+left join placed_orders as l on t.row_id = l.row_id;
 
 drop table arrived;
-drop table told;
+drop table known_visitors;
 
 -- What the source tells apart needs no window, only its first event.
 create temp table told_sessions as
@@ -1764,7 +1764,7 @@ cross join usual as u;
 
 ---------- rollups: what features are made of, at the grains that several of them share
 
--- Money that nobody knows is -1 here, so that nothing and nothing known can be told apart.
+-- Money that nobody knows is -1 here, so that no money and unknown money differ.
 create temp macro money_sum(x) as case when max(x) < 0 then -1 else sum(case when x >= 0 then x end) end;
 
 create temp macro money_of(x) as case when x is null then 0 when x >= 0 then x end;
@@ -2110,7 +2110,7 @@ by_session as (
             cart_adds > 0 and purchases = 0 and ended_at < getvariable('as_of') - interval 30 minute as is_abandoned
         from user_sessions
         where session_id is not null
-    ) as judged
+    ) as flagged
     group by customer_id
 ),
 
@@ -2915,13 +2915,13 @@ summed as (
 
 products as (
     select session_id, arg_max(product_id, place, 5) as last_products
-    from (select session_id, product_id, max(place) as place from placed where product_id is not null group by all) as met
+    from (select session_id, product_id, max(place) as place from placed where product_id is not null group by all) as newest
     group by session_id
 ),
 
 categories as (
     select session_id, arg_max(category, place, 5) as last_categories
-    from (select session_id, category, max(place) as place from placed where category is not null group by all) as met
+    from (select session_id, category, max(place) as place from placed where category is not null group by all) as newest
     group by session_id
 )
 
@@ -2955,10 +2955,10 @@ inner join ways as w
         and s.entry_referrer is not distinct from w.referrer
         and s.campaign is not distinct from w.campaign;
 
----------- features of pairs of items, met within 24 hours or in one order, by the end of the day before
+---------- features of pairs of items that co-occur within 24 hours or in one order, by the end of the day before
 
 -- Of each identity's day and of each order, what could be seen first, up to 50 products.
-create temp table meetings as
+create temp table daily_touches as
 with firsts as (
     select
         identity,
@@ -2990,10 +2990,10 @@ qualify place <= 50;
 
 create temp table pair_days as
 with closed as (
-    select * from meetings where visible_at < getvariable('today')
+    select * from daily_touches where visible_at < getvariable('today')
 ),
 
--- Each meeting as seen from the days that 24 hours reach: days are joined on equality.
+-- Each touch on all days that 24 hours reach: days are joined on equality.
 others as (
     select identity, kind, product_id, event_day + cast(d as integer) as event_day, touched_at
     from closed
@@ -3057,7 +3057,7 @@ qualify pair_rank <= 50;
 
 create table item_pair_features as
 with counted as (
-    select product_id, event_day, kind, place from meetings
+    select product_id, event_day, kind, place from daily_touches
     where kind <> 'bought' and visible_at < getvariable('today')
     union all
     select product_id, event_day, 'ordered', place from baskets
@@ -3115,7 +3115,7 @@ forth as (
     group by product_id, other_product_id
 ),
 
--- The other product's own meetings that had this one near.
+-- The other product's own touches that had this one near.
 back as (
     select
         b.product_id,

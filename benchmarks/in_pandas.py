@@ -32,7 +32,7 @@ Windows = dict[str, int | None]
 
 @dataclass
 class Shop:
-    """Clean events with a column for each measure, what the catalogue says at `as_of`, and that moment."""
+    """Clean events with a column for each measure, the catalogue at `as_of`, and `as_of`."""
 
     events: pd.DataFrame
     products: pd.DataFrame
@@ -40,7 +40,7 @@ class Shop:
 
     @classmethod
     def read(cls, folder: Path) -> Shop:
-        """From the files that dataframes.export writes."""
+        """Read the files that dataframes.export writes."""
         events = pd.read_parquet(folder / "events.parquet")
         kind = events["event_type"]
         for name, of in COUNTS.items():
@@ -76,7 +76,7 @@ class Shop:
     def counts(
         self, frame: pd.DataFrame, keys: list[str], name: str, day: str = "last_day", windows: Windows = DAYS
     ) -> list[pd.Series]:
-        """How many rows there are by window of days."""
+        """Row counts by window of days."""
         return [
             grouped(self.within(frame, days, day), keys).size().rename(f"{name}_{suffix}")
             for suffix, days in windows.items()
@@ -96,7 +96,7 @@ class Shop:
         return (self.as_of - at) / pd.Timedelta(hours=1)
 
     def orders(self, keys: list[str]) -> pd.DataFrame:
-        """One row an order of each key."""
+        """One row per key and order."""
         lines = self.events[self.events[[*keys, "order_key"]].notna().all(axis=1)]
         orders = grouped(lines, [*keys, "order_key"])
         found = orders.agg(ordered_at=("event_at", "min"), last_day=("event_day", "max"))
@@ -111,7 +111,7 @@ def grouped(frame: pd.DataFrame, keys: list[str]) -> pd.core.groupby.DataFrameGr
 
 
 def beside(frame: pd.DataFrame, others: Iterable[pd.DataFrame | pd.Series], zero: bool = True) -> pd.DataFrame:
-    """With the columns of others, joined on the index; missing numbers are 0."""
+    """Join the columns of others on the index; missing numbers are 0."""
     for other in others:
         found = other.reindex(frame.index)
         columns = found.to_frame() if isinstance(found, pd.Series) else found
@@ -120,16 +120,16 @@ def beside(frame: pd.DataFrame, others: Iterable[pd.DataFrame | pd.Series], zero
 
 
 def known(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the money of which nothing is known, and the columns that tell."""
-    told = [name for name in frame if name.startswith("known_")]
-    for name in told:
+    """Make money null if none of it is known, and drop the columns that count known amounts."""
+    counters = [name for name in frame if name.startswith("known_")]
+    for name in counters:
         of = name.removeprefix("known_")
         frame[of] = frame[of].mask(frame[name].between(1, KNOWN - 1))
-    return frame.drop(columns=told)
+    return frame.drop(columns=counters)
 
 
 def share(part: pd.Series, whole: pd.Series) -> pd.Series:
-    """Null where there is nothing to share."""
+    """A ratio; null if the divisor is zero or null."""
     return part / whole.where(whole > 0)
 
 
@@ -139,7 +139,7 @@ def rate(successes: pd.Series, trials: pd.Series, prior: pd.Series | float) -> p
 
 
 def rounded(values: pd.Series) -> pd.Series:
-    """To whole numbers, half away from zero as SQL does; values are not below zero."""
+    """Rounded to integers, half away from zero as in SQL; values are not negative."""
     return np.floor(values + 0.5).astype("int64")
 
 
@@ -173,22 +173,24 @@ def user_features(shop: Shop) -> pd.DataFrame:
         .where(bought & below, 0.0)
         .fillna(0.0),
     }
-    told = [*columns, "refunded_units"]
+    internal_columns = [*columns, "refunded_units"]
     wide = events.assign(**columns)
-    days = grouped(wide, [*key, "event_day"])[[*OF_USER, *told]].sum().reset_index()
+    days = grouped(wide, [*key, "event_day"])[[*OF_USER, *internal_columns]].sum().reset_index()
     result = pd.concat(shop.sums(days, key, OF_USER), axis=1).fillna(0)
-    internal = pd.concat(shop.sums(days, key, told, LONG), axis=1).fillna(0)
+    internal = pd.concat(shop.sums(days, key, internal_columns, LONG), axis=1).fillna(0)
     result = beside(result, shop.counts(days, key, "active_days", "event_day"))
-    met = events[events["product_id"].notna()]
+    touches = events[events["product_id"].notna()]
     for name, column in (
         ("distinct_products", "product_id"),
         ("distinct_categories", "category"),
         ("distinct_brands", "brand"),
     ):
-        last = grouped(met[met[column].notna()], [*key, column]).agg(last_day=("event_day", "max")).reset_index()
+        last = (
+            grouped(touches[touches[column].notna()], [*key, column]).agg(last_day=("event_day", "max")).reset_index()
+        )
         result = beside(result, shop.counts(last, key, name))
     for suffix, count in LONG.items():
-        found = shop.within(met[met["category"].notna()], count)
+        found = shop.within(touches[touches["category"].notna()], count)
         sizes = grouped(found, [*key, "category"]).size()
         part = sizes / sizes.groupby("customer_id").transform("sum")
         entropy = -(part * np.log(part)).groupby("customer_id").sum()
@@ -217,7 +219,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
     sessions = sessions.assign(value=of_sessions["value"].sum(min_count=1)).reset_index()
     result = beside(result, shop.counts(sessions, key, "sessions"))
     for suffix, start in (("90d", "started_at_90d"), ("lifetime", "started_at")):
-        # Whole seconds, of those that are in the window at all.
+        # Whole seconds, for sessions in the window.
         sessions["seconds"] = ((sessions["ended_at"] - sessions[start]) / pd.Timedelta(seconds=1)).apply(np.floor)
         result = beside(
             result, [grouped(sessions, key)["seconds"].mean().rename(f"session_seconds_mean_{suffix}")], zero=False
@@ -259,7 +261,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
     for suffix, days in LONG.items():
         shops = shop.within(closed, days)
         adds, views, units = (shops[name].sum() for name in ("cart_adds", "views", "units"))
-        of = {name: internal[f"{name}_{suffix}"] for name in told}
+        of = {name: internal[f"{name}_{suffix}"] for name in internal_columns}
         result[f"discount_share_{suffix}"] = share(of["discount"], of["listed"])
         result[f"return_rate_{suffix}"] = share(of["refunded_units"], result[f"units_{suffix}"]).clip(upper=1)
         result[f"view_to_cart_rate_{suffix}"] = rate(
@@ -290,7 +292,7 @@ def user_features(shop: Shop) -> pd.DataFrame:
 
 
 def item_days(shop: Shop) -> pd.DataFrame:
-    """What was done with each product on each day."""
+    """The measures of each product and day."""
     events = shop.events[shop.events["product_id"].notna()]
     bought = events["event_type"] == "purchase"
     events = events.assign(
@@ -309,7 +311,7 @@ def item_days(shop: Shop) -> pd.DataFrame:
 
 
 def moving_averages(shop: Shop, days: pd.DataFrame, key: list[str]) -> list[pd.DataFrame]:
-    """The mean day of views and units, of the whole days before today."""
+    """Means per day of views and units, over whole days before today."""
     past = days[days["event_day"] < shop.today]
     return [
         (grouped(shop.within(past, count), key)[["views", "units"]].sum() / count).add_suffix(f"_sma_{count}d")
@@ -338,12 +340,12 @@ def with_rates(frame: pd.DataFrame, peers: str | None) -> pd.DataFrame:
 
 
 def to_money(values: pd.Series) -> pd.Series:
-    """To four decimals, half up. A quartile of money has six, of which the last is none of a double's."""
+    """Rounded to four decimals, half up. A quartile of money has six, and a double is not exact in the last one."""
     return np.floor((values * 1_000_000).round() / 100 + 0.5) / 10_000
 
 
 def offers(shop: Shop, days: pd.DataFrame) -> pd.DataFrame:
-    """Every product as the catalogue has it, or as events alone tell."""
+    """All products, from the catalogue or, if they are not in it, from their events."""
     named = shop.events[shop.events["product_id"].notna() & shop.events["category"].notna()]
     named = grouped(named, ["product_id", "category"]).agg(count=("event_at", "size"), last_at=("event_at", "max"))
     named = named.reset_index().sort_values(["count", "last_at", "category"], ascending=[False, False, True])
@@ -368,7 +370,7 @@ def offers(shop: Shop, days: pd.DataFrame) -> pd.DataFrame:
 def item_features(shop: Shop) -> pd.DataFrame:
     """All."""
     key, days = ["product_id"], item_days(shop)
-    met = shop.events[shop.events["product_id"].notna()]
+    touches = shop.events[shop.events["product_id"].notna()]
     result = beside(offers(shop, days), shop.sums(days, key, OF_ITEM))
     result = beside(result, moving_averages(shop, days, key))
     result = beside(result, [grouped(days, key)["refunded_units"].sum().rename("refunded_units_lifetime")])
@@ -379,8 +381,8 @@ def item_features(shop: Shop) -> pd.DataFrame:
         result = beside(result, [average.rename(f"views_ema_{half}d")])
     result = beside(result, shop.counts(shop.orders(key), key, "orders"))
     result = with_rates(result, "category")
-    bought = (met["event_type"] == "purchase") & (met["quantity"] > 0)
-    users = grouped(met.assign(bought_on=met["event_day"].where(bought)), [*key, "customer_id"]).agg(
+    bought = (touches["event_type"] == "purchase") & (touches["quantity"] > 0)
+    users = grouped(touches.assign(bought_on=touches["event_day"].where(bought)), [*key, "customer_id"]).agg(
         last_day=("event_day", "max"), first_bought=("bought_on", "min"), last_bought=("bought_on", "max")
     )
     users = users.reset_index()
@@ -429,15 +431,15 @@ def category_features(shop: Shop) -> pd.DataFrame:
     result = beside(
         result, [grouped(shop.within(days, 30), key)["product_id"].nunique().rename("items_with_events_30d")]
     )
-    met = shop.events[shop.events["product_id"].notna() & shop.events["category"].notna()]
+    touches = shop.events[shop.events["product_id"].notna() & shop.events["category"].notna()]
     orders = (
         grouped(shop.orders([*key, "product_id"]), [*key, "order_key"]).agg(last_day=("last_day", "max")).reset_index()
     )
     result = beside(result, shop.counts(orders, key, "orders"))
     result = with_rates(result, None)
-    users = grouped(met, [*key, "customer_id"]).agg(last_day=("event_day", "max")).reset_index()
+    users = grouped(touches, [*key, "customer_id"]).agg(last_day=("event_day", "max")).reset_index()
     result = beside(result, shop.counts(users, key, "users"))
-    about = Shop(met, shop.products, shop.as_of)
+    about = Shop(touches, shop.products, shop.as_of)
     result = beside(result, about.recent(key, OF_ITEM, [("orders", "order_key"), ("users", "customer_id")]))
     result = known(result)
     for name in ("views", "revenue"):
@@ -451,36 +453,38 @@ def category_features(shop: Shop) -> pd.DataFrame:
     return result.reset_index()
 
 
-def affinities(shop: Shop, met: pd.DataFrame, keys: list[str]) -> list[pd.Series]:
-    """Weights of events, halved with age; exact, since ranks hang on the sums."""
+def affinities(shop: Shop, touches: pd.DataFrame, keys: list[str]) -> list[pd.Series]:
+    """Weights of events, halved with age; exact, because ranks depend on the sums."""
     found = []
     for half in HALF_LIVES:
-        left = met["weight"] * rounded(0.5 ** (shop.age(met["event_day"]) / half) * 1_000_000_000)
-        sums = grouped(met[keys].assign(left=left), keys)["left"].sum()
+        left = touches["weight"] * rounded(0.5 ** (shop.age(touches["event_day"]) / half) * 1_000_000_000)
+        sums = grouped(touches[keys].assign(left=left), keys)["left"].sum()
         found.append((sums / 1_000_000_000).rename(f"affinity_{half}d"))
     return found
 
 
 def _affinity(shop: Shop, kind: str) -> pd.DataFrame:
     keys = ["customer_id", kind]
-    met = shop.events[shop.events["product_id"].notna() & shop.events[kind].notna()]
-    result = known(pd.concat(shop.sums(met, keys, OF_AFFINITY), axis=1).fillna(0))
-    result = beside(result, affinities(shop, met, keys))
-    result = beside(result, shop.counts(met, keys, "events", "event_day", LONG))
-    result = beside(result, [grouped(shop.within(met, 90), keys)["event_day"].nunique().rename("active_days_90d")])
-    result["distinct_products_lifetime"] = grouped(met, keys)["product_id"].nunique()
-    priced = met[met["is_priced"]]
+    touches = shop.events[shop.events["product_id"].notna() & shop.events[kind].notna()]
+    result = known(pd.concat(shop.sums(touches, keys, OF_AFFINITY), axis=1).fillna(0))
+    result = beside(result, affinities(shop, touches, keys))
+    result = beside(result, shop.counts(touches, keys, "events", "event_day", LONG))
+    result = beside(result, [grouped(shop.within(touches, 90), keys)["event_day"].nunique().rename("active_days_90d")])
+    result["distinct_products_lifetime"] = grouped(touches, keys)["product_id"].nunique()
+    priced = touches[touches["is_priced"]]
     result["price_mean_lifetime"] = grouped(priced, keys)["price"].mean()
     orders = grouped(shop.orders([*keys, "product_id"]), [*keys, "order_key"]).agg(
         ordered_at=("ordered_at", "min"), last_day=("last_day", "max")
     )
     orders = orders.reset_index()
     result = beside(result, shop.counts(orders, keys, "orders"))
-    result["hours_since_event"] = shop.hours_since(grouped(met, keys)["event_at"].max())
-    result["hours_since_view"] = shop.hours_since(grouped(met[met["views"] == 1], keys)["event_at"].max())
-    result["hours_since_cart_add"] = shop.hours_since(grouped(met[met["cart_adds"] == 1], keys)["event_at"].max())
+    result["hours_since_event"] = shop.hours_since(grouped(touches, keys)["event_at"].max())
+    result["hours_since_view"] = shop.hours_since(grouped(touches[touches["views"] == 1], keys)["event_at"].max())
+    result["hours_since_cart_add"] = shop.hours_since(
+        grouped(touches[touches["cart_adds"] == 1], keys)["event_at"].max()
+    )
     result["hours_since_order"] = shop.hours_since(grouped(orders, keys)["ordered_at"].max())
-    closed = met[met["available_at"] < shop.today]
+    closed = touches[touches["available_at"] < shop.today]
     kinds = result.index.get_level_values(kind)
     for suffix, count in LONG.items():
         events = result.pop(f"events_{suffix}")
@@ -514,9 +518,9 @@ def user_brand_features(shop: Shop) -> pd.DataFrame:
 def user_item_features(shop: Shop) -> pd.DataFrame:
     """All."""
     keys = ["customer_id", "product_id"]
-    met = shop.events[shop.events["product_id"].notna()]
-    result = pd.concat(shop.sums(met, keys, OF_USER_ITEM), axis=1).fillna(0)
-    result = beside(result, (each.rename(f"item_{each.name}") for each in affinities(shop, met, keys)))
+    touches = shop.events[shop.events["product_id"].notna()]
+    result = pd.concat(shop.sums(touches, keys, OF_USER_ITEM), axis=1).fillna(0)
+    result = beside(result, (each.rename(f"item_{each.name}") for each in affinities(shop, touches, keys)))
     orders = shop.orders(keys)
     result = beside(result, shop.counts(orders, keys, "orders"))
     result = known(beside(result, shop.recent(keys, OF_USER_ITEM, [("orders", "order_key")])))
@@ -539,18 +543,18 @@ def user_item_features(shop: Shop) -> pd.DataFrame:
     ).set_index(keys)
     result = beside(result, [by_order[["last_order_at", "reorder_gap_days_mean", "orders_since_last"]]], zero=False)
     moments = {
-        name: grouped(met[of], keys)["event_at"].max().reindex(result.index)
+        name: grouped(touches[of], keys)["event_at"].max().reindex(result.index)
         for name, of in (
-            ("view", met["views"] == 1),
-            ("add", met["cart_adds"] == 1),
-            ("remove", met["cart_removes"] == 1),
-            ("order", met["event_type"] == "purchase"),
+            ("view", touches["views"] == 1),
+            ("add", touches["cart_adds"] == 1),
+            ("remove", touches["cart_removes"] == 1),
+            ("order", touches["event_type"] == "purchase"),
         )
     }
     result["hours_since_view"] = shop.hours_since(moments["view"])
     result["hours_since_cart_add"] = shop.hours_since(moments["add"])
     result["hours_since_order"] = shop.hours_since(result.pop("last_order_at"))
-    result["days_since_first_event"] = shop.hours_since(grouped(met, keys)["event_at"].min()) / 24
+    result["days_since_first_event"] = shop.hours_since(grouped(touches, keys)["event_at"].min()) / 24
     added = moments["add"]
     result["in_cart_now"] = (
         added.notna()
@@ -559,7 +563,7 @@ def user_item_features(shop: Shop) -> pd.DataFrame:
     )
     result["due_ratio"] = share(result["hours_since_order"] / 24, result["reorder_gap_days_mean"])
     viewed = (
-        met[(met["views"] == 1) & met["price"].notna()]
+        touches[(touches["views"] == 1) & touches["price"].notna()]
         .sort_values(["event_at", "price"])
         .drop_duplicates(keys, keep="last")
     )
@@ -613,7 +617,7 @@ def session_features(shop: Shop) -> pd.DataFrame:
         cart_units=("put", "sum"),
     )
     result = known(result)
-    # Nothing put in or taken out is worth nothing; what was, of which no price is known, is not.
+    # The value of an empty cart is 0; the value of items without a known price is null.
     result["cart_value"] = groups["value"].sum(min_count=1).where(groups["moved"].sum() > 0, 0.0)
     result[["cart_value", "cart_units"]] = result[["cart_value", "cart_units"]].clip(lower=0)
     first = placed[placed["place"] == 0].set_index("session_id")
@@ -627,12 +631,12 @@ def session_features(shop: Shop) -> pd.DataFrame:
         result[name] = first[column]
     tags = result["entry_page"].map(campaign_tag, na_action="ignore")
     result["entry_campaign"] = tags.where(tags.notna(), result["entry_campaign"])
-    # The login's, if there is one: 'u:' sorts after 'a:'.
+    # The login, if there is one: 'u:' sorts after 'a:'.
     last = placed.sort_values("identity").drop_duplicates("session_id", keep="last").set_index("session_id")
     result["customer_id"] = last["customer_id"]
     for name, column in (("last_products", "product_id"), ("last_categories", "category")):
-        met = placed[placed[column].notna()].drop_duplicates([*key, column], keep="last")
-        newest = met[met.groupby("session_id", sort=False).cumcount(ascending=False) < 5].iloc[::-1]
+        latest = placed[placed[column].notna()].drop_duplicates([*key, column], keep="last")
+        newest = latest[latest.groupby("session_id", sort=False).cumcount(ascending=False) < 5].iloc[::-1]
         lists = newest.groupby("session_id", sort=False)[column].agg(list).reindex(result.index)
         result[name] = [each if isinstance(each, list) else [] for each in lists]
     second = pd.Timedelta(seconds=1)
@@ -661,21 +665,21 @@ def item_pair_features(shop: Shop) -> pd.DataFrame:
     ).sort_values(["visible_at", "event_at", "product_id"])
 
     def prefix(frame: pd.DataFrame, basket: list[str]) -> pd.DataFrame:
-        """Of each basket the first sight of a product, and of all products the first 50; closed days alone."""
+        """The first touch of each product in each basket, and of these the first 50; only closed days."""
         firsts = frame.drop_duplicates([*basket, "product_id"])
         place = firsts.groupby(basket, sort=False).cumcount()
         return firsts.assign(place=place)[(place < 50) & (firsts["visible_at"] < shop.today)]
 
-    meetings = prefix(seen, ["identity", "kind", "event_day"])
+    daily_touches = prefix(seen, ["identity", "kind", "event_day"])
     baskets = prefix(
         seen[seen["order_key"].notna()].sort_values(["visible_at", "product_id"], kind="stable"),
         ["identity", "order_key"],
     )
-    met = meetings[["identity", "kind", "product_id", "event_day", "event_at"]]
-    other = met.rename(columns={"kind": "other_kind", "product_id": "other_product_id", "event_at": "other_at"})
+    touches = daily_touches[["identity", "kind", "product_id", "event_day", "event_at"]]
+    other = touches.rename(columns={"kind": "other_kind", "product_id": "other_product_id", "event_at": "other_at"})
     found = []
     for step in (-1, 0, 1):
-        both = met.merge(
+        both = touches.merge(
             other.assign(event_day=other["event_day"] + pd.Timedelta(days=step)), on=["identity", "event_day"]
         )
         both = both[both["product_id"] != both["other_product_id"]]
@@ -702,16 +706,16 @@ def item_pair_features(shop: Shop) -> pd.DataFrame:
     days = grouped(every, [*pair, "event_day"])[list(counts)].sum().reset_index()
     windows: Windows = {"30d": 30, **LONG}
     pairs = pd.concat(shop.sums(days, pair, list(counts), windows), axis=1).fillna(0)
-    met_so_far = days["co_views"] + 3 * days["co_carts"] + 10 * days["co_orders"] + 5 * days["carts_to_orders"]
+    weighted = days["co_views"] + 3 * days["co_carts"] + 10 * days["co_orders"] + 5 * days["carts_to_orders"]
     for half in (7, 30):
         left = rounded(0.5 ** (shop.age(days["event_day"]) / half) * 1_000_000)
         scaled = days[pair].assign(
-            **{f"{name}_decayed_{half}d": days[name] * left for name in counts}, score=met_so_far * left
+            **{f"{name}_decayed_{half}d": days[name] * left for name in counts}, score=weighted * left
         )
         sums = grouped(scaled, pair).sum() / 1_000_000
         pairs["pair_score"] = sums.pop("score")
         pairs = beside(pairs, [sums])
-    pairs["undecayed"] = grouped(days[pair].assign(met=met_so_far), pair)["met"].sum()
+    pairs["undecayed"] = grouped(days[pair].assign(weighted=weighted), pair)["weighted"].sum()
     pairs = pairs.reset_index()
     back = pairs[[*pair, "co_views_lifetime", "co_carts_lifetime", "co_orders_lifetime"]].set_axis(
         ["other_product_id", "product_id", "back_co_views", "back_co_carts", "back_co_orders"], axis=1
@@ -721,17 +725,17 @@ def item_pair_features(shop: Shop) -> pd.DataFrame:
     )
     result["pair_rank"] = result.groupby("product_id").cumcount() + 1
     result = result[result["pair_rank"] <= 50].drop(columns="undecayed").merge(back, on=pair, how="left")
-    alone_of = {
-        "view_days": meetings[meetings["kind"] == "viewed"],
-        "cart_days": meetings[meetings["kind"] == "carted"],
+    single_counts = {
+        "view_days": daily_touches[daily_touches["kind"] == "viewed"],
+        "cart_days": daily_touches[daily_touches["kind"] == "carted"],
         "orders": baskets,
     }
-    alone = {
+    singles = {
         f"{name}_{suffix}": grouped(shop.within(frame, count), ["product_id"]).size()
-        for name, frame in alone_of.items()
+        for name, frame in single_counts.items()
         for suffix, count in LONG.items()
     }
-    firsts = {name: (frame["place"] == 0).sum() for name, frame in alone_of.items()}
+    firsts = {name: (frame["place"] == 0).sum() for name, frame in single_counts.items()}
     category = shop.products.set_index("product_id")["category"]
     mine, theirs = result["product_id"].map(category), result["other_product_id"].map(category)
     result["is_same_category"] = (mine == theirs).astype(object).where(mine.notna() & theirs.notna(), None)
@@ -742,16 +746,18 @@ def item_pair_features(shop: Shop) -> pd.DataFrame:
         ("cart_to_order", "carts_to_orders", "cart_days", "orders"),
     ):
         for suffix in LONG:
-            size = result["product_id"].map(alone[f"{whole}_{suffix}"])
+            size = result["product_id"].map(singles[f"{whole}_{suffix}"])
             result[f"{name}_confidence_{suffix}"] = share(result[f"{together_of}_{suffix}"], size)
-        told = result[f"{together_of}_lifetime"] >= 3
-        base = result["other_product_id"].map(alone[f"{other_whole}_lifetime"]) / max(firsts[other_whole], 1)
+        is_supported = result[f"{together_of}_lifetime"] >= 3
+        base = result["other_product_id"].map(singles[f"{other_whole}_lifetime"]) / max(firsts[other_whole], 1)
         confidence = result[f"{name}_confidence_lifetime"]
-        result[f"lift_{together_of}"] = share(confidence, base).where(told)
+        result[f"lift_{together_of}"] = share(confidence, base).where(is_supported)
         result[f"pmi_{together_of}"] = np.log(result[f"lift_{together_of}"])
         if name != "cart_to_order":
-            backwards = share(result[f"back_{together_of}"], result["other_product_id"].map(alone[f"{whole}_lifetime"]))
-            result[f"cosine_{together_of}"] = np.sqrt(confidence * backwards).where(told)
+            backwards = share(
+                result[f"back_{together_of}"], result["other_product_id"].map(singles[f"{whole}_lifetime"])
+            )
+            result[f"cosine_{together_of}"] = np.sqrt(confidence * backwards).where(is_supported)
     return result.drop(columns=["back_co_views", "back_co_carts", "back_co_orders"])
 
 

@@ -29,7 +29,7 @@ from measures import (
 
 @dataclass
 class Shop:
-    """Clean events with a column for each measure, what the catalogue says at `as_of`, and that moment."""
+    """Clean events with a column for each measure, the catalogue at `as_of`, and `as_of`."""
 
     events: pl.LazyFrame
     products: pl.LazyFrame
@@ -37,7 +37,7 @@ class Shop:
 
     @classmethod
     def read(cls, folder: Path) -> Shop:
-        """From the files that dataframes.export writes."""
+        """Read the files that dataframes.export writes."""
         kind = pl.col("event_type")
         events = pl.scan_parquet(folder / "events.parquet").with_columns(
             *(kind.eq(of).cast(pl.Int64).alias(name) for name, of in COUNTS.items()),
@@ -77,7 +77,7 @@ class Shop:
         ]
 
     def counts(self, name: str, day: str = "last_day", windows: dict[str, int | None] = DAYS) -> list[pl.Expr]:
-        """How many rows there are by window of days."""
+        """Row counts by window of days."""
         return [
             (pl.len() if days is None else self.since(days, day).sum()).cast(pl.Int64).alias(f"{name}_{suffix}")
             for suffix, days in windows.items()
@@ -100,7 +100,7 @@ class Shop:
         return (pl.lit(self.as_of) - pl.col(at)).dt.total_microseconds() / 3_600_000_000
 
     def orders(self, keys: list[str]) -> pl.LazyFrame:
-        """One row an order of each key."""
+        """One row per key and order."""
         lines = self.events.filter(pl.all_horizontal(pl.col("order_key", *keys).is_not_null()))
         return lines.group_by(*keys, "order_key").agg(
             ordered_at=pl.col("event_at").min(), last_day=pl.col("event_day").max(), value=total(pl.col("amount"))
@@ -108,22 +108,22 @@ class Shop:
 
 
 def total(value: pl.Expr) -> pl.Expr:
-    """A sum; null where nothing is known."""
+    """A sum; null if all values are null."""
     return pl.when(value.count() > 0).then(value.sum())
 
 
 def known(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Without the money of which nothing is known, and the columns that tell."""
-    told = [name for name in frame.collect_schema().names() if name.startswith("known_")]
+    """Make money null if none of it is known, and drop the columns that count known amounts."""
+    counters = [name for name in frame.collect_schema().names() if name.startswith("known_")]
     return frame.with_columns(
         pl.when(pl.col(name).is_between(1, KNOWN - 1)).then(None).otherwise(pl.col(of)).alias(of)
-        for name in told
+        for name in counters
         for of in [name.removeprefix("known_")]
-    ).drop(told)
+    ).drop(counters)
 
 
 def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
-    """Null where there is nothing to share."""
+    """A ratio; null if the divisor is zero or null."""
     return pl.when(whole > 0).then(part / whole)
 
 
@@ -192,7 +192,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
             pl.col("price").std().alias("price_std_lifetime"),
         )
     )
-    met = (
+    touches = (
         events.filter(pl.col("product_id").is_not_null())
         .group_by(key, "product_id", "category", "brand")
         .agg(*shop.counts("events", "event_day", LONG), last_day=pl.col("event_day").max())
@@ -203,20 +203,22 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         ("distinct_categories", "category"),
         ("distinct_brands", "brand"),
     ):
-        last = met.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("last_day").max())
+        last = touches.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("last_day").max())
         result = joined(result, last.group_by(key).agg(shop.counts(name)), key)
     by_category = (
-        met.filter(pl.col("category").is_not_null()).group_by(key, "category").agg(pl.col("^events_.*$").sum())
+        touches.filter(pl.col("category").is_not_null()).group_by(key, "category").agg(pl.col("^events_.*$").sum())
     )
     entropies = []
     for suffix in LONG:
         count = pl.col(f"events_{suffix}")
         part = count / count.sum()
         entropies.append((-(part * part.log())).filter(count > 0).sum().alias(f"category_entropy_{suffix}"))
-        entropies.append(count.sum().alias(f"met_{suffix}"))
+        entropies.append(count.sum().alias(f"categorized_{suffix}"))
     result = joined(result, by_category.group_by(key).agg(entropies), key, zero=False).with_columns(
-        # The entropy of nothing is unknown, not none.
-        pl.when(pl.col(f"met_{suffix}") > 0).then(f"category_entropy_{suffix}").alias(f"category_entropy_{suffix}")
+        # The entropy of no events is null, not 0.
+        pl.when(pl.col(f"categorized_{suffix}") > 0)
+        .then(f"category_entropy_{suffix}")
+        .alias(f"category_entropy_{suffix}")
         for suffix in LONG
     )
     sessions = (
@@ -316,7 +318,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
         }
         final += [expression.alias(f"{name}_{suffix}") for name, expression in columns.items()]
         final.append(of("session_seconds_mean").is_null().alias(f"session_seconds_mean_{suffix}_was_missing"))
-    internal = [f"{name}_{suffix}" for suffix in LONG for name in (*beside, "met")]
+    internal = [f"{name}_{suffix}" for suffix in LONG for name in (*beside, "categorized")]
     return known(result.with_columns(final)).drop(
         *internal,
         "first_at",
@@ -329,7 +331,7 @@ def user_features(shop: Shop) -> pl.LazyFrame:
 
 
 def item_days(shop: Shop) -> pl.LazyFrame:
-    """What was done with each product on each day."""
+    """The measures of each product and day."""
     events = shop.events.filter(pl.col("product_id").is_not_null())
     priced = pl.col("is_priced")
     return events.group_by(
@@ -346,7 +348,7 @@ def item_days(shop: Shop) -> pl.LazyFrame:
 
 
 def moving_averages(shop: Shop) -> list[pl.Expr]:
-    """The mean day of views and units, of the whole days before today."""
+    """Means per day of views and units, over whole days before today."""
     past = pl.col("event_day") < shop.today
     return [
         (pl.col(name).filter(past & shop.since(days)).sum() / days).alias(f"{name}_sma_{days}d")
@@ -382,12 +384,12 @@ def with_rates(frame: pl.LazyFrame, peers: str | None) -> pl.LazyFrame:
 
 
 def to_money(value: pl.Expr) -> pl.Expr:
-    """To four decimals, half up. A quartile of money has six, of which the last is none of a double's."""
+    """Rounded to four decimals, half up. A quartile of money has six, and a double is not exact in the last one."""
     return ((value * 1_000_000).round() / 100 + 0.5).floor() / 10_000
 
 
 def offers(shop: Shop, days: pl.LazyFrame) -> pl.LazyFrame:
-    """Every product as the catalogue has it, or as events alone tell: the category that most of them name."""
+    """All products, from the catalogue or, if they are not in it, from their events, with the most frequent category."""
     named = shop.events.filter(pl.col("product_id").is_not_null() & pl.col("category").is_not_null())
     named = (
         named.group_by("product_id", "category")
@@ -442,9 +444,9 @@ def item_features(shop: Shop) -> pl.LazyFrame:
         last_at=pl.col("last_at").max(),
         last_order_at=pl.col("last_order_at").max(),
     )
-    met = shop.events.filter(pl.col(key).is_not_null())
+    touches = shop.events.filter(pl.col(key).is_not_null())
     bought = (pl.col("event_type") == "purchase") & (pl.col("quantity") > 0)
-    users = met.group_by(key, "customer_id").agg(
+    users = touches.group_by(key, "customer_id").agg(
         last_day=pl.col("event_day").max(), days_bought=pl.col("event_day").filter(bought).n_unique()
     )
     by_user = users.group_by(key).agg(
@@ -526,8 +528,8 @@ def category_features(shop: Shop) -> pl.LazyFrame:
             price_q75=quartile(0.75),
         )
     )
-    met = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(key).is_not_null())
-    users = met.group_by(key, "customer_id").agg(last_day=pl.col("event_day").max())
+    touches = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(key).is_not_null())
+    users = touches.group_by(key, "customer_id").agg(last_day=pl.col("event_day").max())
     orders = shop.orders([key, "product_id"]).group_by(key, "order_key").agg(pl.col("last_day").max())
     result = joined(offered.select(key), by_day.drop("last_at", "last_order_at"), key)
     result = joined(result, by_day.select(key, "last_at", "last_order_at"), key, zero=False)
@@ -535,7 +537,7 @@ def category_features(shop: Shop) -> pl.LazyFrame:
     result = joined(result, orders.group_by(key).agg(shop.counts("orders")), key)
     result = with_rates(result, None)
     result = joined(result, users.group_by(key).agg(shop.counts("users")), key)
-    about = Shop(met, shop.products, shop.as_of)
+    about = Shop(touches, shop.products, shop.as_of)
     result = joined(
         result, about.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
     )
@@ -552,7 +554,7 @@ def category_features(shop: Shop) -> pl.LazyFrame:
 
 
 def left_of(shop: Shop, half: int, unit: int) -> pl.Expr:
-    """What is left of a day's events after half-lives, in whole units: ranks hang on sums of it, which must be exact."""
+    """The decayed weight of a day, in integer units: ranks depend on its sums, which must be exact."""
     age = (pl.lit(shop.today) - pl.col("event_day")).dt.total_days()
     return (pl.lit(0.5).pow(age / half) * unit).round(mode="half_away_from_zero").cast(pl.Int64)
 
@@ -568,9 +570,9 @@ def affinities(shop: Shop) -> list[pl.Expr]:
 
 def _affinity(shop: Shop, kind: str) -> pl.LazyFrame:
     keys = ["customer_id", kind]
-    met = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(kind).is_not_null())
+    touches = shop.events.filter(pl.col("product_id").is_not_null() & pl.col(kind).is_not_null())
     priced = pl.col("is_priced")
-    mine = met.group_by(keys).agg(
+    mine = touches.group_by(keys).agg(
         *shop.sums(OF_AFFINITY),
         *affinities(shop),
         *shop.counts("events", "event_day", LONG),
@@ -587,7 +589,7 @@ def _affinity(shop: Shop, kind: str) -> pl.LazyFrame:
         .agg(pl.col("ordered_at").min(), pl.col("last_day").max())
     )
     by_order = orders.group_by(keys).agg(*shop.counts("orders"), last_order_at=pl.col("ordered_at").max())
-    closed = met.filter(pl.col("available_at").dt.date() < shop.today)
+    closed = touches.filter(pl.col("available_at").dt.date() < shop.today)
     of_shop = (
         closed.group_by(kind)
         .agg(
@@ -640,10 +642,10 @@ def user_brand_features(shop: Shop) -> pl.LazyFrame:
 def user_item_features(shop: Shop) -> pl.LazyFrame:
     """All."""
     keys = ["customer_id", "product_id"]
-    met = shop.events.filter(pl.col("product_id").is_not_null())
+    touches = shop.events.filter(pl.col("product_id").is_not_null())
     at = pl.col("event_at")
     viewed = (pl.col("views") == 1) & pl.col("price").is_not_null()
-    mine = met.group_by(keys).agg(
+    mine = touches.group_by(keys).agg(
         *shop.sums(OF_USER_ITEM),
         *(each.name.prefix("item_") for each in affinities(shop)),
         first_at=at.min(),
@@ -721,7 +723,7 @@ def session_features(shop: Shop) -> pl.LazyFrame:
     at, dwell = pl.col("event_at"), pl.col("dwell").filter(viewed)
     result = placed.group_by(key).agg(
         pl.col(OF_SESSION).sum(),
-        # The login's, if there is one: 'u:' sorts after 'a:'.
+        # The login, if there is one: 'u:' sorts after 'a:'.
         pl.col("customer_id").sort_by("identity").last(),
         *(
             pl.col(name).filter(first).first().alias(alias)
@@ -759,8 +761,8 @@ def session_features(shop: Shop) -> pl.LazyFrame:
     )
     result = known(result)
     for name, column in (("last_products", "product_id"), ("last_categories", "category")):
-        met = placed.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("place").max())
-        lists = met.group_by(key).agg(pl.col(column).sort_by("place", descending=True).head(5).alias(name))
+        latest = placed.filter(pl.col(column).is_not_null()).group_by(key, column).agg(pl.col("place").max())
+        lists = latest.group_by(key).agg(pl.col(column).sort_by("place", descending=True).head(5).alias(name))
         result = joined(result, lists, key, zero=False).with_columns(
             pl.col(name).fill_null(pl.lit([], pl.List(pl.String)))
         )
@@ -801,17 +803,17 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     )
 
     def prefix(frame: pl.LazyFrame, basket: list[str], order: list[str]) -> pl.LazyFrame:
-        """Of each basket the first sight of a product, and of all products the first 50; closed days alone."""
+        """The first touch of each product in each basket, and of these the first 50; only closed days."""
         firsts = frame.sort("visible_at", "event_at").unique([*basket, "product_id"], keep="first", maintain_order=True)
         placed = firsts.sort(order).with_columns(place=pl.int_range(pl.len()).over(basket))
         return placed.filter((pl.col("place") < 50) & (pl.col("visible_at").dt.date() < shop.today))
 
-    meetings = prefix(seen, ["identity", "kind", "event_day"], ["visible_at", "event_at", "product_id"])
+    daily_touches = prefix(seen, ["identity", "kind", "event_day"], ["visible_at", "event_at", "product_id"])
     bought = seen.filter(pl.col("order_key").is_not_null())
     baskets = prefix(bought, ["identity", "order_key"], ["visible_at", "product_id"])
-    met = meetings.select("identity", "kind", "product_id", "event_day", "event_at")
+    touches = daily_touches.select("identity", "kind", "product_id", "event_day", "event_at")
     reach = pl.DataFrame({"step": [-1, 0, 1]}).lazy()
-    others = met.join(reach, how="cross").select(
+    others = touches.join(reach, how="cross").select(
         "identity",
         other_kind="kind",
         other_product_id="product_id",
@@ -822,7 +824,7 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     leads = (pl.col("kind") == "carted") & (pl.col("other_kind") == "bought")
     apart = (pl.col("other_at") - pl.col("event_at")).dt.total_microseconds() / 3_600_000_000
     near = (
-        met.join(others, on=["identity", "event_day"])
+        touches.join(others, on=["identity", "event_day"])
         .filter(pl.col("product_id") != pl.col("other_product_id"))
         .filter((same & apart.is_between(-24, 24)) | (leads & apart.is_between(0, 24)))
         .select("identity", "kind", "other_kind", "product_id", "other_product_id", "event_day")
@@ -852,19 +854,19 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     def decayed(value: pl.Expr, half: int) -> pl.Expr:
         return (value * left_of(shop, half, 1_000_000)).sum() / 1_000_000
 
-    met_so_far = pl.col("co_views") + 3 * pl.col("co_carts") + 10 * pl.col("co_orders") + 5 * pl.col("carts_to_orders")
+    weighted = pl.col("co_views") + 3 * pl.col("co_carts") + 10 * pl.col("co_orders") + 5 * pl.col("carts_to_orders")
     windows: dict[str, int | None] = {"30d": 30, **LONG}
     pairs = days.group_by(pair).agg(
         *shop.sums(list(counts), windows),
         *(decayed(pl.col(name), half).alias(f"{name}_decayed_{half}d") for name in counts for half in (7, 30)),
-        pair_score=decayed(met_so_far, 30),
-        undecayed=met_so_far.sum(),
+        pair_score=decayed(weighted, 30),
+        undecayed=weighted.sum(),
     )
-    # Used three times over: collected once.
+    # Used three times, so computed once.
     pairs = pairs.collect(engine="streaming").lazy()
-    alone_of = {
-        "view_days": meetings.filter(pl.col("kind") == "viewed"),
-        "cart_days": meetings.filter(pl.col("kind") == "carted"),
+    single_counts = {
+        "view_days": daily_touches.filter(pl.col("kind") == "viewed"),
+        "cart_days": daily_touches.filter(pl.col("kind") == "carted"),
         "orders": baskets,
     }
     firsts = {"view_days": "first_views", "cart_days": "first_carts", "orders": "first_orders"}
@@ -882,10 +884,10 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
         back_co_orders="co_orders_lifetime",
     )
     result = joined(result, back, *pair, zero=False)
-    for name, frame in alone_of.items():
-        alone = frame.group_by("product_id").agg(shop.counts(name, "event_day", LONG))
-        result = joined(result, alone, "product_id", zero=False)
-        other = alone.select(
+    for name, frame in single_counts.items():
+        singles = frame.group_by("product_id").agg(shop.counts(name, "event_day", LONG))
+        result = joined(result, singles, "product_id", zero=False)
+        other = singles.select(
             pl.col("product_id").alias("other_product_id"), pl.col(f"{name}_lifetime").alias(f"other_{name}")
         )
         result = joined(result, other, "other_product_id", zero=False)
@@ -908,15 +910,15 @@ def item_pair_features(shop: Shop) -> pl.LazyFrame:
     ):
         confidence = {suffix: share(pl.col(f"{together_of}_{suffix}"), pl.col(f"{whole}_{suffix}")) for suffix in LONG}
         columns += [each.alias(f"{name}_confidence_{suffix}") for suffix, each in confidence.items()]
-        told = pl.col(f"{together_of}_lifetime") >= 3
-        lift = pl.when(told).then(
+        is_supported = pl.col(f"{together_of}_lifetime") >= 3
+        lift = pl.when(is_supported).then(
             share(confidence["lifetime"], share(pl.col(f"other_{other_whole}"), pl.col(firsts[other_whole])))
         )
         columns += [lift.alias(f"lift_{together_of}"), lift.log().alias(f"pmi_{together_of}")]
         if name != "cart_to_order":
             backwards = share(pl.col(f"back_{together_of}"), pl.col(f"other_{whole}"))
             columns.append(
-                pl.when(told).then((confidence["lifetime"] * backwards).sqrt()).alias(f"cosine_{together_of}")
+                pl.when(is_supported).then((confidence["lifetime"] * backwards).sqrt()).alias(f"cosine_{together_of}")
             )
     return result.with_columns(columns).drop(
         "^(back|other_view|other_cart|other_orders|first|view_days|cart_days|orders)_?.*$", "category", "other_category"

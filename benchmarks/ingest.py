@@ -1,11 +1,11 @@
-"""A table of a database into the lake: finegrain, DuckDB's extension alone, and dlt, each in a process of its own.
+"""Load a database table into the lake with finegrain, with only DuckDB's extension, and with dlt, each in a separate process.
 
     python benchmarks/ingest.py make URL --rows 5000000            # the table bench_orders, on PostgreSQL or MySQL
     python benchmarks/ingest.py measure URL finegrain bare
     python benchmarks/ingest.py measure URL dlt-pyarrow dlt-connectorx  # where dlt[ducklake,sql_database] is installed
 
-`measure` prints a JSON document: seconds and peak memory of the first run, and seconds of a second one that finds nothing new. Let
-nothing else run meanwhile.
+`measure` prints JSON: seconds and peak memory of the first run, and seconds of a second run that finds nothing new. Run nothing else
+at the same time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ tables:
 
 
 def make(url: str, rows: int) -> None:
-    """Fill the table, on the server itself."""
+    """Fill the table on the server."""
     from orchestration.lake import lake
     from orchestration.sources import databases
 
@@ -75,7 +75,7 @@ def by_finegrain(url: str, folder: Path) -> int:
 
 
 def by_duckdb(url: str, folder: Path) -> int:
-    """The extension alone: the columns as they are into a table of the lake."""
+    """Only the extension: copy the columns unchanged into a table of the lake."""
     from orchestration.lake import lake
     from orchestration.sources import databases
 
@@ -88,14 +88,14 @@ def by_duckdb(url: str, folder: Path) -> int:
 
 
 def by_dlt(url: str, folder: Path, backend: str) -> int:
-    """dlt, by its SQL source, to its DuckLake destination."""
+    """dlt, from its SQL source to its DuckLake destination."""
     try:
         import dlt
         from dlt.destinations.impl.ducklake.configuration import DuckLakeCredentials
         from dlt.sources.sql_database import sql_table
     except ImportError as error:
         sys.exit(
-            f"dlt is not installed here ({error.name}); try: pip install 'dlt[ducklake,sql_database]' in a venv of its own"
+            f"dlt is not installed here ({error.name}); try: pip install 'dlt[ducklake,sql_database]' in a separate venv"
         )
     from duckdb_extensions import import_extension  # type: ignore[import-untyped,unused-ignore]
 
@@ -132,7 +132,7 @@ WAYS: dict[str, Any] = {
 
 
 def measure(url: str, way: str) -> dict[str, Any]:
-    """Run one way twice, in a process each, in a fresh folder."""
+    """Run one approach twice, each in a separate process, in a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for _ in range(2):
@@ -154,15 +154,15 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("ways", nargs="*")
     parser.add_argument("--rows", type=int, default=5_000_000)
-    told = parser.parse_args()
-    if told.what == "make":
-        make(told.url, told.rows)
-    elif told.what == "measure":
-        print(json.dumps([measure(told.url, way) for way in told.ways or ["finegrain", "bare"]], indent=2))
+    arguments = parser.parse_args()
+    if arguments.what == "make":
+        make(arguments.url, arguments.rows)
+    elif arguments.what == "measure":
+        print(json.dumps([measure(arguments.url, way) for way in arguments.ways or ["finegrain", "bare"]], indent=2))
     else:
-        way, folder = told.ways
+        way, folder = arguments.ways
         started = time.monotonic()
-        rows = WAYS[way](told.url, Path(folder))
+        rows = WAYS[way](arguments.url, Path(folder))
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         print(json.dumps({"rows": rows, "seconds": round(time.monotonic() - started, 1), "peak_mb": peak // 1024}))
 

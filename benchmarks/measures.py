@@ -1,11 +1,11 @@
-"""What features count and add up, and over which windows, for the engines of data frames: as dbt_project.yml and seeds/ say."""
+"""The counts, sums and windows of the features for the data frame engines, from dbt_project.yml and seeds/."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import unquote_plus
 
-#: Windows of whole days, those of habits, and windows of hours.
+#: Windows of days, windows of preferences, and windows of hours.
 DAYS: dict[str, int | None] = {"7d": 7, "14d": 14, "30d": 30, "90d": 90, "365d": 365, "lifetime": None}
 HOURS = {"1h": 1, "24h": 24}
 LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
@@ -13,9 +13,9 @@ LONG: dict[str, int | None] = {"90d": 90, "lifetime": None}
 HALF_LIVES = (1, 7, 30)
 #: Pseudo-observations behind each rate.
 SMOOTHING = 20
-#: How much each kind of event adds to an affinity.
+#: The weight of each kind of event in an affinity.
 WEIGHTS = {"view_item": 1, "add_to_cart": 3, "purchase": 10}
-#: Measures that count events of a type, and measures that add up a column of them.
+#: Measures that count events of a type, and measures that sum a column of them.
 COUNTS = {
     "views": "view_item",
     "list_views": "view_item_list",
@@ -31,8 +31,8 @@ SUMS = {
     "gross_revenue": ("purchase", "gross_amount"),
     "refunds": ("refund", "amount"),
 }
-#: Of money it is summed, too, for how many events it is known and for how many not: KNOWN for each of the ones, 1 for each of the others.
-#: Where it is known for none of some, money is null.
+#: For money, also sum KNOWN for each event with a known amount and 1 for each without. If there are events and none has a known
+#: amount, money is null.
 MONEY = ("revenue", "gross_revenue", "refunds")
 KNOWN = 2**30
 OF_USER = [*COUNTS, *SUMS, *(f"known_{name}" for name in MONEY)]
@@ -41,12 +41,12 @@ OF_SESSION = [name for name in OF_USER if name not in ("gross_revenue", "known_g
 OF_USER_ITEM = ["views", "cart_adds", "cart_removes", "units", "revenue", "known_revenue"]
 OF_AFFINITY = ["views", "cart_adds", "units", "revenue", "known_revenue"]
 
-#: What a tag says where there is nothing to say.
+#: Tag values that mean none.
 NO_TAG = ("", "direct", "(direct)", "none", "(none)", "(not set)", "(not provided)", "null", "undefined")
 
 
 def campaign_tag(page: str | None) -> str | None:
-    """utm_campaign of an address, decoded; null where there is none, or what says so."""
+    """The decoded utm_campaign of a URL; None if there is none, or if it means none."""
     found = re.search("[?&](?:amp;)?utm_campaign=([^&#]*)", page or "", re.IGNORECASE)
     try:
         value = re.sub("[\\x00-\\x1f\\x7f]", "", unquote_plus(found[1], errors="strict")).strip(" ") if found else ""

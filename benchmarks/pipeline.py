@@ -1,9 +1,9 @@
-"""Time and memory of the whole way, by stage and by model.
+"""Time and memory of the whole pipeline, by stage and by model.
 
     python benchmarks/pipeline.py --events 1000000
 
-Each stage is the command that a user types, in a process of its own, so that its peak memory can be told. Everything is
-made in a temporary folder, which is removed unless --keep names one.
+Each stage is the command that a user types, in a separate process, so that its peak memory can be measured. Everything is in a
+temporary folder, which is removed unless --keep names one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Models that are listed; the rest is added up.
+#: The number of models to list; the others are summed.
 SLOWEST = 25
 MODELS = ("model", "seed", "snapshot")
-#: Engines of data frames; the second one is slow, and wants much memory.
+#: Data frame engines; the second one is slow and needs much memory.
 ENGINES = ("polars", "pandas")
 PANDAS_UP_TO = 1_000_000
-#: What comes once a day, and the column that says when a row came.
+#: Files that arrive once a day, and the column with the arrival of their rows.
 DAILY = {
     "store/visits.csv": "local_time",
     "database/customers.csv": "changed",
@@ -45,7 +45,7 @@ DAILY = {
     "database/order_items.parquet": "updated_at",
     "database/refunds.parquet": "updated_at",
 }
-#: When a line of the stream was received.
+#: The time when a line of the stream was received.
 RECEIVED = re.compile(rb'"received_at": ?"([0-9-]+T[^"]+)"')
 FEATURES = {
     path.stem for room in ("intermediate", "marts") for path in (ROOT / "models" / room / "features").glob("*.sql")
@@ -85,8 +85,8 @@ def main() -> None:
 
 
 def measure(home: Path, events: int) -> None:
-    """Simulate, load, build; build with nothing new; publish; the same for a thousandth more events, and for the first hour of the
-    next day; then, for comparison, the floor and the features in data frames, from the same lake."""
+    """Simulate, load, build; build with nothing new; publish; the same after 0.1 % more events, and after the first hour of the next
+    day; then, for comparison, the floor and the features in data frames, from the same lake."""
     shop = str(home / "shop")
     load = ["load", "examples/simulated_shop", "--data", shop, "--json"]
     stages: list[tuple[str, float, float]] = []
@@ -168,8 +168,8 @@ def of(build: dict[str, Any], *kinds: str) -> float:
 
 
 def hold_back(shop: Path, lines: int) -> tuple[bytes, bytes]:
-    """Leave of a simulated shop what had arrived by noon of its last day but one: of what is exported once a day, the days before. The
-    answer is what the stream brought next, so many lines of it, and the rest up to one o'clock of the next day."""
+    """Cut a simulated shop to what had arrived by noon of its second to last day; for daily exports, to the days before. Returns the next
+    `lines` lines of the stream, and the rest up to one o'clock of the next day."""
     about = json.loads((shop / "simulation.json").read_text())
     day = date.fromisoformat(about["start"]) + timedelta(days=about["days"] - 2)
     for path in (shop / "ga4").glob("events_*.parquet"):
@@ -193,7 +193,7 @@ def hold_back(shop: Path, lines: int) -> tuple[bytes, bytes]:
 
 
 def first_line(text: mmap.mmap, moment: str) -> int:
-    """Where the first line begins that was received at `moment` or later, by bisection: lines lie in the order of their arrival."""
+    """The offset of the first line that was received at `moment` or later, by bisection: lines are in the order of arrival."""
 
     def received_after(place: int) -> bytes:
         found = RECEIVED.search(text, place)

@@ -1,12 +1,12 @@
-"""JSON events from a Kafka broker on this machine into the lake: rates, freshness, memory and the size of batches.
+"""Load JSON events from a Kafka broker on this machine into the lake: rates, freshness, memory and batch sizes.
 
-    python benchmarks/stream.py rate       # finegrain beside a bare consumer, one that parses, and a loader that flushes, then commits
-    python benchmarks/stream.py freshness  # from produced to visible in the lake, at a steady rate
-    python benchmarks/stream.py memory     # what the loader takes at most, of small events and of large ones
-    python benchmarks/stream.py batches    # finegrain by rows in a batch, as a chart
+    python benchmarks/stream.py rate       # finegrain, a bare consumer, one that parses, and a loader that flushes, then commits
+    python benchmarks/stream.py freshness  # from produced to visible in the lake, at a constant rate
+    python benchmarks/stream.py memory     # peak memory of the loader, with small and with large events
+    python benchmarks/stream.py batches    # finegrain by batch size, as a chart
 
-Each starts a broker of its own (scripts/servers.py), measures every way in a process of its own, in turns, and prints a table, or a
-JSON document with --json. Let nothing else run meanwhile.
+Each command starts its own broker (scripts/servers.py), measures every approach in a separate process, in turns, and prints a table, or
+JSON with --json. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 PROJECT = Path(__file__).resolve().parent.parent
 TOPIC = "shop.events"
 PARTITIONS = 6
-#: Messages of one batch, of all that have batches.
+#: Messages per batch, for all approaches with batches.
 ROWS = 10_000
 EVENT_TYPES = ("view_item", "add_to_cart", "page_view", "purchase")
 
@@ -66,7 +66,7 @@ def events(count: int, padding: int = 0, seed: int = 1) -> Iterator[tuple[str, d
 
 @contextmanager
 def broker() -> Iterator[str]:
-    """A Kafka broker in a temporary folder; its address."""
+    """Run a Kafka broker in a temporary folder. Yields its address."""
     sys.path.insert(0, str(PROJECT / "scripts"))
     from servers import Kafka
 
@@ -86,7 +86,7 @@ def make_topic(servers: str, topic: str) -> None:
 
 
 def produce(servers: str, topic: str, count: int, padding: int = 0) -> float:
-    """Fill a topic; the mean size of its payloads in bytes."""
+    """Fill a topic. Returns the mean size of its payloads in bytes."""
     make_topic(servers, topic)
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "queue.buffering.max.messages": 200_000})
     size = 0
@@ -111,11 +111,11 @@ def mapping(folder: Path, topic: str) -> Path:
     return path
 
 
-# --- the ways, each in a process of its own; they give the messages they have read ----------------------------------
+# --- the approaches, each in a separate process; they return the number of messages read ----------------------------
 
 
 def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], None]) -> int:
-    """Read a topic to its end, as one member of a group. `each` gets what came, and at the end nothing."""
+    """Read a topic to its end, as one member of a group. `each` gets the messages of each poll, and an empty list at the end."""
     consumer = Consumer(
         {
             "bootstrap.servers": os.environ["BENCH_KAFKA"],
@@ -123,7 +123,7 @@ def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], Non
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-            # Else a queue that was full is left alone for a second, and runs empty.
+            # Otherwise a full queue is not fetched into for a second, and runs empty.
             "fetch.queue.backoff.ms": 10,
         }
     )
@@ -146,7 +146,7 @@ def consume(topic: str, rows: int, each: Callable[[list[Message], Consumer], Non
 
 
 def bare(topic: str, folder: Path) -> int:
-    """Bytes off the client, and nothing done with them."""
+    """Only read the bytes."""
 
     def nothing(messages: list[Message], consumer: Consumer) -> None:
         for message in messages:
@@ -156,7 +156,7 @@ def bare(topic: str, folder: Path) -> int:
 
 
 def parsing(topic: str, folder: Path) -> int:
-    """Each payload parsed by orjson, and nothing done with it."""
+    """Only parse each payload with orjson."""
     import orjson
 
     def parse(messages: list[Message], consumer: Consumer) -> None:
@@ -167,8 +167,8 @@ def parsing(topic: str, folder: Path) -> int:
 
 
 def flushing(topic: str, folder: Path) -> int:
-    """As SQLFlow does it: rows of dicts become an Arrow table, SQL writes it, then the offsets are committed at the broker. What was
-    flushed and not committed comes twice; nothing is validated, and a payload that is no JSON stops it."""
+    """Like SQLFlow: dicts become an Arrow table, SQL writes it, then the offsets are committed to the broker. Messages that were flushed
+    but not committed are loaded twice; nothing is validated, and a payload that is not JSON stops it."""
     import orjson
     import pyarrow as pa
 
@@ -215,7 +215,7 @@ WAYS: dict[str, Callable[..., int]] = {
 
 
 def run(servers: str, way: str, topic: str, *more: str) -> dict[str, float]:
-    """One way, in a fresh process and a fresh home."""
+    """Run one approach in a new process and a new home."""
     with tempfile.TemporaryDirectory(prefix="finegrain-bench-") as folder:
         done = subprocess.run(
             [sys.executable, __file__, "run", way, topic, folder, *more],
@@ -241,16 +241,16 @@ def run_here(way: str, topic: str, folder: Path, *more: str) -> dict[str, float]
     }
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
+# --- measurements ----------------------------------------------------------------------------------------------------
 
 
 def median(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The run of the middle rate."""
+    """The run with the median rate."""
     return sorted(runs, key=lambda each: each["per_second"])[len(runs) // 2]
 
 
 def rate(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every way over the same topic, in turns."""
+    """All approaches with the same topic, in turns."""
     with broker() as servers:
         size = produce(servers, TOPIC, given.events)
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -277,7 +277,7 @@ def rate(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def batches(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """finegrain by rows in a batch."""
+    """finegrain by batch size."""
     sizes = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000]
     with broker() as servers:
         produce(servers, TOPIC, given.events)
@@ -293,7 +293,7 @@ def batches(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def chart(found: list[dict[str, Any]]) -> str:
-    """Mermaid, which GitHub draws."""
+    """A Mermaid chart, which GitHub renders."""
     labels = ", ".join(f'"{each["rows in a batch"]:,}"' for each in found)
     values = ", ".join(str(round(each["events/s"] / 1000)) for each in found)
     return (
@@ -304,7 +304,7 @@ def chart(found: list[dict[str, Any]]) -> str:
 
 
 def memory(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """The loader over a backlog of small events, and of ones of 50 kB."""
+    """Peak memory of the loader with a backlog of small events, and of events of 50 kB."""
     shown = []
     with broker() as servers:
         for name, padding in (("small", 0), ("large", 50_000)):
@@ -323,8 +323,8 @@ def memory(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def freshness(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """From an event's production to the first look at the lake that sees it. Positions move in the transaction that lands their
-    rows, so what lies before them is visible; a look that began before it does not count."""
+    """The time from an event's production to the first query of the lake that sees it. Positions move in the transaction that writes
+    their rows, so events before them are visible; a query that began before the event does not count."""
     shown = []
     with broker() as servers:
         for per_second in given.per_second:
@@ -389,13 +389,13 @@ def _freshness(servers: str, topic: str, per_second: int, age: float, seconds: f
             ends[part] = max(ends.get(part, 0), int(offset) + 1)
         deadline = time.monotonic() + 30
         while any(looks[-1][1].get(part, 0) < end for part, end in ends.items()):
-            assert time.monotonic() < deadline, "it does not come"
+            assert time.monotonic() < deadline, "the events did not arrive"
             time.sleep(0.1)
         done.set()
         watching.join()
         loader.terminate()
         out, _ = loader.communicate()
-    told = json.loads(out.splitlines()[-1])
+    report = json.loads(out.splitlines()[-1])
     seen: dict[str, list[tuple[int, float]]] = {}
     for at, found in looks:
         for part, end in found.items():
@@ -413,18 +413,18 @@ def _freshness(servers: str, topic: str, per_second: int, age: float, seconds: f
         "p50 s": round(cuts[49], 3),
         "p99 s": round(cuts[98], 3),
         "slowest s": round(max(waits), 3),
-        "batches": told["batches"],
+        "batches": report["batches"],
         "looks/s": round(len(looks) / (looks[-1][0] - looks[0][0])),
     }
 
 
 def send(topic: str, per_second: int, seconds: float) -> None:
-    """Produce at a steady rate, and print partition, offset and time of production of each event; after one for each partition that
-    does not count, since the producer's own way to the broker is not the loader's."""
+    """Produce at a constant rate, and print partition, offset and time of production of each event. First send one event per partition,
+    which does not count, so that the producer's connection is not measured."""
     producer = Producer({"bootstrap.servers": os.environ["BENCH_KAFKA"], "linger.ms": 2, "acks": 1})
-    told: list[tuple[int, int, float]] = []
+    delivered: list[tuple[int, int, float]] = []
     payloads = [(user.encode(), json.dumps(event).encode()) for user, event in events(int(per_second * seconds))]
-    # A twentieth of a second's events at once, as a shop's servers would send them.
+    # Send the events of 50 ms at once, as a shop's servers would.
     step = max(per_second // 20, 1)
     for partition in range(PARTITIONS):
         producer.produce(topic, payloads[0][1], partition=partition)
@@ -441,11 +441,11 @@ def send(topic: str, per_second: int, seconds: float) -> None:
                 topic,
                 payload,
                 key=user,
-                on_delivery=lambda error, message, at=at: told.append((message.partition(), message.offset(), at)),
+                on_delivery=lambda error, message, at=at: delivered.append((message.partition(), message.offset(), at)),
             )
     assert producer.flush(30) == 0
-    assert len(told) == len(payloads)
-    for part, offset, at in told:
+    assert len(delivered) == len(payloads)
+    for part, offset, at in delivered:
         print(part, offset, f"{at:.6f}")
 
 

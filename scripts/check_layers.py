@@ -1,8 +1,8 @@
-"""Check the rules of the house on the dbt project: who may read whom, what each model must say, and no engine's name.
+"""Check the rules of the dbt project: which layers may read which, what each model must declare, and no engine-specific SQL.
 
     python scripts/check_layers.py [PROJECT]
 
-Prints one line a finding, `file:line: what is wrong: how to mend it`, and exits with 1 if there is any.
+Prints one line per finding, `file:line: problem: fix`, and exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import yaml
 
-#: What the files of a layer may refer to; `source` is a raw table of the lake.
+#: The layers that a layer may read; `source` is a raw table of the lake.
 MAY_READ: Final = {
     "staging": {"source", "staging"},
     "intermediate": {"staging", "seeds", "intermediate"},
@@ -27,25 +27,25 @@ MAY_READ: Final = {
     "snapshots": {"intermediate", "marts"},
 }
 
-#: The rooms of a layer in the order in which data flows: a model reads its own room and those before it.
+#: The folders of a layer in the order in which data flows: a model reads its own folder and those before it.
 ROOMS: Final = {
     "intermediate": ["reference", "events", "cleaning", "changes", "identity", "tiles", "features", "current"],
     "marts": ["core", "features", "training", "quality"],
 }
 
-#: A room that reads a layer which the others of its layer do not: the ledger counts the rows of the lake itself.
+#: Folders that may read more than the rest of their layer: the ledger counts the rows of the lake.
 ALSO_READS: Final = {("marts", "quality"): {"staging"}}
 
-#: All that a hook of a model may call: a model is its SQL, and hooks keep books.
+#: The macros that a hook of a model may call: a model is its SQL, and hooks only do bookkeeping.
 HOOKS: Final = {"set_since", "watermark", "move_watermark", "record_state"}
 
-#: Tables that builds keep about themselves; any model may read them.
+#: Bookkeeping tables of builds; any model may read them.
 BOOKKEEPING: Final = "bookkeeping."
 
-#: How a model's name begins, from the folder that it is in.
+#: The prefix of model names, by folder.
 NAMES: Final = {"staging": r"(stg|base)_{folder}__\w+", "intermediate": r"int_{folder}__\w+"}
 
-#: What one engine has and the other has not, and so belongs behind a macro in macros/engine.
+#: SQL that differs between engines, and belongs into a macro in macros/engine.
 ENGINE_WORDS: Final = re.compile(
     r"""
       :: | \b qualify \b | \b asof \s+ (left \s+)? join \b
@@ -72,9 +72,9 @@ _MACRO: Final = re.compile(r"{%-?\s*macro\s+(\w+)(.*?){%-?\s*endmacro", re.DOTAL
 
 @dataclass(frozen=True)
 class Reference:
-    """A ref(), seed() or source() found in a file, at a line counted from 1; `via` is the macro that holds it, if one does.
+    """A ref(), seed() or source() found in a file, with its line from 1; `via` is the macro that contains it, if any.
 
-    Of a name that Jinja puts together, as in `ref('int_tiles__' ~ grain)`, the known beginning stands with a `*`.
+    A name that Jinja composes, as in `ref('int_tiles__' ~ grain)`, is given as its known prefix and `*`.
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Reference:
 
 
 def blank(text: str, *patterns: re.Pattern[str]) -> str:
-    """`text` with what matches turned into spaces, so that lines keep their numbers."""
+    """`text` with all matches replaced by spaces, so that lines keep their numbers."""
     for pattern in patterns:
         text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     return text
@@ -105,7 +105,7 @@ def references(text: str) -> Iterator[Reference]:
 
 
 def sql_outside_of_calls(text: str) -> str:
-    """The SQL that a file spells itself: calls of macros are blanked, but the SQL texts within them are not."""
+    """The SQL of a file: macro calls are blanked, but SQL texts within them are not."""
 
     def keep_texts(match: re.Match[str]) -> str:
         kept = [" "] * len(match[0])
@@ -113,7 +113,7 @@ def sql_outside_of_calls(text: str) -> str:
             kept[quoted.start() + 1 : quoted.end() - 1] = quoted[0][1:-1]
         return "".join("\n" if old == "\n" else new for old, new in zip(match[0], kept, strict=True))
 
-    # A quoted SQL text holds data, not SQL: blank it before the texts within Jinja, which do hold SQL, come out.
+    # A quoted SQL text is data, not SQL: blank it before texts within Jinja, which are SQL.
     masked = _JINJA.sub(lambda match: re.sub(r"[^\n]", "\0", match[0]), text)
     masked = blank(masked, _SQL_TEXT)
     jinja = _JINJA.finditer(text)
@@ -125,7 +125,7 @@ def sql_outside_of_calls(text: str) -> str:
 
 
 class Project:
-    """A dbt project as files: its models by name, what they say of themselves, and what its macros read."""
+    """A dbt project as files: its models by name, their properties, and what its macros read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -149,13 +149,13 @@ class Project:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
-            self.find(path, mark.line + 1 if mark else 1, "this is no YAML: " + str(getattr(error, "problem", error)))
+            self.find(path, mark.line + 1 if mark else 1, "this is not YAML: " + str(getattr(error, "problem", error)))
             content = None
         return content if isinstance(content, dict) else {}
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """Everything that ref() can name."""
+        """All nodes that ref() can name."""
         named = {path.stem: path for path in [*self.models, *(self.root / "seeds").rglob("*.csv")]}
         for path in (self.root / "snapshots").rglob("*.*"):
             if path.suffix == ".sql":
@@ -167,7 +167,7 @@ class Project:
 
     @cached_property
     def properties(self) -> dict[Path, dict[str, dict[str, Any]]]:
-        """By folder and model: what the folder's YAML files say of the model, and its unit tests."""
+        """The properties of models and their unit tests, by folder and model, from the folder's YAML files."""
         said: dict[Path, dict[str, dict[str, Any]]] = {}
         for path in sorted([*(self.root / "models").rglob("*.yml"), *(self.root / "models").rglob("*.yaml")]):
             content = self.yaml(path)
@@ -193,7 +193,7 @@ class Project:
         return configs
 
     def config(self, path: Path, said: dict[str, Any], key: str) -> Any:
-        """A model's config `key`: from its YAML or else from the nearest folder in dbt_project.yml."""
+        """A model's config `key`: from its YAML, or else from the nearest folder in dbt_project.yml."""
         if key in (config := said.get("config") or {}):
             return config[key]
         found, level = None, self.folder_configs
@@ -204,7 +204,7 @@ class Project:
 
     @cached_property
     def macros(self) -> dict[str, tuple[list[Reference], str]]:
-        """By macro: the references that stand in it, and its text."""
+        """The references and the text of each macro."""
         found = {}
         for path in (self.root / "macros").rglob("*.sql"):
             for name, body in _MACRO.findall(self.text(path)):
@@ -212,7 +212,7 @@ class Project:
         return found
 
     def reads(self, path: Path) -> Iterator[Reference]:
-        """What a file reads, itself or through the macros that it calls."""
+        """The references of a file, itself or through the macros that it calls."""
         text = self.text(path)
         yield from references(text)
         seen: set[str] = set()
@@ -227,7 +227,7 @@ class Project:
             waiting += [(called, line) for called, _ in self.calls(body)]
 
     def calls(self, text: str) -> Iterator[tuple[str, re.Match[str]]]:
-        """The project's macros that a text calls; a dispatched one stands for its implementations."""
+        """The project's macros that a text calls; a dispatched macro means all its implementations."""
         for tag in _JINJA.finditer(text):
             for match in re.finditer(r"\b(\w+)\s*\(|dispatch\(\s*['\"](\w+)", tag[0]):
                 called = match[1] or match[2]
@@ -257,7 +257,7 @@ class Project:
         if layer not in MAY_READ:
             self.find(path, 1, "a model lives in models/staging, models/intermediate or models/marts: move it to one")
         elif layer in ROOMS and folder not in ROOMS[layer]:
-            self.find(path, 1, f"{layer} has no room {folder}: move the model to one of {', '.join(ROOMS[layer])}")
+            self.find(path, 1, f"{layer} has no folder {folder}: move the model to one of {', '.join(ROOMS[layer])}")
         elif layer in NAMES:
             pattern = NAMES[layer].format(folder=folder)
             if not re.fullmatch(pattern, path.stem):
@@ -281,7 +281,7 @@ class Project:
             targets = fnmatch.filter(self.files, each.name)
             if not targets:
                 near = get_close_matches(each.name, self.files, n=1)
-                hint = f"did you mean {near[0]}?" if near else "add it, or mend the name"
+                hint = f"did you mean {near[0]}?" if near else "add it, or correct the name"
                 self.find(path, each.line, f"reads {each.name}{by}, which is no model, seed or snapshot: {hint}")
             for name in targets:
                 target = self.files[name]
@@ -306,7 +306,7 @@ class Project:
     def check_properties(self, path: Path) -> None:
         said = self.properties.get(path.parent, {}).get(path.stem, {})
         if not set(said) - {"unit_tests"}:
-            self.find(path, 1, f"nothing is said of this model: describe it in {path.stem}.yml beside it")
+            self.find(path, 1, f"this model has no description: describe it in {path.stem}.yml beside it")
             return
         meta = {**(self.config(path, {}, "meta") or {}), **(said.get("meta") or {})}
         meta |= (said.get("config") or {}).get("meta") or {}
@@ -328,8 +328,8 @@ class Project:
                 self.find(
                     path,
                     line_of(text, hook.start()),
-                    f"a {hook[1]}-hook calls {called}: a hook only keeps books ({', '.join(sorted(HOOKS))}); "
-                    "put what it finds or computes into a model, and ref() that",
+                    f"a {hook[1]}-hook calls {called}: a hook only does bookkeeping ({', '.join(sorted(HOOKS))}); "
+                    "put what it computes into a model, and ref() that",
                 )
 
     def check_engine(self, path: Path) -> None:

@@ -2,7 +2,7 @@
 
     python scripts/commands_page.py [--check]
 
-`--check` writes nothing, and exits with 1 when the page is out of date.
+`--check` writes nothing, and exits with 1 if the page is out of date.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write what follows from the raw contracts in models/staging/_sources.yml: the page docs/reference/raw-tables.md and, in
+"""From the raw contracts in models/staging/_sources.yml, write the page docs/reference/raw-tables.md and, in
 models/marts/core/fct_events.yml, the fields that pass through all models unchanged.
 
     python scripts/contracts_page.py [--check]
 
-`--check` writes nothing, and exits with 1 when a file is not what it should be.
+`--check` writes nothing, and exits with 1 if a file is out of date.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MART_END = "      # End of these fields.\n"
 
 
 def descriptions() -> dict[str, dict[str, str]]:
-    """What dbt's documentation says of every column of every raw table, in one line."""
+    """The description of each column of each raw table, on one line."""
     blocks = dict(
         re.findall(r"{% docs (\w+) %}\s*(.*?)\s*{% enddocs %}", (ROOT / "models" / "_docs.md").read_text("utf-8"), re.S)
     )
@@ -46,7 +46,7 @@ def descriptions() -> dict[str, dict[str, str]]:
 
 def contracts() -> str:
     """The contracts as Markdown, a table of fields for each raw table."""
-    told = descriptions()
+    meanings_of = descriptions()
     parts = []
     for table, fields in RAW_TABLES.items():
         needed = "; ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED[table])
@@ -54,10 +54,10 @@ def contracts() -> str:
         parts.append(
             f"## {table}\n\n{facts}`available_at: event_time` reads `{EVENT_TIME[table]}`.\n\n| field | meaning |\n|---|---|\n"
         )
-        parts.append("".join(f"| `{name}` | {told[table][name]} |\n" for name in fields) + "\n")
+        parts.append("".join(f"| `{name}` | {meanings_of[table][name]} |\n" for name in fields) + "\n")
     parts.append("## Columns of every table\n\n| column | meaning |\n|---|---|\n")
     every = [*META_COLUMNS, "payload"]
-    parts.append("".join(f"| `{name}` | {told['events'][name]} |\n" for name in every) + "\n")
+    parts.append("".join(f"| `{name}` | {meanings_of['events'][name]} |\n" for name in every) + "\n")
     return "".join(parts)
 
 

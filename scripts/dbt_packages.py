@@ -1,4 +1,4 @@
-"""Put the dbt packages of packages.yml in place (orchestration/config/packages.py). FINEGRAIN_OFFLINE=1 does not ask dbt's hub."""
+"""Install the dbt packages of packages.yml (orchestration/config/packages.py). With FINEGRAIN_OFFLINE=1, dbt's hub is not used."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Write the columns of the feature marts' YAML from one declaration of measures x windows.
 
     python scripts/describe_features.py           # write
-    python scripts/describe_features.py --check   # exit with 1 if a file is not what would be written
+    python scripts/describe_features.py --check   # exit with 1 if a file is out of date
 
-A feature mart has hundreds of columns that differ in measure and window alone; scripts/features/ declares each measure once. The
-YAML is what everything else reads: dbt's contract, which fails a build whose SELECT has other columns or types, its
-documentation, the range tests, the catalogue and the feature store. What stands above and below this list of columns in a
-YAML file (descriptions, tests, unit tests) is written by hand and kept. A column's owner is that of its folder, in dbt_project.yml.
+A feature mart has hundreds of columns that differ only in measure and window; scripts/features/ declares each measure once.
+Everything else reads the YAML: dbt's contract, which fails a build whose SELECT has other columns or types, its documentation, the
+range tests, the catalogue and the feature store. What stands above and below this list of columns
+(descriptions, tests, unit tests) is written by hand and kept. A column's owner is that of its folder, in dbt_project.yml.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _in_words(window: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value in YAML's flow style; quoted where it would else be read as something else."""
+    """A value in YAML's flow style; quoted if YAML would read it as another type."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",[]{}:#'\"") else value
     return json.dumps(value)

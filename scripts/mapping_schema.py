@@ -1,9 +1,9 @@
-"""Write docs/reference/mapping.schema.json, by which editors complete a mapping and mark what is wrong in it, from the models that read
-mappings. What keys and fields mean is taken from the tables of keys in docs/ and from models/staging/_sources.yml.
+"""Write docs/reference/mapping.schema.json, which editors use to complete and check a mapping, from the models that read mappings.
+Descriptions of keys and fields come from the tables in docs/ and from models/staging/_sources.yml.
 
     python scripts/mapping_schema.py [--check]
 
-`--check` writes nothing, and exits with 1 when the file is not what it should be.
+`--check` writes nothing, and exits with 1 if the file is out of date.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = ROOT / "docs" / "reference" / "mapping.schema.json"
 
 
-#: By which of its keys the documentation's table is known that says what keys of a model mean. The first that names a key counts.
+#: For each model, a key by which its table in the documentation is found. The first table with a key counts.
 TABLES = (
     ("Mapping", "source"),
     ("Table", "files"),
@@ -35,7 +35,7 @@ TABLES = (
 
 
 def meanings() -> list[dict[str, str]]:
-    """What the documentation's tables of keys say of each, table by table."""
+    """The meanings of keys in the documentation's tables."""
     pages = [page.read_text("utf-8") for page in sorted((ROOT / "docs").rglob("*.md"))]
     tables = [table for page in pages for table in re.findall(r"^\| key \| meaning \|\n(.*?)\n\n", page, re.S | re.M)]
     said = [
@@ -50,7 +50,7 @@ def meanings() -> list[dict[str, str]]:
 
 
 def plain(part: Any) -> Any:
-    """A schema without titles and defaults, and without null for a key that is left out. An older JSON Schema reads nothing beside $ref."""
+    """A schema without titles and defaults, and without null for optional keys. Older JSON Schema versions ignore keys beside $ref."""
     if isinstance(part, list):
         return [plain(each) for each in part]
     if not isinstance(part, dict):
@@ -69,17 +69,17 @@ def described(part: dict[str, Any], meaning: str) -> dict[str, Any]:
     return {"allOf": [part], "description": meaning} if "$ref" in part else {**part, "description": meaning}
 
 
-def entry(table: str, told: dict[str, str]) -> dict[str, Any]:
-    """What entries of one raw table are, beside what all are: which fields they have, and must have."""
+def entry(table: str, column_meanings: dict[str, str]) -> dict[str, Any]:
+    """The part of the schema for entries of one raw table: its fields, and its required fields."""
     field = {"$ref": "#/$defs/Field"}
     fields: dict[str, Any] = {
-        "properties": {name: described(field, told[name]) for name in RAW_TABLES[table]},
+        "properties": {name: described(field, column_meanings[name]) for name in RAW_TABLES[table]},
         "additionalProperties": False,
         "allOf": [{"anyOf": [{"required": [name]} for name in names]} for names in REQUIRED[table]],
     }
     if table == "ga4_events":
         return {"allOf": [{"$ref": "#/$defs/Table"}, {"properties": {"fields": {"maxProperties": 0}}}]}
-    # A stream's messages may have keys that are called as the fields are.
+    # A stream's messages may have keys with the names of the fields.
     needed = {"anyOf": [{"required": ["fields"]}, {"required": ["stream"]}]}
     return {"allOf": [{"$ref": "#/$defs/Table"}, {"properties": {"fields": fields}}, needed]}
 
@@ -87,7 +87,7 @@ def entry(table: str, told: dict[str, str]) -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of a mapping."""
     found = plain(Mapping.model_json_schema())
-    parts, said, told = found["$defs"], meanings(), descriptions()
+    parts, said, column_meanings = found["$defs"], meanings(), descriptions()
     for model, known in TABLES:
         [table] = [each for each in said if known in each]
         properties = (found if model == "Mapping" else parts[model])["properties"]
@@ -96,7 +96,7 @@ def schema() -> dict[str, Any]:
                 properties[key] = described(properties[key], table[key])
     parts["Field"] = {"anyOf": [{"type": "string", "minLength": 1}, parts["Field"]]}
     for name in RAW_TABLES:
-        parts[name] = entry(name, told[name])
+        parts[name] = entry(name, column_meanings[name])
         either = [{"$ref": f"#/$defs/{name}"}, {"type": "array", "items": {"$ref": f"#/$defs/{name}"}}]
         found["properties"]["tables"].setdefault("properties", {})[name] = {"anyOf": either}
     found["properties"]["tables"] |= {"additionalProperties": False, "minProperties": 1}
@@ -109,7 +109,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         is_current = SCHEMA.exists() and SCHEMA.read_text("utf-8") == wanted
         if not is_current:
-            print("docs/reference/mapping.schema.json is not as the models are; run python scripts/mapping_schema.py")
+            print("docs/reference/mapping.schema.json is out of date; run python scripts/mapping_schema.py")
         return int(not is_current)
     SCHEMA.parent.mkdir(exist_ok=True)
     SCHEMA.write_text(wanted, "utf-8")

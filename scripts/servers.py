@@ -1,9 +1,9 @@
-"""Real servers to try and to test the loader and the connectors against, without Docker: `scripts/services start`.
+"""Real servers for trying and testing the loader and the connectors, without Docker: `scripts/services start`.
 
-Each server keeps its data, its log and what is known of it in a folder of its own below `var/services` (or
-`FINEGRAIN_SERVICES`, or `--folder`), listens on loopback alone, and has a throwaway user: finegrain, password finegrain.
-Tests use the classes, with free ports and a temporary folder (tests/services.py). Kafka, PostgreSQL, MariaDB and Redis
-keep their data when they are stopped or killed; the stand-in for S3 and Kinesis forgets.
+Each server keeps its data, log and state in its own folder below `var/services` (or `FINEGRAIN_SERVICES`, or `--folder`), listens on
+loopback only, and has a throwaway user: finegrain, password finegrain. Tests use the classes, with free ports and a temporary folder
+(tests/services.py). Kafka, PostgreSQL, MariaDB and Redis keep their data when they are stopped or killed; the stand-in for S3 and
+Kinesis does not.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ PROJECT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 #: The throwaway user of every server, its password, its database and its bucket.
 NAME = "finegrain"
-#: Seconds within which a server answers, or is told to have failed; and within which it stops, or is killed.
+#: Seconds after which a server that does not answer has failed, and after which one that does not stop is killed.
 PATIENCE = 60.0
 
 
 class ServiceError(Exception):
-    """A server that does not do what it should: one sentence that names the mend."""
+    """A server does not work: one sentence that names the fix."""
 
 
 class Missing(ServiceError):
-    """A program that is not installed. `package` is Debian's name of what has it, if it is Debian's."""
+    """A program that is not installed. `package` is the Debian package that contains it, if any."""
 
     def __init__(self, what: str, package: str = "", otherwise: str = "") -> None:
-        mend = f"; on Debian: apt-get install --no-install-recommends {package}" if package else ""
-        super().__init__(what + mend + otherwise)
+        fix = f"; on Debian: apt-get install --no-install-recommends {package}" if package else ""
+        super().__init__(what + fix + otherwise)
         self.package = package
 
 
@@ -64,8 +64,8 @@ def program(name: str, package: str, *folders: Path) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on now. They lie below those that systems give to clients, so
-    that nobody takes one while its server is restarted."""
+    """Free ports of the loopback interface. They are below those that systems assign to clients, so that none is taken while its
+    server restarts."""
     found: set[int] = set()
     while len(found) < count:
         port = random.randrange(20000, 32000)
@@ -76,7 +76,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _locked(handle: BinaryIO) -> bool:
-    """Take the lock of a file, unless someone has it."""
+    """Lock a file, unless it is already locked."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,8 +85,8 @@ def _locked(handle: BinaryIO) -> bool:
 
 
 class Server:
-    """One server below `root`. Its log is its standard output, and locked: the lock lives exactly as long as the server
-    and its children, so a number in a file that has come to mean another process is never taken for it."""
+    """One server below `root`. Its standard output is its log file, which is locked as long as the server and its children live. So a stale
+    process id, which may belong to another process by now, is detected."""
 
     name: ClassVar[str]
     usual_ports: ClassVar[tuple[int, ...]]
@@ -98,18 +98,18 @@ class Server:
         self.log = self.folder / "log"
         self._any_port = any_port
 
-    # What each kind of server says of itself.
+    # To be implemented by each kind of server.
 
     def check(self) -> None:
-        """Raise Missing where a program is not installed."""
+        """Raise Missing if a program is not installed."""
         raise NotImplementedError
 
     def prepare(self) -> list[list[str]]:
-        """Write the files that a first start needs, below `folder`; the commands that lay out `data`."""
+        """Write the files for a first start below `folder`. Returns the commands that initialize `data`."""
         return []
 
     def command(self) -> list[str]:
-        """What runs the server in the foreground."""
+        """The command that runs the server in the foreground."""
         raise NotImplementedError
 
     def answers(self) -> bool:
@@ -121,14 +121,14 @@ class Server:
         raise NotImplementedError
 
     def owner(self) -> dict[str, Any]:
-        """As whom it runs: arguments for `subprocess`."""
+        """The user it runs as: arguments for `subprocess`."""
         return {}
 
-    # What all share.
+    # Common to all.
 
     @property
     def ports(self) -> list[int]:
-        """The ports it listens on; chosen once and kept, so that it is found again after a restart."""
+        """The ports it listens on; chosen once and kept across restarts."""
         kept = self.folder / "ports"
         if not kept.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ class Server:
         done = self.folder / "laid-out"
         if done.exists():
             return
-        shutil.rmtree(self.data, ignore_errors=True)  # what a start left that was cut short
+        shutil.rmtree(self.data, ignore_errors=True)  # left by an interrupted start
         self.data.mkdir()
         owner = self.owner()
         if owner:
@@ -197,11 +197,11 @@ class Server:
         return " / ".join([line.strip() for line in lines if line.strip()][-3:])
 
     def stop(self) -> bool:
-        """Stop it in good order, or kill it when it does not; False if it did not run."""
+        """Stop it, or kill it if it does not stop; False if it did not run."""
         return self._end(self.stop_signal) or self.kill()
 
     def kill(self) -> bool:
-        """End it and its children at once, as a power cut would; False if it did not run."""
+        """Kill it and its children, like a power cut; False if it did not run."""
         return self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> bool:
@@ -253,13 +253,13 @@ class Kafka(Server):
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1000,
-            # One node holds the one copy of everything, and few partitions are opened fast.
+            # One node with one copy of everything; few partitions open fast.
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 4,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 4,
-            # A killed broker is let in again only when its session has run out.
+            # A killed broker can only rejoin when its session has expired.
             "broker.session.timeout.ms": 2000,
             "broker.heartbeat.interval.ms": 500,
         }
@@ -280,7 +280,7 @@ class Kafka(Server):
 
     def _java(self) -> list[str]:
         path = os.pathsep.join(map(str, kafka_jars()))
-        # The first compiler alone: a short life is mostly start-up.
+        # Only the first compiler: a short run is mostly start-up.
         return ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path]
 
     def answers(self) -> bool:
@@ -296,13 +296,13 @@ class Kafka(Server):
         }
 
 
-#: Kafka's Metadata request, version 0: length, key 3, version 0, number 1, no client id, no topics. The answer holds
-#: length, number and the count of brokers: none before the broker has been let in.
+#: Kafka's Metadata request, version 0: length, key 3, version 0, number 1, no client id, no topics. The answer has the
+#: length, the number and the count of brokers, which is 0 before the broker has joined.
 _KAFKA_METADATA = bytes.fromhex("0000000e 0003 0000 00000001 ffff 00000000".replace(" ", ""))
 
 
 def _sends(port: int, request: bytes, expected: Any) -> bool:
-    """Whether what a server answers to `request` is as expected."""
+    """Whether a server answers `request` as expected."""
     with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
         connection.sendall(request)
         return bool(expected(connection.recv(1024)))
@@ -310,7 +310,7 @@ def _sends(port: int, request: bytes, expected: Any) -> bool:
 
 
 def kafka_jars() -> list[Path]:
-    """Kafka's jars, as scripts/kafka.jars lists them, in a cache outside the project; fetched when they are not there."""
+    """Kafka's jars, as listed in scripts/kafka.jars, in a cache outside the project; downloaded if missing."""
     listed = [line.split() for line in (PROJECT / "scripts" / "kafka.jars").read_text().splitlines()]
     wanted = {tuple(artifact.split(":")): digest for artifact, digest in listed}
     [version] = {version for _, artifact, version in wanted if artifact == "kafka_2.13"}
@@ -322,7 +322,7 @@ def kafka_jars() -> list[Path]:
     caches.mkdir(parents=True, exist_ok=True)
     with (caches / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if all(jar.is_file() for jar in jars):  # whoever had the lock has fetched them
+        if all(jar.is_file() for jar in jars):  # another process has downloaded them meanwhile
             return jars
         with tempfile.TemporaryDirectory(dir=caches) as fetched:
             _fetch(list(wanted), Path(fetched))
@@ -339,7 +339,7 @@ def kafka_jars() -> list[Path]:
 
 
 def _fetch(artifacts: list[tuple[str, ...]], into: Path) -> None:
-    """Fetch jars with Maven, whose settings say from where, or straight from the repository MAVEN_REPOSITORY names."""
+    """Download jars with Maven, by its settings, or directly from the repository in MAVEN_REPOSITORY."""
     base = os.environ.get("MAVEN_REPOSITORY", "").rstrip("/")
     if base:
         for group, artifact, version in artifacts:
@@ -372,7 +372,7 @@ def _fetch(artifacts: list[tuple[str, ...]], into: Path) -> None:
 
 
 class Postgres(Server):
-    """PostgreSQL, the newest that is installed. It refuses to run as root, so root runs it as another user."""
+    """PostgreSQL, the newest installed version. It does not run as root, so root runs it as another user."""
 
     name = "postgres"
     usual_ports = (15432,)
@@ -398,7 +398,7 @@ class Postgres(Server):
         # fmt: on
 
     def command(self) -> list[str]:
-        # Loopback alone, and no socket file: its folder may not be ours to write.
+        # Only loopback, and no socket file: its folder may not be writable.
         options = {"listen_addresses": HOST, "port": self.port, "unix_socket_directories": "", "fsync": "off"}
         return [
             *(self._program("postgres"), "-D", str(self.data)),
@@ -408,7 +408,7 @@ class Postgres(Server):
     def answers(self) -> bool:
         if not _runs([self._program("pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]):
             return False
-        # Only initdb's own database is there at first; that ours is there already is fine.
+        # At first, only initdb's database exists; it is fine if ours exists already.
         return _runs([self._program("createdb")], self.environment()) or _runs(
             [self._program("psql"), "-c", "select 1"], self.environment()
         )
@@ -434,7 +434,7 @@ class Postgres(Server):
 
 
 def _may_enter(folder: Path, user: int) -> bool:
-    """Whether a user that owns none of the folders may pass through all that exist of them."""
+    """Whether a user that owns none of the folders may enter all existing ones."""
     return all(
         each.stat().st_uid == user or each.stat().st_mode & 0o001 for each in (folder, *folder.parents) if each.exists()
     )
@@ -447,7 +447,7 @@ def _runs(command: list[str], environment: dict[str, str] | None = None) -> bool
 
 
 class MariaDB(Server):
-    """MariaDB, which speaks as MySQL does."""
+    """MariaDB, which is compatible with MySQL."""
 
     name = "mariadb"
     usual_ports = (13306,)
@@ -468,15 +468,15 @@ class MariaDB(Server):
         # fmt: off
         return [
             program("mariadbd", "mariadb-server"), *self._options(), f"--port={self.port}", f"--bind-address={HOST}",
-            "--socket=socket",  # beside the data: the path of a socket may not be long
+            "--socket=socket",  # beside the data: socket paths must be short
             f"--pid-file={self.folder / 'server.pid'}", f"--init-file={self.folder / 'init.sql'}", "--skip-name-resolve",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
         ]
         # fmt: on
 
     def _options(self) -> list[str]:
-        as_root = [] if os.geteuid() else ["--user=root"]  # it runs as root only when it is told to
-        # Of two servers on one machine each takes the other's temporary files for its own.
+        as_root = [] if os.geteuid() else ["--user=root"]  # it runs as root only with this option
+        # Two servers on one machine would use each other's temporary files.
         return ["--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}", *as_root]
 
     def answers(self) -> bool:
@@ -513,7 +513,7 @@ class Redis(Server):
 
 
 class Moto(Server):
-    """moto, which stands in for S3 and Kinesis in one process. It has the bucket `finegrain`."""
+    """moto, the stand-in for S3 and Kinesis in one process. It has the bucket `finegrain`."""
 
     name = "moto"
     usual_ports = (15000,)
@@ -526,20 +526,20 @@ class Moto(Server):
         return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)]
 
     def answers(self) -> bool:
-        # moto believes any credentials, and none.
+        # moto accepts any credentials, or none.
         bucket = urllib.request.Request(f"http://{HOST}:{self.port}/{NAME}", method="PUT")
         try:
             with urllib.request.urlopen(bucket, timeout=5):
                 return True
         except urllib.error.HTTPError as error:
-            return error.code == 409  # the bucket is there
+            return error.code == 409  # the bucket exists
         except OSError:
             return False
 
     def environment(self) -> dict[str, str]:
         address = f"http://{HOST}:{self.port}"
         keys = {"AWS_ACCESS_KEY_ID": NAME, "AWS_SECRET_ACCESS_KEY": NAME}
-        region = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}  # boto3 reads the second alone
+        region = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}  # boto3 only reads the second
         return {"AWS_ENDPOINT_URL": address, "FINEGRAIN_S3_ENDPOINT": address, **keys, **region}
 
 
@@ -556,15 +556,15 @@ COMMANDS = {
     "start": "start and wait until it answers",
     "stop": "in good order",
     "restart": "stop, then start on the same data",
-    "kill": "at once, as a power cut would (kill -9)",
+    "kill": "kill -9, like a power cut",
     "status": "what runs",
-    "env": "addresses and credentials of what runs, as lines for eval",
+    "env": "addresses and credentials of running servers, as lines for eval",
     "packages": "Debian's packages that are missing",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 2 when a server does not do what was asked."""
+    """The command line. Returns the exit code: 2 if a server does not work."""
     parser = argparse.ArgumentParser(
         prog="scripts/services", description="Real servers on this machine, without Docker."
     )
@@ -573,19 +573,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="service", help=f"of {', '.join(SERVERS)}; default: all")
     folder = os.environ.get("FINEGRAIN_SERVICES") or PROJECT / "var" / "services"
-    parser.add_argument("--folder", type=Path, default=Path(folder), help="where they keep data and logs (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path(folder), help="folder for data and logs (%(default)s)")
     parser.add_argument(
-        "--any-port", action="store_true", help="free ports in place of the usual ones, at a first start"
+        "--any-port", action="store_true", help="free ports instead of the usual ones, at a first start"
     )
-    told = parser.parse_args(arguments)
-    wrong = [name for name in told.names if name not in SERVERS]
+    given = parser.parse_args(arguments)
+    wrong = [name for name in given.names if name not in SERVERS]
     if wrong:
-        parser.error(f"'{wrong[0]}' is no service; there are {', '.join(SERVERS)}")
-    kinds = dict.fromkeys(SERVERS[name] for name in told.names or SERVERS)
+        parser.error(f"'{wrong[0]}' is not a service; there are {', '.join(SERVERS)}")
+    kinds = dict.fromkeys(SERVERS[name] for name in given.names or SERVERS)
     failed = False
-    for server in (kind(told.folder, any_port=told.any_port) for kind in kinds):
+    for server in (kind(given.folder, any_port=given.any_port) for kind in kinds):
         try:
-            for line in _lines(told.command, server):
+            for line in _lines(given.command, server):
                 print(line, flush=True)
         except ServiceError as error:
             failed = True
@@ -594,7 +594,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lines(command: str, server: Server) -> Iterator[str]:
-    """Do it, and say in a line what was done."""
+    """Run the command for a server, and report the result in a line."""
     if command in ("stop", "kill", "restart"):
         done = server.kill() if command == "kill" else server.stop()
         if command != "restart":

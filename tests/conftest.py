@@ -1,4 +1,4 @@
-"""What all tests share: where the project and the real data are, a home of their own, and dbt in a child process."""
+"""Shared fixtures: the project, the real data, a home for each test, and dbt in a child process."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from pathlib import Path
 import hypothesis
 import pytest
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
-from small_shops import Houses
+from small_shops import Homes
 
 from orchestration.config.settings import Settings, settings
 from orchestration.lake.locks import one_at_a_time
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["services"]  # real servers, begun when a test asks for one
+pytest_plugins = ["services"]  # real servers, started when a test needs one
 
-# Workers that run side by side must not share dbt's folder of parsed and compiled files.
+# Parallel workers must not share dbt's target folder.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DBT_TARGET_PATH"] = tempfile.mkdtemp(prefix="finegrain-target-")
 
-# dbt parses the whole project again where the connection is another than last time. Here only the warehouse's path is, which no model reads.
+# dbt parses the whole project again if the connection has changed. Here only the warehouse's path differs, which no model reads.
 _connection_keys = DuckDBCredentials._connection_keys
 DuckDBCredentials._connection_keys = lambda self: tuple(key for key in _connection_keys(self) if key != "path")  # type: ignore[method-assign]
 
-# The time one example takes says nothing on a shared machine; in CI the examples are the same in every run.
+# No deadline, because the machine is shared; in CI the examples are the same in every run.
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-#: Files that take minutes. They are begun first: a worker that comes to one last would leave the others idle.
+#: Files that take minutes. They start first; otherwise the last one would leave the other workers idle.
 LONG = (
     "test_dagster",
     "test_order_free",
@@ -56,8 +56,8 @@ LONG = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """A command that runs in this process, and Dagster's definitions, keep files from others for good; but servers that tests start run as
-    other users. Dagster gives SIGTERM what SIGINT has, which a script's `&` ignores; and children that are started would ignore it, too."""
+    """Reset the umask, which commands in this process and Dagster's definitions change: servers that tests start run as other users. Reset
+    signals: Dagster handles SIGTERM like SIGINT, which a script's `&` ignores, and child processes would ignore it, too."""
     os.umask(0o022)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -74,7 +74,7 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data(project: Path) -> Path:
-    """The folder of real shops' data beside the project; the test is skipped where it is absent."""
+    """The folder of real shops' data beside the project; without it, the test is skipped."""
     folder = project.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the real data (../shared/data beside the project) is not here")
@@ -83,7 +83,7 @@ def shared_data(project: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this run of pytest that all workers see."""
+    """A folder of this pytest run that all workers share."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
@@ -92,14 +92,14 @@ def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder of DuckDB extensions for all tests: unpacking them again for each would cost seconds."""
+    """One folder of DuckDB extensions for all tests, because unpacking them takes seconds."""
     return tmp_path_factory.mktemp("extensions")
 
 
 @pytest.fixture(scope="session")
-def houses(tmp_path_factory: pytest.TempPathFactory, extensions: Path, shared_by_workers: Path) -> Houses:
-    """Makes homes for small shops and builds them, with dbt's first, slow run shared by all tests."""
-    return Houses(tmp_path_factory.mktemp("houses"), extensions, shared_by_workers)
+def homes(tmp_path_factory: pytest.TempPathFactory, extensions: Path, shared_by_workers: Path) -> Homes:
+    """Creates homes of small shops and builds them; the slow first dbt run is shared by all tests."""
+    return Homes(tmp_path_factory.mktemp("homes"), extensions, shared_by_workers)
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 @pytest.fixture(scope="session")
 def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
-    """A simulated shop of 3,000 events over 20 days (a clock change among them), landed and built, for tests that read: copy what is
-    to be changed. Its files are in `home / "shop"`. Whichever worker asks first makes it, for all."""
+    """A simulated shop of 3,000 events over 20 days (including a clock change), loaded and built, for tests that only read it: copy what you
+    change. Its files are in `home / "shop"`. The first worker that needs it creates it for all."""
     from orchestration.ingest.load import load
     from orchestration.simulation.simulate import simulate
     from orchestration.warehouse.build import build
@@ -134,7 +134,7 @@ def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
 
 
 def run_dbt(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `dbt <arguments>` on the dbt project in `folder`, in a process of its own; its output is text."""
+    """Run `dbt <arguments>` on the dbt project in `folder`, in a separate process with text output."""
     return subprocess.run(
         [sys.executable, "-c", "from dbt.cli.main import cli; cli()", *arguments],
         cwd=folder,

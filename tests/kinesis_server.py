@@ -1,8 +1,8 @@
-"""moto's server, its shards split and merged as AWS documents it.
+"""moto's server, with shards that split and merge as AWS documents it.
 
-moto (5.2.5) goes on to send records to a shard that was split or merged, gives the records of merged shards out twice, and never
-says that a closed shard has been read to its end. Here a closed shard keeps its records and gets no more, its reader comes to an
-end, and what is sent from then on goes to its children. All else is moto's.
+moto (5.2.5) keeps sending records to a shard that was split or merged, returns the records of merged shards twice, and never
+reports that a closed shard was read to its end. Here a closed shard keeps its records and gets no new ones, its reader reaches the
+end, and new records go to its children. Everything else is moto's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from moto.kinesis.models import KinesisBackend, Record, Stream
 from moto.kinesis.utils import decompose_shard_iterator
 from moto.server import main
 
-# moto answers in threads; a record must not come into a shard that is being closed.
+# moto answers in threads; no record may enter a shard that is being closed.
 ONE = threading.RLock()
 _put_record, _split, _merge = Stream.put_record, Stream.split_shard, Stream.merge_shards
 _get_records = KinesisBackend.get_records
@@ -25,7 +25,7 @@ _other_readers = (KinesisBackend.list_shards, KinesisBackend.get_shard_iterator,
 
 
 def _reshard(stream: Stream, work: Callable[..., None], *shards: str) -> None:
-    """Split or merge; the parents' records are out of moto's reach meanwhile."""
+    """Split or merge shards; meanwhile, the parents' records are hidden from moto."""
     with ONE:
         kept = {name: stream.shards[name].records for name in shards}
         for name in shards:
@@ -66,7 +66,7 @@ def get_records(
 
 
 def while_no_shard_moves(read: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that reads shards, never while some are out of a stream's reach."""
+    """A call that reads shards, but not while some records are hidden."""
 
     @functools.wraps(read)
     def reads(*given: Any, **more: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Fixtures: real servers, one of each kind for all tests of a worker, on free ports and in a temporary folder.
+"""Fixtures: real servers, one of each kind per worker, on free ports and in a temporary folder.
 
-They start when the first test asks for them. A program that is not installed skips the test; in CI it fails it.
+They start when the first test needs them. If a program is not installed, the test is skipped; in CI it fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Server)
 
 @pytest.fixture(scope="session")
 def services_folder() -> Iterator[Path]:
-    """Where this worker's servers keep their data. Not pytest's own folder: PostgreSQL's user may not enter that."""
+    """The folder with this worker's servers. Not pytest's own, because PostgreSQL's user may not enter that."""
     folder = Path(tempfile.mkdtemp(prefix="finegrain-services-"))
     folder.chmod(0o755)
     yield folder
@@ -35,7 +35,7 @@ def services_folder() -> Iterator[Path]:
 
 
 def run(server: S) -> Iterator[S]:
-    """Start a server for the length of a fixture."""
+    """Run a server for the duration of a fixture."""
     try:
         server.start()
     except Missing as missing:
@@ -48,19 +48,19 @@ def run(server: S) -> Iterator[S]:
 
 @pytest.fixture(scope="session")
 def kafka(services_folder: Path) -> Iterator[Kafka]:
-    """Apache Kafka. A test makes topics of its own; it may kill the broker, and starts it again."""
+    """Apache Kafka. Each test creates its own topics; a test that kills the broker must restart it."""
     yield from run(Kafka(services_folder, any_port=True))
 
 
 @pytest.fixture(scope="session")
 def postgres(services_folder: Path) -> Iterator[Postgres]:
-    """PostgreSQL; see `postgres_database` for a database of one's own."""
+    """PostgreSQL; use `postgres_database` for a database of your own."""
     yield from run(Postgres(services_folder, any_port=True))
 
 
 @pytest.fixture(scope="session")
 def mariadb(services_folder: Path) -> Iterator[MariaDB]:
-    """MariaDB. A test makes databases of its own."""
+    """MariaDB. Each test creates its own databases."""
     yield from run(MariaDB(services_folder, any_port=True))
 
 
@@ -72,19 +72,19 @@ def redis(services_folder: Path) -> Iterator[Redis]:
 
 @pytest.fixture(scope="session")
 def moto(services_folder: Path) -> Iterator[Moto]:
-    """What stands in for AWS."""
+    """The stand-in for AWS."""
     yield from run(Moto(services_folder, any_port=True))
 
 
 @pytest.fixture(scope="session")
 def s3(moto: Moto) -> Moto:
-    """S3's stand-in; see `bucket` for a bucket of one's own."""
+    """The stand-in for S3; use `bucket` for a bucket of your own."""
     return moto
 
 
 @pytest.fixture(scope="session")
 def kinesis(moto: Moto) -> Moto:
-    """Kinesis's stand-in. A test makes streams of its own."""
+    """The stand-in for Kinesis. Each test creates its own streams."""
     return moto
 
 
@@ -99,18 +99,18 @@ class Resharding(Moto):
 
 @pytest.fixture(scope="session")
 def resharding(services_folder: Path) -> Iterator[Moto]:
-    """Kinesis's stand-in, for tests that split and merge shards. A test may kill it, with all that it held."""
+    """The stand-in for Kinesis, for tests that split and merge shards. A test may kill it, which deletes its data."""
     yield from run(Resharding(services_folder, any_port=True))
 
 
 @pytest.fixture
 def postgres_database(postgres: Postgres) -> str:
-    """The name of a fresh, empty database."""
+    """The name of a new, empty database."""
     return new_database(postgres)
 
 
 def new_database(postgres: Postgres) -> str:
-    """Make a database; its name."""
+    """Create a database. Returns its name."""
     name = f"test_{uuid.uuid4().hex}"
     access = postgres.environment()
     with psycopg.connect(
@@ -122,7 +122,7 @@ def new_database(postgres: Postgres) -> str:
 
 @pytest.fixture
 def bucket(s3: Moto) -> str:
-    """The name of a fresh, empty bucket."""
+    """The name of a new, empty bucket."""
     name = f"test-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"http://{HOST}:{s3.port}/{name}", method="PUT")).close()
     return name
@@ -130,7 +130,7 @@ def bucket(s3: Moto) -> str:
 
 @pytest.fixture
 def in_postgres(home: Settings, postgres: Postgres, postgres_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says that the lake's catalogue is in an empty PostgreSQL database."""
+    """Put the lake's catalogue into an empty PostgreSQL database."""
     access = postgres.environment()
     monkeypatch.setenv(
         "FINEGRAIN_LAKE_CATALOG", f"postgresql://{access['PGUSER']}@{HOST}:{postgres.port}/{postgres_database}"
@@ -140,7 +140,7 @@ def in_postgres(home: Settings, postgres: Postgres, postgres_database: str, monk
 
 @pytest.fixture
 def in_s3(home: Settings, s3: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment says that the lake's files are in an empty bucket."""
+    """Put the lake's files into an empty bucket."""
     monkeypatch.setenv("FINEGRAIN_LAKE_DATA", f"s3://{bucket}/some/lake/")
     for name in ("FINEGRAIN_S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         monkeypatch.setenv(name, s3.environment()[name])
@@ -148,7 +148,7 @@ def in_s3(home: Settings, s3: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def catalogue(request: pytest.FixtureRequest, home: Settings) -> Settings:
-    """A home whose lake has each kind of catalogue in turn, in the environment of this test and of the processes it starts."""
+    """A home with each kind of lake catalogue, set in the environment of this test and of the processes it starts."""
     if request.param == "postgres":
         request.getfixturevalue("in_postgres")
     return settings()
@@ -156,12 +156,12 @@ def catalogue(request: pytest.FixtureRequest, home: Settings) -> Settings:
 
 @pytest.fixture
 def topic(kafka: Kafka) -> str:
-    """The name of a fresh, empty topic of six partitions."""
+    """The name of a new, empty topic with six partitions."""
     return new_topic(kafka, 6)
 
 
 def new_topic(kafka: Kafka, partitions: int, name: str | None = None) -> str:
-    """Make a topic; its name."""
+    """Create a topic. Returns its name."""
     name = name or f"test-{uuid.uuid4().hex}"
     admin = AdminClient({"bootstrap.servers": bootstrap(kafka)})
     [made] = admin.create_topics([NewTopic(name, partitions, 1)]).values()
@@ -170,5 +170,5 @@ def new_topic(kafka: Kafka, partitions: int, name: str | None = None) -> str:
 
 
 def bootstrap(kafka: Kafka) -> str:
-    """Where a client finds the broker."""
+    """The broker's address."""
     return f"{HOST}:{kafka.port}"

@@ -1,7 +1,7 @@
-"""Small shops with every kind of dirt, landed row by row as a test wants it, and the warehouses that dbt makes of them.
+"""Small shops with every kind of error, loaded in the order that a test chooses, and the warehouses that dbt builds from them.
 
-A shop is a list of raw rows; each says when the shop could have known it (`available_at`), while the order in which
-rows are landed is the test's to choose. Rows go into the lake as Arrow tables, one transaction a batch.
+A shop is a list of raw rows. Each has the time when the shop could have known it (`available_at`); the test chooses in which order rows
+are loaded. Rows are inserted into the lake as Arrow tables, one transaction per batch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import columns
 from orchestration.warehouse.build import Build, run_dbt
 
-#: So low that shoppers of a small shop reach it; the project's own limit is a bot's.
+#: Low enough that customers of a small shop reach it; the project's own limit is for bots.
 MAX_EVENTS_PER_IDENTITY_DAY = 12
-#: So low that baskets overflow and few meetings count.
+#: Low enough that baskets exceed it.
 MAX_PRODUCTS_PAIRED, PAIRS_PER_ITEM, MIN_SUPPORT = 3, 4, 3
 VARS = {
     "max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY,
@@ -40,11 +40,11 @@ VARS = {
 EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")
 
-#: Columns in which two warehouses over the same rows may differ: which build or lake snapshot a row came through, and
-#: numbers that the lake gives by order of landing.
+#: Columns in which two warehouses of the same rows may differ: the build or lake snapshot of a row, and numbers that depend on the
+#: order of loading.
 BOOKKEEPING = frozenset({"arrived_in", "built_from", "built_in", "changed_in", "priced_in", "raw_rowid", "row_id"})
-#: Relations that describe builds and not the shop: the rows of the present build, what it changed, watermarks, the record of builds; and
-#: bounds, of which those of events that moved may be left. Cleaned values show them.
+#: Relations that describe builds, not the shop: new rows, changes, watermarks and builds; and outlier bounds, which may keep bounds of
+#: events that moved. Cleaned values show if bounds are wrong.
 UNCOMPARED = frozenset(
     {
         *("build_failures", "builds", "int_events__new_rows", "int_cleaning__outlier_bounds"),
@@ -66,7 +66,7 @@ UNCOMPARED = frozenset(
 
 @dataclass(frozen=True)
 class Row:
-    """One raw row: its table, where and when it came from, and its contract fields as text (GA4's as JSON)."""
+    """One raw row: its table, source, arrival, and contract fields as text (GA4's as JSON)."""
 
     table: str
     source: str
@@ -79,12 +79,12 @@ class Row:
     error: str | None = None
 
     def again(self, **changes: Any) -> Row:
-        """The same row, delivered with these differences."""
+        """A copy of the row with these changes."""
         fields = {**self.fields, **changes.pop("fields", {})}
         return replace(self, fields=fields, **changes)
 
     def landed(self) -> dict[str, Any]:
-        """The row as the lake holds it."""
+        """The row as it is stored in the lake."""
         return {
             "_source": self.source,
             "_position": self.position,
@@ -100,29 +100,29 @@ class Row:
 
 
 def versioned(place: str, number: int, digest: str = "a") -> str:
-    """The position of a version of a row with a key; a deletion's digest is all zeros."""
+    """The position of a version of a row with a key; the digest of a deletion is all zeros."""
     return f"{place}@{number:09}.{digest * 16}"
 
 
 def deletion(row: Row, moment: datetime, position: str | None = None) -> Row:
-    """The source takes a row back: what landed at its place before, or all versions of its key before `position`."""
+    """The deletion of a row by its source: earlier rows at its position, or all versions of its key before `position`."""
     fields = {"raw_table": row.table, "row_key": None if position is None else "{}"}
     return Row("deletions", row.source, position or row.position, moment, fields)
 
 
 def is_deleted(row: Row, deletions: Iterable[Row]) -> bool:
-    """Whether a row has been taken back by any of these."""
+    """Whether any of these deletes the row."""
     return any(
-        row.position[:-27] == told.position[:-27] and int(row.position[-26:-17]) < int(told.position[-26:-17])
-        if told.fields["row_key"]
-        else row.position == told.position and row.available_at < told.available_at
-        for told in deletions
-        if (told.source, told.fields["raw_table"]) == (row.source, row.table)
+        row.position[:-27] == deletion.position[:-27] and int(row.position[-26:-17]) < int(deletion.position[-26:-17])
+        if deletion.fields["row_key"]
+        else row.position == deletion.position and row.available_at < deletion.available_at
+        for deletion in deletions
+        if (deletion.source, deletion.fields["raw_table"]) == (row.source, row.table)
     )
 
 
 def land(where: Settings, rows: Iterable[Row]) -> None:
-    """Append rows to the lake in the order given, in one transaction."""
+    """Append rows to the lake in this order, in one transaction."""
     by_table: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_table.setdefault(row.table, []).append(row.landed())
@@ -152,9 +152,9 @@ def land(where: Settings, rows: Iterable[Row]) -> None:
         con.close()
 
 
-class Houses:
-    """Makes homes for small shops and builds them; one for a worker of a test session. dbt's first run is slow, so what comes of it
-    lies in `shared`, for all workers."""
+class Homes:
+    """Creates homes of small shops and builds them; there is one instance per test worker. The first dbt run is slow, so its result is in
+    `shared`, for all workers."""
 
     def __init__(self, root: Path, extensions: Path, shared: Path) -> None:
         self.root = root
@@ -163,8 +163,8 @@ class Houses:
         self._made = 0
         self._template: Path | None = None
 
-    def make(self, name: str = "house") -> Settings:
-        """A fresh home: an empty lake, and a warehouse that was built from it once."""
+    def make(self, name: str = "home") -> Settings:
+        """A new home: an empty lake, and a warehouse that was built from it."""
         if self._template is None:
             with one_at_a_time(self.shared / "template.lock"):
                 self._template = self._first()
@@ -174,14 +174,14 @@ class Houses:
         return where
 
     def beside(self, where: Settings) -> Settings:
-        """Another home over the same lake, with the warehouse as it is now."""
+        """Another home with the same lake, and a copy of the warehouse."""
         other = replace(self._settings("beside"), lake_catalog=where.lake_catalog, lake_data=where.lake_data)
         shutil.copyfile(where.warehouse, other.warehouse)
         return other
 
     def run(self, where: Settings, *arguments: str, without: str | None = None) -> Build:
-        """`dbt run` over the present lake; every model must succeed. Views are there already: they stay. What hangs on
-        the model `without` is skipped, and it too, as if it had failed."""
+        """`dbt run` on the current lake; every model must succeed. Existing views are not built again. The model `without` and all that depend on
+        it are skipped, as if it had failed."""
         skipped = ["config.materialized:view", *([f"{without}+"] if without else [])]
         return self._dbt(where, "run", "--exclude", *skipped, *arguments)
 
@@ -201,7 +201,7 @@ class Houses:
         where = self._settings("template")
         self._dbt(where, "seed")
         with duckdb.connect(str(where.warehouse)) as con:
-            # Rules that a small shop has enough rows to meet.
+            # Rules that a small shop has enough rows for.
             con.execute(
                 "update outlier_rules set min_count = 4, factor = least(factor, 2), min_ratio = 2, min_distance = 1"
             )
@@ -222,7 +222,7 @@ class Houses:
 
 
 def compared_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """Every kept table of the steps and every mart, with the columns that hold values."""
+    """All tables of intermediate models and all marts, with the columns to compare."""
     found = con.execute(
         "select c.schema_name || '.' || c.table_name, list(c.column_name order by c.column_index) "
         "from duckdb_columns() as c left join duckdb_views() as v on c.table_oid = v.view_oid "
@@ -237,7 +237,7 @@ def compared_columns(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    """How two warehouses differ in values, whatever the order of rows: a line or more a table. Empty: they agree."""
+    """The differences between two warehouses, ignoring the order of rows; empty if they are equal."""
     found: list[str] = []
     with (
         duckdb.connect(str(one.warehouse), read_only=True) as ours,
@@ -283,7 +283,7 @@ def _shown(names: list[str], rows: list[tuple[Any, ...]]) -> str:
 
 # --- a shop --------------------------------------------------------------------------------------------------------
 
-#: The clocks of Berlin go forward on the last of March: a naive time of that night occurs never.
+#: Clocks in Berlin go forward on the last of March: some naive times of that night do not exist.
 FIRST_DAY = date(2024, 3, 26)
 DAYS = 9
 WINDOW_EDGES = (1, 7, 8, 14, 15, 30, 31, 90, 91, 365, 366)
@@ -323,12 +323,12 @@ TYPES = (
 
 
 def at(day: date, seconds: float = 0, microseconds: int = 0) -> datetime:
-    """A moment of a UTC day."""
+    """A time on a UTC day."""
     return datetime.combine(day, time()) + timedelta(seconds=seconds, microseconds=microseconds)
 
 
 class ShopMaker:
-    """Draws a shop from a random generator. Moments, ids and prices come from few values, so that rows meet."""
+    """Generates a random shop. Times, ids and prices have few distinct values, so that rows interact."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -352,8 +352,8 @@ class ShopMaker:
         self._copies()
         return self.rows
 
-    def shop_that_takes_back(self) -> list[Row]:
-        """All rows of a shop, some of them with keys and versions, and deletions of some, which may arrive before what they delete."""
+    def shop_with_deletions(self) -> list[Row]:
+        """All rows of a shop, some with keys and versions, and deletions of some rows, which may arrive before the rows they delete."""
         rows, versions = [], Counter[tuple[str, str]]()
         for row in self.shop():
             if (
@@ -376,13 +376,13 @@ class ShopMaker:
                 deletions.append(deletion(row, moment))
         return rows + deletions
 
-    # ---------- drawing
+    # ---------- random values
 
     def chance(self, share: float) -> bool:
         return self.random.random() < share
 
     def moment(self) -> datetime:
-        """Mostly of a few days and on few minutes; sometimes at midnight, or long ago, at the edge of a window."""
+        """Mostly on a few days and minutes; sometimes at midnight, or long ago at the edge of a window."""
         day = FIRST_DAY + timedelta(days=self.random.randrange(DAYS))
         if self.chance(0.12):
             day -= timedelta(days=self.random.choice(WINDOW_EDGES))
@@ -391,19 +391,19 @@ class ShopMaker:
         return at(day, 3600 * self.random.randrange(24) + 60 * self.random.choice((0, 1, 12, 29, 30, 31, 59)))
 
     def arrival(self, happened: datetime) -> datetime:
-        """When a row of that moment arrived: at once, a little later, or days late."""
+        """The arrival of a row: at once, a little later, or days later."""
         delays = (0, 0, 0, 0.5, 7, 60, 3600, 86400, 2 * 86400, 5 * 86400)
         return happened + timedelta(seconds=self.random.choice(delays))
 
     def add(self, table: str, source: str, available_at: datetime, fields: dict[str, Any], **more: Any) -> Row:
-        """Add a row. Sources deliver files of the same names, so positions tell rows apart within a source only."""
+        """Add a row. Different sources have files of the same names, so positions are only unique within a source."""
         number = self._lines[table, source] = self._lines.get((table, source), 0) + 1
         row = Row(table, source, f"{table}.csv#{number}", available_at, fields, **more)
         self.rows.append(row)
         return row
 
     def written(self, moment: datetime, zone: str) -> str:
-        """A moment as a source spells it: with an offset, as an epoch, or naive in the source's zone."""
+        """A time as a source writes it: with an offset, as an epoch, or naive in the source's time zone."""
         if zone != "UTC":
             return (moment + timedelta(hours=1)).isoformat(sep=" ")
         spelled = self.random.randrange(4)
@@ -413,10 +413,10 @@ class ShopMaker:
             return (moment + timedelta(hours=2)).isoformat() + "+02:00"
         return moment.isoformat() + ("Z" if spelled == 2 else "")
 
-    # ---------- what the database says
+    # ---------- rows of the database
 
     def _customers(self) -> None:
-        for user in self.users[:-1]:  # the last one never turns up
+        for user in self.users[:-1]:  # the last one has no row
             known_at = at(FIRST_DAY - timedelta(days=400))
             if self.chance(0.4):
                 known_at = self.arrival(self.moment())
@@ -444,7 +444,7 @@ class ShopMaker:
             if self.chance(0.4):
                 known_at = self.arrival(self.moment())
             for _ in range(self.random.choice((1, 2, 3, 4))):
-                # Versions overtake each other, and some say not when they were written.
+                # Versions arrive in any order, and some have no updated_at.
                 updated_at = known_at - timedelta(days=self.random.choice((0, 0, 1, 2, 5)))
                 fields = {
                     "product_id": self.random.choice((product, product.lower())),
@@ -485,7 +485,7 @@ class ShopMaker:
         versions = []
         if self.chance(0.92):
             versions.append(self.add("orders", "shop", arrived_at, header, origin="database"))
-        while self.chance(0.45):  # paid, shipped, or mended: even the buyer and the moment may change
+        while self.chance(0.45):  # paid, shipped or corrected: even the buyer and the time may change
             happened = created_at + timedelta(days=self.random.randrange(4), hours=1)
             change = {
                 "status": self.random.choice((*("paid", "shipped") * 3, "refunded", "canceled", "teleported")),
@@ -517,7 +517,7 @@ class ShopMaker:
                     "order_items", self.random.choice(("shop", "till")), self.arrival(created_at), fields,
                     origin="database", expects=self.random.choice(("customers,products", "")),
                 )  # fmt: skip
-        while self.chance(0.6):  # hits of the same order on the web: its own moment or another, once or more
+        while self.chance(0.6):  # web events of the same order: at its own time or another, once or more
             hit_at = self.random.choice((created_at, created_at, self.moment()))
             line = self.random.choice(bought) if bought and self.chance(0.7) else {}
             self._web(
@@ -540,7 +540,7 @@ class ShopMaker:
             }
             self.add("refunds", "shop", self.arrival(refunded_at), fields, origin="database", expects="customers")
 
-    # ---------- what was seen on the web
+    # ---------- web events
 
     def _web(
         self, source: str, kind: str, moment: datetime, user: str | None, visitor: str | None, **fields: Any
@@ -562,7 +562,7 @@ class ShopMaker:
     def _event(self) -> None:
         source = self.random.choice(("web", "web", "app", "store"))
         kind = self.random.choice(TYPES)
-        # A visitor signs in now and then, and not always as the same customer.
+        # A visitor sometimes logs in, and not always as the same customer.
         visitor = self.random.choice((*self.visitors, None))
         signed_in = kind == "login" or self.chance(0.35)
         user = self.random.choice(self.users) if signed_in or visitor is None else None
@@ -624,7 +624,7 @@ class ShopMaker:
         self.add("ga4_events", "ga4", self.arrival(moment), fields)
 
     def _rush(self) -> None:
-        """One identity does more in a day than a person would, some of it late and some of it twice."""
+        """One identity with more events in a day than a person has, some late and some twice."""
         day = FIRST_DAY + timedelta(days=self.random.randrange(DAYS))
         visitor = self.random.choice((None, *self.visitors))
         for number in range(MAX_EVENTS_PER_IDENTITY_DAY + 5):
@@ -634,7 +634,7 @@ class ShopMaker:
             )  # fmt: skip
 
     def _copies(self) -> None:
-        """Rows that come again: the very same delivery, the same file under another name, the event from elsewhere."""
+        """Repeated rows: the same delivery, the same file under another name, or the event from another source."""
         for row in self.random.sample(self.rows, k=len(self.rows) // 8):
             kind = self.random.randrange(4)
             later = row.available_at + timedelta(seconds=self.random.choice((0, 0, 30, 90000)))
@@ -643,7 +643,7 @@ class ShopMaker:
             elif kind == 1:
                 self.rows.append(row.again(position="again-" + row.position, available_at=later))
             elif row.table == "events" and row.error is None:
-                # Another source of the same kind, at the same place in a file of the same name.
+                # Another source of the same kind, at the same position in a file of the same name.
                 other = "app" if row.source == "web" else "web"
                 changes = {"page": "/other", "price": self.random.choice(("10", "14"))} if kind == 2 else {}
                 self.rows.append(row.again(source=other, available_at=later, fields=changes))

@@ -1,4 +1,4 @@
-"""What tests of streams share: a mapping that streams into a home of its own, and waiting for what comes to pass."""
+"""Helpers for tests of streams: a mapping that streams into a home, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestration.lake import lake
 
 
 def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:
-    """Ask the lake of a home."""
+    """Query the lake of a home."""
     con = lake.connect(where, read_only=True)
     try:
         return con.execute(sql).fetchall()
@@ -25,10 +25,10 @@ def ask(where: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def wait(until: Callable[[], Any], seconds: float = 60, pause: float = 0.05) -> Any:
-    """What `until` gives, as soon as it is true."""
+    """Wait until `until` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := until()):
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(pause)
     return found
 
@@ -40,11 +40,11 @@ class Streamed:
     where: Settings
 
     def drain(self, **given: Any) -> dict[str, Any]:
-        """Load what is there."""
+        """Load all available messages."""
         return stream(self.mapping, where=self.where, drain=True, **given)
 
     def run(self, *arguments: str) -> subprocess.Popen[str]:
-        """The command, as a user starts it."""
+        """Start the command in a separate process."""
         return subprocess.Popen(
             [sys.executable, "-m", "orchestration.cli", "stream", str(self.mapping), *arguments],
             env={**os.environ, **self.where.environment()},
@@ -59,7 +59,7 @@ class Streamed:
 
 
 class StreamedFolder(Streamed):
-    """One that streams a folder; `map` writes the mapping."""
+    """A mapping that streams a folder; `map` writes the mapping."""
 
     def __init__(self, folder: Path, extensions: Path) -> None:
         self.folder, self.where = folder / "in", Settings.below(folder / "home", extensions)

@@ -1,4 +1,4 @@
-"""docs/how-to/add-a-feature.md is followed literally, in a copy of the project: its changes are made and its commands are run."""
+"""Follow docs/how-to/add-a-feature.md literally, in a copy of the project: make its changes and run its commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Copy:
     where: Settings
 
     def follow(self, blocks: list[tuple[str, str, str]]) -> str:
-        """Do what these blocks of the page say; what the commands printed."""
+        """Follow these blocks of the page. Returns what the commands printed."""
         printed = ""
         for language, name, text in blocks:
             if language == "sh":
@@ -50,7 +50,7 @@ class Copy:
         return printed
 
     def change(self, name: str, diff: str) -> None:
-        """Apply a diff without line numbers; the lines that it begins from must be in the file once."""
+        """Apply a diff without line numbers; its old lines must be in the file exactly once."""
         lines = diff.splitlines()
         before = "\n".join(line[1:] for line in lines if line[0] in " -") + "\n"
         after = "\n".join(line[1:] for line in lines if line[0] in " +") + "\n"
@@ -60,7 +60,7 @@ class Copy:
         path.write_text(text.replace(before, after), "utf-8")
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """A command as a person would type it in the project's folder, its environment activated."""
+        """Run a command in the project's folder, with its environment activated."""
         environment = {
             **os.environ,
             **self.where.environment(),
@@ -74,7 +74,7 @@ class Copy:
         )
 
     def features(self) -> dict[str, tuple[int, float | None]]:
-        """Views of books and their share among all, by customer, as built."""
+        """Views of books and their share of all views, by customer, as built."""
         with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
             rows = con.execute("select customer_id, book_views_lifetime, book_view_share from marts.user_features")
             return {customer: (views, share) for customer, views, share in rows.fetchall()}
@@ -108,15 +108,15 @@ def test_the_page_does_what_it_says(copy: Copy) -> None:
     first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
     printed = copy.follow(BLOCKS[:first])
     assert re.search(rf"PASS .*{TEST}", printed), printed
-    told = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
-    [feature] = [feature for mart in told.marts for feature in mart.features]
+    found_features = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
+    [feature] = [feature for mart in found_features.marts for feature in mart.features]
     assert feature.meaning == "Views of books in the last 30 days." and feature.figures
     copy.follow(BLOCKS[first:])
     expected = copy.expected()
     assert sum(views for views, _ in expected.values()) > 10
     assert copy.features() == expected
 
-    # What the test beside it is for.
+    # The test that belongs to the feature.
     declared = copy.folder / "dbt_project.yml"
     declared.write_text(declared.read_text("utf-8").replace(" and category = 'books'", ""), "utf-8")
     done = copy.run(f"dbt test --select {TEST}")

@@ -1,4 +1,4 @@
-"""Alerts are told once, to whom they concern, on each channel that can be reached; and nothing personal or secret with them."""
+"""Alerts are sent once, to their owners, on every channel that can be reached, and contain nothing personal or secret."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from servers import HOST, free_ports
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.messages import BatchResult
 from orchestration.ingest.stream.watch import Watch
 from orchestration.quality import alerts
 from orchestration.quality.alerts import (
@@ -47,21 +47,21 @@ from orchestration.quality.alerts import (
     Log,
     Mail,
     Message,
+    Outcome,
     Problem,
     Rules,
-    Told,
     Undelivered,
     Webhook,
     channels_from_environment,
     dead_letters,
     lagging,
     mask,
+    notify,
     poor_quality,
     read_loader,
     read_rules,
     scrub,
     stale,
-    tell,
 )
 
 NOON = datetime(2025, 3, 2, 12)
@@ -168,19 +168,19 @@ def environment(home: Settings) -> None:
     """Every test has a home of its own."""
 
 
-def look(*problems: Problem, channels: list[Channel], minutes: int = 0, **given: Any) -> Told:
+def look(*problems: Problem, channels: list[Channel], minutes: int = 0, **given: Any) -> Outcome:
     given = {"looked": KINDS, "rules": RULES, **given}
-    return tell(problems, channels=channels, now=NOON + timedelta(minutes=minutes), **given)
+    return notify(problems, channels=channels, now=NOON + timedelta(minutes=minutes), **given)
 
 
 def text_of(got: dict[str, Any]) -> str:
     return "\n".join(block["text"]["text"] for block in got["blocks"])
 
 
-# What is told, when, to whom.
+# What is sent, when, and to whom.
 
 
-def test_each_channel_is_told_what_opens_changes_and_ends(
+def test_each_channel_gets_new_changed_and_resolved_problems(
     web: Sink, post: tuple[Mailbox, Mail], caplog: pytest.LogCaptureFixture
 ) -> None:
     box, mail = post
@@ -188,7 +188,7 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
     caplog.set_level(logging.INFO, "finegrain.alerts")
 
     def news() -> tuple[list[str], list[str], list[str]]:
-        told = (
+        texts = (
             [record.getMessage() for record in caplog.records],
             [text_of(got) for got in web.got],
             [f"{mail['Subject']}\n{mail.get_content()}" for _, mail in box.got],
@@ -199,28 +199,28 @@ def test_each_channel_is_told_what_opens_changes_and_ends(
         caplog.clear()
         web.got.clear()
         box.got.clear()
-        return told
+        return texts
 
-    assert look(FAILED, channels=channels) == Told(["run:build"], [], [], 0, [])
+    assert look(FAILED, channels=channels) == Outcome(["run:build"], [], [], 0, [])
     for each in news():
         [text] = each
         for part in ("new: run build", "2 nodes failed", "http://dagster/runs/1", "data-engineering"):
             assert part in text
 
-    # The same problem, said in other words, is no news.
+    # The same problem with another text is not a change.
     again = replace(FAILED, text="2 nodes failed again")
-    assert look(again, channels=channels, minutes=1) == Told([], [], [], 1, [])
+    assert look(again, channels=channels, minutes=1) == Outcome([], [], [], 1, [])
     assert news() == ([], [], [])
 
     changed = replace(FAILED, text="3 nodes failed", state="a,b,c")
-    assert look(changed, channels=channels, minutes=2) == Told([], ["run:build"], [], 1, [])
+    assert look(changed, channels=channels, minutes=2) == Outcome([], ["run:build"], [], 1, [])
     for each in news():
         assert "changed: run build" in each[0] and "3 nodes failed" in each[0]
 
-    assert look(channels=channels, minutes=65) == Told([], [], ["run:build"], 0, [])
+    assert look(channels=channels, minutes=65) == Outcome([], [], ["run:build"], 0, [])
     for each in news():
         assert "recovered: run build, after 1 hour 5 minutes" in each[0] and "It was: 3 nodes failed" in each[0]
-    assert look(channels=channels, minutes=66) == Told([], [], [], 0, [])
+    assert look(channels=channels, minutes=66) == Outcome([], [], [], 0, [])
     assert news() == ([], [], [])
 
 
@@ -247,7 +247,7 @@ def test_an_owner_gets_one_message(web: Sink, post: tuple[Mailbox, Mail]) -> Non
     assert (first["From"], first["Auto-Submitted"]) == ("finegrain@shop.com", "auto-generated")
 
 
-def test_a_channel_that_was_down_is_told_later_what_then_holds(web: Sink, post: tuple[Mailbox, Mail]) -> None:
+def test_a_channel_that_was_down_later_gets_the_current_state(web: Sink, post: tuple[Mailbox, Mail]) -> None:
     box, mail = post
     channels: list[Channel] = [Webhook(web.url), mail]
     stays, ends = FAILED, replace(FAILED, subject="publish")
@@ -257,20 +257,20 @@ def test_a_channel_that_was_down_is_told_later_what_then_holds(web: Sink, post: 
     assert look(stays, CHECK, channels=channels, minutes=10).undelivered == down
     assert look(replace(stays, text="now 5"), channels=channels, minutes=20).undelivered == down
     sent = len(box.got)
-    assert look(replace(stays, text="now 6"), channels=channels, minutes=30) == Told([], [], [], 1, down)
+    assert look(replace(stays, text="now 6"), channels=channels, minutes=30) == Outcome([], [], [], 1, down)
     web.status = 200
-    assert look(replace(stays, text="now 7"), channels=channels, minutes=40) == Told([], [], [], 1, [])
-    assert len(box.got) == sent  # the other channel hears nothing twice
+    assert look(replace(stays, text="now 7"), channels=channels, minutes=40) == Outcome([], [], [], 1, [])
+    assert len(box.got) == sent  # the other channel gets nothing twice
     text = "\n".join(text_of(got) for got in web.got[1:])
     assert "new: run build" in text and "now 7" in text
     assert "recovered: run publish, after 10 minutes" in text  # it was over then
-    assert "not_null" not in text  # it came and went meanwhile
+    assert "not_null" not in text  # it was opened and resolved meanwhile
     web.got.clear()
     look(channels=channels, minutes=50)
     assert "recovered: run build, after 40 minutes" in text_of(web.got[0])
 
 
-def test_what_comes_back_before_its_end_was_told_is_no_news(web: Sink) -> None:
+def test_a_problem_that_returns_before_its_end_was_reported_is_not_new(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     look(FAILED, channels=channels)
     web.status = 500
@@ -282,15 +282,15 @@ def test_what_comes_back_before_its_end_was_told_is_no_news(web: Sink) -> None:
     assert "after 5 minutes" in text_of(web.got[1])
 
 
-def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
+def test_problems_of_other_kinds_stay_as_they_are(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     look(FAILED, CHECK, channels=channels)
     web.got.clear()
-    assert look(CHECK, channels=channels, minutes=1, looked=["check"]) == Told([], [], [], 2, [])
-    assert look(FAILED, channels=channels, minutes=2, looked=["run"]) == Told([], [], [], 2, [])
+    assert look(CHECK, channels=channels, minutes=1, looked=["check"]) == Outcome([], [], [], 2, [])
+    assert look(FAILED, channels=channels, minutes=2, looked=["run"]) == Outcome([], [], [], 2, [])
     assert web.got == []
     assert look(FAILED, channels=channels, minutes=3).recovered == ["check:fct_events: not_null"]
-    # What a channel missed it is told, also when nobody can look any more.
+    # A channel gets what it missed, even if the kind of problem is no longer checked.
     web.status = 500
     look(FAILED, CHECK, channels=channels, minutes=4)
     web.status = 200
@@ -299,7 +299,7 @@ def test_what_was_not_looked_at_stays_as_it_is(web: Sink) -> None:
     assert ["new: check" in text_of(got) for got in web.got] == [True]
 
 
-def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
+def test_a_problem_that_must_last_is_reported_later(web: Sink) -> None:
     channels: list[Channel] = [Webhook(web.url)]
     silent = Problem("lag", "shop", "data-engineering", "does not answer", after=60)
     assert look(silent, channels=channels).opened == []
@@ -310,10 +310,10 @@ def test_what_must_hold_for_a_while_is_told_then(web: Sink) -> None:
     assert ["after 2 minutes" in text_of(got) for got in web.got] == [False, True]
 
 
-def test_what_was_told_outlives_the_process(home: Settings, web: Sink) -> None:
+def test_the_record_of_sent_alerts_outlives_the_process(home: Settings, web: Sink) -> None:
     program = (
         "import sys; from datetime import datetime; from orchestration.quality.alerts import *\n"
-        "print(tell([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
+        "print(notify([Problem('run', 'build', 'me', 'failed')], looked=['run'], rules=Rules(),"
         f" channels=[Webhook({web.url!r})], now=datetime.now()))"
     )
     for opened in ("opened=['run:build']", "opened=[]"):
@@ -334,9 +334,9 @@ def test_a_damaged_record_is_one_sentence(home: Settings, web: Sink, content: st
     path.write_text(content, errors="surrogateescape")
     with pytest.raises(
         FinegrainError, match=rf"^{path}: this is not finegrain's record of alerts; remove the file"
-    ) as told:
+    ) as raised:
         look(FAILED, channels=[Webhook(web.url)])
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     path.unlink()
     look(FAILED, channels=[Webhook(web.url)])
     assert len(web.got) == 1
@@ -353,22 +353,22 @@ SUBJECTS = ("a", "b", "c")
 
 
 class Flaky:
-    """A channel that fails when it is told to, and keeps what it is told."""
+    """A channel that fails on demand, and keeps the messages it gets."""
 
     def __init__(self, name: str) -> None:
         self.name, self.up = name, True
-        self.believes: dict[str, str] = {}
+        self.known: dict[str, str] = {}
 
     def send(self, message: Message) -> None:
         if not self.up:
             raise Undelivered("down")
         for line in message.lines:
             if line.what == "recovered":
-                del self.believes[line.about]  # it was told before
+                del self.known[line.about]  # it was reported before
             else:
-                assert (line.about in self.believes) == (line.what == "changed")
-                assert self.believes.get(line.about) != line.text  # no state is told twice in a row
-                self.believes[line.about] = line.text
+                assert (line.about in self.known) == (line.what == "changed")
+                assert self.known.get(line.about) != line.text  # no state is reported twice in a row
+                self.known[line.about] = line.text
 
 
 @examples(max_examples=40)
@@ -383,10 +383,10 @@ class Flaky:
         max_size=8,
     )
 )
-def test_a_channel_that_is_reached_knows_what_is(
+def test_a_channel_that_is_reached_knows_the_current_problems(
     steps: list[tuple[dict[tuple[Kind, str], int], set[Kind], bool, bool]],
 ) -> None:
-    """Whatever happens, and whenever a channel fails: after a delivery it believes what is so."""
+    """Whatever happens, and whenever a channel fails: after a delivery it knows the current problems."""
     channels = [Flaky("one"), Flaky("two")]
     now: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -396,7 +396,7 @@ def test_a_channel_that_is_reached_knows_what_is(
             now.update({f"{kind} {subject}": f"state {state}" for (kind, subject), state in seen.items()})
             for channel, is_up in zip(channels, up, strict=True):
                 channel.up = is_up
-            told = tell(
+            outcome = notify(
                 [
                     Problem(kind, subject, f"owner of {subject}", f"state {state}", state=str(state))
                     for (kind, subject), state in seen.items()
@@ -407,13 +407,13 @@ def test_a_channel_that_is_reached_knows_what_is(
                 now=NOON + timedelta(minutes=minute),
                 where=Settings.below(Path(folder)),
             )
-            assert len(told.opened) + told.still_open == len(now)
+            assert len(outcome.opened) + outcome.still_open == len(now)
             for channel in channels:
-                if f"{channel.name}: down" not in told.undelivered:
-                    assert channel.believes == now
+                if f"{channel.name}: down" not in outcome.undelivered:
+                    assert channel.known == now
 
 
-# Nothing personal leaves.
+# No personal data is sent.
 
 NAMES = st.sampled_from(
     ("user_id", "email", "price", "birth_year", "income", "value_field", "n", "source", "reasons", "is_old")
@@ -425,16 +425,16 @@ VALUES = st.one_of(
 
 
 def bodies(rows: list[dict[str, Any]]) -> list[str]:
-    """All that leaves for a problem with these rows, on every channel."""
+    """All texts that are sent for a problem with these rows, on every channel."""
     line = alerts._line("new", alerts._known(replace(CHECK, sample=tuple(rows)), NOON.replace(tzinfo=UTC)), rows)
     message = Message("me", (), (line,))
     return [message.body, json.dumps(alerts._slack(message), ensure_ascii=False)]
 
 
 @given(st.lists(st.dictionaries(NAMES, VALUES), max_size=7))
-def test_values_of_columns_that_may_be_personal_never_leave(rows: list[dict[str, Any]]) -> None:
+def test_values_of_columns_that_may_be_personal_are_never_sent(rows: list[dict[str, Any]]) -> None:
     hidden = ("user_id", "email", "price", "birth_year", "income", "value_field", "is_old")
-    # What leaves is the same, whatever the hidden values are.
+    # The texts are the same, whatever the hidden values are.
     others = [
         {name: "other" if name in hidden and value is not None else value for name, value in row.items()}
         for row in rows
@@ -481,7 +481,7 @@ def test_harmless_values_are_shown() -> None:
         ("card 4111 1111 1111 1111, 4111111111111111; 4111-1111-1111-1111", f"card {MASK}, {MASK}; {MASK}"),
         ("call +44 (0)20 7946 0958 or 555-1234 or (555) 123 4567", f"call {MASK} or {MASK} or {MASK}"),
         ("tel5551234567", f"tel{MASK}"),
-        # What is told of tables stays.
+        # Texts about tables are unchanged.
         *(
             (text, text)
             for text in (
@@ -574,19 +574,19 @@ def test_slack_takes_what_many_problems_make(web: Sink) -> None:
 
 
 @pytest.mark.parametrize("status", [302, 400, 404, 429, 500])
-def test_a_webhook_that_refuses_tells_no_secret(
+def test_a_rejecting_webhook_reveals_no_secret(
     web: Sink, status: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.status = status
     monkeypatch.setenv("FINEGRAIN_ALERT_WEBHOOK", web.url)
     channels = channels_from_environment()
-    told = look(FAILED, channels=channels)
-    assert told.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
+    outcome = look(FAILED, channels=channels)
+    assert outcome.undelivered == [f"webhook: {HOST}:{web.port} answers {status}"]
     assert f"not delivered: finegrain: 1 new problem (data-engineering) (webhook: {HOST}" in caplog.text
     assert "s3cret" not in caplog.text + repr(channels)
 
 
-def test_what_cannot_be_reached_tells_no_secret(
+def test_an_unreachable_channel_reveals_no_secret(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -607,8 +607,8 @@ def test_what_cannot_be_reached_tells_no_secret(
             Mail(HOST, port, "finegrain@shop.com", "me", "s3cret"),
             Log(),
         ]
-        told = look(FAILED, channels=channels)
-    assert told.undelivered == [
+        outcome = look(FAILED, channels=channels)
+    assert outcome.undelivered == [
         "broken: RuntimeError",
         f"webhook: {HOST}:{port} is not reached: Connection refused",
         f"mute: {HOST}:{silent} is not reached: it takes too long",
@@ -642,17 +642,19 @@ def test_mail_logs_in(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Monk
         nobody = look(FAILED, CHECK, channels=[Mail(HOST, port, "finegrain@shop.com")])
         assert nobody.undelivered == [f"mail: {HOST}:{port} answers 530"]
     with mail_server() as (_, port):
-        told = look(replace(FAILED, subject="x"), channels=[Mail(HOST, port, "finegrain@shop.com", "me", "s3cret")])
-        assert "takes no login" in told.undelivered[0]
+        outcome = look(replace(FAILED, subject="x"), channels=[Mail(HOST, port, "finegrain@shop.com", "me", "s3cret")])
+        assert "takes no login" in outcome.undelivered[0]
 
 
 def test_mail_to_nobody_and_to_some(post: tuple[Mailbox, Mail], caplog: pytest.LogCaptureFixture) -> None:
     box, mail = post
-    told = look(FAILED, channels=[mail], rules=Rules())
-    assert "nobody to write to; name an address under owners.data-engineering or everyone_else" in told.undelivered[0]
+    outcome = look(FAILED, channels=[mail], rules=Rules())
+    assert (
+        "nobody to write to; name an address under owners.data-engineering or everyone_else" in outcome.undelivered[0]
+    )
     box.refused = {"data@shop.com", "ml@shop.com"}
-    told = look(FAILED, CHECK, channels=[mail])
-    assert told.undelivered == [f"mail: {HOST}:{mail.port} refuses the addresses of data-engineering (550)"]
+    outcome = look(FAILED, CHECK, channels=[mail])
+    assert outcome.undelivered == [f"mail: {HOST}:{mail.port} refuses the addresses of data-engineering (550)"]
     assert [to for to, _ in box.got] == [["ml2@shop.com"]]
     assert "refuses 1 of the addresses" in caplog.text
     box.refused = set()
@@ -710,8 +712,8 @@ def test_no_password_is_sent_in_the_clear(post: tuple[Mailbox, Mail], monkeypatc
     _, mail = post
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **named: real(HOST, *rest, **named))
-    told = look(FAILED, channels=[Mail("mail.shop.com", mail.port, "finegrain@shop.com", "me", "s3cret")])
-    assert told.undelivered == [f"mail: mail.shop.com:{mail.port} offers no TLS for the password; write smtps://"]
+    outcome = look(FAILED, channels=[Mail("mail.shop.com", mail.port, "finegrain@shop.com", "me", "s3cret")])
+    assert outcome.undelivered == [f"mail: mail.shop.com:{mail.port} offers no TLS for the password; write smtps://"]
 
 
 def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -729,7 +731,7 @@ def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) ->
     ("given_", "said"),
     [
         *(
-            ({"WEBHOOK": url}, "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook")
+            ({"WEBHOOK": url}, "FINEGRAIN_ALERT_WEBHOOK is not a webhook URL")
             for url in ("s3cret", "ftp://host/s3cret", "https:///s3cret", "https://a:s3cret@host/", "http://[s3cret", "http://h/s3cret x",
                         "http://h:s3cret/")
         ),
@@ -739,11 +741,11 @@ def test_without_a_variable_there_is_the_log(monkeypatch: pytest.MonkeyPatch) ->
                         "smtp://me:s3 cret@host")
         ),
         *(
-            ({"SMTP": url}, "FINEGRAIN_ALERT_SMTP is no mail server; write smtp://")
+            ({"SMTP": url}, "FINEGRAIN_ALERT_SMTP is not a mail server; write smtp://")
             for url in ("s3cret", "host:25", "http://s3cret", "smtp://h:s3cret", "smtp://h/s3cret", "smtp://h?s3cret")
         ),
         ({"SMTP": "smtp://h"}, "FINEGRAIN_ALERT_FROM is missing"),
-        ({"SMTP": "smtp://h", "FROM": "a@b\nBcc: s3cret@x"}, "FINEGRAIN_ALERT_FROM is no mail address"),
+        ({"SMTP": "smtp://h", "FROM": "a@b\nBcc: s3cret@x"}, "FINEGRAIN_ALERT_FROM is not a mail address"),
         ({"SMTP": "smtp://me@h", "FROM": "a@b.com"}, "set FINEGRAIN_ALERT_SMTP_PASSWORD, too"),
         ({"SMTP": "smtp://h", "FROM": "a@b.com", "SMTP_PASSWORD": "s3cret"}, "FINEGRAIN_ALERT_SMTP names no user"),
     ],
@@ -753,9 +755,9 @@ def test_a_wrong_variable_is_named_and_its_secret_is_not(
 ) -> None:
     for name, value in given_.items():
         monkeypatch.setenv(f"FINEGRAIN_ALERT_{name}", value)
-    with pytest.raises(FinegrainError, match=said) as told:
+    with pytest.raises(FinegrainError, match=said) as raised:
         channels_from_environment()
-    assert "s3cret" not in str(told.value) and told.value.__cause__ is None
+    assert "s3cret" not in str(raised.value) and raised.value.__cause__ is None
 
 
 # The rules.
@@ -788,9 +790,9 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
         ("owner: {}", "owner: no such key; did you mean 'owners'?"),
         ("owners: [a@b.com]", "owners: write owners and their addresses"),
         ("owners: {me: a@b.com}", "owners: me: write a list of mail addresses"),
-        ("owners: {me: [nobody]}", "owners: me: 'nobody' is no mail address"),
-        ('everyone_else: ["a@b.com\\nBcc: c@d.com"]', "is no mail address"),
-        ("everyone_else: [3]", "everyone_else: 3 is no mail address"),
+        ("owners: {me: [nobody]}", "owners: me: 'nobody' is not a mail address"),
+        ('everyone_else: ["a@b.com\\nBcc: c@d.com"]', "is not a mail address"),
+        ("everyone_else: [3]", "everyone_else: 3 is not a mail address"),
         ("freshness: 24", "freshness: write keys and values here, not 24"),
         ("freshness: {lake: {event: 24}}", "freshness.lake: no such raw table 'event'; did you mean 'events'?"),
         ("freshness: {lake: {events: 0}}", "freshness.lake.events: input should be greater than 0"),
@@ -816,10 +818,10 @@ def test_a_section_that_is_left_out_is_the_packaged_one(tmp_path: Path, monkeypa
 def test_wrong_rules_are_one_sentence(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "mine.yml"
     path.write_text(content)
-    with pytest.raises(FinegrainError) as told:
+    with pytest.raises(FinegrainError) as raised:
         read_rules(path)
-    assert str(told.value).startswith(str(path)) and said in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(raised.value).startswith(str(path)) and said in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_rules_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -831,7 +833,7 @@ def test_rules_that_are_not_there_are_one_sentence(tmp_path: Path, monkeypatch: 
 # From figures to problems.
 
 
-def told_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
+def fields_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
     assert all((problem.owner, problem.link) == ("data-engineering", "http://x") for problem in problems)
     return [(problem.kind, problem.subject, problem.text, problem.state) for problem in problems]
 
@@ -856,7 +858,7 @@ def told_of(problems: list[Problem]) -> list[tuple[str, str, str, str]]:
 def test_what_is_stale(
     arrivals: Mapping[str, datetime | None], published: datetime | None, said: list[tuple[str, ...]]
 ) -> None:
-    assert told_of(stale(arrivals, published, NOON, read_rules(), "http://x")) == said
+    assert fields_of(stale(arrivals, published, NOON, read_rules(), "http://x")) == said
     assert stale(arrivals, published, NOON, Rules()) == []
 
 
@@ -876,7 +878,7 @@ def test_what_is_stale(
 )  # fmt: skip
 def test_what_is_of_poor_quality(counts: tuple[int, ...], said: list[tuple[str, ...]]) -> None:
     ledger = dict(zip(("raw_rows", "kept", "duplicates", "quarantined"), counts, strict=True))
-    assert told_of(poor_quality(ledger, read_rules(), "http://x")) == said
+    assert fields_of(poor_quality(ledger, read_rules(), "http://x")) == said
     assert poor_quality(ledger, Rules()) == []
 
 
@@ -893,7 +895,7 @@ def test_which_dead_letters_are_too_many(
     waiting: dict[str, int], at_most: int | None, said: list[tuple[str, ...]]
 ) -> None:
     rules = Rules(dead_letters=alerts.DeadLetters(at_most=at_most))
-    assert told_of(dead_letters(waiting, rules, "http://x")) == said
+    assert fields_of(dead_letters(waiting, rules, "http://x")) == said
 
 
 @pytest.mark.parametrize(
@@ -910,12 +912,12 @@ def test_which_dead_letters_are_too_many(
 )  # fmt: skip
 def test_which_loaders_lag(loader: Loader | None, said: list[tuple[str, ...]], after: float) -> None:
     found = lagging({"shop": loader}, read_rules(), "http://x")
-    assert told_of(found) == said
+    assert fields_of(found) == said
     assert all(problem.after == after for problem in found)
     assert lagging({"shop": loader}, Rules()) == []
 
 
-def test_a_loader_tells_its_figures(web: Sink) -> None:
+def test_the_metrics_of_a_loader_are_read(web: Sink) -> None:
     [port] = free_ports(1)
     url = f"http://{HOST}:{port}/metrics"
     assert read_loader(url) is None
@@ -924,7 +926,7 @@ def test_a_loader_tells_its_figures(web: Sink) -> None:
         began = read_loader(url)
         assert began is not None and (began.up, began.lag, began.delay_seconds) == (False, {}, None)
         watch.took(5, 100)
-        watch.landed(5, 100, Landed(rows=5, dead={}, unknown={}, delay=2.5), 0.1, 0.2)
+        watch.landed(5, 100, BatchResult(rows=5, dead={}, unknown={}, delay=2.5), 0.1, 0.2)
         watch._looked -= 2
         watch.lag(lambda: {"0": 70, "1": 5})
         found = read_loader(url)
@@ -938,7 +940,7 @@ def test_a_loader_tells_its_figures(web: Sink) -> None:
     web.page = 'finegrain_stream_up 0.0\nfinegrain_stream_info{place="folder:in"} 1.0\n'
     assert read_loader(web.url) == Loader("folder:in", False, {})
     for wrong in ("", "file:///etc/passwd", "host:80", "http://"):
-        with pytest.raises(FinegrainError, match="is no address of a loader's figures"):
+        with pytest.raises(FinegrainError, match="is not the URL of a loader's metrics"):
             read_loader(wrong)
 
 

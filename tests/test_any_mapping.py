@@ -1,4 +1,4 @@
-"""Whatever is given as a mapping, as an argument or in the environment: one clear error that names the file, the line or the field."""
+"""Any mapping, argument or environment gives at most one clear error that names the file, the line or the field."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def fields(more: str) -> str:
         ("5\n", "a mapping has the keys source, time_zone and tables"),
         ("x" * (LARGEST + 1), "the mapping file has more than 1 MB; is this the data?"),
         (fields("event_type: {sql: '" + "lower(" * 900 + "t" + ")" * 900 + "'}"), "is too long or nested too deeply to be read"),
-        (events("replaces: '" + "(" * 3000 + ")" * 3000 + "'"), "is no regular expression: maximum recursion depth exceeded"),
-        (events("replaces: '(a{99999999999999})'"), "is no regular expression: the repetition number is too large"),
+        (events("replaces: '" + "(" * 3000 + ")" * 3000 + "'"), "is not a regular expression: maximum recursion depth exceeded"),
+        (events("replaces: '(a{99999999999999})'"), "is not a regular expression: the repetition number is too large"),
         (events("ids: {product_ids: [x]}"), "tables.events.ids.product_ids: no such key"),
         (events("origin: {a: [1]}"), "is not one of its values; known are: web, database"),
         (fields("event_type: ''"), "tables.events.fields.event_type: a column has a name"),
     ],
 )  # fmt: skip
-def test_what_is_no_mapping_is_one_clear_error(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_mapping_is_one_clear_error(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "shop.yml"
     path.write_bytes(text.encode())
     with pytest.raises(FinegrainError) as error:
@@ -95,7 +95,7 @@ def test_what_is_no_mapping_is_one_clear_error(tmp_path: Path, text: str, said: 
     assert len(str(error.value)) < 3000
 
 
-def test_what_is_no_file_with_a_mapping(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_mapping_file(tmp_path: Path) -> None:
     (tmp_path / "folder.yml").mkdir()
     (tmp_path / "bytes.yml").write_bytes(bytes(range(256)))
     for name, said in (
@@ -111,13 +111,13 @@ def test_what_is_no_file_with_a_mapping(tmp_path: Path) -> None:
         assert said in str(error.value)
         str(error.value).encode()
     (tmp_path / "bytes.yml").unlink()
-    # Of a folder, what is named like a mapping and is a folder.
+    # A folder that is named like a mapping.
     with pytest.raises(FinegrainError, match=r"folder\.yml: the mapping file cannot be read: Is a directory"):
         [read_mapping(path) for path in mapping_files(tmp_path)]
 
 
-def test_what_is_meant_is_still_read(tmp_path: Path) -> None:
-    """Aliases, merged keys, numbers as values of a column, JSON's way to spell a character, and a text that is long."""
+def test_unusual_but_valid_mappings_are_read(tmp_path: Path) -> None:
+    """Aliases, merged keys, numbers as values of a column, JSON escapes, and a long text."""
     path = tmp_path / "shop.yml"
     path.write_text(
         'source: shop\ntables:\n  events:\n  - &first\n    files: "\\ud83d\\ude00.csv"\n    available_at: now\n'
@@ -147,7 +147,7 @@ VALUES = st.recursive(
 
 
 def changed(whole: Any, steps: list[int], key: Any, value: Any) -> Any:
-    """A copy of a structure in which something along the way of `steps` is another value, or is there besides."""
+    """A copy of a structure in which a value along the path `steps` is changed or added."""
     if isinstance(whole, dict) and whole and steps:
         name = list(whole)[steps[0] % len(whole)]
         return {**whole, name: changed(whole[name], steps[1:], key, value)}
@@ -212,7 +212,7 @@ def test_a_path_that_can_be_none(tmp_path: Path, pattern: str, said: str) -> Non
 
 
 def test_names_and_variables_that_are_no_text(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mapping, its folder and the data's folder may have names of any bytes; what DuckDB must open may not."""
+    """The names of a mapping, its folder and the data folder may be any bytes; files that DuckDB opens may not."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     folder.mkdir()
     (folder / "a.csv").write_text("t,at,u\nview_item,2024-01-01T10:00:00Z,ann\n")

@@ -1,5 +1,5 @@
-"""Names that others chose: a column of any name is a column and never stands for one of ours, and a file of any name lands, is counted
-and is shown."""
+"""Names from outside: a column of any name is never confused with one of ours, and a file of any name is loaded, counted and
+shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orchestration.lake import lake
 from orchestration.quality.doctor import examine
 from orchestration.sql.text import identifier
 
-#: Names that finegrain or DuckDB use for something of their own.
+#: Names that finegrain or DuckDB use internally.
 OURS = (
     *("__n", "__bad", "__payload", "__available", "__row", "__kept", "__key", "__hash", "__is_deleted", "__deleted_at", "__read", "__new_rows", "__staged"),
     *("__last", "__deleted", "__matched", "__there", "__delivery", "__name", "__file", "__first", "__within", "__json", "__why", "__clear", "__none"),
@@ -39,13 +39,13 @@ GOOD = {"t": "view_item", "at": "2024-01-01T10:00:00Z", "u": "ann", "g": "g1"}
 
 
 def names(form: str, spelled: str) -> list[str]:
-    """The names as a format can hold them: a CSV's header is trimmed, and only JSON has a key without a name."""
+    """The names that a format can have: a CSV header is trimmed, and only JSON has an empty key."""
     found = [name for name in OURS if (name.strip() == name and name) or form in ("json", "jsonl")]
     return [name.upper() if spelled == "upper" else name for name in found]
 
 
 def entries(columns: list[str], **more: Any) -> list[dict[str, Any]]:
-    """Entries of events: what most looks like ours is read as fields, and all of it by SQL."""
+    """Entries of events: the names most similar to ours are read as fields, and all names by SQL."""
     sql = {"sql": f"to_json([{', '.join(identifier(name) for name in columns if name)}])"}
     required = {"event_type": "t", "event_at": "at", "user_id": "u", "properties": sql}
     return [
@@ -55,7 +55,7 @@ def entries(columns: list[str], **more: Any) -> list[dict[str, Any]]:
 
 
 def write(path: Path, form: str, columns: list[str]) -> None:
-    """Two rows: each value says its column and its row."""
+    """Write two rows; each value is its column and its row."""
     rows = [{**GOOD, **{name: f"{name}={n}" for name in columns}} for n in (1, 2)]
     match form:
         case "csv" | "other csv":
@@ -87,11 +87,11 @@ def test_a_column_of_any_name_is_a_column(home: Settings, tmp_path: Path, form: 
     suffix = form.removeprefix("other ")
     write(tmp_path / f"a.{suffix}", form, columns)
     own = {"csv": {"quote": "'"}} if form == "other csv" else {}
-    told = entries(columns, files=f"a.{suffix}", where="u is not null", distinct=True, **own)
+    entry_list = entries(columns, files=f"a.{suffix}", where="u is not null", distinct=True, **own)
     carry = next(name for name in columns if name.lower() == "__n")
-    told[0]["carry"] = {"columns": carry, "within": "g"}
+    entry_list[0]["carry"] = {"columns": carry, "within": "g"}
     mapping = tmp_path / "shop.yml"
-    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": told}}))
+    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry_list}}))
     if spelled == "lower" and form == "parquet":
         seen = examine(mapping, data=tmp_path, where=home)
         assert [found for each in seen.entries for found in each.findings if found.level == "error"] == []
@@ -124,7 +124,7 @@ FILES = (
 def test_a_file_of_any_name_lands_is_counted_and_shown(
     home: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each has as many rows as its place says; what is shown has one line a file and nothing that a terminal would obey."""
+    """Each file has as many rows as its index; the output has one line per file, and no terminal control characters."""
     folder = tmp_path / "data"
     folder.mkdir()
     for rows, name in enumerate(FILES, 1):
@@ -152,22 +152,24 @@ def test_a_file_of_any_name_lands_is_counted_and_shown(
     assert {file.file for file in load(mapping, data=tmp_path).files if not file.skipped} == set(names)
 
 
-def test_files_that_would_be_called_alike_are_refused(home: Settings, tmp_path: Path) -> None:
+def test_files_with_the_same_positions_are_rejected(home: Settings, tmp_path: Path) -> None:
     for name in (b"caf\xe9.csv", b"caf\\xe9.csv"):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("t,at,u\nview_item,2024-01-01,u\n")
     mapping = tmp_path / "shop.yml"
     fields = {"event_type": "t", "event_at": "at", "user_id": "u"}
     entry = {"files": "*.csv", "available_at": "event_time", "fields": fields}
     mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
-    with pytest.raises(FinegrainError, match=r"caf\\xe9.csv: its rows would be called as those of .*; rename one"):
+    with pytest.raises(
+        FinegrainError, match=r"caf\\xe9.csv: its rows would have the same positions as those of .*; rename one"
+    ):
         load(mapping, data=tmp_path)
 
 
-def test_columns_that_differ_in_case_alone(home: Settings, tmp_path: Path) -> None:
-    """CSV says so; JSON's can be read one at a time; Parquet's are numbered."""
+def test_columns_that_differ_only_in_case(home: Settings, tmp_path: Path) -> None:
+    """CSV reports them; JSON keys can be read one at a time; Parquet columns are numbered."""
     mapping = tmp_path / "shop.yml"
 
-    def tell(file: str, **fields: Any) -> None:
+    def expect(file: str, **fields: Any) -> None:
         entry = {
             "files": file,
             "available_at": "event_time",
@@ -177,21 +179,21 @@ def test_columns_that_differ_in_case_alone(home: Settings, tmp_path: Path) -> No
 
     row = {"t": "view_item", "at": "2024-01-01T10:00:00Z", "u": "ann", "q": "lower", "Q": "upper"}
     (tmp_path / "a.csv").write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
-    tell("a.csv", query="q")
+    expect("a.csv", query="q")
     with pytest.raises(FinegrainError, match=r"a\.csv: the header names 'q' twice"):
         load(mapping, data=tmp_path)
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    tell("a.jsonl", query="q", page="Q")
+    expect("a.jsonl", query="q", page="Q")
     with pytest.raises(
-        FinegrainError, match=r"a\.jsonl: 'Q' and 'q' differ in case alone, so they cannot be read together"
+        FinegrainError, match=r"a\.jsonl: 'Q' and 'q' differ only in case, so they cannot be read together"
     ):
         load(mapping, data=tmp_path)
-    tell("a.jsonl", query="Q")
+    expect("a.jsonl", query="Q")
     load(mapping, data=tmp_path)
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
-    tell("a.parquet", query="q", page="Q_1")
+    expect("a.parquet", query="q", page="Q_1")
     [report] = load(mapping, data=tmp_path).files
-    assert report.notes == ["a.parquet has columns that SQL cannot name or tell apart: read 'Q' as 'Q_1'"]
+    assert report.notes == ["a.parquet has columns that SQL cannot name or expect apart: read 'Q' as 'Q_1'"]
     con = lake.connect(home, read_only=True)
     assert con.execute("select _position, query, page from lake.raw.events order by 1").fetchall() == [
         ("a.jsonl#1", "upper", None), ("a.parquet#1", "lower", "upper"),

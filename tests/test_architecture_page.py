@@ -1,4 +1,4 @@
-"""docs/explanation/architecture.md: every model, column and file it names exists, and its example runs and gives what the page shows."""
+"""docs/explanation/architecture.md: every model, column and file it names exists, and its example gives the results on the page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A feature at a moment is what a plain reading (tests/plainly) of the clean events of that moment gives.
+"""Features as of a time equal those of an independent computation from clean events (tests/plainly).
 
-Questions are asked where answers change: at the very moments of events and arrivals, an hour, a day and whole days after
-them, at midnights, and a microsecond to either side.
+They are compared at times when they change: at events and arrivals, an hour, a day and whole days after them, at midnight, and a
+microsecond before and after.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from plainly import DAY, EVENTS, HOUR, MICROSECOND, Event, Shop, customer_of
 from plainly.visits import ROWS, sessions
-from small_shops import Houses, ShopMaker, land
+from small_shops import Homes, ShopMaker, land
 
 from orchestration.config.settings import PROJECT, Settings
 
 
 @dataclass(frozen=True)
 class Mart:
-    """A feature mart: the module of its plain reading, the spine that asks it, and the columns that tell its rows apart."""
+    """A feature mart: the module that computes it in plain Python, its spine, and the columns of its grain."""
 
     module: str
     spine: str
@@ -70,7 +70,7 @@ def rows_of(con: duckdb.DuckDBPyConnection, table: str) -> list[dict[str, Any]]:
 
 
 def telling_moments(random: Random, events: list[Event], count: int) -> list[datetime]:
-    """Moments at which answers change: at events and arrivals, where windows open and close, and right beside."""
+    """Times when features change: at events and arrivals, where windows begin and end, and a microsecond before and after."""
     found = []
     for _ in range(count):
         event = random.choice(events)
@@ -88,7 +88,7 @@ def telling_moments(random: Random, events: list[Event], count: int) -> list[dat
     return sorted(set(found))
 
 
-#: Kept to six decimals, so that no order of adding shows: deviations, and weights that decay (one rounding a tile).
+#: Rounded to six decimals, so that the order of summing does not matter: deviations and decayed weights (rounded once per tile).
 KEPT_TO = {"price_std": 1e-6, "order_gap_days": 1e-6, "views_ema": 1e-5}
 
 
@@ -109,17 +109,17 @@ def unequal(answer: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     ]
 
 
-def built_shop(houses: Houses, random: Random) -> tuple[Settings, Shop]:
-    house = houses.make("as-of")
-    land(house, ShopMaker(random).shop(events=700, orders=60))
-    houses.run(house)
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
-        return house, Shop(clean_events(con), rows_of(con, "int_reference__product_versions"))
+def built_shop(homes: Homes, random: Random) -> tuple[Settings, Shop]:
+    shop_home = homes.make("as-of")
+    land(shop_home, ShopMaker(random).shop(events=700, orders=60))
+    homes.run(shop_home)
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
+        return shop_home, Shop(clean_events(con), rows_of(con, "int_reference__product_versions"))
 
 
-def wrong_sessions(house: Settings) -> list[str]:
-    """The kept events that are not in the session in which a plain reading of the verdicts puts them."""
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+def wrong_sessions(shop_home: Settings) -> list[str]:
+    """The kept events whose session differs from the one computed in plain Python."""
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         rows = con.execute(f"select {', '.join(ROWS)} from int_events__validated").fetchall()
         found = con.execute("select row_id, visitor, chain, session_id from int_events__sessionized").fetchall()
     expected = {
@@ -131,7 +131,7 @@ def wrong_sessions(house: Settings) -> list[str]:
 
 
 def everything(shop: Shop) -> dict[str, list[str]]:
-    """For each spine all that a shop ever had to ask for, and something that it never had."""
+    """For each spine, all keys that the shop ever had, and one that it never had."""
     identities = {event["identity"] for event in shop.events}
     identities |= {"a:" + event["anonymous_id"] for event in shop.events if event["anonymous_id"]}
     products, categories = (
@@ -145,9 +145,9 @@ def everything(shop: Shop) -> dict[str, list[str]]:
     }
 
 
-def ask(house: Settings, moments: list[datetime], asked: dict[str, list[str]]) -> None:
-    """Put these questions, all at each of the moments, in the place of those that a build asks."""
-    with duckdb.connect(str(house.warehouse)) as con:
+def ask(shop_home: Settings, moments: list[datetime], asked: dict[str, list[str]]) -> None:
+    """Replace the rows of the spines by these keys at each of these times."""
+    with duckdb.connect(str(shop_home.warehouse)) as con:
         for spine, keys in asked.items():
             questions = pa.table(
                 {
@@ -160,10 +160,10 @@ def ask(house: Settings, moments: list[datetime], asked: dict[str, list[str]]) -
             con.unregister("questions")
 
 
-def check(mart: Mart, house: Settings, shop: Shop, moments: list[datetime], asked: list[str]) -> list[str]:
-    """The values of a mart that are not what a plain reading gives."""
+def check(mart: Mart, shop_home: Settings, shop: Shop, moments: list[datetime], asked: list[str]) -> list[str]:
+    """The values of a mart that differ from plain Python."""
     plainly = importlib.import_module(f"plainly.{mart.module}").features
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         answers = rows_of(con, f"marts.{mart.name}")
     by_moment: dict[datetime, dict[Any, dict[str, Any]]] = {moment: {} for moment in moments}
     for row in answers:
@@ -183,19 +183,19 @@ def check(mart: Mart, house: Settings, shop: Shop, moments: list[datetime], aske
     return wrong
 
 
-def check_one_shop(houses: Houses, seed: int, count: int) -> None:
+def check_one_shop(homes: Homes, seed: int, count: int) -> None:
     random = Random(seed)
-    house, shop = built_shop(houses, random)
-    apart = wrong_sessions(house)
+    shop_home, shop = built_shop(homes, random)
+    apart = wrong_sessions(shop_home)
     assert not apart, f"seed {seed}: {len(apart)} events in other sessions, such as\n" + "\n".join(apart[:20])
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
-    ask(house, moments, asked)
-    # A full refresh, since the questions were changed behind the back of the build.
+    ask(shop_home, moments, asked)
+    # A full refresh, because the spines were changed outside the build.
     answers = [
         path.stem for path in (PROJECT / "models/intermediate/features").glob("*.sql") if "_spine" not in path.stem
     ]
-    houses.run(house, "--full-refresh", "--select", *answers, "path:models/marts/features")
-    wrong = [line for mart in MARTS for line in check(mart, house, shop, moments, asked[mart.spine])]
+    homes.run(shop_home, "--full-refresh", "--select", *answers, "path:models/marts/features")
+    wrong = [line for mart in MARTS for line in check(mart, shop_home, shop, moments, asked[mart.spine])]
     assert not wrong, f"seed {seed}: {len(wrong)} values differ, such as\n" + "\n".join(wrong[:20])
 
 
@@ -204,12 +204,12 @@ LONG = settings(phases=[Phase.explicit, Phase.generate], suppress_health_check=l
 
 @settings(LONG, max_examples=1)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_features_are_what_the_clean_events_say(houses: Houses, seed: int) -> None:
-    check_one_shop(houses, seed, 120)
+def test_features_are_what_the_clean_events_say(homes: Homes, seed: int) -> None:
+    check_one_shop(homes, seed, 120)
 
 
 @pytest.mark.soak
 @settings(LONG, max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_features_are_what_the_clean_events_say_in_many_shops(houses: Houses, seed: int) -> None:
-    check_one_shop(houses, seed, 300)
+def test_features_are_what_the_clean_events_say_in_many_shops(homes: Homes, seed: int) -> None:
+    check_one_shop(homes, seed, 300)

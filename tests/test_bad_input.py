@@ -1,5 +1,4 @@
-"""Bad input through the command line itself: one clear error on stderr that names what to mend, exit code 2, and a lake
-in which nothing has changed."""
+"""Bad input on the command line: one clear error on stderr that names the fix, exit code 2, and an unchanged lake."""
 
 from __future__ import annotations
 
@@ -91,7 +90,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Iterator
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It failed with exit code 2 and one error that says all of this, and printed no result."""
+    """Check that it failed with exit code 2 and one error with all these words, and printed no result."""
     assert done.returncode == 2, done.stderr[-2000:] or done.stdout[-2000:]
     assert done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -110,7 +109,7 @@ def _truncated(path: Path) -> None:
 
 
 def _rotten(path: Path) -> None:
-    """Broken far inside: the footer reads, and so do the rows that are tried first."""
+    """Corrupt in the middle: the footer and the first rows can be read."""
     whole = _parquet(path)
     at = len(whole) * 6 // 10
     path.write_bytes(whole[:at] + b"\xff" * 3000 + whole[at + 3000 :])
@@ -132,14 +131,14 @@ def _text(text: bytes) -> Callable[[Path], object]:
 
 
 def bad_file(shop: Shop, name: str, write: Callable[[Path], object]) -> str:
-    """A mapping of a good file, which must not land either, and a bad one."""
+    """A mapping of a good file, which must not be loaded either, and a bad one."""
     (shop.folder / "good.csv").write_text("t,at,u\nlogin,2024-01-01,new\n")
     write(shop.folder / name)
     return shop.mapping(files=["good.csv", name])
 
 
 def test_an_empty_file_is_named(shop: Shop) -> None:
-    """Beside others it is no reason to stop; alone, or among its like, it is."""
+    """It is an error only if no other file has rows."""
     for name in ("empty.csv", "void.csv"):
         (shop.folder / name).write_bytes(b"")
     refused(shop.run("load", shop.mapping(files=["empty.csv", "void.csv"])), "csv: the file is empty (0 bytes)")
@@ -182,7 +181,7 @@ def test_a_bad_file_is_named(shop: Shop, name: str, write: Callable[[Path], obje
         ("blank.csv", b"\n", r"blank\.csv: the first line is blank; it must name the columns"),
         ("text.parquet", b"t,at,u\n", r"text\.parquet: this is not a complete Parquet file"),
         ("quote.csv", b't,at,"u\nlogin,2024-01-01,a\n', r"quote\.csv: the header opens a quotation mark that is never"),
-        ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 holds NUL bytes"),
+        ("binary.jsonl", b'{"t": 1}\n\0\0\n', r"binary\.jsonl: line 2 contains NUL bytes"),
         ("data.bin", b"x", r"data\.bin: the format is not clear from the name; add `format: parquet`"),
     ],
 )
@@ -214,7 +213,7 @@ def test_paths_that_lead_to_no_file(shop: Shop) -> None:
             yaml.safe_dump(
                 {"source": "shop", "tables": {"events": {**ENTRY, "fields": {**FIELDS, "price": {"sql": "select 1"}}}}}
             ),
-            ["tables.events.fields.price", "'select 1' is no SQL expression"],
+            ["tables.events.fields.price", "'select 1' is not a SQL expression"],
         ),
     ],
     ids=["yaml", "key", "field", "sql"],
@@ -224,7 +223,7 @@ def test_a_bad_mapping_is_named(shop: Shop, text: str, words: list[str]) -> None
     refused(shop.run("load", "m.yml"), *words)
 
 
-def test_options_and_moments_that_are_none(shop: Shop) -> None:
+def test_invalid_options_and_times(shop: Shop) -> None:
     wrong = shop.run("load", shop.mapping(), "--agian")
     assert (wrong.returncode, wrong.stdout) == (2, "") and "No such option: --agian" in wrong.stderr
     refused(
@@ -254,13 +253,13 @@ def test_places_that_cannot_be_written(shop: Shop, tmp_path: Path) -> None:
             place.chmod(mode)
 
 
-def test_a_lake_that_is_none(shop: Shop, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_lake(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "catalog.sqlite").write_text("no catalogue")
     env = {"FINEGRAIN_LAKE_CATALOG": str(tmp_path / "catalog.sqlite")}
     refused(shop.run("load", shop.mapping(), env=env), "catalog.sqlite: cannot open the lake")
 
 
-#: What a variable may not hold, and what the error says of it.
+#: Invalid values of variables, and their errors.
 WRONG = [
     ("FINEGRAIN_MEMORY", "abc", "FINEGRAIN_MEMORY is 'abc'"),
     ("FINEGRAIN_MEMORY", "200", "write a number with a unit, as in 3GB, 500MB or 2GiB"),
@@ -287,7 +286,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), WRONG)
-def test_variables_that_hold_what_they_cannot(shop: Shop, variable: str, value: str, says: str) -> None:
+def test_invalid_variables(shop: Shop, variable: str, value: str, says: str) -> None:
     refused(shop.run("load", shop.mapping(), env={variable: value}), says)
 
 
@@ -305,7 +304,7 @@ def test_bare_dbt_says_so(shop: Shop, project: Path) -> None:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_what_memory_may_be_is_what_the_engine_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_is_read_as_duckdb_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, size in (
         ("3GB", 3e9),
         ("500MB", 5e8),
@@ -317,10 +316,10 @@ def test_what_memory_may_be_is_what_the_engine_reads(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("FINEGRAIN_MEMORY", text)
         assert Environment.read().memory == text and memory_bytes(text) == size
         with duckdb.connect(config={"memory_limit": text}) as con, duckdb.connect() as other:
-            [(told,)] = con.execute("select current_setting('memory_limit')").fetchall()
+            [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()
             other.execute(f"set memory_limit = '{int(size)}B'")
-            assert other.execute("select current_setting('memory_limit')").fetchall() == [(told,)]
-    monkeypatch.setenv("FINEGRAIN_MEMORY", "")  # as a compose file passes on what nobody has set
+            assert other.execute("select current_setting('memory_limit')").fetchall() == [(limit,)]
+    monkeypatch.setenv("FINEGRAIN_MEMORY", "")  # as a compose file passes unset variables
     assert Environment.read().memory == "3GB" and memory_bytes("3GB") > LEAST_MEMORY
 
 
@@ -362,7 +361,7 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
         for part in ("dev", "webserver"):
             done = shop.run("dagster", part, "--port", port, env=env)
             refused(done, f"cannot listen on port {port} of 127.0.0.1: address already in use", "--port")
-        assert not (tmp_path / "new").exists()  # nothing was begun
+        assert not (tmp_path / "new").exists()  # nothing was started
         (shop.folder / "lines").mkdir(exist_ok=True)
         mapping = shop.folder / "stream.yml"
         entry = {"stream": {"folder": "lines"}, "available_at": "now"}
@@ -371,8 +370,8 @@ def test_ports_in_use(shop: Shop, tmp_path: Path) -> None:
         refused(done, f"--metrics-port {port}", "choose another port")
 
 
-def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
-    def told(**fields: object) -> str:
+def test_one_mistake_in_ten_entries_is_reported_once(shop: Shop) -> None:
+    def error_of(**fields: object) -> str:
         entry = {**ENTRY, "fields": {**FIELDS, **fields}}
         mapping = {
             "source": "shop",
@@ -388,14 +387,14 @@ def test_one_mistake_in_ten_entries_is_told_once(shop: Shop) -> None:
 
     place = "error: m.yml: tables.events[1-10].fields"
     assert (
-        told(currency={"value": ["EUR"]})
+        error_of(currency={"value": ["EUR"]})
         == f"{place}.currency.value: write one constant: a text, a number, true or false\n"
     )
-    assert told(prise="p") == f"{place}.prise: events has no such field; did you mean 'price'?\n"
-    assert told(price={"colum": "p"}) == f"{place}.price.colum: no such key; did you mean 'column'?\n"
+    assert error_of(prise="p") == f"{place}.prise: events has no such field; did you mean 'price'?\n"
+    assert error_of(price={"colum": "p"}) == f"{place}.price.colum: no such key; did you mean 'column'?\n"
 
 
-def test_a_value_of_several_possible_types_is_told_once(shop: Shop) -> None:
+def test_a_value_of_several_possible_types_is_reported_once(shop: Shop) -> None:
     entry = {
         "table": "t",
         "key": "id",

@@ -1,5 +1,5 @@
-"""What the build is measured against does the same work: the marts of the floor, and of each engine of data frames, are those
-of the build, column by column. It is a second reading of the whole way, written without the models."""
+"""The benchmarks do the same work as the build: the marts of the floor and of each data frame engine equal those of the build, column
+by column. This is also an independent implementation of the whole pipeline."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ KEYS = {
     "item_pair_features": ("product_id", "other_product_id"),
 }
 FEATURES = [mart for mart in KEYS if mart.endswith("_features")]
-#: Left out everywhere: what a one-off does not keep (`built_from`, `warnings`), and the one moment it is for, in dimensions.
+#: Not compared: columns that a single run does not have (`built_from`, `warnings`), and as_of of dimensions.
 BOOKKEEPING = {"built_from", "warnings"}
 LEFT_OUT = {"dim_products": {"as_of"}, "dim_customers": {"as_of"}}
-#: Left out by data frames: what needs seeds (RFM, channels), and the one moment they are for.
+#: Not computed by data frames: features that need seeds (RFM, channels), and as_of.
 LEFT_OUT_OF_FRAMES = {
     "user_features": {"rfm_recency_score", "rfm_frequency_score", "rfm_monetary_score", "rfm_segment"},
     "session_features": {"entry_channel"},
 }
-#: Compared less closely. The build rounds each tile's share of a decayed average to millionths, before it adds them up, and
-#: deviations to millionths at the end, from exact sums; others round once or never.
+#: Compared with a larger tolerance. The build rounds each tile's part of a decayed average to millionths before summing, and
+#: deviations to millionths at the end, from exact sums; the others round once or never.
 TOLERANCES = {"views_ema_": 1e-4, "_std": 2e-6}
 
 
@@ -108,13 +108,13 @@ def compare(con: duckdb.DuckDBPyConnection, mart: str, other: str, left_out: set
 
 
 @pytest.mark.parametrize("mart", KEYS)
-def test_the_floor_comes_to_the_same(marts: duckdb.DuckDBPyConnection, mart: str) -> None:
+def test_the_floor_equals_the_build(marts: duckdb.DuckDBPyConnection, mart: str) -> None:
     compare(marts, mart, f"floor.main.{mart}", LEFT_OUT.get(mart, set()))
 
 
 @pytest.mark.parametrize("mart", FEATURES)
 @pytest.mark.parametrize("engine", ["polars", "pandas"])
-def test_data_frames_come_to_the_same(marts: duckdb.DuckDBPyConnection, files: Path, engine: str, mart: str) -> None:
+def test_data_frames_equal_the_build(marts: duckdb.DuckDBPyConnection, files: Path, engine: str, mart: str) -> None:
     module = import_module(f"in_{engine}")
     marts.register("frame", module.compute(module.Shop.read(files), mart))
     compare(marts, mart, "frame", {"as_of"} | LEFT_OUT_OF_FRAMES.get(mart, set()))
@@ -129,7 +129,7 @@ def test_every_mart_is_measured(marts: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_each_runs_as_a_command(built_shop: Settings, files: Path) -> None:
-    """In processes of their own, so that their peaks can be told."""
+    """In separate processes, so that their peak memory can be measured."""
     folder = Path(floor.__file__).parent
     for arguments in (["floor.py"], ["dataframes.py", str(files), "--marts", "item_features"]):
         done = subprocess.run(

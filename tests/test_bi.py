@@ -1,6 +1,6 @@
-"""docs/how-to/bi.md tells what is: its queries agree with pandas, its blocks run, and Superset shows the dashboard in a browser.
+"""docs/how-to/bi.md is correct: its queries agree with pandas, its blocks run, and Superset shows the dashboard in a browser.
 
-FINEGRAIN_BI_PICTURES=<a published folder> has the browser look at that, and keep the page's pictures in docs/images.
+With FINEGRAIN_BI_PICTURES=<a published folder>, the browser opens that folder and saves the page's pictures in docs/images.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ DRAWN = """count => {
 
 @pytest.fixture(scope="module")
 def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The small shop, published, with a warehouse of its own to publish from again."""
+    """The small shop, published, with its own warehouse to publish again."""
     folder = tmp_path_factory.mktemp("bi")
     where = replace(built_shop, warehouse=folder / "warehouse.duckdb", published=folder / "published")
     shutil.copy(built_shop.warehouse, where.warehouse)
-    # So small a shop gives nothing back.
+    # The shop is too small to have refunds.
     scribble(
         where,
         "update marts.fct_orders set refunds = round(revenue / 4, 4), net_revenue = revenue - round(revenue / 4, 4) "
@@ -118,7 +118,7 @@ class Marts:
 
 
 def same(found: pd.DataFrame, expected: pd.DataFrame, *key: str) -> None:
-    """The same rows, whatever their order; numbers agree to what floats are good for."""
+    """Check for the same rows in any order; numbers are compared with float precision."""
     assert set(found.columns) == set(expected.columns)
     found, expected = (
         frame.sort_values(list(key)).reset_index(drop=True)[list(found.columns)] for frame in (found, expected)
@@ -353,8 +353,8 @@ def missing(what: str) -> None:
 @pytest.fixture(scope="module")
 def pictured(shop: Settings) -> Path:
     """The published folder that Superset shows."""
-    told = os.environ.get("FINEGRAIN_BI_PICTURES")
-    return Path(told).absolute() if told else shop.published
+    folder_name = os.environ.get("FINEGRAIN_BI_PICTURES")
+    return Path(folder_name).absolute() if folder_name else shop.published
 
 
 @dataclass(frozen=True)
@@ -398,7 +398,7 @@ def superset(pictured: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def page(superset: Superset) -> Iterator[Page]:
-    """A page of a real browser, logged in. When it is closed, it must have heard from Superset alone."""
+    """A page of a real browser, logged in. At the end, it must have had requests to Superset only."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         missing("chromium is not installed; on Debian: apt-get install --no-install-recommends chromium")

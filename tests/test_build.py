@@ -1,4 +1,4 @@
-"""The build as a whole: bare dbt, an empty lake, and rules that changed under what is built."""
+"""The build as a whole: bare dbt, an empty lake, and changed rules."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from orchestration.warehouse.build import Node, build, needs_full_refresh, notes
 
 @pytest.mark.long
 def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> None:
-    """As a dbt user types it, before anything was ever loaded: all of it builds, and every test runs."""
-    # dbt runs an incremental model's unit tests before the model is there for the first time (dbt-core #10695).
+    """As a dbt user types it, before anything was loaded: everything builds, and every test runs."""
+    # dbt runs an incremental model's unit tests before the model exists for the first time (dbt-core #10695).
     done = dbt_command(
         project,
         *("--no-use-colors", "--show-all-deprecations", "--log-path", str(home.home / "logs")),
@@ -40,7 +40,7 @@ def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> Non
         assert con.execute("select count(*) from marts.user_features").fetchall() == [(0,)]
 
 
-#: dbt compares YAML with its schemas only for adapters of its own makers; DuckDB's is added, since dbt 2 compares for all.
+#: dbt validates YAML with its schemas only for its own adapters; add DuckDB's, because dbt 2 validates it for all.
 PARSES_STRICTLY = """
 from dbt.cli.main import cli
 from dbt.jsonschemas import jsonschemas
@@ -65,7 +65,7 @@ def strictly_parsed(project: Path, folder: Path) -> subprocess.CompletedProcess[
 
 
 def test_nothing_in_the_project_is_deprecated(home: Settings, project: Path, tmp_path: Path) -> None:
-    """What dbt 1 calls deprecated, dbt 2 does not read."""
+    """dbt 2 does not read what dbt 1 reports as deprecated."""
     done = strictly_parsed(project, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "deprecat" not in done.stdout.lower(), done.stdout[-3000:]
@@ -116,10 +116,10 @@ def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(home: Settings
     assert not list(home.home.glob(".catalog-*"))
 
 
-def test_who_looks_into_the_warehouse_for_a_moment_does_not_fail_a_build(
+def test_a_process_that_briefly_reads_the_warehouse_does_not_fail_a_build(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As upkeep does; whoever stays is told of, as before."""
+    """For example maintenance. A process that stays is reported, as before."""
     home.home.mkdir(parents=True)
     duckdb.connect(str(home.warehouse)).close()
     held = Held(home)
@@ -128,12 +128,12 @@ def test_who_looks_into_the_warehouse_for_a_moment_does_not_fail_a_build(
             run_dbt(["seed", "--select", "event_weights"], where=home)
         pause = time.sleep
 
-        def gone_after(seconds: float) -> None:
-            """Gone in the pause before the second attempt; waiting for a process may sleep, too."""
+        def ended_after(seconds: float) -> None:
+            """Ends in the pause before the second attempt; waiting for a process may also sleep."""
             monkeypatch.setattr(time, "sleep", pause)
             held.let_go()
 
-        monkeypatch.setattr(time, "sleep", gone_after)
+        monkeypatch.setattr(time, "sleep", ended_after)
         assert run_dbt(["seed", "--select", "event_weights"], where=home).passed
         assert held.process.poll() == 0
     finally:
@@ -142,7 +142,7 @@ def test_who_looks_into_the_warehouse_for_a_moment_does_not_fail_a_build(
 
 @pytest.fixture
 def shop(built_shop: Settings, tmp_path: Path) -> Settings:
-    """A warehouse of one's own."""
+    """A separate warehouse."""
     where = replace(built_shop, warehouse=tmp_path / "warehouse.duckdb")
     shutil.copy(built_shop.warehouse, where.warehouse)
     return where
@@ -163,7 +163,7 @@ def test_a_row_of_many_columns_is_shown_by_its_key_and_what_the_broken_rules_rea
     node = Node("fct_events_rows", "test", "fail", 0.1, asks=asks)
     kept = ("broken_rules", "event_id", "customer_id", "price", "ended_at")
     assert node.in_brief(row) == {name: row[name] for name in kept}
-    # Rules that the test makes of its own have the names of their columns.
+    # Rules that the test generates are named after their columns.
     assert node.in_brief({**row, "broken_rules": "column_7"})["column_7"] == 7
     node = Node("whole", "test", "fail", 0.1, asks={"expression": "column_5 is not null"})
     del row["broken_rules"]
@@ -186,7 +186,7 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
 @pytest.mark.parametrize(
     ("as_of", "asked", "expected"),
     [
-        # One of 200 waits, which is not waited for.
+        # One of 200 waits, and as_of does not include it.
         (
             "2025-01-02 10:00:00.000001",
             "null",
@@ -195,7 +195,7 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
                 "2 customers are dated later than the last event, up to 2025-06-01 00:00:00",
             ],
         ),
-        # The build waited for it.
+        # as_of includes it.
         (
             "2025-06-01 00:00:00.000001",
             "null",
@@ -208,7 +208,7 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     ],
     ids=["left out", "waited for", "asked for"],
 )
-def test_a_build_notes_what_its_moment_leaves_out(tmp_path: Path, as_of: str, asked: str, expected: list[str]) -> None:
+def test_a_build_notes_what_its_as_of_leaves_out(tmp_path: Path, as_of: str, asked: str, expected: list[str]) -> None:
     where = Settings.below(tmp_path, tmp_path)
     with duckdb.connect(str(where.warehouse)) as con:
         con.execute(
@@ -227,10 +227,10 @@ def test_a_build_notes_what_its_moment_leaves_out(tmp_path: Path, as_of: str, as
         )
     found = notes(where)
     assert len(found) == len(expected)
-    assert all(told.startswith(begun) for told, begun in zip(found, expected, strict=True)), found
+    assert all(note.startswith(begun) for note, begun in zip(found, expected, strict=True)), found
 
 
-def test_a_build_that_came_to_no_moment_has_no_notes(tmp_path: Path) -> None:
+def test_a_build_without_as_of_has_no_notes(tmp_path: Path) -> None:
     where = Settings.below(tmp_path, tmp_path)
     duckdb.connect(str(where.warehouse)).close()
     assert notes(where) == []

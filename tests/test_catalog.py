@@ -1,4 +1,4 @@
-"""`finegrain catalog`: features as the YAML says, figures as pandas finds them, raw fields as the SQL takes them."""
+"""`finegrain catalog`: features as in the YAML, statistics as computed by pandas, raw fields as used in the SQL."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Sett
 
 
 @pytest.fixture(scope="module")
-def told(shop: Settings) -> Catalog:
+def whole_catalog(shop: Settings) -> Catalog:
     return catalog(shop)
 
 
@@ -59,8 +59,8 @@ def values_of(shop: Settings, mart: str) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------ what the YAML says
 
 
-def test_every_declared_column_is_in_the_catalogue(told: Catalog) -> None:
-    found = {mart.name: [*mart.keys, *(each.name for each in mart.features)] for mart in told.marts}
+def test_every_declared_column_is_in_the_catalogue(whole_catalog: Catalog) -> None:
+    found = {mart.name: [*mart.keys, *(each.name for each in mart.features)] for mart in whole_catalog.marts}
     wanted = {}
     for path in YAMLS:
         [model] = yaml.safe_load(path.read_text("utf-8"))["models"]
@@ -68,24 +68,24 @@ def test_every_declared_column_is_in_the_catalogue(told: Catalog) -> None:
     assert found == wanted
 
 
-def test_the_page_lists_what_is_declared(told: Catalog) -> None:
-    """The committed page, figures aside: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
+def test_the_page_lists_what_is_declared(whole_catalog: Catalog) -> None:
+    """The committed page without statistics: run `finegrain demo`, then write it again (docs/reference/features.md says how)."""
     rows = [
         line.removeprefix("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")
     ]
     width = len(module.COLUMNS)
     wanted = []
-    for mart in told.marts:
+    for mart in whole_catalog.marts:
         letters = Letters(mart)
         wanted += [module.page_cells(measure, letters) for measure in mart.measures()]
     assert [[cell.rstrip(" |").replace("\\|", "|") for cell in row[:width]] for row in rows] == wanted
-    for mart in told.marts:
+    for mart in whole_catalog.marts:
         for measure in mart.measures():
             assert len(measure.windows) in (0, len(measure.features)), measure
 
 
-def test_the_page_is_the_same_each_time(shop: Settings, told: Catalog) -> None:
-    assert page(told) == page(catalog(shop))
+def test_the_page_is_the_same_each_time(shop: Settings, whole_catalog: Catalog) -> None:
+    assert page(whole_catalog) == page(catalog(shop))
 
 
 def test_measures_that_differ_in_their_window_share_a_line() -> None:
@@ -113,9 +113,9 @@ def test_measures_that_differ_in_their_window_share_a_line() -> None:
         ("item_features", "popularity_rank_7d"),
     ],
 )
-def test_figures_of_numbers_are_those_of_pandas(shop: Settings, told: Catalog, mart: str, column: str) -> None:
+def test_figures_of_numbers_are_those_of_pandas(shop: Settings, whole_catalog: Catalog, mart: str, column: str) -> None:
     series = values_of(shop, mart)[column]
-    feature = next(each for m in told.marts if m.name == mart for each in m.features if each.name == column)
+    feature = next(each for m in whole_catalog.marts if m.name == mart for each in m.features if each.name == column)
     assert feature.figures == expected_figures(series, whole=feature.data_type == "bigint")
 
 
@@ -146,9 +146,14 @@ def expected_figures(series: pd.Series[Any], *, whole: bool) -> Any:
     )
 
 
-def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, told: Catalog) -> None:
+def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, whole_catalog: Catalog) -> None:
     values = values_of(shop, "user_features")
-    figures = {each.name: each.figures for mart in told.marts if mart.name == "user_features" for each in mart.features}
+    figures = {
+        each.name: each.figures
+        for mart in whole_catalog.marts
+        if mart.name == "user_features"
+        for each in mart.features
+    }
     flag = figures["session_seconds_mean_90d_was_missing"]
     assert flag and flag.true == pytest.approx(values["session_seconds_mean_90d_was_missing"].mean())
     segment = figures["rfm_segment"]
@@ -158,16 +163,16 @@ def test_figures_of_flags_and_labels_are_those_of_pandas(shop: Settings, told: C
     assert segment.nulls == pytest.approx(values["rfm_segment"].isna().mean())
 
 
-def test_a_mart_that_is_passed_over_in_parts_has_the_same_figures(
-    shop: Settings, told: Catalog, monkeypatch: pytest.MonkeyPatch
+def test_a_mart_that_is_scanned_in_parts_has_the_same_figures(
+    shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HELD", 5000)
-    assert catalog(shop).marts == told.marts
+    assert catalog(shop).marts == whole_catalog.marts
 
 
-def test_the_warehouse_is_asked_where_that_is_wished(shop: Settings, told: Catalog) -> None:
+def test_statistics_of_the_warehouse_on_request(shop: Settings, whole_catalog: Catalog) -> None:
     found = catalog(shop, of_warehouse=True)
-    assert found.marts == told.marts and found.read_from == str(shop.warehouse)
+    assert found.marts == whole_catalog.marts and found.read_from == str(shop.warehouse)
 
 
 ODD = {
@@ -191,7 +196,7 @@ OWNED = "name: shop\nmodels: {shop: {+meta: {owner: all}, marts: {features: {+me
 
 @pytest.fixture
 def odd(tmp_path: Path) -> tuple[Settings, Path]:
-    """A published mart of odd values, and the project that declares it."""
+    """A published mart with unusual values, and the project that declares it."""
     folder = tmp_path / "models" / "marts" / "features"
     folder.mkdir(parents=True)
     meta = {"unit": "u", "window": "none", "null_means": "never null"}
@@ -239,15 +244,15 @@ def test_a_feature_is_owned_by_its_folder_its_model_or_itself(
     assert [[each.owner for each in mart.features] for mart in declared(tmp_path)] == [[owner]]
 
 
-def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:
+def test_unusual_values_are_shown_as_they_are(odd: tuple[Settings, Path]) -> None:
     where, project = odd
     found = catalog(where, lineage=False, project=project)
     figures = {each.name: each.figures for each in found.marts[0].features}
 
     def spread(name: str) -> str:
-        told = figures[name]
-        assert told
-        return told.spread()
+        found = figures[name]
+        assert found
+        return found.spread()
 
     assert figures["nothing"] == Figures(nulls=1) and spread("nothing") == "no values"
     assert figures["no_label"] == Figures(nulls=1)
@@ -267,7 +272,7 @@ def test_odd_values_are_told_as_they_are(odd: tuple[Settings, Path]) -> None:
     json.dumps(found.as_dict(), default=str)
 
 
-def test_an_empty_mart_has_no_figures_to_speak_of(odd: tuple[Settings, Path]) -> None:
+def test_an_empty_mart_has_no_figures(odd: tuple[Settings, Path]) -> None:
     where, project = odd
     with duckdb.connect(str(where.published / "current" / "finegrain.duckdb")) as con:
         con.execute("delete from odd_features")
@@ -349,7 +354,7 @@ def origin(values: str = "", conditions: str = "") -> Origin:
     )
 
 
-def test_values_and_conditions_are_told_apart() -> None:
+def test_values_and_conditions_are_distinguished() -> None:
     found = traced(
         (
             "m",
@@ -401,7 +406,7 @@ def test_models_unions_and_subqueries_are_followed() -> None:
     assert found["known"] == origin("query page device")
 
 
-def test_fields_within_a_struct_are_told() -> None:
+def test_fields_within_a_struct_are_found() -> None:
     found = traced(
         (
             "m",
@@ -434,8 +439,8 @@ def test_what_is_not_known_is_not_guessed(sql: str) -> None:
         traced(("m", sql))
 
 
-def test_every_mart_is_traced_to_raw_fields(told: Catalog) -> None:
-    for mart in told.marts:
+def test_every_mart_is_traced_to_raw_fields(whole_catalog: Catalog) -> None:
+    for mart in whole_catalog.marts:
         assert mart.lineage and mart.lineage.columns is not None, (
             f"{mart.name} has SQL that orchestration/warehouse/lineage.py does not know"
         )
@@ -445,8 +450,8 @@ def test_every_mart_is_traced_to_raw_fields(told: Catalog) -> None:
         assert not nowhere, f"{mart.name}: {nowhere} come from no raw field"
 
 
-def test_revenue_comes_from_price_quantity_and_currency(told: Catalog) -> None:
-    [users] = [mart for mart in told.marts if mart.name == "user_features"]
+def test_revenue_comes_from_price_quantity_and_currency(whole_catalog: Catalog) -> None:
+    [users] = [mart for mart in whole_catalog.marts if mart.name == "user_features"]
     found = users.origin(["revenue_90d"])
     assert found
     for table in ("events", "order_items"):
@@ -461,21 +466,21 @@ def test_revenue_comes_from_price_quantity_and_currency(told: Catalog) -> None:
 # ------------------------------------------------------------------------------------------------ the command
 
 
-def test_the_command_tells_marts_features_and_json(
-    shop: Settings, told: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_command_shows_marts_features_and_json(
+    shop: Settings, whole_catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, value in shop.environment().items():
         monkeypatch.setenv(name, value)
     run = CliRunner().invoke
     assert "one row per customer and as_of" in run(app, ["catalog"]).stdout
     one = run(app, ["catalog", "item_features"])
-    [items] = [mart for mart in told.marts if mart.name == "item_features"]
+    [items] = [mart for mart in whole_catalog.marts if mart.name == "item_features"]
     assert one.exit_code == 0 and all(each.name in one.stdout for each in items.features)
     some = run(app, ["catalog", "--like", "Revenue", "--json"])
     names = [each["name"] for mart in json.loads(some.stdout)["marts"] for each in mart["features"]]
     assert "revenue_90d" in names and "views_7d" not in names
     written = run(app, ["catalog", "--write", str(tmp_path / "features.md")])
-    assert written.exit_code == 0 and (tmp_path / "features.md").read_text("utf-8") == page(told)
+    assert written.exit_code == 0 and (tmp_path / "features.md").read_text("utf-8") == page(whole_catalog)
     with pytest.raises(FinegrainError, match="there is no mart nix; there are: "):
         catalog(shop, mart="nix")
     with pytest.raises(FinegrainError, match="no feature has 'nix'"):

@@ -1,5 +1,5 @@
-"""Nothing is lost and nothing counts twice: every raw row ends as exactly one of kept, duplicate and quarantined, and the
-counts add up by source and day of arrival. What there is to count is taken from the rows that were landed, not from SQL."""
+"""Nothing is lost and nothing counts twice: every raw row is exactly one of kept, duplicate and quarantined, and the counts add up by
+source and day of arrival. The expected counts come from the loaded rows, not from SQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers import Postgres
-from small_shops import EVENT_TABLES, RECORD_TABLES, Houses, Row, ShopMaker, differences, is_deleted, land
+from small_shops import EVENT_TABLES, RECORD_TABLES, Homes, Row, ShopMaker, differences, is_deleted, land
 from test_stream import GOOD, Shop
 
 from orchestration.config.published import DATABASE
@@ -31,7 +31,7 @@ from orchestration.ingest.load import load
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.unload import unload
 
-#: Relations that tell of rows that are gone, and how lines of a comparison go on that speak of them.
+#: Relations that list deleted rows, and the continuation lines about them in a comparison.
 BOOKS = (
     "main.int_reference__category_names",
     "main.int_reference__deletions",
@@ -43,18 +43,18 @@ BOOKS = (
     "    ",
 )
 
-#: What a raw row may end as, the strongest first.
+#: The verdicts of a raw row, the strongest first.
 ENDS = ("kept", "quarantined", "duplicate")
 
 
-def judged_as(row: Row) -> int:
-    """How many rows are judged of a raw one: GA4's tells of each item."""
+def validated_rows(row: Row) -> int:
+    """The number of validated rows of a raw row: one per item for GA4."""
     items = json.loads(row.fields["items"]) if row.table == "ga4_events" and not row.error else []
     return max(len(items), 1)
 
 
-def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
-    """The rows that are gone, by themselves or with their order, which goes with the last version of its header."""
+def deleted_rows(rows: list[Row]) -> Counter[tuple[Any, ...]]:
+    """The rows that are deleted, by themselves or with their order, which is deleted with the last version of its header."""
     deletions = [row for row in rows if row.table == "deletions"]
 
     def order_of(row: Row) -> str:
@@ -70,12 +70,12 @@ def taken_back(rows: list[Row]) -> Counter[tuple[Any, ...]]:
         if row.table != "deletions"
         if is_deleted(row, deletions)
         or (row.table in ("order_items", "refunds") and order_of(row) in headers and all(headers[order_of(row)]))
-        for _ in range(judged_as(row))
+        for _ in range(validated_rows(row))
     )
 
 
 def check_conserved(where: Settings, rows: list[Row]) -> None:
-    gone = taken_back(rows)
+    gone = deleted_rows(rows)
     rows = [row for row in rows if row.table != "deletions"]
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
 
@@ -100,19 +100,19 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
             "where raw_error is null and identity is not null and event_at is not null and event_type is not null"
         )
 
-    # Each row that was landed is judged, once.
+    # Each loaded row has one verdict.
     landed = Counter(
-        (row.table, row.source, row.position, row.available_at) for row in rows for _ in range(judged_as(row))
+        (row.table, row.source, row.position, row.available_at) for row in rows for _ in range(validated_rows(row))
     )
     assert Counter(verdict[:4] for verdict in verdicts) == landed
     for *_, verdict, reasons in verdicts:
         assert verdict in ENDS
         assert bool([reason for reason in reasons if reason]) == (verdict != "kept")
 
-    # What is gone says so, and nothing else does.
+    # Exactly the deleted rows are marked as deleted.
     assert gone == Counter(verdict[:4] for verdict in verdicts if "deleted_at_source" in verdict[6])
 
-    # The ledger says as much, by source and day: of a row with several items, that it is kept if any of them is.
+    # The ledger agrees, by source and day: a row with several items is kept if any item is.
     raw = Counter((row.table, row.source, row.available_at.date()) for row in rows)
     by_row: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for table, source, _, moment, rowid, verdict, _ in verdicts:
@@ -126,24 +126,24 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
         assert (kept_items, spoilt_items, duplicate_items) == tuple(items[(*key, end)] for end in ENDS), key
     assert {line[0] for line in ledger} == {*EVENT_TABLES, *RECORD_TABLES}
 
-    # What is kept is what the marts hold, once each.
+    # The marts have each kept row once.
     assert cleaned == kept
     assert facts == [(len(kept), len(kept))]
     assert quarantined == [(sum(v[5] == "quarantined" and v[0] in EVENT_TABLES for v in verdicts),)]
 
-    # Of rows that are copies of each other, by whatever key, one at least is no duplicate.
+    # Of rows that are copies by any key, at least one is not a duplicate.
     groups = Groups()
     for row_id, *keys, _ in readable:
         for name, key in zip(("dedup", "client", "order"), keys, strict=True):
             if key is not None:
                 groups.join(row_id, (name, key))
-    told = {groups.of(row_id) for row_id, *_, verdict in readable if verdict != "duplicate"}
-    lost = [row_id for row_id, *_, verdict in readable if verdict == "duplicate" and groups.of(row_id) not in told]
+    not_lost = {groups.of(row_id) for row_id, *_, verdict in readable if verdict != "duplicate"}
+    lost = [row_id for row_id, *_, verdict in readable if verdict == "duplicate" and groups.of(row_id) not in not_lost]
     assert not lost, f"all copies of these were taken for duplicates: {lost}"
 
 
 class Groups:
-    """Which things hang together, however many steps apart."""
+    """Connected components."""
 
     def __init__(self) -> None:
         self._parents: dict[Any, Any] = {}
@@ -157,24 +157,24 @@ class Groups:
         self._parents[self.of(one)] = self.of(other)
 
 
-def check_one_shop(houses: Houses, seed: int) -> None:
+def check_one_shop(homes: Homes, seed: int) -> None:
     random = Random(seed)
-    rows = ShopMaker(random).shop_that_takes_back()
+    rows = ShopMaker(random).shop_with_deletions()
     random.shuffle(rows)
-    house = houses.make("conserved")
+    shop_home = homes.make("conserved")
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        land(house, part)
-        houses.run(house)
-    check_conserved(house, rows)
+        land(shop_home, part)
+        homes.run(shop_home)
+    check_conserved(shop_home, rows)
 
-    # But for the books, it is as if what is gone had never come.
-    gone = taken_back(rows)
-    never = houses.make("never")
+    # Except for bookkeeping, the result is as if the deleted rows had never arrived.
+    gone = deleted_rows(rows)
+    never = homes.make("never")
     came = [row for row in rows if row.table != "deletions"]
     assert gone
     land(never, (row for row in came if (row.table, row.source, row.position, row.available_at) not in gone))
-    houses.run(never, "--full-refresh")
-    found = [line for line in differences(house, never) if not line.startswith(BOOKS)]
+    homes.run(never, "--full-refresh")
+    found = [line for line in differences(shop_home, never) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)
 
 
@@ -182,15 +182,15 @@ def check_one_shop(houses: Houses, seed: int) -> None:
     phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None, max_examples=1
 )
 @given(seed=st.integers(0, 2**32 - 1))
-def test_every_raw_row_has_one_verdict_and_the_counts_add_up(houses: Houses, seed: int) -> None:
-    check_one_shop(houses, seed)
+def test_every_raw_row_has_one_verdict_and_the_counts_add_up(homes: Homes, seed: int) -> None:
+    check_one_shop(homes, seed)
 
 
 def test_what_a_database_deletes_leaves_the_marts(
-    houses: Houses, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    homes: Homes, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By way of `finegrain ingest`: a line by itself, an order with its lines; a line that comes back is there again."""
-    where, access = houses.make("ingested"), postgres.environment()
+    """With `finegrain ingest`: a line by itself, an order with its lines; a line that returns is in the marts again."""
+    where, access = homes.make("ingested"), postgres.environment()
     host, port, user, password = (access[name] for name in ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD"))
     monkeypatch.setenv("SHOP_URL", f"postgresql://{user}:{password}@{host}:{port}/{postgres_database}")
     whole = {"key": ["id"], "deletes": "compare", "origin": "database", "available_at": "now"}
@@ -204,7 +204,7 @@ def test_what_a_database_deletes_leaves_the_marts(
 
     def bought() -> list[tuple[Any, ...]]:
         ingest(mapping, where=where)
-        houses.run(where, "--select", "+fct_order_items")
+        homes.run(where, "--select", "+fct_order_items")
         with duckdb.connect(str(where.warehouse), read_only=True) as con:
             return con.execute(
                 "select order_key, product_id, cast(quantity as integer) from marts.fct_order_items order by all"
@@ -228,15 +228,15 @@ QUARANTINE = "select user_id, list_sort(reasons) from marts.quarantined_events o
 
 
 def asked(where: Settings, *queries: str) -> list[list[tuple[Any, ...]]]:
-    """What the warehouse says."""
+    """Query the warehouse."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return [con.execute(query).fetchall() for query in queries]
 
 
-def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_path: Path) -> None:
-    """After a mend of the mapping: what they become replaces what they were."""
-    shop = Shop(tmp_path, houses.extensions)
-    shop.where = where = houses.make("replayed")
+def test_quarantined_rows_of_a_stream_are_reprocessed_once(homes: Homes, tmp_path: Path) -> None:
+    """After the mapping is corrected: the new rows replace the old ones."""
+    shop = Shop(tmp_path, homes.extensions)
+    shop.where = where = homes.make("replayed")
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"all": "denied", "none": "granted"}}})
     with pytest.raises(FinegrainError, match=r"nothing is published .*; run `finegrain build`"):
         replay(shop.mapping, quarantined=True, where=where)
@@ -244,7 +244,7 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     shop.add(*({**GOOD, "user_id": user, "cookies": cookies} for user, cookies in users.items()), b"no JSON")
     shop.add({**GOOD, "user_id": "eve", "cookies": "all", "event_at": "2099-01-01"})
     shop.drain()
-    houses.run(where, "--select", "+quarantined_events")
+    homes.run(where, "--select", "+quarantined_events")
     version = where.published / "current"
     version.mkdir(parents=True)
     with duckdb.connect(str(version / DATABASE)) as con:
@@ -255,9 +255,9 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
         ("cat", ["consent_denied"]),
         ("eve", ["consent_denied", "event_in_future", "unknown_currency"]),
     ]
-    # Without a mend they would be as they are.
-    told = replay(shop.mapping, quarantined=True, where=where).as_dict()
-    assert told == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
+    # Without a correction they are unchanged.
+    result = replay(shop.mapping, quarantined=True, where=where).as_dict()
+    assert result == {"asked": 3, "rows": 0, "unchanged": 3, "still_dead": {}}
     shop.map(fields={**STREAMED, "consent": {"column": "cookies", "map": {"none": "denied", "all": "granted"}}})
     with pytest.raises(FinegrainError, match=r"--rule bot_rate: no quarantined row .* consent_denied, event_in_future"):
         replay(shop.mapping, quarantined=True, rule="bot_rate", where=where)
@@ -272,8 +272,8 @@ def test_quarantined_rows_of_a_stream_are_read_again_once(houses: Houses, tmp_pa
     assert done.stdout == "2 quarantined rows reprocessed: 2 rows landed, 0 unchanged\n"
     assert replay(shop.mapping, quarantined=True, where=where).asked == 0
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.events") == [(8, 5)]
-    # The next build keeps what was mended, and the ledger knows what it was.
-    houses.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
+    # The next build keeps the corrected rows, and the ledger has the old ones.
+    homes.run(where, "--select", "+quarantined_events", "+event_ledger", "+fct_events")
     events, ledger, quarantine = asked(
         where,
         "select user_id from marts.fct_events order by 1",
@@ -302,7 +302,7 @@ NOW, LATER = datetime(2024, 3, 5), datetime(2024, 3, 6)
 
 
 def map_a_shop(mapping: Path, is_right: bool) -> None:
-    """The wrong one reads the list price, cannot read every quantity, takes the title for the brand, and customers by their country."""
+    """The wrong mapping reads the list price, cannot read every quantity, and uses the title as brand, and the country as customer id."""
     files = {"available_at": "event_time", "origin": "database"}
     visit = {
         "event_type": "kind",
@@ -346,20 +346,20 @@ def map_a_shop(mapping: Path, is_right: bool) -> None:
 
 
 @pytest.mark.long
-def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: Houses, tmp_path: Path) -> None:
-    """By `load --remap`, by increments; and the ledger knows the former rows. So does taking all back and loading again."""
+def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(homes: Homes, tmp_path: Path) -> None:
+    """With `load --remap` and incremental builds, and the ledger has the former rows. The same holds for unloading everything and loading again."""
     for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):
         (tmp_path / f"{name}.csv").write_text(text)
     mapping = tmp_path / "shop.yml"
-    corrected, right = houses.make("corrected"), houses.make("right")
+    corrected, right = homes.make("corrected"), homes.make("right")
     map_a_shop(mapping, is_right=False)
     load(mapping, data=tmp_path, where=corrected, now=NOW)
-    houses.run(corrected)
+    homes.run(corrected)
     kept = "select user_id, product_id, cast(quantity as integer), brand from int_cleaning__events order by all"
     assert asked(corrected, kept) == [[]]  # nobody in the catalogue of customers
     map_a_shop(mapping, is_right=True)
     load(mapping, data=tmp_path, where=right, now=NOW)
-    houses.run(right, "--full-refresh")
+    homes.run(right, "--full-refresh")
     expected = [
         ("ann", "A1", 1, "Tilia"),
         ("ann", "B2", None, "Acer"),
@@ -371,7 +371,7 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
     with pytest.raises(FinegrainError, match=r"events visits.csv: 3 rows would be replaced, 0 deleted, 1 added"):
         load(mapping, data=tmp_path, where=corrected, now=LATER)
     load(mapping, data=tmp_path, remap=True, where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)
     ledger = "select raw_table, sum(raw_rows), sum(kept), sum(quarantined) from marts.event_ledger where raw_rows > 0 group by 1 order by 1"
@@ -379,12 +379,12 @@ def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(houses: H
     reasons = "select list_contains(reasons, 'deleted_at_source'), count(*) from marts.quarantined_events group by 1"
     assert asked(corrected, reasons) == [[(True, 3)]]
 
-    # Without its catalogue of products the shop has no event that counts; with it, it is what it was.
+    # Without its product catalogue, the shop has no kept event; with it, the result is the same as before.
     unload("shop.products", where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     waiting = "select verdict, reasons from int_events__validated where not list_contains(reasons, 'deleted_at_source')"
     assert asked(corrected, kept, waiting) == [[], [("quarantined", ["unknown_product"])] * 4]
     load(mapping, data=tmp_path, where=corrected, now=LATER)
-    houses.run(corrected)
+    homes.run(corrected)
     found = [line for line in differences(corrected, right) if not line.startswith(BOOKS)]
     assert not found, "\n".join(found)

@@ -1,4 +1,4 @@
-"""Nothing from outside is obeyed by a terminal, taken for markup, or spoils a JSON document."""
+"""Text from outside cannot control a terminal, is not taken for markup, and does not break JSON."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from rich.text import Text
 
 from orchestration import cli
 from orchestration.errors import FinegrainError, console
-from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.messages import BatchResult
 from orchestration.ingest.stream.watch import Watch
 
-#: Markup that is closed and never opened, and what terminals obey: colours, the title, a cleared screen, C1, text from right to left.
+#: Markup that is closed but never opened, and terminal control sequences: colours, title, cleared screen, C1, right-to-left text.
 NASTY = "[/x][b]\x1b[31mred\x1b]0;title\x07\x1b[2J\x9b31m\u202eabc\r\b\x7f"
 SHOWN = r"[/x][b]\x1b[31mred\x1b]0;title\x07\x1b[2J\x9b31m\u202eabc\r\x08\x7f"
-#: What rich itself tells a terminal: styles, and where its cursor is.
+#: Sequences from rich itself: styles and cursor positions.
 STYLES = re.compile(r"\x1b\[[0-9;?]*[mhlAKGJ]|\r")
 
 
-def test_text_from_outside_is_shown_and_not_obeyed() -> None:
-    """As a line, a cell, a title, a text with styles, and where it changes while one looks."""
+def test_text_from_outside_is_shown_without_control_characters() -> None:
+    """As a line, a cell, a title, a styled text, and in a live display."""
     table = Table("column " + NASTY, title=NASTY, caption=NASTY)
     table.add_row(NASTY, Text(NASTY, style="red"))
     watch = Watch(f"kafka:{NASTY}")
-    watch.landed(1, 1, Landed(1, {NASTY: 1}, {NASTY: 1}), 0.1, 0.1)
+    watch.landed(1, 1, BatchResult(1, {NASTY: 1}, {NASTY: 1}), 0.1, 0.1)
     watch.totals.lag, watch.totals.trouble = {NASTY: 1}, NASTY
     for options in ({}, {"force_terminal": True, "color_system": "truecolor"}):
         file = io.StringIO()
@@ -75,7 +75,7 @@ def test_what_is_shown_is_one_printable_line(text: str) -> None:
     )
 )
 def test_json_is_always_valid(value: Any) -> None:
-    """Half a character is spelled out; all else comes back as it was."""
+    """Half a surrogate pair is escaped; everything else round-trips."""
     text = console.as_json(value)
     assert text.isascii() and "\n" not in text
     read = json.loads(text)
@@ -95,7 +95,7 @@ def test_a_byte_that_is_no_text_is_spelled_in_json() -> None:
 def test_errors_are_shown_in_one_place(
     asked: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also those of the command line, which quote what was typed, as a pattern of the shell may have filled it in."""
+    """Also errors of the command line, which quote arguments that a shell pattern may have expanded."""
     monkeypatch.setattr(sys, "argv", ["finegrain", *asked])
     with pytest.raises(SystemExit) as left:
         cli.main()

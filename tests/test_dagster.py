@@ -1,6 +1,6 @@
-"""finegrain in Dagster: the graph is whole, each job really runs, what fails is not published and is told, what is killed heals.
+"""finegrain in Dagster: the graph is complete, each job runs, a failed audit is not published and is reported, and a killed run is repaired.
 
-One small shop goes through all of it, in this order."""
+One small shop is used by all tests, in this order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DAY = date(2025, 4, 2)
 
 @dataclass
 class Shop:
-    """A built shop in a home of its own, and its code location. `inbox`: the folder its connectors look into."""
+    """A built shop in its own home, and its code location. `inbox` is the folder that its connectors read."""
 
     where: Settings
     inbox: Path
@@ -98,14 +98,14 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_in_the_pool() -> Iterator[None]:
-    """A test that fails while a run of its own is under way must not let the next ones wait for that run's place for ever."""
+    """If a test fails during a run, the next tests must not wait for that run's pool slot."""
     yield
     if "DAGSTER_HOME" in os.environ:
         with dg.DagsterInstance.get() as instance:
             end_what_was_left(instance)
 
 
-#: One more source beside the simulated shop's: files that arrive, and a topic that a loader would bring in.
+#: Another source beside the simulated shop's: files that arrive, and a topic for a loader.
 MORE = {
     "source": "more",
     "tables": {
@@ -139,7 +139,7 @@ def deliver(shop: Shop, name: str, rows: list[tuple[str, str, str]]) -> None:
             "select min(user_id), (select min(product_id) from marts.dim_products where is_in_catalogue) "
             "from marts.fct_events where user_id is not null"
         ).fetchall()
-    lines = [f"{id_},view_item,{at},{user},{product},{came}" for id_, at, came in rows]
+    lines = [f"{id_},view_item,{at},{user},{product},{arrival}" for id_, at, arrival in rows]
     (shop.inbox / name).write_text("\n".join(["id,what,at,who,sku,came", *lines]) + "\n")
 
 
@@ -221,7 +221,7 @@ def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
         dg.AssetKey(["loaders", "more_events"]) in above
         and not graph.get(dg.AssetKey(["loaders", "more_events"])).is_executable
     )
-    # What is published hangs on the mart alone; that it waits for all checks is the job's and publish's own doing.
+    # A published asset depends only on its mart; the job and publish ensure that it waits for all checks.
     for mart in published_marts(shop):
         assert graph.get(dg.AssetKey(["published", mart])).parent_keys == {dg.AssetKey(["marts", mart])}
 
@@ -248,7 +248,7 @@ def published_marts(shop: Shop) -> set[str]:
     return {key.path[-1] for key in shop.asset_graph().get_all_asset_keys() if key.path[0] == "published"}
 
 
-def test_every_asset_says_what_it_is_and_whose(shop: Shop) -> None:
+def test_every_asset_has_a_description_and_an_owner(shop: Shop) -> None:
     graph = shop.asset_graph()
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
@@ -258,23 +258,23 @@ def test_every_asset_says_what_it_is_and_whose(shop: Shop) -> None:
     assert graph.get(dg.AssetKey(["lake", "events"])).freshness_policy
 
 
-def test_all_that_meet_in_the_warehouse_share_one_pool(shop: Shop) -> None:
+def test_all_jobs_that_use_the_warehouse_share_one_pool(shop: Shop) -> None:
     made = [each for each in shop.defs.assets or [] if isinstance(each, dg.AssetsDefinition)]
     pools = {each.op.name: each.op.pool for each in made}
     with_pool = {name for name, pool in pools.items() if pool == "warehouse"}
     assert with_pool == {"dbt_build", "publish", "history__features"}
-    told = yaml.safe_load((dagster_home() / "dagster.yaml").read_text())
-    assert told["concurrency"]["pools"] == {"granularity": "op", "default_limit": 1}
-    assert not told["telemetry"]["enabled"]
+    config = yaml.safe_load((dagster_home() / "dagster.yaml").read_text())
+    assert config["concurrency"]["pools"] == {"granularity": "op", "default_limit": 1}
+    assert not config["telemetry"]["enabled"]
 
 
-# What starts a build: decisions.
+# When a build starts.
 
 NOON = datetime(2025, 4, 1, 12)
 TEN, QUARTER = Policy(rows=10, wait=timedelta(minutes=15)), timedelta(minutes=15)
 
 
-def came(snapshot: int, rows: int) -> dict[str, Arrived]:
+def arrived(snapshot: int, rows: int) -> dict[str, Arrived]:
     """Rows of two tables, the newest in `snapshot`."""
     return {"events": Arrived(snapshot, NOON, rows - 1), "orders": Arrived(1, NOON, 1)}
 
@@ -283,12 +283,14 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
     ("arrived", "waiting", "is_building", "now", "builds", "says", "then"),
     [
         pytest.param({}, Waiting(), False, NOON, False, "nothing", Waiting(), id="an empty lake"),
-        pytest.param(came(3, 12), Waiting(), False, NOON, True, "12 rows", Waiting(3, 12), id="the first rows, enough"),
         pytest.param(
-            came(3, 9), Waiting(), False, NOON, False, "9 rows", Waiting(-1, 0, NOON), id="the first rows, few"
+            arrived(3, 12), Waiting(), False, NOON, True, "12 rows", Waiting(3, 12), id="the first rows, enough"
         ),
         pytest.param(
-            came(3, 9),
+            arrived(3, 9), Waiting(), False, NOON, False, "9 rows", Waiting(-1, 0, NOON), id="the first rows, few"
+        ),
+        pytest.param(
+            arrived(3, 9),
             Waiting(-1, 0, NOON),
             False,
             NOON + QUARTER,
@@ -298,7 +300,7 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
             id="few, long enough",
         ),
         pytest.param(
-            came(3, 9),
+            arrived(3, 9),
             Waiting(-1, 0, NOON),
             False,
             NOON + QUARTER / 2,
@@ -308,21 +310,37 @@ def came(snapshot: int, rows: int) -> dict[str, Arrived]:
             id="few, not yet",
         ),
         pytest.param(
-            came(3, 12), Waiting(3, 12), False, NOON + QUARTER, False, "nothing", Waiting(3, 12), id="nothing new"
+            arrived(3, 12), Waiting(3, 12), False, NOON + QUARTER, False, "nothing", Waiting(3, 12), id="nothing new"
         ),
-        pytest.param(came(5, 22), Waiting(3, 12), False, NOON, True, "10 rows", Waiting(5, 22), id="just enough"),
-        pytest.param(came(5, 21), Waiting(3, 12), False, NOON, False, "9 rows", Waiting(3, 12, NOON), id="one too few"),
+        pytest.param(arrived(5, 22), Waiting(3, 12), False, NOON, True, "10 rows", Waiting(5, 22), id="just enough"),
         pytest.param(
-            came(5, 99), Waiting(3, 12), True, NOON, False, "under way", Waiting(3, 12, NOON), id="while one is built"
+            arrived(5, 21), Waiting(3, 12), False, NOON, False, "9 rows", Waiting(3, 12, NOON), id="one too few"
         ),
         pytest.param(
-            came(5, 99), Waiting(3, 12, NOON), False, NOON + QUARTER * 9, True, "87 rows", Waiting(5, 99), id="after it"
+            arrived(5, 99),
+            Waiting(3, 12),
+            True,
+            NOON,
+            False,
+            "under way",
+            Waiting(3, 12, NOON),
+            id="while one is built",
         ),
-        pytest.param(came(2, 11), Waiting(7, 500), False, NOON, True, "11 rows", Waiting(2, 11), id="another lake"),
+        pytest.param(
+            arrived(5, 99),
+            Waiting(3, 12, NOON),
+            False,
+            NOON + QUARTER * 9,
+            True,
+            "87 rows",
+            Waiting(5, 99),
+            id="after it",
+        ),
+        pytest.param(arrived(2, 11), Waiting(7, 500), False, NOON, True, "11 rows", Waiting(2, 11), id="another lake"),
         pytest.param({}, Waiting(7, 500), False, NOON, False, "nothing", Waiting(), id="the lake is gone"),
     ],
 )
-def test_when_a_build_is_worth_it(
+def test_when_a_build_is_requested(
     arrived: dict[str, Arrived],
     waiting: Waiting,
     is_building: bool,
@@ -338,11 +356,11 @@ def test_when_a_build_is_worth_it(
 
 
 @pytest.mark.parametrize("cursor", [None, "", "no JSON", "[]", "{}", '{"snapshot": "x"}'])
-def test_a_cursor_that_is_not_ours_begins_anew(cursor: str | None) -> None:
+def test_an_unknown_cursor_starts_from_the_beginning(cursor: str | None) -> None:
     assert Waiting.read(cursor) == Waiting()
 
 
-def test_knobs_of_the_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert automation.policy() == Policy(10_000, timedelta(minutes=15))
     monkeypatch.setenv("FINEGRAIN_BUILD_ROWS", "5")
     monkeypatch.setenv("FINEGRAIN_BUILD_MINUTES", "0.5")
@@ -353,7 +371,7 @@ def test_knobs_of_the_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
             automation.policy()
 
 
-def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
+def test_the_sensor_reports_arrivals_and_requests_one_build(shop: Shop) -> None:
     sensor = shop.defs.get_repository_def().get_sensor_def("lake")
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.get() as instance:
         patch.setenv("FINEGRAIN_BUILD_ROWS", "1")
@@ -369,18 +387,18 @@ def test_the_sensor_tells_what_came_and_asks_once(shop: Shop) -> None:
                 table: con.execute(f"select count(*) from lake.raw.{table}").fetchall()[0][0]
                 for table in [*RAW_TABLES, "loads"]
             }
-        told = {event.asset_key.path[-1]: event.metadata["rows_ever"].value for event in first.asset_events}
-        assert told == {table: rows for table, rows in counts.items() if rows}
+        row_counts = {event.asset_key.path[-1]: event.metadata["rows_ever"].value for event in first.asset_events}
+        assert row_counts == {table: rows for table, rows in counts.items() if rows}
         second = tick(first.cursor)
         assert not second.run_requests and not second.asset_events and "nothing" in second.skip_message
-        # A cursor that got lost asks under the same key, which Dagster runs once.
+        # A lost cursor requests the same key, which Dagster runs once.
         assert tick(None).run_requests[0].run_key == request.run_key
 
 
 # The jobs.
 
 
-def test_connectors_bring_in_what_is_new(shop: Shop) -> None:
+def test_connectors_load_new_rows(shop: Shop) -> None:
     deliver(
         shop,
         "a.csv",
@@ -410,8 +428,8 @@ def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytes
 
 
 @pytest.mark.long
-def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
-    """The build job is killed, dbt and all, while models are made; what was published stays, and the next run makes it good."""
+def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
+    """The build job is killed, including dbt, while models are built; the published version stays, and the next run repairs the warehouse."""
     from orchestration.warehouse.publish import publish
 
     deliver(shop, "c.csv", [("m0", "2025-04-08T09:00:00Z", "2025-04-08T09:00:05Z")])
@@ -426,7 +444,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        # Verdicts are in, and what hangs on them is not.
+        # Verdicts are built, and models that depend on them are not.
         wait_for(
             lambda: log.exists() and "OK created sql incremental model main.int_events__validated" in log.read_text(),
             process,
@@ -436,7 +454,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     # dbt is a child of that process: its lock on the warehouse goes when the kernel is done with it, which is a moment later.
-    wait_for(lambda: is_free(shop.where.warehouse))
+    wait_for(lambda: is_unlocked(shop.where.warehouse))
     assert current(shop.where) == before
     assert watermark(shop.where, "int_events__validated") > watermark(shop.where, "int_features__user")
 
@@ -451,7 +469,7 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     checks = done.get_asset_check_evaluations()
     assert len(checks) == len(shop.asset_graph().asset_check_keys) and all(each.passed for each in checks)
     assert current(shop.where) != before
-    # Every raw row has been through it, the two new ones among them.
+    # Every raw row was processed, including the two new ones.
     with lake.connect(shop.where, read_only=True) as con:
         [(raw,)] = con.execute(
             f"select sum(n) from ({' union all '.join(f'select count(*) as n from lake.raw.{table}' for table in RAW_TABLES)})"
@@ -460,29 +478,29 @@ def test_a_crash_in_the_middle_of_a_build_heals(shop: Shop) -> None:
     assert ledger(shop.where)["raw_rows"] == raw
     assert watermark(shop.where, "int_events__validated") == watermark(shop.where, "int_features__user") >= newest
     # Rows and columns as Dagster shows them are the tables' own.
-    told = {
+    metadata = {
         event.asset_key.to_user_string(): event.materialization.metadata
         for event in done.get_asset_materialization_events()
     }
     for mart, rows in published_rows(shop.where).items():
-        assert told[f"published/{mart}"]["dagster/row_count"].value == rows
+        assert metadata[f"published/{mart}"]["dagster/row_count"].value == rows
     with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
         [(rows,)] = con.execute("select count(*) from int_cleaning__events").fetchall()
         columns = con.execute("describe marts.user_features").fetchall()
-    assert told["int_cleaning__events"]["dagster/row_count"].value == rows
-    assert [each.name for each in told["marts/user_features"]["dagster/column_schema"].value.columns] == [
+    assert metadata["int_cleaning__events"]["dagster/row_count"].value == rows
+    assert [each.name for each in metadata["marts/user_features"]["dagster/column_schema"].value.columns] == [
         name for name, *_ in columns
     ]
-    assert told["int_cleaning__events"]["seconds"].value > 0
+    assert metadata["int_cleaning__events"]["seconds"].value > 0
     # The run shows what each model took.
-    times = told["upkeep/builds"]
+    times = metadata["upkeep/builds"]
     records = {each.data["model"]: each.data for each in times["times"].value.records}
-    assert set(records) == {name.rpartition("/")[2] for name in told if "published/" not in name} - {"builds"}
-    assert records["int_cleaning__events"]["seconds"] == told["int_cleaning__events"]["seconds"].value
+    assert set(records) == {name.rpartition("/")[2] for name in metadata if "published/" not in name} - {"builds"}
+    assert records["int_cleaning__events"]["seconds"] == metadata["int_cleaning__events"]["seconds"].value
     assert records["int_cleaning__events"]["rows"] == rows and records["int_cleaning__events"]["checks"] >= 4
     assert times["seconds"].value > sum(each["seconds"] for each in records.values()) > 0
     assert times["checks"].value == len(checks)
-    lineage = told["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
+    lineage = metadata["published/user_features"]["dagster/column_lineage"].value.deps_by_column["revenue_90d"]
     assert dg.TableColumnDep(dg.AssetKey(["lake", "order_items"]), "price") in lineage
 
 
@@ -491,8 +509,8 @@ def watermark(where: Settings, model: str) -> int:
         return int(con.execute("select snapshot from watermarks where model = ?", [model]).fetchall()[0][0])
 
 
-def is_free(warehouse: Path) -> bool:
-    """Whether no other process holds the file."""
+def is_unlocked(warehouse: Path) -> bool:
+    """Whether no other process has the file locked."""
     try:
         duckdb.connect(str(warehouse), read_only=True).close()
     except duckdb.IOException as error:
@@ -518,7 +536,7 @@ def failures(done: dg.ExecuteInProcessResult) -> list[str]:
 
 
 @pytest.mark.long
-def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
+def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
     deliver(shop, "b.csv", [("m3", "2025-04-08T12:00:00Z", "2025-04-08T12:00:05Z")])
     assert shop.run("connectors").success
     before = published_moments(shop.where)
@@ -527,16 +545,16 @@ def test_products_are_published_on_a_beat_of_their_own(shop: Shop) -> None:
     after = published_moments(shop.where)
     renewed = {mart for mart in after if after[mart] != before[mart]}
     assert renewed == {"item_features", "category_features", "item_pair_features"}
-    told = {
+    published = {
         event.asset_key.path[-1]
         for event in done.get_asset_materialization_events()
         if event.asset_key.path[0] == "published"
     }
-    assert told == renewed
+    assert published == renewed
 
 
 def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:
-    """(rows, as_of, built_from) of each published mart, and that its Parquet files say the same."""
+    """(rows, as_of, built_from) of each published mart; checks that its Parquet files agree."""
     folder = current(where)
     assert folder is not None
     found = {}
@@ -551,7 +569,7 @@ def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:
 
 
 class Sink(http.server.BaseHTTPRequestHandler):
-    """Keeps what a webhook was sent."""
+    """Keeps what was sent to a webhook."""
 
     got: ClassVar[list[str]] = []
 
@@ -579,7 +597,7 @@ def webhook() -> Iterator[list[str]]:
 
 
 def look(shop: Shop) -> None:
-    """One tick of the sensor that alerts."""
+    """One evaluation of the alert sensor."""
     with dg.DagsterInstance.get() as instance:
         repository = shop.defs.get_repository_def()
         context = dg.build_sensor_context(instance, repository_def=repository)
@@ -587,13 +605,11 @@ def look(shop: Shop) -> None:
 
 
 @pytest.mark.long
-def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop: Shop) -> None:
+def test_a_failed_audit_is_not_published_and_is_reported_until_resolved(shop: Shop) -> None:
     before = current(shop.where)
     with webhook() as got:
         look(shop)
-        settled = len(
-            got
-        )  # the shop's rows came years ago, as far as the clock is concerned, or just now; both may be told
+        settled = len(got)  # by the clock, the shop's rows arrived years ago or just now; both may cause alerts
         doubled = "insert into int_events__validated select * from int_events__validated order by row_id limit 1"
         with duckdb.connect(str(shop.where.warehouse)) as con:
             [(user,)] = con.execute(
@@ -604,7 +620,7 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert not done.success
         failed = [each for each in done.get_asset_check_evaluations() if not each.passed]
         assert "row_id_is_unique" in [each.check_name for each in failed]
-        # Nothing that hangs on it was made, nothing was published, and it was not tried again: the rows are the same.
+        # Nothing that depends on it was built, nothing was published, and it was not retried, because the rows are the same.
         assert not [
             event for event in done.get_asset_materialization_events() if event.asset_key.path[0] == "published"
         ]
@@ -619,9 +635,9 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert "The check row_id_is_unique of int_events__validated failed" in text and "job nightly failed" in text
         assert "data-engineering" in text and "http://127.0.0.1:3000/runs/" in text
         assert user not in text
-        told = len(got)
+        sent = len(got)
         look(shop)
-        assert len(got) == told  # nothing changed
+        assert len(got) == sent  # nothing changed
 
         with duckdb.connect(str(shop.where.warehouse)) as con:
             con.execute(
@@ -632,17 +648,17 @@ def test_what_fails_its_audit_is_not_published_and_is_told_until_it_is_well(shop
         assert current(shop.where) != before
         look(shop)
         assert "recovered" in got[-1] and "nightly" in got[-1]
-    told = {
+    metadata = {
         event.asset_key.to_user_string(): event.materialization.metadata
         for event in done.get_asset_materialization_events()
     }
-    assert "shop_web" in told["upkeep/report"]["report"].value and told["upkeep/lake"]["files_before"].value > 0
+    assert "shop_web" in metadata["upkeep/report"]["report"].value and metadata["upkeep/lake"]["files_before"].value > 0
     assert all(mart in published_rows(shop.where) for mart in published_marts(shop))
 
 
 @pytest.mark.soak
-def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
-    """First as it was known then; and again when rows of that day have arrived late, in a range of two days in one run."""
+def test_a_day_that_is_built_again_is_unchanged(shop: Shop) -> None:
+    """The day is built first on time, then again after late rows of that day have arrived, in one run over two days."""
     features_of([DAY])
     first = features(shop.where, DAY)
     assert first["user_features"] and first["item_features"]
@@ -661,10 +677,10 @@ def test_a_day_that_is_made_again_comes_out_as_it_was(shop: Shop) -> None:
     )
     assert done.success, failures(done)
     assert features(shop.where, DAY) == first
-    # The day before is another one, and nothing but the history was touched.
+    # The day before differs, and only the history was changed.
     assert features(shop.where, yesterday) != first and features(shop.where, yesterday)["user_features"]
     assert current(shop.where) == before
-    # What is known of the day by plain counting: views that had arrived by its end.
+    # The expected count: views that had arrived by the end of the day.
     end_of_day = f"timestamp '{DAY + timedelta(days=1)}'"
     with duckdb.connect(str(shop.where.published / "finegrain.duckdb"), read_only=True) as con:
         [(views,)] = con.execute(
@@ -690,12 +706,12 @@ def features(where: Settings, day: date) -> dict[str, list[tuple[Any, ...]]]:
 
 # The page.
 
-#: Where screenshots go that stand in the docs, if they are asked for.
+#: The folder for screenshots of the docs, if set.
 SCREENSHOTS = os.environ.get("FINEGRAIN_SCREENSHOTS")
 
 
 def chromium() -> str:
-    """The browser's program; without it the test is skipped, and fails in CI."""
+    """The browser's path; without it the test is skipped, or fails in CI."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
         said = "no Chromium on this machine (Debian: apt-get install chromium)"
@@ -707,7 +723,7 @@ def chromium() -> str:
 
 @contextlib.contextmanager
 def page_of(shop: Shop) -> Iterator[str]:
-    """`finegrain dagster`, as a user starts it; where its page is."""
+    """Run `finegrain dagster` as a user does. Yields the address of its page."""
     port = free_ports(1)[0]
     log = shop.where.home / "dagster.log"
     command = [str(Path(sys.executable).with_name("finegrain")), "dagster", "--port", str(port)]
@@ -786,7 +802,7 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
-# Dagster's own settings, and what is told before it starts.
+# Dagster's settings, and errors before it starts.
 
 
 def test_runs_and_events_go_to_postgresql_where_the_environment_says(
@@ -828,7 +844,7 @@ def test_postgresql_holds_the_runs(
     assert not list(tmp_path.rglob("*.db"))
 
 
-def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
+def test_servers_bind_to_loopback_by_default() -> None:
     from orchestration.cli.commands import run_dagster
 
     assert inspect.signature(run_dagster).parameters["host"].default == "127.0.0.1"
@@ -848,7 +864,7 @@ def test_servers_bind_to_loopback_unless_told_otherwise() -> None:
         (["--shop", "BROKEN"], {}, "tabels"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
+def test_errors_are_reported_before_anything_starts(
     home: Settings, tmp_path: Path, arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
     broken = tmp_path / "broken.yml"
@@ -866,7 +882,7 @@ def test_what_is_wrong_is_told_before_anything_starts(
     assert says in done.stderr and "Traceback" not in done.stderr
 
 
-def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_mapping_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(MORE))
     monkeypatch.setenv("FINEGRAIN_SHOP", str(tmp_path))
@@ -874,11 +890,11 @@ def test_two_files_of_one_source_are_two_connectors(tmp_path: Path, monkeypatch:
     assert [each.kinds for each in connections()] == [{"csv", "kafka"}] * 2
 
 
-def test_notes_on_a_page_are_no_markdown() -> None:
+def test_text_from_a_mapping_is_not_read_as_markdown() -> None:
     from orchestration.dagster.assets import _page
 
-    told = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)
-    lines = told.splitlines()
+    text = str(_page(["column '![x](http://127.0.0.1/beacon)' is new", "`\n```\n<b>\x1b[31m"]).value)
+    lines = text.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("```text", "```", 4) and all(
         line.startswith("- ") for line in lines[1:-1]
     )

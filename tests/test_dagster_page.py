@@ -1,4 +1,5 @@
-"""The guard before Dagster's page: no other site's page starts anything, by whatever way a browser would send it."""
+"""The proxy in front of Dagster's page: pages of other sites cannot start anything, however a browser sends the
+request."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ JSON = {"content-type": "application/json"}
 
 
 def client(*allowed: str, address: str = "http://127.0.0.1:3000") -> TestClient:
-    """A server behind the guard that says yes to all."""
+    """A server behind the guard that answers every request."""
 
     async def yes(request: Request) -> PlainTextResponse:
         return PlainTextResponse("yes")
@@ -87,7 +88,7 @@ def test_only_known_hosts_are_answered(host: str, allowed: tuple[str, ...], pass
 
 
 def test_the_address_that_was_connected_to_is_a_host() -> None:
-    """As probes of Kubernetes ask, where the server listens on 0.0.0.0."""
+    """Kubernetes' probes use it, where the server listens on 0.0.0.0."""
     assert client(address="http://10.0.0.7:3000").get("/server_info").status_code == 200
     assert client(address="http://evil.example:3000").get("/server_info").status_code == 403
     assert (
@@ -95,7 +96,7 @@ def test_the_address_that_was_connected_to_is_a_host() -> None:
     )
 
 
-def test_two_hosts_are_none() -> None:
+def test_two_host_headers_are_refused() -> None:
     assert client().get("/", headers=[("host", "localhost:3000"), ("host", "evil.example")]).status_code == 403
 
 
@@ -169,7 +170,7 @@ def test_a_get_changes_nothing(query: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_what_a_browser_says_of_another_site_counts(site: str) -> None:
+def test_headers_that_name_another_site_count(site: str) -> None:
     """A link to the page may come from a chat; one to GraphQL may not."""
     server, headers = client(), {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
     assert server.get("/runs/1", headers=headers).status_code == 200
@@ -194,7 +195,7 @@ def test_what_a_browser_says_of_another_site_counts(site: str) -> None:
         (None, 415),
     ],
 )
-def test_a_post_is_of_a_kind_that_other_sites_must_ask_for(kind: str | None, status: int) -> None:
+def test_a_post_needs_a_content_type_that_triggers_a_preflight(kind: str | None, status: int) -> None:
     server = client()
     headers = {} if kind is None else {"content-type": kind}
     for path in ("/graphql", f"/graphql?query={quote(START)}", "/report_asset_materialization/a"):
@@ -205,7 +206,7 @@ def test_other_paths_may_have_a_query_of_their_own() -> None:
     assert client().get("/assets", params={"query": "mutation of {"}).status_code == 200
 
 
-def test_no_other_page_frames_it() -> None:
+def test_no_other_page_can_show_it_in_a_frame() -> None:
     assert client().get("/").headers["x-frame-options"] == "SAMEORIGIN"
 
 
@@ -216,7 +217,7 @@ def test_names_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert names() == {"a.example", "b.example:8443", "dagster.shop.example"}
 
 
-def test_figures_on_loopback_are_told_by_names_of_loopback_only() -> None:
+def test_metrics_on_loopback_are_only_served_under_loopback_names() -> None:
     port = free_ports(1)[0]
     Watch("kafka:shop.events", port=port)
 
@@ -279,7 +280,7 @@ def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> 
 
 @pytest.mark.long
 def test_the_real_page_is_behind_the_guard(home: Settings, tmp_path: Path) -> None:
-    """Of `dev`, which starts the same webserver in a process of its own."""
+    """The page of `dev`, which runs the same webserver in a process of its own."""
     (tmp_path / "a.csv").write_text("t,at,u\nlogin,2024-01-01,u\n")
     fields = {"event_type": "t", "event_at": "at", "user_id": "u"}
     entry = {"files": str(tmp_path / "a.csv"), "available_at": "now", "fields": fields}

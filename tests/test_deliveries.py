@@ -1,5 +1,6 @@
-"""A delivery that comes again replaces what was delivered of it: what is alive in the lake are the rows of its newest files, as often
-as these hold each; and nothing else of the lake is touched. What should be there is counted from the files, in plain Python."""
+"""A delivery that comes again replaces its previous version: the live rows in the lake are those of the newest files,
+as often as the files contain them, and nothing else in the lake changes. The expected rows are counted from the files,
+in plain Python."""
 
 from __future__ import annotations
 
@@ -37,13 +38,13 @@ def hit(number: int, kind: str = "view_item") -> str:
 
 
 class Export:
-    """A folder of GA4 files, and what the lake has of them."""
+    """A folder of GA4 files, and the lake's rows of them."""
 
     def __init__(self, folder: Path, home: Settings, **entry: Any) -> None:
         self.folder, self.home, self.mapping = folder / "ga4", home, folder / "ga4.yml"
         self.folder.mkdir(exist_ok=True)
-        told = {"files": "ga4/*.jsonl", "available_at": "event_time", **entry}
-        self.mapping.write_text(yaml.safe_dump({"source": "app", "tables": {"ga4_events": told}}))
+        keys = {"files": "ga4/*.jsonl", "available_at": "event_time", **entry}
+        self.mapping.write_text(yaml.safe_dump({"source": "app", "tables": {"ga4_events": keys}}))
 
     def write(self, name: str, rows: Iterable[str]) -> None:
         (self.folder / f"{name}.jsonl").write_text("".join(row + "\n" for row in rows))
@@ -55,7 +56,7 @@ class Export:
         return ask(self.home, sql)
 
     def alive(self) -> Counter[str]:
-        """The payloads of the rows that are not told gone, worked out from positions and moments in Python."""
+        """The payloads of the rows that no deletion refers to, computed from positions and times in Python."""
         found = self.ask(
             "select true, _position, _ingested_at, payload from lake.raw.ga4_events union all "
             "select false, _position, _ingested_at, null from lake.raw.deletions where row_key is null"
@@ -85,20 +86,20 @@ def export(home: Settings, tmp_path: Path) -> Export:
     return Export(tmp_path, home)
 
 
-def told(file: FileReport) -> tuple[int, int, int, str | None]:
+def counts_of(file: FileReport) -> tuple[int, int, int, str | None]:
     return file.rows, file.unchanged, file.gone, file.skipped
 
 
 def test_a_day_becomes_final(export: Export) -> None:
     """Intraday, then daily with rows that changed, came, went and are there twice; then the daily one again, corrected."""
     export.write("events_intraday_20240101", [hit(1), hit(2), hit(2), hit(3), hit(4)])
-    assert [told(file) for file in export.load().files] == [(5, 0, 0, None)]
+    assert [counts_of(file) for file in export.load().files] == [(5, 0, 0, None)]
 
     daily = [hit(1), hit(2), hit(3, "purchase"), hit(5), hit(5)]
     export.write("events_20240101", daily)
     report = export.load()
-    assert {file.file: told(file) for file in report.files} == {
-        # Of hit 2 there is one less; 3 is another row now, 4 is gone, 5 is there twice.
+    assert {file.file: counts_of(file) for file in report.files} == {
+        # Hit 2 occurs once less, 3 has changed, 4 is gone, and 5 is there twice.
         "events_20240101.jsonl": (3, 2, 3, None),
         "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is loaded already, and is more final"),
     }
@@ -108,19 +109,19 @@ def test_a_day_becomes_final(export: Export) -> None:
 
     corrected = [hit(5), hit(1), hit(3, "purchase"), hit(3, "purchase")]
     export.write("events_20240101", corrected)
-    assert told(export.load().files[0]) == (1, 3, 2, None)
+    assert counts_of(export.load().files[0]) == (1, 3, 2, None)
     assert export.counts() == (9, 5) and export.alive() == Counter(corrected)
 
-    # As it was before: what had gone comes back at its place, and is alive there.
+    # As it was before: deleted rows come back at their positions and are live again.
     export.write("events_20240101", daily)
-    assert told(export.load().files[0]) == (2, 3, 1, None)
+    assert counts_of(export.load().files[0]) == (2, 3, 1, None)
     assert export.counts() == (11, 6) and export.alive() == Counter(daily)
 
 
 def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
     export.write("events_20240101", [hit(1)])
     export.write("events_intraday_20240101", [hit(1), hit(2)])
-    assert {file.file: told(file)[:3] for file in export.load().files} == {
+    assert {file.file: counts_of(file)[:3] for file in export.load().files} == {
         "events_20240101.jsonl": (1, 0, 0),
         "events_intraday_20240101.jsonl": (0, 0, 0),
     }
@@ -134,43 +135,43 @@ def test_what_comes_unchanged_or_too_late_does_nothing(export: Export) -> None:
         "events_intraday_20240101.jsonl": late,
     }
     assert export.ask("select max(snapshot_id) from lake.snapshots()") == before
-    # Asked to land it again, it finds every row there.
-    assert told(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
+    # Loaded again, it finds that every row is already there.
+    assert counts_of(export.load(remap=True).files[0]) == (0, 1, 0, None) and export.counts() == (1, 0)
 
 
 def test_a_day_may_be_many_files_and_other_days_stay(export: Export) -> None:
     export.write("events_20240101-000", [hit(1), hit(2)])
     export.write("events_20240101-001", [hit(3)])
     export.write("events_20240102", [hit(1), hit(9)])
-    export.write("notes", [hit(7)])  # no delivery by its name
+    export.write("notes", [hit(7)])  # its name is not that of a delivery
     export.load()
     # A row moves to another file; the other day has a row of the same payload.
     export.write("events_20240101-000", [hit(2), hit(3)])
     export.write("events_20240101-001", [hit(4)])
-    assert [told(file) for file in export.load().files] == [
+    assert [counts_of(file) for file in export.load().files] == [
         (0, 2, 1, None),
         (1, 0, 0, None),
         (0, 0, 0, "already loaded"),
         (0, 0, 0, "already loaded"),
     ]
     assert export.alive() == Counter([hit(2), hit(3), hit(4), hit(1), hit(9), hit(7)])
-    # One file in place of two: what the other held is replaced, and that is said.
+    # One file instead of two: the rows of the other one are replaced, and the report says so.
     (export.folder / "events_20240101-001.jsonl").unlink()
     export.write("events_20240101-000", [hit(2)])
     first = export.load().files[0]
-    assert told(first) == (0, 1, 2, None) and "events_20240101-001.jsonl" in first.notes[-1]
+    assert counts_of(first) == (0, 1, 2, None) and "events_20240101-001.jsonl" in first.notes[-1]
     assert export.alive() == Counter([hit(2), hit(1), hit(9), hit(7)])
 
 
-def test_a_clock_that_was_put_back_tells_no_new_row_gone(export: Export) -> None:
+def test_a_clock_that_was_put_back_deletes_no_new_row(export: Export) -> None:
     for number, rows in enumerate(([hit(1)], [hit(2)], [hit(1)])):
         export.write("events_20240101", rows)
         export.load(now=NOW - timedelta(days=number))
         assert export.alive() == Counter(rows)
 
 
-def test_rows_of_two_entries_are_told_apart(home: Settings, tmp_path: Path) -> None:
-    """One file fills a table twice; a row that only one of them takes goes from that one alone."""
+def test_rows_of_two_entries_are_kept_apart(home: Settings, tmp_path: Path) -> None:
+    """One file fills a table twice; a row that only one of them reads is deleted only there."""
     fields = {"event_type": {"value": "purchase"}, "event_at": "at", "user_id": "u"}
     entry = {"files": "orders_*.csv", "available_at": "now", "replaces": r"orders_(\d+)", "fields": fields}
     refund = {**entry, "where": "back = 'yes'", "fields": {**fields, "event_type": {"value": "refund"}}}
@@ -181,7 +182,7 @@ def test_rows_of_two_entries_are_told_apart(home: Settings, tmp_path: Path) -> N
     assert [file.rows for file in load(mapping, data=tmp_path, where=home, now=NOW).files] == [
         5,
         0,
-    ]  # told with the first
+    ]  # reported with the first
     data.write_text("at,u,back\n2024-01-01,b,no\n2024-01-01,a,yes\n")
     load(mapping, data=tmp_path, where=home, now=NOW)
     with lake.connect(home, read_only=True) as con:
@@ -226,7 +227,7 @@ def test_the_most_final_files_of_the_last_load_are_what_is_alive(
         assert (report.rows, sum(file.gone for file in report.files)) == (came, went)
 
 
-def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_counts_new_and_deleted_rows(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(export.folder.parent)
     export.write("events_20240101", [hit(1), hit(2)])
     export.load()
@@ -243,7 +244,7 @@ def test_the_report_says_what_came_and_went(export: Export, monkeypatch: pytest.
     ("table", "entry", "message"),
     [
         ("events", {"replaces": "day_[0-9]+"}, "tables.events.replaces: 'day_[0-9]+' has no groups; write one, around"),
-        ("events", {"replaces": "day_(["}, "tables.events.replaces: 'day_([' is no regular expression"),
+        ("events", {"replaces": "day_(["}, "tables.events.replaces: 'day_([' is not a regular expression"),
         ("events", {"replaces": 3}, "tables.events.replaces: write a regular expression, or a list of them"),
         ("customers", {"replaces": "(day)"}, "tables.customers.replaces: customers keep their history"),
         (

@@ -1,4 +1,5 @@
-"""deploy/: what can be known of it without a container engine or a cluster. Each rule is shown to refuse what breaks it."""
+"""deploy/: everything that can be checked without a container engine or a cluster. Each rule is tested on a broken
+copy."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ SECRET = "finegrain"
 WORKLOADS = ("Deployment", "StatefulSet")
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
-#: Who may reach whom, and nobody else may: between pods, from and to the outside.
+#: All allowed connections, between pods and from and to the outside.
 FLOWS = {
     ("loader", "postgres", 5432),
     ("dagster", "postgres", 5432),
@@ -58,7 +59,7 @@ GO_OUT: dict[str, set[Any]] = {
 
 @dataclass
 class Base:
-    """The kustomize base: documents by file, and what the kustomization says."""
+    """The kustomize base: documents by file, and the content of the kustomization."""
 
     files: dict[str, list[dict[str, Any]]]
     kustomization: dict[str, Any]
@@ -107,13 +108,13 @@ class Base:
         }
 
     def containers(self) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """(name for people, pod, container)."""
+        """(name for messages, pod, container)."""
         for name in self.labels():
             pod = self.pod(name)
             for container in [*pod["containers"], *pod.get("initContainers", [])]:
                 yield f"{name}/{container['name']}", pod, container
 
-    def settings(self, container: dict[str, Any]) -> set[str]:
+    def variables_of(self, container: dict[str, Any]) -> set[str]:
         """The variables that a container gets."""
         maps = [each["configMapRef"]["name"] for each in container.get("envFrom", [])]
         return {each["name"] for each in container.get("env", [])} | {
@@ -122,19 +123,19 @@ class Base:
 
 
 def is_fixed(image: str) -> bool:
-    """Whether an image has a tag that says a version, and not whatever is newest."""
+    """Whether an image has a tag of a certain version, instead of the newest one."""
     return bool(re.fullmatch(r"[a-z0-9./-]+:v?\d[\w.-]*", image))
 
 
 def complaint_of_command(arguments: list[str]) -> str | None:
-    """What finegrain's own command line says to these arguments, if it does not take them. Nothing is run."""
+    """The error of finegrain's own command line for these arguments, if it does not accept them. Nothing is run."""
     command = typer.main.get_command(app)
     try:
         context = command.make_context("finegrain", list(arguments))
         while hasattr(command, "resolve_command"):
             name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
             context = command.make_context(name, rest, parent=context)
-    except Exception as error:  # the command line's own, and what its callbacks raise
+    except Exception as error:  # errors of the command line itself, and those that its callbacks raise
         return error.format_message() if hasattr(error, "format_message") else repr(error)
     return None
 
@@ -145,7 +146,7 @@ def knows(command: str) -> bool:
 
 @functools.cache
 def known() -> set[str]:
-    """The variables that the code, its documentation or Dagster's daemon speak of, and those that the mappings read."""
+    """The variables that the code, its documentation or Dagster's daemon mention, and those that the mappings read."""
     files = [path for path in (PROJECT / "orchestration").rglob("*") if path.suffix in (".py", ".yml", ".yaml")]
     files += [*(PROJECT / "docs").rglob("*.md"), PROJECT / "profiles.yml", PROJECT / "README.md"]
     texts = [path.read_text("utf-8") for path in files] + [inspect.getsource(dagster_daemon)]
@@ -155,7 +156,7 @@ def known() -> set[str]:
 
 
 def documented_keys() -> set[str]:
-    """The keys of the Secret that README.md tells how to make."""
+    """The keys of the Secret that README.md tells the reader to create."""
     text = (DEPLOY / "README.md").read_text("utf-8")
     assert f"kubectl create secret generic {SECRET} " in text
     table = text.partition("| key | what it is |")[2].partition("\n\n")[0]
@@ -166,7 +167,7 @@ def documented_keys() -> set[str]:
     }
 
 
-# The rules of the manifests. Each yields what is wrong, in words.
+# The rules of the manifests. Each yields its errors as text.
 
 
 def fits_the_schemas(base: Base) -> Iterator[str]:
@@ -195,7 +196,7 @@ def is_not_root(base: Base) -> Iterator[str]:
         if said.get("runAsNonRoot") is not True:
             yield f"{where}: runAsNonRoot is not true"
         if not isinstance(said.get("runAsUser"), int) or said["runAsUser"] == 0:
-            yield f"{where}: runAsUser is no number but 0"
+            yield f"{where}: runAsUser is not a number above 0"
 
 
 def is_locked_down(base: Base) -> Iterator[str]:
@@ -259,9 +260,9 @@ def secrets_are_references(base: Base) -> Iterator[str]:
         words = [*container.get("command", []), *container.get("args", [])]
         for option, value in itertools.pairwise(words):
             if re.search("pass|secret|token", option) and not re.fullmatch(r"\$\([A-Z_]+\)", value):
-                yield f"{where}: {option} is told a secret"
+                yield f"{where}: {option} has a secret as its value"
         for read in re.findall(r"\$\(([A-Z_]+)\)", " ".join(words)):
-            if read not in base.settings(container):
+            if read not in base.variables_of(container):
                 yield f"{where}: it has no {read}"
 
 
@@ -288,14 +289,15 @@ def has_no_token(base: Base) -> Iterator[str]:
 
 
 def is_told_of_no_services(base: Base) -> Iterator[str]:
-    """Of a Service called dagster-webserver Kubernetes would make DAGSTER_WEBSERVER_PORT, which Dagster reads as a setting."""
+    """For a Service named dagster-webserver, Kubernetes would set DAGSTER_WEBSERVER_PORT, which Dagster reads as a
+    setting."""
     for name in base.labels():
         if base.pod(name).get("enableServiceLinks") is not False:
             yield f"{name}: variables of Services are put into it"
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """As Kubernetes does."""
+    """Like Kubernetes."""
     for each in selector.get("matchExpressions", []):
         value, wanted = labels.get(each["key"]), each.get("values", [])
         holds = {
@@ -331,7 +333,7 @@ def selectors_find_pods(base: Base) -> Iterator[str]:
                 inside = "podSelector" in peer and "namespaceSelector" not in peer
                 if inside and not any(selects(peer["podSelector"], labels) for labels in pods.values()):
                     yield f"NetworkPolicy {name}: a peer's selector matches no pod"
-                # Of several names In, a wrong one would hide behind a right one.
+                # With several names in In, a correct one would hide a wrong one.
                 for each in peer.get("podSelector", {}).get("matchExpressions", []) if inside else []:
                     for value in set(each.get("values", [])) - {labels.get(each["key"]) for labels in pods.values()}:
                         yield f"NetworkPolicy {name}: there is no pod {value}"
@@ -341,7 +343,7 @@ _SIDES = (("ingress", "from"), ("egress", "to"))
 
 
 def _rules_of(base: Base, pod: str, side: str) -> list[dict[str, Any]] | None:
-    """The rules of one side that hold for a pod; None where no policy does, and everything is allowed."""
+    """The rules of one direction that apply to a pod; None where no policy does, and everything is allowed."""
     labels = base.labels()[pod]
     policies = [
         policy["spec"]
@@ -352,14 +354,14 @@ def _rules_of(base: Base, pod: str, side: str) -> list[dict[str, Any]] | None:
 
 
 def _allows(base: Base, pod: str, side: str, other: str, port: int, listens: str) -> bool:
-    """Whether one side's rules for `pod` let it talk with the pod `other` on a port of `listens`."""
+    """Whether the rules of one direction for `pod` let it talk to the pod `other` on a port of `listens`."""
     rules = _rules_of(base, pod, side)
     if rules is None:
         return True
     key = dict(_SIDES)[side]
     for rule in rules:
         numbers = [base.ports(listens).get(each["port"], each["port"]) for each in rule.get("ports", [{"port": port}])]
-        # An address may be a pod's, so a block of them is taken to hold every pod.
+        # An address may be a pod's, so a block of addresses counts as every pod.
         peers = any(
             "ipBlock" in peer
             or ("namespaceSelector" not in peer and selects(peer.get("podSelector", {}), base.labels()[other]))
@@ -484,7 +486,7 @@ def commands_are_commands(base: Base) -> Iterator[str]:
 
 
 def is_installed(command: list[str]) -> bool:
-    """Whether an image of this environment has a command that is not finegrain's own."""
+    """Whether an image of this environment has a command other than finegrain's own."""
     if command[0] == "dagster-daemon":
         return command[1:] in [[name] for name in dagster_daemon.create_dagster_daemon_cli().commands]
     return command[0] == "python" or Path(sys.executable).with_name(command[0]).exists()
@@ -493,9 +495,9 @@ def is_installed(command: list[str]) -> bool:
 def settings_are_known(base: Base) -> Iterator[str]:
     for where, _, container in base.containers():
         if container["image"].startswith("finegrain:"):
-            for name in sorted(base.settings(container) - known()):
+            for name in sorted(base.variables_of(container) - known()):
                 yield f"{where}: neither code nor documentation knows {name}"
-            for name in sorted(base.settings(container) - example_names() - {"DAGSTER_DAEMON_HEARTBEAT_TOLERANCE"}):
+            for name in sorted(base.variables_of(container) - example_names() - {"DAGSTER_DAEMON_HEARTBEAT_TOLERANCE"}):
                 yield f"{where}: example.env does not tell of {name}"
 
 
@@ -539,7 +541,7 @@ def env(name: str, **said: Any) -> dict[str, Any]:
     return {"name": name, **said}
 
 
-#: What each rule must refuse: the change, and a word of the complaint.
+#: What each rule must refuse: the change, and a word of the error.
 BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
     (fits_the_schemas, "replica", lambda b: b.get("Deployment", "live")["spec"].update(replica=0)),
     (fits_the_schemas, "is not of type", lambda b: b.get("Service", "redis")["spec"]["ports"][0].update(port="6379")),
@@ -639,7 +641,7 @@ def test_every_rule_is_shown_to_refuse() -> None:
 
 
 def test_live_waits_for_its_command(base: Base) -> None:
-    """It has 0 replicas while there is no such command; with the command, its arguments must be ones that it takes."""
+    """It has 0 replicas while the command does not exist; once it exists, it must accept the arguments."""
     broken = copy.deepcopy(base)
     broken.get("Deployment", "live")["spec"]["replicas"] = 1
     assert knows("live") or any("0 replicas" in each for each in commands_are_commands(broken))
@@ -667,11 +669,11 @@ def test_the_readme_says_what_was_run() -> None:
 
 
 def example_names() -> set[str]:
-    """The variables of example.env, those in comments, too."""
+    """The variables of example.env, including those in comments."""
     return set(re.findall(r"(?m)^#?([A-Z][A-Z0-9_]*)=", (DEPLOY / "example.env").read_text("utf-8")))
 
 
-#: What a service of compose.yaml may say: a slip of the pen in a key would else be a setting that is not there.
+#: The keys that a service of compose.yaml may have: otherwise a misspelt key would go unnoticed.
 KEYS = {
     "build", "cap_drop", "command", "configs", "depends_on", "entrypoint", "env_file", "environment", "healthcheck", "image", "init",
     "logging", "mem_limit", "pids_limit", "ports", "read_only", "restart", "security_opt", "stop_grace_period", "tmpfs", "user", "volumes",
@@ -701,7 +703,7 @@ def services_are_careful(compose: Compose) -> Iterator[str]:
         if service.get("read_only") is not True:
             yield f"{name}: the root file system can be written"
         if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(service.get("user"))):
-            yield f"{name}: user is no number but 0"
+            yield f"{name}: user is not a number above 0"
         if service.get("cap_drop") != ["ALL"] or "no-new-privileges:true" not in service.get("security_opt", []):
             yield f"{name}: it has or may get rights"
         if "mem_limit" not in service:
@@ -746,8 +748,8 @@ def services_name_what_is_there(compose: Compose) -> Iterator[str]:
 
 def services_get_what_is_known(compose: Compose) -> Iterator[str]:
     for name, service in compose["services"].items():
-        settings = service.get("environment", {})
-        for key, value in settings.items():
+        variables = service.get("environment", {})
+        for key, value in variables.items():
             if _SECRETIVE.search(key) and not re.match(r"\$\{[A-Z_]+:\?", str(value)):
                 yield f"{name}: {key} is a secret, and not from the environment's file"
             if service["image"].startswith("finegrain:") and key not in known():
@@ -836,7 +838,7 @@ BROKEN_COMPOSE: list[tuple[ComposeRule, str, Callable[[Compose], Any]]] = [
 def test_a_broken_compose_file_is_refused(
     rule: ComposeRule, word: str, change: Callable[[Compose], Any], compose: Compose
 ) -> None:
-    # By way of text: YAML's anchors are one object in many places, and a change is meant for one.
+    # Copied as text: an anchor in YAML is one object in many places, but a change applies to one place.
     broken = yaml.safe_load(yaml.dump(compose, Dumper=NoAliases))
     change(broken)
     said = list(rule(broken))
@@ -844,7 +846,7 @@ def test_a_broken_compose_file_is_refused(
 
 
 class NoAliases(yaml.SafeDumper):
-    """Writes what is in many places many times."""
+    """Writes repeated objects out in full instead of as aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -881,7 +883,7 @@ def steps_of(text: str) -> list[Step]:
 
 
 def copied(steps: list[Step]) -> list[str]:
-    """What is copied from the project's folder, in order."""
+    """The sources that are copied from the project's folder, in order."""
     return [
         source
         for step in steps
@@ -891,14 +893,14 @@ def copied(steps: list[Step]) -> list[str]:
 
 
 def files_of(paths: list[str]) -> list[str]:
-    """The project's files in these places: committed, or about to be."""
+    """The project's files in these folders: committed, or not yet added."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *paths]
     found = subprocess.run(listed, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
     return sorted({path for path in found if (PROJECT / path).is_file()})
 
 
 def is_let_in(path: str) -> bool:
-    """Whether .dockerignore lets a file into the build: the last line that speaks of it, or of a folder above it, counts."""
+    """Whether .dockerignore lets a file into the build: the last line that matches it, or a folder above it, counts."""
     verdict = True
     parents = [path, *map(str, list(Path(path).parents)[:-1])]
     for line in (PROJECT / ".dockerignore").read_text("utf-8").splitlines():
@@ -953,9 +955,9 @@ def copies_what_is_there(steps: list[Step]) -> Iterator[str]:
         for path in found:
             if not is_let_in(path):
                 yield f"COPY {source}: .dockerignore keeps {path} out"
-    told = yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8"))
-    places = [place for key in told if key.endswith("-paths") for place in told[key]]
-    # A data test that is left out would be missed by nobody.
+    read_values = yaml.safe_load((PROJECT / "dbt_project.yml").read_text("utf-8"))
+    places = [place for key in read_values if key.endswith("-paths") for place in read_values[key]]
+    # Nobody would notice a data test that is missing.
     needed = {path for path in files_of(places) if Path(path).suffix in (".sql", ".yml", ".csv")}
     for path in sorted((needed | set(files_of(["orchestration"]))) - set(files_of(copied(steps)))):
         yield f"{path} is not copied"
@@ -965,13 +967,13 @@ def copies_what_is_there(steps: list[Step]) -> Iterator[str]:
 
 
 def tells_what_is_known(steps: list[Step]) -> Iterator[str]:
-    told = dict(pair.split("=", 1) for step in steps if step.word == "ENV" for pair in shlex.split(step.rest))
-    for name in sorted(told):
+    read_values = dict(pair.split("=", 1) for step in steps if step.word == "ENV" for pair in shlex.split(step.rest))
+    for name in sorted(read_values):
         if name.startswith(("FINEGRAIN_", "DAGSTER_")) and name not in known():
             yield f"ENV {name}: neither code nor documentation knows it"
         if _SECRETIVE.search(name):
             yield f"ENV {name}: a secret would be in the image"
-    if not told.get("DAGSTER_HOME", "").startswith(told.get("FINEGRAIN_HOME", "?")):
+    if not read_values.get("DAGSTER_HOME", "").startswith(read_values.get("FINEGRAIN_HOME", "?")):
         yield "DAGSTER_HOME, which a probe needs, is not below FINEGRAIN_HOME"
 
 
@@ -1069,7 +1071,8 @@ def test_what_is_no_part_of_the_image_is_kept_out() -> None:
 
 
 def test_what_is_copied_is_enough(containerfile: str, tmp_path: Path) -> None:
-    """The steps after the environment's, on a copy of what is copied: pip's are left out, since this environment is there."""
+    """Runs the steps after the one that creates the environment, on a copy of the copied files. pip's steps are left
+    out because this environment exists already."""
     steps = steps_of(containerfile.rpartition("\nFROM ")[0])
     place = tmp_path / "finegrain"
     for path in files_of(copied(steps)):

@@ -1,4 +1,5 @@
-"""scripts/describe_features.py: the YAML of the feature marts is what is declared, and says all that it must of each column."""
+"""scripts/describe_features.py: the YAML of the feature marts matches the declarations, and has everything that each
+column needs."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def written(root: Path, mart: str) -> dict[str, dict[str, object]]:
 
 @pytest.fixture
 def copy(tmp_path: Path, project: Path) -> Path:
-    """What the script reads and writes, to be changed."""
+    """A copy of the files that the script reads and writes."""
     (tmp_path / FEATURES).mkdir(parents=True)
     shutil.copy(project / "dbt_project.yml", tmp_path)
     for mart in MARTS:
@@ -32,12 +33,12 @@ def copy(tmp_path: Path, project: Path) -> Path:
     return tmp_path
 
 
-def test_the_yaml_is_what_is_declared(project: Path) -> None:
+def test_the_yaml_matches_the_declarations(project: Path) -> None:
     assert main(["--check"], project) == 0
 
 
 @pytest.mark.parametrize("mart", MARTS)
-def test_every_feature_says_all_that_it_must(project: Path, mart: str) -> None:
+def test_every_feature_has_everything_it_needs(project: Path, mart: str) -> None:
     for name, column in list(written(project, mart).items())[len(MARTS[mart].KEYS) + 2 :]:
         meta = column["config"]["meta"]  # type: ignore[index]
         assert column["data_type"] and str(column["description"]).endswith("."), name
@@ -45,7 +46,7 @@ def test_every_feature_says_all_that_it_must(project: Path, mart: str) -> None:
         assert "{" not in str(column["description"]), name
 
 
-def test_a_change_by_hand_is_told_and_undone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_change_by_hand_is_reported_and_undone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = copy / FEATURES / "user_features.yml"
     before = path.read_text()
     path.write_text(before.replace("name: views_7d, data_type: bigint", "name: views_7d, data_type: double"))
@@ -55,7 +56,7 @@ def test_a_change_by_hand_is_told_and_undone(copy: Path, capsys: pytest.CaptureF
     assert path.read_text() == before
 
 
-def test_what_stands_above_and_below_the_columns_is_kept(copy: Path) -> None:
+def test_everything_above_and_below_the_columns_is_kept(copy: Path) -> None:
     path = copy / FEATURES / "item_features.yml"
     text = path.read_text()
     by_hand = text.replace("one row per product and as_of", "mine") + "  # By hand.\n"

@@ -1,4 +1,5 @@
-"""The device that a user agent names, where a row says none: found as the row lands, whatever the text is."""
+"""The device that a user agent names, where the row has no device itself. It is found while the row lands, whatever the
+text is."""
 
 from __future__ import annotations
 
@@ -68,10 +69,12 @@ def test_each_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.register(con)
         rows = "select 'Mozilla/5.0 (Windows NT ' || (n % 7) || '.0)' as x from range(50000) t(n)"
         found = con.execute(f"select {devices.FUNCTION}(x), count(*) from ({rows}) group by 1").fetchall()
-    assert found == [("desktop", 50_000)] and len(asked) <= 7 * 16  # the threads of the engine may meet one at once
+    assert (
+        found == [("desktop", 50_000)] and len(asked) <= 7 * 16
+    )  # several threads of the engine may meet the same text at the same time
 
 
-def test_a_parser_that_fails_costs_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_fails_because_the_parser_does(monkeypatch: pytest.MonkeyPatch) -> None:
     import ua_parser
 
     def fails(text: str) -> Any:

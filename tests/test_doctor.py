@@ -1,4 +1,4 @@
-"""The doctor says what is wrong with a mapping and its data, by field, and never changes anything."""
+"""The doctor reports what is wrong with a mapping and its data, by field, and never changes anything."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINE = "login,2024-01-01 10:00:00,u{n}"
 
 
 class Clinic:
-    """A folder with data and mappings, and the doctor's opinion of them."""
+    """A folder with data and mappings, and the doctor's findings about them."""
 
     def __init__(self, folder: Path, home: Settings) -> None:
         self.folder, self.home = folder, home
@@ -66,8 +66,8 @@ def clinic(home: Settings, tmp_path: Path) -> Clinic:
     return Clinic(tmp_path, home)
 
 
-def said(seen: EntryLook, level: str, field: str = "") -> str:
-    """The one finding of a level about a field."""
+def found(seen: EntryLook, level: str, field: str = "") -> str:
+    """The message of the only finding of a level about a field."""
     [found] = [finding for finding in seen.findings if (finding.level, finding.field) == (level, field)]
     return found.message
 
@@ -89,7 +89,7 @@ def test_a_good_file_has_no_findings(clinic: Clinic) -> None:
     assert looked(seen, "user_id") == FieldLook("user_id", "u", "text", 4, 4, None, None, "u0")
 
 
-def test_nothing_is_loaded_nor_made(clinic: Clinic) -> None:
+def test_nothing_is_loaded_or_created(clinic: Clinic) -> None:
     clinic.events(*lines(3))
     assert not clinic.home.home.exists()
 
@@ -101,12 +101,12 @@ def test_every_field_that_a_load_would_refuse_is_named_at_once(clinic: Clinic) -
         available_at={"column": "arrived"},
         where="x = 1",
     )
-    assert said(seen, "error", "event_type").endswith("has no column 'tt'; did you mean 't'?")
-    assert "has no column 'pric'" in said(seen, "error", "price")
-    assert said(seen, "error", "query").endswith("has no column 'uu'; did you mean 'u'?")
+    assert found(seen, "error", "event_type").endswith("has no column 'tt'; did you mean 't'?")
+    assert "has no column 'pric'" in found(seen, "error", "price")
+    assert found(seen, "error", "query").endswith("has no column 'uu'; did you mean 'u'?")
     others = [finding.message for finding in seen.findings if finding.level == "error" and not finding.field]
     assert [message.partition(":")[0] for message in others] == ["available_at", "where"]
-    assert looked(seen, "user_id").filled == 3  # the fields that are right are looked at all the same
+    assert looked(seen, "user_id").filled == 3  # the correct fields are checked anyway
 
 
 def test_every_json_key_that_is_misspelt_is_named(clinic: Clinic) -> None:
@@ -115,8 +115,8 @@ def test_every_json_key_that_is_misspelt_is_named(clinic: Clinic) -> None:
     fields = {"event_type": "kinds", "event_at": "when", "user_id": "usr"}
     path = clinic.mapping(events={"files": "a.jsonl", "available_at": "event_time", "fields": fields})
     [seen] = clinic.look(path).entries
-    assert "no column 'kinds'; did you mean 'kind'?" in said(seen, "error", "event_type")
-    assert "no column 'usr'; did you mean 'user'?" in said(seen, "error", "user_id")
+    assert "no column 'kinds'; did you mean 'kind'?" in found(seen, "error", "event_type")
+    assert "no column 'usr'; did you mean 'user'?" in found(seen, "error", "user_id")
     assert looked(seen, "event_at").read == 30
 
 
@@ -129,72 +129,72 @@ def test_a_file_that_cannot_be_read_does_not_hide_the_others(clinic: Clinic) -> 
     [seen] = report.entries
     errors = [finding.message for finding in seen.findings if finding.level == "error"]
     assert len(errors) == 1 and "b.csv: line 2 is not UTF-8" in errors[0]
-    assert "c.csv: the file is empty (0 bytes); a load leaves it out" in said(seen, "note")
+    assert "c.csv: the file is empty (0 bytes); a load leaves it out" in found(seen, "note")
     assert (seen.rows, report.exit_code) == (3, 1)
 
 
-def test_a_file_without_rows_is_told(clinic: Clinic) -> None:
-    assert said(clinic.events(), "warning") == "no rows at all"
+def test_a_file_without_rows_is_reported(clinic: Clinic) -> None:
+    assert found(clinic.events(), "warning") == "no rows at all"
 
 
-def test_malformed_rows_are_counted_with_reason_and_place(clinic: Clinic) -> None:
+def test_malformed_rows_are_counted_with_reason_and_position(clinic: Clinic) -> None:
     seen = clinic.events(*lines(8), "login,2024-01-01", "login,2024-01-01")
     assert seen.malformed == 2
-    assert said(seen, "warning") == (
+    assert found(seen, "warning") == (
         "2 of 10 rows (20.0 %) cannot be read and would be quarantined whole (2 columns instead of 3: 2, first a.csv#9)"
     )
     only = clinic.events("x", "y")
-    assert said(only, "error").startswith("2 of 2 rows (100 %) cannot be read")
+    assert found(only, "error").startswith("2 of 2 rows (100 %) cannot be read")
 
 
-def test_times_that_are_none(clinic: Clinic) -> None:
+def test_values_that_are_not_times(clinic: Clinic) -> None:
     some = clinic.events(*lines(3), "login,yesterday,u", "login,yesterday,u", "search,,u")
     message = "2 of 6 rows (33.3 %) have a value that is not a time: 'yesterday' (2)"
     empty = "empty in 1 of 6 rows (16.7 %), first a.csv#6; such rows cannot be used"
     assert [finding.message for finding in some.findings if finding.field == "event_at"] == [message, empty]
     assert (looked(some, "event_at").filled, looked(some, "event_at").read) == (5, 3)
-    few = clinic.events("login,soon,u")  # too few for the loader to refuse
-    assert said(few, "error", "event_at") == "none of its 1 values is a time: 'soon'"
+    few = clinic.events("login,soon,u")  # too few for the loader to refuse the file
+    assert found(few, "error", "event_at") == "none of its 1 values is a time: 'soon'"
     many = clinic.events(*["login,soon,u"] * 30)
-    assert "no value of it in" in said(many, "error", "event_at")
+    assert "no value of it in" in found(many, "error", "event_at")
 
 
-def test_numbers_that_are_none(clinic: Clinic) -> None:
+def test_values_that_are_not_numbers(clinic: Clinic) -> None:
     header, fields = "t,at,u,p", {"price": "p", "currency": {"value": "EUR"}}
     seen = clinic.events(LINE + ",1.5", LINE + ',"2,50"', header=header, fields=fields)
-    assert said(seen, "warning", "price") == "1 of 2 rows (50.0 %) have a value that is not a number: '2,50'"
+    assert found(seen, "warning", "price") == "1 of 2 rows (50.0 %) have a value that is not a number: '2,50'"
     assert (looked(seen, "price").first, looked(seen, "price").last) == ("1.5", "1.5")
-    assert "none of its 1 values is a number: 'free'" in said(
+    assert "none of its 1 values is a number: 'free'" in found(
         clinic.events(LINE + ",free", header=header, fields=fields), "error", "price"
     )
 
 
 def test_local_times_that_occur_twice_or_never(clinic: Clinic) -> None:
     odd = ["login,2024-03-31 02:30:00,u", "login,2023-10-29 02:30:00,u", "login,2024-03-31T02:30:00Z,u"]
-    message = said(clinic.events(*odd, time_zone="Europe/Berlin"), "note", "event_at")
+    message = found(clinic.events(*odd, time_zone="Europe/Berlin"), "note", "event_at")
     assert message.startswith("2 of 3 rows (66.7 %) are local times that occur twice or never in Europe/Berlin")
     assert clinic.events(*odd).findings == []
 
 
 def test_event_types_that_the_seed_does_not_map(clinic: Clinic) -> None:
     seen = clinic.events("LOGIN,2024-01-01,u", *["view_itm,2024-01-01,u"] * 2, "zzz,2024-01-01,u")
-    assert said(seen, "warning", "event_type") == (
+    assert found(seen, "warning", "event_type") == (
         "seeds/event_types.csv does not map 'view_itm' (2; did you mean 'view_item'?), 'zzz' (1); "
         "3 of 4 rows (75.0 %) would be quarantined"
     )
-    assert "'zzz' (1)" in said(clinic.events("zzz,2024-01-01,u"), "error", "event_type")
+    assert "'zzz' (1)" in found(clinic.events("zzz,2024-01-01,u"), "error", "event_type")
 
 
 def test_currencies_without_a_rate(clinic: Clinic) -> None:
     fields = {"price": "p", "currency": "c"}
     rows = [LINE + ",1,eur", LINE + ",1,USD", LINE + ",1,GBB"]
     seen = clinic.events(*rows, header="t,at,u,p,c", fields=fields)
-    assert said(seen, "warning", "currency").startswith(
+    assert found(seen, "warning", "currency").startswith(
         "there is no exchange rate for 'GBB' (1; did you mean 'GBP'?); 1 of 3"
     )
-    assert "finegrain rates update" in said(seen, "warning", "currency")
+    assert "finegrain rates update" in found(seen, "warning", "currency")
     without = clinic.events(*rows, header="t,at,u,p,c", fields={"price": "p"})
-    assert said(without, "note", "price") == "no currency is mapped, so USD is assumed"
+    assert found(without, "note", "price") == "no currency is mapped, so USD is assumed"
 
 
 def test_units_and_categories(clinic: Clinic) -> None:
@@ -202,15 +202,15 @@ def test_units_and_categories(clinic: Clinic) -> None:
     fields = {"product_id": "id", "weight": "w", "weight_unit": "wu", "category": "c", "updated_at": "at"}
     path = clinic.mapping(products={"files": "p.csv", "available_at": "event_time", "fields": fields})
     [seen] = clinic.look(path).entries
-    assert said(seen, "warning", "weight_unit").startswith(
-        "seeds/unit_conversions.csv does not hold 'stone' (1); 1 of 2"
+    assert found(seen, "warning", "weight_unit").startswith(
+        "seeds/unit_conversions.csv does not contain 'stone' (1); 1 of 2"
     )
     known = {row.lower() for row in doctor._seed("category_map.csv", "raw_category")}
     if "shoes" not in known:
-        assert "'shoes'" in said(seen, "note", "category")
+        assert "'shoes'" in found(seen, "note", "category")
 
 
-def test_what_an_order_says_of_its_state_and_its_money(clinic: Clinic) -> None:
+def test_the_status_and_the_amounts_of_orders(clinic: Clinic) -> None:
     rows = ["o1,u,on hold,2024-01-01,1,0", "o2,u,Cancelled,2024-01-01,-2,1", "o3,u,canceld,2024-01-01,3,2"]
     clinic.file("o.csv", *rows, header="id,u,s,at,d,t")
     fields = {
@@ -224,10 +224,10 @@ def test_what_an_order_says_of_its_state_and_its_money(clinic: Clinic) -> None:
     }
     path = clinic.mapping(orders={"files": "o.csv", "available_at": "event_time", "fields": fields})
     [seen] = clinic.look(path).entries
-    assert said(seen, "warning", "status") == (
+    assert found(seen, "warning", "status") == (
         "seeds/order_statuses.csv does not know 'canceld' (1; did you mean 'canceled'?); 1 of 3 rows (33.3 %) would count as sold"
     )
-    assert said(seen, "warning", "discount").startswith(
+    assert found(seen, "warning", "discount").startswith(
         "1 of 3 rows (33.3 %) are < 0 or > 10,000,000,000, and would be treated as missing"
     )
     assert not [finding for finding in seen.findings if finding.field == "tax"]
@@ -235,34 +235,34 @@ def test_what_an_order_says_of_its_state_and_its_money(clinic: Clinic) -> None:
 
 def test_required_fields_that_are_empty(clinic: Clinic) -> None:
     seen = clinic.events(*lines(3), ",2024-01-01,u")
-    assert said(seen, "warning", "event_type") == (
+    assert found(seen, "warning", "event_type") == (
         "empty in 1 of 4 rows (25.0 %), first a.csv#4; such rows cannot be used"
     )
     either = {"user_id": "u", "anonymous_id": "v"}
     seen = clinic.events(
         "login,2024-01-01,a,", "login,2024-01-01,,b", "login,2024-01-01,,", header="t,at,u,v", fields=either
     )
-    assert said(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
-    assert "no row can be used" in said(clinic.events("login,2024-01-01,"), "error", "user_id")
+    assert found(seen, "warning", "user_id").startswith("user_id and anonymous_id are both empty in 1 of 3 rows")
+    assert "no row can be used" in found(clinic.events("login,2024-01-01,"), "error", "user_id")
 
 
-def test_events_without_an_identity_may_be_of_their_order(clinic: Clinic) -> None:
+def test_events_without_an_identity_may_get_that_of_their_order(clinic: Clinic) -> None:
     fields = {"order_id": "o"}
     seen = clinic.events("purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields)
-    assert said(seen, "warning", "user_id") == (
+    assert found(seen, "warning", "user_id") == (
         "empty in 1 of 2 rows (50.0 %), first a.csv#2; such rows cannot be used; to use the order in place of its buyer, write "
         """anonymous_id: {sql: case when "u" is null then "o" end}"""
     )
-    # What it offers is a mapping, and makes the row one that can be used.
-    offered = yaml.safe_load(said(seen, "warning", "user_id").partition("in place of its buyer, write ")[2])
+    # Its suggestion is a valid mapping, and makes the row usable.
+    offered = yaml.safe_load(found(seen, "warning", "user_id").partition("in place of its buyer, write ")[2])
     seen = clinic.events(
         "purchase,2024-01-01,a,1", "purchase,2024-01-01,,2", header="t,at,u,o", fields=fields | offered
     )
     assert looked(seen, "anonymous_id").filled == 1 and looked(seen, "anonymous_id").example == "2"
     assert not seen.findings
-    # Without an order there is nothing to stand for the buyer.
+    # Without an order nothing leads to the buyer.
     seen = clinic.events("purchase,2024-01-01,a,1", "login,2024-01-01,,", header="t,at,u,o", fields=fields)
-    assert said(seen, "warning", "user_id").endswith("such rows cannot be used")
+    assert found(seen, "warning", "user_id").endswith("such rows cannot be used")
     with pytest.raises(
         FinegrainError, match=r"user_id or anonymous_id is missing.*stand for its buyer: anonymous_id: o$"
     ):
@@ -282,37 +282,38 @@ def test_orders_without_an_identity(clinic: Clinic) -> None:
         entry = {"files": "o.csv", "available_at": "now", "fields": {"order_id": "no", **fields}}
         return clinic.look(clinic.mapping(orders=entry)).entries[0]
 
-    # Of order 2 the newer version names the buyer; nobody ever says whose 3 and 4 are.
+    # The newer version of order 2 names the buyer; no version of 3 and 4 does.
     clinic.file("o.csv", "1,ann,", "2,,", "2,bob,", "3,,", "4,,", "5,,c-5", header="no,user,cookie")
     then = "their lines in order_items would be quarantined (missing_identity); to use the order in place of its buyer, write anonymous_id: "
-    found = said(look({"user_id": "user", "anonymous_id": "cookie"}), "warning", "user_id")
-    assert found == (
+    message = found(look({"user_id": "user", "anonymous_id": "cookie"}), "warning", "user_id")
+    assert message == (
         f"user_id and anonymous_id are both empty in 2 of 5 orders (40.0 %); {then}"
         """{sql: 'coalesce("cookie", case when "user" is null then "no" end)'}"""
     )
-    offered = yaml.safe_load(found.partition("in place of its buyer, write ")[2])
+    offered = yaml.safe_load(message.partition("in place of its buyer, write ")[2])
     assert "missing_identity" not in str(look({"user_id": "user", **offered}).findings)
     assert (
-        said(look({}), "warning", "") == f"user_id and anonymous_id are not mapped in 5 of 5 orders (100 %); {then}'no'"
+        found(look({}), "warning", "")
+        == f"user_id and anonymous_id are not mapped in 5 of 5 orders (100 %); {then}'no'"
     )
     assert "missing_identity" not in str(look({"anonymous_id": "no"}).findings)
-    by_sql = said(look({"order_id": {"sql": "'A-' || no"}}), "warning")
+    by_sql = found(look({"order_id": {"sql": "'A-' || no"}}), "warning")
     assert yaml.safe_load(by_sql.partition("in place of its buyer, write ")[2]) == {
         "anonymous_id": {"sql": "('A-' || no)"}
     }
 
 
-def test_what_several_entries_have_in_common_is_said_once(clinic: Clinic) -> None:
+def test_what_several_entries_have_in_common_is_reported_once(clinic: Clinic) -> None:
     clinic.file("a.csv", *lines(30))
     entry = {"files": "a.csv", "available_at": {"column": "arrived"}, "fields": {**FIELDS, "price": "prcie"}}
     report = clinic.look(clinic.mapping(events=[entry] * 10))
     assert report.count("error") == 2
     [first, *others] = report.entries
-    also = f"(so in {clinic.folder / 'shop.yml'}: tables.events[2-10], too)"
-    assert said(first, "error", "price").endswith(also)
-    assert said(first, "error").startswith("available_at: ") and said(first, "error").endswith(also)
+    also = f"(also in {clinic.folder / 'shop.yml'}: tables.events[2-10])"
+    assert found(first, "error", "price").endswith(also)
+    assert found(first, "error").startswith("available_at: ") and found(first, "error").endswith(also)
     assert not [finding for entry in others for finding in entry.findings]
-    # What differs is said of each, and what is broken in a file once for all tables.
+    # Differences are reported for each table, errors of a file once for all tables.
     clinic.file("t.csv", "login,2024-01-01,a", header="t,at,at")
     other = {"files": "t.csv", "available_at": "now", "fields": {"customer_id": "u"}}
     report = clinic.look(
@@ -329,33 +330,33 @@ def test_arrows_that_bind_loosely(clinic: Clinic) -> None:
     hint = "write (a->>'$.x') > 5, not a->>'$.x' > 5"
     row = """login,2024-01-01,a,"{""x"": 7}\""""
     seen = clinic.events(row, header="t,at,u,p", fields={"price": {"sql": "p->>'$.x' > 5"}})
-    assert said(seen, "error", "price").endswith(f"({landing.ARROWS})") and hint in landing.ARROWS
+    assert found(seen, "error", "price").endswith(f"({landing.ARROWS})") and hint in landing.ARROWS
     seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "not p->>'$.x' = '7'"}})
-    assert said(seen, "error").endswith(f"the sql of consent fails on this row: 1, first a.csv#1); {landing.ARROWS}")
+    assert found(seen, "error").endswith(f"the sql of consent fails on this row: 1, first a.csv#1); {landing.ARROWS}")
     seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "(p->>'$.x') = '7'"}})
     assert looked(seen, "consent").example == "true"
     seen = clinic.events(row, header="t,at,u,p", fields={"consent": {"sql": "cast(p as int)::varchar"}})
-    assert landing.ARROWS not in said(seen, "error")  # another matter
+    assert landing.ARROWS not in found(seen, "error")  # a different problem
 
 
 def test_an_arrival_by_an_expression(clinic: Clinic) -> None:
     rows = ["login,2024-01-01,a,2024-01-02|x", "login,2024-01-01,b,soon|y", "login,2024-01-01,c,"]
     entry = {"available_at": {"sql": "split_part(got, '|', 1)"}}
-    assert said(clinic.events(*rows, header="t,at,u,got", **entry), "warning").startswith(
+    assert found(clinic.events(*rows, header="t,at,u,got", **entry), "warning").startswith(
         "available_at: 2 of 3 rows (66.7 %) have no valid time in the result of its sql: 'soon'; they count as available when"
     )
     entry = {"available_at": {"sql": "cast(got as timestamp)"}}
     seen = clinic.events(*rows, header="t,at,u,got", **entry)
-    assert seen.malformed == 2 and "the sql of available_at fails on this row: 2, first a.csv#1" in said(
+    assert seen.malformed == 2 and "the sql of available_at fails on this row: 2, first a.csv#1" in found(
         seen, "warning"
     )
     seen = clinic.events(*rows, header="t,at,u,got", available_at={"sql": "gto"})
-    assert said(seen, "error") == f"available_at: {clinic.folder / 'a.csv'} has no column 'gto'; did you mean 'got'?"
+    assert found(seen, "error") == f"available_at: {clinic.folder / 'a.csv'} has no column 'gto'; did you mean 'got'?"
 
 
 def test_a_field_that_is_always_empty(clinic: Clinic) -> None:
     seen = clinic.events(LINE + ",", header="t,at,u,q", fields={"query": "q"})
-    assert said(seen, "warning", "query") == "empty in every row"
+    assert found(seen, "warning", "query") == "empty in every row"
 
 
 def test_ids_that_a_spreadsheet_has_rounded(clinic: Clinic) -> None:
@@ -364,14 +365,14 @@ def test_ids_that_a_spreadsheet_has_rounded(clinic: Clinic) -> None:
         for n, order in enumerate(["1.23457E+12", "1.23457E+12", '"1,2e+12"', "12E5", "1E+X"])
     ]
     seen = clinic.events(*rows, header="t,at,u,o", fields={"order_id": "o"})
-    assert said(seen, "warning", "order_id").startswith(
+    assert found(seen, "warning", "order_id").startswith(
         "3 of 5 rows (60.0 %) are in scientific notation: '1.23457E+12' (2), '1,2e+12'; a spreadsheet has rounded them"
     )
 
 
 def test_ids_that_differ_in_case_alone(clinic: Clinic) -> None:
     rows = [f"login,2024-01-01,{user}" for user in ("a12Gny", "a12GnY", "a12GnY", "b", "C", "c", "d")]
-    assert said(clinic.events(*rows), "warning", "user_id") == (
+    assert found(clinic.events(*rows), "warning", "user_id") == (
         "ids that differ only in case: 'C' and 'c' and 1 more; they are different ids, unless the mapping has ids: case_insensitive"
     )
     assert not clinic.events("login,2024-01-01,a12Gny", "login,2024-01-01,a12Gnz").findings
@@ -381,11 +382,11 @@ def test_an_id_that_may_be_nobody(clinic: Clinic) -> None:
     rows = [f"login,2024-01-01 10:00:{n % 60:02},u{n}" for n in range(380)]
     assert not clinic.events(*rows, *["login,2024-01-02,0"] * 20).findings  # 20 of 400 are 5 %, and no more
     seen = clinic.events(*rows, *["login,2024-01-02,0"] * 40, *['login,2024-01-02,"no ""one"""'] * 30)
-    found = said(seen, "warning", "user_id")
-    assert found.startswith(
+    message = found(seen, "warning", "user_id")
+    assert message.startswith(
         """single ids on more than 5% of the 450 rows that have one: '0' (8.9 %), 'no "one"' (6.7 %); if"""
     )
-    assert yaml.safe_load(found.partition("null_ids: ")[2]) == ["0", 'no "one"']
+    assert yaml.safe_load(message.partition("null_ids: ")[2]) == ["0", 'no "one"']
     assert not clinic.events(*["login,2024-01-02,0"] * 19).findings
 
 
@@ -394,7 +395,7 @@ def test_currencies_on_the_first_row_of_an_order_alone(clinic: Clinic) -> None:
     rows = [f"purchase,2024-01-01,u{n},{row}" for n, row in enumerate(rows)]
     fields = {"order_id": "nr", "product_id": "sku", "currency": "money"}
     seen = clinic.events(*rows, header="t,at,u,nr,sku,money", fields=fields)
-    assert said(seen, "warning", "currency") == (
+    assert found(seen, "warning", "currency") == (
         "empty in 2 of 7 rows (28.6 %), of 1 order with a currency on another row; if that is the currency of the whole order, "
         "write carry: {columns: [money], within: nr}"
     )
@@ -403,16 +404,16 @@ def test_currencies_on_the_first_row_of_an_order_alone(clinic: Clinic) -> None:
 def test_ids_that_come_twice(clinic: Clinic) -> None:
     rows = [LINE + ",e1", LINE + ",e1", LINE + ",e2"]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
-    assert said(seen, "note", "event_id").startswith("1 rows have the same event_id as another, for example 'e1'")
+    assert found(seen, "note", "event_id").startswith("1 rows have the same event_id as another, for example 'e1'")
     clinic.file("c.csv", "c1,2024-01-01", "c1,2024-01-02", "c2,2024-01-01", "c2,2024-01-01", header="id,at")
     entry = {"files": "c.csv", "available_at": "now", "fields": {"customer_id": "id", "updated_at": "at"}}
     [customers] = clinic.look(clinic.mapping(customers=entry)).entries
-    assert said(customers, "warning", "customer_id").startswith(
+    assert found(customers, "warning", "customer_id").startswith(
         "1 rows have the same customer_id + updated_at as another, for example 'c2'"
     )
     entry = {"files": "c.csv", "available_at": {"column": "at"}, "fields": {"customer_id": "id"}}
-    [customers] = clinic.look(clinic.mapping(customers=entry)).entries  # told apart by when they arrived
-    assert said(customers, "warning", "customer_id").startswith(
+    [customers] = clinic.look(clinic.mapping(customers=entry)).entries  # distinguished by when they arrived
+    assert found(customers, "warning", "customer_id").startswith(
         "1 rows have the same customer_id as another, for example 'c2'"
     )
 
@@ -423,8 +424,8 @@ def test_ids_that_come_twice_in_a_sample(clinic: Clinic, monkeypatch: pytest.Mon
     rows = [f"login,2024-01-01,u,e{n // 2}" for n in range(20_000)]
     seen = clinic.events(*rows, header="t,at,u,e", fields={"event_id": "e"})
     assert (seen.rows, seen.looked_at) == (20_000, 1000)
-    about = re.match(r"about ([\d,]+) rows have the same", said(seen, "note", "event_id"))
-    assert about and 5_000 < int(about[1].replace(",", "")) < 15_000  # 10,000, told from a twentieth of the ids
+    about = re.match(r"about ([\d,]+) rows have the same", found(seen, "note", "event_id"))
+    assert about and 5_000 < int(about[1].replace(",", "")) < 15_000  # 10,000, estimated from a twentieth of the ids
 
 
 def test_a_sample_is_taken_from_the_whole_file(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,13 +465,13 @@ def test_users_and_products_that_are_not_among_those_provided(clinic: Clinic) ->
     web = clinic.mapping("web", events=entry)
     web.rename(maps / "web.yml")
     *_, seen = clinic.look(maps).entries
-    assert said(seen, "warning", "user_id").startswith("1 of 2 ids (50.0 %) are not among the customers: 'u9'")
-    assert said(seen, "warning", "product_id").startswith("1 of 2 ids (50.0 %) are not among the products: 'sku-2'")
+    assert found(seen, "warning", "user_id").startswith("1 of 2 ids (50.0 %) are not among the customers: 'u9'")
+    assert found(seen, "warning", "product_id").startswith("1 of 2 ids (50.0 %) are not among the products: 'sku-2'")
     # What the lake holds counts as well.
     load(maps / "db.yml", data=clinic.folder, where=clinic.home)
     [seen] = clinic.look(maps / "web.yml").entries
-    assert said(seen, "warning", "product_id").startswith("1 of 2 ids")
-    assert said(seen, "warning", "user_id").startswith("1 of 2 ids")
+    assert found(seen, "warning", "product_id").startswith("1 of 2 ids")
+    assert found(seen, "warning", "user_id").startswith("1 of 2 ids")
 
 
 def test_columns_that_nothing_maps(clinic: Clinic) -> None:
@@ -479,14 +480,14 @@ def test_columns_that_nothing_maps(clinic: Clinic) -> None:
         header="t,at,u,x,y",
         fields={"price": {"sql": "try_cast(X as double)"}, "currency": {"value": "EUR"}},
     )
-    assert said(seen, "note") == "nothing maps 'y'; the payload keeps it"
+    assert found(seen, "note") == "nothing maps 'y'; the payload keeps it"
     (clinic.folder / "a.jsonl").write_text('{"t": "login", "at": "2024-01-01", "u": "a", "z": 1}\n')
     path = clinic.mapping(events={"files": "a.jsonl", "available_at": "event_time", "fields": FIELDS})
     [seen] = clinic.look(path).entries
-    assert said(seen, "note") == "nothing maps 'z'; the payload keeps it"
+    assert found(seen, "note") == "nothing maps 'z'; the payload keeps it"
     names = ",".join(f"c{n}" for n in range(12))
     seen = clinic.events(LINE + "," * 12, header=f"t,at,u,{names}")
-    assert said(seen, "note").endswith("'c9' and 2 more; the payload keeps them")
+    assert found(seen, "note").endswith("'c9' and 2 more; the payload keeps them")
 
 
 def test_times_in_the_future_and_the_far_past(clinic: Clinic) -> None:
@@ -496,27 +497,27 @@ def test_times_in_the_future_and_the_far_past(clinic: Clinic) -> None:
     )
     assert past.startswith("1 of 4 rows (25.0 %) are dated before 2000: '1991-01-20 02:00:00'")
     assert future.startswith("1 of 4 rows (25.0 %) are dated in the future, and would be quarantined: '2024-06-02'")
-    assert "in the future" in said(clinic.events("login,2030-01-01,u"), "error", "event_at")
+    assert "in the future" in found(clinic.events("login,2030-01-01,u"), "error", "event_at")
     seen = clinic.events(
         "login,2024-01-02,u,2024-01-01", "login,2024-01-01 00:05:00,u,2024-01-01",
         header="t,at,u,got", available_at={"column": "got"},
     )  # fmt: skip
-    assert said(seen, "warning", "event_at").startswith("1 of 2 rows (50.0 %) are dated later than they arrived")
+    assert found(seen, "warning", "event_at").startswith("1 of 2 rows (50.0 %) are dated later than they arrived")
 
 
-def test_arrival_times_that_are_none(clinic: Clinic) -> None:
+def test_values_that_are_not_arrival_times(clinic: Clinic) -> None:
     header, arrival = "t,at,u,got", {"column": "got"}
     seen = clinic.events(LINE + ",2024-01-01 10:00:00", LINE + ",?", header=header, available_at=arrival)
-    assert said(seen, "warning").startswith("available_at: 1 of 2 rows (50.0 %) have no valid time in 'got': '?'")
-    assert "have no valid time" in said(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
-    assert said(clinic.events(*lines(1), available_at="now"), "note").startswith("available_at: now")
+    assert found(seen, "warning").startswith("available_at: 1 of 2 rows (50.0 %) have no valid time in 'got': '?'")
+    assert "have no valid time" in found(clinic.events(LINE + ",?", header=header, available_at=arrival), "error")
+    assert found(clinic.events(*lines(1), available_at="now"), "note").startswith("available_at: now")
 
 
 def test_numbers_that_no_row_can_have(clinic: Clinic) -> None:
     fields = {"price": "p", "quantity": "q", "currency": {"value": "EUR"}}
     seen = clinic.events(LINE + ",-1,1", LINE + ",1,0", LINE + ",1,99999", header="t,at,u,p,q", fields=fields)
-    assert said(seen, "warning", "price").startswith("1 of 3 rows (33.3 %) are < 0 or > 100,000")
-    assert said(seen, "warning", "quantity").startswith("2 of 3 rows (66.7 %) are <= 0 or > 10,000")
+    assert found(seen, "warning", "price").startswith("1 of 3 rows (33.3 %) are < 0 or > 100,000")
+    assert found(seen, "warning", "quantity").startswith("2 of 3 rows (66.7 %) are <= 0 or > 10,000")
 
 
 def test_numbers_that_no_customer_can_have(clinic: Clinic) -> None:
@@ -524,20 +525,20 @@ def test_numbers_that_no_customer_can_have(clinic: Clinic) -> None:
     fields = {"customer_id": "c", "income": "i", "household_size": "h", "birth_year": "b"}
     customers = {"files": "c.csv", "available_at": "now", "fields": fields}
     [seen] = clinic.look(clinic.mapping(customers=customers)).entries
-    assert said(seen, "warning", "income").startswith(
+    assert found(seen, "warning", "income").startswith(
         "2 of 3 rows (66.7 %) are < 0 or > 100,000,000,000, and would be null"
     )
-    assert said(seen, "warning", "household_size").startswith(
+    assert found(seen, "warning", "household_size").startswith(
         "1 of 3 rows (33.3 %) are < 1 or > 100, and would be null"
     )
-    assert said(seen, "warning", "birth_year").startswith(
+    assert found(seen, "warning", "birth_year").startswith(
         "2 of 3 rows (66.7 %) are < 1850 or > 2100, and would be null"
     )
 
 
 def test_what_where_and_distinct_keep(clinic: Clinic) -> None:
     seen = clinic.events(*lines(2), *lines(2), "search,2024-01-01,x", where="t = 'login'", distinct=True)
-    assert (seen.rows, said(seen, "note")) == (2, "where and distinct keeps 2 of 5 rows of a.csv")
+    assert (seen.rows, found(seen, "note")) == (2, "where and distinct keeps 2 of 5 rows of a.csv")
 
 
 def test_one_file_under_two_names(clinic: Clinic) -> None:
@@ -545,7 +546,7 @@ def test_one_file_under_two_names(clinic: Clinic) -> None:
         clinic.file(name, *lines(2))
     path = clinic.mapping(events={"files": "*.csv", "available_at": "event_time", "fields": FIELDS})
     [seen] = clinic.look(path).entries
-    assert "b.csv holds the same bytes as" in said(seen, "warning")
+    assert "b.csv has the same bytes as" in found(seen, "warning")
 
 
 def test_files_that_a_load_would_skip(clinic: Clinic) -> None:
@@ -553,28 +554,28 @@ def test_files_that_a_load_would_skip(clinic: Clinic) -> None:
     path = clinic.mapping(events={"files": "a.csv", "available_at": "event_time", "fields": FIELDS})
     load(path, data=clinic.folder, where=clinic.home)
     [seen] = clinic.look(path).entries
-    assert said(seen, "note") == "in the lake already, so a load skips: a.csv"
+    assert found(seen, "note") == "in the lake already, so a load skips: a.csv"
 
 
-def test_a_stream_is_looked_at_by_its_first_messages(clinic: Clinic) -> None:
+def test_a_stream_is_checked_by_its_first_messages(clinic: Clinic) -> None:
     folder = clinic.folder / "stream"
     folder.mkdir()
     entry = {"stream": {"folder": "stream"}, "available_at": "now"}
     mapping = clinic.mapping(events=entry)
     [seen] = clinic.look(mapping).entries
-    assert (seen.rows, said(seen, "warning")) == (0, "no rows at all")
+    assert (seen.rows, found(seen, "warning")) == (0, "no rows at all")
     good = '{"event_type": "login", "event_at": "2024-01-01T10:00:00Z", "user_id": "u", "pge": "/"}\n'
     (folder / "a.jsonl").write_bytes(good.encode() * 3 + b"no JSON\n\xff\n[1]\n")
     before = {path: path.read_bytes() for path in clinic.folder.rglob("*") if path.is_file()}
     [seen] = clinic.look(mapping).entries
     assert (seen.rows, seen.malformed, seen.files) == (6, 3, ["folder:stream"])
     assert [each.name for each in seen.fields] == ["event_type", "event_at", "user_id"]
-    assert "not a JSON object: 3, first folder:stream#4" in said(seen, "warning")
+    assert "not a JSON object: 3, first folder:stream#4" in found(seen, "warning")
     assert any("nothing maps 'pge'" in finding.message for finding in seen.findings)
     assert before == {path: path.read_bytes() for path in clinic.folder.rglob("*") if path.is_file()}
     (folder / "a.jsonl").write_text('{"event_type": "login", "user_id": "u"}\n')
     [seen] = clinic.look(mapping).entries
-    assert "event_at" in said(seen, "error", "event_at")
+    assert "event_at" in found(seen, "error", "event_at")
     folder.rename(clinic.folder / "elsewhere")
     with pytest.raises(FinegrainError, match=r"tables.events.stream.folder: .*stream is not a folder; create it"):
         clinic.look(mapping)
@@ -592,8 +593,8 @@ def test_ga4_exports(clinic: Clinic) -> None:
     ga4 = {"files": "g.parquet", "available_at": "event_time", "expects": ["products"]}
     entries = clinic.look(clinic.mapping(products=products, ga4_events=ga4)).entries
     seen = next(entry for entry in entries if entry.table == "ga4_events")
-    assert "'pageveiw' (1; did you mean 'pageview'?)" in said(seen, "warning", "event_name")
-    assert said(seen, "error", "items").startswith("2 of 2 ids (100 %) are not among the products: 'i1'")
+    assert "'pageveiw' (1; did you mean 'pageview'?)" in found(seen, "warning", "event_name")
+    assert found(seen, "error", "items").startswith("2 of 2 ids (100 %) are not among the products: 'i1'")
     assert looked(seen, "event_timestamp").first == "2024-01-01 00:00:00"
 
 
@@ -613,7 +614,7 @@ def test_values_never_become_sql(clinic: Clinic) -> None:
     nasty = "'); drop table x; --"
     lines = [f"{nasty},{nasty},{nasty},1", f"{nasty},2024-01-01,{nasty},1"]
     seen = clinic.events(*lines, header=f"t,at,u,c{nasty}", fields={"query": f"c{nasty}"})
-    assert nasty in said(seen, "error", "event_type") and nasty in said(seen, "warning", "event_at")
+    assert nasty in found(seen, "error", "event_type") and nasty in found(seen, "warning", "event_at")
 
 
 def test_a_gzipped_file(clinic: Clinic) -> None:
@@ -645,9 +646,9 @@ def test_the_report_for_people_and_programs(clinic: Clinic) -> None:
     assert "shop.events  a.csv, 3 rows, all of them looked at" in text.getvalue()
     assert "  warning event_type: seeds/event_types.csv does not map 'zzz' (1)" in text.getvalue()
     assert "no errors, 1 warning, no notes in 1.2 s; nothing was loaded" in text.getvalue()
-    told = json.loads(json.dumps(report.as_dict()))
-    assert (told["errors"], told["warnings"], told["notes"]) == (0, 1, 0)
-    assert told["entries"][0]["findings"][0]["field"] == "event_type"
+    as_json = json.loads(json.dumps(report.as_dict()))
+    assert (as_json["errors"], as_json["warnings"], as_json["notes"]) == (0, 1, 0)
+    assert as_json["entries"][0]["findings"][0]["field"] == "event_type"
     assert Finding("note", "m.yml: tables.events", "price", "x").place == "m.yml: tables.events.fields.price"
 
 
@@ -683,7 +684,7 @@ def test_more_memory_than_there_is(home: Settings, monkeypatch: pytest.MonkeyPat
     assert check.level == "warning" and check.said.startswith("FINEGRAIN_MEMORY is 900TB, but this machine has ")
 
 
-def test_a_lake_and_a_warehouse_are_told(clinic: Clinic, home: Settings) -> None:
+def test_a_lake_and_a_warehouse_are_reported(clinic: Clinic, home: Settings) -> None:
     clinic.file("a.csv", *lines(2))
     load(
         clinic.mapping(events={"files": "a.csv", "available_at": "event_time", "fields": FIELDS}),

@@ -1,8 +1,7 @@
-"""Two homes, as two machines, that share one lake and start the same work at the same instant: it is done once.
+"""Two homes, as two machines, that share one lake and start the same work at the same time: it is done once.
 
-Each pair runs many times, in threads of this process: they start closer together than processes would, and what keeps them apart (a lock of
-an open file, an advisory lock of a connection) does not care.
-"""
+Each pair runs many times, in threads of this process: they start closer together than processes would, and the locks
+that keep them apart (on an open file, or an advisory lock of a connection) work the same way."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ from orchestration.lake import lake
 ROUNDS = 6
 ROWS = 200
 EVENT = {"event_type": "view_item", "event_at": "2025-03-02T10:15:30Z", "user_id": "ann"}
-#: Rows of the raw table, different ones, and rows of positions that stand twice.
+#: Rows of the raw table, distinct ones, and duplicate rows of positions.
 COUNTED = (
     "select count(*), count(distinct event_id), (select count(*) - count(distinct (source, raw_table, place, part)) "
     "from lake.raw.positions) from lake.raw.events"
@@ -189,10 +188,10 @@ def test_two_replays_of_the_same_letters(shops: Callable[[], Shop]) -> None:
         assert shop.counted() == (ROWS, ROWS, 0)
 
 
-def test_who_has_lost_the_lock_commits_nothing(
+def test_a_process_that_lost_the_lock_commits_nothing(
     tmp_path: Path, extensions: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection that holds an advisory lock ends, as a server or a network may end it, while the work goes on."""
+    """The connection that holds an advisory lock is closed during the work, as a server or a network may do."""
     monkeypatch.setenv("PGPASSWORD", postgres.environment()["PGPASSWORD"])
     shop = Shop(tmp_path, extensions, postgres)
     one, two = shop.homes
@@ -205,11 +204,11 @@ def test_who_has_lost_the_lock_commits_nothing(
         ) as server:
             server.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
 
-    with lake.alone(one, "load"):
+    with lake.exclusive(one, "load"):
         with lake.writing(con, one):
             con.execute("insert into lake.raw.events (event_id) values ('held')")
         end_holders()
-        with lake.alone(two, "load"):  # it is free, though the first does not know
+        with lake.exclusive(two, "load"):  # it is free, though the first process does not know
             pass
         with pytest.raises(FinegrainError, match="the lock on this work"), lake.writing(con, one):
             con.execute("insert into lake.raw.events (event_id) values ('lost')")
@@ -219,20 +218,20 @@ def test_who_has_lost_the_lock_commits_nothing(
     con.close()
 
 
-def test_a_lock_lies_with_the_catalogue(shops: Callable[[], Shop], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lock_is_kept_in_the_catalogue(shops: Callable[[], Shop], capsys: pytest.CaptureFixture[str]) -> None:
     """Another home waits for it, and says so if it takes long; other work does not."""
     shop = shops()
     one, two = shop.homes
     got = threading.Event()
 
     def wait_for_it() -> None:
-        with lake.alone(two, "load"):
+        with lake.exclusive(two, "load"):
             got.set()
 
     waiting = threading.Thread(target=wait_for_it)
-    with lake.alone(one, "load"):
+    with lake.exclusive(one, "load"):
         waiting.start()
-        with lake.alone(two, "ingest shop"):
+        with lake.exclusive(two, "ingest shop"):
             pass
         assert not got.wait(0.5)
         assert capsys.readouterr().err == ""

@@ -1,8 +1,7 @@
-"""The stand-in for dbt-expectations: dbt runs each test on a table that keeps it and on one that breaks it.
+"""The replacement for dbt-expectations: dbt runs each test on a table that passes and on one that fails.
 
-How many rows or groups fail is worked out here in plain Python. Where the real package is installed, it is held to the
-same figures, so the stand-in means what the real one means.
-"""
+The number of rows or groups that fail is computed here in plain Python. Where the real package is installed, it must
+give the same numbers, so the replacement means the same as the original."""
 
 from __future__ import annotations
 
@@ -51,7 +50,7 @@ def values(rows: list[Row], column: str) -> list[Any]:
 
 
 def outside(value: float | None, low: float | None, high: float | None, strictly: bool = False) -> bool:
-    """Null is not outside of anything."""
+    """Null is never outside."""
     if value is None:
         return False
     below = low is not None and (value <= low if strictly else value < low)
@@ -73,7 +72,7 @@ def groups(rows: list[Row]) -> dict[Any, list[Row]]:
 
 
 def counts_differ(rows: list[Row], others: list[Row]) -> int:
-    """Shops whose row counts differ; a null shop is equal to nothing, so it differs on each side that has it."""
+    """Shops whose row counts differ; a null shop is not equal to anything, so it differs on each side that has it."""
     here, there = Counter(row["shop"] for row in rows), Counter(row["shop"] for row in others)
     shops = (set(here) | set(there)) - {None}
     return sum(here[shop] != there[shop] for shop in shops) + (None in here) + (None in there)
@@ -81,7 +80,7 @@ def counts_differ(rows: list[Row], others: list[Row]) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A test with its arguments, and the number of failing rows or groups to expect of a table."""
+    """A test with its arguments, and the number of failing rows or groups that a table must give."""
 
     test: str
     expected: Callable[[list[Row]], int]
@@ -90,7 +89,7 @@ class Case:
 
 
 def each(predicate: Callable[[Row], bool]) -> Callable[[list[Row]], int]:
-    """The number of rows for which `predicate` says that they fail."""
+    """The number of rows that fail by `predicate`."""
     return lambda rows: sum(map(predicate, rows))
 
 
@@ -316,7 +315,7 @@ def failures(folder: Path, packages: Path) -> dict[str, int]:
     return {result["unique_id"].split(".")[2]: result["failures"] for result in results}
 
 
-#: The stand-in and, where the hub could be reached, dbt-expectations itself.
+#: The replacement and, where the hub could be reached, dbt-expectations itself.
 PACKAGES = {"stand-in": FALLBACK.parent}
 if INSTALLED.exists() and INSTALLED.resolve() != FALLBACK:
     PACKAGES["real"] = INSTALLED.parent
@@ -329,7 +328,7 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[f"{i}-{case.test}" for i, case in enumerate(CASES)])
-def test_as_many_rows_fail_as_python_counts(outcome: dict[str, int], index: int) -> None:
+def test_the_failing_rows_are_those_that_python_counts(outcome: dict[str, int], index: int) -> None:
     case = CASES[index]
     assert outcome[f"good_{index}"] == case.expected(rows_of(GOOD))
     assert outcome[f"bad_{index}"] == case.expected(rows_of(BAD))

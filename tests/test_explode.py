@@ -1,4 +1,4 @@
-"""`explode`: each element of a list in a record is a row, wherever the record comes from, and each lands once."""
+"""`explode`: each element of a list in a record becomes a row, wherever the record comes from, and each lands once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def ask(home: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def alive(home: Settings, what: str, table: str = "events") -> list[tuple[Any, ...]]:
-    """Rows that no deletion names."""
+    """Rows that no deletion refers to."""
     gone = "select 1 from lake.raw.deletions as d where d._position = t._position and d._ingested_at > t._ingested_at and row_key is null"
     return ask(home, f"select {what} from lake.raw.{table} as t where not exists ({gone}) order by _position")
 
@@ -105,7 +105,7 @@ def test_an_event_is_a_row_of_each_product_or_one_without(home: Settings, tmp_pa
         home,
         "select _position, _error, product_id, price, category, order_id, line_id from lake.raw.events where event_id is distinct from 'm9'",
     )
-    no_list, no_object = "properties.products is no list", "an element of properties.products is no object"
+    no_list, no_object = "properties.products is not a list", "an element of properties.products is not an object"
     assert Counter(found) == Counter(
         [
             ("a.jsonl#1[1]", None, "p1", "1.5", "cups", "o1", "#1"),
@@ -133,7 +133,7 @@ def test_an_event_is_a_row_of_each_product_or_one_without(home: Settings, tmp_pa
     ]
 
 
-def test_an_order_without_lines_has_none_and_the_place_tells_lines_apart(home: Settings, tmp_path: Path) -> None:
+def test_an_order_without_lines_has_no_rows_and_the_index_separates_lines(home: Settings, tmp_path: Path) -> None:
     orders = [
         {"id": "o1", "lines": [{"sku": "a", "n": 1}, {"sku": "a", "n": 2}, {"sku": "b"}]},
         {"id": "o2", "lines": []},
@@ -155,7 +155,7 @@ def test_an_order_without_lines_has_none_and_the_place_tells_lines_apart(home: S
 
 
 def test_one_file_feeds_several_tables_and_each_bad_element_lands(home: Settings, tmp_path: Path) -> None:
-    """The first entry takes the records that cannot be read; elements that cannot be are their own entry's."""
+    """The first entry gets the records that cannot be read; elements that cannot be read belong to their own entry."""
     lines(tmp_path / "o.jsonl", {"id": "o1", "lines": [1, {"sku": "a"}]}, "broken")
     orders = {"files": "o.jsonl", "available_at": "now", "fields": {"order_id": "id"}}
     load(mapping(tmp_path, orders=orders, order_items={**LINES, "files": "o.jsonl"}), data=tmp_path)
@@ -183,7 +183,7 @@ REFUNDS = {
 
 @pytest.mark.parametrize("kind", ["json", "parquet", "csv"])
 def test_a_list_within_the_elements_of_another(home: Settings, tmp_path: Path, kind: str) -> None:
-    """As JSON, as structs of Parquet, and as the text of a column."""
+    """As JSON, as structs of Parquet, and as text in a column."""
     lines(tmp_path / "o.jsonl", *NESTED)
     con = duckdb.connect()
     read = f"select * from read_json('{tmp_path}/o.jsonl', columns = {{id: 'varchar', refunds: 'json'}})"
@@ -215,7 +215,8 @@ def test_money_keeps_its_digits(home: Settings, tmp_path: Path) -> None:
 
 
 def test_a_corrected_mapping_replaces_rows_and_unload_takes_all_of_them(home: Settings, tmp_path: Path) -> None:
-    """From a mapping without explode to one with it, to another field, and back; each time as if it had been so from the beginning."""
+    """From a mapping without explode to one with it, to another field, and back; each time with the result of a first
+    load."""
     lines(tmp_path / "a.jsonl", event(1, {"products": [product("p1"), product("p2"), 7]}), event(2, {}))
     plain = {
         **ENTRY,
@@ -246,7 +247,7 @@ def test_a_corrected_mapping_replaces_rows_and_unload_takes_all_of_them(home: Se
             (str(at).removeprefix("a.jsonl"), found) for at, found in alive(home, "_position, product_id")
         ] == expected
         assert load(path, data=tmp_path, remap=True).rows == 0 and report.files[0].skipped is None
-    # And from the lake's own rows, without the file.
+    # And from the rows in the lake, without the file.
     path = mapping(tmp_path, events={**ENTRY, "files": "*.jsonl"})
     load(path, data=tmp_path, remap=True)
     (tmp_path / "a.jsonl").rename(tmp_path / "a.gone")
@@ -326,14 +327,14 @@ def test_what_a_mapping_may_not_say(tmp_path: Path, change: dict[str, Any], said
 @pytest.mark.parametrize(
     ("row", "change", "said"),
     [
-        ({"properties": {"products": {"a": 1}}}, {}, "properties.products is no list in any row of"),
+        ({"properties": {"products": {"a": 1}}}, {}, "properties.products is not a list in any row of"),
         ({"properties": {"products": [1, "x"]}}, {}, "properties.products of"),
         ({"properties": [{"products": []}]}, {}, "is a list itself; write properties[].products"),
         ({"properties": {"products": [{"product_ids": 1, "price": {}}]}}, {}, "no element of properties.products of"),
         ({"propertys": {}}, {}, "has no column 'properties'; did you mean 'propertys'?"),
     ],
 )  # fmt: skip
-def test_a_list_that_is_none_or_not_there_is_one_error(
+def test_a_value_that_is_not_a_list_or_is_missing_is_one_error(
     home: Settings, tmp_path: Path, row: dict[str, Any], change: dict[str, Any], said: str
 ) -> None:
     lines(tmp_path / "a.jsonl", *({**event(n), **row} for n in range(3)))
@@ -359,7 +360,7 @@ def test_a_list_that_is_none_or_not_there_is_one_error(
 def test_events_of_which_none_has_the_list_are_noted(
     home: Settings, tmp_path: Path, number: int, properties: dict[str, Any], hint: str
 ) -> None:
-    """A file of page views, or of views of one product each, is none the worse for it, however long it is."""
+    """A file of page views, or of views of one product each, is not an error, however long it is."""
     lines(tmp_path / "a.jsonl", *(event(n, properties) for n in range(number)))
     path = mapping(tmp_path, events={**ENTRY, "files": "a.jsonl"})
     note = f"a.jsonl has 'properties.products', so no row has an element{hint}"
@@ -398,7 +399,7 @@ def test_events_of_which_none_has_the_list_at_the_top_are_noted(
 def test_orders_of_which_none_has_the_list_are_an_error(
     home: Settings, tmp_path: Path, row: dict[str, Any], said: str
 ) -> None:
-    """Nothing would come of them."""
+    """No row would come of them."""
     lines(tmp_path / "o.jsonl", row)
     explode = "lines" if "line" in row else "lines.off"
     path = mapping(tmp_path, order_items={**LINES, "files": "o.jsonl", "explode": explode})
@@ -407,13 +408,13 @@ def test_orders_of_which_none_has_the_list_are_an_error(
     assert said in str(error.value)
 
 
-def test_a_list_of_parquet_that_is_none_is_one_error(home: Settings, tmp_path: Path) -> None:
+def test_a_parquet_column_that_is_not_a_list_is_one_error(home: Settings, tmp_path: Path) -> None:
     duckdb.connect().execute(
         f"copy (select 'o1' as id, [1, 2] as lines, struct_pack(x := 1) as s) to '{tmp_path}/o.parquet'"
     )
     for explode, said in (
         ("lines", "its elements are INTEGER, and no objects"),
-        ("id", "id is no JSON in any row"),
+        ("id", "id is not JSON in any row"),
         ("s.x", "it is INTEGER, and no list"),
         ("s.y", "there is no 'y' in it"),
         ("no", "has no column 'no'"),
@@ -432,7 +433,7 @@ def bring(home: Settings, folder: Path, url: str, **change: Any) -> TableReport:
 
 
 def there(home: Settings) -> list[tuple[Any, ...]]:
-    """Lines of orders that are there as the models see it: what a deletion of a place names, up to a version, is gone."""
+    """Lines of orders that exist for the models: a deletion of a line, up to a version, removes it."""
     return ask(
         home,
         "select order_id, product_id, line_id from lake.raw.order_items as t where not exists (select 1 from lake.raw.deletions as d where case "
@@ -486,7 +487,7 @@ def test_what_a_new_version_of_an_order_lacks_is_gone(home: Settings, tmp_path: 
 
 
 class Shop(StreamedFolder):
-    """A mapping of events, the folder that it streams and a home."""
+    """A mapping of events, the folder that it streams, and a home."""
 
     def map(self, **entry: Any) -> None:
         mapping(self.mapping.parent, events={**ENTRY, "stream": {"folder": str(self.folder)}, **entry})
@@ -514,7 +515,7 @@ def test_a_message_lands_whole_or_is_a_dead_letter(tmp_path: Path, extensions: P
     found = "select event_id, product_id, regexp_extract(_position, '/[0-9]+(.*)$', 1) from lake.raw.events order by _position"
     assert shop.ask(found) == [("m1", "p1", "[1]"), ("m1", "p2", "[2]"), ("m3", None, "")]
     assert shop.ask("select count(*), count(distinct _position) from lake.raw.dead_letters") == [(3, 3)]
-    # What the mapping now reads lands once, all elements of it, and keeps its position in the stream.
+    # A record that the mapping can now read lands once, with all its elements, and keeps its position in the stream.
     shop.map(fields={**FIELDS, "price": {"sql": "try_cast(element->'price'->>'$.amount' as double)"}})
     from orchestration.ingest.stream.replay import replay
 

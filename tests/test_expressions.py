@@ -1,4 +1,4 @@
-"""What the `sql` of a mapping may hold: an allow-list, held against all functions that DuckDB has."""
+"""What `sql` in a mapping may contain: an allow-list, checked against all functions of DuckDB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestration.mapping import expressions
 from orchestration.mapping.mapping import expression, read_mapping
 from orchestration.sql.functions import FUNCTIONS
 
-#: Functions that give another value at another moment, in another session or on another machine, whatever DuckDB says of them.
+#: Functions whose value depends on the time, the session or the machine, whatever stability DuckDB gives for them.
 NEVER = {
     *("now", "today", "current_date", "current_localtime", "current_localtimestamp", "get_current_timestamp", "ago"),
     *("random", "setseed", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "nextval", "currval", "txid_current"),
@@ -29,7 +29,7 @@ NEVER = {
 
 @pytest.fixture(scope="module")
 def functions() -> dict[str, set[tuple[str, str | None]]]:
-    """Every function that DuckDB has: name to kinds and stabilities."""
+    """All functions of DuckDB: name to kinds and stabilities."""
     found: dict[str, set[tuple[str, str | None]]] = {}
     with duckdb.connect() as con:
         for name, kind, stability in con.execute(
@@ -54,7 +54,7 @@ def test_every_function_of_the_list_is_there_and_consistent(
     for name in FUNCTIONS:
         assert functions.get(name, set()) & {("scalar", "CONSISTENT"), ("macro", None)}, name
         assert ("scalar", "VOLATILE") not in functions[name], name
-    # A macro is as good as what it stands for.
+    # A macro is as safe as its definition.
     with duckdb.connect() as con:
         macros = con.execute(
             "select function_name, macro_definition from duckdb_functions() where function_type = 'macro'"
@@ -129,7 +129,7 @@ def test_what_is_refused_and_why(text: str, says: str) -> None:
         ("position('x' in a) + length(trim(both 'x' from a) collate nocase)", ("a",)),
     ],
 )
-def test_what_is_usual_stays(text: str, columns: tuple[str, ...]) -> None:
+def test_usual_expressions_are_accepted(text: str, columns: tuple[str, ...]) -> None:
     assert expression(text) == columns
 
 
@@ -147,12 +147,12 @@ def test_words_that_are_functions_without_parentheses_are_columns_or_nothing(
 
     with pytest.raises(FinegrainError, match=rf"fields\.query: .*a\.csv has no column '{word}'"):
         load(shop("x"), data=tmp_path)
-    if word == "user":  # a column of that name is read as one
+    if word == "user":  # a column of that name is read as a column
         assert load(shop(word), data=tmp_path).rows == 1
 
 
 @pytest.mark.parametrize("kind", ["regclass", "regproc", "nothing"])
-def test_a_type_that_there_is_not_is_an_error_that_names_the_field(home: Settings, tmp_path: Path, kind: str) -> None:
+def test_an_unknown_type_is_an_error_that_names_the_field(home: Settings, tmp_path: Path, kind: str) -> None:
     (tmp_path / "a.csv").write_text("t,at,u\nlogin,2024-01-01,u\n")
     fields = {"event_type": "t", "event_at": "at", "user_id": "u", "query": {"sql": f"u::{kind}"}}
     file = tmp_path / "shop.yml"

@@ -1,4 +1,4 @@
-"""Rules that change: which models a build then makes from scratch, and which it leaves as they are."""
+"""Rules that change: which models a build then makes from scratch, and which it leaves unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from small_shops import VARS, Houses, ShopMaker, differences, land
+from small_shops import VARS, Homes, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.warehouse.build import Build, from_scratch, run_dbt
@@ -22,7 +22,7 @@ Change = tuple[str, str, str]
 
 @pytest.fixture
 def copy(project: Path, tmp_path: Path) -> Path:
-    """The dbt project, to be changed."""
+    """A copy of the dbt project."""
     folder = tmp_path / "project"
     for name in ("models", "macros", "seeds", "snapshots", "dbt_packages", "tests/generic", "tests/singular"):
         shutil.copytree(project / name, folder / name)
@@ -38,7 +38,7 @@ def change(folder: Path, file: str, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), "utf-8")
 
 
-#: Changes of one file, with models whose fingerprint is another then, and models whose is not.
+#: Changes of one file, with models whose fingerprint changes, and models whose fingerprint does not.
 CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     "a comment in a test macro": (
         ("tests/generic/every_row.sql", "#}", "; and so on. #}"),
@@ -113,7 +113,7 @@ def test_what_a_fingerprint_sees(copy: Path, edit: Change, other: set[str], same
     assert changed == set() or other
 
 
-def test_what_the_shop_says_goes_before_a_var(copy: Path) -> None:
+def test_a_setting_of_the_shop_overrides_a_var(copy: Path) -> None:
     usd, eur = (of_project(copy, {"reporting_currency": currency}) for currency in ("USD", "EUR"))
     assert of_project(copy) == usd
     assert usd["int_events__normalized"] != eur["int_events__normalized"]
@@ -129,7 +129,7 @@ def test_what_the_shop_says_goes_before_a_var(copy: Path) -> None:
         ("{{ config(hook=\"{{ x('y') }}\") }}", "{{ config(hook=\"{{ x('y') }}\") }}"),
     ],
 )
-def test_comments_and_space_are_no_code(text: str, expected: str) -> None:
+def test_comments_and_whitespace_do_not_count(text: str, expected: str) -> None:
     assert code(text) == expected
 
 
@@ -157,14 +157,14 @@ def _run(where: Settings, project: Path, command: str, *arguments: str, variable
 
 
 def _begun(where: Settings) -> set[str]:
-    """What the last build began: of tables and views, those whose rules changed."""
+    """What the last build recorded: the tables and views whose rules changed."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute("select model from states where begun_in = (select max(number) from builds)").fetchall()
     return {str(name) for (name,) in found}
 
 
 class _Graph:
-    """What reads what, as dbt's manifest says."""
+    """The dependencies, from dbt's manifest."""
 
     def __init__(self, project: Path) -> None:
         manifest = json.loads((project.parent / "target" / "manifest.json").read_text("utf-8"))
@@ -181,7 +181,7 @@ class _Graph:
         }
 
     def below(self, *names: str) -> set[str]:
-        """These models and all that follow from them."""
+        """These models and everything downstream."""
         waiting = [key for key, name in self.names.items() if name in names]
         found = set(waiting)
         while waiting:
@@ -192,13 +192,14 @@ class _Graph:
 
 
 class _Shop:
-    """A small shop whose rows arrive in three parts, built from a project that may be changed; of the models, those that are `selected`."""
+    """A small shop whose rows arrive in three parts, built from a copy of the project; only the models in `selected`
+    are built."""
 
-    def __init__(self, houses: Houses, project: Path, *selected: str) -> None:
+    def __init__(self, homes: Homes, project: Path, *selected: str) -> None:
         random = Random(5)
         rows = ShopMaker(random).shop()
         random.shuffle(rows)
-        self.houses, self.project, self.where, self.selected = houses, project, houses.make("rules"), selected
+        self.homes, self.project, self.where, self.selected = homes, project, homes.make("rules"), selected
         self.parts = [rows[begin::3] for begin in range(3)]
         self.arrive()
         self.build()
@@ -215,18 +216,18 @@ class _Shop:
         _run(self.where, self.project, "seed", "--select", name)
 
     def begun(self) -> set[str]:
-        """What the last build began."""
+        """What the last build recorded."""
         return _begun(self.where)
 
     def equals_one_from_scratch(self, **variables: object) -> None:
-        at_once = self.houses.beside(self.where)
+        at_once = self.homes.beside(self.where)
         _run(at_once, self.project, "run", "--full-refresh", *self.selected, variables=VARS | variables)
         assert differences(self.where, at_once) == []
 
 
 @pytest.mark.long
-def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy: Path) -> None:
-    shop = _Shop(houses, copy)
+def test_a_label_or_a_comment_rebuilds_no_incremental_model(homes: Homes, copy: Path) -> None:
+    shop = _Shop(homes, copy)
     change(copy, "tests/generic/every_row.sql", "#}", "; and so on. #}")
     change(copy, "macros/sessions.sql", "events without a gap", "events that follow without a gap")
     shop.change_seed("rfm_segments", "champion", "Best of all")
@@ -237,10 +238,10 @@ def test_a_label_or_a_comment_rebuilds_no_incremental_model(houses: Houses, copy
 
 
 @pytest.mark.long
-def test_rules_of_events_rebuild_what_follows_from_them(houses: Houses, copy: Path) -> None:
-    """A rule of sessions, one of verdicts, and a seed, between which and the verdicts there are tables and views."""
+def test_rules_of_events_rebuild_what_follows_from_them(homes: Homes, copy: Path) -> None:
+    """A rule of sessions, one of verdicts, and a seed that reaches the verdicts through tables and views."""
     events = {"int_events__validated", "int_events__sessionized"}
-    shop = _Shop(houses, copy, "--select", "+int_events__sessionized")
+    shop = _Shop(homes, copy, "--select", "+int_events__sessionized")
     shop.arrive()
     done = shop.build(session_gap_minutes=3)
     assert shop.begun() & events == {"int_events__sessionized"}
@@ -259,7 +260,7 @@ def test_rules_of_events_rebuild_what_follows_from_them(houses: Houses, copy: Pa
 
 
 def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:
-    """The names of the project's macros that these call, as dbt knows it."""
+    """The names of the project's macros that these call, according to dbt."""
     found: set[str] = set()
     waiting = list(keys)
     while waiting:
@@ -270,9 +271,9 @@ def _macros_of(keys: Iterable[str], macros: Mapping[str, Any]) -> set[str]:
     return {str(macros[key]["name"]) for key in found if macros[key]["package_name"] == "finegrain"}
 
 
-def test_no_macro_of_a_model_is_overlooked(project: Path, houses: Houses) -> None:
-    """Against what dbt itself found when it parsed. dbt counts the hooks of dbt_project.yml, too."""
-    where, target = houses.make("parsed"), houses.root / "target"  # where dbt has parsed it already
+def test_no_macro_of_a_model_is_overlooked(project: Path, homes: Homes) -> None:
+    """Compared with what dbt itself found when it parsed. dbt includes the hooks of dbt_project.yml, too."""
+    where, target = homes.make("parsed"), homes.root / "target"  # where dbt has parsed it already
     run_dbt(["parse", "--vars", json.dumps(VARS), "--target-path", str(target)], where=where)
     manifest = json.loads((target / "manifest.json").read_text("utf-8"))
     macros, known = _macros(project), manifest["macros"]

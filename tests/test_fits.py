@@ -1,5 +1,5 @@
-"""Fits look back: what arrives on day D enters no fit before D and cleans no event before D + 2. And a fit is what the
-values that had arrived say, worked out here from the sorted values themselves."""
+"""Fits use only the past: what arrives on day D is in no fit before D and cleans no event before D + 2. And a fit
+follows from the values that had arrived; the expected one is computed here from the sorted values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Houses, Row, ShopMaker, at, land
+from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Homes, Row, ShopMaker, at, land
 
 from orchestration.config.settings import Settings
 
 DAY = timedelta(days=1)
 #: The width of a histogram's bucket, as a ratio.
 BUCKET = 1.02
-#: By measure, where its fits are told apart: name of the group to column of the verdicts.
+#: By measure, the groups of its fits: name of the group to column of the verdicts.
 GROUPS = {
     "price": {"product_id": "product_id", "category": "product_category", "all": None},
     "quantity": {"event_type": "event_type", "category": "product_category", "all": None},
@@ -41,26 +41,26 @@ def group_key(row: dict[str, Any], column: str | None) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def built(houses: Houses) -> tuple[Settings, list[dict[str, Any]], Fits]:
-    """A shop built in two goes, its verdicts on kept rows, and its fits of numbers."""
+def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
+    """A shop built in two steps, its verdicts on kept rows, and its fits of numbers."""
     random = Random(20240401)
     rows = ShopMaker(random).shop(events=260)
-    house = houses.make("fits")
+    shop_home = homes.make("fits")
     random.shuffle(rows)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        land(house, part)
-        houses.run(house)
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+        land(shop_home, part)
+        homes.run(shop_home)
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
         fits: Fits = defaultdict(dict)
         for fit in rows_of(con, "select * from int_cleaning__numeric_statistics"):
             days = fits[fit["measure"], fit["group_by"], fit["group_key"]]
             assert fit["valid_on"] not in days
             days[fit["valid_on"]] = fit
-    return house, kept, fits
+    return shop_home, kept, fits
 
 
-def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
+def test_fits_follow_from_the_values_that_had_arrived(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
     _, kept, fits = built
     arrived: dict[tuple[str, str, str], dict[date, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in kept:
@@ -90,15 +90,15 @@ def test_fits_are_what_the_arrived_values_say(built: tuple[Settings, list[dict[s
                     -(-len(so_far) * step // 100) - 1
                 ]  # the smallest value that `step` percent do not exceed
                 assert exact / BUCKET - 1e-4 <= fit[f"q{step:02d}"] <= exact * BUCKET + 1e-4, (group, day, step)
-            # As many values are near the most frequent one as there are of any one value.
+            # The number of values near the mode is at least the count of any single value.
             usual = float(fit["most_frequent"])
             near = sum(usual / BUCKET - 1e-4 <= value <= usual * BUCKET + 1e-4 for value in so_far)
             assert near >= max(Counter(so_far).values()), (group, day)
 
 
 def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
-    house, kept, _ = built
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+    shop_home, kept, _ = built
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         modes = {(row["measure"], row["valid_on"]): row for row in rows_of(con, "select * from int_cleaning__modes")}
     expected: dict[tuple[str, date], tuple[str, int, int]] = {}
     for label in ("device", "country"):
@@ -119,7 +119,7 @@ def latest(fits: Fits, measure: str, group_by: str, key: str | None, day: date) 
 
 
 def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | None:
-    """The limits that an outlier rule draws from a fit."""
+    """The limits that an outlier rule computes from a fit."""
     if fit["n"] < rule["min_count"]:
         return None
     factor, usual = rule["factor"], float(fit["q50"])
@@ -142,9 +142,9 @@ def bounds(rule: dict[str, Any], fit: dict[str, Any]) -> tuple[float, float] | N
     )
 
 
-def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
-    house, kept, fits = built
-    with duckdb.connect(str(house.warehouse), read_only=True) as con:
+def test_values_are_cleaned_with_the_fit_of_two_days_before(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
+    shop_home, kept, fits = built
+    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         cleaned = {row["row_id"]: row for row in rows_of(con, "select * from int_cleaning__events")}
         rules = rows_of(con, "select * from outlier_rules")
         imputing = {
@@ -182,7 +182,7 @@ def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings,
                     (known[name]["q50"] for name in wider if known[name]), 1.0 if measure == "quantity" else None
                 )
                 if measure == "quantity" and row["event_type"] == "refund":
-                    value = 1.0  # its price is all the money that was given back
+                    value = 1.0  # its price is the whole amount of the refund
                 happened[f"{measure} imputed"] += value is not None
             where = f"{measure} of {row['source']} {row['position']}, {row['event_at']}, raw {raw}, limits {limits}"
             assert clean[f"{measure}_is_outlier"] == is_outlier, where
@@ -190,14 +190,15 @@ def test_values_are_cleaned_by_the_fit_of_two_days_before(built: tuple[Settings,
             assert clean[measure] == (
                 None if value is None else pytest.approx(Decimal(value), abs=Decimal("0.0006"))
             ), where
-    # The shop is of use only if all of this occurs in it.
+    # The test only means something if all of this occurs.
     assert all(happened[case] for case in ("price capped", "price imputed", "quantity capped", "quantity imputed")), (
         happened
     )
 
 
 def planted(day: date, number: int, arrived: datetime) -> Row:
-    """A stranger puts something in a cart at a price that nobody ever saw, from a device and a land of its own."""
+    """An unknown visitor puts something in a cart at a price that never occurred, with a device and a country that
+    never occurred."""
     fields = {
         "event_type": "add_to_cart",
         "event_at": at(day, 36000 + number).isoformat(),
@@ -214,12 +215,12 @@ def planted(day: date, number: int, arrived: datetime) -> Row:
 
 
 def test_what_arrives_on_a_day_changes_nothing_before_it(
-    built: tuple[Settings, list[dict[str, Any]], Fits], houses: Houses
+    built: tuple[Settings, list[dict[str, Any]], Fits], homes: Homes
 ) -> None:
-    """Some of the strangers come in time, some of what they did is days old when it arrives."""
-    house, _, _ = built
+    """Some of these visitors' events arrive on time, some days late."""
+    shop_home, _, _ = built
     day = FIRST_DAY + (DAYS - 4) * DAY
-    then = houses.beside(house)
+    then = homes.beside(shop_home)
     strangers = [planted(day - number % 2 * 5 * DAY, number, at(day, 40000)) for number in range(40)]
     customers = [
         Row("customers", "shop", f"planted#{n}", at(day, 40000), {"customer_id": f"planted {n}", "income": "77000000",
@@ -232,7 +233,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
         for n in range(40)
     ]  # fmt: skip
     land(then, [*strangers, *customers, *products])
-    houses.run(then)
+    homes.run(then)
 
     for table, when, since in (
         ("int_cleaning__numeric_statistics", "valid_on", day),
@@ -241,7 +242,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
         ("int_cleaning__profile_modes", "valid_on", day),
         ("int_cleaning__events", "event_day", day + 2 * DAY),
     ):
-        before, after = values_of(house, table), values_of(then, table)
+        before, after = values_of(shop_home, table), values_of(then, table)
         changed = {
             row[when] for row in before.keys() ^ after.keys() if not str(row["anonymous_id"]).startswith("stranger")
         }
@@ -250,7 +251,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
 
 
 class Values(dict[str, Any]):
-    """A row that can be a member of a set."""
+    """A row that can be in a set."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(map(repr, self.values())))

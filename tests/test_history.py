@@ -1,4 +1,5 @@
-"""A day of the history of features is there whenever somebody looks, whoever was killed while it was made again."""
+"""Each day of the feature history can be read at any time, even if a process is killed while the day is written
+again."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ MARTS = ("item_features", "user_features")
 
 
 def write(published: Path, numbered: Path, first: int) -> None:
-    """Put days in their place over and over, all marts of one of the same number."""
+    """Write days over and over; all marts of a day have the same number."""
     with one_at_a_time(published / LOCK):
         _tidy(published)
     with scratch(published, DRAFT) as folder:
@@ -31,7 +32,7 @@ def write(published: Path, numbered: Path, first: int) -> None:
                 shutil.copyfile(numbered / f"{number % 100}.parquet", draft / f"{mart}.parquet")
             with one_at_a_time(published / LOCK):
                 _put(draft, published, day)
-            time.sleep(0.02)  # a build, once: a reader must have found its files in the meantime
+            time.sleep(0.02)  # like one build: a reader must have found its files in the meantime
 
 
 def names(folder: Path) -> list[str]:
@@ -49,7 +50,7 @@ def put(published: Path, day: str, number: int) -> None:
 
 
 def look(con: duckdb.DuckDBPyConnection, published: Path, pattern: str = "day=*/*.parquet") -> dict[str, set[int]]:
-    """By day the numbers in it, as a reader finds them by a glob; all rows must be there."""
+    """By day the numbers in it, as a reader finds them by a glob; all rows must exist."""
     found = con.execute(
         f"select day::varchar, count(*), list(distinct n) from read_parquet('{published}/history/{pattern}', hive_partitioning = true) group by 1"
     ).fetchall()
@@ -79,9 +80,9 @@ def test_kills_lose_no_day_and_leave_nothing_behind(tmp_path: Path) -> None:
         assert sorted(found) == DAYS and all(len(numbers) == 1 for numbers in found.values()), kill
         assert look(con, published, "**/*.parquet") == found
         seen |= found[DAYS[0]]
-    assert len(seen) > 10  # they came to something
+    assert len(seen) > 10  # some writes were finished
     put(published, DAYS[1], 107)
-    with one_at_a_time(published / LOCK), scratch(published, DRAFT):  # as the next one begins
+    with one_at_a_time(published / LOCK), scratch(published, DRAFT):  # as at the start of the next build
         _tidy(published)
     assert names(published) == [".history", ".history.lock", "history"]
     assert len(names(published / ".history")) == 2
@@ -89,7 +90,7 @@ def test_kills_lose_no_day_and_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_history_from_before_there_was_a_link(tmp_path: Path) -> None:
-    """It becomes what the link leads to, also after a kill in between."""
+    """It becomes the version that the link points to, also after a kill in between."""
     put(tmp_path, DAYS[0], 1)
     (tmp_path / "history").resolve().rename(tmp_path / "old")
     (tmp_path / "history").unlink()
@@ -98,7 +99,7 @@ def test_a_history_from_before_there_was_a_link(tmp_path: Path) -> None:
     con = duckdb.connect()
     _tidy(tmp_path)
     assert (tmp_path / "history").is_symlink() and look(con, tmp_path) == {DAYS[0]: {1}}
-    (tmp_path / "history").unlink()  # as if it was killed before the link was made
+    (tmp_path / "history").unlink()  # as if it was killed before the link was created
     _tidy(tmp_path)
     assert look(con, tmp_path) == {DAYS[0]: {1}}
     put(tmp_path, DAYS[1], 2)

@@ -1,5 +1,5 @@
-"""Labels join to a feature file of the past: by the ids of then a part of the buyers is lost, by the bridge none is. docs/how-to/join-labels.md shows
-the join, which runs here as it stands there."""
+"""Labels join to an old feature file: with the ids of that time some of the buyers are lost, with the bridge none are.
+docs/how-to/join-labels.md contains the join, which runs here unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import duckdb
 import pandas as pd
 import pytest
 from plainly import customer_of
-from small_shops import Houses, Row, land
+from small_shops import Homes, Row, land
 
 from orchestration.config.settings import Settings
 from orchestration.warehouse.publish import publish
@@ -29,10 +29,10 @@ def profile(user: str, moment: datetime) -> Row:
     return Row("customers", "shop", user, moment, {"customer_id": user}, origin="database")
 
 
-def published(houses: Houses, where: Settings, rows: list[Row]) -> Path:
-    """Land rows, build, publish; the folder of Parquet files. The audit is taken as passed: it is not what is tested."""
+def published(homes: Homes, where: Settings, rows: list[Row]) -> Path:
+    """Land rows, build, publish; the folder of Parquet files. The audit counts as passed: it is not tested here."""
     land(where, rows)
-    houses.run(where)
+    homes.run(where)
     with duckdb.connect(str(where.warehouse)) as con:
         con.execute("update main.builds set command = 'build', is_whole = true, status = 'passed'")
     publish(where)
@@ -47,24 +47,24 @@ def the_join_of_the_page(project: Path) -> str:
 
 
 def test_labels_find_the_customers_of_an_old_file(
-    houses: Houses, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    homes: Homes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = houses.make("bridge")
+    shop = homes.make("bridge")
     visitors = [f"V{number}" for number in range(4)]
     before = [seen("view_item", T1 - DAY + number * HOUR, anonymous_id=each) for number, each in enumerate(visitors)]
     before += [seen("view_item", T1 - HOUR, user_id="U1"), profile("U1", T1 - 2 * DAY), profile("U2", T1 - 2 * DAY)]
-    # Known before it is asked for, and no part of what is asked: --as-of leaves it out.
+    # It existed before the moment but is not part of it: --as-of leaves it out.
     later = seen("login", T1 + HOUR, anonymous_id="V0", user_id="U1")
 
     monkeypatch.setenv("FINEGRAIN_AS_OF", T1.isoformat())
     old = tmp_path / "old"
     old.mkdir()
-    folder = published(houses, shop, [*before, later])
+    folder = published(homes, shop, [*before, later])
     for mart in ("user_features", "dim_customers"):
         pd.read_parquet(folder / mart).to_parquet(old / f"{mart}.parquet")
     monkeypatch.delenv("FINEGRAIN_AS_OF")
 
-    # V0 becomes U1, V1 a login that nobody knew, V2 stays a visitor; U2, of whom there was a row and no event, buys too.
+    # V0 becomes U1, V1 an unknown login, V2 stays a visitor; U2, who had a customer row but no event, buys too.
     linked = [
         seen("login", T1 + 2 * DAY, anonymous_id="V1", user_id="U9"),
         seen("purchase", T1 + 3 * DAY, user_id="U1", order_id="1"),
@@ -72,7 +72,7 @@ def test_labels_find_the_customers_of_an_old_file(
         seen("purchase", T1 + 5 * DAY, anonymous_id="V2", order_id="3"),
         seen("purchase", T1 + 6 * DAY, user_id="U2", order_id="4"),
     ]
-    now = published(houses, shop, linked)
+    now = published(homes, shop, linked)
 
     file = set(pd.read_parquet(old / "user_features.parquet").customer_id)
     assert file == {customer_of(f"a:{each}") for each in visitors} | {customer_of("u:U1")}
@@ -84,21 +84,21 @@ def test_labels_find_the_customers_of_an_old_file(
     sql = the_join_of_the_page(project)
     assert joined(sql, shop, old / "user_features.parquet") == {each: each in buyers for each in file}
 
-    # The same of those of whom there was nothing but a row of the customer table.
+    # The same for those who only had a row in the customer table.
     found = joined(sql, shop, old / "dim_customers.parquet")
     assert found[customer_of("u:U2")] and not found[customer_of("a:V3")]
 
-    # A link, once made, does not move: U2 logs in where V0 and V1 were.
+    # A link does not change once it exists: U2 logs in on the devices of V0 and V1.
     bridge = pd.read_parquet(now / "bridge_identities")
     again = [seen("login", T1 + 9 * DAY + n * HOUR, anonymous_id=f"V{n}", user_id="U2") for n in range(2)]
-    published(houses, shop, again)
+    published(homes, shop, again)
     after = pd.read_parquet(now / "bridge_identities")
     key = ["identity", "customer_id"]
     assert after.sort_values(key).reset_index(drop=True).equals(bridge.sort_values(key).reset_index(drop=True))
 
 
 def joined(sql: str, shop: Settings, file: Path) -> dict[str, bool]:
-    """By customer id of the file, its label by the page's join."""
+    """By customer id in the file, its label by the page's join."""
     with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
         con.execute(f"create temp view old_features as select *, timestamp '{T1}' as known_at from '{file}'")
         rows = con.execute(sql).fetchall()

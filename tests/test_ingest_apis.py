@@ -42,14 +42,14 @@ class Api:
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    told = Api()
+    made = Api()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             given = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            told.asked.append((parts.path, given, dict(self.headers), time.monotonic()))
-            answer = told.answer(parts.path, given)
+            made.asked.append((parts.path, given, dict(self.headers), time.monotonic()))
+            answer = made.answer(parts.path, given)
             if answer is None:  # the line is cut
                 self.connection.close()
                 return
@@ -65,11 +65,11 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    told.url = f"http://127.0.0.1:{server.server_port}"
+    made.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(apis, "PAUSE", 0.01)
     monkeypatch.setattr(apis, "PATIENCE", 1.0)
     monkeypatch.setenv("TOKEN", "s3cret")
-    yield told
+    yield made
     server.shutdown()
     server.server_close()
 
@@ -80,14 +80,14 @@ def page(rows: list[Any], **more: Any) -> Answer:
 
 def bring(home: Settings, folder: Path, http: dict[str, Any], **entry: Any) -> TableReport:
     path = folder / "api.yml"
-    told = {
+    keys = {
         "http": {"headers": {"Authorization": "Bearer ${TOKEN}"}, "rows": "$.data.items", **http},
         "key": "id",
         "available_at": "now",
         "fields": {"product_id": "id", "title": "name", "price": "price", "updated_at": "updated_at"},
         **entry,
     }
-    path.write_text(yaml.safe_dump({"source": "shop", "tables": {"products": told}}))
+    path.write_text(yaml.safe_dump({"source": "shop", "tables": {"products": keys}}))
     [report] = ingest(path, where=home).tables
     return report
 

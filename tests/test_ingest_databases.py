@@ -56,8 +56,8 @@ class Shop:
     home: Settings
 
     def write(self, entry: dict[str, Any] | None = None, table: str = "customers", **top: Any) -> None:
-        told = {"source": "shop", "database": "${SHOP_URL}", **top, "tables": {table: {**ENTRY, **(entry or {})}}}
-        self.mapping.write_text(yaml.safe_dump(told))
+        keys = {"source": "shop", "database": "${SHOP_URL}", **top, "tables": {table: {**ENTRY, **(entry or {})}}}
+        self.mapping.write_text(yaml.safe_dump(keys))
 
     def whole(self, **changes: Any) -> None:
         """The entry without a cursor."""
@@ -86,10 +86,10 @@ class Shop:
     def living(self) -> dict[str, str]:
         """The newest payload of each key that is not gone, worked out from positions alone and in Python."""
         newest: dict[str, tuple[str, str | None]] = {}
-        told = self.lake("select _position, payload from lake.raw.customers") + self.lake(
+        versions = self.lake("select _position, payload from lake.raw.customers") + self.lake(
             "select _position, null from lake.raw.deletions"
         )
-        for position, payload in told:
+        for position, payload in versions:
             key, _, version = str(position).removeprefix(self.label + "/").rpartition("@")
             if key not in newest or newest[key][0] < version:
                 newest[key] = (version, payload)
@@ -462,16 +462,16 @@ def test_text_that_holds_times_has_a_format(shop: Shop) -> None:
         "origin": "database",
         "available_at": {"column": "at", "format": at["format"]},
     }
-    told = {"source": "shop", "time_zone": "America/New_York", "database": "${SHOP_URL}"}
+    keys = {"source": "shop", "time_zone": "America/New_York", "database": "${SHOP_URL}"}
     fields = {"customer_id": "id", "created_at": at}
-    shop.mapping.write_text(yaml.safe_dump({**told, "tables": {"customers": {**entry, "fields": fields}}}))
+    shop.mapping.write_text(yaml.safe_dump({**keys, "tables": {"customers": {**entry, "fields": fields}}}))
     shop.ingest()
     found = shop.lake("select created_at, available_at, payload from lake.raw.customers order by customer_id")
     assert [row[0] for row in found] == ["2010-12-01T08:26:00.000000", "2010-12-01 08:26:00", "31/1/10"]
     assert [row[1] for row in found[:2]] == [datetime(2010, 12, 1, 13, 26)] * 2 and found[2][1] > datetime(2024, 1, 1)
     assert json.loads(found[0][2])["at"] == "12/1/10 8:26"
     fields = {"customer_id": "id", "created_at": {"column": "day", "format": "%Y-%m-%d"}}
-    shop.mapping.write_text(yaml.safe_dump({**told, "tables": {"customers": {**entry, "fields": fields}}}))
+    shop.mapping.write_text(yaml.safe_dump({**keys, "tables": {"customers": {**entry, "fields": fields}}}))
     with pytest.raises(FinegrainError, match=r"fields\.created_at: its values are date already"):
         shop.ingest()
 
@@ -707,13 +707,13 @@ def test_the_lake_follows_the_table(on_postgres: Shop, how: str) -> None:
                 )
         living = {int(key): json.loads(payload)["country"] for key, payload in shop.living().items()}
         assert living == {key: country for key, (country, _) in table.items()}
-        told: dict[str, str] = {}
+        last: dict[str, str] = {}
         for (position,) in shop.lake(
             "select _position from lake.raw.customers union all select _position from lake.raw.deletions order by 1"
         ):
             key, _, version = position.rpartition("@")
-            assert told.get(key) != version[10:], "the same version twice in a row"
-            told[key] = version[10:]
+            assert last.get(key) != version[10:], "the same version twice in a row"
+            last[key] = version[10:]
 
     play()
 
@@ -838,7 +838,7 @@ def test_columns_that_differ_in_case_alone(on_postgres: Shop) -> None:
     on_postgres.run("insert into odd values (1, 'lower', 'upper')")
     on_postgres.whole(table="odd", deletes="compare", fields={"customer_id": "id", "country": "q"})
     with pytest.raises(
-        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ in case alone, so they .*; read a view that"
+        FinegrainError, match=r"public\.odd: '[qQ]' and '[qQ]' differ only in case, so they .*; read a view that"
     ):
         on_postgres.ingest()
     on_postgres.run('create view named as select id, q, "Q" as other from odd')

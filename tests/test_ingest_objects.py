@@ -61,7 +61,7 @@ def test_objects_land_under_their_names(
     def spy() -> Any:
         client = real()
         get = client.get_object
-        client.get_object = lambda **told: (fetched.append(told["Key"]), get(**told))[1]
+        client.get_object = lambda **given: (fetched.append(given["Key"]), get(**given))[1]
         return client
 
     monkeypatch.setattr(objects, "_store", spy)

@@ -217,12 +217,12 @@ def test_places_that_are_none(
 
 def test_places_are_told_by_the_environment(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what tells them to a process that is started says the same."""
-    for told, meant in (
+    for address, meant in (
         ("postgres://me@db:5432/lake", "postgres:postgresql://me@db:5432/lake"),
         ("postgresql://db:5432/lake", "postgres:postgresql://db:5432/lake"),
         ("postgres:dbname=lake host=db", "postgres:dbname=lake host=db"),
     ):
-        monkeypatch.setenv("FINEGRAIN_LAKE_CATALOG", told)
+        monkeypatch.setenv("FINEGRAIN_LAKE_CATALOG", address)
         monkeypatch.setenv("FINEGRAIN_LAKE_DATA", "s3://bucket/lake/")
         where = settings()
         assert (where.lake_catalog, where.lake_data) == (meant, "s3://bucket/lake")

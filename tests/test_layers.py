@@ -1,4 +1,4 @@
-"""scripts/check_layers.py: a tree in order has no findings; each rule, broken, gives just the finding that names it."""
+"""scripts/check_layers.py: a valid project has no findings; breaking a rule gives exactly one finding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ META = {"grain": "one row a thing", "owner": "data"}
 
 
 def said(name: str, **more: object) -> str:
-    """The YAML of a model that is in order, but for what `more` replaces; None leaves a key out."""
+    """The YAML of a valid model, with keys replaced by `more`; None removes a key."""
     entry = {
         "name": name,
         "description": "what it is",
@@ -56,7 +56,7 @@ STAGING, TILES, MART = (
     "models/marts/core/fct_hits",
 )
 
-#: What to change in the orderly tree, and the one finding that follows.
+#: Changes of the valid project, and the one finding that each causes.
 BROKEN = {
     "staging reads up": (
         {f"{STAGING}.sql": "select 1\nfrom {{ ref('int_tiles__day') }}"},
@@ -85,7 +85,7 @@ BROKEN = {
         {f"{MART}.sql": 'select 1 from {{ ref("stg_web__hits") }}'},
         f"{MART}.sql:1: reads stg_web__hits of staging: marts reads intermediate and marts and seeds only",
     ),
-    "a room reads a later one": (
+    "a folder reads a later one": (
         {
             "models/intermediate/events/int_events__hits.sql": "select 1\nfrom {{ ref('int_tiles__day') }}",
             "models/intermediate/events/int_events__hits.yml": said("int_events__hits"),
@@ -93,12 +93,12 @@ BROKEN = {
         "models/intermediate/events/int_events__hits.sql:2: reads int_tiles__day of tiles: events comes before it "
         "(the order is reference, events, cleaning, changes, identity, tiles, features, current)",
     ),
-    "a room that the house does not have": (
+    "a folder that the layer does not have": (
         {
             "models/marts/attic/fct_old.sql": "select 1 from {{ ref('fct_hits') }}",
             "models/marts/attic/fct_old.yml": said("fct_old"),
         },
-        "models/marts/attic/fct_old.sql:1: marts has no room attic: "
+        "models/marts/attic/fct_old.sql:1: marts has no folder attic: "
         "move the model to one of core, features, training, quality",
     ),
     "a mart reads staging through a macro of a macro": (
@@ -128,11 +128,11 @@ BROKEN = {
     ),
     "no YAML beside it": (
         {f"{STAGING}.yml": None},
-        f"{STAGING}.sql:1: nothing is said of this model: describe it in stg_web__hits.yml beside it",
+        f"{STAGING}.sql:1: this model has no description: describe it in stg_web__hits.yml beside it",
     ),
     "YAML in another folder": (
         {f"{STAGING}.yml": None, "models/staging/hits.yml": said("stg_web__hits")},
-        f"{STAGING}.sql:1: nothing is said of this model: describe it in stg_web__hits.yml beside it",
+        f"{STAGING}.sql:1: this model has no description: describe it in stg_web__hits.yml beside it",
     ),
     "a unit test in another file": (
         {"models/staging/web/_tests.yml": "unit_tests: [{name: t, model: stg_web__hits}]\n"},
@@ -164,8 +164,8 @@ BROKEN = {
             f"{TILES}.sql": '{{ config(pre_hook="{{ find_rows(this) }}", post_hook="{{ move_watermark() }}") }}\n'
             "select 1 as id from {{ ref('stg_web__hits') }}"
         },
-        f"{TILES}.sql:1: a pre-hook calls find_rows: a hook only keeps books (move_watermark, record_state, set_since, "
-        "watermark); put what it finds or computes into a model, and ref() that",
+        f"{TILES}.sql:1: a pre-hook calls find_rows: a hook only does bookkeeping (move_watermark, record_state, set_since, "
+        "watermark); put what it computes into a model, and ref() that",
     ),
     "a cast of one engine": (
         {f"{MART}.sql": "{{ tile('day') }}\nwhere id::int > 0"},
@@ -192,7 +192,7 @@ BROKEN = {
 
 
 def grow(root: Path, *changes: dict[str, str | None]) -> Path:
-    """Write the orderly tree with changes; None leaves a file out."""
+    """Write the valid project with changes; None removes a file."""
     for name, text in {key: value for each in (ORDERLY, *changes) for key, value in each.items()}.items():
         if text is not None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -200,13 +200,13 @@ def grow(root: Path, *changes: dict[str, str | None]) -> Path:
     return root
 
 
-def test_a_tree_in_order_has_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_project_has_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(grow(tmp_path)) == 0
     assert capsys.readouterr().out == "layers: 5 models, all in order\n"
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_each_rule_broken_is_found_once(tmp_path: Path, name: str) -> None:
+def test_each_broken_rule_is_found_once(tmp_path: Path, name: str) -> None:
     changes, finding = BROKEN[name]
     assert Project(grow(tmp_path, changes)).check() == [finding]
 
@@ -218,4 +218,4 @@ def test_findings_end_in_a_status_of_1(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_yaml_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     findings = Project(grow(tmp_path, {f"{STAGING}.yml": "models:\n  - name: [\n"})).check()
-    assert findings[0].startswith(f"{STAGING}.yml:3: this is no YAML: ")
+    assert findings[0].startswith(f"{STAGING}.yml:3: this is not YAML: ")

@@ -131,10 +131,10 @@ def test_typed_numbers_and_times_land_exactly_or_not_at_all(home: Settings, tmp_
         "date": ["0001-01-01", None, None],
     }
     for number, (kind, values) in enumerate(many.items()):
-        told = " union all ".join(f"select {n} as n, {value}::{kind} as v" for n, value in enumerate(values))
+        values_sql = " union all ".join(f"select {n} as n, {value}::{kind} as v" for n, value in enumerate(values))
         write_parquet(
             tmp_path / f"{number}.parquet",
-            f"select 'purchase' t, '2024-01-01' as at, 'u' as u, v from ({told}) order by n",
+            f"select 'purchase' t, '2024-01-01' as at, 'u' as u, v from ({values_sql}) order by n",
         )
         report = load(
             shop(
@@ -416,7 +416,7 @@ def test_arrival_from_an_expression_over_ga4(home: Settings, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"sql": "select 1"}, "tables.events.available_at: 'select 1' is no SQL expression"),
+        ({"sql": "select 1"}, "tables.events.available_at: 'select 1' is not a SQL expression"),
         ({"sql": "now()"}, "now() is not one of the functions that an expression may use"),
         ({"sql": "[t]"}, "available_at: the expression's value is nested"),
         ({"sql": "a = b"}, "has no column 'a'"),

@@ -80,7 +80,7 @@ def shop(home: Settings, tmp_path: Path) -> Shop:
     return Shop(tmp_path, home)
 
 
-def told(file: FileReport) -> tuple[int, int, int, int]:
+def counts_of(file: FileReport) -> tuple[int, int, int, int]:
     return file.rows, file.replaced, file.unchanged, file.gone
 
 
@@ -91,7 +91,7 @@ def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
     assert shop.load().files[0].malformed == 2
     shop.map({"fields": {**FIELDS, "quantity": {"sql": "try_cast(q as int)"}}})
     report = shop.load(remap=True, now=LATER)
-    assert [told(file) for file in report.files] == [(2, 2, 1, 0)] and report.files[0].malformed == 0
+    assert [counts_of(file) for file in report.files] == [(2, 2, 1, 0)] and report.files[0].malformed == 0
     assert shop.alive("_position, user_id, quantity, _error, available_at") == [
         ("a.csv#1", "a", "1", None, datetime(2024, 1, 1)),
         ("a.csv#2", "b", None, None, datetime(2024, 1, 2)),
@@ -99,7 +99,7 @@ def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
     ]
     assert shop.books()[:3] == (5, 2, 2)
     before = shop.books()
-    assert [told(file) for file in shop.load(remap=True, now=LATER).files] == [(0, 0, 3, 0)]
+    assert [counts_of(file) for file in shop.load(remap=True, now=LATER).files] == [(0, 0, 3, 0)]
     assert shop.load(now=LATER).files[0].skipped == "already loaded" and shop.books() == before
 
 
@@ -126,7 +126,7 @@ def test_a_changed_mapping_lands_nothing_until_the_user_says_what_to_do(shop: Sh
     assert shop.books() == before
 
     report = shop.load(remap=True, now=LATER)
-    assert {file.file: told(file) for file in report.files} == {"a.csv": (1, 1, 1, 1), "b.csv": (1, 0, 0, 0)}
+    assert {file.file: counts_of(file) for file in report.files} == {"a.csv": (1, 1, 1, 1), "b.csv": (1, 0, 0, 0)}
     assert shop.alive("_position, price") == [("a.csv#1", "10"), ("a.csv#2", "20"), ("b.csv#1", "40")]
     assert [file.skipped for file in shop.load(now=LATER).files] == ["already loaded"] * 2
 
@@ -177,7 +177,7 @@ def test_entries_come_and_go(shop: Shop) -> None:
     assert shop.alive(kinds) == everything
     positions = shop.alive("_position")
     assert len(set(positions)) == len(positions)
-    assert [told(file)[:2] for file in shop.load(remap=True, now=LATER).files] == [(0, 0), (0, 0), (0, 0)]
+    assert [counts_of(file)[:2] for file in shop.load(remap=True, now=LATER).files] == [(0, 0), (0, 0), (0, 0)]
     shop.map(refund)
     shop.load(remap=True, now=LATER)
     assert shop.alive(kinds) == [("refund", "a")]
@@ -202,7 +202,7 @@ def test_a_correction_is_no_news(shop: Shop) -> None:
         assert [at for _, at in shop.alive("_position, available_at")] == expected
         before = shop.books()
         # By then a moment that lay ahead would have come.
-        assert told(shop.load(remap=True, now=datetime(2031, 1, 1)).files[0]) == (0, 0, 3, 0)
+        assert counts_of(shop.load(remap=True, now=datetime(2031, 1, 1)).files[0]) == (0, 0, 3, 0)
         assert shop.books() == before
 
 
@@ -222,7 +222,7 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
         shop.load(remap=True)
     shop.map({"files": ".", "fields": {**FIELDS, "quantity": {"sql": "coalesce(try_cast(q as json)->>'$.n', q)"}}})
     report = shop.load(remap=True, now=LATER)
-    assert {file.file: told(file) for file in report.files} == {
+    assert {file.file: counts_of(file) for file in report.files} == {
         "new.csv": (1, 0, 0, 0),
         "a.csv": (1, 1, 2, 0),
         "b.jsonl": (1, 1, 1, 0),
@@ -266,7 +266,7 @@ def test_a_name_with_other_bytes(shop: Shop) -> None:
         shop.write("a.csv", f"2024-01-01,{user},10,1")
         shop.load()
     shop.map({})
-    assert [told(file) for file in shop.load(remap=True, now=LATER).files] == [(1, 1, 0, 0)] * 2
+    assert [counts_of(file) for file in shop.load(remap=True, now=LATER).files] == [(1, 1, 0, 0)] * 2
     assert shop.alive("user_id, price") == [("a", "10"), ("b", "10")]
     before = shop.books()
     shop.load(remap=True, now=LATER)
@@ -283,7 +283,10 @@ def test_a_delivery_that_comes_again_with_another_mapping(shop: Shop) -> None:
     shop.map(days)
     shop.write("day_1.csv", "2024-01-01,b,2,2", "2024-01-01,a,10,1", "2024-01-01,d,4,4")
     report = shop.load(now=LATER)
-    assert {file.file: told(file) for file in report.files} == {"day_1.csv": (2, 1, 1, 1), "day_2.csv": (0, 0, 0, 0)}
+    assert {file.file: counts_of(file) for file in report.files} == {
+        "day_1.csv": (2, 1, 1, 1),
+        "day_2.csv": (0, 0, 0, 0),
+    }
     assert shop.alive("user_id, price, available_at") == [
         ("a", "10", NOW),
         ("a", "10", NOW),
@@ -373,7 +376,7 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert shop.books() == before
-    assert told(shop.load(remap=True, now=LATER).files[0]) == (1999, 1999, 1, 0)  # of u0 both are 0
+    assert counts_of(shop.load(remap=True, now=LATER).files[0]) == (1999, 1999, 1, 0)  # of u0 both are 0
 
 
 def test_the_doctor_says_that_a_mapping_changed(shop: Shop) -> None:
@@ -466,7 +469,7 @@ def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> No
     loaded.load()
     assert loaded.alive("user_id") == [("a",), ("b",), ("c",), ("z",)]
     before = loaded.books()
-    assert all(told(file)[:2] == (0, 0) for file in loaded.load(remap=True).files) and loaded.books() == before
+    assert all(counts_of(file)[:2] == (0, 0) for file in loaded.load(remap=True).files) and loaded.books() == before
 
 
 @pytest.mark.parametrize(

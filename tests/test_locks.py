@@ -94,11 +94,11 @@ def test_two_that_spill_at_once_do_not_meet(home: Settings) -> None:
         subprocess.Popen([sys.executable, "-c", SPILLER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
     with duckdb.connect() as con:
         wanted = con.execute("select count(*), bit_xor(hash(md5(i::varchar))) from range(2_000_000) as r(i)").fetchall()
-    assert [out.splitlines()[-1] for out, _ in told] == [str(wanted)] * 2
+    assert [out.splitlines()[-1] for out, _ in outputs] == [str(wanted)] * 2
     assert list((home.home / "spill").iterdir()) == []
 
 

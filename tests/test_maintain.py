@@ -19,7 +19,7 @@ from random import Random
 import duckdb
 import pytest
 import streams
-from small_shops import Houses, Row, ShopMaker, differences, land
+from small_shops import Homes, Row, ShopMaker, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
@@ -144,30 +144,30 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
 
 
 @pytest.mark.soak
-def test_builds_go_on_exactly(houses: Houses) -> None:
-    """Landed, kept up and built in turn, some builds left out: what is built equals a build from scratch."""
+def test_builds_go_on_exactly(homes: Homes) -> None:
+    """Loaded, maintained and built in turn, some builds left out: what is built equals a build from scratch."""
     rows = rows_of(3)
-    where = houses.make("kept_up")
+    where = homes.make("kept_up")
     third = len(rows) // 3
     land_in_lots(where, rows[:third], 4)
-    houses.run(where)
+    homes.run(where)
     land_in_lots(where, rows[third : 2 * third], 4)
     assert maintain(NOW, where).snapshots_expired > 0
     land_in_lots(where, rows[2 * third :], 4)
     maintain(NOW, where)  # twice since the last build
-    stale = houses.beside(where)
-    houses.run(where)
+    stale = homes.beside(where)
+    homes.run(where)
     maintain(NOW, where)
     assert not needs_full_refresh(where)
-    rebuilt = houses.beside(where)
-    houses.run(rebuilt, "--full-refresh")
+    rebuilt = homes.beside(where)
+    homes.run(rebuilt, "--full-refresh")
     assert differences(where, rebuilt) == []
     # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
     assert needs_full_refresh(stale)
 
 
-def test_what_must_be_kept_is_kept(houses: Houses) -> None:
-    where = houses.make("kept")
+def test_what_must_be_kept_is_kept(homes: Homes) -> None:
+    where = homes.make("kept")
     before = snapshots(where)
     land_in_lots(where, rows_of(4, 40), 3)
     known = snapshots(where)
@@ -236,21 +236,21 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
             looks.append(time.monotonic())
 
     def move_once() -> None:
-        with lake.unmoved(home, moving=True):
+        with lake.reading(home, compacting=True):
             pass
 
     lake.connect(home).close()
     con, moved = lake.connect(home, read_only=True), threading.Event()
     answered = threading.Event()
     reader = threading.Thread(target=lambda: (con.execute("select count(*) from lake.raw.events"), answered.set()))
-    with lake.unmoved(home, moving=True):
+    with lake.reading(home, compacting=True):
         reader.start()
         assert not answered.wait(0.5)
     assert answered.wait(30)
     reader.join()
     # Readers are not in each other's way, and who holds it around several statements is not in its own, though upkeep waits.
     upkeep = threading.Thread(target=move_once)
-    with lake.unmoved(home):
+    with lake.reading(home):
         upkeep.start()
         for _ in range(20):
             assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
@@ -303,11 +303,11 @@ def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> 
             land_some()
             assert maintain(where=home).notes == []
             rounds += 1
-        told = [each.communicate() for each in lookers]
+        outputs = [each.communicate() for each in lookers]
     finally:
         for each in lookers:
             each.kill()
-    assert [err for _, err in told] == ["", ""]
+    assert [err for _, err in outputs] == ["", ""]
     assert rounds > 10
     con.close()
 
@@ -455,8 +455,8 @@ class Held:
         self.process.communicate("\n", timeout=60)
 
 
-def test_a_warehouse_that_is_being_built_is_left_alone(houses: Houses) -> None:
-    where = houses.make("held")
+def test_a_warehouse_that_is_being_built_is_left_alone(homes: Homes) -> None:
+    where = homes.make("held")
     land_in_lots(where, [row for row in rows_of(5) if row.table == "events"], 4)
     known = snapshots(where)
     held = Held(where)
@@ -567,9 +567,9 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command(home: Settings, tmp_path: Path) -> None:
     land_in_lots(home, rows_of(6, 40), 4)
-    told = cli()
-    assert told.returncode == 0 and told.stderr == ""
-    assert "files became" in told.stdout and ", 0 snapshots expired, 0 files removed, in " in told.stdout
+    done = cli()
+    assert done.returncode == 0 and done.stderr == ""
+    assert "files became" in done.stdout and ", 0 snapshots expired, 0 files removed, in " in done.stdout
     as_json = json.loads(cli("--json", "--keep-days", "0.05").stdout)
     assert as_json["snapshots_expired"] == 0 and as_json["files_before"] == as_json["files_after"] > 0
     for option, value in (

@@ -19,7 +19,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import GA4_ITEM, VARS, Houses, Row, land
+from small_shops import GA4_ITEM, VARS, Homes, Row, land
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.landing import macros
@@ -262,9 +262,9 @@ class NastyShop:
         )  # fmt: skip
 
 
-def build_and_publish(houses: Houses, where: Settings) -> None:
+def build_and_publish(homes: Homes, where: Settings) -> None:
     """A whole build, with snapshots and every data test of all rows, as `finegrain build --full-audit` makes it; then publish."""
-    own = ["--vars", json.dumps(VARS), "--target-path", str(houses.root / "target"), "--no-write-json"]
+    own = ["--vars", json.dumps(VARS), "--target-path", str(homes.root / "target"), "--no-write-json"]
     with environment(where, FINEGRAIN_FULL_AUDIT="1"):
         done = run_dbt(["build", "--exclude", "test_type:unit", *own], where=where)
     broken = [f"{node.name}: {node.rows or node.message}" for node in done.nodes if node.failed]
@@ -291,14 +291,14 @@ def unaccounted(where: Settings) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def built(houses: Houses) -> Settings:
+def built(homes: Homes) -> Settings:
     """The shop, built in two steps, and each time audited and published."""
     rows = NastyShop().everything()
     assert len(rows) > 20_000
-    where = houses.make("nasty")
+    where = homes.make("nasty")
     for batch in (rows[::2], rows[1::2]):
         land(where, batch)
-        build_and_publish(houses, where)
+        build_and_publish(homes, where)
     return where
 
 
@@ -314,9 +314,9 @@ def test_no_value_in_any_raw_column_fails_a_build_an_audit_or_a_publish(built: S
 
 
 @pytest.mark.long
-def test_no_combination_of_values_fails_a_build_an_audit_or_a_publish(houses: Houses) -> None:
+def test_no_combination_of_values_fails_a_build_an_audit_or_a_publish(homes: Homes) -> None:
     """Rows nasty in up to six columns at once, of few people, products and orders; a full and an incremental build."""
-    check_a_combination(houses, 1 if os.environ.get("CI") else randrange(2**32))
+    check_a_combination(homes, 1 if os.environ.get("CI") else randrange(2**32))
 
 
 @pytest.mark.soak
@@ -324,16 +324,16 @@ def test_no_combination_of_values_fails_a_build_an_audit_or_a_publish(houses: Ho
     max_examples=10, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(seed=st.integers(0, 2**32 - 1))
-def test_no_combination_of_many_does(houses: Houses, seed: int) -> None:
-    check_a_combination(houses, seed)
+def test_no_combination_of_many_does(homes: Homes, seed: int) -> None:
+    check_a_combination(homes, seed)
 
 
-def check_a_combination(houses: Houses, seed: int) -> None:
+def check_a_combination(homes: Homes, seed: int) -> None:
     rows = NastyShop().at_random(Random(seed), 2000)
-    where = houses.make("random")
+    where = homes.make("random")
     for batch in (rows[::2], rows[1::2]):
         land(where, batch)
-        build_and_publish(houses, where)
+        build_and_publish(homes, where)
     assert unaccounted(where) == []
 
 

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import Houses, Row, ShopMaker, at, deletion, differences, land, versioned
+from small_shops import Homes, Row, ShopMaker, at, deletion, differences, land, versioned
 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
@@ -61,7 +61,7 @@ def batches_of_a_day(random: Random, rows: list[Row], count: int) -> list[list[R
 
 
 def check_one_shop(
-    houses: Houses,
+    homes: Homes,
     seed: int,
     count: int,
     cut: Callable[[Random, list[Row], int], list[list[Row]]] = batches_of,
@@ -70,23 +70,23 @@ def check_one_shop(
     """N incremental builds over one lake, some cut short, some of products alone, and a full refresh over another where all rows came at
     once. `rules`: SQL that changes the seeds of both."""
     random = Random(seed)
-    batches = cut(random, ShopMaker(random).shop_that_takes_back(), count)
+    batches = cut(random, ShopMaker(random).shop_with_deletions(), count)
     rows = [row for batch in batches for row in batch]
-    step_by_step, at_once = houses.make("steps"), houses.make("once")
-    for house in (step_by_step, at_once) if rules else ():
-        with duckdb.connect(str(house.warehouse)) as con:
+    step_by_step, at_once = homes.make("steps"), homes.make("once")
+    for shop_home in (step_by_step, at_once) if rules else ():
+        with duckdb.connect(str(shop_home.warehouse)) as con:
             con.execute(rules)
     land(at_once, random.sample(rows, k=len(rows)))
-    houses.run(at_once, "--full-refresh")
+    homes.run(at_once, "--full-refresh")
     *earlier, last = batches
     for number, batch in enumerate(earlier):
         land(step_by_step, batch)
         if number % 2:
-            houses.run(step_by_step, "--select", *PRODUCTS)
+            homes.run(step_by_step, "--select", *PRODUCTS)
         else:
-            houses.run(step_by_step, without=random.choice(MAY_FAIL))
+            homes.run(step_by_step, without=random.choice(MAY_FAIL))
     land(step_by_step, last)
-    houses.run(step_by_step)
+    homes.run(step_by_step)
     found = differences(step_by_step, at_once)
     assert not found, f"seed {seed}, {count} batches:\n" + "\n".join(found)
 
@@ -109,10 +109,10 @@ ONE_EXAMPLE_IS_LONG = settings(
 @pytest.mark.long
 @pytest.mark.parametrize("cut", [batches_of, batches_of_a_day])
 def test_incremental_builds_equal_one_full_refresh(
-    houses: Houses, cut: Callable[[Random, list[Row], int], list[list[Row]]]
+    homes: Homes, cut: Callable[[Random, list[Row], int], list[list[Row]]]
 ) -> None:
     """One shop each, since it takes minutes; the long proofs take many."""
-    check_one_shop(houses, 4 if os.environ.get("CI") else randrange(2**32), 3, cut)
+    check_one_shop(homes, 4 if os.environ.get("CI") else randrange(2**32), 3, cut)
 
 
 #: Gaps are filled with the most frequent value, and outliers removed, within groups that the seeds as delivered do not name.
@@ -132,17 +132,17 @@ OTHER_RULES = """
 
 
 @pytest.mark.long
-def test_incremental_builds_equal_one_full_refresh_by_other_rules(houses: Houses) -> None:
-    check_one_shop(houses, 5 if os.environ.get("CI") else randrange(2**32), 3, rules=OTHER_RULES)
+def test_incremental_builds_equal_one_full_refresh_by_other_rules(homes: Homes) -> None:
+    check_one_shop(homes, 5 if os.environ.get("CI") else randrange(2**32), 3, rules=OTHER_RULES)
 
 
 @pytest.mark.soak
 @settings(ONE_EXAMPLE_IS_LONG, max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 6), cut=st.sampled_from([batches_of, batches_of_a_day]))
 def test_incremental_builds_equal_one_full_refresh_in_many_shops(
-    houses: Houses, seed: int, count: int, cut: Callable[[Random, list[Row], int], list[list[Row]]]
+    homes: Homes, seed: int, count: int, cut: Callable[[Random, list[Row], int], list[list[Row]]]
 ) -> None:
-    check_one_shop(houses, seed, count, cut)
+    check_one_shop(homes, seed, count, cut)
 
 
 # --- cases that once went wrong ------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [Row("customers", "shop", "unasked#1", at(MONDAY), {"customer_id": "unasked"}, origin="database")],
     ),
     # The same line from the web and from the database, at one moment: each was taken for the other's copy.
-    "an order told twice at one moment": (
+    "an order reported twice at one time": (
         [
             event(
                 "web",
@@ -414,17 +414,17 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
 
 
 @pytest.fixture(scope="module")
-def cases(houses: Houses) -> tuple[Settings, Settings]:
+def cases(homes: Homes) -> tuple[Settings, Settings]:
     """All cases in one lake: built in two steps, and afresh from rows that landed the other way round."""
-    step_by_step, at_once = houses.make("cases"), houses.make("cases")
+    step_by_step, at_once = homes.make("cases"), homes.make("cases")
     firsts = [row for first, _ in CASES.values() for row in first]
     seconds = [row for _, second in CASES.values() for row in second]
     land(at_once, [*reversed(seconds), *reversed(firsts)])
-    houses.run(at_once, "--full-refresh")
+    homes.run(at_once, "--full-refresh")
     land(step_by_step, firsts)
-    houses.run(step_by_step)
+    homes.run(step_by_step)
     land(step_by_step, seconds)
-    houses.run(step_by_step)
+    homes.run(step_by_step)
     return step_by_step, at_once
 
 
@@ -486,7 +486,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             [("app",)],
         ),
         (
-            "an order told twice at one moment",
+            "an order reported twice at one time",
             "select origin from int_cleaning__events where order_id = 'both'",
             [("database",)],
         ),
@@ -591,16 +591,16 @@ def test_cases_come_out_as_told(
 # --- what is built is not built again ------------------------------------------------------------------------------
 
 
-def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, Settings]) -> None:
+def test_building_again_changes_nothing(homes: Homes, cases: tuple[Settings, Settings]) -> None:
     """Neither at once nor when the lake has moved on without new rows; and a new event is worked on alone."""
     where, _ = cases
-    before = houses.beside(where)
-    houses.run(where)
+    before = homes.beside(where)
+    homes.run(where)
     assert not differences(before, where)
 
     with lake.connect(where) as con:
         con.execute("insert into lake.raw.loads (file) values ('nothing in it')")
-    houses.run(where)
+    homes.run(where)
     assert not differences(before, where)
     assert last_built(where) == last_built(before)
     # No other model did any work than the one that says what is new.
@@ -608,7 +608,7 @@ def test_building_again_changes_nothing(houses: Houses, cases: tuple[Settings, S
 
     later = at(MONDAY + timedelta(days=9))
     land(where, [event("web", "new#1", later, later, anonymous_id="new", product_id="M1")])
-    houses.run(where)
+    homes.run(where)
     built = last_built(where)
     for table, (newest, count) in built.items():
         assert newest > last_built(before)[table][0]
@@ -626,15 +626,15 @@ DID = {
 }
 
 
-def test_a_build_takes_up_what_changed_and_no_more(houses: Houses) -> None:
+def test_a_build_takes_up_what_changed_and_no_more(homes: Homes) -> None:
     """Half an hour later, on the same day, one of them does one more thing. Every row beside it is judged again, and stays."""
-    where = houses.make("touched")
+    where = homes.make("touched")
     land(where, [product("sku", at(MONDAY, -DAY), "sku", category="Shirts", brand="Ours")])
     land(where, [viewed(who, moment) for who, moment in DID.items()])
-    houses.run(where)
+    homes.run(where)
     before = built_in(where)
     land(where, [viewed("comes back", at(MONDAY, 12.5 * HOUR))])
-    houses.run(where)
+    homes.run(where)
     after = built_in(where)
     snapshot = max(after["int_events__validated"].values())
     assert len(DID) == len(before["int_events__validated"]) and snapshot > max(before["int_events__validated"].values())
@@ -650,8 +650,8 @@ def test_a_build_takes_up_what_changed_and_no_more(houses: Houses) -> None:
     }
     crossed = {"leaves the hour", "leaves the day", "comes back"}
     assert anew == {"user": crossed, "user_item": crossed} | {each: {"comes back"} for each in STATES[2:]}
-    at_once = houses.beside(where)
-    houses.run(at_once, "--full-refresh")
+    at_once = homes.beside(where)
+    homes.run(at_once, "--full-refresh")
     assert not differences(where, at_once)
 
 
@@ -691,11 +691,11 @@ def built_by_last_run(where: Settings) -> set[str]:
         return {name for (name,) in con.execute(query).fetchall()}
 
 
-def test_a_model_is_built_again_when_its_own_state_changed(houses: Houses, cases: tuple[Settings, Settings]) -> None:
-    where = houses.beside(cases[0])
+def test_a_model_is_built_again_when_its_own_state_changed(homes: Homes, cases: tuple[Settings, Settings]) -> None:
+    where = homes.beside(cases[0])
     with duckdb.connect(str(where.warehouse)) as con:
         con.execute("update states set state = 'of other SQL' where model in ('item_features', 'int_cleaning__modes')")
-    houses.run(where)
+    homes.run(where)
     # What reads them is not, since they come to what they were.
     assert built_by_last_run(where) == {"int_events__new_rows", "item_features", "int_cleaning__modes"}
 

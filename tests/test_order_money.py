@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 from conftest import PROJECT
-from small_shops import Houses, Row, land
+from small_shops import Homes, Row, land
 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
@@ -212,11 +212,11 @@ def worth(rows: list[Row]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def shop(houses: Houses) -> Settings:
-    house = houses.make("money")
-    land(house, ROWS)
-    houses.run(house)
-    return house
+def shop(homes: Homes) -> Settings:
+    shop_home = homes.make("money")
+    land(shop_home, ROWS)
+    homes.run(shop_home)
+    return shop_home
 
 
 def ask(where: Settings, sql: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from small_shops import MAX_PRODUCTS_PAIRED, Houses, Row, at, land
+from small_shops import MAX_PRODUCTS_PAIRED, Homes, Row, at, land
 
 MONDAY = date(2024, 4, 1)
 PRODUCTS = 2000
@@ -26,11 +26,11 @@ def hit(kind: str, visitor: str, product: int, day: date, second: float, **more:
 
 
 @pytest.fixture(scope="module")
-def warehouse(houses: Houses) -> Path:
+def warehouse(homes: Homes) -> Path:
     """A visitor that views all products on two days, one that orders them all at once, and one day more."""
-    house = houses.make("crowd")
+    shop_home = homes.make("crowd")
     land(
-        house,
+        shop_home,
         [
             *(
                 hit("view_item", "machine", number, MONDAY + day, number // 200)
@@ -41,8 +41,8 @@ def warehouse(houses: Houses) -> Path:
             hit("login", "nobody", 0, MONDAY + timedelta(3), 0),
         ],
     )
-    houses.run(house)
-    return house.warehouse
+    homes.run(shop_home)
+    return shop_home.warehouse
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
     two.execute("begin")
     step(two, start, Position("0", "20", None, "zombie"))
     one.execute("commit")
-    with pytest.raises(duckdb.Error) as told:
+    with pytest.raises(duckdb.Error) as raised:
         two.execute("commit")
-    assert lake.busy(told.value)  # so it is tried again, and told that it was overtaken
+    assert lake.busy(raised.value)  # so it is tried again, and told that it was overtaken
     one.close()
     two.close()
     con = lake.connect(where, read_only=True)

@@ -286,10 +286,10 @@ def test_a_build_of_some_marts_is_refused(
     before = publish(shop).folder
     if between:
         another_build(shop, "select 1")
-        told, is_whole = between
+        change, is_whole = between
         scribble(
             shop,
-            f"update main.builds set {told}, is_whole = {is_whole} where number = (select max(number) from main.builds)",
+            f"update main.builds set {change}, is_whole = {is_whole} where number = (select max(number) from main.builds)",
         )
     a_build_of(shop, marts, "update marts.item_features set views_7d = 9", status)
     with pytest.raises(FinegrainError, match="nothing was published"):
@@ -578,25 +578,27 @@ def test_a_partial_run_closes_the_gate(shop: Settings) -> None:
 
 def test_the_account_adds_up(shop: Settings) -> None:
     publish(shop)
-    told = account(shop)
-    assert {row["source"] for row in told.sources} == {"shop_web", "shop_app", "shop_store", "shop_database"}
-    for row in told.sources:
+    report = account(shop)
+    assert {row["source"] for row in report.sources} == {"shop_web", "shop_app", "shop_store", "shop_database"}
+    for row in report.sources:
         assert row["kept"] + row["duplicates"] + row["quarantined"] == row["raw_rows"] > 0
     landed = json.loads((shop.home / "shop" / "simulation.json").read_text())["rows"]
-    assert sum(row["raw_rows"] for row in told.sources) == sum(
+    assert sum(row["raw_rows"] for row in report.sources) == sum(
         count for name, count in landed.items() if name != "ga4_items"
     )
-    of_events = [row for row in told.sources if row["raw_table"] in ("events", "ga4_events", "order_items", "refunds")]
-    assert {row["raw_table"] for row in told.sources} > {row["raw_table"] for row in of_events}
-    assert told.events == {name: sum(row[name] for row in of_events) for name in told.events}
+    of_events = [
+        row for row in report.sources if row["raw_table"] in ("events", "ga4_events", "order_items", "refunds")
+    ]
+    assert {row["raw_table"] for row in report.sources} > {row["raw_table"] for row in of_events}
+    assert report.events == {name: sum(row[name] for row in of_events) for name in report.events}
     text = io.StringIO()
-    told.show(Console(file=text, width=200))
-    raw, kept = (f"{told.events[name]:,}" for name in ("raw_rows", "kept"))
+    report.show(Console(file=text, width=200))
+    raw, kept = (f"{report.events[name]:,}" for name in ("raw_rows", "kept"))
     assert re.search(rf"all that hold events +{raw} +{kept} ", text.getvalue())
     assert re.search(r"shop_database +customers +\d", text.getvalue())
-    assert told.reasons["malformed"] > 0 and told.cleaned["event price imputed"] > 0
-    assert told.sample and {"customer_id", "rfm_segment"} <= set(told.sample[0])
-    assert told.dead_letters == {}
+    assert report.reasons["malformed"] > 0 and report.cleaned["event price imputed"] > 0
+    assert report.sample and {"customer_id", "rfm_segment"} <= set(report.sample[0])
+    assert report.dead_letters == {}
 
 
 def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) -> None:
@@ -610,12 +612,12 @@ def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) ->
         "update int_cleaning__events set query = null, warnings = null",
     )
     publish(shop)
-    told = account(shop)
-    assert told.empty["dim_products"] == [*before.get("dim_products", []), "title"]
-    assert told.empty["fct_events"] == [*before.get("fct_events", []), "query", "warnings"]
+    report = account(shop)
+    assert report.empty["dim_products"] == [*before.get("dim_products", []), "title"]
+    assert report.empty["fct_events"] == [*before.get("fct_events", []), "query", "warnings"]
     text = io.StringIO()
-    told.show(Console(file=text, width=200))
-    columns = told.marts["dim_products"][1]
+    report.show(Console(file=text, width=200))
+    columns = report.marts["dim_products"][1]
     assert f"dim_products: 1 of {columns} columns are null in every row: title\n" in text.getvalue()
 
 
@@ -637,8 +639,8 @@ def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: P
                 "insert into lake.raw.replayed (_source, _position, raw_table, letter_at) values ('web', ?, 'events', ?)",
                 ["0" if letter_at == "2025-03-02" else "1", letter_at],
             )
-    told = account(shop)
-    assert told.dead_letters == {"not_json": 1, "wrong_type": 1}
+    report = account(shop)
+    assert report.dead_letters == {"not_json": 1, "wrong_type": 1}
     text = io.StringIO()
-    told.show(Console(file=text, width=200))
+    report.show(Console(file=text, width=200))
     assert re.search(r"Dead letters\s+rows\s+not_json +1\s+wrong_type +1\s", text.getvalue())

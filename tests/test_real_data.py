@@ -707,12 +707,12 @@ TILL_KEYS = {
 def test_completejourney_to_the_cent(built: Built, shared_data: Path, key: str) -> None:
     """Baskets, units, sales and discounts. A price is that of one piece, so the sale of a line is back once rounded to the cent."""
     discounts = ("retail_disc", "coupon_disc", "coupon_match_disc")
-    told = ", ".join(
+    discount_sums = ", ".join(
         f"cast(100 * sum(cast(properties->>'$.{name}' as decimal(18, 2))) as bigint)" for name in discounts
     )
     found = built(("completejourney",)).rows(
         f"select {TILL_KEYS[key]} as key, count(distinct order_id), cast(1000 * sum(quantity) as bigint), "
-        f"cast(100 * sum(round(amount, 2)) as bigint), {told} from fct_events where event_type = 'purchase' group by 1 order by 1"
+        f"cast(100 * sum(round(amount, 2)) as bigint), {discount_sums} from fct_events where event_type = 'purchase' group by 1 order by 1"
     )
     sums = [pl.col(name).sum() for name in ("thousandths", "sales_value", *discounts)]
     sold = till_lines().filter(pl.col("is_known") & (pl.col("quantity") > 0))

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from small_shops import Houses
+from small_shops import Homes
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.load import load
@@ -126,9 +126,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(houses: Houses, folder: Path) -> Settings:
+def shop(homes: Homes, folder: Path) -> Settings:
     """All sources in one warehouse; the files of the second step came to an incremental build."""
-    where = houses.make("inputs")
+    where = homes.make("inputs")
     for step in (0, 1):
         for source, of in SOURCES.items():
             (folder / source).mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ def shop(houses: Houses, folder: Path) -> Settings:
                 (folder / source / name).write_text(text, "utf-8")
             if of[step]:
                 load(mapping(folder, source), data=folder, where=where)
-        houses.run(where)
+        homes.run(where)
     return where
 
 
@@ -232,7 +232,7 @@ def test_the_doctor_says_so_before_the_load(shop: Settings, folder: Path) -> Non
     ]
 
 
-def test_lines_without_numbers_on_the_simulated_shop(houses: Houses, tmp_path: Path) -> None:
+def test_lines_without_numbers_on_the_simulated_shop(homes: Homes, tmp_path: Path) -> None:
     """Item 5, scored: every line of more than one piece is written as two lines without a number, and every order is delivered twice, the
     second time with its rows in another order. Pieces and money by order are those of the shop, exactly."""
     simulate(tmp_path, events=20_000, days=20)
@@ -269,9 +269,9 @@ def test_lines_without_numbers_on_the_simulated_shop(houses: Houses, tmp_path: P
     }
     path = tmp_path / "shop.yml"
     path.write_text(yaml.safe_dump({"source": "shop", "tables": {"orders": orders, "order_items": lines}}), "utf-8")
-    where = houses.make("lines")
+    where = homes.make("lines")
     load(path, data=tmp_path, where=where)
-    houses.run(where, "--select", "+int_events__validated")
+    homes.run(where, "--select", "+int_events__validated")
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute(
             "select order_id, sum(quantity)::int, sum(quantity * price) from int_events__validated "
@@ -290,7 +290,7 @@ def test_lines_without_numbers_on_the_simulated_shop(houses: Houses, tmp_path: P
     ("keys", "said"),
     [
         ({"ids": "caseless"}, "write case_insensitive, or {case_insensitive: [product_id]} for some ids alone"),
-        ({"ids": {"case_insensitive": ["produkt_id"]}}, "'produkt_id' is no id; did you mean 'product_id'?"),
+        ({"ids": {"case_insensitive": ["produkt_id"]}}, "'produkt_id' is not an id; did you mean 'product_id'?"),
         ({"null_ids": [True]}, 'write the ids that stand for none, as in ["0", guest]'),
         ({"carry": {"columns": ["cur"], "within": "oo"}}, "has no column 'oo'"),
         ({"currency": "EUR"}, "this is for ga4_events; here map the field"),

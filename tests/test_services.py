@@ -106,7 +106,7 @@ def test_the_command(project: Path, tmp_path: Path, redis: Redis) -> None:
     assert services("status", "redis").stdout == "redis: does not run\n"
     assert services("stop", "redis").stdout == "redis: does not run\n"
     wrong = services("start", "rabbit")
-    assert wrong.returncode == 2 and "'rabbit' is no service" in wrong.stderr
+    assert wrong.returncode == 2 and "'rabbit' is not a service" in wrong.stderr
     taken = Redis(tmp_path / "taken")
     taken.folder.mkdir(parents=True)
     (taken.folder / "ports").write_text(str(redis.port))

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 import yaml
-from small_shops import Houses, Row, differences, land
+from small_shops import Homes, Row, differences, land
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
@@ -68,12 +68,12 @@ def desk(home: Settings, tmp_path: Path) -> Desk:
     [
         (
             {"reporting_currency": "euro"},
-            "reporting_currency: 'euro' is no currency; write its ISO 4217 code, as in EUR",
+            "reporting_currency: 'euro' is not a currency; write its ISO 4217 code, as in EUR",
         ),
         ({"reporting_currency": 3}, "reporting_currency: input should be a valid string"),
         (
             {"shop_time_zone": "Europe/Berln"},
-            "shop_time_zone: 'Europe/Berln' is no time zone; did you mean 'Europe/Berlin'?",
+            "shop_time_zone: 'Europe/Berln' is not a time zone; did you mean 'Europe/Berlin'?",
         ),
         ({"shop_timezone": "UTC"}, "shop_timezone: no such key; did you mean 'shop_time_zone'?"),
         ({"reporting_curency": "EUR"}, "reporting_curency: no such key; did you mean 'reporting_currency'?"),
@@ -226,7 +226,7 @@ def marts(where: Settings) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.long
-def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_path: Path) -> None:
+def test_another_currency_and_zone_make_every_event_anew(homes: Homes, tmp_path: Path) -> None:
     rows = [priced(hour, currency) for hour, currency in enumerate(("EUR", "USD", "GBP", None, "EUR", "XXX"))]
     of_the_day = {"EUR": Decimal(1), "USD": Decimal("1.0797"), "GBP": Decimal("0.83358")}  # seeds/fx_rates.csv
     friday, saturday = date(2025, 3, 28), date(2025, 3, 29)
@@ -243,10 +243,10 @@ def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_pat
             for hour, row in enumerate(rows[:-1])
         ]
 
-    home, once = houses.make("shop"), houses.make("once")
+    home, once = homes.make("shop"), homes.make("once")
     wanted = ("--select", "+fct_events", "+fct_orders", "dim_shop")
     land(home, rows)
-    houses.run(home, *wanted)
+    homes.run(home, *wanted)
     assert marts(home) == [("USD", "UTC"), *expected("USD", lambda hour: friday)]
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
         before = con.execute("select begun_in from states where model = 'int_cleaning__events'").fetchall()
@@ -259,7 +259,7 @@ def test_another_currency_and_zone_make_every_event_anew(houses: Houses, tmp_pat
             shop.record(con, where, shop.mappings_at(path))
     land(once, rows)
     for where in (home, once):
-        houses._dbt(where, "run", *wanted)
+        homes._dbt(where, "run", *wanted)
     # In Tokyo it is Saturday from 15 o'clock UTC on.
     assert marts(home) == [
         ("EUR", "Asia/Tokyo"),

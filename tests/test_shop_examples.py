@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from small_shops import Houses
+from small_shops import Homes
 
 from orchestration.config.settings import Settings
 from orchestration.ingest.load import load
@@ -32,11 +32,11 @@ DEVICES = {"iPhone": "mobile", "Pixel": "mobile", "iPad": "tablet", "Windows": "
 
 
 @pytest.fixture(scope="module")
-def shop(houses: Houses, project: Path) -> Settings:
-    where = houses.make("examples")
+def shop(homes: Homes, project: Path) -> Settings:
+    where = homes.make("examples")
     for name in ("segment", "shopify"):
         load(project / "examples" / f"{name}.yml", data=project, where=where)
-    houses.run(where)
+    homes.run(where)
     return where
 
 

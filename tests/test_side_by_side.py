@@ -45,7 +45,7 @@ signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
 con = lake.connect(read_only=True)
 before = looks = 0
 while not stopping or not looks:
-    with lake.unmoved(settings()):
+    with lake.reading(settings()):
         rows, different, dead, read = con.execute(
             "select (select count(distinct _position) from lake.raw.events), (select count(distinct event_id) from lake.raw.events), "
             "(select count(distinct _position) from lake.raw.dead_letters), "

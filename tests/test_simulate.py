@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from orchestration.errors import FinegrainError
 from orchestration.mapping.contracts import RAW_TABLES
-from orchestration.simulation.files import losers
+from orchestration.simulation.files import duplicate_numbers
 from orchestration.simulation.simulate import Summary, simulate
 from orchestration.simulation.words import CATEGORIES, KIND
 
@@ -237,7 +237,7 @@ def test_of_two_rows_that_arrive_at_once_the_smaller_text_survives() -> None:
     copy = np.array([False, True, True, False, False, True, True])
     rows = {"kind": np.where(copy, KIND["exact_duplicate"], 0)}
     # 'x#10' sorts before 'x#9' and 'x#100' before 'x#99': there it is the first of the two that is left out.
-    assert losers(rows, number).tolist() == [8, 9, 9, 11, 99, 99, 101]
+    assert duplicate_numbers(rows, number).tolist() == [8, 9, 9, 11, 99, 99, 101]
 
 
 def test_near_duplicates_and_redeliveries_have_an_earlier_twin(shop: Shop) -> None:

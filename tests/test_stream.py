@@ -50,8 +50,8 @@ class Shop(StreamedFolder):
 
     def map(self, **entry: Any) -> None:
         """Write the mapping; its only entry is changed so."""
-        told = {"stream": {"folder": str(self.folder)}, "available_at": "now", **entry}
-        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": told}}, ensure_ascii=False))
+        keys = {"stream": {"folder": str(self.folder)}, "available_at": "now", **entry}
+        self.mapping.write_text(json.dumps({"source": "shop", "tables": {"events": keys}}, ensure_ascii=False))
 
     def add(self, *lines: bytes | dict[str, Any], file: str = "a.jsonl", end: bytes = b"\n") -> None:
         """Append lines to a file of the stream."""
@@ -177,8 +177,8 @@ def test_any_unknown_key_keeps_its_value(shop: Shop, extra: dict[str, Any]) -> N
         '["a"]',
     ]
     shop.add(*(GOOD | extra | {"properties": each} for each in own), GOOD)
-    told = shop.drain()["unknown_fields"]
-    assert len(told) == min(len(extra), NAMED) and set(told.values()) == {len(own)}
+    unknown = shop.drain()["unknown_fields"]
+    assert len(unknown) == min(len(extra), NAMED) and set(unknown.values()) == {len(own)}
     found = shop.ask("select properties from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint")
     expected = [
         extra | (each if isinstance(each, dict) else {} if each is None else {"properties": each}) for each in own
@@ -235,11 +235,11 @@ def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, .
         messages = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
         names = ["__bad", "__payload", "event_type", "event_at", "user_id", "anonymous_id", "quantity", "price"]
         texts = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
-        told = pa.table(texts, names)
+        fields = pa.table(texts, names)
         for name in RAW_TABLES["events"].keys() - set(names):
-            told = told.append_column(name, pa.nulls(len(rows), pa.string()))
-        con.register("told", told)
-        found = con.execute(f"select {messages.clear}, case {messages.rules} end from told").fetchall()
+            fields = fields.append_column(name, pa.nulls(len(rows), pa.string()))
+        con.register("fields", fields)
+        found = con.execute(f"select {messages.clear}, case {messages.rules} end from fields").fetchall()
     assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
 
 
@@ -555,14 +555,14 @@ def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     [port] = free_ports(1)
     loader = shop.run("--json", "--age", "0.05", "--metrics-port", str(port))
 
-    def told() -> str:
+    def metrics() -> str:
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         except OSError:
             return ""
         return str(text) if "finegrain_stream_rows_total 6.0" in text else ""
 
-    text = wait(told)
+    text = wait(metrics)
     loader.terminate()
     loader.communicate(timeout=60)
     assert 'finegrain_stream_dead_letters_total{rule="not_json"} 1.0' in text

@@ -221,9 +221,9 @@ def test_wrong_credentials_and_names_are_one_sentence(shop: Shop, monkeypatch: p
     monkeypatch.setenv("SHOP_CERTIFICATE", shop.kafka.environment()["KAFKA_CERTIFICATE"])
     monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
     shop.map(**secured)
-    with pytest.raises(FinegrainError, match=r"does not accept these credentials") as told:
+    with pytest.raises(FinegrainError, match=r"does not accept these credentials") as raised:
         shop.drain()
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)
     monkeypatch.setenv("SHOP_PASSWORD", shop.kafka.environment()["KAFKA_SASL_PASSWORD"])
     shop.send(9)
     assert shop.drain()["rows"] == 9

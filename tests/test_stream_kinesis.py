@@ -263,8 +263,8 @@ def test_shards_split_and_merge_while_a_loader_runs(elastic: Shop) -> None:
     wait(shop.is_whole)
     out, err = end(loader)
     assert err == ""
-    told = json.loads(out.splitlines()[-1])
-    assert (told["rows"], told["trouble"]) == (len(shop.put), None)
+    totals = json.loads(out.splitlines()[-1])
+    assert (totals["rows"], totals["trouble"]) == (len(shop.put), None)
     assert sorted(shop.ends().values()).count(END) == 6
     assert len({shard for shard, _ in shop.put}) > 4  # children got records, too
     assert shop.drain()["rows"] == 0

@@ -300,7 +300,7 @@ def test_what_cannot_be_decoded_is_a_dead_letter(shop: Shop) -> None:
     assert (done["rows"], done["dead_letters"]) == (1, {"schema_registry": 7})
     said = [str(row[0]) for row in shop.ask("select error from lake.raw.dead_letters order by position::int")]
     for part, error in zip(
-        ["no Avro of schema", "left over", "has no schema 9999", "Protobuf, which is not supported", "no Avro schema", "no UTF-8", "no Avro of schema"],
+        ["not Avro of schema", "left over", "has no schema 9999", "Protobuf, which is not supported", "not an Avro schema", "not UTF-8", "not Avro of schema"],
         said,
         strict=True,
     ):  # fmt: skip
@@ -315,12 +315,12 @@ def test_a_registry_that_does_not_answer_holds_the_stream(shop: Shop, monkeypatc
     with pytest.raises(FinegrainError, match="does not answer"):
         examine(shop.mapping, where=shop.where)
     process = shop.run("--json")
-    told: list[str] = []
+    lines_read: list[str] = []
     assert process.stdout is not None
 
     def trouble() -> str | None:
-        told.append(process.stdout.readline())  # type: ignore[union-attr]
-        return str(json.loads(told[-1])["trouble"] or "") or None
+        lines_read.append(process.stdout.readline())  # type: ignore[union-attr]
+        return str(json.loads(lines_read[-1])["trouble"] or "") or None
 
     try:
         assert "does not answer" in streams.wait(trouble)

@@ -178,8 +178,8 @@ def test_a_header_may_begin_as_other_files_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"encoding": "latin-one"}, "encoding: 'latin-one' is no text encoding"),
-        ({"encoding": "base64"}, "encoding: 'base64' is no text encoding"),
+        ({"encoding": "latin-one"}, "encoding: 'latin-one' is not a text encoding"),
+        ({"encoding": "base64"}, "encoding: 'base64' is not a text encoding"),
         ({"csv": {"delimiter": "||"}}, "csv.delimiter: write one character"),
         ({"csv": {"delimiter": '"'}}, "csv: delimiter, quote and escape must differ"),
         ({"csv": {"escap": "\\"}}, "csv.escap: no such key; did you mean 'escape'"),

@@ -380,12 +380,12 @@ def test_a_format_of_the_arrival_of_ga4(home: Settings, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "said"),
     [
-        ("%d/%Q/%Y", "'%d/%Q/%Y' is no format of times: Unrecognized format for strftime/strptime: %Q"),
+        ("%d/%Q/%Y", "'%d/%Q/%Y' is not a time format: Unrecognized format for strftime/strptime: %Q"),
         ("%H:%M", "'%H:%M' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y"),
         ("%m/%Y", "'%m/%Y' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y"),
         ("%d/%m/%Y %I:%M", "'%d/%m/%Y %I:%M' does not say which half of the day %I is in; add %p"),
         ("%d/%m/%Y %Z", "'%d/%m/%Y %Z': %Z reads abbreviations that mean several zones"),
-        (["%d/%m/%Y", "100%"], "'100%' is no format of times: Trailing format character %"),
+        (["%d/%m/%Y", "100%"], "'100%' is not a time format: Trailing format character %"),
         ([], "write how times are spelled"),
         (5, "write how times are spelled"),
     ],
@@ -406,7 +406,7 @@ def test_only_text_of_times_has_a_format(home: Settings, tmp_path: Path) -> None
         "at",
         fields={"event_type": {"value": "login"}, "event_at": "at", "user_id": {"column": "u", "format": "%Y%m%d"}},
     )
-    with pytest.raises(FinegrainError, match=r"fields.user_id.format: user_id is no time; leave format out"):
+    with pytest.raises(FinegrainError, match=r"fields.user_id.format: user_id is not a time; leave format out"):
         read_mapping(path)
     with pytest.raises(FinegrainError, match="format goes with column or sql"):
         read_mapping(mapped(tmp_path, {"value": "2024", "format": "%Y%m%d"}))
@@ -462,7 +462,8 @@ def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_pa
     assert "format" not in said
     [said] = about_times(home, mapped(tmp_path, "at", "9999-12-31,u", "2024-01-01,u"))
     assert (
-        said == "1 of 2 rows (50.0 %) have a value that is not a time: '9999-12-31' (years outside 1990..2100 are none)"
+        said
+        == "1 of 2 rows (50.0 %) have a value that is not a time: '9999-12-31' (years outside 1990..2100 are not valid)"
     )
 
 

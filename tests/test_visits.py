@@ -3,7 +3,7 @@
 Both must agree exactly: as many sessions as visits, with the same events, but for
 
 - visits of which no event is kept: their rows are cut short, denied, or wrong in another way that quarantines them;
-- machines, which are no visitors: some of their rows cannot be told from a person's;
+- machines, which are no visitors: some of their rows cannot be by_source from a person's;
 - orders by telephone, and refunds: the database alone knows of them. Each is a session of its own, unless its buyer was on the web
   within the half hour before.
 """
@@ -112,12 +112,12 @@ def test_gaps_and_logins_find_the_same_sessions(built_shop: Settings, tmp_path: 
         )
     assert run_dbt(["run", "--full-refresh", "--select", "int_events__sessionized"], where=where).passed
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
-        con.execute(f"attach '{built_shop.warehouse}' as told (read_only)")
+        con.execute(f"attach '{built_shop.warehouse}' as by_source (read_only)")
         query = """
             select count(*), count(distinct f.session_id), count(distinct t.session_id), count(distinct (f.session_id, t.session_id))
-            from int_events__sessionized as f inner join told.int_events__sessionized as t using (row_id)
+            from int_events__sessionized as f inner join by_source.int_events__sessionized as t using (row_id)
         """
-        [(events, found, told, both)] = con.execute(query).fetchall()
-        assert events == one(con, "select count(*) from told.int_events__sessionized")
-        assert found == told == both
+        [(events, found, by_source, both)] = con.execute(query).fetchall()
+        assert events == one(con, "select count(*) from by_source.int_events__sessionized")
+        assert found == by_source == both
         assert one(con, "select count(chain) from int_events__sessionized") == 0

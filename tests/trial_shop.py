@@ -737,8 +737,8 @@ class TrialShop:
         person, currency = order.person, order.currency
 
         def money(amount: Decimal) -> dict[str, Any]:
-            told = {"amount": f"{amount:.2f}", "currency_code": currency}
-            return {"shop_money": told, "presentment_money": told}
+            amounts = {"amount": f"{amount:.2f}", "currency_code": currency}
+            return {"shop_money": amounts, "presentment_money": amounts}
 
         def rate_of(line: Line) -> float:
             return float(line.article.tax_in(person.country))

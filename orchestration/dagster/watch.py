@@ -104,7 +104,7 @@ def loaders() -> dict[str, Loader | None]:
 def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Checks once a minute, and reports new, changed and resolved problems."""
     streams = {
-        place.entry.stream.place: loader_key(each, place.table)
+        place.entry.stream.stream_id: loader_key(each, place.table)
         for each in shop
         for place in each.mapping.entries(each.path)
         if place.entry.stream is not None
@@ -155,7 +155,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             except (FinegrainError, duckdb.Error) as error:
                 # What cannot be looked at is neither well nor ill.
                 context.log.warning(f"could not look at {' and '.join(kinds)}: {alerts.scrub(str(error))}")
-        outcome = alerts.tell(
+        outcome = alerts.notify(
             problems,
             looked=looked,
             rules=rules,
@@ -168,9 +168,9 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         return dg.SensorResult(
             skip_reason=f"{len(problems)} problems; {outcome}",
             asset_events=[
-                dg.AssetObservation(streams[loader.place], metadata=_figures(loader))
+                dg.AssetObservation(streams[loader.stream_id], metadata=_figures(loader))
                 for loader in seen.values()
-                if loader is not None and loader.place in streams
+                if loader is not None and loader.stream_id in streams
             ],
         )
 

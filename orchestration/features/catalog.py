@@ -1,6 +1,5 @@
-"""The feature catalogue: the meaning of each feature (from the models' YAML), its lineage, and statistics of its values.
-
-It is generated: every column declared in `models/marts/features/*.yml` is in the catalogue.
+"""The feature catalogue: each feature's meaning, lineage and value statistics. It has every column that is declared in
+`models/marts/features/*.yml`.
 """
 
 from __future__ import annotations
@@ -33,17 +32,16 @@ from orchestration.warehouse.lineage import FEATURES, Lineage, Origin
 from orchestration.warehouse.lineage import lineage as trace
 from orchestration.warehouse.publish import SCHEMA
 
-#: Bins of a picture, and its marks from nothing to the fullest bin.
+#: The number of bins in a histogram, and the characters for an empty bin up to the fullest one.
 BINS: Final = 12
 MARKS: Final = "·▁▂▃▄▅▆▇█"
-#: Where more than this share of values is 0, the picture is of the others, and the share of zeros is shown beside it.
+#: If more than this share of values is 0, the histogram leaves zeros out, and their share is shown beside it.
 MOSTLY_ZERO: Final = 0.5
-#: Number of labels shown for a column of labels.
+#: The number of values shown for a text column.
 LABELS: Final = 3
-#: Of a label, this many characters are shown.
+#: Longer text values are cut to this many characters.
 LONGEST: Final = 30
-#: Values that a pass may hold in memory at once, for the exact quantiles. A larger mart is passed over several times, each time
-#: reading other columns.
+#: The number of values in memory for exact quantiles. A larger mart is scanned several times, each time for some of its columns.
 HELD: Final = 20_000_000
 
 NEVER_NULL: Final = "never null"
@@ -54,10 +52,10 @@ _DAYS: Final = re.compile(r"\b\d+ days?\b")
 
 @dataclass(frozen=True)
 class Figures:
-    """What the values of one column look like. `nulls` is a share of all rows and the rest is of the values that are there:
-    `numbers` min, p05, median, p95, max and mean; `picture` their histogram between the 1st and the 99th percentile, without
-    the share of `zeros` where most are 0; `true` the share of true; `labels` the most frequent with their shares;
-    `moments` the first and the last; `mean_length` of lists."""
+    """Statistics of one column. `nulls` is a share of all rows; the others are over values that are not null. `numbers`: min, p05,
+    median, p95, max and mean. `picture`: a histogram between the 1st and the 99th percentile, without zeros if most values are 0
+    (`zeros` is their share). `true`: the share of true. `labels`: the most frequent values with their shares. `moments`: the
+    first and last time. `mean_length`: of lists."""
 
     nulls: float
     zeros: float | None = None
@@ -69,7 +67,7 @@ class Figures:
     mean_length: float | None = None
 
     def spread(self) -> str:
-        """The values in words."""
+        """The statistics as text."""
         if self.numbers:
             low, *middle, high = (shown(self.numbers[name]) for name in ("min", "p05", "median", "p95", "max"))
             return f"{low} | {' · '.join(middle)} | {high}"
@@ -84,14 +82,14 @@ class Figures:
         return "no values" if self.nulls == 1 else ""
 
     def drawn(self) -> str:
-        """The picture, with what it leaves out."""
+        """The histogram, after the share of zeros if it leaves them out."""
         dominant = self.zeros is not None and self.zeros > MOSTLY_ZERO
         return " ".join(filter(None, [f"{percent(self.zeros or 0)} 0" if dominant else "", self.picture]))
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of a mart, as its YAML says; `figures` is None where nothing is built."""
+    """One column of a mart, as declared in its YAML; `figures` is None if the mart is not built."""
 
     name: str
     data_type: str
@@ -105,11 +103,11 @@ class Feature:
 
     @property
     def measure(self) -> str:
-        """The name with its window left open, which features that differ in nothing else share."""
+        """The name without its window: features that differ only in their window share it."""
         return _WINDOW.sub("<window>", self.name) if len(_WINDOW.findall(self.name)) == 1 else self.name
 
     def between(self) -> str:
-        """The range in words."""
+        """The range as text."""
         if not self.range:
             return ""
         low, high = ("" if end is None else f"{end:g}" for end in self.range)
@@ -118,7 +116,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Measure:
-    """Features that differ in their window alone, from the shortest."""
+    """Features that differ only in their window, shortest first."""
 
     name: str
     windows: list[str]
@@ -127,13 +125,13 @@ class Measure:
 
     @property
     def shown(self) -> Feature:
-        """The feature of the longest window."""
+        """The feature with the longest window."""
         return self.features[-1]
 
 
 @dataclass(frozen=True)
 class Mart:
-    """One mart: `keys` tell its rows apart or say of when they are, name to meaning; `rows` is None where it is not built."""
+    """One mart. `keys` are the columns of its grain and its times, by name with their meaning; `rows` is None if it is not built."""
 
     name: str
     description: str
@@ -150,13 +148,13 @@ class Mart:
         return sum(result) / len(result) if result else None
 
     def origin(self, names: Sequence[str]) -> Origin | None:
-        """The raw fields of some columns together; None where only the mart's tables are known."""
+        """The raw fields of some columns together; None if only the mart's tables are known."""
         known = (self.lineage and self.lineage.columns) or {}
         found = [known[name] for name in names if name in known]
         return Origin.union(found) if len(found) == len(names) else None
 
     def measures(self) -> list[Measure]:
-        """The features, those that differ in their window alone as one."""
+        """The features, grouped if they differ only in their window."""
         grouped: dict[tuple[str, ...], list[Feature]] = {}
         for each in self.features:
             grouped.setdefault((each.measure, each.data_type, each.unit, each.null_means, each.owner), []).append(each)
@@ -174,8 +172,8 @@ def _measure(name: str, features: list[Feature]) -> Measure:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All marts. `read_from` is the file that the figures are of, None when there are none; `as_of` and `built_from` (the
-    lake's snapshot) say of when they are, `shop` of what when that is a simulated shop."""
+    """All marts. `read_from` is the file with the marts, None if there are no statistics; `as_of` and `built_from` (the lake's
+    snapshot) are those of the marts. `shop` describes the simulated shop, if the data is from one."""
 
     marts: list[Mart]
     read_from: str | None = None
@@ -205,7 +203,7 @@ def catalog(
     quiet: bool = True,
     project: Path = PROJECT,
 ) -> Catalog:
-    """The features of all marts, or of one, or those with `like` in their name or meaning, with statistics from the published marts or from the
+    """The features of all marts, of one `mart`, or with `like` in their name or meaning. Statistics are from the published marts or the
     warehouse. Raises FinegrainError for an unknown mart or feature."""
     where = where or settings()
     marts = declared(project)
@@ -231,8 +229,8 @@ def catalog(
 
 
 def declared(project: Path = PROJECT) -> list[Mart]:
-    """The feature marts as their YAML files describe them, by name: finegrain's, and the project's own. A feature's owner is that of its model
-    or else of the model's folder, if its column names none."""
+    """The feature marts as their YAML files declare them, by name: finegrain's and the project's own. The owner of a feature is that of its column, else of
+    the model, else of the model's folder."""
     found = []
     for root in roots(project):
         owner = _owner_of_folder(root, FEATURES)
@@ -285,7 +283,7 @@ def _alike(mart: Mart, like: str) -> Mart:
 
 @contextlib.contextmanager
 def _built(where: Settings, of_warehouse: bool) -> Iterator[tuple[duckdb.DuckDBPyConnection | None, str | None, str]]:
-    """(connection, file, schema) of what the figures are read from; no connection where nothing is published."""
+    """The connection, file and schema to read statistics from; no connection if nothing is published."""
     if of_warehouse:
         with duckdb.connect() as con:
             warehouse.attach(con, where.warehouse)
@@ -310,7 +308,7 @@ def _moment(con: duckdb.DuckDBPyConnection, schema: str, marts: list[Mart]) -> t
 
 
 def _simulated(where: Settings) -> dict[str, int]:
-    """Events and seed of the simulated shop that this home was made of, if it was (`finegrain demo`)."""
+    """The number of events and the seed of the simulated shop in this home, if there is one (`finegrain demo`)."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         about = json.loads((where.home / "shop" / SIMULATION).read_text("utf-8"))
         return {name: about[name] for name in ("events", "seed")}
@@ -335,11 +333,11 @@ def _kind(data_type: str) -> str:
 
 
 def _measured(con: duckdb.DuckDBPyConnection, schema: str, mart: Mart) -> Mart:
-    """The mart with its number of rows and figures of each of its features that the table has."""
+    """The mart with its row count and the statistics of its features."""
     table = f"{schema}.{identifier(mart.name)}"
     try:
         [(rows,)] = con.execute(f"select count(*) from {table}").fetchall()
-    except duckdb.CatalogException:  # declared, and not built yet
+    except duckdb.CatalogException:  # declared, but not built yet
         return mart
     present = {column[0] for column in con.execute(f"from {table} limit 0").description or []}
     columns = [each for each in mart.features if each.name in present]
@@ -361,7 +359,7 @@ def _figures(con: duckdb.DuckDBPyConnection, table: str, rows: int, features: li
 
 
 def _aggregates(feature: Feature, table: str) -> str:
-    """SQL: one struct of all that is asked of a column."""
+    """SQL: a struct of all statistics of a column."""
     column = identifier(feature.name)
     kind = _kind(feature.data_type)
     parts = {"there": f"count({column})"}
@@ -390,7 +388,7 @@ def _aggregates(feature: Feature, table: str) -> str:
 def _pictures(
     con: duckdb.DuckDBPyConnection, table: str, features: list[Feature], result: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:
-    """The histogram of each column of numbers, all in one pass. One value alone makes no picture."""
+    """The histogram of each numeric column, in one scan. A column with a single value has none."""
     asked: dict[str, tuple[int, str]] = {}
     for each in features:
         figures = result[each.name]
@@ -399,7 +397,7 @@ def _pictures(
         if not ends or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
             continue
         low, high = ends
-        # Whole numbers have bins of whole numbers: no bin is empty only because none of them falls into it.
+        # Bins of integers have integer bounds, so no bin is empty only because no integer falls into it.
         whole = _WHOLE.fullmatch(each.data_type.lower()) is not None
         span = high - low + whole
         bins = int(min(BINS, span)) if whole else BINS
@@ -417,7 +415,7 @@ def _pictures(
 
 
 def picture(counts: Mapping[int, int], bins: int = BINS) -> str:
-    """Bins as blocks, the fullest one highest; an empty one is a dot."""
+    """A histogram as block characters; an empty bin is a dot."""
     most = max(counts.values(), default=0)
     steps = len(MARKS) - 1
     return "".join(MARKS[math.ceil(counts.get(bin, 0) / most * steps)] for bin in range(bins)) if most else ""
@@ -442,11 +440,11 @@ def _figure(rows: int, result: Mapping[str, Any], drawn: str) -> Figures:
     return Figures(nulls, labels={label: n / there for label, n in result["labels"]})
 
 
-# ---------------------------------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------------------------------- as text
 
 
 def shown(value: float) -> str:
-    """A number to three digits or, if it is large, to the whole."""
+    """A number with three digits; a large one is rounded to an integer."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -460,7 +458,7 @@ def _short(label: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share to the percent; what is neither nothing nor everything is not rounded to that."""
+    """A share as a percentage; it is 0 % or 100 % only if it is exactly that."""
     if 0 < share < 0.01:
         return "<1 %"
     if 0.99 < share < 1:
@@ -478,21 +476,21 @@ def fields_in_words(names: frozenset[str]) -> str:
 
 
 def origin_in_words(origin: Origin) -> str:
-    """Raw fields: whose values go in, and by which."""
+    """Raw fields: those whose values are used, and those that only filter or group."""
     by = fields_in_words(origin.conditions - origin.values)
     parts = [("values of ", fields_in_words(origin.values)), ("by ", by)]
     return "; ".join(word + text for word, text in parts if text) or "no raw field"
 
 
 class Letters:
-    """A letter for each set of raw fields that features of a mart come from, in order of appearance."""
+    """A letter for each set of raw fields that a mart's features come from, in order of appearance."""
 
     def __init__(self, mart: Mart) -> None:
         self._mart = mart
         self._given: dict[Origin, str] = {}
 
     def of(self, columns: Sequence[str]) -> str:
-        """The letter of these columns together; none where only the mart's tables are known."""
+        """The letter of these columns together; "" if only the mart's tables are known."""
         origin = self._mart.origin(columns)
         if origin is None:
             return ""
@@ -501,7 +499,7 @@ class Letters:
         return self._given.setdefault(origin, letter)
 
     def legend(self) -> Iterator[tuple[str, str]]:
-        """Each letter with its raw fields; last, what the mart as a whole is made of."""
+        """Each letter with its raw fields; the last entry is for the whole mart."""
         for origin, letter in self._given.items():
             yield letter, origin_in_words(origin)
         if self._mart.lineage:
@@ -510,7 +508,7 @@ class Letters:
 
 
 def show(result: Catalog, out: Console, *, in_full: bool) -> None:
-    """Print the marts: one line each or, in full, every feature."""
+    """Print the marts: one line each or, with `in_full`, every feature."""
     if in_full:
         for mart in result.marts:
             _show_mart(mart, out)
@@ -568,7 +566,7 @@ FIGURES: Final = ("nulls", "min | p05 · median · p95 | max", "distribution")
 
 
 def page(result: Catalog) -> str:
-    """The catalogue as Markdown: a section a mart, a line a measure."""
+    """The catalogue as Markdown: one section per mart, one line per measure."""
     return "\n".join([*_head(result), *(line for mart in result.marts for line in _section(mart))])
 
 
@@ -589,8 +587,8 @@ def _head(result: Catalog) -> Iterator[str]:
         yield f"Figures are of {shop}, as of {result.as_of} UTC. They are of the longest window of a"
         yield "line; the picture is the histogram from the 1st to the 99th percentile, without zeros where most values are 0."
     yield ""
-    yield "A letter under *from* names the raw fields, listed below the mart's table: those whose **values** go in (also through"
-    yield "exchange rates and lists of names), and those **by** which they do: conditions, windows, the groups of a count. Which rows"
+    yield "A letter under *from* stands for raw fields, listed below the mart's table: those whose **values** are used (also through"
+    yield "exchange rates and name lists), and those **by** which rows are filtered, windowed or grouped. Which rows"
     yield "count at all, and who is who, is the same for all features of a mart and left out."
     yield ""
     yield "| mart | one row is | features | rows | nulls |"
@@ -623,7 +621,7 @@ def _section(mart: Mart) -> Iterator[str]:
 
 
 def page_cells(measure: Measure, letters: Letters) -> list[str]:
-    """What the page says of a measure, figures aside."""
+    """The cells of a measure without its statistics."""
     each = measure.shown
     return [
         f"`{measure.name}`",

@@ -4,7 +4,7 @@ later gives the same result.
     published/history/day=2025-03-31/user_features.parquet …
 
 `history` is a link to a folder in `.history` with all days. A new day is written to a new folder, with the other days as hard links; then the link
-moves. So a reader always finds every day, in its previous or its new version.
+is switched. So a reader always finds every day, in its previous or its new version.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orchestration.warehouse.build import arguments, run_dbt
 from orchestration.warehouse.lineage import feature_marts
 from orchestration.warehouse.publish import DRAFT, categorical_columns, kinds_for_arrow, point
 
-#: Held while days are put in their place.
+#: The lock for changing the history.
 LOCK: Final = ".history.lock"
 
 
@@ -43,13 +43,13 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
         copy = replace(where, warehouse=folder / "warehouse.duckdb")
         if where.warehouse.exists():
             with duckdb.connect() as con:
-                warehouse.attach(con, where.warehouse)  # nobody can write to it while it is attached
+                warehouse.attach(con, where.warehouse)  # it cannot be written while it is attached
                 shutil.copyfile(where.warehouse, copy.warehouse)
         return {day.isoformat(): _features(day, copy, folder) for day in sorted(days)}
 
 
 def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
-    # The feature marts, and what they are made of. Tests that compare with marts that are of another moment have no place here.
+    # Leave out tests that also read marts outside the selection, which have another as_of.
     selected = [f"+{each}" for each in feature_marts()]
     asked = [*arguments(where), "--select", *selected, "--indirect-selection", "buildable"]
     done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
@@ -65,7 +65,7 @@ def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
         marts = [node.name for node in done.nodes if node.kind == "model" and node.name in declared_names]
         categorical = categorical_columns()
         for mart in marts:
-            # From which snapshot a day was made says nothing of it, and would be another the next time.
+            # Without the snapshot: rebuilding a day must give the same file.
             query = f"select * exclude (built_from) from warehouse.marts.{identifier(mart)}"
             kinds = kinds_for_arrow(con, query, sorted(categorical.get(mart, ())), draft)
             [(rows[mart],)] = con.execute(
@@ -88,14 +88,14 @@ def _put(draft: Path, published: Path, day: str) -> None:
 
 
 def _tidy(published: Path) -> int:
-    """Remove what a kill left, and all that the link has left but the last, in which somebody may be looking for files; the number of the
-    folder that it leads to. A history from before there was a link becomes the first."""
+    """Remove leftovers of killed processes, and all previous versions but the last, which readers may still use. Returns the number of the
+    current version. A history from before there was a link becomes version 0."""
     link, trees = published / "history", published / ".history"
     first = trees / "0"
     if link.is_dir() and not link.is_symlink():
         trees.mkdir(exist_ok=True)
         link.rename(first)
-    if first.exists() and not link.exists():  # whoever was killed here is followed by who goes on
+    if first.exists() and not link.exists():  # a process was killed between these steps
         point(link, first.relative_to(published))
     newest = int(link.readlink().name) if link.is_symlink() else -1
     numbers = {int(tree.name) for tree in trees.glob("*")}

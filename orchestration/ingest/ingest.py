@@ -35,7 +35,7 @@ from orchestration.mapping.mapping import (
     Column,
     Http,
     Mapping,
-    Place,
+    NumberedEntry,
     Sql,
     Table,
     mapping_files,
@@ -180,7 +180,7 @@ def ingest(
             if not any(entry.table or entry.http for entry in _entries(each)):
                 continue
             # One run per source at a time: a second one would only be fenced.
-            with lake.alone(where, f"ingest {each.source}"):
+            with lake.exclusive(where, f"ingest {each.source}"):
                 asked = Asked(remap, keep, now or _clock())
                 tables, report.snapshot = _ingest(where, path, each, from_beginning, asked, batch_rows, now, advance)
                 report.tables += tables
@@ -337,11 +337,11 @@ def samples(path: Path, folder: Path, where: Settings, rows: int, data: str | Pa
     return found
 
 
-def _sample_of_stream(folder: Path, of: Place, data: str | Path | None) -> Entry:
+def _sample_of_stream(folder: Path, of: NumberedEntry, data: str | Path | None) -> Entry:
     """A stream entry with its first messages as JSON lines. Messages that are not JSON objects are reported as they are for a file."""
     name, number, entry, zone, where = of
     assert entry.stream is not None
-    place = entry.stream.place
+    place = entry.stream.stream_id
     file = folder / f"{name}.{number}.jsonl"
     with duckdb.connect() as con:
         con.register("messages", look_at_stream(entry, where, data))
@@ -395,7 +395,7 @@ def _read_table(
                 "create or replace temp table __there as "
                 f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows(only=reading.entry.key)})"
             )
-            with lake.unmoved(where):
+            with lake.reading(where):
                 versions.find_deleted(con, reading.source, reading.name, reading.label, reading.is_exploded)
             until = reading.before.position if reading.before else ""
             _land(con, where, reading, until, run, now or _clock())
@@ -420,7 +420,7 @@ def _begin(
     seen: dict[str, str] | None,
 ) -> None:
     """Look up where the last run stopped, and report columns that have changed since."""
-    with lake.unmoved(where):
+    with lake.reading(where):
         reading.before = positions(con, reading.stream).get(reading.partition)
         reading.moved_at = _moved_at(con, reading)
         found = _last_seen(con, reading)
@@ -569,7 +569,7 @@ def _read_api(
     advance: console.Advance,
 ) -> None:
     """Fetch all pages, then land their rows in one transaction: the new position is only known after the last page."""
-    with lake.unmoved(where):
+    with lake.reading(where):
         before = positions(con, reading.stream).get(reading.partition)
     reading.cursor_kind = f"{resource.since.column} of an API" if resource.since else "the whole resource"
     start = (
@@ -626,7 +626,7 @@ def _read_api(
                 "create or replace temp table __there as "
                 + ("select __key from __staged" if select else "select null::varchar as __key")
             )
-            with lake.unmoved(where):
+            with lake.reading(where):
                 versions.find_deleted(con, reading.source, reading.name, reading.label, reading.is_exploded)
             bind(con, reading)
             _land(con, where, reading, until, run, now or _clock())
@@ -687,13 +687,13 @@ def _note_seen(con: duckdb.DuckDBPyConnection, reading: Reading, columns: str, n
 def _remap(con: duckdb.DuckDBPyConnection, where: Settings, reading: Reading, asked: Asked) -> list[str]:
     """If the mapping changed since the last run, or with `asked.remap`, map the rows in the lake again from their payload and replace those that
     differ. Without a decision by the user nothing is changed; the returned lines say what would be."""
-    with lake.unmoved(where):
+    with lake.reading(where):
         seen = _last_seen(con, reading)
     if seen is None or (seen[1] == reading.entry.fingerprint(reading.zone) and not asked.remap):
         return []
     changed = seen[1] != reading.entry.fingerprint(reading.zone)
     say, found = reading.report.notes.append, deliveries.Changes(reading.label)
-    with lake.unmoved(where):
+    with lake.reading(where):
         # A replacement must land after the row it replaces, even if the clock was set back.
         came = f"select max(_ingested_at) + interval 1 microsecond from lake.raw.{reading.name} where {_of(reading)}"
         now = max(asked.now, _one(con, came) or asked.now)
@@ -774,7 +774,7 @@ def _take(
 ) -> None:
     """Land the new rows of the staged batch, and move the position."""
     _check_keys(con, reading)
-    with lake.unmoved(where):
+    with lake.reading(where):
         versions.find_new(con, reading.source, reading.name, reading.label, reading.is_exploded)
     [(read, deleted)] = con.execute("select count(*), count(*) filter (__is_deleted) from __staged").fetchall()
     [(news,)] = con.execute("select count(*) from __new_rows").fetchall()

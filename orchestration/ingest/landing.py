@@ -824,14 +824,14 @@ def _walk(value: str, kind: str, keys: Sequence[str], said: str) -> tuple[str, s
 def _list(value: str, kind: str, keys: Sequence[str], path: str, said: str) -> _List:
     """The list at a path of keys below a value; `path` is the path as written in the mapping."""
     value, kind, rest = _walk(value, kind, keys, said)
-    none = quote(f"{path} is no list")
+    none = quote(f"{path} is not a list")
     if kind in ("VARCHAR", "JSON"):
         held = value
         if kind == "VARCHAR":
             held = f"try_cast({exact_numbers(value)} as json)"
         found = f"json_extract({held}, {_pointer(rest)})" if rest else held
         is_there = f"json_exists({held}, {_pointer(rest)})" if rest else f"{value} is not null"
-        no_json = quote(f"{path} is no JSON")
+        no_json = quote(f"{path} is not JSON")
         return _List(
             found,
             f"case when {value} is null or trim({value}::varchar) = '' then 'absent' when {held} is null then {no_json} "
@@ -860,7 +860,7 @@ def _exploded(
         raise FinegrainError(f"{place}: {_no_column(opened, root)}")
     said = f"{place}: '{path}' of {opened.origin}"
     outer = _list(identifier(root), opened.columns[root], explosion.outer[1:], ".".join(explosion.outer), said)
-    bad = quote(f"an element of {path} is no object")
+    bad = quote(f"an element of {path} is not an object")
     inner = outer
     if explosion.inner:
         inner = _list("p", outer.kind, explosion.inner, path, said)
@@ -1130,7 +1130,7 @@ def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone
     for name in ("event_name", "event_timestamp"):
         if name not in opened.columns:
             raise FinegrainError(
-                f"{opened.origin} has no column '{name}', so it is no GA4 export{nearest(name, opened.columns)}"
+                f"{opened.origin} has no column '{name}', so it is not a GA4 export{nearest(name, opened.columns)}"
             )
     shown = []
     for name, kind in RAW_TABLES["ga4_events"].items():

@@ -202,7 +202,7 @@ def load(
     mappings = shop.mappings_at(mapping)
     # Each byte counts twice for progress: once when the file is inspected, once when it lands.
     # Without the lock, two loads at once could both land the same file.
-    one = lake.alone(where, "load")
+    one = lake.exclusive(where, "load")
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
@@ -294,7 +294,7 @@ def _load(
                     raise
             advance(file.size, file.name)
     mapped = {key: fingerprint_of(entries) for key, entries in readers.items()}
-    with lake.unmoved(where):
+    with lake.reading(where):
         loads = deliveries.Loads(con, plan.source)
         patterns = {entry.table: entry.mapping.deliveries(entry.table) for entry in plan.entries}
         statuses = {
@@ -345,13 +345,13 @@ def _load(
             (landing_of.compared if status.delivery else landing_of.fresh).append((file, select))
             if status.delivery:
                 landing_of.deliveries[file] = status.delivery
-    with lake.unmoved(where):
+    with lake.reading(where):
         for each in landings.values():
             reports += _bind_missing(con, plan, each, loads, patterns[each.table], set(looks), asked, now)
     try:
         for each in landings.values():
             if each.compared:
-                with lake.unmoved(where):
+                with lake.reading(where):
                     _compare(con, plan.source, each, loads, patterns[each.table], advance)
         _refuse(plan, list(landings.values()), asked)
         lake.retry(lambda: _land(con, where, plan, list(landings.values()), now, advance))

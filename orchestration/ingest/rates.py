@@ -72,12 +72,12 @@ def update(origin: str | None = None, *, where: Settings | None = None, now: dat
     name = shown(re.sub(r"[?#].*", "", origin).rsplit("/", 1)[-1]) if is_address else shown(Path(origin).name)
     # Two updates at once would land the same rates twice.
     with (
-        lake.alone(where, "rates"),
+        lake.exclusive(where, "rates"),
         scratch(where.home / "spill") as folder,
         closing(lake.connect(where)) as con,
     ):
         _stage(con, body, shown(origin), folder, now)
-        with lake.unmoved(where):
+        with lake.reading(where):
             _compare(con)
         [(new, changed, unchanged)] = con.execute(
             "select count(*) filter (former is null), count(*) filter (former is not null and former <> per_euro), "
@@ -156,7 +156,7 @@ def _stage(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder: Pat
         (f"rate_date > date '{(now + timedelta(days=1)).date()}'", "a rate of {day}, which is still to come"),
         (
             f"per_euro is null or not per_euro between {LOWEST} and {HIGHEST}",
-            "the rate of {currency} of {day} is '{rate}', which is no number above zero",
+            "the rate of {currency} of {day} is '{rate}', which is not a number above zero",
         ),
     ):
         found = con.execute(f"select day, currency, rate from __read where {wrong} order by all limit 1").fetchall()
@@ -205,7 +205,7 @@ def _stage_csv(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder:
             if wrong is not None
             else "it does not begin with Date and currencies"
         )
-        raise FinegrainError(f"{origin}: these are no rates of the ECB: {what}{_HINT}")
+        raise FinegrainError(f"{origin}: these are not rates of the ECB: {what}{_HINT}")
     file = folder / "rates.csv"
     file.write_text(text, "utf-8")
     listed = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in [*names, "rest"])
@@ -230,7 +230,7 @@ def _text(body: bytes, origin: str) -> str:
 def _stage_xml(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder: Path) -> None:
     """An XML file: one Cube element per day, with one Cube per currency in it."""
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # nested entities could exhaust memory
-        raise FinegrainError(f"{origin}: these are no rates of the ECB{_HINT}")
+        raise FinegrainError(f"{origin}: these are not rates of the ECB{_HINT}")
     try:
         root = ElementTree.fromstring(body)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -246,7 +246,7 @@ def _stage_xml(con: duckdb.DuckDBPyConnection, body: bytes, origin: str, folder:
             continue
         if not re.fullmatch("[A-Z]{3}", currency):
             raise FinegrainError(
-                f"{origin}: these are no rates of the ECB: a currency is called '{shown(currency)}'{_HINT}"
+                f"{origin}: these are not rates of the ECB: a currency is called '{shown(currency)}'{_HINT}"
             )
         lines.append("\t".join(re.sub(r"[\t\r\n]", " ", each) for each in (day, currency, rate)))
     file = folder / "rates.tsv"

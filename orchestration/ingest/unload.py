@@ -64,10 +64,10 @@ def unload(
     if not lake.exists(where):
         raise FinegrainError(f"{where.lake_catalog}: there is no lake here, so there is nothing to unload")
     # No load or ingest may land rows between the query and the deletions.
-    with lake.alone(where, "load"), lake.alone(where, f"ingest {source}"):
+    with lake.exclusive(where, "load"), lake.exclusive(where, f"ingest {source}"):
         con = lake.connect(where)
         try:
-            with lake.unmoved(where):
+            with lake.reading(where):
                 loads = deliveries.Loads(con, source)
                 tables = _tables(con, source, table, loads)
                 _check_files(what, tables, files, loads)

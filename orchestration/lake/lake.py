@@ -141,7 +141,7 @@ def attach(con: duckdb.DuckDBPyConnection, where: Settings | None = None, *, rea
         # If two processes create a lake at the same time, the second one retries and finds it.
         retry(lambda: _attach(con, where, read_only))
     if isinstance(where.lake_data, Path):
-        _follow(con, where, where.lake_data)
+        _check_data_folder(con, where, where.lake_data)
     con.execute("set timezone = 'UTC'")
     present = _columns(con)
     for table, names in present.items():
@@ -166,7 +166,7 @@ copy.close()
 
 def attach_copy(con: duckdb.DuckDBPyConnection, where: Settings, folder: Path) -> None:
     """Attach a consistent view of the lake for long reads, while others write and compact. With a SQLite catalogue this is a copy of the
-    catalogue in `folder`, because there even a transaction does not see a single snapshot (see `unmoved`). Creates the lake if there is none.
+    catalogue in `folder`, because there even a transaction does not see a single snapshot (see `reading`). Creates the lake if there is none.
     Raises FinegrainError."""
     if isinstance(where.lake_catalog, str):
         attach(con, where)
@@ -250,7 +250,7 @@ _HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
 
 
 @contextmanager
-def alone(where: Settings, work: str) -> Iterator[None]:
+def exclusive(where: Settings, work: str) -> Iterator[None]:
     """Hold an exclusive lock on some work on the lake; others wait. The lock is kept with the catalogue (a file beside SQLite, an advisory lock
     in PostgreSQL), so it also works across homes and machines. A process that loses it, because its connection broke, cannot commit
     (`writing`). Raises FinegrainError as `attach` does."""
@@ -297,7 +297,7 @@ def alone(where: Settings, work: str) -> Iterator[None]:
         con.close()
 
 
-def _still_alone(where: Settings) -> None:
+def _check_locks(where: Settings) -> None:
     """Raises Unavailable if a lock of this home has been lost."""
     for con in _HELD.get(where, []):
         try:
@@ -346,7 +346,7 @@ def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) ->
     options = [f"data_path {quote(f'{where.lake_data}/')}", *(["read_only"] if read_only else [])]
     if isinstance(where.lake_data, Path):
         where.lake_data.mkdir(parents=True, exist_ok=True)
-        options.append("override_data_path true")  # see _follow
+        options.append("override_data_path true")  # see _check_data_folder
     if isinstance(where.lake_catalog, str):
         address = where.lake_catalog
     else:
@@ -360,7 +360,7 @@ def _attach(con: duckdb.DuckDBPyConnection, where: Settings, read_only: bool) ->
     con.execute(f"attach {quote('ducklake:' + address)} as lake ({', '.join(options)})")
 
 
-def _follow(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None:
+def _check_data_folder(con: duckdb.DuckDBPyConnection, where: Settings, data: Path) -> None:
     """Check that the data folder belongs to this catalogue, which stores a folder and file names relative to it. A home that was moved or
     copied is the same lake in another folder. A folder without the files is a mistake and must not be written to."""
     known = con.execute(
@@ -410,19 +410,19 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
     if isinstance(where.lake_catalog, str):
         with transaction(con):
             yield
-            _still_alone(where)
+            _check_locks(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
         yield
 
 
-#: The catalogues for which this thread is inside `unmoved`.
+#: The catalogues for which this thread is inside `reading`.
 _held = threading.local()
 
 
 @contextmanager
-def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
-    """Block compaction while inside, so that no rows move to other files (with `moving`: block readers, so that compaction may run). DuckDB
+def reading(where: Settings, *, compacting: bool = False) -> Iterator[None]:
+    """Block compaction while inside, so that no rows move to other files (with `compacting`: block readers, so that compaction may run). DuckDB
     reads the file list of a SQLite catalogue in two steps, first its range and then its entries. Files that replace others in between are
     outside that range, and all their rows would be missed. Inside `writing` no rows move anyway. Do not start `writing` inside this block:
     compaction may be waiting while it holds that lock."""
@@ -435,21 +435,21 @@ def unmoved(where: Settings, *, moving: bool = False) -> Iterator[None]:
     door = one_at_a_time(where.lake_catalog.with_name("move.door"))
     with ExitStack() as held:
         with door:
-            held.enter_context(one_at_a_time(lock, shared=not moving))
+            held.enter_context(one_at_a_time(lock, shared=not compacting))
         held_here.add(where.lake_catalog)
         held.callback(held_here.remove, where.lake_catalog)
         yield
 
 
 class _Reader:
-    """A read-only connection to a lake with a SQLite catalogue. None of its statements runs during compaction (see `unmoved`). Several
+    """A read-only connection to a lake with a SQLite catalogue. None of its statements runs during compaction (see `reading`). Several
     statements that must see one snapshot need `attach_copy`."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, where: Settings) -> None:
         self._con, self._where = con, where
 
     def execute(self, *query: Any, **named: Any) -> duckdb.DuckDBPyConnection:
-        with unmoved(self._where):
+        with reading(self._where):
             return self._con.execute(*query, **named)
 
     def __getattr__(self, name: str) -> Any:
@@ -575,7 +575,7 @@ def retry(work: Callable[[], T], seconds: float = 120) -> T:
 
 def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the lake attached as `lake`. Queries run with `execute` of a `read_only` connection are safe during compaction;
-    with other connections, read inside `unmoved` or `writing`."""
+    with other connections, read inside `reading` or `writing`."""
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)

@@ -4,7 +4,7 @@ A position moves in the transaction that lands its rows, so the two always agree
 reader that lost its partition is fenced: it cannot land anything.
 
 Two transactions that move the same position conflict, and one is rejected. Two that write a *first* position do not, because DuckLake
-accepts both inserts. So claiming a partition for the first time requires `lake.alone` on the stream."""
+accepts both inserts. So claiming a partition for the first time requires `lake.exclusive` on the stream."""
 
 from __future__ import annotations
 

@@ -58,11 +58,11 @@ def mappings_at(path: str | Path) -> list[Read]:
 
 @dataclass(frozen=True)
 class Shop:
-    """The shop as the next build will see it. `is_said`: a mapping sets the reporting currency; `currencies` are those with exchange rates."""
+    """The shop as the next build will see it. `has_reporting_currency`: a mapping sets it; `currencies` are those with exchange rates."""
 
     reporting_currency: str
     shop_time_zone: str
-    is_said: bool
+    has_reporting_currency: bool
     currencies: tuple[str, ...]
 
 
@@ -87,7 +87,7 @@ def record(
     before = of_lake(con)
     moment = now or datetime.now(UTC).replace(tzinfo=None)
     # Two processes that record at once would each miss the other's settings.
-    with lake.alone(where, "shop"):
+    with lake.exclusive(where, "shop"):
         lake.retry(lambda: _record(con, where, mappings, moment))
     after = of_lake(con)
     for name in SETTINGS:

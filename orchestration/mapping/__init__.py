@@ -1,1 +1,1 @@
-"""What a shop's mapping says, and the raw tables that it fills."""
+"""The mapping of a shop's data, and the raw tables it fills."""

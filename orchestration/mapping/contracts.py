@@ -1,7 +1,7 @@
 """The raw contracts: which tables the lake holds and which fields each row of them carries, as models/staging/_sources.yml declares them.
 
-A contract field lands as the text the source delivered: casting, and judging what does not cast, is the
-models' work, so a strange value is quarantined with a reason instead of failing a load.
+A contract field is stored as the text that the source delivered. The models cast and validate it, so a strange value is
+quarantined with a reason instead of failing a load.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
     for table, fields in declared_columns().items()
 }
 
-#: A regular expression: which element of a list of its record a row is, in its position: `[3]`, or `[2.1]` of a list within another.
+#: A regular expression for the part of a position that names an element of a list: `[3]`, or `[2.1]` in a nested list.
 IN_RECORD: Final = r"\[[0-9]+([.][0-9]+)?\]"
 
-#: The field that names a row's own moment, by table; `available_at: event_time` in a mapping reads it.
+#: The field with a row's own time, by table; `available_at: event_time` in a mapping reads it.
 EVENT_TIME: Final[dict[str, str]] = {
     "events": "event_at",
     "ga4_events": "event_timestamp",
@@ -76,7 +76,7 @@ EVENT_TIME: Final[dict[str, str]] = {
     "refunds": "refunded_at",
 }
 
-#: The contract fields that say which thing a row is about, by table; of a deletion they are all that is told.
+#: The contract fields that identify what a row is about, by table. A deletion has only these.
 IDENTITY: Final[dict[str, tuple[str, ...]]] = {
     "events": ("event_id", "order_id", "line_id"),
     "customers": ("customer_id",),
@@ -104,7 +104,7 @@ IDS: Final = frozenset(
 
 
 def is_time(name: str) -> bool:
-    """Whether a contract field holds a moment."""
+    """Whether a contract field holds a time."""
     return name.endswith("_at") or name == "event_timestamp"
 
 

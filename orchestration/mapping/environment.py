@@ -1,4 +1,4 @@
-"""Values of a mapping that the environment holds, secrets most of all."""
+"""Mapping values that come from environment variables, such as secrets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from orchestration.errors import FinegrainError, is_secret, keep_secret, keep_se
 
 
 def from_environment(text: str, where: str, *, secret: bool = False) -> str:
-    """`text` with each `${NAME}` replaced from the environment; what is `secret` is not shown in any error from then on. Raises
-    FinegrainError that names the variable and `where`."""
+    """`text` with each `${NAME}` replaced from the environment. A `secret` value is masked in all later errors. Raises FinegrainError
+    that names the variable and `where`."""
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
@@ -26,13 +26,13 @@ def from_environment(text: str, where: str, *, secret: bool = False) -> str:
     return re.sub(r"[$][{]([A-Za-z_][A-Za-z0-9_]*)[}]", value, text)
 
 
-#: Settings of clients that are no secrets, wherever they come from; ones that are addresses may hold some.
+#: Client settings that are not secret, even if they come from the environment; and addresses, which may contain a password.
 _OPEN: Final = re.compile("username|mechanisms?|protocol|group|client[.]id|region|location", re.IGNORECASE)
 _ADDRESSES: Final = ("bootstrap.servers", "endpoint_url")
 
 
 def client_setting(name: str, value: str | int | float | bool, where: str) -> str | int | float | bool:
-    """A setting of a stream's client, with `${NAME}` in it from the environment; no error shows what it holds of secrets. Raises
+    """A setting of a stream's client, with `${NAME}` replaced from the environment. Secrets in it are masked in all errors. Raises
     FinegrainError."""
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""The one scalar expression over a row that `sql:` and `where:` of a mapping may hold."""
+"""Checks the SQL of `sql:` and `where:` in a mapping: one scalar expression over a row."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from orchestration.mapping.messages import short
 from orchestration.sql.functions import ARGUMENTS, FUNCTIONS
 from orchestration.sql.text import quote
 
-#: What an expression may be made of. All else (subqueries, windows, stars, parameters) reads more than its row.
+#: The kinds of nodes an expression may have. Others (subqueries, windows, stars, parameters) read more than the row.
 _CLASSES: Final = frozenset((
     "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION",
     "LAMBDA", "OPERATOR",
 ))  # fmt: skip
-#: The operators that are no functions. GROUPING and * are of more than one row or column.
+#: The allowed operators. GROUPING and * read more than one row or column.
 _OPERATORS: Final = frozenset((
     "ARRAY_CONSTRUCTOR", "ARRAY_EXTRACT", "ARRAY_SLICE", "COMPARE_IN", "COMPARE_NOT_IN", "OPERATOR_COALESCE",
     "OPERATOR_IS_NOT_NULL", "OPERATOR_IS_NULL", "OPERATOR_NOT", "OPERATOR_NULLIF", "OPERATOR_TRY",
@@ -29,7 +29,7 @@ _OPERATORS: Final = frozenset((
 
 
 def _refused(node: Any) -> str | None:
-    """What a function lacks to be used in an expression, as a sentence without its subject; None where nothing is wrong."""
+    """Why a function may not be used in an expression; None if it may."""
     name = node["function_name"].lower()
     if node["catalog"]:
         return f"{node['catalog']}.{node['schema']}.{name}: write functions without schema or catalogue"
@@ -45,8 +45,8 @@ def _refused(node: Any) -> str | None:
 
 @cache
 def expression(text: str) -> tuple[str, ...]:
-    """Check that `text` is one scalar expression over a row; the columns it names, in order of appearance. Raises ValueError with a
-    sentence."""
+    """Check that `text` is one scalar expression over a row. Returns the columns it names, in order of appearance. Raises ValueError
+    with a readable message."""
     try:
         return _parsed(text)
     except (RecursionError, duckdb.Error):
@@ -54,7 +54,7 @@ def expression(text: str) -> tuple[str, ...]:
 
 
 def _parsed(text: str) -> tuple[str, ...]:
-    """The parser, not a pattern, decides: the text must be one SELECT of one item, from nowhere, whose tree holds only row-wise parts."""
+    """Check with DuckDB's parser: the text must be one SELECT of one item, without FROM, whose tree has only row-wise nodes."""
     if "\0" in text:
         raise ValueError("a SQL expression holds no NUL characters")
     con = duckdb.connect()
@@ -62,7 +62,7 @@ def _parsed(text: str) -> tuple[str, ...]:
     tree = json.loads(answer)
     if tree["error"]:
         raise ValueError(
-            f"'{short(text)}' is no SQL expression: {tree['error_message'].splitlines()[0]} (quote a column that is an SQL word, as in \"at\")"
+            f"'{short(text)}' is not a SQL expression: {tree['error_message'].splitlines()[0]} (quote a column that is an SQL word, as in \"at\")"
         )
     statements = [statement["node"] for statement in tree["statements"]]
     node = statements[0] if len(statements) == 1 else {}
@@ -82,7 +82,7 @@ def _parsed(text: str) -> tuple[str, ...]:
 
 
 def _columns(node: Any, text: str, bound: frozenset[str], lambdas: bool = False) -> Iterator[str]:
-    """Walk an expression's tree, refuse what is not row-wise, yield the columns that no lambda binds."""
+    """Walk an expression's tree, reject what is not row-wise, and yield the columns that no lambda binds."""
     if isinstance(node, list):
         for child in node:
             yield from _columns(child, text, bound, lambdas)
@@ -103,10 +103,10 @@ def _columns(node: Any, text: str, bound: frozenset[str], lambdas: bool = False)
         refused = _refused(node)
         if refused:
             raise ValueError(f"'{short(text)}': {refused}")
-        # The parser puts functions that it makes of syntax into `main`; else `a.lower()` is lower(a).
+        # Functions that the parser makes from syntax have the schema `main`. Any other schema is a column: `a.lower()` is lower(a).
         if node["schema"] not in ("", "main", *bound):
             yield node["schema"]
-    if kind == "LAMBDA" and lambdas:  # elsewhere the same arrow reads a member of JSON
+    if kind == "LAMBDA" and lambdas:  # elsewhere the same arrow reads a JSON member
         left = node["lhs"] if isinstance(node["lhs"], list) else [node["lhs"]]
         names = [child["column_names"][0] for part in left for child in (part.get("children") or [part])]
         yield from _columns(node["expr"], text, bound | set(names))

@@ -1,4 +1,4 @@
-"""Kinds of values that keys of a mapping may have: what pydantic checks of them, and what their JSON Schema says."""
+"""The types of values in a mapping: how pydantic checks them, and their JSON Schema."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from orchestration.mapping.times import check_format, check_zone, span
 
 Format = Literal["parquet", "csv", "jsonl"]
 
-#: How GA4's export names a day, the final one last: `replaces` of its files, unless the mapping says otherwise.
+#: The file names of a day in GA4's export, the final one last: the default of `replaces` for its files.
 GA4_DAYS: Final = (r"events_intraday_(\d{8})", r"events_fresh_(\d{8})", r"events_(\d{8})")
 
-#: The tag of a union's members that are words.
+#: The tag of the members of a union that are plain words.
 WORD: Final = TAG + "word"
 
 _EXTENSIONS: Final[dict[Format, str]] = {"parquet": "parquet pq", "csv": "csv tsv", "jsonl": "jsonl ndjson json"}
 
 
 def format_of(name: str) -> Format | None:
-    """The format that a file's name tells; `.gz` or `.zip` after it is looked through."""
+    """The format by a file name's suffix, ignoring a final `.gz` or `.zip`."""
     suffix = Path(name.removesuffix(".gz").removesuffix(".zip")).suffix.lower().removeprefix(".")
     return next((format for format, endings in _EXTENSIONS.items() if suffix in endings.split()), None)
 
 
 def by_key(message: str, words: tuple[str, ...], *keys: str) -> Discriminator:
-    """Tells the members of a union by their tags: WORD for one of `words`, else the one of `keys` that is there. What is none of them is
-    an error that says `message`."""
+    """A discriminator of a union by tag: WORD if the value is one of `words`, otherwise the one of `keys` it has. Any other value is an
+    error with this `message`."""
 
     def kind(given: Any) -> str | None:
         if isinstance(given, str):
@@ -61,7 +61,7 @@ def by_key(message: str, words: tuple[str, ...], *keys: str) -> Discriminator:
 
 
 def checked(check: Callable[[Any], object]) -> AfterValidator:
-    """A value as it is, of which `check` may raise a ValueError."""
+    """A validator that returns the value as it is; `check` raises ValueError if it is invalid."""
 
     def unchanged(given: Any) -> Any:
         check(given)
@@ -71,7 +71,7 @@ def checked(check: Callable[[Any], object]) -> AfterValidator:
 
 
 def otherwise(message: str) -> WrapValidator:
-    """Of what is of none of a union's types, one error that says `message`."""
+    """Replaces the errors of all members of a union by one error with this `message`."""
 
     def check(given: Any, handler: Callable[[Any], Any]) -> Any:
         try:
@@ -84,7 +84,7 @@ def otherwise(message: str) -> WrapValidator:
 
 @dataclass(frozen=True)
 class Like:
-    """A text that a whole pattern fits, as in the JSON Schema, too; of others an error says `message`, with the text in place of {}."""
+    """A text that matches the whole pattern, also in the JSON Schema; the error is `message`, with {} replaced by the text."""
 
     pattern: str
     message: str
@@ -101,21 +101,21 @@ class Like:
         return given
 
 
-def texts(message: str, *, least: int = 1, alone: bool = True) -> BeforeValidator:
-    """A list of texts that are not empty, or (`alone`) one that stands for such a list; of all else an error says `message`."""
+def texts(message: str, *, least: int = 1, single: bool = True) -> BeforeValidator:
+    """A list of texts that are not empty or, if `single`, one text instead of a list. Any other value is an error with this `message`."""
     text = Annotated[str, Key(min_length=1)]
     several = Annotated[list[text], Key(min_length=least)]
 
     def check(given: Any) -> tuple[str, ...]:
-        found = [given] if alone and isinstance(given, str) else given
-        if isinstance(found, tuple):  # checked already
+        found = [given] if single and isinstance(given, str) else given
+        if isinstance(found, tuple):  # already checked
             return found
         is_list = isinstance(found, list) and len(found) >= least
         if not is_list or not all(isinstance(each, str) and each for each in found):
             raise ValueError(message)
         return tuple(found)
 
-    return BeforeValidator(check, json_schema_input_type=text | several if alone else several)
+    return BeforeValidator(check, json_schema_input_type=text | several if single else several)
 
 
 def _constant(given: Any) -> Any:
@@ -142,7 +142,7 @@ def _span(given: str | int) -> None:
 
 
 def _open_address(given: str) -> None:
-    # An address as it is here tells rows apart in the lake, so what it holds is shown.
+    # The address becomes part of row positions in the lake, so it must not contain secrets.
     if "@" in re.split("[/?#]", given.partition("://")[2])[0]:
         raise ValueError(
             "an address here holds no user and password; write them as a header, as in headers: {Authorization: Basic ${SHOP_BASIC}}"
@@ -155,7 +155,7 @@ def _open_address(given: str) -> None:
 def _id_names(given: tuple[str, ...]) -> None:
     for name in given:
         if name not in IDS:
-            raise ValueError(f"'{name}' is no id{nearest(name, sorted(IDS))}")
+            raise ValueError(f"'{name}' is not an id{nearest(name, sorted(IDS))}")
 
 
 def _distinct(given: tuple[str, ...]) -> None:
@@ -171,7 +171,7 @@ def _codec(given: str) -> None:
         codecs.getincrementaldecoder(given)
     except (LookupError, UnicodeError, ValueError):
         raise ValueError(
-            f"'{given}' is no text encoding; write one that Python knows, as in utf-16, cp1252 or latin-1"
+            f"'{given}' is not a text encoding; write one that Python knows, such as utf-16, cp1252 or latin-1"
         ) from None
 
 
@@ -180,7 +180,7 @@ def _delivery_names(given: tuple[str, ...]) -> None:
         try:
             groups = re.compile(pattern).groups
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"'{short(pattern)}' is no regular expression: {error}") from None
+            raise ValueError(f"'{short(pattern)}' is not a regular expression: {error}") from None
         if groups != 1:
             raise ValueError(
                 f"'{pattern}' has {groups or 'no'} groups; write one, around what names the delivery, as in {GA4_DAYS[-1]}"
@@ -200,10 +200,10 @@ _Texts = tuple[str, ...]
 
 Expression = Annotated[str, checked(expression)]
 Constant = Annotated[str | int | float | bool | None, BeforeValidator(_constant)]
-#: How values of a column, or keys and values that an API is asked with, are read as text.
+#: Values of a column, and query parameters of an API; both are read as text.
 Translation = Annotated[dict[_Text, _Text | None], BeforeValidator(_translation)]
 Parameters = dict[_Text, _Asked]
-#: How the times of a column of text are spelled: formats of strptime, of which the first that reads a text counts.
+#: strptime formats of the times in a text column; the first one that reads a text is used.
 Formats = Annotated[
     _Texts,
     checked(lambda given: [check_format(each) for each in given]),
@@ -214,7 +214,7 @@ Overlap = Annotated[str | int, otherwise("write a text or a whole number"), chec
 Setting = Annotated[str | int | float | bool, otherwise("write a text, a number, true or false")]
 Name = Annotated[str, Like("[a-z][a-z0-9_]*", "write a short name of a-z, 0-9 and _, beginning with a letter")]
 Currency = Annotated[
-    str, Like("[A-Za-z]{3}", "'{}' is no currency; write its ISO 4217 code, as in EUR"), AfterValidator(str.upper)
+    str, Like("[A-Za-z]{3}", "'{}' is not a currency; write its ISO 4217 code, as in EUR"), AfterValidator(str.upper)
 ]
 Address = Annotated[str, Like(r"(https?://|[$][{])[\s\S]*", "an address begins with https:// or http://")]
 OpenAddress = Annotated[Address, checked(_open_address)]
@@ -230,7 +230,7 @@ ListPath = Annotated[
 IdNames = Annotated[tuple[Annotated[str, Key(json_schema_extra={"enum": sorted(IDS)})], ...], checked(_id_names)]
 Mark = Annotated[str, Like(r"[^\r\n\0]", "write one character")]
 MarkOrNone = Annotated[str, Like(r"[^\r\n\0]?", "write one character")]
-Header = Annotated[_Texts, checked(_distinct), texts("write the names of the columns, in order", alone=False)]
+Header = Annotated[_Texts, checked(_distinct), texts("write the names of the columns, in order", single=False)]
 Paths = Annotated[_Texts, texts("write a path, a glob, or a list of them")]
 KeyColumns = Annotated[_Texts, texts("write the columns that tell one row from another, as in [id]")]
 Carried = Annotated[_Texts, texts("write the columns that are carried, as in [Currency, Email]")]

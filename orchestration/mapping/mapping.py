@@ -1,8 +1,8 @@
 """A shop's mapping: one YAML file that says how its columns become the raw contracts (docs/reference/mapping.md).
 
-Everything a user can misspell is checked here, before a byte of data is read: keys, table and field names, time
-zones, and the one scalar expression that `sql:` may hold. What depends on the data (do these columns exist?) is
-checked in `landing`. Errors name the file, the key, and the nearest right spelling.
+Everything a user can misspell is checked here, before any data is read: keys, table and field names, time zones, and the
+expressions in `sql:`. Checks that need the data (do these columns exist?) are in `landing`. Errors name the file, the key,
+and the nearest valid spelling.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from orchestration.mapping.models import Explosion as Explosion
 from orchestration.mapping.models import Field as Field
 from orchestration.mapping.models import Http as Http
 from orchestration.mapping.models import Mapping as Mapping
-from orchestration.mapping.models import Place as Place
+from orchestration.mapping.models import NumberedEntry as NumberedEntry
 from orchestration.mapping.models import Sql as Sql
 from orchestration.mapping.models import Stream as Stream
 from orchestration.mapping.models import Strict as Strict
@@ -46,7 +46,7 @@ from orchestration.mapping.times import has_offset as has_offset
 from orchestration.mapping.times import span as span
 from orchestration.mapping.times import strptime as strptime
 
-#: Fields without which a row of a table means nothing: each tuple needs at least one of its names mapped.
+#: The required fields by table: of each tuple, at least one field must be mapped.
 REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "events": (("event_type",), ("event_at",), ("user_id", "anonymous_id")),
     "ga4_events": (),
@@ -80,7 +80,7 @@ def read_mapping(path: str | Path) -> Mapping:
 
 
 def _key_problems(given: Any, place: tuple[Any, ...]) -> Iterator[str]:
-    """Keys that YAML does not read as text, but for values of a column (`map`), what an API is asked (`parameters`) and `null`."""
+    """Report keys that YAML does not read as text, except in `map` and `parameters`, and `null` in `csv`."""
     if isinstance(given, dict):
         for key, value in given.items():
             may_be_odd = place and place[-1] in (("csv",) if key is None else ("map", "parameters"))
@@ -95,7 +95,7 @@ def _key_problems(given: Any, place: tuple[Any, ...]) -> Iterator[str]:
 
 
 def _models(kind: Any) -> list[type[BaseModel]]:
-    """The models among the types that a type is made of."""
+    """The pydantic models within a type."""
     return (
         [kind]
         if isinstance(kind, type) and issubclass(kind, BaseModel)
@@ -104,7 +104,7 @@ def _models(kind: Any) -> list[type[BaseModel]]:
 
 
 def _keys(parents: list[str]) -> Iterable[str]:
-    """The keys that a mapping may have below `parents`."""
+    """The valid keys below `parents`."""
     models: list[type[BaseModel]] = [Mapping]
     for parent in parents:
         found = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
@@ -113,7 +113,7 @@ def _keys(parents: list[str]) -> Iterable[str]:
 
 
 def mapping_files(path: str | Path) -> list[Path]:
-    """The mapping files that `path` names: itself, or every YAML file in the folder."""
+    """The mapping files at `path`: the file itself, or every YAML file in the folder."""
     path = Path(path)
     try:
         if not path.is_dir():
@@ -127,7 +127,7 @@ def mapping_files(path: str | Path) -> list[Path]:
 
 
 def _problems(mapping: Mapping) -> Iterator[str]:
-    """What one key alone does not show."""
+    """Problems that involve more than one key."""
     tabled = [name for name, entries in mapping.tables.items() for entry in entries if entry.table is not None]
     if tabled and mapping.database is None:
         yield f"tables.{tabled[0]}.table: say in which database, as in database: ${{SHOP_DATABASE_URL}}, beside source"
@@ -140,12 +140,12 @@ def _problems(mapping: Mapping) -> Iterator[str]:
         for number, table in enumerate(entries, 1):
             where = f"tables.{name}" + (f"[{number}]" if len(entries) > 1 else "")
             yield from _table_problems(where, name, table)
-        # Else a file that one entry takes for a delivery would be lacking in what another says of it.
+        # Entries of a table must agree on which files form a delivery.
         if len({table.deliveries(name) for table in entries if table.files}) > 1:
             yield f"tables.{name}: its entries differ in replaces; write the same in all that read files"
 
 
-#: Keys that an entry of ga4_events has not (`format`: no csv), and why.
+#: Keys that an entry of ga4_events may not have (`format` may not be csv), and why.
 _NOT_OF_GA4: Final = {
     "fields": "GA4's export keeps its own shape; leave `fields` out",
     "format": "GA4's export is nested; export it as parquet or jsonl",
@@ -166,12 +166,12 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
         yield f"{where}.currency: this is for ga4_events; here map the field, as in currency: {{value: EUR}}"
     yield from _element_problems(where, table)
     if table.stream is not None and not table.fields:
-        return  # keys that are named as the fields are
+        return  # message keys have the names of the fields
     for field, source in table.fields.items():
         if field not in RAW_TABLES[name]:
             yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])
         elif source.format and not is_time(field):
-            yield f"{where}.fields.{field}.format: {field} is no time; leave format out"
+            yield f"{where}.fields.{field}.format: {field} is not a time; leave format out"
     for names in REQUIRED[name]:
         if not table.fields.keys() & set(names):
             hint = ""
@@ -187,7 +187,7 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
 
 
 def _element_problems(where: str, table: Table) -> Iterator[str]:
-    """Whether members of elements are read where there are elements."""
+    """Problems of `explode`, `element` and `parent`."""
     if table.explode is not None and table.stream is not None and not table.fields:
         yield f"{where}.explode: say in fields what is read of the element, as in product_id: {{element: id}}"
     if table.explode is not None and table.carry is not None:
@@ -203,7 +203,7 @@ def _element_problems(where: str, table: Table) -> Iterator[str]:
 
 
 def _origin_problems(where: str, name: str, table: Table) -> Iterator[str]:
-    """Whether it is plain where the rows come from, and the keys are those of that kind of place."""
+    """Keys that do not fit where the rows come from."""
     origin = next(key for key in ORIGINS if getattr(table, key))
     keyed = origin in ("table", "http")
     wrong = {"table": ("format",), "http": ("format", "incremental")}.get(origin, ("key", "incremental", "deletes"))

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a YAML file, in sentences that name the place and the nearest right spelling."""
+"""Readable messages for what pydantic finds wrong in a YAML file: each names the key and the nearest valid spelling."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-#: How the tags of unions begin, so that no key of a file is taken for one: YAML holds no NUL.
+#: The first character of union tags. YAML cannot contain NUL, so no key of a file looks like a tag.
 TAG: Final = "\0"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where something is near, else the list of what is known."""
+    """`; did you mean 'x'?` if a known name is similar, otherwise the list of known names."""
     known = list(known)
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), lowered, 3, 0.6)
     if close:
-        # Of those that are equally near, the one that is named first.
+        # If several are equally similar, the first one.
         best = max(lowered, key=lambda name: name in close and difflib.SequenceMatcher(a=name, b=word.lower()).ratio())
         return f"; did you mean '{lowered[best]}'?"
     return f"; known are: {', '.join(known)}" if known else ""
 
 
 def short(text: str) -> str:
-    """On one line, and not much of it."""
+    """The text on one line, cut to 60 characters."""
     text = " ".join(text.split())
     return text if len(text) <= 60 else text[:57] + "…"
 
@@ -37,7 +37,7 @@ _NUMBERED: Final = re.compile(r"(.*?\btables\.\w+)\[(\d+)\](.*)", re.DOTALL)
 
 
 def once(problems: Iterable[str]) -> list[str]:
-    """What is wrong with several entries of a table in the same way, once, with their numbers: `tables.events[1-10].fields.price: …`."""
+    """Merge problems that several entries of a table share, and list their numbers: `tables.events[1-10].fields.price: …`."""
     numbers: dict[tuple[str, str], list[int]] = {}
     for problem in problems:
         found = _NUMBERED.fullmatch(problem)
@@ -48,7 +48,7 @@ def once(problems: Iterable[str]) -> list[str]:
 
 
 def entries_together(places: Iterable[str]) -> str:
-    """Places of a mapping in short: `shop.yml: tables.events[1-3], shop.yml: tables.orders`."""
+    """A short list of mapping entries: `shop.yml: tables.events[1-3], shop.yml: tables.orders`."""
     return ", ".join(once(places))
 
 
@@ -62,7 +62,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _echo(detail: Any, details: list[Any]) -> bool:
-    """A key that is missing only because it was misspelt, which is said already."""
+    """Whether a key is only missing because it was misspelt, which is already reported."""
     return detail["type"] == "missing" and any(
         other["type"] == "extra_forbidden"
         and other["loc"][:-1] == detail["loc"][:-1]
@@ -72,7 +72,7 @@ def _echo(detail: Any, details: list[Any]) -> bool:
 
 
 def _where(location: Iterable[Any], given: Any) -> str:
-    """A place in the file as the user wrote it: `tables.events.fields.price`."""
+    """The path of a key as the user wrote it: `tables.events.fields.price`."""
     words: list[str] = []
     for step in location:
         if isinstance(step, int) and not isinstance(given, list):
@@ -89,8 +89,8 @@ def _where(location: Iterable[Any], given: Any) -> str:
 
 
 def sentences(error: ValidationError, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> list[str]:
-    """Everything wrong with the content `given` of a YAML file, each with its place in the file. `keys` tells the keys that there
-    may be below a place, for a hint where one is misspelt."""
+    """All problems with the content `given` of a YAML file, each with its key. `keys` returns the valid keys below some parents, for
+    hints about misspelt ones."""
     details = [
         {**detail, "loc": tuple(step for step in detail["loc"] if step != "[key]" and not str(step).startswith(TAG))}
         for detail in error.errors()
@@ -98,12 +98,12 @@ def sentences(error: ValidationError, given: Any, keys: Callable[[list[str]], It
     return list(dict.fromkeys(_sentence(detail, given, keys) for detail in details if not _echo(detail, details)))
 
 
-#: Parts of a mapping of which no error quotes a value.
+#: Parts of a mapping that may hold secrets: errors do not quote their values.
 _PRIVATE: Final = {"database", "http", "stream", "headers", "parameters", "settings", "registry", "url"}
 
 
 def _sentence(detail: Any, given: Any, keys: Callable[[list[str]], Iterable[str]]) -> str:
-    """One pydantic error as a sentence."""
+    """A pydantic error as a sentence."""
     location = detail["loc"]
     where = _where(location, given)
     match detail["type"]:

@@ -1,4 +1,4 @@
-"""What a mapping file may hold, as pydantic's models: they check it, and docs/reference/mapping.schema.json is made of them."""
+"""Pydantic models of a mapping file. docs/reference/mapping.schema.json is generated from them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from orchestration.mapping.messages import TAG
 
 
 class Strict(BaseModel):
-    """A part of a YAML file: a key that it does not know is an error."""
+    """A part of a YAML file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def one_of(*keys: str) -> ConfigDict:
-    """Editors want exactly one of these keys; that it is so, the model checks itself, in words of its own."""
+    """Require exactly one of these keys in the JSON Schema. The model checks it, too, with a better message."""
     return ConfigDict(json_schema_extra={"oneOf": [{"required": [key]} for key in keys]})
 
 
@@ -74,7 +74,7 @@ class Field(Strict):
 
     @property
     def reads(self) -> str | None:
-        """The column that it reads: its own, or the one that a member of an element is called by."""
+        """The column it reads; members of an element have the columns `element.…` and `parent.…`."""
         if self.element is not None:
             return f"element.{self.element}"
         return self.column if self.parent is None else f"parent.{self.parent}"
@@ -88,7 +88,7 @@ class Column(Strict):
 
 
 class Sql(Strict):
-    """A scalar expression over the row's columns, checked by whoever makes it."""
+    """A scalar expression over the row's columns; the field that holds it checks it."""
 
     sql: str
 
@@ -116,21 +116,21 @@ class Stream(Strict):
         return self
 
     @property
-    def place(self) -> str:
-        """What tells it from others of the same source: `kafka:shop.events`."""
+    def stream_id(self) -> str:
+        """The id of the stream within its source: `kafka:shop.events`."""
         kind = "kafka" if self.kafka is not None else "kinesis" if self.kinesis is not None else "folder"
         return f"{kind}:{getattr(self, kind)}"
 
 
 class Incremental(Strict):
-    """Read only rows whose `column` (a time or a number) has moved on since; those of the last `overlap` before it again."""
+    """Read only rows whose `column` (a time or a number) is past the last run, and again those in the last `overlap` before it."""
 
     column: str
     overlap: kinds.Overlap | None = None
 
 
 class Since(Strict):
-    """What an API calls the moment from which on it is asked: a query `parameter`, filled with the greatest `column` seen."""
+    """How to ask an API for newer rows only: the query `parameter` is set to the greatest `column` seen so far."""
 
     parameter: str
     column: str
@@ -204,25 +204,25 @@ class Csv(Strict):
 
 
 class Explosion(NamedTuple):
-    """Where in a record the list is of which each element becomes a row: the keys that lead to it; or `outer`, the keys to a list whose
-    elements each have such a list, by the keys `inner`."""
+    """The path to the list whose elements become rows: the keys `outer`. In a nested list, `outer` leads to a list, and in each of its
+    elements the keys `inner` lead to the list to explode."""
 
     outer: tuple[str, ...]
     inner: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
-        """As the mapping spells it."""
+        """The path as it is written in the mapping."""
         return ".".join(self.outer) + ("[]." + ".".join(self.inner) if self.inner else "")
 
 
-#: What an expression of an entry with `explode` calls the element of the list, and the element of an outer list that it is in.
+#: The names of the list element, and of the outer list's element that contains it, in expressions of an entry with `explode`.
 ELEMENT, PARENT = "element", "parent"
 
-#: The keys that say where an entry's rows come from: each has exactly one of them.
+#: The keys that say where an entry's rows come from. An entry has exactly one of them.
 ORIGINS: Final = ("files", "stream", "table", "http")
 
-#: How the fingerprint of an entry ends that makes several rows of one record.
+#: The suffix of the fingerprint of an entry that makes several rows from one record.
 EXPLODED: Final = "+exploded"
 
 
@@ -293,14 +293,14 @@ class Table(Strict):
 
     @property
     def explosion(self) -> Explosion | None:
-        """What `explode` says."""
+        """The parsed `explode`."""
         if self.explode is None:
             return None
         outer, _, inner = self.explode.partition("[].")
         return Explosion(tuple(outer.split(".")), tuple(inner.split(".")) if inner else ())
 
     def deliveries(self, table: str) -> tuple[str, ...]:
-        """By which patterns files of this entry, which fills `table`, are parts of a delivery; empty for none."""
+        """The patterns of file names that form a delivery; empty if there are none. `table` is the raw table that this entry fills."""
         return (GA4_DAYS if table == "ga4_events" else ()) if self.replaces is None else self.replaces
 
     @model_validator(mode="after")
@@ -312,14 +312,25 @@ class Table(Strict):
         return self
 
     def reading(self, fields: Iterable[str]) -> Table:
-        """This entry with contract fields that are called in its rows as they are in the contract."""
+        """This entry with these contract fields, each read from the column of the same name."""
         return self.model_copy(update={"fields": {name: Field(column=name) for name in fields}})
 
     def fingerprint(self, zone: str) -> str:
-        """What tells how rows are mapped, wherever they are found; `zone` is that of their times."""
-        found = {"files", "format", "replaces", "stream", "table", "http", "key", "incremental", "deletes", "time_zone"}
-        told = [self.model_dump(mode="json", exclude=found, exclude_defaults=True), zone]
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        """A hash of how rows are mapped, independent of where they come from; `zone` is the time zone of their times."""
+        origin = {
+            "files",
+            "format",
+            "replaces",
+            "stream",
+            "table",
+            "http",
+            "key",
+            "incremental",
+            "deletes",
+            "time_zone",
+        }
+        rules = [self.model_dump(mode="json", exclude=origin, exclude_defaults=True), zone]
+        digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
         return digest + (EXPLODED if self.explode is not None else "")
 
 
@@ -330,8 +341,8 @@ def _entries(given: Any) -> Any:
 
 
 class Mapping(Strict):
-    """A whole mapping file. `tables` holds one or more `Table` by raw table. `reporting_currency` and `shop_time_zone` are the whole
-    shop's, not the source's (`orchestration.lake.shop`)."""
+    """A whole mapping file. `tables` holds one or more `Table` by raw table. `reporting_currency` and `shop_time_zone` apply to the
+    whole shop, not only to this source (`orchestration.lake.shop`)."""
 
     source: kinds.Name
     time_zone: kinds.Zone = "UTC"
@@ -340,17 +351,17 @@ class Mapping(Strict):
     database: str | None = None
     tables: Annotated[dict[str, tuple[Table, ...]], BeforeValidator(_entries)]
 
-    def entries(self, path: Path) -> Iterator[Place]:
+    def entries(self, path: Path) -> Iterator[NumberedEntry]:
         """All entries, in order; `path` is the mapping's own file."""
         for name, entries in self.tables.items():
             for number, entry in enumerate(entries):
                 where = f"{shown(path)}: tables.{name}" + (f"[{number + 1}]" if len(entries) > 1 else "")
-                yield Place(name, number, entry, entry.time_zone or self.time_zone, where)
+                yield NumberedEntry(name, number, entry, entry.time_zone or self.time_zone, where)
 
 
-class Place(NamedTuple):
-    """An entry and where it stands: its raw table, its number among that table's entries (from 0), the time zone of its naive times,
-    and how errors name it."""
+class NumberedEntry(NamedTuple):
+    """An entry with its raw table, its number among that table's entries (from 0), the time zone of its naive times, and its name in
+    errors."""
 
     table: str
     number: int

@@ -1,4 +1,4 @@
-"""How a mapping spells times: formats of strptime, time zones and spans."""
+"""Times in a mapping: strptime formats, time zones and time spans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestration.sql.text import quote
 
 @cache
 def check_format(text: str) -> None:
-    """Refuse a format of times that DuckDB does not know, or that leaves open which moment it is. Raises ValueError."""
+    """Reject a time format that DuckDB does not know, or that is ambiguous. Raises ValueError."""
     if _directive("Z", text):
         raise ValueError(
             f"'{text}': %Z reads abbreviations that mean several zones (BST, IST); write the letters themselves, and their zone in time_zone"
@@ -29,7 +29,7 @@ def check_format(text: str) -> None:
         )
     except duckdb.Error as error:
         said = str(error).splitlines()[0].rpartition("specifier ")[2].removeprefix(f"{text}: ")
-        raise ValueError(f"'{text}' is no format of times: {said}") from None
+        raise ValueError(f"'{text}' is not a time format: {said}") from None
     if (month, day) != ("2001-02", "03"):
         raise ValueError(f"'{text}' does not give a whole date; a time needs year, month and day, as in %d/%m/%Y")
     if hour not in (0, 16):
@@ -43,18 +43,18 @@ def _directive(letter: str, format: str) -> re.Match[str] | None:
 
 
 def has_offset(format: str) -> bool:
-    """Whether a format of times reads an offset from UTC."""
+    """Whether a time format reads an offset from UTC."""
     return _directive("z", format) is not None
 
 
 def strptime(text: str, format: str) -> str:
-    """SQL that reads `text` (SQL) by a format: a timestamp, in UTC where the format has an offset; null where it does not read it."""
+    """SQL that parses `text` (SQL) by a format: a timestamp, in UTC if the format has an offset; null if the text does not match."""
     text = f"trim({text})"
     moment = f"try_strptime({text}, {quote(format)})"
     found = _directive("z", format)
     if found is None:
         return f"cast({moment} as timestamp)"
-    # The engine takes +25:00 and +02:75 for offsets, too.
+    # DuckDB would accept +25:00 and +02:75 as offsets.
     after = "".join(
         ".+" if part.startswith("%") else re.escape(part) for part in re.findall("%-?.|[^%]", format[found.end() :])
     )
@@ -63,7 +63,7 @@ def strptime(text: str, format: str) -> str:
 
 
 def span(text: str) -> str:
-    """`10 minutes` as a SQL interval. Raises ValueError where it is none."""
+    """A text like `10 minutes` as a SQL interval. Raises ValueError if it is not one."""
     found = re.fullmatch(r"(\d+) *(second|minute|hour|day|week)s?", text.strip())
     if not found:
         raise ValueError("write a number of seconds, minutes, hours, days or weeks, as in 10 minutes")
@@ -72,13 +72,13 @@ def span(text: str) -> str:
 
 @cache
 def time_zones() -> frozenset[str]:
-    """The zones DuckDB knows; it reads the times, so its list counts and not the machine's."""
+    """The time zones that DuckDB knows: it parses the times, so its list counts, not the machine's."""
     return frozenset(row[0] for row in duckdb.connect().execute("select name from pg_timezone_names()").fetchall())
 
 
 def check_zone(zone: str) -> None:
-    """Refuse what is no time zone. Raises ValueError."""
+    """Reject an unknown time zone. Raises ValueError."""
     if zone not in time_zones():
         close = difflib.get_close_matches(zone, time_zones(), 1, 0.6)
         hint = f"did you mean '{close[0]}'?" if close else "write an IANA name like Europe/London"
-        raise ValueError(f"'{zone}' is no time zone; {hint}")
+        raise ValueError(f"'{zone}' is not a time zone; {hint}")

@@ -1,1 +1,1 @@
-"""What is wrong, or may be: the doctor, alerts, the account of what is published, the score of cleaning."""
+"""Data quality: the doctor, alerts, the report on published data, and the cleaning score."""

@@ -1,4 +1,4 @@
-"""`finegrain report`: what was loaded, what became of it, and what the published marts contain."""
+"""`finegrain report`: counts of loaded rows by verdict, and what the published marts contain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestration.sql.text import identifier
 from orchestration.warehouse.publish import marts_of
 from orchestration.warehouse.warehouse import stale_rates
 
-#: What the ledger counts of raw rows, and the raw tables whose rows hold events.
+#: The counts of raw rows in the ledger, and the raw tables that hold events.
 COUNTS: Final = ("raw_rows", "kept", "duplicates", "quarantined")
 EVENT_TABLES: Final = ("events", "ga4_events", "order_items", "refunds")
 #: Rows and columns of the sample of `user_features`.
@@ -47,12 +47,12 @@ SAMPLE: Final = [
 
 @dataclass(frozen=True)
 class Account:
-    """Counts of rows. `sources`: by source and raw table, rows that came and what they ended as; `events`: the same of all rows that
-    hold events, which customers, products and order headers do not; `reasons`: quarantined rows by reason
-    (a row may have several); `dead_letters`: messages of streams that could not land and wait in the lake, by rule; `cleaned`: values capped, removed or imputed, by what; `marked`: kept rows by the warning that they carry, and prices of the
-    catalogue whose currency was assumed; `marts`: rows and columns by name;
-    `empty`: by mart, the columns that are null in every row; `sample`: a few customers, column by column. Money is in `reporting_currency`;
-    `stale_rates` says so where some was converted by an old exchange rate."""
+    """Row counts. `sources`: loaded rows and their verdicts, by source and raw table; `events`: the same for all rows with events (not
+    customers, products and order headers); `reasons`: quarantined rows by reason (a row may have several); `dead_letters`: stream
+    messages that wait to be replayed, by rule; `cleaned`: values capped, removed or imputed; `marked`: kept rows by warning, and
+    catalogue prices with an assumed currency; `marts`: rows and columns by name; `empty`: the columns that are null in every row,
+    by mart; `sample`: a few customers, by column. Money is in `reporting_currency`; `stale_rates` is a warning if old exchange
+    rates were used."""
 
     published: str
     built_from: int
@@ -75,7 +75,7 @@ class Account:
         return asdict(self)
 
     def show(self, out: Console) -> None:
-        """Print it as text."""
+        """Print the report."""
         table = _table("What came in", "source", "raw table", "raw rows", "kept", "duplicates", "quarantined")
         table.columns[1].justify = "left"
         for row in self.sources:
@@ -169,7 +169,7 @@ def account(where: Settings | None = None) -> Account:
 
 
 def shop_of(con: duckdb.DuckDBPyConnection) -> tuple[str | None, str | None]:
-    """The reporting currency and the time zone of the published marts; of marts of before there was a dim_shop, unknown."""
+    """The reporting currency and the time zone of the published marts; unknown for marts from before dim_shop existed."""
     try:
         found = con.execute("select reporting_currency, shop_time_zone from dim_shop").fetchall()
     except duckdb.CatalogException:
@@ -178,9 +178,9 @@ def shop_of(con: duckdb.DuckDBPyConnection) -> tuple[str | None, str | None]:
 
 
 def _dead_letters(where: Settings) -> dict[str, int]:
-    """Dead letters by rule; none if there is no lake here, as on a machine that only reads marts."""
+    """Dead letters by rule; empty if this machine has no lake and only reads marts."""
     if isinstance(where.lake_catalog, Path) and not where.lake_catalog.exists():
-        return {}  # and none is made
+        return {}  # do not create a lake
     try:
         con = lake.connect(where, read_only=True)
     except FinegrainError:
@@ -197,8 +197,7 @@ def waiting_letters(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 
 def ledger(where: Settings | None = None) -> dict[str, int]:
-    """What became of all raw rows, as the published ledger says: `raw_rows`, `kept`, `duplicates`, `quarantined`; nothing when nothing is
-    published."""
+    """All raw rows by verdict, from the published ledger: `raw_rows`, `kept`, `duplicates`, `quarantined`; empty if nothing is published."""
     folder = current(where or settings())
     if folder is None:
         return {}
@@ -212,8 +211,8 @@ def _sums(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _empty_columns(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, list[str]]:
-    """By mart, the columns that are null in every row, as the statistics in the footers of its Parquet files say; lists, of which footers count
-    elements, are counted."""
+    """The columns that are null in every row, by mart, from the statistics in Parquet footers. Footers count the elements of lists, so lists
+    are counted by a query."""
     found: dict[str, list[str]] = {}
     for mart, (rows, _) in marts_of(folder).items():
         if not rows:
@@ -269,7 +268,7 @@ _MARKED: Final = """
     union all select 'assumed_currency in the catalogue', count(*) from dim_products where price_raw is not null and currency is null
     order by 2 desc, 1
 """
-# Customers of whom much is known, from different segments.
+# Customers with many events, from different segments.
 _SAMPLE: Final = f"""
     select customer_id, {", ".join(SAMPLE)} from user_features
     qualify row_number() over (partition by rfm_segment order by views_365d desc, customer_id) = 1

@@ -1,6 +1,6 @@
 """Alerts: compares current problems with those already reported, and reports new, changed and resolved ones.
 
-The caller passes all current problems (`tell`). What was sent to each channel is kept in `$FINEGRAIN_HOME/alerts.json`, so a channel that
+The caller passes all current problems (`notify`). What was sent to each channel is kept in `$FINEGRAIN_HOME/alerts.json`, so a channel that
 could not be reached gets the current state later, and the others get nothing twice. Values of failing rows are masked and texts are scrubbed
 before they are sent. Thresholds are in `alerts.yml`.
 """
@@ -45,11 +45,11 @@ What = Literal["new", "changed", "recovered"]
 DATA_ENGINEERING: Final = "data-engineering"
 #: The packaged rules, and the record of sent alerts below FINEGRAIN_HOME.
 RULES: Final = Path(__file__).with_name("alerts.yml")
-TOLD: Final = "alerts.json"
-#: Seconds that a webhook or a mail server, and a loader, may take to answer.
+RECORD: Final = "alerts.json"
+#: Timeouts in seconds: of a webhook or mail server, and of a loader.
 PATIENCE: Final = 10.0
 LOADER_PATIENCE: Final = 5.0
-#: Slack's limits (a little below them: it counts some characters twice), and rows of a sample.
+#: Limits slightly below Slack's, which counts some characters twice; and the number of sample rows.
 SECTION: Final = 2900
 BLOCKS: Final = 50
 HEADER: Final = 140
@@ -75,7 +75,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Told:
+class Outcome:
     """`kind:subject` of new, changed and resolved problems since the last check; how many are still open; and which channels could not be reached
     (`channel: error`)."""
 
@@ -86,7 +86,7 @@ class Told:
     undelivered: list[str]
 
 
-# What leaves: masked rows, scrubbed texts.
+# Masking of everything that is sent.
 
 MASK: Final = "•••"
 
@@ -95,13 +95,13 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Columns that say nothing of a person. All others are masked, whatever they hold.
+#: Columns without personal data. All others are masked, whatever they contain.
 SHOWN: Final = _names(
     "_source source origin verdict event_type event_name status table table_name raw_table model node test mart rule rule_id "
     "reason reasons record column_name field_name measure currency device category brand weight_unit product_id "
     "other_product_id arrival_day as_of as_of_day available_at raw_available_at ingested_at _ingested_at published_at"
 )
-#: Columns that are shown when they hold a number, and ones that are shown when they hold a truth value.
+#: Columns that are shown if they contain a number, and columns that are shown if they contain a boolean.
 COUNTS: Final = _names(
     "n n_records num_rows row_count rows count failures warnings raw_rows kept duplicates quarantined kept_items "
     "duplicate_items quarantined_items missing_rows imputed_rows total_rows"
@@ -115,7 +115,7 @@ _PASSWORDS: Final = re.compile(r"\b(password|passwd|pwd|token|secret|api_?key)( 
 _WORDS: Final = re.compile(r"""[^\s<>()\[\]{},;:"=/]+""")
 _IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)")
 _IPV6: Final = re.compile(r"(?<![\w.])[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*(?!\w)")
-# Seven digits or more are a telephone's or a card's; days and times, UUIDs and hashes are not.
+# Seven digits or more may be a phone or card number; dates, times, UUIDs and hashes are not.
 _DIGITS: Final = re.compile(
     r"(?P<kept>(?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?(?!\d)"
     r"|(?<![0-9A-Za-z])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9A-Za-z])"
@@ -125,7 +125,7 @@ _DIGITS: Final = re.compile(
 
 
 def scrub(text: str) -> str:
-    """`text` without e-mail and IP addresses, passwords, and runs of digits like those of telephones and cards."""
+    """`text` without e-mail and IP addresses, passwords, and digits that look like phone or card numbers."""
     text = _CREDENTIALS.sub(f"//{MASK}@", text[:_LONGEST])
     text = _PASSWORDS.sub(rf"\1\2{MASK}", text)
     text = _WORDS.sub(_mailbox, text)
@@ -149,7 +149,7 @@ def _ipv6(found: re.Match[str]) -> str:
 
 
 def mask(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A failing row as it may leave: values of known harmless columns, a mask for all others; None stays None."""
+    """A failing row that may be sent: values of known harmless columns, a mask for all others; None stays None."""
     return {_plain(str(name), 60): _masked(str(name).lower(), value) for name, value in row.items()}
 
 
@@ -163,7 +163,7 @@ def _masked(name: str, value: Any) -> Any:
         return MASK
     if is_number or isinstance(value, bool | date):  # a datetime is a date
         return value
-    if isinstance(value, str):  # many shops number their products
+    if isinstance(value, str):  # product ids are often numbers
         is_code = name in _CODES and re.fullmatch("[A-Za-z0-9_.-]{1,40}", value)
         return value if is_code else _plain(value, 80)
     if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
@@ -172,14 +172,14 @@ def _masked(name: str, value: Any) -> Any:
 
 
 def _plain(text: str, longest: int) -> str:
-    """One scrubbed line of characters that can be printed."""
+    """The scrubbed text as one printable line."""
     text = text[:_LONGEST].encode("utf-8", "replace").decode()
     text = scrub(" ".join("".join(each if each.isprintable() else " " for each in text).split()))
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _page(link: str | None) -> str | None:
-    """A link that can be followed, without a password; a run's number in it stays."""
+    """A link without passwords. Its run id is kept, so that the link still works."""
     parts = address_parts(link) if link and len(link) <= 400 and not re.search('[<>|"]', link) else None
     if parts is None or parts.scheme not in ("http", "https"):
         return None
@@ -202,12 +202,12 @@ class Line:
 
     @property
     def head(self) -> str:
-        """What became of what."""
+        """The change and the problem."""
         return f"{self.what}: {self.about}" + (f", after {self.lasted}" if self.what == "recovered" else "")
 
     @property
     def sentence(self) -> str:
-        """What is, or was, wrong."""
+        """What is wrong, or was."""
         return f"It was: {self.text}" if self.what == "recovered" else self.text
 
 
@@ -221,7 +221,7 @@ class Message:
 
     @property
     def title(self) -> str:
-        """Counts, and whose they are."""
+        """The subject line: counts and the owner."""
         count = {what: sum(line.what == what for line in self.lines) for what in get_args(What)}
         new = f"{count['new']} new problem" + ("s" if count["new"] > 1 else "")
         parts = [new, f"{count['changed']} changed", f"{count['recovered']} recovered"]
@@ -230,7 +230,7 @@ class Message:
 
     @property
     def body(self) -> str:
-        """Plain text, a paragraph for each problem."""
+        """Plain text, one paragraph per problem."""
         return "\n\n".join(
             "\n  ".join([line.head, line.sentence, *line.sample, *([line.link] if line.link else [])])
             for line in self.lines
@@ -238,7 +238,7 @@ class Message:
 
 
 class Undelivered(Exception):
-    """A channel could not be reached, or refused. Its text holds no secret."""
+    """A channel could not be reached, or rejected the message. The error text contains no secret."""
 
 
 class Channel(Protocol):
@@ -258,7 +258,7 @@ class Log:
     name: str = "log"
 
     def send(self, message: Message) -> None:
-        """Warnings, and infos of what is over."""
+        """Log current problems as warnings and resolved ones as infos."""
         for line in message.lines:
             level = logging.INFO if line.what == "recovered" else logging.WARNING
             rest = "".join(f" | {part}" for part in (*line.sample, line.link) if part)
@@ -266,7 +266,7 @@ class Log:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET that says nothing to anybody."""
+    """Follow no redirects: a redirected POST would become an empty GET."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -274,14 +274,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Webhook:
-    """An incoming webhook of Slack, or of a chat that takes the same. Its URL is a secret: no error, log or repr holds more than
-    the host."""
+    """An incoming webhook of Slack or a compatible chat. Its URL is secret: errors, logs and repr show only the host."""
 
     url: str = field(repr=False)
     name: str = "webhook"
 
     def send(self, message: Message) -> None:
-        """One POST. Raises Undelivered, also where the answer is not 2xx."""
+        """One POST. Raises Undelivered, also if the response is not 2xx."""
         content = json.dumps(_slack(message)).encode()
         host = _host(self.url)
         try:
@@ -301,7 +300,7 @@ def _host(url: str) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """Why something was not reached, in words of the system alone: others may quote an address."""
+    """The reason for a failed connection. Only system errors are quoted: others may contain the address."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
         return "it takes too long"
@@ -311,14 +310,14 @@ def _cause(error: Exception) -> str:
 
 
 def _slack(message: Message) -> dict[str, Any]:
-    """A message in Slack's form. `text` is for notifications, and for chats that read nothing else."""
+    """A message in Slack's format. `text` is for notifications, and for chats that read only this field."""
     sections = []
     for line in message.lines:
         link = f"<{html.escape(line.link, quote=False)}|Open in Dagster>" if line.link else ""
         parts = [f"*{_escaped(line.head, 600)}*", _escaped(line.sentence, 1500), link]
         sections.append(_fit([part for part in (*parts, *(f"• {_escaped(row, 1000)}" for row in line.sample)) if part]))
     title = _escaped(message.title, SECTION)
-    left = len(sections) - (BLOCKS - 1)  # the header is one
+    left = len(sections) - (BLOCKS - 1)  # the header is also a block
     shown = sections if left <= 0 else [*sections[: BLOCKS - 2], f"… and {left + 1} more"]
     header = message.title if len(message.title) <= HEADER else message.title[: HEADER - 1] + "…"
     return {
@@ -331,13 +330,13 @@ def _slack(message: Message) -> dict[str, Any]:
 
 
 def _escaped(text: str, longest: int) -> str:
-    """Slack's escapes of & < and >, cut between two of them."""
+    """Escape & < and > for Slack, without cutting inside an escape."""
     escaped = html.escape(text, quote=False)
     return escaped if len(escaped) <= longest else re.sub("&[a-z]*$", "", escaped[: longest - 1]) + "…"
 
 
 def _fit(parts: Sequence[str]) -> str:
-    """Lines, as many as Slack takes in one section."""
+    """Join lines, as many as fit into one Slack section."""
     for shown in range(len(parts), 0, -1):
         text = "\n".join(parts[:shown]) + (f"\n… and {len(parts) - shown} more" if shown < len(parts) else "")
         if len(text) <= SECTION:
@@ -347,8 +346,8 @@ def _fit(parts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Mail:
-    """Plain mail from `sender` over SMTP. `secure`: TLS from the start; else STARTTLS where the server offers it, and no password
-    is sent without it but to this machine."""
+    """Plain-text mail from `sender` over SMTP. `secure`: TLS from the start; otherwise STARTTLS if the server offers it. A password is
+    never sent without TLS, except to this machine."""
 
     host: str
     port: int
@@ -383,7 +382,7 @@ class Mail:
             raise Undelivered(f"{place} refuses the addresses of {message.owner} ({', '.join(codes)})") from None
         except smtplib.SMTPNotSupportedError:
             raise Undelivered(f"{place} takes no login, or no such address; is FINEGRAIN_ALERT_SMTP right?") from None
-        except (OSError, ValueError) as error:  # smtplib's own errors are OSErrors
+        except (OSError, ValueError) as error:  # smtplib's errors are OSErrors
             raise Undelivered(f"{place} is not reached: {_cause(error)}") from None
 
     @property
@@ -391,7 +390,7 @@ class Mail:
         return self.sender.rpartition("@")[2]
 
     def _hand_over(self, mail: EmailMessage) -> None:
-        # Given a name, smtplib does not ask DNS for one.
+        # With an explicit host name, smtplib does no DNS lookup.
         if self.secure:
             context = ssl.create_default_context()
             server: smtplib.SMTP = smtplib.SMTP_SSL(
@@ -411,17 +410,17 @@ class Mail:
                     raise Undelivered(f"{self.host}:{self.port} offers no TLS for the password; write smtps://")
                 server.login(self.user, self.password or "")
             refused = server.send_message(mail)
-            if refused:  # some of several: the others have it, and get it once
+            if refused:  # some of several addresses: the others have the mail, so do not send it again
                 _log.warning("%s:%s refuses %s of the addresses of a mail", self.host, self.port, len(refused))
         finally:
-            with contextlib.suppress(OSError):  # it is delivered, or not, by now
+            with contextlib.suppress(OSError):  # delivery is already decided
                 server.quit()
             server.close()
 
 
 def channels_from_environment() -> list[Channel]:
-    """The log; a webhook where FINEGRAIN_ALERT_WEBHOOK names one; mail where FINEGRAIN_ALERT_SMTP names a server, as in
-    `smtps://user@host:465` (else port 25, or 465), from FINEGRAIN_ALERT_FROM. Raises FinegrainError."""
+    """The log; a webhook if FINEGRAIN_ALERT_WEBHOOK is set; mail if FINEGRAIN_ALERT_SMTP names a server, as in `smtps://user@host:465`
+    (default ports: 25, or 465 for smtps), from FINEGRAIN_ALERT_FROM. Raises FinegrainError."""
     channels: list[Channel] = [Log()]
     given = Environment.read()
     if given.alert_webhook is not None:
@@ -446,7 +445,7 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 class Freshness(Strict):
-    """Hours: since the newest row of a raw table came, and since the last publish."""
+    """Limits in hours: since the newest row of a raw table arrived, and since the last publish."""
 
     lake: dict[str, Hours] = Field(default={})
     published: Hours | None = None
@@ -461,7 +460,7 @@ class Freshness(Strict):
 
 
 class Bounds(Strict):
-    """Between which shares, 0 to 1, a metric may be."""
+    """The allowed range of a metric, as shares from 0 to 1."""
 
     at_least: Share | None = None
     at_most: Share | None = None
@@ -484,20 +483,20 @@ class Quality(Strict):
 
 
 class DeadLetters(Strict):
-    """How many may wait, of each rule."""
+    """The allowed number of waiting dead letters per rule."""
 
     at_most: Count | None = None
 
 
 class LoaderRules(Strict):
-    """Messages before a loader, and the seconds for which it may give no answer; no `silent_seconds`: no answer is asked for."""
+    """The allowed lag in messages, and the seconds that a loader may be silent; without `silent_seconds`, silence is not a problem."""
 
     lag_at_most: Count | None = None
     silent_seconds: Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)] | None = None
 
 
 class Rules(Strict):
-    """What is a problem, and who gets mail of it."""
+    """What counts as a problem, and who gets mail about it."""
 
     owners: dict[str, tuple[str, ...]] = Field(default={})
     everyone_else: tuple[str, ...] = ()
@@ -519,7 +518,7 @@ class Rules(Strict):
         return _addresses(given)
 
     def addresses(self, owner: str) -> tuple[str, ...]:
-        """Who is written to of what `owner` has."""
+        """The mail addresses for problems of `owner`."""
         return self.owners.get(owner) or self.everyone_else
 
 
@@ -528,7 +527,7 @@ def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
         raise ValueError(f"{of}write a list of mail addresses, as in [data@shop.com]")
     for address in given:
         if not isinstance(address, str) or not MAIL_ADDRESS.fullmatch(address):
-            raise ValueError(f"{of}{address!r} is no mail address, as in data@shop.com")
+            raise ValueError(f"{of}{address!r} is not a mail address; write it like data@shop.com")
     return tuple(given)
 
 
@@ -541,7 +540,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
 
 
 def _keys(parents: list[str]) -> Iterable[str]:
-    """The keys that rules may have below `parents`."""
+    """The valid keys of rules below `parents`."""
     return (Rules if not parents else Bounds if len(parents) > 1 else _SECTIONS[parents[0]]).model_fields
 
 
@@ -552,7 +551,8 @@ def _rules_of_project() -> Path:
 
 
 def read_rules(path: str | Path | None = None) -> Rules:
-    """Rules from `path`, else from where FINEGRAIN_ALERTS says, else from alerts.yml of a shop's project; a section that the file leaves out is as in the packaged one.
+    """Read rules from `path`, else from the file in FINEGRAIN_ALERTS, else from alerts.yml of a shop's project; sections it does not have are taken from the
+    packaged file.
     Raises FinegrainError that lists everything wrong with it."""
     path = Path(path or Environment.read().alerts or _rules_of_project())
     given = read_yaml(path, "alerts")
@@ -566,7 +566,7 @@ def read_rules(path: str | Path | None = None) -> Rules:
         raise FinegrainError("\n".join(f"{path}: {problem}" for problem in problems)) from None
 
 
-# From figures to problems.
+# Finding problems.
 
 
 def stale(
@@ -576,7 +576,7 @@ def stale(
     rules: Rules,
     link: str | None = None,
 ) -> list[Problem]:
-    """Raw tables whose newest row came too long ago, and marts that were. A naive time is UTC; None is never stale."""
+    """Raw tables whose newest row is too old, and published marts that are too old. A naive time is UTC; None is never stale."""
     ages = [
         (table, f"the newest row of {table} came", arrivals.get(table), hours)
         for table, hours in rules.freshness.lake.items()
@@ -591,7 +591,7 @@ def stale(
 
 
 def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
-    """Shares of `raw_rows` (`kept`, `quarantined`, `duplicates`) that are out of bounds; none where nothing came in."""
+    """Shares of `raw_rows` (`kept`, `quarantined`, `duplicates`) that are out of bounds; none if there are no rows."""
     problems = []
     for metric, count in _METRICS.items():
         bounds: Bounds | None = getattr(rules.quality, metric)
@@ -608,12 +608,12 @@ def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = Non
     return problems
 
 
-#: By metric of the rules, the column of event_ledger that it is a share of raw rows of.
+#: The column of event_ledger that each metric of the rules divides by `raw_rows`.
 _METRICS: Final = {"kept_share": "kept", "quarantined_share": "quarantined", "duplicate_share": "duplicates"}
 
 
 def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:
-    """Rules of which too many dead letters wait."""
+    """Rules with too many waiting dead letters."""
     limit = rules.dead_letters.at_most
     return [
         Problem(
@@ -630,18 +630,18 @@ def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = No
 
 @dataclass(frozen=True)
 class Loader:
-    """What a running `finegrain stream` says of itself. `place`: its stream, as in `kafka:shop.events`, empty where it does not
-    say; `up`: whether that answers; `lag`: messages (bytes of a folder, milliseconds of Kinesis) before it, by part;
-    `delay_seconds`: from the median event of its last batch to the landing."""
+    """The metrics of a running `finegrain stream`. `stream_id`: its stream, as in `kafka:shop.events`, or "" if unknown; `up`: whether
+    the stream responds; `lag`: messages (for a folder bytes, for Kinesis milliseconds) not yet read, by partition; `delay_seconds`:
+    from the median event of its last batch to its landing."""
 
-    place: str
+    stream_id: str
     up: bool
     lag: Mapping[str, int]
     delay_seconds: float | None = None
 
 
 def lagging(loaders: Mapping[str, Loader | None], rules: Rules, link: str | None = None) -> list[Problem]:
-    """Loaders that give no answer (None), whose stream gives none, or that have too much before them; one problem each."""
+    """Loaders that do not respond (None), whose stream does not respond, or whose lag is too large; one problem each."""
     problems = []
     limit, silent = rules.loader.lag_at_most, rules.loader.silent_seconds
     for name, loader in loaders.items():
@@ -657,18 +657,18 @@ def lagging(loaders: Mapping[str, Loader | None], rules: Rules, link: str | None
                 text += f"; events of its last batch landed after {_span(timedelta(seconds=loader.delay_seconds))}"
         else:
             continue
-        text += f" ({loader.place})" if loader and loader.place else ""
+        text += f" ({loader.stream_id})" if loader and loader.stream_id else ""
         problems.append(Problem("lag", name, DATA_ENGINEERING, text, link, state=state, after=silent))
     return problems
 
 
 def read_loader(url: str) -> Loader | None:
-    """Ask the loader whose `--metrics-port` is at `url`; None where none answers. Raises FinegrainError where `url` is no address."""
+    """Read the metrics of the loader at `url` (its `--metrics-port`); None if there is no answer. Raises FinegrainError if `url` is not a URL."""
     from prometheus_client.parser import text_string_to_metric_families
 
     parts = address_parts(url)
     if parts is None or parts.scheme not in ("http", "https"):
-        raise FinegrainError(f"'{scrub(url)}' is no address of a loader's figures; write http://host:port/metrics")
+        raise FinegrainError(f"'{scrub(url)}' is not the URL of a loader's metrics; write http://host:port/metrics")
     try:
         with urllib.request.urlopen(url, timeout=LOADER_PATIENCE) as answer:
             text = answer.read(2**22).decode()
@@ -678,11 +678,11 @@ def read_loader(url: str) -> Loader | None:
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))
         (_, up), *_ = found["finegrain_stream_up"]
         lag = {labels["part"]: int(value) for labels, value in found.get("finegrain_stream_lag", [])}
-        place = found.get("finegrain_stream_info", [({}, 0.0)])[0][0].get("place", "")
+        stream_id = found.get("finegrain_stream_info", [({}, 0.0)])[0][0].get("place", "")
     except (OSError, http.client.HTTPException, ValueError, KeyError, OverflowError):
-        return None  # nobody, or somebody else
+        return None  # no loader, or something else
     delay = found.get("finegrain_stream_event_delay_seconds", [({}, 0.0)])[0][1]
-    return Loader(place, bool(up), lag, delay or None)
+    return Loader(stream_id, bool(up), lag, delay or None)
 
 
 def _utc(moment: datetime) -> datetime:
@@ -723,7 +723,7 @@ class _Memory(Strict):
     channels: dict[str, dict[str, _Known]] = Field(default={})
 
 
-def tell(
+def notify(
     problems: Iterable[Problem],
     *,
     looked: Collection[Kind],
@@ -731,12 +731,12 @@ def tell(
     channels: Sequence[Channel],
     now: datetime,
     where: Settings | None = None,
-) -> Told:
-    """Send each channel what is new to it. `problems`: all current problems at `now` of the kinds in `looked`; those of other kinds are left as they
-    were. A failing channel is in the result and in the log, and is tried again the next time. Raises FinegrainError if the record of sent alerts
-    cannot be read or written."""
+) -> Outcome:
+    """Send each channel the changes it has not received. `problems`: all current problems at `now` of the kinds in `looked`; problems of other
+    kinds stay as they were. A failing channel is in the result and the log, and is tried again the next time. Raises FinegrainError if the
+    record of sent alerts cannot be read or written."""
     where = where or settings()
-    path, now = where.home / TOLD, _utc(now)
+    path, now = where.home / RECORD, _utc(now)
     existing = {_unicode(f"{problem.kind}:{problem.subject}"): problem for problem in problems}
     with one_at_a_time(path.with_suffix(".lock")):
         memory = _remembered(path)
@@ -746,7 +746,7 @@ def tell(
                 del known[key]
         for key, problem in existing.items():
             seen = memory.open.get(key) or memory.waiting.pop(key, None)
-            each = _known(problem, min(seen.since, now) if seen else now)  # the clock may have been put back
+            each = _known(problem, min(seen.since, now) if seen else now)  # the clock may have been set back
             is_due = key in memory.open or (now - each.since).total_seconds() >= problem.after
             (memory.open if is_due else memory.waiting)[key] = each
         for known in memory.channels.values():
@@ -776,20 +776,20 @@ def tell(
                 _remember(memory, path)
     overall = _news(before, memory.open)
     opened, changed, recovered = ([key for what, key, _ in overall if what == each] for each in get_args(What))
-    return Told(opened, changed, recovered, len(memory.open) - len(opened), list(dict.fromkeys(undelivered)))
+    return Outcome(opened, changed, recovered, len(memory.open) - len(opened), list(dict.fromkeys(undelivered)))
 
 
-def _news(known: Mapping[str, _Known], are: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
-    """The changes between the `known` problems of a channel and those that there `are`."""
+def _news(known: Mapping[str, _Known], current: Mapping[str, _Known]) -> list[tuple[What, str, _Known]]:
+    """The changes from the `known` problems of a channel to the `current` ones."""
     return [
-        *(("new", key, each) for key, each in are.items() if key not in known),
-        *(("changed", key, each) for key, each in are.items() if key in known and known[key].state != each.state),
-        *(("recovered", key, each) for key, each in known.items() if key not in are),
+        *(("new", key, each) for key, each in current.items() if key not in known),
+        *(("changed", key, each) for key, each in current.items() if key in known and known[key].state != each.state),
+        *(("recovered", key, each) for key, each in known.items() if key not in current),
     ]
 
 
 def _deliver(channel: Channel, message: Message) -> str | None:
-    """What went wrong, if anything did. One channel's failure, of whatever kind, is not the others'."""
+    """Send a message. Returns the error, if any: a failing channel must not affect the others."""
     try:
         channel.send(message)
     except Exception as error:
@@ -812,7 +812,7 @@ def _known(problem: Problem, since: datetime) -> _Known:
 
 
 def _unicode(text: str) -> str:
-    """A name that came from bytes that are no text cannot be written down as it is."""
+    """Replace characters that cannot be stored as UTF-8, as in file names with invalid bytes."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -822,7 +822,7 @@ def _line(what: What, known: _Known, sample: Iterable[Mapping[str, Any]] = ()) -
         line = ", ".join(f"{name}={_shown(value)}" for name, value in mask(row).items())
         rows.append(line if len(line) <= 500 else line[:499] + "…")
     lasted = _span(max(known.over - known.since, timedelta(0))) if known.over else ""
-    # A loader's address is a server's, and not a person's.
+    # A loader's address is a server address, not personal data.
     subject = _CREDENTIALS.sub(f"//{MASK}@", known.subject)[:150] if known.kind == "lag" else _plain(known.subject, 150)
     about = f"{known.kind.replace('_', ' ')} {subject}"
     return Line(what, about, known.text, known.link, tuple(rows), lasted)
@@ -846,7 +846,7 @@ def _remembered(path: Path) -> _Memory:
 
 
 def _remember(memory: _Memory, path: Path) -> None:
-    """Write a new file and rename it, so that the record is never half written."""
+    """Write a new file and rename it, so that the record is never incomplete."""
     draft = path.with_suffix(".draft")
     try:
         with draft.open("w", encoding="utf-8") as file:

@@ -18,10 +18,10 @@ from orchestration.warehouse.warehouse import attach
 
 SOURCES: Final = ("shop_web", "shop_app", "shop_store", "shop_database")
 
-#: Copies of an event, however they came about. The pipeline's verdict does not tell them apart, so precision is pooled.
+#: All kinds of copies of an event. The verdict is the same for all of them, so they share one precision.
 DUPLICATES: Final = ("exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin")
 
-#: Kinds that the pipeline answers with a quarantine: the reasons that count as the answer.
+#: Kinds that should be quarantined, with the reasons that count as correct.
 REASONS: Final = {
     "malformed_row": ("malformed", "missing_event_at"),
     "orphan_user": ("unknown_user",),
@@ -36,15 +36,15 @@ REASONS: Final = {
     "bot": ("bot_user_agent", "bot_rate"),
 }
 
-#: Kinds where anything short of 1.00 is a fault; the rest are published as they are.
+#: Kinds that must score 1.00; the scores of the others are only published.
 EXACT: Final = (*DUPLICATES, "malformed_row", "orphan_user", "orphan_product", "orphan_order", "disordered_times")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One kind (or, with `detail`, one way in which it was planted). Counts are rows or, of products and customers,
-    products and customers. `answered` and `right` are None where answers cannot be told apart by `detail`; `ordinary` is of outliers,
-    the values among which none was planted."""
+    """The score of one kind of planted error, or of one `detail` of it. Counts are of rows or, for products and customers, of products
+    and customers. `answered` and `right` are None if answers cannot be attributed to a `detail`. `ordinary`: for outliers, the
+    number of values without a planted error."""
 
     kind: str
     detail: str | None
@@ -57,17 +57,17 @@ class Score:
 
     @property
     def false_alarms(self) -> int | None:
-        """Ordinary values that the pipeline takes for outliers."""
+        """Ordinary values that the pipeline flags as outliers."""
         return None if self.ordinary is None else (self.answered or 0) - (self.right or 0)
 
     @property
     def precision(self) -> float | None:
-        """The share of the pipeline's answers that are right; None without answers."""
+        """The share of the pipeline's answers that are right; None if there are no answers."""
         return self.right / self.answered if self.answered and self.right is not None else None
 
     @property
     def recall(self) -> float | None:
-        """The share of what was planted that the pipeline answers rightly; None when nothing was planted."""
+        """The share of planted errors that the pipeline gets right; None if nothing was planted."""
         return self.recalled / self.planted if self.planted else None
 
     @property
@@ -76,15 +76,15 @@ class Score:
 
     @property
     def fails(self) -> bool:
-        """Whether a kind that must be exact is not, or more than one in 100,000 ordinary values is taken for an outlier."""
+        """Whether a kind that must score 1.00 does not, or more than one in 100,000 ordinary values is flagged as an outlier."""
         inexact = any(value is not None and value < 1 for value in (self.precision, self.recall))
         return (self.must_be_exact and inexact) or (self.false_alarms or 0) * 100_000 > (self.ordinary or 0)
 
 
 def score(warehouse: Path, truth: Path) -> list[Score]:
-    """Compare the warehouse of a build over a simulated shop with that shop's truth.
+    """Compare the warehouse built from a simulated shop with that shop's truth.
 
-    `truth` is the simulation's folder or its `truth` folder. Raises FinegrainError when one of them is not there.
+    `truth` is the simulation's folder or its `truth` folder. Raises FinegrainError if one of them does not exist.
     """
     folder = truth / "truth" if (truth / "truth").is_dir() else truth
     files = sorted(str(path) for path in folder.glob("*.parquet") if path.stem not in _BACKGROUND)
@@ -109,7 +109,7 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
 
 def table(scores: list[Score]) -> Table:
     """The scores as a table for a terminal."""
-    out = Table(title="Cleaning, against what was planted", title_justify="left")
+    out = Table(title="Cleaning compared with planted errors", title_justify="left")
     for name in ("kind", "planted", "found", "precision", "recall", ""):
         out.add_column(name, justify="left" if name in ("kind", "") else "right")
     for row in scores:
@@ -127,7 +127,7 @@ def table(scores: list[Score]) -> Table:
 
 
 def _share(value: float | None) -> str:
-    # Rounded down: 1.00 is said only of all.
+    # Rounded down: 1.00 means all.
     return "" if value is None else f"{int(value * 1000) / 1000:.3f}" if value < 1 else "1.00"
 
 
@@ -140,8 +140,8 @@ _NEEDED: Final = {
     "dim_customers": "user_id has_profile income_raw income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
 }
 
-# Of the verdicts only what somebody asks for: rows that are not kept, and rows that the truth names. An event of
-# several items is one row of the file, so its rows are taken together.
+# Only verdicts that are compared: rows that are not kept, and rows in the truth. An event with several items is one row of
+# the file, so its rows are grouped.
 _PREPARE: Final = """
 create temp table truth as select * from read_parquet({files}, union_by_name = true);
 create temp table validated as
@@ -196,14 +196,14 @@ def _duplicates(con: duckdb.DuckDBPyConnection) -> list[Score]:
             f"""select count(*), count(*) filter (is_duplicate) from planted('{kind}')
             left join validated using (raw_table, source, position)""",
         )
-        scores.append(Score(kind, None, planted, found, answered, right, "precision over all copies; must be 1.00"))
+        scores.append(Score(kind, None, planted, found, answered, right, "precision is over all copies; must be 1.00"))
     return scores
 
 
 def _quarantined(con: duckdb.DuckDBPyConnection) -> list[Score]:
     scores = []
     for kind, reasons in REASONS.items():
-        # A price a hundred times too high may break the hard limit, too: that is an answer to price_outlier.
+        # A price that is a hundred times too high may also break the hard limit: that counts as an answer to price_outlier.
         shared = "and position not in (select position from planted('price_outlier'))" if kind == "bad_price" else ""
         found = f"(select * from validated where list_has_any(reasons, {list(reasons)}) {shared})"
         scores += _by_detail(con, kind, found, details=kind in ("bot", "malformed_row", "disordered_times"))
@@ -211,7 +211,7 @@ def _quarantined(con: duckdb.DuckDBPyConnection) -> list[Score]:
 
 
 def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
-    """Kinds that leave the row where it is, with a flag or a late arrival."""
+    """Kinds that are kept, with a flag or a late arrival."""
     late = """(
         select raw_table, source, position from int_events__validated
         where source = 'shop_web' and verdict = 'kept' and raw_available_at - event_at > interval 50 minutes
@@ -253,7 +253,7 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
 def _by_detail(
     con: duckdb.DuckDBPyConnection, kind: str, found: str, *, details: bool = False, only: str = "true", note: str = ""
 ) -> list[Score]:
-    """Score rows that the query `found` (raw_table, source, position) says are of a kind; its recall by detail, too."""
+    """Score the rows that the query `found` (raw_table, source, position) returns for a kind, with recall by detail."""
     planted = f"(select * from planted('{kind}') where {only})"
     answered, right = _counts(
         con,
@@ -273,7 +273,7 @@ def _by_detail(
 
 
 def _outliers(con: duckdb.DuckDBPyConnection, kind: str, found: str, column: str) -> list[Score]:
-    """Score what is taken for an outlier, and count the ordinary values: those of kept events that were not planted."""
+    """Score outlier flags, and count the ordinary values: those of kept events without a planted error."""
     first, *rest = _by_detail(con, kind, found, details=True)
     (values,) = _counts(
         con,
@@ -284,7 +284,7 @@ def _outliers(con: duckdb.DuckDBPyConnection, kind: str, found: str, column: str
 
 
 def _of_records(con: duckdb.DuckDBPyConnection, name: str, table: str, column: str) -> Score:
-    """What is taken for an outlier among products or customers, where none is planted."""
+    """Score outlier flags of products or customers, where no errors are planted."""
     values, flagged = _counts(con, f"select count({column}), count_if({name}_is_outlier) from {table}")
     return _with_ordinary(Score("outlier", f"{name}, none planted", 0, 0, flagged, 0), values)
 
@@ -324,7 +324,7 @@ def _weight_gaps(con: duckdb.DuckDBPyConnection) -> Score:
 
 
 def _values(con: duckdb.DuckDBPyConnection) -> list[Score]:
-    """Kinds where the pipeline puts a value in place of the one that came: is it the right one?"""
+    """Kinds where the pipeline replaces the value: compare it with the true one."""
     scores = []
     right = "event_at = true_value::bigint"
     by_detail = con.execute(

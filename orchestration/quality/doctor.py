@@ -60,16 +60,16 @@ from orchestration.sql.text import identifier, quote
 
 Level = Literal["error", "warning", "note"]
 
-#: Rows of one mapping entry that are looked at one by one; of more, every k-th.
+#: The most rows of one mapping entry that are checked one by one; of more rows, every k-th is checked.
 ROWS: Final = 200_000
-#: Columns that nothing maps, of which a note gives the names.
+#: The most unmapped columns that a note lists by name.
 NAMED: Final = 10
 #: Free disk space, in bytes, below which a build may fail.
 LITTLE_SPACE: Final = 2 * 2**30
-#: Numbers that the models read, beside those of which the loader refuses a file.
+#: Numeric fields: those the loader checks, and others that only the models read.
 NUMBERS: Final = landing.NUMBERS | {"household_size", "income"}
-#: What tells two rows of a table apart; the first is needed, the others count where they are mapped. Of rows that are
-#: no events, the one that arrived later is the newer version.
+#: The key of each table: the first field is required, the others count if they are mapped. Of rows that are not events, the one
+#: that arrived later is the newer version.
 KEYS: Final[dict[str, tuple[str, ...]]] = {
     "events": ("event_id", "product_id", "line_id"),
     "customers": ("customer_id", "updated_at"),
@@ -78,7 +78,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "order_items": ("line_id", "order_id", "updated_at"),
     "refunds": ("refund_id", "line_id", "updated_at"),
 }
-#: Spellings of times that the doctor knows: days, each with each spelling of the clock, and whole ones.
+#: Time formats that the doctor tries: each format of a day with each format of a clock time, and complete formats.
 _DAYS: Final = (
     "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y",
     "%Y/%m/%d", "%Y.%m.%d", "%Y-%m-%d", "%Y%m%d", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%d %b %Y", "%d %B %Y", "%d. %B %Y",
@@ -95,17 +95,17 @@ _WHOLE: Final = (
     "%a %b %d %H:%M:%S %z %Y",
     "%a %d %b %Y %H:%M:%S",
 )
-#: Of unreadable times, the share that formats must read to be suggested; and how many different ones are tried.
+#: The share of unreadable times that formats must parse to be suggested, and the number of distinct times tried.
 _NEARLY_ALL: Final = 0.9
 _TRIED: Final = 1_000
-#: Contract fields that tell persons.
+#: Contract fields that identify persons.
 PERSONS: Final = frozenset({"user_id", "anonymous_id", "user_pseudo_id"})
-#: How a spreadsheet writes a long number that it does not take for a text.
+#: A long number as a spreadsheet writes it, in scientific notation.
 ROUNDED: Final = "[0-9]([.,][0-9]+)?[eE][+][0-9]+"
-#: From so many rows, and from such a share of those that have an id, a single one is suspected of meaning nobody.
+#: An id with at least this many rows, and more than this share of the rows with an id, may be a placeholder for unknown persons.
 CROWD: Final = 20
 CROWD_SHARE: Final = 0.05
-#: Under these names a GA4 export holds what other tables call event_type and anonymous_id.
+#: The required fields under their names in a GA4 export.
 _GA4_REQUIRED: Final = (("event_name",), ("event_timestamp",), ("user_id", "user_pseudo_id"))
 _STYLES: Final[dict[Level, str]] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -122,14 +122,14 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """Where it is, as the mapping spells it."""
+        """The path of the entry or field in the mapping."""
         return f"{self.where}.fields.{self.field}" if self.field else self.where
 
 
 @dataclass(frozen=True)
 class FieldLook:
-    """What one contract field holds. Of the rows looked at `filled` are not empty and `read` could be read as what the
-    field is (`kind`: time, number or text). `first` and `last` are the bounds of what was read, `example` a value."""
+    """The values of one contract field. Of the checked rows, `filled` are not empty and `read` are valid for the field's `kind` (time,
+    number or text). `first` and `last` are the smallest and largest valid values, `example` is one value."""
 
     name: str
     origin: str
@@ -143,8 +143,7 @@ class FieldLook:
 
 @dataclass
 class EntryLook:
-    """One entry of a mapping: its `rows`, of which `looked_at` were looked at one by one (all of them when equal), and
-    `malformed` of those could not be read at all."""
+    """One entry of a mapping: of its `rows`, `looked_at` were checked one by one, and `malformed` of those could not be read at all."""
 
     where: str
     source: str
@@ -159,7 +158,7 @@ class EntryLook:
 
 @dataclass(frozen=True)
 class Check:
-    """One line about this machine."""
+    """One check of this machine."""
 
     level: Literal["error", "warning", "fine"]
     what: str
@@ -296,9 +295,9 @@ def examine(
             ]
             if len(plans) == 1 and not plans[0].entries:
                 raise no_files(plans[0].path)
-            of_shop = shop.look(where, shop.mappings_at(mapping))
+            shop_settings = shop.look(where, shop.mappings_at(mapping))
             exams = [
-                _Exam(con, each, entry, now, looked, taken, of_shop)
+                _Exam(con, each, entry, now, looked, taken, shop_settings)
                 for each in plans
                 for looked, taken in [(Looked(), set[DataFile]())]
                 for entry in each.entries
@@ -309,7 +308,7 @@ def examine(
             _same_bytes(exams)
             for exam in exams:
                 exam.validate()
-            _reporting_currency(exams, of_shop)
+            _reporting_currency(exams, shop_settings)
             for what, name in (("customers", "user_id"), ("products", "product_id")):
                 _orphans(con, exams, loaded, what, name)
             for exam in exams:
@@ -341,7 +340,7 @@ def _plans(mapping: str | Path, paths: Paths | None, data: str | Path | None) ->
 
 
 def clean(column: str) -> str:
-    """SQL of a field's text as the models see it: trimmed, and null where nothing is said; an id also where a word says so."""
+    """SQL of a field's text as the models read it: trimmed, and null if empty; an id is also null if it is a null word."""
     text = str(macros("fields.sql").clean_text(identifier(column)))
     if column not in IDS:
         return text
@@ -352,9 +351,9 @@ _numbers = itertools.count()
 
 
 class _Exam:
-    """One entry while it is looked at. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the
-    contract's fields; `step` says that every step-th row of a file is in it. `looked` and `taken` (the files whose malformed rows are an
-    earlier entry's) are those of the whole mapping."""
+    """The checks of one entry. `table` is its temporary table: `__file`, `__n`, `__bad`, `__available` and the contract's fields; it has
+    every `step`-th row of each file. `looked` and `taken` (the files whose malformed rows were reported for an earlier entry) are shared
+    by the whole mapping."""
 
     def __init__(
         self,
@@ -364,9 +363,9 @@ class _Exam:
         now: datetime,
         looked: Looked,
         taken: set[DataFile],
-        of_shop: Shop,
+        shop_settings: Shop,
     ) -> None:
-        self.looked, self.taken, self.shop = looked, taken, of_shop
+        self.looked, self.taken, self.shop = looked, taken, shop_settings
         self.con, self.plan, self.entry, self.now = con, plan, entry, now
         self.seen = EntryLook(entry.where, plan.source, entry.table, [file.name for file in entry.files])
         self.bounds: list[Bound] = []
@@ -382,15 +381,15 @@ class _Exam:
         self.seen.findings.append(Finding(level, where or self.entry.where, field, message))
 
     def refused(self, error: FinegrainError, field: str = "") -> None:
-        """What the loader says in refusing a file."""
+        """Add the error with which the loader would reject a file."""
         message = str(error).removeprefix(f"{self.entry.where}.fields.{field}: ").removeprefix(f"{self.entry.where}.")
-        if not self.entry.mapping.files:  # a sample of what is no file
+        if not self.entry.mapping.files:  # a sample of a table, an API or a stream
             for file in self.entry.files:
                 message = message.replace(str(file), file.name)
         self.say("error", message.removeprefix(f"{self.entry.where}: "), field)
 
     def open(self, advance: console.Advance) -> None:
-        """Look through every file and copy rows of it."""
+        """Inspect every file, and copy rows of it."""
         kinds = RAW_TABLES[self.entry.table]
         shown = ", ".join(f"{identifier(name)} {kinds[name]}" for name in self.fields)
         self.con.execute(
@@ -422,7 +421,7 @@ class _Exam:
             [(self.seen.looked_at, self.seen.malformed)] = self.con.execute(counted).fetchall()
 
     def _elements(self, bound: Bound) -> None:
-        """How many rows come of the elements of lists."""
+        """Report how many rows come from list elements."""
         ours, records = bound.opened.own, bound.opened.records
         [(there, without, elements)] = self.con.execute(
             f"select count(*), count(*) filter ({ours}bad is null and {ours}state in ('absent', 'null', 'list') "
@@ -464,7 +463,7 @@ class _Exam:
             self.say("note", note)
 
     def _bind(self, file: DataFile) -> Bound | None:
-        """Bind a file; where that fails, find out which fields it fails for, and bind the others."""
+        """Bind a file. If that fails, report the fields for which it fails, and bind the others."""
         entry = self.entry
         whole = entry.mapping
         if entry.table == "ga4_events":
@@ -494,7 +493,7 @@ class _Exam:
             and whole.explode is not None
             and isinstance(error := tried(), FinegrainError)
         ):
-            self.refused(error)  # which no field is to blame for
+            self.refused(error)  # not caused by a field
             return None
         if isinstance(bound, FinegrainError):
             before = len(self.seen.findings)
@@ -525,7 +524,7 @@ class _Exam:
         return bound
 
     def _check_sample(self, bound: Bound) -> None:
-        """What the loader refuses for its values. It stops at the first field; here each has its turn."""
+        """Report files that the loader would reject for their values. The loader stops at the first field; this checks each one."""
         try:
             landing.check_sample(self.con, bound, self.entry.where)
         except FinegrainError:
@@ -538,13 +537,13 @@ class _Exam:
     # --- checks --- -------------------------------------------------------------------------------------------------
 
     def ask(self, select: str, where: str = "true", rest: str = "") -> list[tuple[Any, ...]]:
-        """What `select` gives of the rows that could be read; `rest` is what follows the condition."""
+        """Query the rows that could be read; `rest` follows the condition."""
         return self.con.execute(
             f"select {select} from {identifier(self.table)} where __bad is null and ({where}) {rest}"
         ).fetchall()
 
     def about(self, rows: int) -> str:
-        """A count of rows, as of all rows and not only of those looked at."""
+        """A count of rows as text, with the total and the share."""
         good = self.seen.looked_at - self.seen.malformed
         return f"{rows:,} of {good:,} rows{'' if self.seen.looked_at == self.seen.rows else ' looked at'} ({_share(rows, good)})"
 
@@ -606,7 +605,7 @@ class _Exam:
         )
 
     def _expressions(self) -> dict[str, str]:
-        """The entry's SQL, by what errors call it."""
+        """The entry's SQL, by its name in errors."""
         mapping = self.entry.mapping
         found = {name: source.sql for name, source in mapping.fields.items()} | {"where": mapping.where}
         if isinstance(mapping.available_at, Sql):
@@ -671,15 +670,15 @@ class _Exam:
                 self._times(name, value, first)
 
     def _spelling(self, text: str, value: str, source: Any) -> str:
-        """What to write for the texts (SQL) of which `value` (SQL) is null, as the end of a sentence; "" for what has no known spelling.
-        `source` is a field or a column of the mapping."""
+        """A suggested `format` for the texts (SQL) whose `value` (SQL) is null, as the end of a sentence; "" if no known format fits. `source`
+        is a field or a column of the mapping."""
         found = self.ask(f"distinct {text}", f"{text} is not null and {value} is null", f"order by 1 limit {_TRIED}")
         left = [str(row[0]) for row in found]
         first, last = _variable("earliest_year"), _variable("latest_year")
         dated = [
             each for each in left if each[4:5] == "-" and each[:4].isdecimal() and not first <= int(each[:4]) <= last
         ]
-        years = f" (years outside {first}..{last} are none)" if dated else ""
+        years = f" (years outside {first}..{last} are not valid)" if dated else ""
         formats, others, count = list(getattr(source, "format", ())), [], len(left)
         while len(left) > (1 - _NEARLY_ALL) * count:
             fitting, left = _fitting(self.con, left)
@@ -749,12 +748,12 @@ class _Exam:
                     self.say("warning", said, mapped[0])
 
     def _buyers(self) -> None:
-        """Orders that do not say whose they are: their lines have an identity from nowhere else."""
+        """Report orders without a buyer: their lines get an identity only from them."""
         if self.entry.table != "orders" or "order_id" not in self.fields:
             return
         mapped = [name for name in ("user_id", "anonymous_id") if name in self.fields]
         empty = " and ".join(f"{clean(name)} is null" for name in mapped) or "true"
-        # Of several versions of an order one that names somebody is enough.
+        # One version of an order with a buyer is enough.
         [(orders, without)] = self.con.execute(
             f"select count(*), count(*) filter (is_empty) from (select bool_and({empty}) as is_empty from {identifier(self.table)} "
             f"where __bad is null and {clean('order_id')} is not null group by {clean('order_id')})"
@@ -771,7 +770,7 @@ class _Exam:
             )
 
     def _order_as_identity(self, empty: str) -> str:
-        """A hint for rows that are `empty` of any identity, and are of an order: that stands for its buyer."""
+        """A hint for rows without an identity (`empty`) that have an order id: it can be used as the identity."""
         fields = self.entry.mapping.fields
         if "order_id" not in self.fields or not self.ask(
             "1", f"({empty}) and {clean('order_id')} is not null", "limit 1"
@@ -802,7 +801,7 @@ class _Exam:
                 self.say(level, f"available_at: {self.about(bad)} {what}; they count as available when they are loaded")
 
     def _names(self) -> None:
-        """Names that the seeds do not know."""
+        """Report names that are not in the seeds."""
         kind = "event_name" if self.entry.table == "ga4_events" else "event_type"
         if kind in self.fields:
             known = _seed("event_types", "raw_name")
@@ -821,9 +820,7 @@ class _Exam:
             currencies += [part.upper() for part, whole in parts if whole.upper() in currencies]
             code = str(macros("fields.sql").currency_code(identifier("currency")))
             said, then = "there is no exchange rate for", "have no price that could be used"
-            self._unknown(
-                "currency", code, currencies, said, f"{then}; finegrain rates update brings in more currencies"
-            )
+            self._unknown("currency", code, currencies, said, f"{then}; finegrain rates update loads more currencies")
         consent = "privacy_info" if self.entry.table == "ga4_events" else "consent"
         if consent in self.fields:
             given = "privacy_info.analytics_storage" if consent == "privacy_info" else clean(consent)
@@ -844,7 +841,7 @@ class _Exam:
             self._unknown("status", spelled, _seed("order_statuses", "raw_status"), said, "would count as sold")
         if "weight_unit" in self.fields:
             units = _seed("unit_conversions", "unit")
-            said = f"{seed_file('unit_conversions')} does not hold"
+            said = f"{seed_file('unit_conversions')} does not contain"
             self._unknown(
                 "weight_unit", f"lower({clean('weight_unit')})", units, said, "have a weight that cannot be used"
             )
@@ -870,13 +867,13 @@ class _Exam:
                 most = ", ".join(f"'{_brief(value)}'" for value in strange[:3])
                 self.say(
                     "note",
-                    f"{seed_file('category_map')} does not hold {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
+                    f"{seed_file('category_map')} does not contain {most}{' …' if len(strange) > 3 else ''} ({len(strange):,} of "
                     f"{len(found):,} spellings); each is kept as it is, or corrected if it is a misspelling of a mapped one",
                     "category",
                 )
 
     def currencies(self) -> set[str]:
-        """The currencies that the rows name."""
+        """The currencies in the rows."""
         if not self.bounds or not self.seen.rows:
             return set()
         if self.entry.table == "ga4_events":
@@ -905,7 +902,7 @@ class _Exam:
         self.say(level, f"{said} {', '.join(shown)}{more}; {self.about(rows)} {then}", name)
 
     def _limits(self) -> None:
-        """Numbers that no believable row has: they cost the row or, of customers, the value."""
+        """Report numbers out of range: they quarantine the row or, for customers and orders, make the value null."""
         limits = [
             ("price", "< 0", "max_price"),
             ("quantity", "<= 0", "max_quantity"),
@@ -939,8 +936,8 @@ class _Exam:
                 )
 
     def _repeats(self) -> None:
-        """Rows that share their key. Of a big table a part of the keys is followed through all its rows, since a
-        sample of rows would part them."""
+        """Report rows with the same key. In a large table, a sample of keys is searched in all rows, because a sample of rows would miss most
+        repetitions."""
         key, *others = KEYS.get(self.entry.table, ("",))
         if key not in self.fields:
             return
@@ -975,7 +972,7 @@ class _Exam:
         )
 
     def _ids(self) -> None:
-        """Ids that mean nothing or something else, or that are ambiguous."""
+        """Report ids that are null words, rounded or ambiguous."""
         words = ", ".join(map(quote, _seed("null_words", "word")))
         for name in (name for name in self.fields if name in IDS):
             given, text = str(macros("fields.sql").clean_text(identifier(name))), clean(name)
@@ -1016,7 +1013,7 @@ class _Exam:
             self._currencies()
 
     def _crowds(self, name: str, text: str) -> None:
-        """Single ids on so many rows that they may be a word for nobody."""
+        """Report ids with so many rows that they may be placeholders for unknown persons."""
         [(filled,)] = self.ask(f"count({text})")
         found = self.ask(
             f"{text} as v, count(*) as n",
@@ -1036,7 +1033,7 @@ class _Exam:
             )
 
     def _currencies(self) -> None:
-        """Orders that say their currency on some of their rows only."""
+        """Report orders with a currency on only some of their rows."""
         order, currency = clean("order_id"), clean("currency")
         [(orders, rows)] = self.con.execute(
             f"select count(*), coalesce(sum(without), 0)::bigint from (select count(*) - count({currency}) as without, count({currency}) as with_it "
@@ -1052,7 +1049,7 @@ class _Exam:
             )
 
     def note_what_is_loaded(self, loaded: _Loaded) -> None:
-        """Files that a load would skip, or not land by a mapping that changed since."""
+        """Report files that a load would skip, or reject because the mapping has changed."""
         there: dict[bool, list[str]] = {True: [], False: []}
         for file, seen in self.looks.items():
             key = (self.plan.source, self.entry.table, file.name, seen.fingerprint)
@@ -1072,7 +1069,7 @@ class _Exam:
 
 
 def _unread(bound: Bound) -> list[str]:
-    """The columns of a file that nothing reads."""
+    """The columns of a file that the mapping does not read."""
     if bound.table == "ga4_events":
         return []
     names = bound.opened.names
@@ -1081,9 +1078,9 @@ def _unread(bound: Bound) -> list[str]:
 
 
 def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str], list[str]]:
-    """(formats, texts that are left): the format that reads most of the texts, and others that read the same as other moments."""
+    """Returns the format that parses most of the texts, with any others that parse the same texts as different times; and the texts left over."""
     first, last = _variable("earliest_year"), _variable("latest_year")
-    # Planning is what takes long, so only formats of which the marks are in some text are tried.
+    # Planning takes most of the time, so try only formats whose punctuation occurs in some text.
     marks = {frozenset(char for char in text if not char.isalnum()) for text in texts}
     spellings = [day + clock for day in _DAYS for clock in _CLOCKS] + list(_WHOLE)
     spellings = [each for each in spellings if any(set(re.sub("%.|[a-zA-Z]", "", each)) <= seen for seen in marks)]
@@ -1107,7 +1104,7 @@ def _fitting(con: duckdb.DuckDBPyConnection, texts: list[str]) -> tuple[list[str
 
 
 def _sql_of(source: Field | None) -> str | None:
-    """SQL of where a field comes from; None for a constant or nothing."""
+    """SQL of a field's source; None for a constant or an unmapped field."""
     if source is None or (source.reads is None and source.sql is None):
         return None
     for holder in ("element", "parent"):
@@ -1135,7 +1132,7 @@ def _bound_text(value: Any) -> str | None:
 
 
 class _Loaded:
-    """What the lake holds already: `files` as (source, table, name, fingerprint), with what tells their mapping; `ids` of customers and products."""
+    """What the lake already has: `files` (source, table, name, fingerprint) with the fingerprint of their mapping; `ids` of customers and products."""
 
     def __init__(self, where: Settings) -> None:
         self.files: dict[tuple[str, str, str, str], str] = {}
@@ -1145,7 +1142,7 @@ class _Loaded:
                 return
             con = lake.connect(where, read_only=True)
         except (duckdb.Error, FinegrainError):
-            return  # the doctor says so when it is asked about the machine
+            return  # reported by the check of the machine
         try:
             loads = con.execute(
                 "select source, raw_table, file, fingerprint, mapping from lake.raw.loads order by loaded_at, rowid"
@@ -1163,15 +1160,15 @@ class _Loaded:
             con.close()
 
 
-def _reporting_currency(exams: Sequence[_Exam], of_shop: Shop) -> None:
-    """A shop that sells in one currency will want its reports in that one."""
+def _reporting_currency(exams: Sequence[_Exam], shop_settings: Shop) -> None:
+    """Suggest a reporting currency if all prices are in one other currency."""
     named = {exam: exam.currencies() for exam in exams}
     found = set().union(*named.values())
     if (
-        of_shop.is_said
+        shop_settings.has_reporting_currency
         or len(found) != 1
-        or found == {of_shop.reporting_currency}
-        or not found <= {*of_shop.currencies}
+        or found == {shop_settings.reporting_currency}
+        or not found <= {*shop_settings.currencies}
     ):
         return
     [currency] = found
@@ -1179,14 +1176,14 @@ def _reporting_currency(exams: Sequence[_Exam], of_shop: Shop) -> None:
     field = "event_params" if first.entry.table == "ga4_events" else "currency"
     first.say(
         "warning",
-        f"every price is in {currency}, and will be reported in {of_shop.reporting_currency}: write reporting_currency: {currency} beside "
+        f"every price is in {currency}, and will be reported in {shop_settings.reporting_currency}: write reporting_currency: {currency} beside "
         f"source in {console.shown(first.plan.path)} to have it reported in {currency}",
         field,
     )
 
 
 def _say_once(entries: Sequence[EntryLook]) -> None:
-    """What is found of several entries in the same words stays with the first of them, and names the others."""
+    """Merge equal findings of several entries: the first entry keeps it, and names the others."""
     first: dict[tuple[str, ...], tuple[EntryLook, Finding, list[str]]] = {}
     for entry in entries:
         for finding in list(entry.findings):
@@ -1198,22 +1195,22 @@ def _say_once(entries: Sequence[EntryLook]) -> None:
                 first[key] = (entry, finding, [])
     for entry, finding, others in first.values():
         if others:
-            also = replace(finding, message=f"{finding.message} (so in {entries_together(others)}, too)")
+            also = replace(finding, message=f"{finding.message} (also in {entries_together(others)})")
             entry.findings[entry.findings.index(finding)] = also
 
 
 def _same_bytes(exams: Sequence[_Exam]) -> None:
-    """One file under two names is every row twice."""
+    """Report files with equal content: each of their rows would land twice."""
     for exam in exams:
         first: dict[str, DataFile] = {}
         for file, seen in exam.looks.items():
             twin = first.setdefault(seen.fingerprint, file)
             if twin is not file:
-                exam.say("warning", f"{file} holds the same bytes as {twin}; each of its rows would land twice")
+                exam.say("warning", f"{file} has the same bytes as {twin}; each of its rows would land twice")
 
 
 def _orphans(con: duckdb.DuckDBPyConnection, exams: Sequence[_Exam], loaded: _Loaded, what: str, name: str) -> None:
-    """Users and products that rows expect and no mapping, nor the lake, provides."""
+    """Report customers and products that rows refer to, and that are neither in the mappings nor in the lake."""
     asking = [exam for exam in exams if exam.bounds and what in exam.entry.mapping.expects]
     if not asking:
         return
@@ -1402,7 +1399,7 @@ def _published(where: Settings) -> Check:
 
 
 def _access(where: Settings) -> Check:
-    """Whether others on this machine can read what is there, as an earlier version left it. What is written now they cannot (`FINEGRAIN_UMASK`)."""
+    """Whether other users of this machine can read existing files, which earlier versions allowed. New files are private (FINEGRAIN_UMASK)."""
     if not settings.Environment.read().umask & 0o004:
         return Check("fine", "access", "FINEGRAIN_UMASK lets all on this machine read what finegrain makes")
     places = [where.home, *lake.places(where), where.warehouse, where.published]
@@ -1413,7 +1410,7 @@ def _access(where: Settings) -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or its nearest existing parent."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 

@@ -1,5 +1,5 @@
-"""The simulated shop, a file a part: its words, its world, how people behave, what dirt is planted, and the files.
+"""The simulated shop: its names (`words`), people and products (`world`), events (`behaviour`), planted errors (`dirt`), and files.
 
-Time is counted in microseconds since 1970 (UTC); people, devices, products and categories are numbers. Names and text
-come in only where a file is written.
+Times are microseconds since 1970 (UTC); people, devices, products and categories are numbers. They become names and text only when
+a file is written.
 """

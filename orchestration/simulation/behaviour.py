@@ -1,4 +1,4 @@
-"""What people and machines do: visits with their funnels, orders, and bots."""
+"""The events of people and bots: visits with their funnels, and orders."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from orchestration.simulation.words import (
 )
 from orchestration.simulation.world import World
 
-#: Who is logged in during a visit.
-NEVER, FROM_THE_START, ON_THE_WAY = range(3)
+#: When a visitor logs in.
+NEVER, BEFORE, DURING = range(3)
 
 
 @dataclass
 class Counters:
-    """Numbers that go on from block to block, and the end of each household's last visit (µs)."""
+    """The next ids, continued from block to block, and the end of each household's last visit (µs)."""
 
     last_end: Array
     session: int = 0
@@ -58,34 +58,32 @@ class Counters:
 
 
 def visit(
-    world: World, rng: np.random.Generator, visits: Array, first_hour: int, counters: Counters
+    world: World, rng: np.random.Generator, visit_counts: Array, first_hour: int, counters: Counters
 ) -> tuple[Rows, Rows]:
-    """The visits of some hours: rows of behaviour, clean but for denied consents, and the purchases among them.
+    """Generate the visits of some hours. Returns their event rows, without errors except denied consents, and the purchases among them.
 
-    `visits` counts them by hour, from `first_hour` on, and market.
+    `visit_counts` are by hour, from `first_hour` on, and by market.
     """
-    begun = _arrivals(world, rng, visits, first_hour)
-    looks, happens = _script(world, rng, begun)
-    events = _events(rng, begun, looks, happens)
-    _leave_out_overlaps(world, begun, events, counters)
-    rows = _rows(world, rng, begun, looks, events, counters)
+    visits = _visits(world, rng, visit_counts, first_hour)
+    views, flags = _product_views(world, rng, visits)
+    events = _events(rng, visits, views, flags)
+    _drop_overlaps(world, visits, events, counters)
+    rows = _rows(world, rng, visits, views, events, counters)
     return rows, take(rows, np.flatnonzero(rows["type"] == PURCHASE))
 
 
-def _arrivals(world: World, rng: np.random.Generator, visits: Array, first_hour: int) -> Rows:
-    """Who comes when, where, and logged in or not. One row a visit."""
-    hour, market = (index.repeat(visits.ravel()) for index in np.indices(visits.shape).reshape(2, -1))
+def _visits(world: World, rng: np.random.Generator, visit_counts: Array, first_hour: int) -> Rows:
+    """One row per visit: its person, time, channel and login."""
+    hour, market = (index.repeat(visit_counts.ravel()) for index in np.indices(visit_counts.shape).reshape(2, -1))
     n = len(hour)
     start = world.start + ((first_hour + hour + rng.random(n)) * HOUR).astype(np.int64)
     person = weighted(rng, world.activity, world.people_from[market], world.people_from[market + 1])
     channel = _channels(rng, market)
-    start = _into_the_odd_hour(world, rng, start, channel)
+    start = _move_to_clock_change(world, rng, start, channel)
     start = _to_clock(start, channel)
     known = (world.customer[person] >= 0) & (start > world.signup[person] + 2 * MINUTE)
     u = rng.random(n)
-    login = np.select(
-        [~known, u < 0.45, (u < 0.68) & (channel != STORE)], [NEVER, FROM_THE_START, ON_THE_WAY], default=NEVER
-    )
+    login = np.select([~known, u < 0.45, (u < 0.68) & (channel != STORE)], [NEVER, BEFORE, DURING], default=NEVER)
     views = np.minimum(rng.geometric(0.28, n), 14)
     device = np.where(
         channel == APP,
@@ -107,21 +105,21 @@ def _arrivals(world: World, rng: np.random.Generator, visits: Array, first_hour:
 
 
 def _to_clock(t: Array, channel: Array) -> Array:
-    """Moments as the channel's clock has them: whole seconds in the store, milliseconds on the web."""
+    """Times at the precision of the channel: seconds in the store, milliseconds on the web."""
     return t - np.where(channel == STORE, t % SECOND, np.where(channel == WEB, t % 1000, 0))
 
 
 def _channels(rng: np.random.Generator, market: Array) -> Array:
-    """A channel for each visit; the store stands in Germany."""
+    """A channel for each visit; the store is in Germany."""
     web, app, store = (share / mean for share, mean in zip(CHANNEL_ROWS, VISIT_ROWS, strict=True))
     u = rng.random(len(market)) * (web + app + store)
     store_here = np.where(market == 0, store / MARKETS[0].share, 0)
-    # Elsewhere web and app share what the store takes in Germany.
+    # In other markets, web and app get the store's share.
     scale = (web + app + store - store_here) / (web + app)
     return np.where(u < store_here, STORE, np.where(u < store_here + app * scale, APP, WEB))
 
 
-def _into_the_odd_hour(world: World, rng: np.random.Generator, start: Array, channel: Array) -> Array:
+def _move_to_clock_change(world: World, rng: np.random.Generator, start: Array, channel: Array) -> Array:
     """Move some of the store's visits of a clock-change day into the hour that does not exist or comes twice."""
     for hour in world.clock_changes:
         day = world.start + hour * HOUR // DAY * DAY
@@ -133,16 +131,16 @@ def _into_the_odd_hour(world: World, rng: np.random.Generator, start: Array, cha
     return start
 
 
-def _script(world: World, rng: np.random.Generator, begun: Rows) -> tuple[Rows, Array]:
-    """One row for each product that a visit looks at, and a flag for each of TYPES that happens around it."""
-    views, login = begun["views"], begun["login"]
-    visit = np.repeat(np.arange(len(views)), views)
-    nth = np.arange(len(visit)) - np.repeat(np.cumsum(views) - views, views)
+def _product_views(world: World, rng: np.random.Generator, visits: Rows) -> tuple[Rows, Array]:
+    """One row per product view of a visit, with flags for the events (TYPES) that go with it."""
+    count, login = visits["views"], visits["login"]
+    visit = np.repeat(np.arange(len(count)), count)
+    nth = np.arange(len(visit)) - np.repeat(np.cumsum(count) - count, count)
     low, high = np.zeros(len(visit), int), np.full(len(visit), world.products)
-    keen = rng.random(len(visit)) < 0.65
-    liked = world.favourite[begun["person"][visit[keen]]]
-    low[keen], high[keen] = world.products_from[liked], world.products_from[liked + 1]
-    looks = {
+    in_favourite = rng.random(len(visit)) < 0.65
+    liked = world.favourite[visits["person"][visit[in_favourite]]]
+    low[in_favourite], high[in_favourite] = world.products_from[liked], world.products_from[liked + 1]
+    views = {
         "visit": visit,
         "nth": nth,
         "product": weighted(rng, world.popularity, low, high),
@@ -150,49 +148,49 @@ def _script(world: World, rng: np.random.Generator, begun: Rows) -> tuple[Rows, 
     }
 
     u = rng.random((len(visit), len(TYPES)), dtype=np.float32)
-    online = begun["channel"][visit] != STORE
-    first, last = nth == 0, nth == views[visit] - 1
-    now = (login[visit] == ON_THE_WAY) & (nth == begun["login_at"][visit])
-    again = (login[visit] == FROM_THE_START) & first & (u[:, LOGIN] < 0.25)
-    happens = np.zeros(u.shape, bool)
-    happens[:, PAGE] = first & online
-    happens[:, LOGIN] = online & (now | again)
-    happens[:, SEARCH] = u[:, SEARCH] < 0.2
-    happens[:, LIST] = online & (u[:, LIST] < 0.4)
-    happens[:, SELECT] = online & (happens[:, SEARCH] | happens[:, LIST]) & (u[:, SELECT] < 0.6)
-    happens[:, VIEW] = True
-    happens[:, WISH] = online & (u[:, WISH] < 0.05)
-    happens[:, ADD] = u[:, ADD] < np.where(login[visit] != NEVER, 0.17, 0.09)
-    happens[:, REMOVE] = online & happens[:, ADD] & (u[:, REMOVE] < 0.1)
-    filled = np.zeros(len(views), bool)
-    filled[visit[happens[:, ADD] & ~happens[:, REMOVE] & online]] = True
-    at_the_till = last & filled[visit]
-    happens[:, CART] = at_the_till & (u[:, CART] < 0.7)
-    happens[:, CHECKOUT] = at_the_till & (u[:, CHECKOUT] < 0.55)
-    happens[:, PAYMENT] = happens[:, CHECKOUT] & (u[:, PAYMENT] < 0.85)
-    happens[:, PURCHASE] = happens[:, PAYMENT] & (u[:, PURCHASE] < 0.9)
-    return looks, happens
+    online = visits["channel"][visit] != STORE
+    first, last = nth == 0, nth == count[visit] - 1
+    now = (login[visit] == DURING) & (nth == visits["login_at"][visit])
+    again = (login[visit] == BEFORE) & first & (u[:, LOGIN] < 0.25)
+    flags = np.zeros(u.shape, bool)
+    flags[:, PAGE] = first & online
+    flags[:, LOGIN] = online & (now | again)
+    flags[:, SEARCH] = u[:, SEARCH] < 0.2
+    flags[:, LIST] = online & (u[:, LIST] < 0.4)
+    flags[:, SELECT] = online & (flags[:, SEARCH] | flags[:, LIST]) & (u[:, SELECT] < 0.6)
+    flags[:, VIEW] = True
+    flags[:, WISH] = online & (u[:, WISH] < 0.05)
+    flags[:, ADD] = u[:, ADD] < np.where(login[visit] != NEVER, 0.17, 0.09)
+    flags[:, REMOVE] = online & flags[:, ADD] & (u[:, REMOVE] < 0.1)
+    filled = np.zeros(len(count), bool)
+    filled[visit[flags[:, ADD] & ~flags[:, REMOVE] & online]] = True
+    at_checkout = last & filled[visit]
+    flags[:, CART] = at_checkout & (u[:, CART] < 0.7)
+    flags[:, CHECKOUT] = at_checkout & (u[:, CHECKOUT] < 0.55)
+    flags[:, PAYMENT] = flags[:, CHECKOUT] & (u[:, PAYMENT] < 0.85)
+    flags[:, PURCHASE] = flags[:, PAYMENT] & (u[:, PURCHASE] < 0.9)
+    return views, flags
 
 
-def _events(rng: np.random.Generator, begun: Rows, looks: Rows, happens: Array) -> Rows:
-    """Look by look, flag by flag: the events in their order, each some seconds after the one before."""
-    look, kind = np.nonzero(happens)
-    visit = looks["visit"][look]
+def _events(rng: np.random.Generator, visits: Rows, views: Rows, flags: Array) -> Rows:
+    """The events of the product views in order, each some seconds after the previous one."""
+    view, kind = np.nonzero(flags)
+    visit = views["visit"][view]
     opens = np.r_[True, visit[1:] != visit[:-1]]
-    passed = np.cumsum(np.where(opens, 0, np.clip(rng.lognormal(np.log(20), 0.9, len(look)), 1.2, 540)))
+    passed = np.cumsum(np.where(opens, 0, np.clip(rng.lognormal(np.log(20), 0.9, len(view)), 1.2, 540)))
     passed -= passed[opens][np.cumsum(opens) - 1]
-    t = begun["start"][visit] + (passed * SECOND).astype(np.int64)
-    return {"look": look, "type": kind, "visit": visit, "t": t, "kept": np.ones(len(look), bool)}
+    t = visits["start"][visit] + (passed * SECOND).astype(np.int64)
+    return {"view": view, "type": kind, "visit": visit, "t": t, "kept": np.ones(len(view), bool)}
 
 
-def _leave_out_overlaps(world: World, begun: Rows, events: Rows, counters: Counters) -> None:
-    """Clear `kept` on the events of visits that begin within an hour of another one of their household."""
+def _drop_overlaps(world: World, visits: Rows, events: Rows, counters: Counters) -> None:
+    """Clear `kept` for visits that begin within an hour of another visit of the same household."""
     visit, t = events["visit"], events["t"]
     end = t[np.r_[visit[1:] != visit[:-1], True]]
-    household, start = world.household[begun["person"]], begun["start"]
+    household, start = world.household[visits["person"]], visits["start"]
     by_start = np.lexsort((start, household))
     who, opens = household[by_start], start[by_start]
-    # The latest end so far within the household: a running maximum, lifted so that no household reaches into the next.
+    # The latest end so far within the household: a running maximum, with an offset per household to keep them separate.
     lift = (who - who.min(initial=0)) * ((int(end.max(initial=0)) - int(start.min(initial=0))) // 1000 + 1)
     ends = (end[by_start] - int(start.min(initial=0))) // 1000 + lift
     latest = (np.maximum.accumulate(ends) - lift) * 1000 + int(start.min(initial=0))
@@ -205,62 +203,62 @@ def _leave_out_overlaps(world: World, begun: Rows, events: Rows, counters: Count
     events["kept"] = kept[visit]
 
 
-def _rows(world: World, rng: np.random.Generator, begun: Rows, looks: Rows, events: Rows, counters: Counters) -> Rows:
-    """The rows of the events that are kept: one for each item of an event that has several."""
-    n = len(begun["start"])
-    look, kind, visit = events["look"], events["type"], events["visit"]
-    app = begun["channel"][visit] == APP
-    lines, line_count, line_from = _cart_lines(world, n, looks, events)
+def _rows(world: World, rng: np.random.Generator, visits: Rows, views: Rows, events: Rows, counters: Counters) -> Rows:
+    """The rows of kept events: one per item."""
+    n = len(visits["start"])
+    view, kind, visit = events["view"], events["type"], events["visit"]
+    app = visits["channel"][visit] == APP
+    lines, line_count, line_from = _cart_lines(world, n, views, events)
     has_cart = (kind == PURCHASE) | (app & ((kind == CHECKOUT) | (kind == PAYMENT)))
     items = np.select([~events["kept"], has_cart, (kind == LIST) & app], [0, line_count[visit], 3], default=1)
 
-    # From here on, one place a row: e is its event, s its visit.
-    e = np.repeat(np.arange(len(look)), items)
+    # From here on, one element per row: e is its event, s its visit.
+    e = np.repeat(np.arange(len(view)), items)
     s, nth = visit[e], np.arange(len(e)) - np.repeat(np.cumsum(items) - items, items)
-    kind, has_cart, channel = kind[e], has_cart[e], begun["channel"][s]
-    source = look[e]
+    kind, has_cart, channel = kind[e], has_cart[e], visits["channel"][s]
+    source = view[e]
     source[has_cart] = lines[line_from[s[has_cart]] + nth[has_cart]]
-    product = looks["product"][source]
+    product = views["product"][source]
     category = world.category[product]
-    # A list shows a product and those next to it.
+    # A list shows a product and the next ones.
     listed = (kind == LIST) & (channel == APP)
     first, end = world.products_from[category], world.products_from[category + 1]
     product = np.where(listed, first + (product - first + nth) % (end - first), product)
     names_product = np.isin(kind, (SELECT, VIEW, WISH, ADD, REMOVE)) | listed | has_cart
     counts = np.isin(kind, (ADD, REMOVE)) | has_cart
     t = _to_clock(events["t"][e], channel)
-    currency = MARKET_CURRENCY[begun["market"][s]]
+    currency = MARKET_CURRENCY[visits["market"][s]]
 
     bought = (events["type"] == PURCHASE) & events["kept"]
     order = np.where(bought, counters.order + np.cumsum(bought), -1)
     buys = np.zeros(n, bool)
     buys[visit[bought]] = True
-    denied = begun["declines"] & ~buys & (begun["login"] == NEVER) & (begun["channel"] != STORE)
-    since = looks["nth"][look[e]] - begun["login_at"][s]
-    logged_in = (begun["login"][s] == FROM_THE_START) | (
-        (begun["login"][s] == ON_THE_WAY) & ((since > 0) | ((since == 0) & (kind >= LOGIN)))
+    denied = visits["declines"] & ~buys & (visits["login"] == NEVER) & (visits["channel"] != STORE)
+    since = views["nth"][view[e]] - visits["login_at"][s]
+    logged_in = (visits["login"][s] == BEFORE) | (
+        (visits["login"][s] == DURING) & ((since > 0) | ((since == 0) & (kind >= LOGIN)))
     )
-    device = begun["device"][s]
-    words = category * len(QUERY_WORDS) + looks["nth"][look[e]] % len(QUERY_WORDS)
+    device = visits["device"][s]
+    words = category * len(QUERY_WORDS) + views["nth"][view[e]] % len(QUERY_WORDS)
     rows = {
         "t": t,
         "received": t,
         "type": kind.astype(np.int8),
         "channel": channel.astype(np.int8),
         "session": counters.session + s,
-        "began": begun["start"][s],
+        "began": visits["start"][s],
         "device": device,
-        "market": begun["market"][s].astype(np.int8),
-        "user": np.where(logged_in, world.customer[begun["person"][s]], -1).astype(np.int32),
+        "market": visits["market"][s].astype(np.int8),
+        "user": np.where(logged_in, world.customer[visits["person"][s]], -1).astype(np.int32),
         "product": np.where(names_product, product, -1).astype(np.int32),
         "category": np.where(names_product | (kind == LIST), category, -1).astype(np.int16),
-        "quantity": np.where(counts, looks["quantity"][source], NO_QUANTITY),
+        "quantity": np.where(counts, views["quantity"][source], NO_QUANTITY),
         "price": np.where(names_product, world.shown_price(product, t, currency), np.nan),
         "currency": np.where(names_product, currency, -1).astype(np.int8),
         "order": order[e],
         "query": np.where(kind == SEARCH, words, -1).astype(np.int32),
         "agent": world.agents[np.minimum(device, len(world.agents) - 1)].astype(np.int16),
-        "campaign": begun["campaign"][s].astype(np.int8),
+        "campaign": visits["campaign"][s].astype(np.int8),
         "consent": np.where(denied[s], 2, np.where(s % 20 == 0, 0, 1)).astype(np.int8),
         "event": counters.event + e,
         "uid": counters.event + np.arange(len(e)),
@@ -269,30 +267,30 @@ def _rows(world: World, rng: np.random.Generator, begun: Rows, looks: Rows, even
         "truth": np.full(len(e), np.nan),
     }
     counters.session += n
-    counters.event += max(len(look), len(e))
+    counters.event += max(len(view), len(e))
     counters.order += int(bought.sum())
     return rows
 
 
-def _cart_lines(world: World, visits: int, looks: Rows, events: Rows) -> tuple[Array, Array, Array]:
-    """What is left in each visit's cart, each product once: the looks that put it there, and by visit how many they
-    are and where they begin."""
-    added = np.zeros(size(looks), bool)
-    added[events["look"][events["type"] == ADD]] = True
-    added[events["look"][events["type"] == REMOVE]] = False
-    look = np.flatnonzero(added)
-    _, once = np.unique(looks["visit"][look] * world.products + looks["product"][look], return_index=True)
-    look = look[once]
-    count = np.bincount(looks["visit"][look], minlength=visits)
-    return look, count, np.cumsum(count) - count
+def _cart_lines(world: World, visits: int, views: Rows, events: Rows) -> tuple[Array, Array, Array]:
+    """The final cart of each visit, each product once: the product views that added it, their number per visit, and the index of
+    the first one."""
+    added = np.zeros(size(views), bool)
+    added[events["view"][events["type"] == ADD]] = True
+    added[events["view"][events["type"] == REMOVE]] = False
+    view = np.flatnonzero(added)
+    _, once = np.unique(views["visit"][view] * world.products + views["product"][view], return_index=True)
+    view = view[once]
+    count = np.bincount(views["visit"][view], minlength=visits)
+    return view, count, np.cumsum(count) - count
 
 
 def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
-    """Machines on the web shop: some say so, some click faster than people can, some go slowly and never sleep."""
+    """Bots in the web shop: some declare themselves, some click faster than people, some are slow and active day and night."""
     declared, fast, stealthy = (DETAIL[name] for name in ("declared", "fast", "stealthy"))
 
     def runs(sort: int, share: float, low: int, high: int, needs: int) -> tuple[Array, Array]:
-        """Runs of one sort and their lengths, for that share of all rows; none in a shop smaller than `needs`."""
+        """Runs of one sort and their lengths, for a share of all rows; none in a shop with fewer events than `needs`."""
         count = max(1, round(world.events * share * 2 / (low + high))) if world.events >= needs else 0
         return np.full(count, sort), rng.integers(low, high, count)
 
@@ -312,7 +310,7 @@ def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
     )
     passed = np.cumsum(gap)
     passed -= passed[opens][run]
-    # A fast one does its work within one day; a stealthy one takes two or three.
+    # A fast bot finishes within a day; a stealthy one takes two or three.
     took = (passed[np.r_[opens[1:], True]] * SECOND).astype(np.int64)
     whole_days = np.where(sort == stealthy, 3, 1)
     day = (rng.random(len(sort)) * np.maximum(world.days - whole_days, 1)).astype(int)

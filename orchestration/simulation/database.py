@@ -1,4 +1,4 @@
-"""The tables of the shop's own database, every version of every row."""
+"""The tables of the shop's database, with every version of each row."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from orchestration.simulation.words import (
     MARKET_CURRENCY,
     MARKETS,
     MINUTE,
+    MISSPELLINGS,
     SECOND,
     SPELLINGS,
-    WRONG_WAYS,
 )
 from orchestration.simulation.world import World
 
@@ -39,7 +39,7 @@ Delivery = tuple[str, pa.Table, list[pa.Table]]
 def database(
     con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generator, bought: Rows
 ) -> Iterator[Delivery]:
-    """The shop's own tables, each as (name, rows, truth): every version of a row, in the order of `updated_at`."""
+    """The shop's tables, each as (name, rows, truth), with every version of a row in the order of `updated_at`."""
     yield _customers(con, world, rng)
     yield _products(con, world, rng)
     yield from _orders(con, world, rng, bought)
@@ -64,7 +64,7 @@ def _customers(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gene
             "number": world.customer[person],
             "registered": times(world.signup[person]),
             "changed": times(world.known[person]),
-            # One in ten moves house or changes their mind: a second version of the row.
+            # One in ten customers moves or changes the newsletter setting: a second version of the row.
             "changed_again": times(
                 world.known[person] + (rng.random(n) * 60 * DAY).astype(np.int64) // SECOND * SECOND + DAY,
                 rng.random(n) > 0.1,
@@ -76,7 +76,7 @@ def _customers(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gene
             "household": pa.array(rng.choice([1, 2, 3, 4, 5], n, p=[0.35, 0.33, 0.15, 0.12, 0.05])),
             "household_missing": rng.random(n) < 0.2,
             "income": income,
-            # The rich say it less often: missing, and not at random.
+            # High incomes are missing more often: not at random.
             "income_missing": rng.random(n) < np.where(income > 55_000, 0.7, 0.25),
             "channel": coded(rng.integers(0, 5, n), ["search", "social", "email", "affiliate", "store"]),
             "newsletter": rng.random(n) < 0.4,
@@ -125,7 +125,7 @@ def _products(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gener
     n = world.products
     late = world.known_product
     changed = np.diff(world.price[:, : world.days + 1], axis=1) != 0
-    # The first version of a row, then one for each day on which the price changed after it was known.
+    # The first version of a row, then one for each later day with a price change.
     changed &= np.arange(1, world.days + 1) > late[:, None]
     product, day = np.nonzero(changed)
     product, day = np.r_[np.arange(n), product], np.r_[np.maximum(late, 0), day + 1]
@@ -138,7 +138,7 @@ def _products(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Gener
     grams = np.round(np.clip(typical * rng.lognormal(0, 0.35, n), 20, 60_000))
     misspelt = rng.random(n) < 0.02
     weight_missing = rng.random(n) < 0.02
-    way = len(CATEGORIES) + world.category * WRONG_WAYS + rng.integers(0, WRONG_WAYS, n)
+    way = len(CATEGORIES) + world.category * MISSPELLINGS + rng.integers(0, MISSPELLINGS, n)
     versions = pa.table(
         {
             "number": world.sku[product],
@@ -203,7 +203,7 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
     paid = created + np.where(u < 0.9, minutes(0.5, 20), minutes(60, 2000))
     shipped = paid + minutes(8 * 60, 4 * 24 * 60)
     cancelled = rng.random(n) < 0.02
-    # Impossible orders of times: only on orders that the web never saw, so that nothing else depends on them.
+    # Times in an impossible order: only for orders without web events, so that nothing else depends on them.
     early = (created < world.end - DAY) & header["phone"]
     u = rng.random(n)
     paid_first, shipped_first = early & (u < 0.08), early & (u >= 0.08) & (u < 0.16)
@@ -293,7 +293,7 @@ def _orders(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Generat
 
 
 def _with_phone_orders(world: World, rng: np.random.Generator, header: Rows, line: Rows) -> tuple[Rows, Rows]:
-    """Add orders that came by telephone, which no web analytics saw."""
+    """Add phone orders, which have no web events."""
     buyers = np.flatnonzero((world.customer >= 0) & (world.signup < world.end - 2 * DAY))
     n = max(12, size(header) * 6 // 100)
     person = rng.choice(buyers, n)
@@ -349,7 +349,7 @@ def _refunds(con: duckdb.DuckDBPyConnection, world: World, rng: np.random.Genera
         """,
         chances=chances,
     )
-    # Now and then one names an order that no table holds.
+    # A few refunds name an order that does not exist.
     refunds = _ask(
         con,
         """select * replace (

@@ -1,4 +1,4 @@
-"""The files, as the simulated systems deliver them, and the truth beside them."""
+"""Writes the files that the simulated systems deliver, and the truth about their errors."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from orchestration.sql.text import quote
 
 
 class Truth:
-    """What is wrong with which row, a file a kind: where the row is (`position` as the loader numbers it; `key` is the
-    product, customer or order of a table's row), in which way it is wrong, and what should have been there."""
+    """The truth about planted errors, one file per kind: the row (`position` as the loader numbers it; for tables, `key` is the
+    product, customer or order), the `detail` of the error, and the true value."""
 
     SCHEMA: Final = pa.schema(
         [(name, pa.string()) for name in ("kind", "raw_table", "source", "position", "key", "detail")]
@@ -62,7 +62,7 @@ class Truth:
         self.counts: dict[str, int] = {}
 
     def add(self, raw_table: str, source: str, position: pa.Array, rows: Rows) -> None:
-        """Note rows of behaviour, all of them dirty, with their positions."""
+        """Record event rows with planted errors, with their positions."""
         kind, value = rows["kind"], rows["truth"]
         misspelt = kind == KIND["misspelt_category"]
         columns = [
@@ -93,7 +93,7 @@ def positions(base: str, numbers: Array) -> pa.Array:
 
 
 def _write_text(file: IO[bytes], lines: pa.ChunkedArray) -> None:
-    """Append strings as they lie in memory."""
+    """Append strings directly from Arrow's buffers."""
     for chunk in lines.chunks:
         _, offsets, data = chunk.buffers()
         wide = np.int64 if pa.types.is_large_string(chunk.type) else np.int32
@@ -141,7 +141,7 @@ from rows
 
 
 class Files:
-    """The simulated systems' files, filled block by block, each row in the order in which it arrives."""
+    """The files of the simulated systems, written block by block, with rows in the order of arrival."""
 
     def __init__(self, out: Path, world: World) -> None:
         self.out, self.world = out, world
@@ -168,7 +168,7 @@ class Files:
         self.con.close()
 
     def accept(self, rows: Rows, orders: Rows | None = None) -> None:
-        """Take rows that are yet to be written, and the purchase rows of new orders."""
+        """Add rows to write, and the purchase rows of new orders."""
         self.waiting.append(rows)
         if orders is not None:
             self.orders.append(orders)
@@ -181,12 +181,12 @@ class Files:
         at = at[np.argsort(-rows["t"][at], kind="stable")]
         device, t = rows["device"][at], rows["t"][at]
         earlier = t < self.first_login[device]
-        # The last assignment wins: the earliest of them all.
+        # The last assignment wins, which is the earliest login.
         self.first_login[device[earlier]] = t[earlier]
         self.first_user[device[earlier]] = rows["user"][at][earlier]
 
     def _note_visits(self, rows: Rows) -> None:
-        """Keep who, where and when of each visit of a block; copies are no part of it, and a wrong date is put right."""
+        """Record user, device and times of each visit of a block, without copies and with true times."""
         rows = take(rows, np.flatnonzero(~np.isin(rows["kind"], [KIND[name] for name in COPIES])))
         t = np.where(rows["kind"] == KIND["future_event"], np.nan_to_num(rows["truth"]), rows["t"]).astype(np.int64)
         order = np.lexsort((t, rows["session"]))
@@ -203,14 +203,14 @@ class Files:
         )
 
     def flush(self, until: int | None) -> None:
-        """Write what is complete: all rows that arrive before `until`; at the end (None) all that the files reach."""
+        """Write all rows that arrive before `until`; at the end (None) all rows up to the export."""
         rows = join(self.waiting)
         whole = until is None
         moment = self.world.export if until is None else until
         web = rows["channel"] == WEB
         app = rows["channel"] == APP
         store = rows["channel"] == STORE
-        # A day's GA4 file is written once the day is over; the last one is whatever is left.
+        # A day's GA4 file is written once the day is over; the last file has all remaining rows.
         today = rows["t"] < moment - (0 if whole else (moment - self.world.start) % DAY)
         due = np.where(app, today, rows["received"] < moment)
         self.waiting = [take(rows, np.flatnonzero(~due))]
@@ -322,7 +322,7 @@ class Files:
         number = self.rows[name] + 1 + np.arange(size(rows))
         self.rows[name] += len(number)
         if name != "stream":
-            number = losers(rows, number)
+            number = duplicate_numbers(rows, number)
         dirty = np.flatnonzero(rows["kind"])
         self.truth.add(raw_table, source, positions(base, number[dirty]), take(rows, dirty))
 
@@ -343,7 +343,7 @@ class Files:
             base = f"events_{table['event_date'][low]}.parquet"
             pq.write_table(table.slice(low, high - low), self.out / "ga4" / base)
             part = take(events, np.arange(low, high))
-            number = losers(part, 1 + np.arange(high - low))
+            number = duplicate_numbers(part, 1 + np.arange(high - low))
             dirty = np.flatnonzero(part["kind"])
             self.truth.add("ga4_events", "shop_app", positions(base, number[dirty]), take(part, dirty))
 
@@ -365,7 +365,7 @@ class Files:
         self._write_background()
 
     def _write_background(self) -> None:
-        """What the shop did: rates, promotions, who each device belongs to, and who became known too late."""
+        """Write facts about the shop: exchange rates, promotions, the owners of devices, and visits."""
         world, truth = self.world, self.out / "truth"
         pq.write_table(pa.table({"currency": CURRENCIES, "per_euro": RATES}), truth / "rates.parquet")
         category, day = np.nonzero(world.promotion[:, : world.days] != 1)
@@ -394,7 +394,7 @@ class Files:
         self._write_visits()
 
     def _write_visits(self) -> None:
-        """Every visit of a person: its ids as its source spells them, the login it came to, and its first and last moment."""
+        """Write all visits of people: their ids as in the source, the login, if any, and the first and last time."""
         visits = join(self.visits)
         visits = take(visits, np.argsort(visits["session"], kind="stable"))
         self.con.register(
@@ -423,10 +423,9 @@ class Files:
         pq.write_table(answer, self.out / "truth" / "visits.parquet")
 
 
-def losers(rows: Rows, number: Array) -> Array:
-    """The row number to note for each row, where a row and its copy, next to each other, arrive at one moment.
-
-    Positions decide then, compared as text: 'x#10' comes before 'x#9', so there it is the first that does not survive.
+def duplicate_numbers(rows: Rows, number: Array) -> Array:
+    """The row number to record for each row. Of a row and its adjacent exact copy, the smaller position, compared as text, is kept:
+    'x#10' sorts before 'x#9', so there the first row is the duplicate.
     """
     loses = (rows["kind"] == KIND["exact_duplicate"]) & np.isin(number, 10 ** np.arange(1, 12))
     noted: Array = np.where(loses, number - 1, number)

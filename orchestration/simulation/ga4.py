@@ -34,7 +34,7 @@ APP_VISITOR: Final = "concat(id >> 32, '.', id & 4294967295)"
 
 
 def _lists(present: Array, fields: dict[str, Any]) -> pa.ListArray:
-    """A list of structs a row: `present` says which slots (row by row) are there, `fields` hold the present ones."""
+    """A list of structs per row: `present` has a row of flags for each list, and `fields` the values of the elements that are present."""
     offsets = running(present.sum(axis=1)).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(list(fields.values()), list(fields)))
 
@@ -44,7 +44,7 @@ def _nothing(n: int, kind: pa.DataType) -> pa.Array:
 
 
 def ga4_table(world: World, rows: Rows, first: Array, skus: pa.Array) -> pa.Table:
-    """Events in the shape of GA4's BigQuery export, from item rows; `first` is the place of each event's first row."""
+    """Events in the shape of GA4's BigQuery export, from item rows; `first` is the index of each event's first row."""
     items = np.diff(np.r_[first, size(rows)])
     event = take(rows, first)
     n = len(first)

@@ -1,7 +1,7 @@
-"""A simulated shop: files as real systems would deliver them, and beside them the truth about what is wrong with each.
+"""A simulated shop: files as real systems deliver them, and the truth about the errors planted in them.
 
-Everything follows from a seed. Behaviour is made in blocks of whole hours, about half a million rows each, so memory
-hardly grows with the number of events. The parts are in orchestration/simulation/.
+Everything is determined by a seed. Events are generated in blocks of whole hours, about half a million rows each, so memory use
+hardly grows with the number of events.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import numpy as np
 from orchestration.config.settings import SIMULATION
 from orchestration.errors import FinegrainError
 from orchestration.simulation.behaviour import Counters, bots, visit
-from orchestration.simulation.dirt import soil
+from orchestration.simulation.dirt import plant
 from orchestration.simulation.files import Files
 from orchestration.simulation.numbers import Array
 from orchestration.simulation.words import DAY, HOUR
 from orchestration.simulation.world import World
 
-#: Visits made at a time: about half a million rows.
+#: Visits per block: about half a million rows.
 BLOCK: Final = 55_000
 FOLDERS: Final = ("stream", "ga4", "store", "database", "truth")
 
-#: Called with the rows of behaviour written so far, and about how many there will be.
+#: Called with the number of event rows written so far, and the approximate total.
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was written: rows by source, rows of planted dirt by kind, and the folder."""
+    """What was written: the folder, rows by source, and planted errors by kind."""
 
     out: Path
     rows: dict[str, int]
@@ -44,7 +44,7 @@ class Summary:
 
     @property
     def events(self) -> int:
-        """Rows of behaviour: stream lines, GA4 item rows and store visits."""
+        """Event rows: stream lines, GA4 item rows and store rows."""
         return self.rows["stream"] + self.rows["ga4_items"] + self.rows["store"]
 
 
@@ -57,10 +57,10 @@ def simulate(
     start: date = date(2025, 1, 6),
     progress: Progress | None = None,
 ) -> Summary:
-    """Write a simulated shop of about `events` rows of behaviour over `days` days from `start` (UTC) into `out`.
+    """Write a simulated shop of about `events` event rows over `days` days from `start` (UTC) into `out`.
 
-    The same arguments write the same bytes. `progress(done, total)` is called with rows of behaviour.
-    Raises FinegrainError when an argument is out of range or `out` holds something else than a simulation.
+    The same arguments write the same bytes. `progress(done, total)` is called with numbers of event rows. Raises FinegrainError if an
+    argument is out of range, or `out` contains other files.
     """
     if events < 1000:
         raise FinegrainError(f"events is {events}; a simulated shop needs 1000 or more: give --events 1000")
@@ -68,11 +68,11 @@ def simulate(
         raise FinegrainError(f"days is {days}; give --days between 2 and 1000")
     if seed < 0:
         raise FinegrainError(f"seed is {seed}; give --seed 0 or more")
-    _make_room(out)
+    _prepare_folder(out)
     world = World.make(events, seed, days, start)
     files = Files(out, world)
     try:
-        _live_through(world, files, progress)
+        _generate(world, files, progress)
         files.finish()
     finally:
         files.close()
@@ -82,18 +82,18 @@ def simulate(
     return Summary(out, rows, truth)
 
 
-def _make_room(out: Path) -> None:
+def _prepare_folder(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / SIMULATION).exists():
-        raise FinegrainError(f"{out} holds files that are no simulation; give --out a new or empty folder")
+        raise FinegrainError(f"{out} contains files that are not from a simulation; give --out a new or empty folder")
     for name in FOLDERS:
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
-    # Set first, so that a simulation that was interrupted can be written over.
+    # Written first, so that an interrupted simulation can be overwritten.
     (out / SIMULATION).write_text("{}\n")
 
 
-def _live_through(world: World, files: Files, progress: Progress | None) -> None:
-    """Make the shop's whole history, block by block, and hand each block to the files."""
+def _generate(world: World, files: Files, progress: Progress | None) -> None:
+    """Generate the shop's history block by block, and write it."""
     rng = np.random.default_rng([world.seed, 1])
     visits = rng.multinomial(world.visits, world.demand.ravel()).reshape(world.demand.shape)
     counters = Counters(last_end=np.full(world.people, world.start - DAY))
@@ -101,7 +101,7 @@ def _live_through(world: World, files: Files, progress: Progress | None) -> None
     for number, (low, high) in enumerate(_blocks(visits.sum(axis=1))):
         rng = np.random.default_rng([world.seed, 3, number])
         rows, purchases = visit(world, rng, visits[low:high], low, counters)
-        files.accept(soil(world, rng, rows, counters), purchases)
+        files.accept(plant(world, rng, rows, counters), purchases)
         files.flush(world.start + high * HOUR)
         if progress:
             progress(files.written, max(world.events, files.written))

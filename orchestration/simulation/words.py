@@ -1,4 +1,4 @@
-"""The names of things in the simulated shop, and the numbers that stand for them."""
+"""Names in the simulated shop, and their codes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MARKETS: Final = (
     Market("US", "United States", "USD", "America/Los_Angeles", 0.08),
 )
 CURRENCIES: Final = ("EUR", "USD", "GBP", "SEK")
-#: Units of a currency for one euro, as the shop's price list uses them all year.
+#: Units of each currency for one euro; the shop's price list uses them all year.
 RATES: Final = (1.0, 1.04, 0.84, 11.3)
 #: The currency of each market.
 MARKET_CURRENCY: Final = np.array([CURRENCIES.index(market.currency) for market in MARKETS])
-#: Written where a currency should be; no table of rates has them.
+#: Invalid currency codes, for which there are no exchange rates.
 UNKNOWN_CURRENCIES: Final = ("XXX", "ZZZ", "POINTS")
 
 CATEGORIES: Final = (
@@ -47,7 +47,7 @@ CATEGORIES: Final = (
 
 
 def misspellings(category: str) -> tuple[str, ...]:
-    """How careless hands write a category: a letter lost, doubled, swapped or wrong, and odd case and spacing."""
+    """Misspellings of a category: a letter missing, doubled, swapped or wrong, and unusual case and spacing."""
     at = len(category) // 2
     return (
         category[: at - 1] + category[at:],
@@ -59,11 +59,11 @@ def misspellings(category: str) -> tuple[str, ...]:
     )
 
 
-#: Every way a category is written: the right ones first, then each one's misspellings in turn.
+#: All spellings of categories: the correct ones first, then the misspellings of each.
 SPELLINGS: Final = CATEGORIES + tuple(text for category in CATEGORIES for text in misspellings(category))
-WRONG_WAYS: Final = len(misspellings(CATEGORIES[0]))
+MISSPELLINGS: Final = len(misspellings(CATEGORIES[0]))
 
-#: The canonical event types, by code, each with the word that the shop's own tracker uses.
+#: The canonical event types, by code, each with the name in the shop's tracker.
 TYPES: Final = {
     "page_view": "page", "login": "login", "search": "search", "view_item_list": "list", "select_item": "click",
     "view_item": "view", "add_to_wishlist": "wish", "add_to_cart": "cart_add", "remove_from_cart": "cart_remove",
@@ -73,20 +73,20 @@ TYPES: Final = {
 STORE_WORDS: Final = {SEARCH: "find", VIEW: "look", ADD: "basket"}
 
 WEB, APP, STORE = range(3)
-#: Share of the rows by channel, and (measured) rows of an average visit there.
+#: Share of the rows by channel, and (measured) rows per visit.
 CHANNEL_ROWS: Final = (0.65, 0.30, 0.05)
 VISIT_ROWS: Final = (9.2, 11.95, 4.55)
-#: Share of all rows that is neither a machine's nor a second copy, as measured.
+#: Share of all rows that are neither from bots nor copies, as measured.
 CLEAN_SHARE: Final = 0.985
 
-#: Planted dirt. The number is used inside; the name is the truth file's.
+#: Kinds of planted errors, by code. The names are those of the truth files.
 KINDS: Final = (
     "clean", "exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin", "late_event",
     "naive_local_time", "wrong_unit", "misspelt_category", "price_outlier", "missing_value", "orphan_user",
     "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
     "bad_quantity", "bad_price", "orphan_order", "quantity_outlier",
 )  # fmt: skip
-#: Of these, second deliveries of a row.
+#: The kinds that are second deliveries of a row.
 COPIES: Final = ("exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase")
 KIND: Final = {name: code for code, name in enumerate(KINDS)}
 
@@ -97,9 +97,9 @@ DETAILS: Final = (
 )  # fmt: skip
 DETAIL: Final = {name: code for code, name in enumerate(DETAILS)}
 
-#: Stands for a quantity that is not there.
+#: The code of a missing quantity.
 NO_QUANTITY: Final = -(2**31)
-#: People and products from here on exist in no table of the shop.
+#: Ids of people and products from here on are in no table of the shop.
 GHOST_USER: Final = 9_000_000
 GHOST_PRODUCT: Final = 900_000
 
@@ -136,7 +136,7 @@ BOT_AGENTS: Final = (
     "Baiduspider+(+http://www.baidu.com/search/spider.htm)",
     "python-requests/2.32.3",
 )
-#: (referrer, campaign) by which a visit came; none for those who typed the address.
+#: (referrer, campaign) of a visit; None for direct visits.
 CAMPAIGNS: Final = (
     None,
     ("https://www.google.com/", None),
@@ -152,5 +152,5 @@ BRANDS: Final = (
 
 
 def queries() -> list[str]:
-    """Every search text: each word with each category, category by category."""
+    """All search texts: each word with each category, ordered by category."""
     return [f"{word} {category}" for category in CATEGORIES for word in QUERY_WORDS]

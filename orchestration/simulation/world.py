@@ -1,4 +1,4 @@
-"""The shop before anything happens: its people, products and prices, and when there is demand."""
+"""The simulated shop's people, products, prices and demand."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _WEEKDAYS = np.array([1.0, 0.97, 0.98, 1.0, 1.05, 1.2, 1.25])
 
 @dataclass(frozen=True)
 class World:
-    """The shop before anything happens. People are numbered by market and products by category, so that a market's
+    """The shop's people, products and demand. People are numbered by market and products by category, so that a market's
     people and a category's products are ranges."""
 
     seed: int
     days: int
     start: int
-    events: int  # rows of behaviour that were asked for
+    events: int  # requested number of event rows
     visits: int
     # people
     people_from: Array  # first person of each market, and the end
     activity: Array  # running weights of people
     customer: Array  # public number of a customer, -1 for those who never sign up
-    signup: Array  # moment of signing up, µs
-    known: Array  # moment the customer's row arrives, µs
+    signup: Array  # time of signing up, µs
+    known: Array  # time when the customer's row arrives, µs
     household: Array
     device_from: Array
     devices: Array  # number of web devices
@@ -53,7 +53,7 @@ class World:
     popularity: Array  # running weights of products
     sku: Array  # public number
     price: Array  # EUR by product and day
-    known_product: Array  # day a late product's row arrives, -1 for the others
+    known_product: Array  # day when a late product's row arrives, -1 for the others
     promotion: Array  # factor by category and day
     # time
     offset: Array  # local minus UTC, µs, by market and hour
@@ -77,8 +77,8 @@ class World:
         early = rng.random(people) < 0.75
         signup = begin + np.where(early, -rng.random(people) * 700 * DAY, rng.random(people) * days * DAY).astype(int)
         signup -= signup % SECOND
-        # A few customers reach the customer table days after they began to shop: their events have to wait. All reach it
-        # before the files are taken, or their events would be orphans that the truth does not know.
+        # A few customers are in the customer table only days after their first events, which have to wait. All are in it before
+        # the export; otherwise their events would be orphans that the truth does not list.
         late = rng.random(people) < 0.01
         wait = (0.5 + 0.2 * days * rng.random(people)) * DAY
         known = np.where(
@@ -92,7 +92,7 @@ class World:
         devices = np.where(is_customer, rng.choice([1, 2, 3], people, p=[0.5, 0.35, 0.15]), 1)
         device_from = running(devices).astype(int)[:-1]
         total_devices = int(devices.sum())
-        # Members of one household share its first member's devices.
+        # Members of a household share the first member's devices.
         device_from[shared], devices[shared] = device_from[shared - 1], devices[shared - 1]
         weight = np.where(is_customer, 1.85, 0.67) * rng.lognormal(0, 0.9, people)
 
@@ -101,7 +101,7 @@ class World:
         category = np.sort(np.arange(count) % len(CATEGORIES))
         price = _price_history(rng, category, count, days)
         late_products = np.full(count, -1)
-        # Not the best sellers, and not what nobody looks at.
+        # Neither the best sellers nor products that are hardly viewed.
         some = rng.permutation(np.flatnonzero((rank > 5) & (rank < count // 2)))[: max(2, count // 100)]
         late_products[some] = rng.integers(1, max(2, days // 2), len(some))
         promotion = np.ones((len(CATEGORIES), days + 2))
@@ -139,22 +139,22 @@ class World:
 
     @property
     def export(self) -> int:
-        """When the files were taken: what arrives later is in none of them."""
+        """The time of the export: rows that arrive later are in no file."""
         return self.end + DAY
 
     def day(self, t: Array) -> Array:
-        """The day of each moment, counted from the start, as a place in the price list."""
+        """The day of each time, counted from the start, as an index into the price list."""
         day: Array = np.clip((t - self.start) // DAY, 0, self.days + 1)
         return day
 
     def offset_at(self, t: Array, market: Array | int) -> Array:
-        """Local minus UTC, µs, at each moment in each market."""
+        """Local time minus UTC, µs, at each time in each market."""
         hour = np.clip((t - self.start) // HOUR, 0, self.offset.shape[1] - 1)
         offset: Array = self.offset[market, hour]
         return offset
 
     def shown_price(self, product: Array, t: Array, currency: Array) -> Array:
-        """What a customer saw: the catalogue's price at that moment, in the currency, after promotion."""
+        """The price shown to a customer: the catalogue price at that time, in the currency, after promotion."""
         day = self.day(t)
         euros = self.price[product, day] * self.promotion[self.category[product], day]
         price: Array = np.round(euros * np.array(RATES)[currency], 2)
@@ -182,7 +182,7 @@ def _offsets(begin: int, days: int) -> Array:
 
 
 def _demand(begin: int, days: int, offset: Array, promotion: int, length: int, share: Array) -> Array:
-    """Share of all visits by hour and market: hour of the day, day of the week, growth, and the promotion's pull."""
+    """The share of all visits by hour and market, from hour of day, weekday, growth and promotion."""
     utc = begin + np.arange(days * 24) * HOUR
     local = utc[:, None] + offset[:, : days * 24].T
     # 1970-01-01 was a Thursday.

@@ -14,21 +14,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-#: Bytes that are looked at exactly at once.
+#: Bytes that are examined exactly at once.
 _AT_ONCE: Final = 2**20
-#: Bytes in which characters are looked for at once.
+#: Bytes in which characters are searched at once.
 _PIECE: Final = 2**17
-#: Bytes that a key and its value take at least, as in `"":0,`.
+#: The fewest bytes of a key with its value, as in `"":0,`.
 _LEAST: Final = 5
 _QUOTE, _BACKSLASH, _COLON = (ord(each) for each in '"\\:')
-#: By byte, whether it says anything about depth and keys.
+#: For each byte, whether it matters for depth or keys.
 _MARKS: Final = np.isin(np.arange(256), [ord(each) for each in '"\\:{}[]'])
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a message may have at most: bytes, keys of its own (those of nested objects do not count), and objects and lists within each
-    other."""
+    """The limits of a message: its bytes, its top-level keys, and the nesting depth of objects and lists."""
 
     size: int = 2**20
     keys: int = 1_000
@@ -36,15 +35,15 @@ class Bounds:
 
 
 def beyond(texts: pa.ChunkedArray, bounds: Bounds) -> pa.ChunkedArray:
-    """For each text (or its bytes) the rule that it breaks and a sentence on it, null where it is within the bounds."""
+    """For each text (or its bytes), the rule that it breaks with a sentence about it; null if it is within the bounds."""
     return pa.chunked_array([_beyond(chunk, bounds) for chunk in texts.chunks], pa.string())
 
 
 def shallow(body: bytes, depth: int) -> bytes:
-    """A JSON text with null for every object and list that lies deeper than `depth`."""
+    """A JSON text in which objects and lists nested deeper than `depth` are replaced by null."""
     marks, kinds, _, depths = _structure(pa.array([body], pa.binary()))
     is_open = (kinds | 0x20) == ord("{")
-    # A bracket that closes has the depth of what it lies in. Of a text that is cut off, the last one may be missing.
+    # A closing bracket has the depth outside it. If the text is cut off, the last one may be missing.
     starts = marks[is_open & (depths == depth + 1)]
     ends = marks[~is_open & (kinds != _COLON) & (depths == depth)] + 1
     parts, at = [], 0
@@ -58,7 +57,7 @@ def _beyond(chunk: pa.Array, bounds: Bounds) -> pa.Array:
     text, offsets = _bytes(chunk)
     sizes = np.diff(offsets)
     is_large = sizes > bounds.size
-    # The brackets that open differ in one bit.
+    # { and [ differ in one bit.
     looks_bad = _counts(_places(text, "{", 0x20), offsets) > bounds.depth
     if (sizes > _LEAST * bounds.keys).any():
         looks_bad |= _counts(_places(text, ":"), offsets) > bounds.keys
@@ -77,7 +76,7 @@ def _beyond(chunk: pa.Array, bounds: Bounds) -> pa.Array:
 
 
 def _bytes(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The bytes of all texts in a row, and where each begins and the last one ends."""
+    """The bytes of all texts, concatenated, and the offsets of their ends."""
     is_wide = texts.type in (pa.large_string(), pa.large_binary())
     _, places, held = texts.buffers()
     if held is None or not len(texts):
@@ -87,7 +86,7 @@ def _bytes(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _places(text: NDArray[np.uint8], character: str, ignored: int = 0) -> NDArray[Any]:
-    """Where a character is in the bytes, but for the bits that are `ignored`. A piece that fits a processor's cache at a time."""
+    """The offsets of a character, ignoring some bits. Works on pieces that fit into the CPU cache."""
     found = [
         np.flatnonzero((text[at : at + _PIECE] | np.uint8(ignored)) == ord(character)) + at
         for at in range(0, len(text), _PIECE)
@@ -96,19 +95,19 @@ def _places(text: NDArray[np.uint8], character: str, ignored: int = 0) -> NDArra
 
 
 def _counts(places: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[Any]:
-    """How many of some places lie in each text."""
+    """How many of the offsets are in each text."""
     return np.diff(np.searchsorted(places, offsets))
 
 
 def _portions(which: NDArray[Any], sizes: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Cut a list of texts so that each part holds few bytes, or a single text."""
+    """Split a list of texts into parts of few bytes, or of a single text."""
     if len(which):
         number = np.cumsum(sizes[which]) // _AT_ONCE
         yield from np.split(which, np.flatnonzero(np.diff(number)) + 1)
 
 
 def _measured(texts: pa.Array) -> tuple[list[int], list[int]]:
-    """How deep each text is nested, and how many keys its outermost object has. Right for JSON; of other texts it is a number."""
+    """The nesting depth of each text, and the number of keys of its outermost object. Only meaningful for JSON."""
     _, kinds, which, depths = _structure(texts)
     counts = np.bincount(which, minlength=len(texts))
     deepest = np.zeros(len(texts), np.int64)
@@ -118,7 +117,7 @@ def _measured(texts: pa.Array) -> tuple[list[int], list[int]]:
 
 
 def _structure(texts: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[Any], NDArray[Any]]:
-    """Every bracket and colon outside of strings: where it is, which it is, of which text, and how deep nested behind it."""
+    """All brackets and colons outside of strings: their offset, character, text, and the depth after them."""
     text, offsets = _bytes(texts)
     marks = np.flatnonzero(_MARKS[text]).astype(np.int32)
     kinds = text[marks]
@@ -135,17 +134,17 @@ def _structure(texts: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8], NDArra
 
 
 def _before(sums: NDArray[Any], starts: NDArray[Any]) -> NDArray[Any]:
-    """By text, the running sum before its first mark."""
+    """For each text, the running sum before its first mark."""
     before: NDArray[Any] = np.concatenate([np.zeros(1, sums.dtype), sums])[starts[:-1]]
     return before
 
 
 def _escaped(marks: NDArray[Any], kinds: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which marks stand behind an odd number of backslashes."""
+    """Which marks follow an odd number of backslashes."""
     is_backslash = kinds == _BACKSLASH
     if not is_backslash.any():
         return np.zeros(len(marks), np.bool_)
-    follows = np.zeros(len(marks), np.bool_)  # a backslash, at once
+    follows = np.zeros(len(marks), np.bool_)  # directly follows a backslash
     follows[1:] = is_backslash[:-1] & (np.diff(marks) == 1)
     number = np.arange(len(marks))
     first = np.maximum.accumulate(np.where(follows, 0, number))

@@ -14,5 +14,5 @@ def check_case(names: Iterable[str], where: str, hint: str = "read one of them")
         other = first.setdefault(name.lower(), name)
         if other != name:
             raise FinegrainError(
-                f"{where}: '{other}' and '{name}' differ in case alone, so they cannot be read together; {hint}"
+                f"{where}: '{other}' and '{name}' differ only in case, so they cannot be read together; {hint}"
             )

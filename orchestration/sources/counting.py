@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from orchestration.mapping.mapping import Csv, Format
 
-#: How the values of a JSON file lie: one a line, as elements of one array, or as objects that may go over several lines.
+#: The layout of a JSON file: one value per line, one array, or objects that may span several lines.
 Layout = Literal["lines", "array", "objects"]
 
 DELIMITERS: Final = (",", ";", "\t", "|")
@@ -28,15 +28,15 @@ def _table(marks: bytes) -> NDArray[np.bool_]:
 
 
 def counter(form: Format, start: bytes, csv: Csv) -> Counter:
-    """The counter for a file of a format that begins with `start` (at least its first line, or a MB)."""
+    """The counter for a file that begins with `start` (at least its first line, or a MB)."""
     if form == "csv":
         return Records(start, csv)
-    return Values(start) if Values.are_wanted(start) else Counter()
+    return Values(start) if Values.can_count(start) else Counter()
 
 
 class Counter:
-    """Counts lines. `lines` are those that are not blank (nothing in them, or a lone CR); `newlines` and `returns` the bytes LF and CR;
-    `longest` is the longest line in bytes."""
+    """Counts lines. `lines` are those that are not blank (empty, or a lone CR); `newlines` and `returns` count LF and CR; `longest` is the
+    longest line in bytes."""
 
     delimiter = ","
     layout: Layout = "lines"
@@ -55,16 +55,16 @@ class Counter:
 
     @property
     def has_lines(self) -> bool:
-        """Whether it has lines, which may be too long; an array may be one line."""
+        """Whether the length of lines matters; an array may be a single line."""
         return True
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether an array does not end."""
+        """Whether an array has no end."""
         return False
 
     def take(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Count the next bytes."""
         if not chunk:
             return
         data = np.frombuffer(chunk, np.uint8)
@@ -87,24 +87,26 @@ class Counter:
         self.longest = max(self.longest, self._open)
         if b"\r" in chunk:
             self.returns += chunk.count(b"\r")
-        self._look(chunk, data, ends, filled)
+        self._count_more(chunk, data, ends, filled)
         self._before = int(data[-1])
 
     def end(self) -> None:
-        """There are no more bytes."""
+        """Finish counting."""
         self.lines += self._rest()
 
     def _rest(self) -> int:
-        """1 where the last line has no LF and is not blank."""
+        """1 if the last line has no LF and is not blank."""
         return int(self._open > (self._before == _CR))
 
-    def _look(self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]) -> None:
-        """Whatever else is to be counted. `ends` are the places of LF, `filled` which of those lines are not blank."""
+    def _count_more(
+        self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]
+    ) -> None:
+        """Count what a subclass needs. `ends` are the offsets of LF; `filled` says which of those lines are not blank."""
 
 
 class Records(Counter):
-    """Counts records of a CSV file by RFC 4180: an odd number of quotation marks so far means inside quotes. That holds only where each
-    mark stands at an end of its field or is doubled inside; where one does not, or another dialect is written, `records` is None."""
+    """Counts records of a CSV file by RFC 4180: after an odd number of quotation marks, a byte is inside quotes. This is only correct if each
+    mark is at an end of its field or doubled inside it; otherwise, and for other dialects, `records` is None."""
 
     def __init__(self, start: bytes, csv: Csv) -> None:
         super().__init__()
@@ -115,7 +117,9 @@ class Records(Counter):
         self._inside = self._has_closed = False
         self._records = 0
 
-    def _look(self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]) -> None:
+    def _count_more(
+        self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]
+    ) -> None:
         if not self._is_clean:
             return
         if not self._inside and not self._has_closed and b'"' not in chunk:
@@ -145,12 +149,12 @@ class Records(Counter):
 
 
 def quoting(csv: Csv) -> dict[str, Any]:
-    """The quotation mark as Python's csv module takes it."""
+    """The quoting arguments of Python's csv module."""
     return {"quotechar": csv.quote} if csv.quote else {"quoting": csv_module.QUOTE_NONE}
 
 
 def _delimiter(start: bytes, csv: Csv) -> str:
-    """The delimiter that splits the header most. What it is does not depend on the encoding: all are ASCII."""
+    """The delimiter that splits the header into most fields. All candidates are ASCII, so the encoding does not matter."""
     text = start.decode("latin-1").partition("\n")[0][: 2**16].rstrip("\r")
 
     def width(delimiter: str) -> int:
@@ -160,7 +164,7 @@ def _delimiter(start: bytes, csv: Csv) -> str:
 
 
 class Values(Counter):
-    """Counts the values of JSON that is not one object a line, by the depth of brackets outside strings."""
+    """Counts the values of JSON that is not one object per line, by the depth of brackets outside strings."""
 
     _SPACE: Final = _table(b" \t\r\n")
     _MARKS: Final = _table(b"[]{},")
@@ -173,8 +177,8 @@ class Values(Counter):
         self._tops = self._elements = self._loose = 0
 
     @staticmethod
-    def are_wanted(start: bytes) -> bool:
-        """Whether a file that begins so is an array, or has objects over several lines."""
+    def can_count(start: bytes) -> bool:
+        """Whether a file with this start is an array, or has objects that span several lines."""
         text = start.lstrip()
         line, mark, _ = text.partition(b"\n")
         if text.startswith(b"[") or not (text.startswith(b"{") and mark):
@@ -193,10 +197,12 @@ class Values(Counter):
     def is_cut_off(self) -> bool:
         return self._is_array and self._tops == 1 and self._lowest >= 0 and self._depth > 0
 
-    def _look(self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]) -> None:
+    def _count_more(
+        self, chunk: bytes, data: NDArray[np.uint8], ends: NDArray[np.intp], filled: NDArray[np.bool_]
+    ) -> None:
         self._filled += int(np.count_nonzero(~self._SPACE[data]))
         marks = np.flatnonzero(data == _QUOTE)
-        if self._slashes or b"\\" in chunk:  # a mark behind an odd number of backslashes is text
+        if self._slashes or b"\\" in chunk:  # a quote after an odd number of backslashes is text
             others = np.flatnonzero(data != _BACKSLASH)
             place = np.searchsorted(others, marks)
             last = np.where(place > 0, others[place - 1], -1 - self._slashes)

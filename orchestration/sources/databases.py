@@ -76,8 +76,8 @@ class DatabaseTable:
         return free_prefix(self.columns) + "unreadable"
 
     def rows(self, condition: str = "", only: Iterable[str] | None = None, limit: int | None = None) -> str:
-        """A SELECT of all columns (or of `only` some), as they are meant, and of `unread`, of the rows of which a condition in the
-        server's SQL is true."""
+        """A SELECT of all columns (or `only` some) in their intended types, and of `unread`, for rows that match a condition in the
+        server's SQL."""
         names = list(self.columns if only is None else only)
         numbers = {name: number for number, name in enumerate(self.columns)}
         there = [(name, self.reads[name].unreadable) for name in names]
@@ -92,21 +92,21 @@ class DatabaseTable:
         return f"select {', '.join(meant)}, {self.unread} from {sql}"
 
     def ask(self, select: str, condition: str = "", limit: int | None = None) -> str:
-        """A query in the server's own SQL, as a relation."""
+        """A query in the server's SQL, as a relation."""
         sql = f"select {select} from {'.'.join(map(self.own, self.name.split('.', 1)))}"
         sql += (f" where {condition}" if condition else "") + (f" limit {limit}" if limit is not None else "")
         return f"(from {self.database.kind}_query({quote(self.database.alias)}, {quote(sql)}))"
 
     def own(self, column: str) -> str:
-        """A name as the server itself spells it."""
+        """A name quoted for the server."""
         return _own(self.database.kind, column)
 
     def literal(self, column: str, value: str) -> str:
-        """A time or whole number of a column's type, which DuckDB spelled, in the server's SQL."""
+        """A time or integer, formatted by DuckDB, as a literal of the column's type in the server's SQL."""
         return quote(value) if self.raw[column].startswith(("TIMESTAMP", "DATE")) else str(int(value))
 
     def unreadable(self, counted: Iterable[tuple[str, int]]) -> list[str]:
-        """Sentences on what could not be read, of values of `unread` and how many rows have each."""
+        """Sentences about unreadable values; `counted` has values of `unread` with their row counts."""
         names = list(self.columns)
         found: dict[str, int] = {}
         for numbers, count in counted:
@@ -124,8 +124,8 @@ def _own(kind: Kind, name: str) -> str:
 
 
 def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
-    """Attach the database at `url` (${NAME} in it comes from the environment), for reading. Raises FinegrainError in one
-    sentence, without the password, where it cannot be reached."""
+    """Attach the database at `url` (${NAME} in it is read from the environment) for reading. If it cannot be reached, raises
+    FinegrainError with one sentence, without the password."""
     place = f"{where}: database"
     address = from_environment(url, place)
     keep_secrets_of(address)
@@ -141,7 +141,7 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
     name = unquote(parts.path.removeprefix("/"))
     if kind is None or not parts.hostname or not name or "/" in name:
         wrong = "the host or the database's name is missing"
-        if kind is None:  # what stands before a colon alone may be anything
+        if kind is None:  # any text may precede a colon
             wrong = (
                 f"'{parts.scheme}' is not a supported database"
                 if "://" in address
@@ -165,10 +165,10 @@ def attach(con: duckdb.DuckDBPyConnection, url: str, where: str) -> Database:
         import_extension(f"{kind}_scanner", con=con)
         con.execute(f"load {kind}_scanner")
         if kind == "mysql":
-            # Times in UTC; no limit to how long a big table may take.
+            # Times in UTC; no timeout, because large tables take long.
             con.execute("set mysql_session_time_zone = '+00:00'")
             con.execute("set mysql_query_timeout_enabled = false")
-            # A tinyint(1) may hold any small number, and 5 is not true.
+            # A tinyint(1) may be any small number, and 5 is not true.
             con.execute("set mysql_tinyint1_as_boolean = false")
         secret = ", ".join(f"{key} {quote(value)}" for key, value in given.items() if value)
         con.execute(f"detach database if exists {alias}")
@@ -206,8 +206,8 @@ def unreachable(database: Database, error: duckdb.Error, table: str = "") -> Fin
 
 
 def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, where: str) -> DatabaseTable:
-    """Find a table (`schema.table`, or `table` in PostgreSQL's public schema or MySQL's own database) and learn its columns.
-    Raises FinegrainError where it is not there or may not be read."""
+    """Find a table (`schema.table`, or `table` in PostgreSQL's public schema or MySQL's current database) and its columns. Raises
+    FinegrainError if it does not exist or may not be read."""
     schema, mark, table = named.partition(".")
     if not mark:
         schema, table = ("public" if database.kind == "postgres" else database.name), named
@@ -234,7 +234,7 @@ def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, w
             column: read(_own(database.kind, column), kind, own.get(column, "")) for column, kind in scanned.items()
         }
         opened = DatabaseTable(database, name, reads, {}, dict.fromkeys(scanned, ""))
-        # What comes of it, and whether it may be read.
+        # Get the resulting types, and check that the table may be read.
         asked = opened.ask(
             ", ".join(f"{each.value} as {opened.own(column)}" for column, each in reads.items()), "1 = 0"
         )
@@ -247,7 +247,7 @@ def open_table(con: duckdb.DuckDBPyConnection, database: Database, named: str, w
 
 
 def _types(con: duckdb.DuckDBPyConnection, database: Database, schema: str, table: str) -> dict[str, str]:
-    """The types of a table's columns as the server calls them; of a domain, what it is made of."""
+    """The server's type names of a table's columns; for a domain, its base type."""
     if database.kind == "postgres":
         asked = (
             "select n.nspname as a, c.relname as b, a.attname as c, case when t.typtype = 'd' then format_type(t.typbasetype, t.typtypmod) "
@@ -272,8 +272,8 @@ _NO_DAY: Final = "no day of the calendar (a month or day of zero, as in 2024-00-
 
 
 def _read_postgres(column: str, scanned: str, own: str) -> Read:
-    """How a column of PostgreSQL is read. The scanner makes doubles of numbers without a precision, 0 of NaN, and another moment of one
-    that it cannot hold."""
+    """How a column of PostgreSQL is read. DuckDB's scanner reads numbers without a precision as doubles, NaN as 0, and times out of its
+    range as other times."""
     if own == "money":
         return Read(f"{column}::numeric::text")
     if own.startswith("numeric") and own.endswith("[]"):
@@ -291,17 +291,17 @@ def _read_postgres(column: str, scanned: str, own: str) -> Read:
         first, end = (
             "'0001-01-01 00:00:00+00'",
             "'10000-01-01 00:00:00+00'",
-        )  # the zone counts where the column has one
+        )  # +00 only applies if the column has a time zone
         return _unless(f"({column} < {first} or {column} >= {end})", column, _NO_MOMENT)
     return Read(f"{column}::text" if scanned == "VARCHAR" or scanned.startswith("ENUM(") else column)
 
 
 def _read_mysql(column: str, scanned: str, own: str) -> Read:
-    """How a column of MySQL is read. The scanner ends with an error at a day that is none, makes doubles of numbers of more than 38
-    digits, and bytes of texts that are compared by their bytes."""
+    """How a column of MySQL is read. DuckDB's scanner fails on invalid dates, reads numbers of more than 38 digits as doubles, and texts
+    with a binary collation as bytes."""
     if scanned == "DATE" or scanned.startswith("TIMESTAMP"):
         is_day = f"year({column}) > 0 and dayofmonth({column}) between 1 and dayofmonth(last_day({column}))"
-        # As text: of a zero date MySQL says that it is null and that it is not.
+        # As text, because for a zero date MySQL returns true for both null and not null.
         return _unless(f"(cast({column} as char) is not null and not coalesce({is_day}, false))", column, _NO_DAY)
     if scanned == "VARCHAR" or (own.startswith("decimal") and not scanned.startswith("DECIMAL")):
         return Read(f"cast({column} as char)")

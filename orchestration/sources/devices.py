@@ -16,16 +16,16 @@ from duckdb.func import ARROW, SPECIAL
 
 #: The name of the function in SQL.
 FUNCTION: Final = "__device_of"
-#: A user agent longer than this, in characters, is none: it would only take time to read.
+#: Longer texts, in characters, are not parsed: they are not user agents, and would take long.
 LONGEST: Final = 1_000
-#: Texts that are remembered.
+#: The size of the cache.
 _REMEMBERED: Final = 100_000
 
 _DESKTOPS: Final = frozenset(
     {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Debian", "Chrome OS", "FreeBSD", "OpenBSD", "NetBSD"}
 )
 _PHONES: Final = frozenset({"Windows Phone", "BlackBerry OS", "Firefox OS", "KaiOS", "Symbian OS", "Bada"})
-#: What looks like a phone or a computer and is none.
+#: Devices that look like a phone or a computer but are not.
 _OTHERS: Final = re.compile(
     r"bot\b|crawl|spider|slurp|headless|phantomjs|lighthouse|\btv\b|smart-?tv|appletv|googletv|hbbtv|crkey|roku|\bAFT[A-Z]|bravia|"
     r"playstation|xbox|nintendo|\bwatch|oculus|quest [0-9]",
@@ -38,14 +38,14 @@ _TABLETS: Final = re.compile(
 
 @lru_cache(_REMEMBERED)
 def device_of(user_agent: str) -> str | None:
-    """The device that a user agent names. Whatever the text is, it raises nothing."""
+    """The device of a user agent. Never raises, whatever the text is."""
     if len(user_agent) > LONGEST or _OTHERS.search(user_agent):
         return None
     try:
-        import ua_parser  # which few mappings need
+        import ua_parser  # needed by few mappings
 
         system, device = ua_parser.parse_os(user_agent), ua_parser.parse_device(user_agent)
-    except Exception:  # a text that the parser cannot cope with names nothing
+    except Exception:  # a text that the parser fails on has no device
         return None
     family = "" if system is None else system.family
     model = "" if device is None else device.family
@@ -61,7 +61,7 @@ def device_of(user_agent: str) -> str | None:
 
 
 def _devices(user_agents: Any) -> Any:
-    """The same of a vector: each text that is in it is looked at once."""
+    """The same for a vector; each distinct text is parsed once."""
     texts = user_agents.dictionary_encode()
     return _taken(texts)
 
@@ -76,11 +76,11 @@ def _taken(texts: Any) -> Any:
 
 
 def register(con: duckdb.DuckDBPyConnection) -> None:
-    """Let a connection, and all that share its database, call `FUNCTION`."""
-    with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # it is there
+    """Register `FUNCTION` for a connection and all others to the same database."""
+    with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # already registered
         con.create_function(FUNCTION, _devices, ["VARCHAR"], "VARCHAR", type=ARROW, null_handling=SPECIAL)
 
 
 def filled(device: str, user_agent: str) -> str:
-    """SQL of a row's own device or, where it says none, of the one that its user agent names."""
+    """SQL of a row's device or, if it has none, of the device of its user agent."""
     return f"case when nullif(trim({device}), '') is not null or {user_agent} is null then {device} else {FUNCTION}({user_agent}) end"

@@ -26,14 +26,14 @@ from orchestration.lake.locks import scratch
 from orchestration.mapping.mapping import Csv, Format, format_of
 from orchestration.sources import counting
 
-#: The longest line of a text file, in bytes. A longer one is no row but a broken file, and would fill the memory.
+#: The longest line of a text file, in bytes. A longer line means a broken file, and would use up memory.
 LONGEST_LINE: Final = 16 * 2**20
 _CHUNK: Final = 2**20
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file to land. `name` is what its rows' positions begin with, bytes of it that are no text escaped; `size` in bytes."""
+    """One file to load. `name` is the prefix of its rows' positions, with invalid UTF-8 escaped; `size` is in bytes."""
 
     path: Path
     name: str
@@ -41,7 +41,7 @@ class DataFile:
     size: int
 
     def __str__(self) -> str:
-        """The path, to be shown."""
+        """The path, for messages."""
         return shown(self.path)
 
 
@@ -64,12 +64,12 @@ class Look:
     notes: tuple[str, ...] = field(default=())
 
     def open(self) -> IO[bytes]:
-        """Its rows as bytes of UTF-8 text."""
+        """Open the rows as UTF-8 bytes."""
         return cast(IO[bytes], gzip.open(self.path)) if self.is_gzipped else self.path.open("rb")
 
 
 class EmptyFile(FinegrainError):
-    """A file without a byte in it."""
+    """A file of 0 bytes."""
 
 
 def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataFile]:
@@ -88,7 +88,7 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
         try:
             for path, root in _expand(pattern, form, base):
                 found.setdefault(path, (text_of(path.relative_to(root)), _format(path, str(path), form)))
-        except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        except (OSError, RuntimeError) as error:  # a name that is too long, or ~ of an unknown user
             raise FinegrainError(f"{shown(pattern)}: {getattr(error, 'strerror', None) or error}".rstrip(".")) from None
     names = Counter(name for name, _ in found.values())
     files = [
@@ -99,7 +99,9 @@ def find(patterns: Sequence[str], form: Format | None, base: Path) -> list[DataF
     for file in files:
         other = named.setdefault(file.name, file)
         if other is not file:
-            raise FinegrainError(f"{file}: its rows would be called as those of {other}; rename one of the two")
+            raise FinegrainError(
+                f"{file}: its rows would have the same positions as those of {other}; rename one of the files"
+            )
     return files
 
 
@@ -111,7 +113,7 @@ def _size(path: Path) -> int:
 
 
 def text_of(path: Path) -> str:
-    """A file's name as text, which any sequence of bytes may be."""
+    """A file's name as text; invalid UTF-8 is escaped."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
@@ -144,7 +146,7 @@ def _expand(pattern: str, form: Format | None, base: Path) -> Iterator[tuple[Pat
     elif path.is_file():
         yield path, path.parent
     elif glob.has_magic(pattern):
-        # The folder that the pattern begins in may have a name that looks like a pattern.
+        # The name of the base folder may look like a pattern.
         relative = Path(pattern).expanduser()
         found = glob.glob(str(relative), root_dir=base, recursive=True)
         matches = sorted(base / match for match in found if (base / match).is_file())
@@ -171,9 +173,9 @@ def _in_package(address: str) -> Path:
 def look(file: DataFile, encoding: str | None = None, csv: Csv | None = None) -> Look:
     """Read a file once, in constant memory: fingerprint it, count its lines and records, and reject binary data where text is expected.
 
-    `encoding` and `csv` are the mapping's. Text that is not UTF-8 is copied as UTF-8 (UTF-16 and UTF-32 are recognised), and so is the
-    one file inside a zip file; gzip is recognised whatever the name says. Raises EmptyFile, and FinegrainError with the line number
-    for CSV and JSON lines with bytes that are no text, NUL bytes, and lines over LONGEST_LINE bytes.
+    `encoding` and `csv` are the mapping's. Text that is not UTF-8 is copied as UTF-8 (UTF-16 and UTF-32 are detected), and so is a single
+    file in a zip file; gzip is detected by content. Raises EmptyFile, and FinegrainError with the line number for CSV and JSON lines with
+    undecodable bytes, NUL bytes, or lines over LONGEST_LINE bytes.
     """
     if file.size == 0:
         raise EmptyFile(f"{file}: the file is empty (0 bytes)")
@@ -217,7 +219,7 @@ def _look(file: DataFile, encoding: str | None, csv: Csv, stack: ExitStack) -> L
     chunk = raw.read(_CHUNK)
     if not chunk:
         raise EmptyFile(f"{file}: the file is empty (0 bytes)")
-    _refuse_what_is_known(file, chunk)
+    _reject_known_formats(file, chunk)
     codec = encoding or _wide(chunk)
     if encoding is None and codec is not None:
         notes.append(f"{shown(file.name)}: read as {codec}")
@@ -268,12 +270,12 @@ def _head(raw: IO[bytes]) -> bytes:
     return first
 
 
-#: Paths that mean themselves to the engine: no patterns, no addresses, nothing that is no text.
+#: Paths that DuckDB takes literally: without patterns, URLs or invalid text.
 _PLAIN: Final = re.compile(r"[^~:\\*?\[\]{}\x00-\x1f\ud800-\udfff]+")
 
 
 def _rows_at(file: DataFile, copy: IO[bytes] | None, folder: Path | None) -> Path:
-    """Where the engine finds the rows: in a copy, by a link with a name that it can read, or in the file itself."""
+    """The path for DuckDB: a copy, a link with a name that DuckDB takes literally, or the file itself."""
     if copy is not None:
         return Path(copy.name)
     if folder is None:
@@ -290,19 +292,19 @@ def _scratch() -> Path:
     return folder
 
 
-#: What removes each folder that holds a copy.
+#: The finalizers that remove folders with copies.
 _copies: Final[dict[Path, ExitStack]] = {}
 
 
 def _kept(seen: Look, folder: Path | None) -> Look:
-    """The look, with which its copy is deleted."""
+    """The look; its copy is deleted together with it."""
     if folder is not None:
         weakref.finalize(seen, _copies.pop(folder).close)
     return seen
 
 
 def _member(path: Path, packed: zipfile.ZipFile) -> zipfile.ZipInfo:
-    """The one file inside a zip file. Raises FinegrainError that says what it is instead."""
+    """The only file in a zip file. Otherwise raises FinegrainError that says what the zip file is."""
     names = packed.namelist()
     for mark, what in (("[Content_Types].xml", "an Excel workbook"), ("mimetype", "an OpenDocument spreadsheet")):
         if mark in names:
@@ -325,7 +327,7 @@ def _member(path: Path, packed: zipfile.ZipFile) -> zipfile.ZipInfo:
     return inside[0]
 
 
-#: How files begin that are no text, what they are, and how to go on.
+#: The first bytes of other file formats, their names, and what to do.
 _KNOWN: Final = (
     (b"PAR1", "a Parquet file", "add `format: parquet` to the mapping"),
     (b"PK\x03\x04", "a zip file inside another", "unpack it"),
@@ -343,10 +345,10 @@ _KNOWN: Final = (
 )
 
 
-def _refuse_what_is_known(file: DataFile, chunk: bytes) -> None:
-    """Name what a file is that cannot be read as text."""
+def _reject_known_formats(file: DataFile, chunk: bytes) -> None:
+    """Reject known formats that are not text."""
     for mark, what, how in _KNOWN:
-        # Some marks are letters that a header may begin with; what is packed has bytes that are no text soon after.
+        # Some signatures are letters that a header may begin with, but binary files soon have bytes that are not text.
         if chunk.startswith(mark) and (not mark.isalpha() or b"\0" in chunk[:4096]):
             raise FinegrainError(f"{file}: this is {what}, not {file.format}; {how}")
     if chunk[:1024].removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -354,7 +356,7 @@ def _refuse_what_is_known(file: DataFile, chunk: bytes) -> None:
 
 
 def _wide(chunk: bytes) -> str | None:
-    """The codec of text in UTF-16 or UTF-32, by its first bytes; None for any other."""
+    """The codec of UTF-16 or UTF-32 text, by its first bytes; None for other encodings."""
     for mark, codec in (
         (codecs.BOM_UTF32_LE, "utf-32"),
         (codecs.BOM_UTF32_BE, "utf-32"),
@@ -363,7 +365,7 @@ def _wide(chunk: bytes) -> str | None:
     ):
         if chunk.startswith(mark):
             return codec
-    # A header is mostly ASCII: without a mark, every other byte of it is NUL.
+    # Without a byte order mark: a header is mostly ASCII, so every other byte is NUL.
     start = chunk[:256]
     half = len(start) // 2
     if half >= 4 and start[1::2].count(0) > 0.7 * half and not start[::2].count(0):
@@ -374,7 +376,7 @@ def _wide(chunk: bytes) -> str | None:
 
 
 class _Text:
-    """Chunks of a text file, checked and as UTF-8."""
+    """Decodes chunks of a text file to UTF-8, and checks them."""
 
     def __init__(self, file: DataFile, codec: str, said: str) -> None:
         self.file, self.codec, self.said = file, codec, said
@@ -382,7 +384,7 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder(codec)()
 
     def decoded(self, chunk: bytes, line: int) -> bytes:
-        """The chunk, which begins in a line, as UTF-8. Raises FinegrainError with the line where it is no text."""
+        """The chunk, which begins in `line`, as UTF-8. Raises FinegrainError with the line of the first invalid byte."""
         try:
             text = self._decoder.decode(chunk)
             plain = chunk if self.is_utf8 else text.encode()
@@ -390,11 +392,13 @@ class _Text:
             raise self._error(error, line) from None
         if b"\0" in plain:
             line += plain[: plain.find(b"\0")].count(b"\n")
-            raise FinegrainError(f"{self.file}: line {line} holds NUL bytes; this is no {self.file.format} text file")
+            raise FinegrainError(
+                f"{self.file}: line {line} contains NUL bytes; this is not a {self.file.format} text file"
+            )
         return plain
 
     def end(self) -> None:
-        """Refuse a file that ends inside a character."""
+        """Reject a file that ends within a character."""
         try:
             self._decoder.decode(b"", final=True)
         except UnicodeError:

@@ -56,7 +56,7 @@ class Kafka:
 
     def __init__(self, stream: Stream, group: str, where: str) -> None:
         assert stream.kafka is not None
-        self.topic, self.stream_id, self.where = stream.kafka, stream.place, where
+        self.topic, self.stream_id, self.where = stream.kafka, stream.stream_id, where
         given = {
             name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()

@@ -49,7 +49,7 @@ class Kinesis:
 
     def __init__(self, stream: Stream, where: str) -> None:
         assert stream.kinesis is not None
-        self.stream, self.stream_id, self.where = stream.kinesis, stream.place, where
+        self.stream, self.stream_id, self.where = stream.kinesis, stream.stream_id, where
         self.settings = {
             name: client_setting(name, value, f"{where}.stream.settings.{name}")
             for name, value in stream.settings.items()

@@ -97,6 +97,6 @@ def _reason(bucket: str, error: ClientError) -> str:
         "AccessDenied": f"the credentials may not read the bucket '{bucket}'",
         "403": f"the credentials may not read the bucket '{bucket}'",
         "InvalidAccessKeyId": "the store does not know the access key in AWS_ACCESS_KEY_ID",
-        "SignatureDoesNotMatch": "the store refuses the secret in AWS_SECRET_ACCESS_KEY",
-        "PreconditionFailed": "an object changed while it was fetched; run this again",
+        "SignatureDoesNotMatch": "the store rejects the secret in AWS_SECRET_ACCESS_KEY",
+        "PreconditionFailed": "an object changed while it was downloaded; run this again",
     }.get(code, f"the store says {code}: {error.response.get('Error', {}).get('Message', '')}")

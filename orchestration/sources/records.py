@@ -21,9 +21,9 @@ import pyarrow as pa
 from orchestration.sources.files import Look
 from orchestration.sql.text import quote
 
-#: A longer record, in characters, is malformed: it would be the rest of a file after a quote that is never closed.
+#: A longer record, in characters, is malformed: it is probably the rest of a file after a quote that is never closed.
 LONGEST_RECORD: Final = 16 * 2**20
-#: How often records are searched again after some were cut. After that, malformed records are read line by line.
+#: The most rounds of cutting malformed records and searching again. After that, malformed records are read line by line.
 ROUNDS: Final = 30
 _CHUNK: Final = 2**22
 
@@ -40,7 +40,7 @@ class Dialect:
 
     @property
     def _marks(self) -> tuple[str, str, str]:
-        """Delimiter, quote and escape as a regular expression spells them, inside a class or not."""
+        """Delimiter, quote and escape for use in a regular expression, inside or outside a character class."""
         delimiter, mark, escape = (
             f"\\x{{{ord(character):x}}}" if character else "" for character in (self.delimiter, self.quote, self.escape)
         )
@@ -53,20 +53,20 @@ class Dialect:
         return f"(?:[^{mark}{escape}]|{mark}{mark}" + (f"|{escape}." if escape else "") + ")*"
 
     def _text(self, first: str) -> str:
-        """Text without marks around it, of at least one character, which is none of `first`."""
+        """Unquoted text of at least one character; the first one is not in `first`."""
         delimiter, _, escape = self._marks
         escaped = f"|{escape}." if escape else ""
         return f"(?:[^{first}{delimiter}{escape}]{escaped})(?:[^{delimiter}{escape}]{escaped})*"
 
     @property
     def _loose(self) -> str:
-        """A field, though there be text behind its closing mark."""
+        """A field that may have text after its closing quote."""
         _, mark, _ = self._marks
         text = self._text(mark)
         return f"(?:{mark}{self._inside}{mark}(?:{text})?|{text}|)" if mark else f"(?:{text}|)"
 
     def ends_outside(self, begins: str) -> str:
-        """The regular expression of lines that begin outside (or inside) quotes and end outside."""
+        """A regular expression for lines that begin outside (or inside) quotes and end outside."""
         delimiter, mark, _ = self._marks
         more = f"(?:{delimiter}{self._loose})*"
         if begins == "outside":
@@ -74,7 +74,7 @@ class Dialect:
         return f"{self._inside}{mark}(?:{self._text(mark)})?{more}"
 
     def field(self, strict: bool = False) -> str:
-        """A well-formed field. A mark in the middle of one without marks around it is text, unless `strict`."""
+        """A well-formed field. A quote in the middle of an unquoted field is text, unless `strict`."""
         delimiter, mark, escape = self._marks
         text = self._text(mark)
         if strict:
@@ -82,15 +82,15 @@ class Dialect:
         return f"{mark}{self._inside}{mark}|{text}|" if mark else f"{text}|"
 
     def well_formed(self, strict: bool = False) -> str:
-        """The regular expression of a whole record."""
+        """A regular expression for a whole record."""
         return f"(?:{self.field(strict)})(?:{self._marks[0]}(?:{self.field(strict)}))*"
 
     def fields(self, text: str) -> str:
-        """SQL of the list of fields, as they are written, of a well-formed record."""
+        """SQL of the list of fields, as written, of a well-formed record."""
         return f"regexp_extract_all({quote(self.delimiter)} || {text}, {quote(f'{self._marks[0]}({self.field()})')}, 1, 's')"
 
     def bare(self, field: str) -> str:
-        """SQL of a field without the marks around it."""
+        """SQL of a field without its quotes."""
         return self._if_quoted(field, f"{field}[2:-2]", field)
 
     def value(self, field: str) -> str:
@@ -119,8 +119,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a file as a temporary table of `n` (its number), `fields` (as they are written; null where it is malformed), `why`
-    and `raw` (null where it is not). `rows` is how many there are, `lines` how many lines they take that are not blank."""
+    """The records of a file as a temporary table: `n` (the number), `fields` (as written; null if malformed), `why` and `raw` (null unless
+    malformed). `rows` is the number of records, `lines` the number of lines that are not blank."""
 
     table: str
     rows: int
@@ -129,7 +129,7 @@ class Found:
 
 @contextmanager
 def lines(con: duckdb.DuckDBPyConnection, look: Look) -> Iterator[str]:
-    """A temporary table of the lines of a text file: `n` from 1, and `line` without its LF. A CR at its end stays."""
+    """A temporary table of the lines of a text file: `n` from 1, and `line` without its LF, but with a CR at its end."""
     number = next(_numbers)
     table, view = f"__lines_{number}", f"__text_{number}"
     schema = pa.schema([("first", pa.int64()), ("text", pa.string())])
@@ -192,7 +192,9 @@ def read(con: duckdb.DuckDBPyConnection, look: Look, dialect: Dialect, columns: 
             f"create or replace temp table {inside} as select n, first from (select n from {units}) as u "
             f"asof join {spans} as s on u.n >= s.first where n <= until"
         )
-        con.execute(f"create or replace temp table {many} as {_judged(_several(units, inside), dialect, columns)}")
+        con.execute(
+            f"create or replace temp table {many} as {_validated(_of_several_units(units, inside), dialect, columns)}"
+        )
         con.execute(
             f"create or replace temp table {cuts} as "
             f"{_cuts(units, inside, many, dialect, columns, at_once=not remaining)}"
@@ -200,7 +202,7 @@ def read(con: duckdb.DuckDBPyConnection, look: Look, dialect: Dialect, columns: 
         [(count,)] = con.execute(f"select count(*) from {cuts}").fetchall()
         if not count:
             break
-        # The last round keeps whatever follows as it is, by a cut behind the record, too.
+        # In the last round, also cut after the record, so that the following lines stay as they are.
         where = "h.n = c.following" if remaining else "h.n > c.n and h.n <= c.last + 1"
         con.execute(f"update {changed} as h set is_cut = true from {cuts} as c where {where}")
         con.execute(f"update {changed} as h set is_rest = true from {cuts} as c where h.n > c.n and h.n <= c.last")
@@ -212,10 +214,10 @@ def read(con: duckdb.DuckDBPyConnection, look: Look, dialect: Dialect, columns: 
             f"create or replace temp table {inside} as select n, first from (select n from {units}) as u "
             f"asof join {spans} as s on u.n >= s.first where n <= until"
         )
-    everything = f"{_several(units, inside)} union all by name {_alone(units, inside)}"
+    everything = f"{_of_several_units(units, inside)} union all by name {_of_one_unit(units, inside)}"
     con.execute(
         f"create temp table {found} as select row_number() over (order by n) as n, filled, why, fields, raw "
-        f"from ({_judged(everything, dialect, columns)})"
+        f"from ({_validated(everything, dialect, columns)})"
     )
     for table in (held, units, spans, inside, many, cuts):
         con.execute(f"drop table {table}")
@@ -235,8 +237,8 @@ def _odd_escapes(line: str, dialect: Dialect) -> str:
 
 
 def _units(held: str, dialect: Dialect) -> str:
-    """SELECT of the lines, those that escapes hold together as one: `n`, `last`, `line`, `filled` (how many of its lines are not blank), and
-    its function: whether the next begins inside quotes, `from_outside` and `from_inside` of them."""
+    """SELECT of units: single lines, or lines joined by an escaped LF. Columns: `n`, `last`, `line`, `filled` (lines that are not blank), and
+    whether the next unit begins inside quotes if this one begins outside (`from_outside`) or inside (`from_inside`)."""
     lines = f"(select n, n as last, line, is_cut, is_rest, ({_is_filled('line')})::int as filled from {held})"
     if dialect.escape:
         lines = (
@@ -247,7 +249,7 @@ def _units(held: str, dialect: Dialect) -> str:
         )
     outside = f"not regexp_full_match(line, {quote(dialect.ends_outside('outside'))}, 's')"
     within = f"not regexp_full_match(line, {quote(dialect.ends_outside('inside'))}, 's')" if dialect.quote else "true"
-    # A line without any mark keeps things as they are.
+    # A line without quotes does not change the state.
     special = f"contains(line, {quote(dialect.quote)})" if dialect.quote else "false"
     if dialect.escape:
         special = f"({special} or ends_with(line, {quote(dialect.escape)}))"
@@ -258,8 +260,8 @@ def _units(held: str, dialect: Dialect) -> str:
 
 
 def _spans(units: str) -> str:
-    """SELECT of records of several units, `first` to `until`. Only lines that change something are asked. 0 is outside, 1 inside."""
-    # A line after which things are the same whatever they were before; and one that turns them round.
+    """SELECT of records of several units, `first` to `until`. Reads only lines that change the state: 0 outside, 1 inside quotes."""
+    # `settled`: the state after a line that ends in the same state wherever it begins. `turns`: the line inverts the state.
     functions = (
         "select n, is_cut, case when is_cut or from_outside = from_inside then from_outside::int end as settled, "
         f"(not is_cut and from_outside and not from_inside)::int as turns from {units} where is_cut or from_outside or not from_inside"
@@ -270,7 +272,7 @@ def _spans(units: str) -> str:
         f"from ({turned})"
     )
     around = f"select *, case when is_cut then 0 else coalesce(lag(state) over (order by n), 0) end as before from ({states})"
-    # What comes next after a line that opens is the one that closes, or a cut.
+    # The next change after an opening line is the closing line, or a cut.
     ends = (
         "select n as first, before = 0 and state = 1 as opens, "
         "coalesce(lead(n - is_cut::int) over (order by n), 9223372036854775807) as until "
@@ -279,8 +281,8 @@ def _spans(units: str) -> str:
     return f"select first, until from ({ends}) where opens and until > first"
 
 
-def _several(units: str, inside: str) -> str:
-    """SELECT of records of several units. Of one that is too long there is no text."""
+def _of_several_units(units: str, inside: str) -> str:
+    """SELECT of records of several units; the text of one that is too long is null."""
     sizes = f"(select first, sum(len(line)) as size from {inside} join {units} using (n) group by first)"
     return (
         "select min(n) as n, max(last) as last, min(n) filter (n > first) as following, "
@@ -289,7 +291,7 @@ def _several(units: str, inside: str) -> str:
     )
 
 
-def _alone(units: str, inside: str) -> str:
+def _of_one_unit(units: str, inside: str) -> str:
     """SELECT of records of one unit."""
     return (
         f"select n, last, n + 1 as following, line as text, is_rest, filled::bigint as filled from {units} "
@@ -298,12 +300,12 @@ def _alone(units: str, inside: str) -> str:
 
 
 def _cuts(units: str, inside: str, many: str, dialect: Dialect, columns: int, at_once: bool) -> str:
-    """SELECT of the records of several lines that are to be taken apart. One behind another that is malformed may begin at the wrong
-    place: the former goes first, unless all go `at_once`."""
-    long = f"{_alone(units, inside)} and last > n"
+    """SELECT of malformed records of several lines, to be cut. A record after a malformed one may begin at the wrong line, so the former
+    is cut first, unless all are cut `at_once`."""
+    long = f"{_of_one_unit(units, inside)} and last > n"
     bad = (
         f"(select n, last, following, why from {many} where why is not null "
-        f"union all select n, last, following, why from ({_judged(long, dialect, columns)}) where why is not null)"
+        f"union all select n, last, following, why from ({_validated(long, dialect, columns)}) where why is not null)"
     )
     if at_once:
         return f"select n, last, following from {bad}"
@@ -311,25 +313,25 @@ def _cuts(units: str, inside: str, many: str, dialect: Dialect, columns: int, at
         f"select b.*, coalesce(i.first, u.n) as former from {bad} as b "
         f"asof left join (select n from {units} where filled > 0) as u on b.n > u.n left join {inside} as i on i.n = u.n"
     )
-    single = f"{_alone(units, inside)} and n in (select former from ({behind}))"
-    formers = f"(select n, why from {many} union all select n, why from ({_judged(single, dialect, columns)}))"
+    single = f"{_of_one_unit(units, inside)} and n in (select former from ({behind}))"
+    formers = f"(select n, why from {many} union all select n, why from ({_validated(single, dialect, columns)}))"
     return (
         f"select b.n, b.last, b.following from ({behind}) as b left join {formers} as f on f.n = b.former "
         f"where f.why is null or b.n = (select min(n) from {bad})"
     )
 
 
-def _judged(records: str, dialect: Dialect, columns: int) -> str:
+def _validated(records: str, dialect: Dialect, columns: int) -> str:
     """SELECT of records with the reason `why` if they are malformed. A row has its `fields`, a malformed record its text, `raw`."""
     said = f"select *, case when ends_with(text, chr(13)) then text[:-2] else text end as whole from ({records})"
-    # What is left of a record that was taken apart is a row only if no mark in it is out of place.
+    # The rest of a record that was cut is a row only if all quotes in it are well-formed.
     well = f"regexp_full_match(whole, {quote(dialect.well_formed())}, 's')"
     strictly = f"regexp_full_match(whole, {quote(dialect.well_formed(strict=True))}, 's')"
     checked = f"select *, coalesce(case when is_rest then {strictly} else {well} end, false) as is_well from ({said})"
     split = f"select *, case when is_well then {dialect.fields('whole')} end as parts from ({checked})"
     closed = f"regexp_full_match(whole, {quote(dialect.ends_outside('outside'))}, 's')"
     escaped = f"when {_odd_escapes('whole', dialect)} then 'ends with the escape character'" if dialect.escape else ""
-    # An empty field behind the last delimiter is none: many exports end each row so.
+    # Ignore an empty field after the last delimiter: many exports end each row with a delimiter.
     extra = f"len(parts) = {columns + 1} and parts[-1] in ('', {quote(2 * dialect.quote)})"
     why = (
         f"case when is_well and (len(parts) = {columns} or {extra}) then null "

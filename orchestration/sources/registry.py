@@ -73,13 +73,13 @@ class Registry:
         self._decoders: dict[int, Decode] = {}
 
     def decode(self, messages: pa.Table, largest: int) -> pa.Table:
-        """Messages with two more columns: `text`, null for what is none, and `undecoded`, the rule and the reason where a prefix is there and
-        the rest cannot be decoded. Payloads of more than `largest` bytes have neither. Raises Unreachable where the registry does not
-        answer, and FinegrainError where asking again would not help."""
+        """Messages with two more columns: `text`, null if there is none, and `undecoded`, the rule and the reason if a message has the prefix
+        but cannot be decoded. Both are null for payloads of more than `largest` bytes. Raises Unreachable if the registry does not answer,
+        and FinegrainError if a retry would not help."""
         unknown: dict[int, _Undecodable] = {}
         texts: list[str | None] = []
         whys: list[str | None] = []
-        # Each message is decoded by itself, since Avro has no other way.
+        # Avro can only be decoded message by message.
         for payload in messages["payload"].to_pylist():
             text = why = None
             if payload is not None and len(payload) <= largest:
@@ -99,18 +99,18 @@ class Registry:
         )
 
     def _decoder(self, number: int, unknown: dict[int, _Undecodable]) -> Decode:
-        """What decodes messages of a schema. One that the registry does not have is asked for again with the next batch."""
+        """The decoder of a schema. A schema that the registry does not have is requested again with the next batch."""
         if number in unknown:
             raise unknown[number]
         if number not in self._decoders:
             try:
-                self._decoders[number] = self._learn(number)
+                self._decoders[number] = self._load_schema(number)
             except _Undecodable as error:
                 unknown[number] = error
                 raise
         return self._decoders[number]
 
-    def _learn(self, number: int) -> Decode:
+    def _load_schema(self, number: int) -> Decode:
         schema = self._ask(lambda: self._client.get_schema(number), f"schema {number}")
         kind = schema.schema_type or "AVRO"
         if kind == "JSON":
@@ -129,8 +129,8 @@ class Registry:
             raise
         except (Unreachable, FinegrainError):
             raise
-        except Exception as error:  # fastavro has a family of them
-            raise _Undecodable(f"schema {number} is no Avro schema ({_brief(error)})") from None
+        except Exception as error:  # fastavro raises many types of errors
+            raise _Undecodable(f"schema {number} is not an Avro schema ({_brief(error)})") from None
 
         def decode(data: bytes) -> str:
             rest = io.BytesIO(data)
@@ -138,16 +138,16 @@ class Registry:
                 value = schemaless_reader(rest, parsed, None)
                 text = json.dumps(value, default=_shown, ensure_ascii=False)
                 text.encode("utf-8")
-            except Exception as error:  # whatever a message may hold
-                raise _Undecodable(f"it is no Avro of schema {number} ({_brief(error)})") from None
+            except Exception as error:  # a message may contain anything
+                raise _Undecodable(f"it is not Avro of schema {number} ({_brief(error)})") from None
             if rest.read(1):
-                raise _Undecodable(f"it is no Avro of schema {number} (bytes are left over)")
+                raise _Undecodable(f"it is not Avro of schema {number} (bytes are left over)")
             return text
 
         return decode
 
     def _parse_references(self, schema: Any, named: dict[str, Any]) -> None:
-        """Learn the types that other schemas hold and this one names."""
+        """Parse the referenced schemas, whose types this one uses."""
         from fastavro import parse_schema
 
         for each in schema.references or []:
@@ -164,7 +164,7 @@ class Registry:
             return question()
         except SchemaRegistryError as error:
             status, code = error.http_status_code, error.error_code
-        except Exception as error:  # refused, silent, broken off, or an answer that is none
+        except Exception as error:  # rejected, timed out, disconnected, or an invalid answer
             raise Unreachable(f"the schema registry at {self.shown} does not answer ({type(error).__name__})") from None
         if code in (40401, 40402, 40403):
             raise _Undecodable(f"the registry at {self.shown} has no {what}")
@@ -180,8 +180,8 @@ class Registry:
 
 
 def without_registry(payload: str) -> str:
-    """SQL: the rule and the reason for a message, of which `payload` is SQL, that begins with the prefix where no registry is named;
-    else null."""
+    """SQL: the rule and the reason for a message that has the prefix although the mapping names no registry; otherwise null. `payload` is
+    SQL."""
     number = f"cast('0x' || hex({payload}[2:{PREFIX}]) as bigint)"
     return (
         f"case when octet_length({payload}) >= {PREFIX} and hex({payload}[1:1]) = '00' then "
@@ -193,11 +193,11 @@ def _text(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Undecodable("after the prefix its bytes are no UTF-8 text") from None
+        raise _Undecodable("after the prefix its bytes are not UTF-8 text") from None
 
 
 def _marked(schema: Any) -> Any:
-    """An Avro schema whose floats and doubles are read by `_float` and `_double`."""
+    """An Avro schema in which floats and doubles are converted by `_float` and `_double`."""
     if schema in ("float", "double"):
         return {"type": schema, "logicalType": "finegrain"}
     if isinstance(schema, list):
@@ -207,13 +207,13 @@ def _marked(schema: Any) -> Any:
     if schema.get("type") in ("float", "double"):
         return {**schema, "logicalType": "finegrain"}
     inner = {key: _marked(schema[key]) for key in ("type", "items", "values") if key in schema}
-    if "fields" in schema:  # a default may be any value, also one that looks like a type
+    if "fields" in schema:  # a default may be any value, even one that looks like a type
         inner["fields"] = [{**each, "type": _marked(each["type"])} for each in schema["fields"]]
     return {**schema, **inner}
 
 
 def _float(value: float, *_: Any) -> float | None:
-    """Of four bytes, with the digits that they hold: 12.1, not 12.100000381469727."""
+    """A four-byte float with its own digits: 12.1, not 12.100000381469727."""
     return float(str(np.float32(value))) if math.isfinite(value) else None
 
 
@@ -222,7 +222,7 @@ def _double(value: float, *_: Any) -> float | None:
 
 
 def _shown(value: Any) -> str:
-    """What JSON has no type for, as text: times as ISO 8601, decimals with all their digits, bytes in base64."""
+    """Values without a JSON type, as text: times as ISO 8601, decimals with all digits, bytes in base64."""
     match value:
         case datetime() | date() | time():
             return value.isoformat()

@@ -49,7 +49,7 @@ def maintain(keep: timedelta = timedelta(days=7), where: Settings | None = None)
     if not lake.exists(where):
         raise FinegrainError(f"{where.lake_catalog}: there is no lake yet; finegrain load, ingest or stream creates it")
     started = time.monotonic()
-    with lake.alone(where, "maintain"):  # two at once would only conflict
+    with lake.exclusive(where, "maintain"):  # two at once would only conflict
         done = _maintain(keep, where)
     done.seconds = time.monotonic() - started
     return done
@@ -108,7 +108,7 @@ def _step(
     """One call in a transaction of its own. It is skipped if other writers keep committing first: nothing depends on it."""
 
     def work() -> list[tuple[Any, ...]]:
-        with lake.unmoved(where, moving=True), lake.writing(con, where):
+        with lake.reading(where, compacting=True), lake.writing(con, where):
             return con.execute(call).fetchall()
 
     try:

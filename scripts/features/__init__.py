@@ -1,6 +1,6 @@
-"""What the columns of the feature marts mean: one module a mart, which declares each measure once.
+"""The meaning of the columns of feature marts: one module per mart, which declares each measure once.
 
-`scripts/describe_features.py` writes their YAML from here. A module has KEYS, the columns that tell rows apart, and
+`scripts/describe_features.py` writes their YAML from here. A module has KEYS, the columns of the mart's grain, and
 `features(project)`. Measures that are plain counts and sums by window are declared in dbt_project.yml (`vars.measures`), and
 so are windows and half-lives, since the SQL reads them too.
 """
@@ -15,28 +15,28 @@ MONEY: Final = "reporting currency"
 AMOUNT: Final = "decimal(38,4)"
 PRICE: Final = "decimal(18,4)"
 NEVER: Final = "never null"
-#: What null means of money that is added up.
+#: The meaning of null for sums of money.
 UNPRICED: Final = "there is something to add up, and none of it has a price"
 
 Range: TypeAlias = tuple[float | None, float | None] | None
 AT_LEAST_0: Final[Range] = (0, None)
 SHARE: Final[Range] = (0, 1)
-#: Of the columns that tell rows apart, those that take few values.
+#: The key columns with few values.
 CATEGORICAL_KEYS: Final = ("category", "brand")
 
-#: The windows of shares, means and rates of a customer, and those in which rare things are counted: as in macros/as_of.sql.
+#: The windows of shares, means and rates of a customer, and of rare events, as in macros/as_of.sql.
 SHARE_WINDOWS: Final = ("90d", "lifetime")
 COUNT_WINDOWS: Final = ("30d", *SHARE_WINDOWS)
 
-#: type, meaning and unit of measures that are not sums and so are no one's to declare in dbt_project.yml.
+#: type, meaning and unit of measures that are not sums, and so are not declared in dbt_project.yml.
 Measures: TypeAlias = Mapping[str, tuple[str, str, str]]
 ORDERS: Final[Measures] = {"orders": ("bigint", "Distinct orders{}", "orders")}
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One column. The window is put in words at the {} of `meaning`; `range` holds for every value that is not null. A text is
-    `categorical` where it takes few values: published Parquet files type it as such. Ids and addresses are not."""
+    """One column. The {} in `meaning` is replaced by the window in words; `range` holds for every value that is not null. A text with few
+    values is `categorical`, as in published Parquet files. Ids and URLs are not."""
 
     name: str
     data_type: str
@@ -49,7 +49,7 @@ class Feature:
 
 
 def step_rates(towards: str) -> Iterator[Feature]:
-    """The rates of the steps from looking to buying, smoothed towards those of others."""
+    """The funnel rates, smoothed towards those of others."""
     for window in ("30d", "lifetime"):
         for name, meaning in (
             ("view_to_cart", "Additions to the cart per view"),
@@ -74,7 +74,7 @@ def moving_averages() -> Iterator[Feature]:
 
 
 def trends() -> Iterator[Feature]:
-    """How the averages of a week stand to those of a month."""
+    """The averages of a week compared with those of a month."""
     for measure in ("views", "units"):
         yield Feature(
             f"{measure}_trend_7d_30d",
@@ -86,7 +86,7 @@ def trends() -> Iterator[Feature]:
 
 
 class Project:
-    """The windows, half-lives, measures, devices and parts of the day that the vars of a project declare."""
+    """The windows, half-lives, measures, devices and day parts in the vars of a project."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self.day_windows = [f"{days}d" for days in variables["day_windows"]]
@@ -100,13 +100,13 @@ class Project:
 
     @property
     def day_parts(self) -> dict[str, tuple[int, int]]:
-        """The parts of the day by name, with the hours from which and to which they last."""
+        """The day parts by name, with their first and last hours."""
         ends = [*list(self._day_parts.values())[1:], 24]
         return {name: (first, end) for (name, first), end in zip(self._day_parts.items(), ends, strict=True)}
 
     @property
     def distinct_counts(self) -> Measures:
-        """What features of users count the distinct values of."""
+        """The columns whose distinct values are counted for users."""
         return {each["name"]: ("bigint", each["meaning"] + "{}", each["unit"]) for each in self._distinct_counts}
 
     def measures(self, entity: str) -> Measures:

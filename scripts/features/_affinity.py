@@ -1,4 +1,4 @@
-"""user_category_features and user_brand_features: one row a customer and category, or brand, that they have events about."""
+"""user_category_features and user_brand_features: one row per customer and category, or brand, with an event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CUSTOMER = "The customer (dim_customers), as its identities were linked at as_of
 
 
 def affinities(thing: str, project: Project) -> Iterator[Feature]:
-    """How much a customer likes a category, brand or item, by each half-life."""
+    """The affinity of a customer to a category, brand or item, by half-life."""
     for half_life in project.half_lives:
         yield Feature(
             f"{thing}_affinity_{half_life}d",

@@ -1,4 +1,4 @@
-"""category_features: one row a category."""
+"""category_features: one row per category."""
 
 from __future__ import annotations
 

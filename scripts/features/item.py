@@ -1,4 +1,4 @@
-"""item_features: one row a product."""
+"""item_features: one row per product."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""item_pair_features: one row a product and another that co-occurs with it."""
+"""item_pair_features: one row per product and another that co-occurs with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""session_features: one row a session."""
+"""session_features: one row per session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""user_features: one row a customer."""
+"""user_features: one row per customer."""
 
 from __future__ import annotations
 

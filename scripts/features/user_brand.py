@@ -1,4 +1,4 @@
-"""user_brand_features: one row a customer and brand."""
+"""user_brand_features: one row per customer and brand."""
 
 from __future__ import annotations
 

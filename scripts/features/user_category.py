@@ -1,4 +1,4 @@
-"""user_category_features: one row a customer and category."""
+"""user_category_features: one row per customer and category."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""user_item_features: one row a customer and product that they have events about."""
+"""user_item_features: one row per customer and product with an event."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """dbt's context for sqlfluff's jinja templater: the project's vars and macros, with `return` and dispatch as in dbt.
 
-sqlfluff puts every public name of this module into the context in which it renders a model (see .sqlfluff). That is
-several times faster than its dbt templater and needs neither a profile nor a lake. Its own way to load macros loses
-what a macro returns to another one of the same file.
+sqlfluff adds every public name of this module to the context in which it renders a model (see .sqlfluff). That is several times
+faster than its dbt templater, and needs neither a profile nor a lake. Its own macro loader loses the value that a macro returns to
+another one of the same file.
 """
 
 import re
@@ -42,7 +42,7 @@ def _macro(name: str) -> Callable[..., Any]:
 
 
 class _Adapter:
-    """`adapter` as for a fresh DuckDB warehouse: no relation is there."""
+    """`adapter` for an empty DuckDB warehouse: no relation exists."""
 
     def dispatch(self, name: str, package: str | None = None) -> Callable[..., Any]:
         found: Callable[..., Any] = _CONTEXT.get(f"duckdb__{name}") or _CONTEXT[f"default__{name}"]
@@ -74,8 +74,8 @@ _MACROS: dict[str, Callable[..., Any]] = {}
 
 
 def _load_macros() -> None:
-    """Add every macro of the project to the context. Renamed in its own file, it is found through the context alone."""
-    # A materialization is a tag of dbt's own, and no model calls one.
+    """Add every macro of the project to the context. Renamed in its own file, it is only found through the context."""
+    # A materialization is a tag of dbt, and no model calls one.
     own = re.compile(r"{%-?\s*materialization\b.*?{%-?\s*endmaterialization\s*-?%}", re.DOTALL)
     sources = [own.sub("", file.read_text(encoding="utf-8")) for file in Path("macros").rglob("*.sql")]
     tag = re.compile(r"({%-?\s*macro\s+)(\w+)")

@@ -1,6 +1,6 @@
 {#
   A measure by window, which is a count or a sum of what is not below zero, is no less over a longer window. Which columns
-  these are is told by their names: whatever there is as <measure>_7d (the shortest window of days) up to <measure>_lifetime.
+  these are follows from their names: whatever there is as <measure>_7d (the shortest window of days) up to <measure>_lifetime.
 #}
 {% test windows_grow(model) %}
 {{ config(meta={'checks': 'rows'}) }}

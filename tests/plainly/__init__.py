@@ -1,7 +1,7 @@
-"""A plain reading of clean events: what each feature is, worked out one event at a time in Python.
+"""An independent computation of each feature from clean events, one event at a time in plain Python.
 
-It shares nothing with the SQL: no tiles, no windows, no macros, exact decimals; who a visitor belongs to is worked out again
-as well. One module a mart; each has `features(shop, as_of, asked)`, which gives the mart's rows at that moment, by key.
+It shares nothing with the SQL: no tiles, windows or macros, and decimals are exact. It also links visitors to customers itself. There is
+one module per mart, with `features(shop, as_of, asked)`, which returns the mart's rows as of a time, by key.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ PRICED = ("view_item", "add_to_cart", "purchase")
 HOUR, DAY, MICROSECOND = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "finegrain")
 SMOOTHING = 20
-#: The shop's time zone, of which hours and weekends are; a test may set another.
+#: The shop's time zone, for hours and weekends; a test may set another.
 ZONE = "UTC"
 
 
 @dataclass
 class Shop:
-    """A built shop: its clean events by time, and what the catalogue said since when."""
+    """A built shop: its clean events by time, and the versions of its catalogue."""
 
     events: list[Event]
     versions: list[dict[str, Any]]
 
     def visible(self, as_of: datetime) -> list[Event]:
-        """The events that had happened and arrived by then, each with its `customer` of then. Worked out once a moment."""
+        """The events that had happened and arrived by then, each with its `customer` at that time. Cached by as_of."""
         if as_of not in self._seen:
             owners = identities_at(self.events, as_of)
             self._seen[as_of] = [
@@ -61,7 +61,7 @@ class Shop:
         return self._seen[as_of]
 
     def of_closed_days(self, as_of: datetime) -> list[Event]:
-        """The events that had arrived before that moment's day."""
+        """The events that had arrived before the day of as_of."""
         return [event for event in self.events if event["available_at"].date() < as_of.date()]
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ def customer_of(identity: str) -> str:
 
 
 def identities_at(events: list[Event], as_of: datetime) -> dict[str, str]:
-    """The customer of each identity that had been seen by then: a visitor belongs to the first login known on it."""
+    """The customer of each identity seen by then: a visitor belongs to its first known login."""
     seen: dict[str, str] = {}
     logins: dict[str, tuple[Any, ...]] = {}
     for event in events:
@@ -99,7 +99,7 @@ def identities_at(events: list[Event], as_of: datetime) -> dict[str, str]:
 
 
 def money(value: Decimal) -> Decimal:
-    """To four decimals, half away from zero."""
+    """Rounded to four decimals, half away from zero."""
     return value.quantize(Decimal("0.0001"), ROUND_HALF_UP)
 
 
@@ -108,7 +108,7 @@ def total(values: Iterable[Decimal | None]) -> Decimal:
 
 
 def money_of(amounts: Iterable[Decimal | None]) -> Decimal | None:
-    """What amounts add up to: 0 of nothing, and unknown where there are some and none is known."""
+    """The sum of amounts: 0 if there are none, and null if all of them are null."""
     amounts = list(amounts)
     return total(amounts) if not amounts or any(amount is not None for amount in amounts) else None
 
@@ -122,7 +122,7 @@ def spread(values: list[Any]) -> float | None:
 
 
 def order_of(event: Event) -> Any:
-    """A purchase without an order id is an order of its own, of one identity at one moment."""
+    """The key of an order. A purchase without an order id is an order of one identity at one time."""
     if event["event_type"] != "purchase":
         return None
     return event["order_id"] or (event["identity"], event["event_at"])
@@ -145,7 +145,7 @@ def smoothed(successes: float, trials: float, prior: float) -> float:
 
 
 def step_rates(row: dict[str, Any], peers: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """The rates of the steps from looking to buying of one row, smoothed towards those of all its peers together."""
+    """The funnel rates of one row, smoothed towards those of all its peers together."""
     peers, found = list(peers), {}
     for window in ("30d", "lifetime"):
         for rate, part, whole in (
@@ -160,7 +160,7 @@ def step_rates(row: dict[str, Any], peers: Iterable[dict[str, Any]]) -> dict[str
 
 
 def sums(events: list[Event]) -> dict[str, Any]:
-    """Measures that every window has."""
+    """The measures of every window."""
     bought, returned = of_type(events, "purchase"), of_type(events, "refund")
     return {
         **{measure: len(of_type(events, kind)) for measure, kind in COUNTS.items()},
@@ -178,12 +178,12 @@ def sums(events: list[Event]) -> dict[str, Any]:
 
 
 def local(moment: datetime) -> datetime:
-    """A moment as the shop's clocks show it."""
+    """A time in the shop's time zone."""
     return moment.replace(tzinfo=UTC).astimezone(ZoneInfo(ZONE)).replace(tzinfo=None)
 
 
 def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:
-    """The events of each window: hours end at the moment itself, days are whole days before the moment's day."""
+    """The events of each window: windows of hours end at as_of, windows of days are whole days before the day of as_of."""
     inside = {"1h": as_of - HOUR, "24h": as_of - DAY}
     midnight = datetime.combine(as_of.date(), datetime.min.time())
     inside |= {f"{days}d": midnight - days * DAY for days in (7, 14, 30, 90, 365)}
@@ -198,7 +198,7 @@ def visible(events: list[Event], as_of: datetime) -> list[Event]:
 
 
 def versions_at(versions: list[dict[str, Any]], as_of: datetime) -> dict[str, dict[str, Any]]:
-    """What the catalogue said of each product by then."""
+    """The catalogue's version of each product at that time."""
     found: dict[str, dict[str, Any]] = {}
     for version in sorted(versions, key=lambda version: version["known_at"]):
         if version["known_at"] <= as_of:

@@ -1,4 +1,4 @@
-"""user_category_features and user_brand_features, plainly: what each customer did with each category, or brand."""
+"""user_category_features and user_brand_features in plain Python."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUPPORT = 5
 
 
 def weight_by_age(events: list[Event], today: date, half_life: int) -> Fraction:
-    """By the weights of their kinds, each halved by every half-life and kept to nine decimals."""
+    """The sum of the events' weights, each halved per half-life of age and rounded to nine decimals."""
     weights = {KINDS[row["measure"]]: int(row["weight"]) for row in seed("event_weights")}
     found = Fraction(0)
     for event in of_type(events, *weights):
@@ -47,7 +47,7 @@ def hours_since(as_of: datetime, moments: Iterable[datetime]) -> float | None:
 
 
 def ordered_at(events: list[Event]) -> list[datetime]:
-    """When each of the orders in these events was made: with its first line among them."""
+    """The time of each order in these events: that of its first line."""
     found: dict[Any, datetime] = {}
     for event in of_type(events, "purchase"):
         order = order_of(event)
@@ -64,7 +64,7 @@ def in_90_days(events: list[Event], as_of: datetime) -> list[Event]:
 
 
 def affinity_features(kind: str, shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """By customer and `kind` (category or brand), of those customers that were asked for."""
+    """Features by customer and `kind` (category or brand), for the customers in `asked`."""
     about = [event for event in shop.visible(as_of) if event["product_id"] and event[kind]]
     of_shop = [event for event in shop.of_closed_days(as_of) if event["product_id"] and event[kind]]
     found = {}
@@ -85,7 +85,7 @@ def affinity_features(kind: str, shop: Shop, as_of: datetime, asked: list[str]) 
 
 
 def of_one(kind: str, events: list[Event], as_of: datetime) -> dict[str, Any]:
-    """What needs nothing but the customer's events about the category or brand."""
+    """The features that only need the customer's events about the category or brand."""
     found: dict[str, Any] = {}
     for window, inside in windows(events, as_of).items():
         if window not in ("1h", "24h"):
@@ -108,7 +108,7 @@ def of_one(kind: str, events: list[Event], as_of: datetime) -> dict[str, Any]:
 def beside(
     events: list[Event], mine: list[Event], theirs: list[Event], of_shop: list[Event], as_of: datetime
 ) -> dict[str, Any]:
-    """These events beside all of the customer's, beside the shop's about the same, and beside all of the shop's."""
+    """Compare these events with all events of the customer, with the shop's events about the same category or brand, and with all events of the shop."""
     found: dict[str, Any] = {}
     every = (events, mine, theirs, of_shop)
     for window, (inside, of_mine, of_theirs, of_all) in {

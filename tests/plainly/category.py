@@ -27,7 +27,7 @@ from plainly.item import category_and_price
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """Every category known by then, of those asked for: shares and rates compare each with all."""
+    """All categories known by then that are in `asked`; shares and rates compare each with all."""
     met = [event for event in shop.visible(as_of) if event["product_id"]]
     of_category, of_product = grouped(met, "category"), grouped(met, "product_id")
     catalogue = versions_at(shop.versions, as_of)
@@ -53,7 +53,7 @@ def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[st
 
 
 def category_alone(mine: list[Event], as_of: datetime) -> dict[str, Any]:
-    """What its own events say."""
+    """The features that only need its own events."""
     found: dict[str, Any] = {}
     measures = "views list_views cart_adds cart_removes wishlist_adds orders units revenue gross_revenue refunds"
     inside = windows(mine, as_of)
@@ -82,12 +82,12 @@ def category_alone(mine: list[Event], as_of: datetime) -> dict[str, Any]:
 
 
 def age(event: Event, as_of: datetime) -> int:
-    """How many days ago it happened, by the calendar."""
+    """The age of an event in calendar days."""
     return (as_of.date() - event["event_at"].date()) // DAY
 
 
 def quartiles(prices: list[Decimal]) -> dict[str, Any]:
-    """Prices at a quarter, half and three quarters of the way from the least to the greatest."""
+    """The quartiles of prices."""
     ranked = sorted(prices)
 
     def at(share: Decimal) -> Decimal | None:

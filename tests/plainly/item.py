@@ -27,13 +27,13 @@ from plainly import (
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """Every item known by then, of those asked for: ranks and rates compare each with all."""
+    """All items known by then that are in `asked`; ranks and rates compare each with all."""
     found = item_features(shop, as_of)
     return {item: found[item] for item in asked if item in found}
 
 
 def item_features(shop: Shop, as_of: datetime) -> dict[str, dict[str, Any]]:
-    """All features of all items that were known by then."""
+    """All features of all items known by then."""
     of_product = grouped(shop.visible(as_of), "product_id")
     catalogue = versions_at(shop.versions, as_of)
     found = {
@@ -48,7 +48,7 @@ def item_features(shop: Shop, as_of: datetime) -> dict[str, dict[str, Any]]:
             ("popularity_rank_30d", "views_30d"),
             ("revenue_rank_30d", "revenue_30d"),
         ):
-            # What is not known is none's rival, and has no rank.
+            # Unknown values are not compared, and have no rank.
             known = [other[measure] for other in found.values() if other[measure] is not None]
             mine = item[measure]
             item[rank] = None if mine is None else 1 + sum(other > mine for other in known)
@@ -61,7 +61,7 @@ def item_features(shop: Shop, as_of: datetime) -> dict[str, dict[str, Any]]:
 
 
 def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetime) -> dict[str, Any]:
-    """What of an item's features needs no other item."""
+    """The features of an item that need no other items."""
     inside = windows(mine, as_of)
     found: dict[str, Any] = {}
     measures = "views list_views cart_adds cart_removes wishlist_adds orders units revenue gross_revenue refunds"
@@ -98,7 +98,7 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
     mean = found["price_mean_30d"]
     found["price_to_mean_30d"] = None if price is None or mean is None else ratio(price, mean)
 
-    # Of whole days alone, by how many days ago they were.
+    # By age, in whole days.
     days: dict[int, list[Event]] = defaultdict(list)
     for event in mine:
         if age := (as_of.date() - event["event_at"].date()).days:
@@ -117,7 +117,7 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
 
 
 def prices_by_day(events: list[Event]) -> dict[date, list[Decimal]]:
-    """The prices at which something was viewed, put into the cart or bought."""
+    """The prices of views, cart additions and purchases."""
     daily: dict[date, list[Decimal]] = defaultdict(list)
     for event in events:
         if event["event_type"] in PRICED and event["price"] is not None:
@@ -126,7 +126,7 @@ def prices_by_day(events: list[Event]) -> dict[date, list[Decimal]]:
 
 
 def category_and_price(mine: list[Event], version: dict[str, Any] | None) -> tuple[str | None, Decimal | None]:
-    """What a product is and costs: what the catalogue says, else what its events say."""
+    """A product's category and price: from the catalogue, or else from its events."""
     daily = prices_by_day(mine)
     seen_price = money(total(daily[max(daily)]) / len(daily[max(daily)])) if daily else None
     named: dict[str, list[datetime]] = defaultdict(list)

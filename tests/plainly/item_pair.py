@@ -1,4 +1,4 @@
-"""item_pair_features, plainly."""
+"""item_pair_features in plain Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Days = list[date]
 
 @dataclass
 class Counts:
-    """Days on which something was met, once for each time that it counts."""
+    """The days of touches and pairs, one entry per count."""
 
     alone: dict[str, dict[str, Days]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     baskets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -30,7 +30,7 @@ class Counts:
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """Of each item that was asked for, the others that it is most met with."""
+    """For each item in `asked`, the items that most often co-occur with it."""
     counts = counts_of([event for event in shop.events if visible_at(event).date() < as_of.date()])
     categories = {product: version["category"] for product, version in versions_at(shop.versions, as_of).items()}
     found: dict[Any, dict[str, Any]] = {}
@@ -59,20 +59,20 @@ def visible_at(event: Event) -> datetime:
 
 def counts_of(events: list[Event]) -> Counts:
     counts = Counts()
-    met = {kind: meetings(events, kind) for kind in ("view_item", "add_to_cart", "purchase")}
+    touches = {kind: daily_touches(events, kind) for kind in ("view_item", "add_to_cart", "purchase")}
     for name, kind, other_kind, earliest in (
         ("co_views", "view_item", "view_item", -DAY),
         ("co_carts", "add_to_cart", "add_to_cart", -DAY),
         ("carts_to_orders", "add_to_cart", "purchase", 0 * DAY),
     ):
-        for identity, days in met[kind].items():
+        for identity, days in touches[kind].items():
             for day, products in days.items():
                 counts.baskets[name] += 1
                 for product, touched_at in products.items():
-                    counts.alone[name][product].append(day)
+                    counts.single[name][product].append(day)
                     near = {
                         other
-                        for others in met[other_kind].get(identity, {}).values()
+                        for others in touches[other_kind].get(identity, {}).values()
                         for other, other_at in others.items()
                         if other != product and earliest <= other_at - touched_at <= DAY
                     }
@@ -81,20 +81,20 @@ def counts_of(events: list[Event]) -> Counts:
     for order in orders(events):
         counts.baskets["co_orders"] += 1
         for product, day in order.items():
-            counts.alone["co_orders"][product].append(day)
+            counts.single["co_orders"][product].append(day)
         for product, other in permutations(order, 2):
             counts.pairs[product, other]["co_orders"].append(order[product])
     return counts
 
 
-def meetings(events: list[Event], kind: str) -> dict[str, dict[date, dict[str, datetime]]]:
-    """When each identity met which products on which day: those few whose first sight came first."""
+def daily_touches(events: list[Event], kind: str) -> dict[str, dict[date, dict[str, datetime]]]:
+    """When each identity first touched which products on each day, for the first products of the day only."""
     found: dict[str, dict[date, dict[str, datetime]]] = defaultdict(dict)
     of_kind = [{**event, "day": event["event_at"].date()} for event in events if event["event_type"] == kind]
     for (identity, day), basket in grouped(of_kind, "identity", "day").items():
         firsts = {
-            product: min((visible_at(event), event["event_at"]) for event in sights)
-            for product, sights in grouped(basket, "product_id").items()
+            product: min((visible_at(event), event["event_at"]) for event in touched)
+            for product, touched in grouped(basket, "product_id").items()
         }
         first = sorted(firsts, key=lambda product: (firsts[product], product))[:MAX_PRODUCTS_PAIRED]
         if first:
@@ -103,12 +103,12 @@ def meetings(events: list[Event], kind: str) -> dict[str, dict[date, dict[str, d
 
 
 def orders(events: list[Event]) -> Iterator[dict[str, date]]:
-    """The products of each order, each with the day of the line that came first."""
+    """The products of each order, each with the day of its first line."""
     bought = [{**event, "order": order_of(event)} for event in events if event["event_type"] == "purchase"]
     for lines in grouped(bought, "identity", "order").values():
         firsts = {
-            product: min((visible_at(event), event["event_at"]) for event in sights)
-            for product, sights in grouped(lines, "product_id").items()
+            product: min((visible_at(event), event["event_at"]) for event in touched)
+            for product, touched in grouped(lines, "product_id").items()
         }
         first = sorted(firsts, key=lambda product: (firsts[product][0], product))[:MAX_PRODUCTS_PAIRED]
         if first:
@@ -116,11 +116,11 @@ def orders(events: list[Event]) -> Iterator[dict[str, date]]:
 
 
 def pair_features(counts: Counts, item: str, other: str, today: date) -> dict[str, Any]:
-    """What the meetings of two products give; the score in millionths, exact."""
-    forth, back = counts.pairs[item, other], counts.pairs.get((other, item), {})
+    """The features of a pair of products; the score is exact, in millionths."""
+    there, back = counts.pairs[item, other], counts.pairs.get((other, item), {})
     found: dict[str, Any] = {"pair_score": 0}
     for name, weight in WEIGHTS.items():
-        days = forth[name]
+        days = there[name]
         found |= {
             f"{name}_30d": len(within(days, today, 30)),
             f"{name}_90d": len(within(days, today, 90)),
@@ -136,17 +136,17 @@ def pair_features(counts: Counts, item: str, other: str, today: date) -> dict[st
         ("co_orders", "order", "co_orders"),
         ("carts_to_orders", "cart_to_order", "co_orders"),
     ):
-        mine, together = counts.alone[name][item], forth[name]
+        mine, together = counts.single[name][item], there[name]
         found[f"{confidence}_confidence_90d"] = ratio(len(within(together, today, 90)), len(within(mine, today, 90)))
         found[f"{confidence}_confidence_lifetime"] = given = ratio(len(together), len(mine))
-        common = ratio(len(counts.alone[base][other]), counts.baskets[base])
+        common = ratio(len(counts.single[base][other]), counts.baskets[base])
         is_supported = given and common and len(together) >= MIN_SUPPORT
         found[f"lift_{name}"] = lift = given / common if is_supported and given and common else None
         found[f"pmi_{name}"] = lift and math.log(lift)
         if name != "carts_to_orders":
-            there_and_back = len(together) * len(back.get(name, [])) if is_supported else 0
-            both = len(mine) * len(counts.alone[name][other])
-            found[f"cosine_{name}"] = math.sqrt(there_and_back / both) if is_supported else None
+            both_directions = len(together) * len(back.get(name, [])) if is_supported else 0
+            both = len(mine) * len(counts.single[name][other])
+            found[f"cosine_{name}"] = math.sqrt(both_directions / both) if is_supported else None
     return found
 
 

@@ -30,7 +30,7 @@ LAST = 5
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """Every session asked for that had an event by then."""
+    """The sessions in `asked` with an event by then."""
     sessions = grouped(shop.visible(as_of), "session_id")
     return {each: session(sessions[each], as_of) for each in asked if each in sessions}
 
@@ -86,7 +86,7 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
 
 
 def last_of(values: list[str | None]) -> list[str]:
-    """The last few, each once, newest first."""
+    """The last few distinct values, newest first."""
     return list(dict.fromkeys(value for value in reversed(values) if value is not None))[:LAST]
 
 
@@ -122,7 +122,7 @@ SPELLED_OUT = (
 
 
 def tag(page: str | None, name: str) -> str | None:
-    """A parameter of an address, decoded; the first of its name."""
+    """The first query parameter of this name, decoded."""
     for part in re.split("[?&]", page or "")[1:]:
         key, equals, value = part.removeprefix("amp;").partition("=")
         if equals and key.lower() == name:
@@ -140,7 +140,7 @@ def has(page: str | None, *names: str) -> bool:
 
 
 def site(address: str | None) -> str | None:
-    """The host of an address without port and www., where it is one."""
+    """The host of a URL without port and www.; None if it has none."""
     if not address:
         return None
     rest = re.sub(r"^[a-z][a-z0-9+.-]*://", "//", address.lower())
@@ -150,7 +150,7 @@ def site(address: str | None) -> str | None:
 
 
 def kind_of(place: str | None) -> str | None:
-    """What the seed says of the longest site among the whole parts of a host."""
+    """The seed's kind for the longest domain suffix of a host."""
     parts, found = (place or "").split("."), ["", ""]
     for row in seed("referrer_channels"):
         named = row["site"].split(".")
@@ -160,7 +160,7 @@ def kind_of(place: str | None) -> str | None:
 
 
 def channel(page: str | None, referrer: str | None, campaign: str | None) -> str:
-    """How a visit came, by the tags of its page, its campaign and its referrer."""
+    """The channel of a visit, from the tags of its page, its campaign and its referrer."""
     source, medium = ((tag(page, name) or "").lower() for name in ("utm_source", "utm_medium"))
     ours, theirs = site(page), site(referrer)
     if ours and theirs and (ours == theirs or f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")):

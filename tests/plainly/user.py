@@ -34,14 +34,14 @@ from plainly import (
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """Every customer that was asked for, known or not."""
+    """All customers in `asked`, known or not."""
     by_customer = grouped(shop.visible(as_of), "customer")
     before_today = shop.of_closed_days(as_of)
     return {customer: user_features(by_customer.get(customer, []), before_today, as_of) for customer in asked}
 
 
 def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: datetime) -> dict[str, Any]:
-    """All features of one customer, of whom `mine` was visible, in a shop of which the rest had arrived."""
+    """All features of one customer; `mine` are the customer's visible events."""
     found: dict[str, Any] = {}
     inside = windows(mine, as_of)
     for window, events in inside.items():
@@ -111,7 +111,7 @@ def user_features(mine: list[Event], arrived_before_today: list[Event], as_of: d
 
 
 def preferences(events: list[Event]) -> dict[str, Any]:
-    """What the 90 days and the lifetime have beside sums."""
+    """The preferences over 90 days and the lifetime."""
     bought = of_type(events, "purchase")
     listed = [event for event in bought if event["list_price"] is not None and event["quantity"] is not None]
     full = total(
@@ -164,7 +164,7 @@ def preferences(events: list[Event]) -> dict[str, Any]:
 
 
 def abandoned(events: list[Event], as_of: datetime, days: int | None) -> tuple[int, Decimal | None]:
-    """Sessions over for half an hour, with something put in the cart and nothing bought; and what lay in the carts."""
+    """The number of sessions that ended at least half an hour ago with a cart but no purchase, and the value of their carts."""
     sessions: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event["session_id"]:

@@ -1,4 +1,4 @@
-"""user_brand_features, plainly."""
+"""user_brand_features in plain Python."""
 
 from __future__ import annotations
 

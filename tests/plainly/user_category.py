@@ -1,4 +1,4 @@
-"""user_category_features, plainly."""
+"""user_category_features in plain Python."""
 
 from __future__ import annotations
 

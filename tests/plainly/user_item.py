@@ -1,4 +1,4 @@
-"""user_item_features, plainly."""
+"""user_item_features in plain Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEASURES = "views cart_adds cart_removes units revenue orders"
 
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
-    """By customer and product, of those customers that were asked for."""
+    """Features by customer and product, for the customers in `asked`."""
     catalogue = versions_at(shop.versions, as_of)
     of_customer = grouped(shop.visible(as_of), "customer")
     return {
@@ -26,7 +26,7 @@ def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[st
 def user_item_features(
     events: list[Event], mine: list[Event], version: dict[str, Any] | None, as_of: datetime
 ) -> dict[str, Any]:
-    """All features of one customer, of whom `mine` was visible, and a product, about which were `events` of it."""
+    """All features of one customer and product. `mine` are the customer's visible events, `events` those about the product."""
     found: dict[str, Any] = {}
     for window, inside in windows(events, as_of).items():
         every = sums(inside)
@@ -37,7 +37,7 @@ def user_item_features(
     orders = ordered_at(events)
     gaps = [(later - earlier) / DAY for earlier, later in pairwise(orders)]
     gap = ratio(sum(gaps), len(gaps))
-    # Of what put it into the cart or took it out of it, the last; what takes it out wins over what puts it in.
+    # The last event that changed the cart; at the same time, removal wins over addition.
     carts = of_type(events, "add_to_cart", "remove_from_cart", "purchase")
     last = max(carts, key=lambda event: (event["event_at"], event["event_type"] != "add_to_cart"), default=None)
     viewed = [

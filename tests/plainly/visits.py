@@ -1,4 +1,4 @@
-"""Whose visit each kept event is part of, plainly: int_events__sessionized, worked out one event at a time."""
+"""The visitor and session of each kept event (int_events__sessionized) in plain Python, one event at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = JOIN = timedelta(minutes=30)
 
 
 def sessions(rows: list[Row]) -> dict[int, tuple[str, str | None, str]]:
-    """By row_id of the kept rows among `rows` (of int_events__validated): visitor, source's session, first event's id."""
+    """For each kept row of `rows` (of int_events__validated), by row_id: the visitor, the source's session, and the first event's id."""
     kept = sorted((row for row in rows if row["verdict"] == "kept" and not is_database_refund(row)), key=moment)
     hits = web_hits(rows)
     seen: dict[int, tuple[str | None, str | None]] = {}
@@ -37,12 +37,12 @@ def moment(row: Row) -> Any:
 
 
 def is_database_refund(row: Row) -> bool:
-    """A refund in the shop's database is no visit."""
+    """A refund in the shop's database is not a visit."""
     return row["origin"] == "database" and row["event_type"] in ("refund", "refund_of_no_sale")
 
 
 def web_hits(rows: list[Row]) -> dict[str, list[Row]]:
-    """By order, what the web saw of those that the database has, too."""
+    """The web events of orders that are also in the database, by order."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row["is_repeated_order"] and row["origin"] != "database" and row["purchase_order_id"]:
@@ -51,7 +51,7 @@ def web_hits(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def best(hits: list[Row], identity: str) -> Row | None:
-    """Of an order's hits the one of its own identity, and of several the first session by name; of a guest the visitor's alone."""
+    """The web event of an order: of its own identity, and of several the first session by name; for a guest, only if it has one visitor."""
     own = [hit for hit in hits if hit["identity"] == identity and (hit["anonymous_id"] or hit["source_session_id"])]
     others = [hit for hit in hits if hit["anonymous_id"]]
     return min(
@@ -63,7 +63,7 @@ def place(row: Row, kept: list[Row], seen: dict[int, tuple[str | None, str | Non
     """The visitor and the source's session of one event."""
     visitor, session = seen[row["row_id"]]
     if row["origin"] == "database" and not session:
-        # By its visitor or, where it names none, by its identity: the last web event.
+        # The last web event of its visitor or, if it names none, of its identity.
         before = [
             each
             for each in kept
@@ -82,7 +82,7 @@ def place(row: Row, kept: list[Row], seen: dict[int, tuple[str | None, str | Non
 
 
 def nearest(row: Row, company: list[Row]) -> str | None:
-    """The last visitor named up to an event, or else the first one named after it."""
+    """The last visitor named up to an event, or else the first one after it."""
     named = [each for each in company if each["anonymous_id"]]
     at = bisect_right(named, moment(row), key=moment)
     return "a:" + named[max(at - 1, 0)]["anonymous_id"] if named else None
@@ -106,7 +106,7 @@ def run_of(row: Row, company: list[Row]) -> list[Row]:
 def cut(
     kept: list[Row], placed: dict[int, tuple[str, str | None]]
 ) -> Iterator[tuple[int, tuple[str, str | None, str]]]:
-    """The sessions of all visitors: the source's, or runs that end with a gap or another login."""
+    """The sessions of all visitors: the source's sessions, or runs that end at a gap or another login."""
     together: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
     for row in kept:
         together[placed[row["row_id"]]].append(row)

@@ -51,8 +51,8 @@ translated as (
 consent as (
 
     select
-        {% for meaning in ['granted', 'denied', 'not said'] %}
-        {{ collect("case when meaning = '" ~ meaning ~ "' then word end") }} as {{ meaning | replace(' ', '_') }},
+        {% for meaning in ['granted', 'denied'] %}
+        {{ collect("case when meaning = '" ~ meaning ~ "' then word end") }} as {{ meaning }},
         {% endfor %}
         {{ collect('word') }} as words
     from {{ seed('consent_words') }}

@@ -9,9 +9,9 @@
 -- Errors first: a row that breaks an error rule is quarantined, and only a row that breaks none can make another its
 -- duplicate. Otherwise a rejected row would hide its own correction.
 --
--- An incremental build judges the rows that arrived and, again, the rows that share a group with them (a deduplication
--- key, an order, a busy day of one identity), that waited for a customer, a product or an order to arrive, whose exchange
--- rate or list price is another, or that are gone.
+-- An incremental build validates new rows and, again, rows that share a group with them (a deduplication key, an order, a
+-- busy day of one identity), that waited for a customer, a product or an order, whose exchange rate or list price has
+-- changed, or that were deleted.
 -- depends_on: {{ ref('stg_shop__customers') }} {{ ref('stg_shop__products') }} {{ ref('int_reference__exchange_rates') }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
@@ -32,7 +32,7 @@ users as (
 
 products as (
 
-    select product_id, min(known_at) as known_at, max(arrived_in) as changed_in
+    select product_id, min(known_at) as known_at
     from {{ ref('int_reference__product_versions') }}
     group by product_id
 
@@ -62,7 +62,6 @@ changed as (
 replaced as (
 
     select
-        t.row_id,
         t.raw_error,
         t.dedup_key,
         t.client_key,
@@ -169,7 +168,7 @@ reopened as (
 -- Rows that came before and whose errors may be others now: their groups may have another survivor.
 doubtful as (
 
-    select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id, t.event_day
+    select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id
     from {{ this }} as t
     where (t.identity, t.event_day) in (select (d.identity, d.event_day) from crowded_days as d)
         or t.row_id in (select r.row_id from reopened as r)

@@ -75,7 +75,6 @@ by_day as (
         min(first_at) as first_event_at,
         max(last_at) as last_event_at,
         max(last_view_at) as last_view_at,
-        max(last_cart_add_at) as last_cart_add_at,
         {{ measures_by_days('user') | indent(8) }}
         {% for suffix, days in share_windows() %}
         {{ window_share('discount_amount', 'listed_amount', days) }} as discount_share_{{ suffix }},
@@ -91,7 +90,7 @@ by_day as (
         {{ window_share(part, whole, days) }} as {{ name }}_{{ suffix }},
         {% endfor %}
         {% endfor %}
-        cast(count(*) as bigint) as tile_rows
+        max(last_cart_add_at) as last_cart_add_at
     from days
     group by customer_id, as_of
 
@@ -265,7 +264,6 @@ by_order as (
         {% for suffix, days in day_windows() %}
         {{ count_if('lines_' ~ suffix ~ ' > 0') }} as orders_{{ suffix }},
         {% endfor %}
-        min(ordered_at) as first_order_at,
         max(ordered_at) as last_order_at,
         {{ share('sum(revenue)', 'count(revenue)') }} as order_value_mean,
         cast(max(revenue) as decimal(38, 4)) as order_value_max,

@@ -29,7 +29,7 @@ from orchestration.errors import FinegrainError, Unavailable
 from orchestration.ingest.stream import isolation
 from orchestration.ingest.stream.attempts import Attempt, Attempts
 from orchestration.ingest.stream.isolation import Piece
-from orchestration.ingest.stream.messages import Landed, Messages
+from orchestration.ingest.stream.messages import BatchResult, Messages
 from orchestration.ingest.stream.watch import Watch
 from orchestration.lake import lake
 from orchestration.lake.positions import Fenced, Position, Stream, move, positions
@@ -306,7 +306,7 @@ class Loader:
             return {partition: to for partition, (_, to) in moves.items()}
 
         # First positions do not conflict in the lake, so claims are serialized by a lock.
-        with lake.alone(self.where, f"claim {self.stream.source} {self.stream.table} {self.stream_id}"):
+        with lake.exclusive(self.where, f"claim {self.stream.source} {self.stream.table} {self.stream_id}"):
             self._held = lake.retry(work)
         self._begun |= partitions.keys()
         self._attempts.claimed(self._held)
@@ -382,14 +382,14 @@ class Loader:
             self._turn.wait_for(lambda: self._landed == batch.number)
         return self._failure is None
 
-    def _commit(self, writer: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> Landed:
+    def _commit(self, writer: Messages, batch: Batch, pieces: Sequence[Piece] | None) -> BatchResult:
         """Land a batch in one transaction: as a whole, already validated, or in pieces."""
         with lake.writing(writer.con, self.where):
             now = max(_now(), self._earliest)
             move(writer.con, self.stream, batch.moves, now)
             if pieces is None:
                 return writer.land(batch.messages, now)
-            done = Landed()
+            done = BatchResult()
             for piece in pieces:
                 if piece.why is None:
                     writer.validate(piece.messages, batch.topic_id)
@@ -398,7 +398,7 @@ class Loader:
                     done.add(writer.dead_letter_all(piece.messages, piece.why, now, batch.topic_id))
             return done
 
-    def _land_in_pieces(self, writer: Messages, batch: Batch) -> Landed:
+    def _land_in_pieces(self, writer: Messages, batch: Batch) -> BatchResult:
         """Land a batch that fails or crashes because of its messages, without those that cannot be processed."""
         pieces = isolation.pieces(writer, batch.messages, self.where.home / "tmp", Environment.read().stream_memory)
         while True:

@@ -38,7 +38,7 @@ FEW: Final = 10
 
 
 @dataclass
-class Landed:
+class BatchResult:
     """The result of a batch: rows landed, dead letters by rule, and messages with unknown keys, by key. The rest was filtered by the mapping's
     `where`. `delay` is the seconds from the median event to now."""
 
@@ -47,7 +47,7 @@ class Landed:
     unknown: dict[str, int] = field(default_factory=dict)
     delay: float | None = None
 
-    def add(self, other: Landed) -> None:
+    def add(self, other: BatchResult) -> None:
         """Add the result of another piece of the same batch."""
         self.rows += other.rows
         for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
@@ -74,7 +74,7 @@ class Messages:
         #: The arguments for creating the same object on another connection.
         self.given = (source, table, entry, zone, where)
         self.con, self.source, self.table = con, source, table
-        self.stream_id = entry.stream.place
+        self.stream_id = entry.stream.stream_id
         self.name = self.stream_id.partition(":")[2]
         self.registry = Registry(entry.stream, where) if entry.stream.registry is not None else None
         if not entry.fields:
@@ -194,8 +194,8 @@ class Messages:
                 when size > {self.bounds.size} then 'over_size: it has ' || size || ' bytes, of at most {self.bounds.size}'
                 when beyond is not null then beyond
                 when {undecoded} is not null then {undecoded}
-                when line is null then 'not_utf8: its bytes are no UTF-8 text'
-                when not json_valid(line) then 'not_json: it is no JSON'
+                when line is null then 'not_utf8: its bytes are not UTF-8 text'
+                when not json_valid(line) then 'not_json: it is not JSON'
                 when json_type(line) <> 'OBJECT' then 'not_json: it is ' || lower(json_type(line)) || ', not a JSON object'
             end as why
             from (
@@ -207,10 +207,10 @@ class Messages:
                 ))"""
         return parsed, parameters | {"shape": json.dumps(shape)}
 
-    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> Landed:
+    def land(self, batch: Chunk, now: datetime, *, dead_letter: bool = True) -> BatchResult:
         """Within a writing transaction, land a validated batch: each message becomes a row or a dead letter, or is filtered by `where`. Without
         `dead_letter`, dead letters are counted but not stored."""
-        done = Landed()
+        done = BatchResult()
         if not len(batch):
             return done
         done.unknown = dict(list(self.unknown.items())[:NAMED])
@@ -266,10 +266,10 @@ class Messages:
         for name in self.bound.fields:
             column, text = identifier(name), f"nullif(trim({identifier(name)}), '')"
             if contracts.is_time(name):
-                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "no time"
+                is_bad, what = f"{landing.parse_time(text, quote(self.bound.zone))} is null", "not a time"
                 clear.append(f"({column} is null or {landing.is_plain_time(column)})")
             elif name in landing.NUMBERS:
-                is_bad, what = f"try_cast({text} as double) is null", "no number"
+                is_bad, what = f"try_cast({text} as double) is null", "not a number"
                 is_bad += f" or not isfinite(try_cast({text} as double))"
                 clear.append(f"({column} is null or isfinite(try_cast({column} as double)))")
             else:
@@ -330,7 +330,7 @@ class Messages:
         )
         self.con.unregister("batch")
 
-    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> Landed:
+    def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> BatchResult:
         """Within a writing transaction, turn every message of a batch into a dead letter without parsing it; `why` is the rule and a sentence."""
         self._number = _number(topic_id)
         self.con.register("batch", batch.table)
@@ -339,7 +339,7 @@ class Messages:
         )
         self.con.unregister("batch")
         self._dead_letter(batch, now)
-        return Landed(dead=self.dead())
+        return BatchResult(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
         """The number of validated messages that break each rule."""

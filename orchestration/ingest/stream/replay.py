@@ -72,12 +72,12 @@ def replay(
     done = Replay()
     try:
         # Without the lock, two replays at once would take the same dead letters.
-        with lake.alone(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
+        with lake.exclusive(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
             messages = Messages(con, source, name, entry, zone, said, bounds=bounds)
             asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
             wanted = ["true"]
             if rule is not None:
-                with lake.unmoved(where):
+                with lake.reading(where):
                     found = con.execute(f"select distinct unnest(rules) from ({asked}) order by 1").fetchall()
                 known = [str(row[0]) for row in found]
                 if rule not in known:
@@ -93,7 +93,7 @@ def replay(
             if position is not None:
                 wanted.append(f"_position = {quote(position)}")
             asked = f"select * from ({asked}) where {' and '.join(wanted)}"
-            with lake.unmoved(where):
+            with lake.reading(where):
                 [(total,)] = con.execute(f"select count(*) from ({asked})").fetchall()
             after = ""
             land = _land_changed if quarantined else _land_letters

@@ -87,7 +87,7 @@ def source_of(entry: Table, where: str, data: str | Path | None = None, *, group
         return Kinesis(stream, where)
     from orchestration.sources.folder import Folder
 
-    return Folder(Path(data or ".") / str(stream.folder), stream.place, where)
+    return Folder(Path(data or ".") / str(stream.folder), stream.stream_id, where)
 
 
 def stream(

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestration.config.hosts import LOOPBACK, on_loopback_only
 from orchestration.errors import FinegrainError, console, without_secrets
-from orchestration.ingest.stream.messages import Landed
+from orchestration.ingest.stream.messages import BatchResult
 
 #: Seconds between reports.
 EVERY: Final = 5.0
@@ -105,7 +105,7 @@ class Watch:
         self._up.set(1)
         self._report()
 
-    def landed(self, messages: int, size: int, done: Landed, commit: float, wait: float) -> None:
+    def landed(self, messages: int, size: int, done: BatchResult, commit: float, wait: float) -> None:
         """Count a batch that has landed."""
         now = time.monotonic()
         with self._lock:
