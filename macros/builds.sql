@@ -18,17 +18,22 @@
 create table if not exists {{ target.schema }}.builds (
     invocation_id varchar, command varchar, built_from bigint, as_of timestamp, status varchar, is_whole boolean,
     passed bigint, failed bigint, opened_at timestamp, closed_at timestamp, marts varchar[],
-    number bigint
+    number bigint, inputs varchar
 );
 alter table {{ target.schema }}.builds add column if not exists number bigint;
+alter table {{ target.schema }}.builds add column if not exists inputs varchar;
 create table if not exists {{ target.schema }}.build_failures (
     invocation_id varchar, node varchar, status varchar, failures bigint, kept_in varchar
 );
 insert into {{ target.schema }}.builds
+(
+    invocation_id, command, built_from, as_of, status, is_whole, passed, failed, opened_at, closed_at, marts, number, inputs
+)
 select
     '{{ invocation_id }}', '{{ flags.WHICH }}', {{ pinned() }}, {{ requested_as_of() }}, 'open', false,
     0, 0, cast('{{ run_started_at.strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp), cast(null as timestamp), [],
-    (select coalesce(max(b.number), 0) + 1 from {{ target.schema }}.builds as b)
+    (select coalesce(max(b.number), 0) + 1 from {{ target.schema }}.builds as b),
+    {{ inputs_of_build() }}
 {%- endif %}
 {%- endmacro %}
 

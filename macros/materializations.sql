@@ -129,7 +129,8 @@ update {{ finegrain.states() }} set state = {{ finegrain.state_of(model) }}, inv
 
 {# SQL: the state of a node by its inputs as they are now. A view's is its SQL; a seed's, its file. #}
 {% macro state_of(node) -%}
-{%- set own = local_md5(node.config ~ node.columns) -%}
+{#- As JSON, since a list of the config is a tuple only until dbt has kept and read its partial parse. -#}
+{%- set own = local_md5(tojson(node.config, sort_keys=true) ~ tojson(node.columns, sort_keys=true)) -%}
 {%- if node.config.materialized in ('view', 'seed') -%}
 md5(concat_ws('|', '{{ own }}', {{ finegrain.rules_of(node) }}))
 {%- else -%}

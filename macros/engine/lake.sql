@@ -37,6 +37,10 @@ ducklake_table_insertions(
 {% macro pinned() %}{{ return(adapter.dispatch('pinned', 'finegrain')()) }}{% endmacro %}
 {% macro duckdb__pinned() %}cast(getvariable('pinned') as bigint){% endmacro %}
 
+{# SQL: a digest of all that the running build sees. #}
+{% macro inputs_of_build() %}{{ return(adapter.dispatch('inputs_of_build', 'finegrain')()) }}{% endmacro %}
+{% macro duckdb__inputs_of_build() %}getvariable('inputs'){% endmacro %}
+
 {# SQL: the fingerprint of a node by its name: of its own SQL, and of the macros and vars that this reads. #}
 {% macro fingerprint_of(name) %}{{ return(adapter.dispatch('fingerprint_of', 'finegrain')(name)) }}{% endmacro %}
 {% macro duckdb__fingerprint_of(name) %}json_extract_string(getvariable('fingerprints'), '{{ name }}'){% endmacro %}

@@ -411,10 +411,7 @@ def build(
     if as_json:
         console.show_json(done.as_dict())
     else:
-        console.out().print(
-            f"{done.count('model', 'seed', 'snapshot')} models, seeds and snapshots and "
-            f"{done.count('test', 'unit_test')} tests in {done.seconds:.1f} s"
-        )
+        console.out().print(done.summary)
         for note in done.notes:
             console.err().print(f"note: {note}", style="yellow", markup=False)
         for node in done.failed:

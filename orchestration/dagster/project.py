@@ -1,7 +1,6 @@
 """The dbt project as Dagster assets: every seed, model and snapshot is an asset, every data test an asset check."""
 
 import contextlib
-import hashlib
 import json
 import re
 import sys
@@ -14,9 +13,8 @@ import dagster as dg
 import duckdb
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, DbtProject, dbt_assets
 
-from orchestration import __version__
 from orchestration.config import packages
-from orchestration.config.project import PROJECT, roots
+from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings, settings
 from orchestration.dagster.checks import with_readable_checks
 from orchestration.dagster.groups import group_of
@@ -27,6 +25,7 @@ from orchestration.quality.alerts import DATA_ENGINEERING, MASK, mask, scrub
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import arguments, audit, environment, first_rows
+from orchestration.warehouse.fingerprints import of_files
 
 #: One op at a time of all that writes the warehouse, or reads it whole while nobody may write (dagster.yaml).
 POOL: Final = "warehouse"
@@ -35,8 +34,6 @@ POOL: Final = "warehouse"
 RETRY: Final = dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 #: The asset that shows how long builds took. It belongs to no job: each run of `dbt_build` reports it.
 BUILDS: Final = dg.AssetKey(["upkeep", "builds"])
-#: The folders whose change makes another manifest.
-_SOURCES: Final = ("models", "seeds", "macros", "tests/singular", "tests/generic", "snapshots")
 
 
 class Translator(DagsterDbtTranslator):
@@ -62,25 +59,12 @@ def owner_of(node: Mapping[str, Any]) -> str:
     return str({**node.get("meta", {}), **node.get("config", {}).get("meta", {})}.get("owner", DATA_ENGINEERING))
 
 
-def _fingerprint() -> str:
-    """Of all that dbt parses; times of files tell nothing, of an older image or a copy."""
-    digest = hashlib.sha256(__version__.encode())
-    for root in roots():
-        names = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml", "requirements-dagster.lock")
-        files = [root / name for name in names if (root / name).is_file()]
-        for folder in _SOURCES:
-            files += [file for file in (root / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
-        for file in sorted(files):
-            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
 def dbt_project() -> DbtProject:
     """The project with its manifest, parsed again when a file of it has changed. Raises FinegrainError."""
     packages.ensure()
     target = dagster_home() / "dbt"
     project = DbtProject(project_dir=PROJECT, profiles_dir=PROJECT, target_path=target)
-    mark, fingerprint = target / "parsed", _fingerprint()
+    mark, fingerprint = target / "parsed", of_files(PROJECT)
     if not project.manifest_path.exists() or not mark.exists() or mark.read_text() != fingerprint:
         with environment(settings()):
             done = DbtCliResource(project_dir=project, dbt_executable=_dbt()).cli(

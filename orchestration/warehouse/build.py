@@ -23,8 +23,8 @@ from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
-from orchestration.warehouse.dbt_plugin import as_of
-from orchestration.warehouse.dbt_plugin import snapshot as pinned_snapshot
+from orchestration.warehouse.pin import as_of, pin
+from orchestration.warehouse.pin import snapshot as pinned_snapshot
 
 #: Failing rows shown per test.
 SHOWN = 5
@@ -72,12 +72,14 @@ class Node:
 @dataclass
 class Build:
     """The result of a dbt run. `seconds` is wall time, of which `startup_seconds` passed before the first node started; `notes` are sentences about
-    what was built from scratch, and the time for which features are computed."""
+    what was built from scratch, and the time for which features are computed. `unchanged_since` is the number of the last build, if nothing
+    has changed since, so that dbt was not started."""
 
     nodes: list[Node]
     seconds: float
     startup_seconds: float
     notes: list[str] = field(default_factory=list)
+    unchanged_since: int | None = None
 
     @property
     def passed(self) -> bool:
@@ -89,6 +91,16 @@ class Build:
     def failed(self) -> list[Node]:
         """The nodes that failed, in the order of the run, without those skipped as a consequence."""
         return [node for node in self.nodes if node.failed]
+
+    @property
+    def summary(self) -> str:
+        """What ran, in one line."""
+        if self.unchanged_since is not None:
+            return f"nothing has changed since build {self.unchanged_since}, of everything, which passed all tests: nothing to build"
+        return (
+            f"{self.count('model', 'seed', 'snapshot')} models, seeds and snapshots and "
+            f"{self.count('test', 'unit_test')} tests in {self.seconds:.1f} s"
+        )
 
     def count(self, *kinds: str) -> int:
         """How many nodes of these kinds ran."""
@@ -290,11 +302,20 @@ def build(
 
     The build is a full refresh if requested, or if an incremental build would be wrong: `snapshot` (of the lake; default the newest) is older
     than what is built, or maintenance from another home has expired snapshots this one has not read. If rules have changed, only the models
-    that depend on them are built from scratch; `notes` name them. Raises FinegrainError as `run_dbt` does.
+    that depend on them are built from scratch; `notes` name them. If nothing at all has changed since the last whole build, dbt is not
+    started. Raises FinegrainError as `run_dbt` does.
     """
     where = where or settings()
     _must_hold_rows(where)
+    started = time.monotonic()
     extra = {"FINEGRAIN_SNAPSHOT": str(snapshot)} if snapshot is not None else {}
+    if not (full_refresh or unit_tests or full_audit):
+        asked = {**extra, **({"FINEGRAIN_AS_OF": moment} if moment is not None else {})}
+        with environment(where, **asked):
+            number = unchanged_since(where)
+        if number is not None:
+            seconds = time.monotonic() - started
+            return Build([], seconds, seconds, notes(where), unchanged_since=number)
     with (
         environment(where, **audit(full_audit), **extra),
         console.progress("build", 1, quiet=quiet) as advance,
@@ -402,6 +423,26 @@ def arguments(where: Settings, *, full_refresh: bool = False, unit_tests: bool =
 def audit(full: bool) -> dict[str, str | None]:
     """The environment variable for running all tests on all rows (macros/tests.sql)."""
     return {"FINEGRAIN_FULL_AUDIT": "1"} if full else {}
+
+
+def unchanged_since(where: Settings) -> int | None:
+    """The number of the last build, if a build would give the same again: that build was of the whole project, passed, and saw the same
+    inputs (orchestration/warehouse/pin.py). dbt finds that out, too, but asks for every model and test, which takes it seconds."""
+    if not where.warehouse.exists():
+        return None
+    with lake.connect(where, read_only=True) as con:
+        inputs = pin(con).inputs(PROJECT)
+    with duckdb.connect() as con:
+        warehouse.attach(con, where.warehouse)
+        try:
+            found = con.execute(
+                "select number from warehouse.main.builds qualify row_number() over (order by number desc) = 1 "
+                "and is_whole and status = 'passed' and inputs = $inputs and command = 'build'",
+                {"inputs": inputs},
+            ).fetchall()
+        except duckdb.Error:  # of an older version
+            return None
+    return int(found[0][0]) if found and not needs_full_refresh(where) else None
 
 
 def needs_full_refresh(where: Settings) -> bool:

@@ -5,6 +5,7 @@ tests read two DuckDB variables, the same in every thread of one invocation:
 
 - `getvariable('pinned')`, BIGINT: the lake snapshot the build sees. `FINEGRAIN_SNAPSHOT` overrides the newest one.
 - `getvariable('as_of')`, TIMESTAMP in UTC or NULL: the as-of time of the build, from `FINEGRAIN_AS_OF`.
+- `getvariable('inputs')`, VARCHAR: a digest of all that decides what a build of the whole project gives (orchestration/warehouse/pin.py).
 - `getvariable('fingerprints')`, VARCHAR of JSON: by node, a fingerprint of its SQL, macros and vars (orchestration/warehouse/fingerprints.py).
 - `getvariable('arrivals')`, MAP(VARCHAR, BIGINT): by raw table, the last snapshot up to the pinned one that inserted rows.
 - `getvariable('shop')`, MAP(VARCHAR, VARCHAR): shop-wide settings of mappings, which override vars of the same names.
@@ -19,8 +20,6 @@ import contextlib
 import json
 import threading
 import weakref
-from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,41 +31,18 @@ from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
 from orchestration.config.project import PROJECT
-from orchestration.config.settings import Environment, Settings, private, settings
+from orchestration.config.settings import Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
-from orchestration.lake import lake, shop
+from orchestration.lake import lake
 from orchestration.lake.locks import scratch
 from orchestration.mapping.contracts import pass_through_fields
 from orchestration.sql.text import map_literal, quote, timestamp_literal
 from orchestration.warehouse.fingerprints import of_project
+from orchestration.warehouse.pin import Pin, pin
 from orchestration.warehouse.whole_marts import of_graph
 
 #: What the name of the folder beside the warehouse begins with in which a build keeps its copy of the catalogue.
 COPY: Final = ".catalog-"
-
-
-def as_of() -> datetime | None:
-    """`FINEGRAIN_AS_OF` as naive UTC, or None when it is not set. A time without an offset is UTC."""
-    return Environment.read().as_of
-
-
-def snapshot(con: duckdb.DuckDBPyConnection) -> int:
-    """The lake snapshot to build from: `FINEGRAIN_SNAPSHOT`, else the newest."""
-    text = (Environment.read().snapshot or "").strip()
-    first, newest = con.execute("select min(snapshot_id), max(snapshot_id) from lake.snapshots()").fetchall()[0]
-    if not text:
-        return int(newest)
-    if not text.isdecimal() or not first <= int(text) <= newest:
-        raise FinegrainError(f"FINEGRAIN_SNAPSHOT is {text!r}; the lake holds the snapshots {first} to {newest}")
-    return int(text)
-
-
-def fingerprints(of_shop: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprints of the nodes of the project that dbt runs, with the vars of its command line and the shop settings that override vars
-    (`of_shop`)."""
-    flags: Any = get_flags()  # type: ignore[no-untyped-call]
-    project = Path(getattr(flags, "PROJECT_DIR", None) or PROJECT)
-    return of_project(project, {**(getattr(flags, "VARS", None) or {}), **of_shop})
 
 
 class Plugin(BasePlugin):
@@ -75,10 +51,7 @@ class Plugin(BasePlugin):
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         self._lock = threading.Lock()
         self._invocation: str | None = None
-        self._pinned = 0
-        self._fingerprints: dict[str, str] = {}
-        self._arrivals: dict[str, int] = {}
-        self._shop: dict[str, str] = {}
+        self._variables = ""
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         try:
@@ -114,26 +87,33 @@ class Plugin(BasePlugin):
         stopping.interruptible(cursor)
         # Variables live on the cursor; the pin lives as long as one dbt invocation, whose threads must agree.
         try:
-            moment = as_of()
             with self._lock:
                 if self._invocation != get_invocation_id():
                     if self._invocation is not None:  # a process that runs dbt again, on the connection that it has
                         cursor.execute("detach lake")
                         self._attach(cursor)
-                    self._pinned = snapshot(cursor)
-                    self._arrivals = lake.arrivals(cursor, self._pinned)
-                    self._shop = shop.of_lake(cursor, self._pinned)
-                    self._fingerprints = fingerprints(self._shop)
+                    self._variables = _variables(pin(cursor))
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
-        cursor.execute("set timezone = 'UTC'")
-        cursor.execute(f"set variable pinned = {self._pinned}::bigint")
-        # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
-        cursor.execute(f"set variable fingerprints = {quote(json.dumps(self._fingerprints))}")
-        cursor.execute(f"set variable pass_through = {quote(json.dumps(pass_through_fields()))}")
-        pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
-        cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
-        cursor.execute(f"set variable shop = {map_literal(self._shop)}")
-        literal = timestamp_literal(moment) if moment else "null::timestamp"
-        cursor.execute(f"set variable as_of = {literal}")
+        cursor.execute(self._variables)
+
+
+def _variables(pinned: Pin) -> str:
+    """The statements that tell a cursor what the running dbt command sees."""
+    flags: Any = get_flags()  # type: ignore[no-untyped-call]
+    project = Path(getattr(flags, "PROJECT_DIR", None) or PROJECT)
+    of_command = dict(getattr(flags, "VARS", None) or {})
+    # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
+    fingerprints = json.dumps(of_project(project, {**of_command, **pinned.shop}))
+    arrivals = ", ".join(f"'{table}': {newest}::bigint" for table, newest in pinned.arrivals.items())
+    values = {
+        "pinned": f"{pinned.snapshot}::bigint",
+        "as_of": timestamp_literal(pinned.as_of) if pinned.as_of else "null::timestamp",
+        "inputs": quote(pinned.inputs(project, of_command)),
+        "fingerprints": quote(fingerprints),
+        "pass_through": quote(json.dumps(pass_through_fields())),
+        "arrivals": f"map {{{arrivals}}}::map(varchar, bigint)",
+        "shop": map_literal(pinned.shop),
+    }
+    return "set timezone = 'UTC'; " + "; ".join(f"set variable {name} = {value}" for name, value in values.items())

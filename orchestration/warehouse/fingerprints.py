@@ -15,12 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from orchestration import __version__
 from orchestration.config.project import roots
 from orchestration.config.project import variables as vars_of
 from orchestration.mapping.contracts import pass_through_fields
 
 #: The name in `of_project` under which all macros and vars stand together, for a text that is not known here.
 ALL: Final = "*"
+#: What dbt parses of a project: files, and folders.
+_FILES: Final = ("dbt_project.yml", "profiles.yml", "packages.yml", "dependencies.yml")
+_FOLDERS: Final = ("models", "seeds", "macros", "tests/singular", "tests/generic", "snapshots")
 #: What dispatched macros are called that run on DuckDB, the first that there is counting.
 _DISPATCHED: Final = ("duckdb__", "default__")
 
@@ -93,6 +97,18 @@ def _macros(project: Path) -> dict[str, str]:
         # It asks for them with a query, so they are no part of its text.
         found["pass_through_fields"] += json.dumps(pass_through_fields())
     return found
+
+
+def of_files(project: Path) -> str:
+    """A digest of all files that dbt parses in the project and in the packages of it that are finegrain's, and of finegrain's version."""
+    digest = hashlib.sha256(__version__.encode())
+    for root in roots(project):
+        files = [root / name for name in _FILES if (root / name).is_file()]
+        for folder in _FOLDERS:
+            files += [file for file in (root / folder).rglob("*") if file.suffix in (".sql", ".yml", ".csv", ".md")]
+        for file in sorted(files):
+            digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _digest(parts: Mapping[str, str]) -> str:
