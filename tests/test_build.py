@@ -19,7 +19,8 @@ from test_maintain import Held
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
-from orchestration.warehouse.build import Node, build, needs_full_refresh, notes, run_dbt
+from orchestration.warehouse.build import Node, build, needs_full_refresh, notes, run_dbt, unchanged_since
+from orchestration.warehouse.fingerprints import of_files
 
 
 @pytest.mark.long
@@ -181,6 +182,78 @@ def test_an_older_snapshot_asks_for_a_build_from_scratch(shop: Settings, monkeyp
     monkeypatch.setenv("FINEGRAIN_SNAPSHOT", str(newest + 1))
     with pytest.raises(FinegrainError, match=f"the lake holds the snapshots {first} to {newest}"):
         build(where=shop)
+
+
+def test_a_build_ends_at_once_where_nothing_has_changed(shop: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = build(where=shop)
+    assert (done.nodes, done.unchanged_since, done.passed) == ([], 1, True)
+    assert "nothing has changed since build 1" in done.summary
+
+    # Another moment, other rows, other files: there is something to build.
+    with monkeypatch.context() as patch:
+        patch.setenv("FINEGRAIN_AS_OF", "2025-04-01")
+        assert unchanged_since(shop) is None
+    with lake.connect(shop, read_only=True) as con:
+        [(newest,)] = con.execute("select max(snapshot_id) from lake.snapshots()").fetchall()
+    with monkeypatch.context() as patch:
+        patch.setenv("FINEGRAIN_SNAPSHOT", str(newest - 1))
+        assert unchanged_since(shop) is None
+    with monkeypatch.context() as patch:
+        patch.setattr("orchestration.warehouse.pin.of_files", lambda project: "changed")
+        assert unchanged_since(shop) is None
+
+    # So there is after a build that failed, was of a part, or has not ended.
+    with duckdb.connect(str(shop.warehouse)) as con:
+        con.execute("create table kept as select * from builds")
+    for change in ("status = 'failed'", "is_whole = false", "status = 'open'", "command = 'run'", "inputs = null"):
+        with duckdb.connect(str(shop.warehouse)) as con:
+            con.execute(f"update builds set {change}")
+        assert unchanged_since(shop) is None, change
+        with duckdb.connect(str(shop.warehouse)) as con:
+            con.execute("create or replace table builds as select * from kept")
+    assert unchanged_since(shop) == 1
+    with duckdb.connect(str(shop.warehouse)) as con:
+        con.execute("insert into builds select * replace (2 as number, false as is_whole) from builds")
+    assert unchanged_since(shop) is None
+
+
+def test_the_digest_of_the_project_covers_every_file_that_dbt_parses(tmp_path: Path) -> None:
+    files = [
+        *(
+            "dbt_project.yml",
+            "profiles.yml",
+            "packages.yml",
+            "models/a/b.sql",
+            "models/b.yml",
+            "macros/c.sql",
+            "seeds/d.csv",
+        ),
+        *("snapshots/e.sql", "tests/singular/f.sql", "tests/generic/g.sql", "models/h.md"),
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("name: finegrain")
+    seen = {of_files(tmp_path)}
+    for name in files:
+        (tmp_path / name).write_text("name: finegrain # changed")
+        seen.add(of_files(tmp_path))
+    (tmp_path / "models" / "b.yml").rename(tmp_path / "models" / "c.yml")
+    seen.add(of_files(tmp_path))
+    assert len(seen) == len(files) + 2
+
+
+def test_what_was_built_before_a_partial_parse_is_unchanged_after_it(shop: Settings) -> None:
+    """A build parses the project whole, and the next one reads what dbt kept of that: lists come back where tuples were."""
+
+    def built() -> dict[str, str]:
+        with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+            return dict(con.execute("select model, invocation_id from states").fetchall())
+
+    before = built()
+    target = ["--target-path", str(shop.warehouse.parent / "target")]
+    run_dbt(["parse", "--no-partial-parse", *target], where=shop)
+    run_dbt(["run", "--select", "config.materialized:incremental", *target], where=shop)
+    assert built() == before
 
 
 @pytest.mark.parametrize(
