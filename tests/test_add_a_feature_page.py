@@ -1,42 +1,41 @@
-"""Follow docs/how-to/add-a-feature.md literally, in a copy of the project: make its changes and run its commands."""
+"""Follow docs/how-to/add-a-feature.md literally, in a shop's project made by `finegrain init`: write its files and run its commands."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from orchestration.cli.init import init
 from orchestration.config.settings import PROJECT, Settings
 from orchestration.features.catalog import catalog
 from orchestration.ingest.load import load
-from orchestration.simulation.simulate import simulate
 
 PAGE = (PROJECT / "docs" / "how-to" / "add-a-feature.md").read_text("utf-8")
 #: (language, file or what the block is, text), in the order of the page.
 BLOCKS = re.findall(r"^```(\w+) ([\w./-]+)\n(.*?)^```", PAGE, re.S | re.M)
-TEST = "book_views_are_views_of_books"
+TEST = "kitchen_views_are_a_share_of_views"
 
 
 @dataclass(frozen=True)
-class Copy:
-    """A copy of the project with a small shop of its own."""
+class Shop:
+    """A shop's project, with its sample loaded."""
 
     folder: Path
     where: Settings
 
-    def follow(self, blocks: list[tuple[str, str, str]]) -> str:
-        """Follow these blocks of the page. Returns what the commands printed."""
+    def follow(self) -> str:
+        """Do what the page says. Returns what the commands printed."""
         printed = ""
-        for language, name, text in blocks:
+        for language, name, text in BLOCKS:
             if language == "sh":
                 for command in text.splitlines():
                     done = self.run(command)
@@ -46,7 +45,8 @@ class Copy:
                 self.change(name, text)
             else:
                 path = self.folder / name
-                path.write_text(path.read_text("utf-8") + text, "utf-8")
+                assert not path.exists()
+                path.write_text(text, "utf-8")
         return printed
 
     def change(self, name: str, diff: str) -> None:
@@ -61,68 +61,67 @@ class Copy:
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder, with its environment activated."""
-        environment = {
-            **os.environ,
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")}
+        environment |= {
             **self.where.environment(),
-            "FINEGRAIN_PROJECT": str(self.folder),
-            "PYTHONPATH": str(self.folder),
+            "FINEGRAIN_OFFLINE": "1",
+            "PYTHONPATH": str(PROJECT),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            "DBT_TARGET_PATH": str(self.folder / "target"),
         }
         return subprocess.run(
             command, shell=True, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )
 
-    def features(self) -> dict[str, tuple[int, float | None]]:
-        """Views of books and their share of all views, by customer, as built."""
+    def features(self) -> list[tuple[int, float]]:
+        """Views of kitchen goods and their share, by customer, as built."""
         with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
-            rows = con.execute("select customer_id, book_views_lifetime, book_view_share from marts.user_features")
-            return {customer: (views, share) for customer, views, share in rows.fetchall()}
+            rows = con.execute("select kitchen_views_30d, kitchen_view_share from marts.kitchen_features")
+            return sorted(rows.fetchall())
 
-    def expected(self) -> dict[str, tuple[int, float | None]]:
-        """The same, counted from the clean events by customer."""
-        with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
-            customers = dict(
-                con.execute("select identity, customer_id from int_identity__links where known_to is null").fetchall()
-            )
-            events = con.execute("select identity, event_type, category from int_cleaning__events").fetchall()
-        views = Counter(customers[who] for who, what, _ in events if what == "view_item")
-        books = Counter(customers[who] for who, what, kind in events if (what, kind) == ("view_item", "books"))
-        return {each: (books[each], books[each] / views[each] if views[each] else None) for each in customers.values()}
+    def expected(self) -> list[tuple[int, float]]:
+        """The same, counted from the sample's files. Its events lie within a week."""
+        rows = {}
+        for name in ("events", "products"):
+            with (self.folder / "data" / "sample" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+                rows[name] = list(csv.DictReader(file))
+        kinds = {row["product"]: row["category"] for row in rows["products"]}
+        logins = {row["cookie"]: row["login"] for row in rows["events"] if row["login"] != "guest"}
+        views = [
+            (logins.get(row["cookie"], row["cookie"]), kinds[row["product"]])
+            for row in rows["events"]
+            if row["event"] in ("book opened", "view_item")
+        ]
+        seen, kitchen = Counter(who for who, _ in views), Counter(who for who, kind in views if kind == "kitchen")
+        return sorted((kitchen[who], kitchen[who] / seen[who]) for who in seen)
 
 
 @pytest.fixture
-def copy(tmp_path: Path, extensions: Path) -> Copy:
-    left_out = shutil.ignore_patterns(
-        ".git", ".venv", "var", "target", "logs", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
-    )
-    shutil.copytree(PROJECT, tmp_path / "project", ignore=left_out, symlinks=True)
+def shop(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setenv("FINEGRAIN_OFFLINE", "1")
+    init(tmp_path / "myshop")
     where = Settings.below(tmp_path / "home", extensions)
-    simulate(tmp_path / "shop", events=1500, days=20, start=date(2025, 3, 20))
-    load(PROJECT / "examples" / "simulated_shop", data=tmp_path / "shop", where=where)
-    return Copy(tmp_path / "project", where)
+    load(tmp_path / "myshop" / "mappings", data=tmp_path / "myshop", where=where)
+    return Shop(tmp_path / "myshop", where)
 
 
 @pytest.mark.long
-def test_the_page_does_what_it_says(copy: Copy) -> None:
-    first = 1 + next(number for number, (language, *_) in enumerate(BLOCKS) if language == "sh")
-    printed = copy.follow(BLOCKS[:first])
+def test_the_page_does_what_it_says(shop: Shop) -> None:
+    printed = shop.follow()
     assert re.search(rf"PASS .*{TEST}", printed), printed
-    found_features = catalog(copy.where, like="book_views_30d", of_warehouse=True, lineage=False, project=copy.folder)
-    [feature] = [feature for mart in found_features.marts for feature in mart.features]
-    assert feature.meaning == "Views of books in the last 30 days." and feature.figures
-    copy.follow(BLOCKS[first:])
-    expected = copy.expected()
-    assert sum(views for views, _ in expected.values()) > 10
-    assert copy.features() == expected
+    assert shop.features() == shop.expected()
+    found = catalog(shop.where, like="kitchen_views_30d", of_warehouse=True, lineage=False, project=shop.folder)
+    [feature] = [feature for mart in found.marts for feature in mart.features]
+    assert feature.meaning == "Views of kitchen goods in the last 30 days." and feature.figures
 
-    # The test that belongs to the feature.
-    declared = copy.folder / "dbt_project.yml"
-    declared.write_text(declared.read_text("utf-8").replace(" and category = 'books'", ""), "utf-8")
-    done = copy.run(f"dbt test --select {TEST}")
+    # What the unit test is for.
+    mart = shop.folder / "models/marts/features/kitchen_features.sql"
+    mart.write_text(mart.read_text("utf-8").replace("'s.views_lifetime'", "'s.kitchen_views_lifetime'"), "utf-8")
+    done = shop.run(f"dbt test --select {TEST}")
     assert done.returncode == 1 and re.search(rf"FAIL 1 .*{TEST}", done.stdout), done.stdout
 
 
 def test_every_block_of_the_page_is_followed() -> None:
     assert PAGE.count("```") == 2 * len(BLOCKS)
-    assert {language for language, *_ in BLOCKS} == {"diff", "yaml", "sh"}
+    assert {language for language, *_ in BLOCKS} == {"diff", "sql", "yaml", "sh"}

@@ -706,7 +706,8 @@ def test_what_is_broken_is_an_error(home: Settings, monkeypatch: pytest.MonkeyPa
     home.lake_catalog.parent.mkdir(parents=True)
     home.lake_catalog.write_text("this is no catalogue")
     home.warehouse.write_text("nor is this a warehouse, though it is long enough to be taken for one" * 100)
-    monkeypatch.setattr("orchestration.config.settings.PROJECT", home.home)
+    for name in ("PROJECT", "PACKAGE"):
+        monkeypatch.setattr(f"orchestration.config.settings.{name}", home.home)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 10))
     report = examine(where=home)
     found = {check.what: (check.level, check.said) for check in report.checks}

@@ -252,11 +252,11 @@ def test_a_zone_in_the_text_has_odd_times_of_its_own() -> None:
 
 
 def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dbt_project.yml").write_text("vars: {earliest_year: 1960, latest_year: 2020}")
+    (tmp_path / "dbt_project.yml").write_text("name: finegrain\nvars: {earliest_year: 1960, latest_year: 2020}")
     (tmp_path / "macros").symlink_to(PROJECT / "macros")
-    monkeypatch.setattr(settings, "PROJECT", tmp_path)
-    for cached in (settings.variable, macros):
-        cached.cache_clear()
+    monkeypatch.setattr(settings, "PACKAGE", tmp_path)
+    monkeypatch.setattr("orchestration.config.project.PROJECT", tmp_path)
+    macros.cache_clear()
     try:
         texts = [
             "1960-01-01 00:00:00",
@@ -268,8 +268,7 @@ def test_years_are_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ]
         found = [row[0] is not None for row in read(*((text, "UTC") for text in texts))]
     finally:
-        for cached in (settings.variable, macros):
-            cached.cache_clear()
+        macros.cache_clear()
     assert found == [True, False, True, False, True, False]
 
 

@@ -41,11 +41,20 @@ def _root() -> Path:
     return next((each for each in (here, *here.parents) if (each / "dbt_project.yml").is_file()), _own())
 
 
-@cache
 def _read(project: Path) -> Mapping[str, Any]:
-    """dbt_project.yml. What is no YAML at all is empty here; dbt and `check` report it."""
+    """dbt_project.yml. What is no YAML at all is empty here; dbt reports it."""
+    file = project / "dbt_project.yml"
     try:
-        found = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8"))
+        status = file.stat()
+    except OSError:
+        return {}
+    return _parsed(file, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _parsed(file: Path, changed: int, size: int) -> Mapping[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -126,7 +135,7 @@ def variables(project: Path = PROJECT) -> dict[str, Any]:
 
 def variable(name: str, default: Any = None) -> Any:
     """A var of finegrain's models, or `default` if it is not set."""
-    return variables().get(name, default)
+    return variables(PROJECT).get(name, default)
 
 
 @cache

@@ -99,7 +99,7 @@ class Environment(BaseSettings):
         "FINEGRAIN_HOME",
         _PLACES,
         "the folder below which everything else is by default ([what is in it](home.md))",
-        unset="`var/` in the project",
+        unset="`var/` in the project; of a wheel without a project, in the current folder",
     )
     lake_catalog: Path | str | None = _setting(
         "FINEGRAIN_LAKE_CATALOG",
@@ -130,7 +130,16 @@ class Environment(BaseSettings):
         unset="`$FINEGRAIN_HOME/extensions`",
     )
     project: str | None = _setting(
-        "FINEGRAIN_PROJECT", _PLACES, "the dbt project's folder", unset="where the package is"
+        "FINEGRAIN_PROJECT",
+        _PLACES,
+        "the dbt project that runs: [a shop's](../how-to/start-a-shop.md), or finegrain's",
+        unset="the nearest folder with a `dbt_project.yml`, from the current one upwards; else finegrain's own",
+    )
+    package: str | None = _setting(
+        "FINEGRAIN_PACKAGE",
+        _PLACES,
+        "finegrain's own dbt project, for bare `dbt deps` in a shop's project",
+        unset="set by `finegrain`",
     )
     temporary: str | None = _setting("TMPDIR", _PLACES, "temporary files", unset="the system's folder for them")
     umask: int = _setting(
