@@ -4,6 +4,6 @@
     meta={'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
--- What each identity did with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
+-- What each identity did with each product on each day, by the day it arrived (macros/tiles/identity_product.sql). A late event adds a row
 -- and rewrites none.
-{{ tile_rows('identity_product', ref('int_cleaning__events'), is_changed('int_changes__identity_days', ['identity', 'event_day'])) }}
+{{ tile_identity_product(ref('int_cleaning__events'), is_changed('int_changes__identity_days', ['identity', 'event_day'])) }}

@@ -4,6 +4,6 @@
     meta={'change_set': 'int_changes__product_days', 'change_keys': ['product_id', 'event_day']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
--- What was done with each product on each day, by the day it arrived (macros/tiles.sql). A late event adds a row
+-- What was done with each product on each day, by the day it arrived (macros/tiles/product.sql). A late event adds a row
 -- and rewrites none.
-{{ tile_rows('product', ref('int_cleaning__events'), is_changed('int_changes__product_days', ['product_id', 'event_day'])) }}
+{{ tile_product(ref('int_cleaning__events'), is_changed('int_changes__product_days', ['product_id', 'event_day'])) }}
