@@ -42,6 +42,9 @@ HOOKS: Final = {"set_since", "watermark", "move_watermark", "record_state"}
 #: Bookkeeping tables of builds; any model may read them.
 BOOKKEEPING: Final = "bookkeeping."
 
+#: The layers whose YAML describes a column where its meaning begins, and not again in each model that passes it on. In marts, all are described.
+DESCRIBED_ONCE: Final = {"staging", "intermediate"}
+
 #: The prefix of model names, by folder.
 NAMES: Final = {"staging": r"(stg|base)_{folder}__\w+", "intermediate": r"int_{folder}__\w+"}
 
@@ -67,6 +70,7 @@ _SQL_TEXT: Final = re.compile(r"'[^']*'")
 _REFERENCE: Final = re.compile(r"\b(ref|source|seed)\s*\(\s*((?:['\"][\w.]+['\"]\s*,?\s*)+)(~?)")
 #: Seeds of a shop's project, which the macro seed() adds to finegrain's.
 _OF_SHOP: Final = "shop_*"
+_RAW_ROWS: Final = re.compile(r"\blake_(?:rows|table)\w*\(\s*'(\w+)'")
 _MACRO: Final = re.compile(r"{%-?\s*macro\s+(\w+)(.*?){%-?\s*endmacro", re.DOTALL)
 
 
@@ -184,6 +188,37 @@ class Project:
                         f"the unit test {unit_test['name']} is of {model}: move it to {model}.yml",
                     )
         return said
+
+    @cached_property
+    def sources(self) -> dict[str, dict[str, str]]:
+        """By table of the lake: the description of each of its columns."""
+        return {
+            table["name"]: _descriptions(table)
+            for path in sorted((self.root / "models" / "staging").rglob("*.yml"))
+            for source in self.yaml(path).get("sources") or []
+            for table in source["tables"]
+        }
+
+    def inherited(self, path: Path) -> dict[str, set[str]]:
+        """What is said of columns, by name, in all that a model reads, directly or through other models."""
+        found: dict[str, set[str]] = {}
+        seen, waiting = {path}, [path]
+        while waiting:
+            text = self.text(waiting.pop())
+            read = list(references(text))
+            tables = [*_RAW_ROWS.findall(text), *(each.name.split(".")[-1] for each in read if each.kind == "source")]
+            said = [self.sources.get(table, {}) for table in tables]
+            parents = {self.files[each.name] for each in read if each.kind == "ref" and each.name in self.files} - seen
+            for parent in parents & set(self.models):
+                said.append(_descriptions(self.properties.get(parent.parent, {}).get(parent.stem, {})))
+                seen.add(parent)
+                waiting.append(parent)
+            for columns in said:
+                for name, description in columns.items():
+                    # Staging takes the underscore off a column of the lake.
+                    for each_name in {name, name.removeprefix("_")}:
+                        found.setdefault(each_name, set()).add(description)
+        return found
 
     @cached_property
     def folder_configs(self) -> dict[str, Any]:
@@ -318,6 +353,15 @@ class Project:
         ]
         if missing:
             self.find(path, 1, f"its YAML lacks {', '.join(missing)}: add it in {path.stem}.yml beside it")
+        if self.layer(path) in DESCRIBED_ONCE:
+            inherited = self.inherited(path)
+            again = [name for name, what in _descriptions(said).items() if what in inherited.get(name, ())]
+            if again:
+                self.find(
+                    path,
+                    1,
+                    f"its YAML describes {', '.join(again)} in the words of a model or source that it reads: leave that out",
+                )
         if self.layer(path) == "marts" and not (self.config(path, said, "contract") or {}).get("enforced"):
             self.find(path, 1, "a mart without a contract: set config.contract.enforced to true in its YAML")
 
@@ -345,6 +389,14 @@ class Project:
 
 def _tests(entry: dict[str, Any]) -> list[Any]:
     return [*(entry.get("data_tests") or []), *(entry.get("tests") or [])]
+
+
+def _descriptions(entry: dict[str, Any]) -> dict[str, str]:
+    """The descriptions of the columns of a model or table, those that have one."""
+    columns = {
+        column["name"]: " ".join(str(column.get("description") or "").split()) for column in entry.get("columns") or []
+    }
+    return {name: description for name, description in columns.items() if description}
 
 
 def main(root: Path) -> int:

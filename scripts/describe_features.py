@@ -63,8 +63,8 @@ def line(feature: Feature) -> str:
         meta["categorical"] = True
     described = json.dumps(feature.meaning.format(_in_words(feature.window)) + ".", ensure_ascii=False)
     return (
-        f"      - {{name: {feature.name}, data_type: {_scalar(feature.data_type)}, description: {described},\n"
-        f"         config: {{meta: {_flow(meta)}}}}}\n"
+        f"      - {{name: {feature.name}, data_type: {_scalar(feature.data_type)}, description: {described}, "
+        f"config: {{meta: {_flow(meta)}}}}}\n"
     )
 
 

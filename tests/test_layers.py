@@ -56,6 +56,8 @@ STAGING, TILES, MART = (
     "models/marts/core/fct_hits",
 )
 
+NAMED = {"name": "id", "description": "The hit's id.", "data_tests": ["not_null"]}
+
 #: Changes of the valid project, and the one finding that each causes.
 BROKEN = {
     "staging reads up": (
@@ -137,6 +139,22 @@ BROKEN = {
     "a unit test in another file": (
         {"models/staging/web/_tests.yml": "unit_tests: [{name: t, model: stg_web__hits}]\n"},
         "models/staging/web/_tests.yml:1: the unit test t is of stg_web__hits: move it to stg_web__hits.yml",
+    ),
+    "a column described again": (
+        {
+            "models/staging/web/base_web__hits.yml": said("base_web__hits", columns=[NAMED]),
+            f"{STAGING}.yml": said("stg_web__hits", columns=[NAMED]),
+        },
+        f"{STAGING}.sql:1: its YAML describes id in the words of a model or source that it reads: leave that out",
+    ),
+    "a column of the lake described again": (
+        {
+            "models/staging/_sources.yml": yaml.safe_dump(
+                {"sources": [{"name": "lake", "tables": [{"name": "hits", "columns": [{**NAMED, "name": "_id"}]}]}]}
+            ),
+            f"{STAGING}.yml": said("stg_web__hits", columns=[NAMED]),
+        },
+        f"{STAGING}.sql:1: its YAML describes id in the words of a model or source that it reads: leave that out",
     ),
     "no description, grain, owner or test": (
         {f"{STAGING}.yml": said("stg_web__hits", description=" ", config=None, columns=None)},
