@@ -1,6 +1,6 @@
 {#
-  What is true of the whole shop: `reporting_currency` and `shop_time_zone`. A mapping says it, and the lake keeps it (orchestration/lake/shop.py);
-  where none does, the var of the same name counts. Unit tests go by the vars, whatever the lake says.
+  What is true of the whole shop: `reporting_currency` and `shop_time_zone`. A mapping says it, and the lake keeps it
+  (orchestration/lake/shop.py); where none does, the var of the same name counts. Unit tests go by the vars, whatever the lake says.
 #}
 {% macro shop_setting(name) %}
 {%- if execute and not (model is defined and model.resource_type == 'unit_test') -%}

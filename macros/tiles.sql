@@ -27,9 +27,13 @@
 }[tile]) }}
 {% endmacro %}
 
+{# SQL: how many events are of a type. #}
 {% macro count_of(event_type) %}cast(count(case when event_type = '{{ event_type }}' then 1 end) as bigint){% endmacro %}
+{# SQL: of how many rows the condition holds. #}
 {% macro count_if(condition) %}cast(count(case when {{ condition }} then 1 end) as bigint){% endmacro %}
+{# SQL: how many different values there are where the condition holds. #}
 {% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
+{# SQL: the sum of the values where the condition holds; 0 if there are none. #}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
 {# SQL: the money of what the condition holds of: 0 where that is nothing, null where there is something and none of it has a price. #}
@@ -53,11 +57,16 @@ cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ 
 {% endmacro %}
 
 {# SQL: what was put in the cart less what was taken out, of which the value is known. #}
-{% macro known_in_cart(value) %}cast(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end) as decimal(38, 4)){% endmacro %}
+{% macro known_in_cart(value) -%}
+cast(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end) as decimal(38, 4))
+{%- endmacro %}
 
 {# SQL: the same, at least 0: 0 where neither was done, null where there was something and no value of it is known. #}
 {% macro left_in_cart(value) -%}
-coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event_type in ('add_to_cart', 'remove_from_cart')") }} = 0 then 0 end)
+coalesce(
+    {{ at_least_zero(known_in_cart(value)) }},
+    case when {{ count_if("event_type in ('add_to_cart', 'remove_from_cart')") }} = 0 then 0 end
+)
 {%- endmacro %}
 
 {# SQL: a number, or 0 where it is below; greatest() would make 0 of null. #}
@@ -102,6 +111,7 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 }.get(tile, [])) }}
 {% endmacro %}
 
+{# The measures of a tile, each as [name, how it adds up, SQL]. #}
 {% macro tile_measures(tile) %}
 {%- set priced = "event_type in ('view_item', 'add_to_cart', 'purchase') and price is not null and product_id is not null" -%}
 {%- set viewed_with_price = "event_type = 'view_item' and price is not null" -%}
@@ -113,7 +123,8 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
         {%- do declared.append([measure.name, 'sum', known_money_if(measure.where, measure['sum'])]) -%}
         {%- do declared.append(['unpriced_' ~ measure.name, 'sum', count_if(measure.where ~ ' and ' ~ measure['sum'] ~ ' is null')]) -%}
     {%- else -%}
-        {%- do declared.append([measure.name, 'sum', sum_if(measure.where, measure['sum']) if 'sum' in measure else count_if(measure.where)]) -%}
+        {%- set column = sum_if(measure.where, measure['sum']) if 'sum' in measure else count_if(measure.where) -%}
+        {%- do declared.append([measure.name, 'sum', column]) -%}
     {%- endif -%}
 {%- endfor -%}
 {%- set events = [['events', 'sum', 'cast(count(*) as bigint)']] -%}
@@ -123,10 +134,12 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
     ['price_total', 'sum', sum_if(priced, 'price')],
 ] -%}
 {%- set prices = priced_sums + [
-    ['price_square_total', 'sum', "cast(coalesce(sum(case when " ~ priced ~ " then cast(price as decimal(19, 4)) * cast(price as decimal(19, 4)) end), 0) as decimal(38, 8))"],
+    ['price_square_total', 'sum', "cast(coalesce(sum(case when " ~ priced ~ " then"
+        ~ " cast(price as decimal(19, 4)) * cast(price as decimal(19, 4)) end), 0) as decimal(38, 8))"],
     ['ranked_events', 'sum', count_if(priced ~ ' and price_percentile is not null')],
     ['price_percentile_total', 'sum', sum_if(priced, 'price_percentile')],
-    ['listed_amount', 'sum', sum_if(bought ~ ' and list_price is not null', 'round(' ~ times('greatest(list_price, price)', 'quantity') ~ ', 4)')],
+    ['listed_amount', 'sum',
+        sum_if(bought ~ ' and list_price is not null', 'round(' ~ times('greatest(list_price, price)', 'quantity') ~ ', 4)')],
     ['discount_amount', 'sum', sum_if(discounted, 'round(' ~ times('(list_price - price)', 'quantity') ~ ', 4)')],
 ] -%}
 {%- set moments = [['first_at', 'min', 'min(event_at)'], ['last_at', 'max', 'max(event_at)']] -%}
