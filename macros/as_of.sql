@@ -148,7 +148,9 @@ case when {{ alias }}.as_of is null then 0 else {{ alias }}.{{ name }}_{{ suffix
 
 {# SQL: a measure of tile rows summed over a window; 0 where there is nothing. #}
 {% macro window_sum(measure, days, type) -%}
-cast(coalesce(sum({% if days is none %}{{ measure }}{% else %}case when {{ finegrain.in_window(days) }} then {{ measure }} end{% endif %}), 0) as {{ type }})
+cast(coalesce(sum(
+    {%- if days is none %}{{ measure }}{% else %}case when {{ finegrain.in_window(days) }} then {{ measure }} end{% endif -%}
+), 0) as {{ type }})
 {%- endmacro %}
 
 {# SQL: money of tile rows summed over a window: 0 where there is nothing to add up, null where there is and none of it has a price. #}
@@ -201,7 +203,8 @@ coalesce(cast(sum(cast(round(cast({{ value }} as double)
 
 {# SQL: sample standard deviation from exact sums of integers or decimals; of sums whose squares no decimal holds, from doubles. #}
 {% macro exact_std(n, total, total_square) -%}
-{%- set n_double, total_double, square_double = 'cast(' ~ n ~ ' as double)', 'cast(' ~ total ~ ' as double)', 'cast(' ~ total_square ~ ' as double)' -%}
+{%- set n_double, total_double = 'cast(' ~ n ~ ' as double)', 'cast(' ~ total ~ ' as double)' -%}
+{%- set square_double = 'cast(' ~ total_square ~ ' as double)' -%}
 case when {{ n }} > 1 then round(sqrt(greatest(
     case
         when abs({{ total_double }}) < 1e14 and {{ n_double }} * {{ square_double }} < 1e29

@@ -13,6 +13,7 @@
 {# Whether the running dbt command writes to the warehouse. #}
 {% macro writes() %}{{ return(flags.WHICH in ['build', 'run', 'seed', 'snapshot', 'clone', 'run-operation', 'retry']) }}{% endmacro %}
 
+{# SQL: opens the row of this command, before its first model. #}
 {% macro open_build() -%}
 {% if writes() -%}
 create table if not exists {{ target.schema }}.builds (
@@ -37,10 +38,12 @@ select
 {%- endif %}
 {%- endmacro %}
 
+{# SQL: closes the row of this command after its last test, with what it built and what failed. #}
 {% macro close_build(results) -%}
 {% if execute and writes() -%}
 {%- set wanted = [] -%}
-{%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] and node.unique_id not in selected_resources -%}
+{%- for node in graph.nodes.values()
+    if node.resource_type in ['model', 'seed', 'snapshot', 'test'] and node.unique_id not in selected_resources -%}
 {%- do wanted.append(node.unique_id) -%}
 {%- endfor -%}
 {%- set failed = results | selectattr('status', 'in', ['error', 'fail', 'skipped', 'runtime error']) | list | length -%}
@@ -62,8 +65,8 @@ insert into {{ target.schema }}.build_failures values (
 {%- endif %}
 {%- endmacro %}
 
-{# The nodes of the graph in JSON, for orchestration/warehouse/whole_marts.py: by key, the kind, the name, whether it is a mart, the keys of what it
-   reads, and whether the running command builds it. #}
+{# The nodes of the graph in JSON, for orchestration/warehouse/whole_marts.py: by key, the kind, the name, whether it is a mart, the
+   keys of what it reads, and whether the running command builds it. #}
 {% macro graph_in_json() %}
 {%- set found = {} -%}
 {%- for node in graph.nodes.values() if node.resource_type in ['model', 'seed', 'snapshot', 'test'] -%}

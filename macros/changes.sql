@@ -27,14 +27,21 @@ where changed_in <= (select min(coalesce(w.snapshot, -1)) from {{ target.schema 
    model's watermark. `keys` are columns, or pairs of SQL and the change set's column. #}
 {% macro is_changed(change_set, keys) -%}
 {%- if not execute %}{% do ref(change_set) %}{% endif -%}
-{%- if is_incremental() -%} ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in ({{ changed_keys(ref(change_set), keys, this.identifier) }})
+{%- if is_incremental() -%}
+({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in (
+    {{ changed_keys(ref(change_set), keys, this.identifier) }}
+)
 {%- else -%} true
 {%- endif -%}
 {%- endmacro %}
 
 {# SQL: the keys of a change set that `model` has not read yet. #}
 {% macro changed_keys(change_set, keys, model) -%}
-select {% if keys | length > 1 %}({% endif %}{% for key in keys %}c.{{ key if key is string else key[1] }}{{ ", " if not loop.last }}{% endfor %}{% if keys | length > 1 %}){% endif %} from {{ change_set }} as c where c.changed_in > coalesce({{ watermark(model) }}, -1)
+select
+    {% if keys | length > 1 %}({% endif %}
+    {%- for key in keys %}c.{{ key if key is string else key[1] }}{{ ", " if not loop.last }}{% endfor %}
+    {%- if keys | length > 1 %}){% endif %}
+from {{ change_set }} as c where c.changed_in > coalesce({{ watermark(model) }}, -1)
 {%- endmacro %}
 
 {#
@@ -51,6 +58,7 @@ select {% if keys | length > 1 %}({% endif %}{% for key in keys %}c.{{ key if ke
 {{ replace_changed_rows(arguments) if arguments.unique_key else replace_changed_keys(arguments) }}
 {%- endmacro %}
 
+{# SQL: deletes all rows of the changed keys, and inserts what the model's SQL gives of them. #}
 {% macro replace_changed_keys(arguments) -%}
 {%- set made, kept = arguments.temp_relation, arguments.target_relation -%}
 {%- set columns = arguments.dest_columns | map(attribute='quoted') | join(', ') -%}
@@ -61,7 +69,9 @@ delete from {{ kept }}
 where {{ keys[0] }} in (select c.{{ keys[0] }} from {{ ref(meta.change_set) }} as c where {{ meta.change_condition or 'true' }})
     or {{ keys[0] }} not in (select s.{{ keys[0] }} from {{ ref(meta.spine) }} as s);
 {%- else %}
-where ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in ({{ changed_keys(ref(meta.change_set), keys, this.identifier) }});
+where ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in (
+    {{ changed_keys(ref(meta.change_set), keys, this.identifier) }}
+);
 {%- endif %}
 insert into {{ kept }} ({{ columns }})
 select {{ columns }} from {{ made }}
@@ -72,6 +82,7 @@ where {{ kept }}.as_of <> s.as_of
 {%- endif %}
 {%- endmacro %}
 
+{# SQL: replaces only the rows that come out changed, deletes those that the SQL no longer gives, and writes both to the journal. #}
 {% macro replace_changed_rows(arguments) -%}
 {%- set key, made, kept = arguments.unique_key, arguments.temp_relation, arguments.target_relation -%}
 {%- set columns = arguments.dest_columns | map(attribute='quoted') | list -%}
@@ -90,7 +101,8 @@ where {{ key }} in (select m.{{ key }} from {{ made }} as m)
 -- The days spare most of a wide table; a row without one counts as changed.
 create or replace temporary table whole_rows_before as
 select * from {{ kept }}
-where {{ key }} in (select b.{{ key }} from rows_before as b){{ " and event_day in (select b.event_day from rows_before as b)" if has_days }};
+where {{ key }} in (select b.{{ key }} from rows_before as b)
+    {{ "and event_day in (select b.event_day from rows_before as b)" if has_days }};
 create or replace temporary table unchanged_rows as
 select m.{{ key }}
 from {{ made }} as m

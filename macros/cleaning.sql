@@ -2,10 +2,12 @@
 {% macro outlier_groups() %}
 {{ return({
     'price': [
-        ['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'], ['event_type', 'event_type', 'pe'], ['all', "'all'", 'pa'],
+        ['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'],
+        ['event_type', 'event_type', 'pe'], ['all', "'all'", 'pa'],
     ],
     'quantity': [
-        ['product_id', 'product_id', 'qp'], ['event_type', 'event_type', 'qe'], ['category', 'product_category', 'qc'], ['all', "'all'", 'qa'],
+        ['product_id', 'product_id', 'qp'], ['event_type', 'event_type', 'qe'],
+        ['category', 'product_category', 'qc'], ['all', "'all'", 'qa'],
     ],
 }) }}
 {% endmacro %}
@@ -14,7 +16,8 @@
    prices. #}
 {% macro optional_groups() %}{{ return({'price': ['event_type'], 'quantity': ['product_id']}) }}{% endmacro %}
 
-{# The groups that may fill a gap, narrow to wide, by the group that the rule names. A median by product never comes from a kind of event. #}
+{# The groups that may fill a gap, narrow to wide, by the group that the rule names. A median by product never comes from a kind of
+   event. #}
 {% macro filling_groups() %}
 {{ return({
     'product_id': ['product_id', 'category', 'all'],

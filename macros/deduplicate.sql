@@ -4,8 +4,10 @@
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'expects', 'raw_error', 'ingested_at', 'raw_available_at',
     'event_name', 'event_type', 'event_at', 'event_day', 'is_odd_local_time', 'identity', 'user_id',
     'anonymous_id', 'source_session_id', 'product_id', 'category', 'quantity', 'price', 'currency', 'is_currency_assumed', 'rate',
-    'rate_quoted_on', 'price_reported', 'given_amount', 'given_amount_reported', 'discount', 'discount_reported', 'order_id', 'line_id', 'has_bad_number', 'has_unusable_id', 'device', 'user_agent', 'country',
-    'consent', 'consent_meaning', 'properties', 'order_known_at', 'has_unknown_status', 'has_bad_order_money', 'needs_order', 'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
+    'rate_quoted_on', 'price_reported', 'given_amount', 'given_amount_reported', 'discount', 'discount_reported', 'order_id', 'line_id',
+    'has_bad_number', 'has_unusable_id', 'device', 'user_agent', 'country',
+    'consent', 'consent_meaning', 'properties', 'order_known_at', 'has_unknown_status', 'has_bad_order_money', 'needs_order',
+    'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
 ] + (pass_through_fields() | list) -%}
 {%- for column in columns %}{{ alias }}.{{ column }}{{ ",\n        " if not loop.last }}{% endfor -%}
 {%- endmacro %}

@@ -1,11 +1,11 @@
 {#
-  Which rows their source has taken back. Where a row has no key, its position is told, and what landed there before is gone:
+  Which rows their source has taken back. Where a row has no key, its position is reported, and what landed there before is deleted:
   the same row may come again later. Where it has one, a deletion stands among the versions of the key, which are numbered
-  (orchestration/ingest/versions.py), and all before it are gone; but a position may be deleted, too, when a mapping was corrected or rows are
-  unloaded. What is gone is as if it had never come, but for the ledger.
+  (orchestration/ingest/versions.py), and all before it are deleted; but a position may be deleted, too, when a mapping was corrected
+  or rows are unloaded. What is deleted is as if it had never come, but for the ledger.
 #}
 
-{# SQL: `id` of the rows of `relation`, which has source, position and ingested_at, that are gone; `newer_than`: by deletions that
+{# SQL: `id` of the rows of `relation`, which has source, position and ingested_at, that are deleted; `newer_than`: by deletions that
    arrived after that snapshot. `raw_table` is SQL over the relation as r. #}
 {% macro deleted_rows(relation, id, raw_table='r.raw_table', newer_than=none) -%}
 {%- for has_key, place, before in [

@@ -11,7 +11,10 @@ nullif(nullif(
 
 {# SQL: all characters that count as white space around a text. #}
 {% macro blanks() -%}
-'{{ "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff" }}'
+'{{
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u200b\u200c\u200d"
+    ~ "\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+}}'
 {%- endmacro %}
 
 {# SQL: true of an id that a spreadsheet has rounded, 1.23457E+12: it stands for many, and nobody can tell them apart. #}
@@ -51,7 +54,10 @@ case when lower({{ column }}) not in (select n.word from {{ seed('null_words') }
    in (infinity, or before Christ), the first of these. Dates and intervals are worked out from it. #}
 {% macro arrival(column) -%}
 {%- set first = "timestamp '" ~ var('earliest_year') ~ "-01-01'" -%}
-case when {{ column }} >= {{ first }} and {{ column }} < timestamp '{{ var('latest_year') + 1 }}-01-01' then {{ column }} else {{ first }} end
+case
+    when {{ column }} >= {{ first }} and {{ column }} < timestamp '{{ var('latest_year') + 1 }}-01-01' then {{ column }}
+    else {{ first }}
+end
 {%- endmacro %}
 
 {# A limit of dbt_project.yml. None counts beyond what types are made for: squares of a hundred million values at this one add up to a
@@ -63,7 +69,10 @@ case when {{ column }} >= {{ first }} and {{ column }} < timestamp '{{ var('late
 
 {# One number for one row of an event-bearing raw table: its table, its row id and the item within it. #}
 {% macro row_id(raw_table, raw_rowid, item_index='0') -%}
-((cast({{ raw_rowid }} as bigint) * 512 + coalesce({{ item_index }}, 0)) * 8 + {{ {'events': 1, 'ga4_events': 2, 'order_items': 3, 'refunds': 4}[raw_table] }})
+(
+    (cast({{ raw_rowid }} as bigint) * 512 + coalesce({{ item_index }}, 0)) * 8
+    + {{ {'events': 1, 'ga4_events': 2, 'order_items': 3, 'refunds': 4}[raw_table] }}
+)
 {%- endmacro %}
 
 {# True where text is there and yet is no number. A case, and the narrow type first: a cast to a type wider than 18 digits
@@ -79,13 +88,18 @@ end)
    on ranges find it: as null it would pass for missing and be imputed. #}
 {% macro to_decimal(number, scale) -%}
 {%- set largest = '9' * (18 - scale) -%}
-coalesce(try_cast({{ number }} as decimal(18, {{ scale }})), cast(sign(try_cast({{ number }} as decimal(38, 6))) * {{ largest }} as decimal(18, {{ scale }})))
+coalesce(
+    try_cast({{ number }} as decimal(18, {{ scale }})),
+    cast(sign(try_cast({{ number }} as decimal(38, 6))) * {{ largest }} as decimal(18, {{ scale }}))
+)
 {%- endmacro %}
 
+{# A raw value as money, with 4 decimals. #}
 {% macro to_money(column) -%}
 {{ to_decimal(clean_text(column), 4) }}
 {%- endmacro %}
 
+{# A raw value as a quantity, with 3 decimals. #}
 {% macro to_quantity(column) -%}
 {{ to_decimal(clean_text(column), 3) }}
 {%- endmacro %}
@@ -136,8 +150,8 @@ case {{ clean_text(column) }} when 'GBp' then 'GBX' when 'ZAc' then 'ZAC' else u
 case when {{ price }} * {{ rate }} <= {{ limit('max_amount') }} then try_cast(round({{ price }} * {{ rate }}, 4) as decimal(18, 4)) end
 {%- endmacro %}
 
-{# SQL: the mean of values of four decimals, to four decimals, halves away from zero. In whole numbers, so that what is equal is found equal. Null
-   of nothing. #}
+{# SQL: the mean of values of four decimals, to four decimals, halves away from zero. In whole numbers, so that what is equal is
+   found equal. Null of nothing. #}
 {% macro mean_of(total, count) -%}
 case
     when {{ count }} > 0
@@ -172,7 +186,8 @@ case
 end
 {%- endmacro %}
 
-{# What so many at this price come to after a discount; null without a price. Of a price that was cut or filled in, a discount may be more. #}
+{# What so many at this price come to after a discount; null without a price. Of a price that was cut or filled in, a discount may
+   be more. #}
 {% macro discounted(price, quantity, discount) -%}
 case
     when {{ price }} is not null
@@ -192,7 +207,8 @@ coalesce(cast(case
 end as decimal(38, 4)), 0)
 {%- endmacro %}
 
-{# Money times a quantity, exact, with 7 decimals. DuckDB multiplies two decimals of 18 digits within 18 digits, which raises from 10^11 on. #}
+{# Money times a quantity, exact, with 7 decimals. DuckDB multiplies two decimals of 18 digits within 18 digits, which raises from
+   10^11 on. #}
 {% macro times(money, quantity) -%}
 cast({{ money }} as decimal(19, 4)) * {{ quantity }}
 {%- endmacro %}
@@ -207,8 +223,8 @@ replace(replace(replace(lower({{ column }}), '_', ''), '-', ''), ' ', '')
 nullif(trim(rtrim(regexp_replace(lower({{ column }}), '\s+', ' ', 'g'), '/ ')), '')
 {%- endmacro %}
 
-{# SQL: whether one or, of a name of eight letters or more, two typing errors lead from a spelling to the name. Lengths are compared first: no
-   text has fewer edits than it is longer, and those of a long text would take memory without end. #}
+{# SQL: whether one or, of a name of eight letters or more, two typing errors lead from a spelling to the name. Lengths are compared
+   first: no text has fewer edits than it is longer, and those of a long text would take memory without end. #}
 {% macro is_near_spelling(spelling, name) -%}
 case
     when abs(length({{ spelling }}) - length({{ name }})) <= 2

@@ -6,9 +6,13 @@ cast(count(*) as bigint) as n,
         cast(sum(cast({{ value }} as decimal(19, 4)) * cast({{ value }} as decimal(19, 4))) as decimal(38, 8)) as total_square,
         cast(count(case when {{ value }} > 0 then 1 end) as bigint) as log_n,
         cast(coalesce(sum({{ log_micros(value) }}), 0) as decimal(38, 0)) as log_total,
-        cast(coalesce(sum(cast({{ log_micros(value) }} as decimal(19, 0)) * cast({{ log_micros(value) }} as decimal(19, 0))), 0) as decimal(38, 0)) as log_total_square
+        cast(
+            coalesce(sum(cast({{ log_micros(value) }} as decimal(19, 0)) * cast({{ log_micros(value) }} as decimal(19, 0))), 0)
+            as decimal(38, 0)
+        ) as log_total_square
 {%- endmacro %}
 
+{# SQL: the natural logarithm of a positive value in millionths, a whole number, so that its sums are exact; null of others. #}
 {% macro log_micros(value) -%}
 case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000000) as bigint) end
 {%- endmacro %}
@@ -16,6 +20,7 @@ case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000
 {# The names of the sums above. #}
 {% macro sum_names() %}{{ return(['n', 'total', 'total_square', 'log_n', 'log_total', 'log_total_square']) }}{% endmacro %}
 
+{# The type of one of these sums. #}
 {% macro sum_type(name) -%}
 {{ {'n': 'bigint', 'log_n': 'bigint', 'total': 'decimal(38, 4)', 'total_square': 'decimal(38, 8)'}.get(name, 'decimal(38, 0)') }}
 {%- endmacro %}
@@ -25,7 +30,10 @@ case when {{ value }} > 0 then cast(round(ln(cast({{ value }} as double)) * 1000
 {%- if not execute %}{% do ref('int_events__changed_days') %}{% endif -%}
 {%- if not is_incremental() %}{{ return(none) }}{% endif -%}
 {%- set found -%}
-coalesce((select min(d.arrival_day) from {{ ref('int_events__changed_days') }} as d where d.changed_in > coalesce({{ watermark(this.identifier) }}, -1)), date '9999-12-31')
+coalesce((
+    select min(d.arrival_day) from {{ ref('int_events__changed_days') }} as d
+    where d.changed_in > coalesce({{ watermark(this.identifier) }}, -1)
+), date '9999-12-31')
 {%- endset -%}
 {{ return(found) }}
 {%- endmacro %}
@@ -97,7 +105,7 @@ buckets as (
 
 ),
 
--- Every bucket on every day of its group since it was first met, added up day by day.
+-- Every bucket on every day of its group since it first occurred, added up day by day.
 added as (
 
     select
@@ -198,7 +206,7 @@ days as (
 
 ),
 
-met as (
+first_seen as (
 
     select {{ keys }}, observed, min(valid_on) as first_on from steps group by {{ keys }}, observed
 
@@ -218,7 +226,7 @@ added as (
             rows between unbounded preceding and current row
         ) as n
     from days as d
-    inner join met as m
+    inner join first_seen as m
         on d.measure = m.measure and d.group_by = m.group_by and d.group_key = m.group_key and d.valid_on >= m.first_on
     left join steps as s
         on d.measure = s.measure and d.group_by = s.group_by and d.group_key = s.group_key
@@ -255,7 +263,9 @@ select *
 from (
     select
         f.*,
-        row_number() over (partition by {% for key in keys %}f.{{ key }}{{ ", " if not loop.last }}{% endfor %} order by f.valid_on desc) as recency
+        row_number() over (
+            partition by {% for key in keys %}f.{{ key }}{{ ", " if not loop.last }}{% endfor %} order by f.valid_on desc
+        ) as recency
     from {{ fits }} as f
     inner join build as b on f.valid_on <= b.fit_day
     where {{ condition }}

@@ -71,7 +71,8 @@ cast(coalesce(sum(case when {{ in_window(days) }} and event_day < as_of_day then
 {% macro peer_rates(suffixes) -%}
 {%- for suffix in suffixes %}
 {%- for step, taken, tried in steps() %}
-{{ share('sum(' ~ taken ~ '_' ~ suffix ~ ') over peers', 'sum(' ~ tried ~ '_' ~ suffix ~ ') over peers') }} as peer_{{ step }}_rate_{{ suffix }},
+{{ share('sum(' ~ taken ~ '_' ~ suffix ~ ') over peers', 'sum(' ~ tried ~ '_' ~ suffix ~ ') over peers') }}
+    as peer_{{ step }}_rate_{{ suffix }},
 {%- endfor %}
 {%- endfor %}
 {%- endmacro %}

@@ -1,6 +1,6 @@
 {#
   What did not change is left as it is. What a table or incremental model holds follows from its SQL, the
-  rules, the moment asked for, and its inputs: the raw tables (told by the last snapshot in which rows came), the seeds, and
+  rules, the moment asked for, and its inputs: the raw tables (known by the last snapshot in which rows came), the seeds, and
   the models it reads. A fingerprint of these, its state, is kept when the model is built, in the model's own transaction;
   a build that would come to the same state has nothing to do. A full refresh builds all the same.
 
@@ -53,7 +53,9 @@
 {%- set kept = adapter.get_relation(database=database, schema=schema, identifier=model.alias) -%}
 {%- if kept %}{% do adapter.drop_relation(kept) %}{% endif -%}
 {%- call statement('main', fetch_result=true, auto_begin=true) -%}
-{{ get_test_sql(get_limit_subquery_sql(sql, config.get('limit')), config.get('fail_calc'), config.get('warn_if'), config.get('error_if'), limit=none) }}
+{{ get_test_sql(
+    get_limit_subquery_sql(sql, config.get('limit')), config.get('fail_calc'), config.get('warn_if'), config.get('error_if'), limit=none
+) }}
 {%- endcall -%}
 {%- set failures = load_result('main')['data'][0][0] -%}
 {%- set relations = [] -%}
@@ -74,13 +76,16 @@ select '{{ model.name }}', {{ finegrain.state_of(model) }}, '{{ invocation_id }}
 {{ return({'relations': relations}) }}
 {% endmaterialization %}
 
+{# Ends a node that needs no build: its relation stays as it is. #}
 {% macro leave_unchanged(type='table') %}
 {%- call statement('main') -%} select 'unchanged' {%- endcall -%}
 {{ return({'relations': [this.incorporate(type=type)]}) }}
 {% endmacro %}
 
+{# The table of what each model was last built from. #}
 {% macro states() -%} {{ target.schema }}.states {%- endmacro %}
 
+{# SQL: creates that table, or adds the columns that an earlier version did not have. #}
 {% macro create_states() -%}
 create table if not exists {{ states() }} (model varchar, state varchar, invocation_id varchar, rules varchar, begun_in bigint);
 alter table {{ states() }} add column if not exists rules varchar;
@@ -107,9 +112,12 @@ alter table {{ states() }} add column if not exists begun_in bigint
 {%- set depends_on = config.get('meta', {}).get('closed_days') -%}
 {%- if not depends_on or finegrain.is_full_refresh(model.name) %}{{ return(false) }}{% endif -%}
 {%- set found = run_query(
-    "select b.as_of_day = s.first_day and b.as_of_day = s.last_day and not exists (select 1 from " ~ target.schema ~ ".int_changes__events as c"
-    ~ " where c.changed_in > coalesce(" ~ finegrain.watermark(model.name) ~ ", -1) and c.arrival_day < b.as_of_day" ~ (" and c.keys_changed" if depends_on == 'keys' else "") ~ ")"
-    ~ " from " ~ target.schema ~ ".int_identity__build as b cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
+    "select b.as_of_day = s.first_day and b.as_of_day = s.last_day"
+    ~ " and not exists (select 1 from " ~ target.schema ~ ".int_changes__events as c"
+    ~ " where c.changed_in > coalesce(" ~ finegrain.watermark(model.name) ~ ", -1) and c.arrival_day < b.as_of_day"
+    ~ (" and c.keys_changed" if depends_on == 'keys' else "") ~ ")"
+    ~ " from " ~ target.schema ~ ".int_identity__build as b"
+    ~ " cross join (select min(as_of_day) as first_day, max(as_of_day) as last_day from " ~ this ~ ") as s"
 ) -%}
 {{ return(found.rows[0][0] or false) }}
 {% endmacro %}
@@ -117,12 +125,16 @@ alter table {{ states() }} add column if not exists begun_in bigint
 {# Post-hook: remember the state that the model has come to, and the build in which it was begun. #}
 {% macro record_state() -%}
 {% if execute -%}
-{%- if model.resource_type != 'model' or finegrain.should_full_refresh() or (model.config.materialized == 'incremental' and not is_incremental()) -%}
+{%- set is_from_scratch = model.config.materialized == 'incremental' and not is_incremental() -%}
+{%- if model.resource_type != 'model' or finegrain.should_full_refresh() or is_from_scratch -%}
 delete from {{ finegrain.states() }} where model = '{{ model.name }}';
 insert into {{ finegrain.states() }} (model, state, invocation_id, rules, begun_in)
-select '{{ model.name }}', {{ finegrain.state_of(model) }}, '{{ invocation_id }}', {{ finegrain.rules_of(model) }}, {{ finegrain.build_number() }}
+select
+    '{{ model.name }}', {{ finegrain.state_of(model) }}, '{{ invocation_id }}', {{ finegrain.rules_of(model) }},
+    {{ finegrain.build_number() }}
 {%- else -%}
-update {{ finegrain.states() }} set state = {{ finegrain.state_of(model) }}, invocation_id = '{{ invocation_id }}' where model = '{{ model.name }}'
+update {{ finegrain.states() }} set state = {{ finegrain.state_of(model) }}, invocation_id = '{{ invocation_id }}'
+where model = '{{ model.name }}'
 {%- endif %}
 {%- endif %}
 {%- endmacro %}
@@ -148,9 +160,9 @@ md5(concat_ws('|', '{{ own }}', {{ finegrain.rules_of(node) }}))
 {%- endmacro %}
 
 {#
-  SQL: the rules by which a node is made, in one fingerprint: its own SQL, the macros and vars that this reads (orchestration/warehouse/fingerprints.py),
-  and the views and seeds that it reads. What a table before it is made by is that table's. A test's are its arguments, too, and
-  what is declared of the columns that it is about.
+  SQL: the rules by which a node is made, in one fingerprint: its own SQL, the macros and vars that this reads
+  (orchestration/warehouse/fingerprints.py), and the views and seeds that it reads. What a table before it is made by is that
+  table's. A test's are its arguments, too, and what is declared of the columns that it is about.
 #}
 {% macro rules_of(node, known=none) -%}
 {%- set inputs = finegrain.inputs_of(node, known) -%}
@@ -180,6 +192,7 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 }) }}
 {% endmacro %}
 
+{# Adds the inputs of a node to `inputs`, looking through views; `known` has the nodes seen so far. #}
 {% macro add_inputs_of(node, inputs, known) %}
 {%- for name in (node.depends_on or {}).get('nodes', []) -%}
     {%- if name not in known %}{% do known.update({name: graph.sources.get(name) or graph.nodes[name]}) %}{% endif -%}
@@ -200,15 +213,16 @@ md5(concat_ws('|', '{{ local_md5(texts | join) }}'{% for name in names + inputs.
 {%- endmacro %}
 
 {#
-  Rules. An incremental build applies rules to new rows alone, so a model whose rules changed since it was begun is built from scratch, and so
-  is each that reads it, directly or not. `states` keeps of every model by which rules, and in which build (`builds.number`), it
-  was begun: of a table, that is the build in which its rules, or those of what it is made of, last changed. `rules` has the rules of today
-  from the start of a command on, so that the answer is the same before and after what a model reads is built (int_events__new_rows asks
-  for int_events__validated).
+  Rules. An incremental build applies rules to new rows alone, so a model whose rules changed since it was begun is built from
+  scratch, and so is each that reads it, directly or not. `states` keeps of every model by which rules, and in which build
+  (`builds.number`), it was begun: of a table, that is the build in which its rules, or those of what it is made of, last changed.
+  `rules` has the rules of today from the start of a command on, so that the answer is the same before and after what a model reads
+  is built (int_events__new_rows asks for int_events__validated).
 #}
 
 {% macro rules() -%} {{ target.schema }}.rules {%- endmacro %}
 
+{# The table of which tables each model reads. #}
 {% macro reads() -%} {{ target.schema }}.reads {%- endmacro %}
 
 {# At the start of a command: which tables each model reads, directly or not; the rules of each model, and how many tables it reads. #}
@@ -271,7 +285,8 @@ from models as m
     ~ " left join ("
     ~ " select u.model from " ~ finegrain.states() ~ " as u inner join " ~ finegrain.rules() ~ " as n on u.model = n.model"
     ~ " where u.model in (select i.input from " ~ finegrain.reads() ~ " as i where i.model = '" ~ name ~ "')"
-    ~ " and (u.rules is distinct from n.rules or u.begun_in > (select o.begun_in from " ~ finegrain.states() ~ " as o where o.model = '" ~ name ~ "'))"
+    ~ " and (u.rules is distinct from n.rules"
+    ~ " or u.begun_in > (select o.begun_in from " ~ finegrain.states() ~ " as o where o.model = '" ~ name ~ "'))"
     ~ " order by n.inputs, u.model limit 1"
     ~ " ) as f on true where s.model = '" ~ name ~ "'"
 ) -%}

@@ -38,7 +38,10 @@
 {# SQL: a count of tile rows, halved with every `half_life` days of age. The weight of a day is rounded, not the product: so
    the sum is the same however a day's count is split by arrival, and ranks may hang on it. #}
 {% macro decayed_count(count, half_life) -%}
-cast(sum(({{ count }}) * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)) as double) / 1000000
+cast(sum(
+    ({{ count }})
+    * cast(round(power(0.5, {{ days_between('event_day', 'as_of_day') }} / {{ half_life }}.0) * 1000000) as bigint)
+) as double) / 1000000
 {%- endmacro %}
 
 {# SQL: the sum of a pair's co-occurrences, weighted by `pair_weights`. #}

@@ -1,6 +1,6 @@
 {#
-  A seed as models read it. Where the var `shop_seeds` lists it, the root project has a seed shop_<name> with the same columns: its rows count,
-  and those of finegrain's seed whose key it does not give. seeds/_seeds.yml says which columns are the key (`meta: {key}`).
+  A seed as models read it. Where the var `shop_seeds` lists it, the root project has a seed shop_<name> with the same columns: its
+  rows count, and those of finegrain's seed whose key it does not give. seeds/_seeds.yml says which columns are the key (`meta: {key}`).
 #}
 {% macro seed(name) -%}
 {%- if name not in var('shop_seeds', []) %}{{ return(ref(name)) }}{% endif -%}

@@ -1,12 +1,14 @@
 {#
-  What is true of the whole shop: `reporting_currency` and `shop_time_zone`. A mapping says it, and the lake keeps it (orchestration/lake/shop.py);
-  where none does, the var of the same name counts. Unit tests go by the vars, whatever the lake says.
+  What is true of the whole shop: `reporting_currency` and `shop_time_zone`. A mapping says it, and the lake keeps it
+  (orchestration/lake/shop.py); where none does, the var of the same name counts. Unit tests go by the vars, whatever the lake says.
 #}
 {% macro shop_setting(name) %}
 {%- if execute and not (model is defined and model.resource_type == 'unit_test') -%}
     {#- Asked once a node: a query costs dbt several milliseconds. -#}
     {%- set known = model.setdefault('shop_settings', {}) if model is defined else {} -%}
-    {%- if name not in known %}{% do known.update({name: run_query('select ' ~ finegrain.shop_setting_of_lake(name)).rows[0][0]}) %}{% endif -%}
+    {%- if name not in known -%}
+        {%- do known.update({name: run_query('select ' ~ finegrain.shop_setting_of_lake(name)).rows[0][0]}) -%}
+    {%- endif -%}
     {%- if known[name] is not none %}{{ return(known[name]) }}{% endif -%}
 {%- endif -%}
 {{ return(var(name)) }}

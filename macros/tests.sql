@@ -2,7 +2,7 @@
    the rules they break. #}
 {% macro rows_that_break(model, rules) -%}
 {%- if execute and not rules %}{% do exceptions.raise_compiler_error('A test of ' ~ model ~ ' has no rules.') %}{% endif -%}
-with judged as (
+with checked as (
 
     select
         concat_ws(
@@ -16,7 +16,7 @@ with judged as (
 
 )
 
-select * from judged where broken_rules <> ''
+select * from checked where broken_rules <> ''
 {%- endmacro %}
 
 {# The columns, as its YAML declares them by name, of the model that the running test is about; none while dbt parses. #}
@@ -27,9 +27,9 @@ select * from judged where broken_rules <> ''
 {#
   A row that passed when it was built need not be tested again. Where a model's YAML has `meta: {changes: {key, changed_via}}`, a test that
   has `meta: {checks: rows}` or `{checks: keys}` (its result is of each row, or of all rows of one key) reads, in a `dbt build`, only
-  rows of the keys of which one of the models `changed_via` has a row built since the last whole build that passed. `dbt test`, a full audit, a full
-  refresh, a build after one that failed, or of another moment, tests all rows; so does a test that is new or was changed since then, or is
-  about models whose rules changed. tests/generic/built_in.sql gives dbt's own tests their meta.
+  rows of the keys of which one of the models `changed_via` has a row built since the last whole build that passed. `dbt test`, a
+  full audit, a full refresh, a build after one that failed, or of another moment, tests all rows; so does a test that is new or was
+  changed since then, or is about models whose rules changed. tests/generic/built_in.sql gives dbt's own tests their meta.
 #}
 {% macro get_where_subquery(relation) %}
 {%- set about = graph.nodes.get(model.attached_node) if execute else none -%}
@@ -61,9 +61,12 @@ select * from judged where broken_rules <> ''
 {%- set inputs = finegrain.inputs_of(model) -%}
 {%- set found = run_query(
     "select case when b.status = 'passed' and b.is_whole and b.as_of is not distinct from " ~ finegrain.requested_as_of()
-    ~ " and not exists (select 1 from " ~ finegrain.states() ~ " as s where s.model in (" ~ finegrain.names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
-    ~ " and exists (select 1 from " ~ finegrain.states() ~ " as t where t.model = '" ~ model.name ~ "' and t.rules = " ~ finegrain.rules_of(model) ~ ")"
-    ~ " then b.built_from end from " ~ target.schema ~ ".builds as b where b.invocation_id <> '" ~ invocation_id ~ "' order by b.number desc nulls last limit 1"
+    ~ " and not exists (select 1 from " ~ finegrain.states() ~ " as s"
+    ~ " where s.model in (" ~ finegrain.names_in_sql(inputs.models + inputs.views) ~ ") and s.begun_in > b.number)"
+    ~ " and exists (select 1 from " ~ finegrain.states() ~ " as t"
+    ~ " where t.model = '" ~ model.name ~ "' and t.rules = " ~ finegrain.rules_of(model) ~ ")"
+    ~ " then b.built_from end from " ~ target.schema ~ ".builds as b where b.invocation_id <> '" ~ invocation_id ~ "'"
+    ~ " order by b.number desc nulls last limit 1"
 ) -%}
 {{ return(found.rows[0][0] if found.rows else none) }}
 {% endmacro %}

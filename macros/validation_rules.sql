@@ -27,7 +27,8 @@
     ('bot_user_agent', matches('lower(user_agent)', machine_words())),
     ('bot_rate', 'is_too_many'),
     ('odd_local_time', 'is_odd_local_time'),
-    ('missing_product', "product_id is null and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
+    ('missing_product', "product_id is null"
+        ~ " and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
     ('unknown_order_status', 'has_unknown_status'),
     ('unreadable_order_money', 'has_bad_order_money'),
     ('zero_price', "price = 0 and event_type = 'purchase'"),

@@ -11,7 +11,8 @@ alter table {{ target.schema }}.watermarks add column if not exists as_of timest
 {# True when `model` must be built from scratch: it is not there, the user asked for it, or its rules changed. #}
 {% macro is_full_refresh(model) %}
     {%- if not execute %}{{ return(true) }}{% endif -%}
-    {%- set relation = adapter.get_relation(database=target.database, schema=this.schema if model == this.identifier else target.schema, identifier=model) -%}
+    {%- set in_schema = this.schema if model == this.identifier else target.schema -%}
+    {%- set relation = adapter.get_relation(database=target.database, schema=in_schema, identifier=model) -%}
     {{ return(relation is none or flags.FULL_REFRESH or finegrain.reason_to_begin(model) is not none) }}
 {% endmacro %}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,6 +39,15 @@ ALSO_READS: Final = {("marts", "quality"): {"staging"}}
 
 #: The macros that a hook of a model may call: a model is its SQL, and hooks only do bookkeeping.
 HOOKS: Final = {"set_since", "watermark", "move_watermark", "record_state"}
+
+#: Macros that dbt itself calls.
+DBT_CALLS: Final = {"generate_schema_name", "get_incremental_changes_sql", "get_where_subquery"}
+
+#: Words that docs/contributing/words.md replaces with others.
+UNWANTED: Final = re.compile(
+    r"\b(told|gone|astray|met|mend\w*|taste\w*|anew|afresh|takes up(?! to)|taken up|landers?|bur(?:y|ied)|judge\w*|incarnations?)\b",
+    re.IGNORECASE,
+)
 
 #: Bookkeeping tables of builds; any model may read them.
 BOOKKEEPING: Final = "bookkeeping."
@@ -285,7 +295,56 @@ class Project:
             for path in sorted((self.root / folder).rglob("*.sql")):
                 if path.relative_to(self.root).parts[:2] != ("macros", "engine"):
                     self.check_engine(path)
+        self.check_macros("macros")
         return self.findings
+
+    @cached_property
+    def longest_line(self) -> int:
+        """`max_line_length` of .sqlfluff, by default sqlfluff's own."""
+        path = self.root / ".sqlfluff"
+        found = (
+            re.search(r"^max_line_length *= *(\d+)", path.read_text("utf-8"), re.MULTILINE) if path.exists() else None
+        )
+        return int(found[1]) if found else 80
+
+    def check_macros(self, folder: str) -> None:
+        """The rules of layout, words and comments that sqlfluff cannot hold for macros: a file of macros renders to nothing."""
+        defined: dict[str, list[tuple[Path, int, bool]]] = {}
+        for path in sorted((self.root / folder).rglob("*.sql")):
+            text = path.read_text("utf-8")
+            for number, line in enumerate(text.splitlines(), 1):
+                if len(line) > self.longest_line:
+                    self.find(path, number, f"{len(line)} characters: break the line after {self.longest_line}")
+                if "\t" in line or line != line.rstrip():
+                    self.find(path, number, "a tab, or space at the end of the line: use spaces, and none at the end")
+                if word := UNWANTED.search(line):
+                    self.find(path, number, f"'{word[0]}' is not our word: docs/contributing/words.md has others")
+            for match in re.finditer(r"{%-?\s*macro\s+(\w+)", blank(text, _JINJA_COMMENT)):
+                name = re.sub("^(duckdb|spark|default)__", "", match[1])
+                is_described = text[: match.start()].rstrip().endswith("#}")
+                defined.setdefault(name, []).append((path, line_of(text, match.start()), is_described))
+        for name, places in defined.items():
+            path, line, _ = places[0]
+            if not any(is_described for *_, is_described in places):
+                self.find(path, line, f"nothing is said of the macro {name}: describe it in a comment above it")
+            if name not in DBT_CALLS and self.mentions[name] + sum(
+                self.mentions[f"{engine}__{name}"] for engine in ("duckdb", "spark", "default")
+            ) <= len(places):
+                self.find(path, line, f"nothing calls the macro {name}: remove it")
+
+    @cached_property
+    def mentions(self) -> Counter[str]:
+        """How often each word occurs in SQL and YAML, without comments, and in Python."""
+        found: Counter[str] = Counter()
+        for folder in ("models", "macros", "snapshots", "tests"):
+            for path in (self.root / folder).rglob("*.*"):
+                if path.suffix in (".sql", ".yml", ".yaml"):
+                    # Of `dispatch('name')` in a macro of that name, the name is no call.
+                    text = re.sub(r"dispatch\(\s*'\w+'", "", self.text(path))
+                    found.update(re.findall(r"\w+", text))
+        for path in [self.root / "dbt_project.yml", *(self.root / "orchestration").rglob("*.py")]:
+            found.update(re.findall(r"\w+", path.read_text("utf-8")))
+        return found
 
     def check_place(self, path: Path) -> None:
         layer, folder = self.layer(path), path.parent.name

@@ -27,10 +27,12 @@ ORDERLY = {
     "dbt_project.yml": "name: shop\nmodels:\n  shop:\n    marts:\n      +contract: {enforced: true}\n",
     "seeds/rates.csv": "day,rate\n",
     "macros/engine/lists.sql": (
+        "{# How many there are. #}\n"
         "{% macro size(x) %}{{ return(adapter.dispatch('size', 'shop')(x)) }}{% endmacro %}\n"
         "{% macro duckdb__size(x) %}list_count({{ x }}){% endmacro %}\n"
     ),
-    "macros/tiles.sql": "{% macro tile(grain) %}select * from {{ ref('int_tiles__' ~ grain) }}{% endmacro %}\n",
+    ".sqlfluff": "[sqlfluff]\nmax_line_length = 100\n",
+    "macros/tiles.sql": "{# A tile. #}\n{% macro tile(grain) %}select * from {{ ref('int_tiles__' ~ grain) }}{% endmacro %}\n",
     "models/staging/web/base_web__hits.sql": "select * from {{ source('lake', 'hits') }}\n",
     "models/staging/web/base_web__hits.yml": said("base_web__hits"),
     "models/staging/web/stg_web__hits.sql": "select id from {{ ref('base_web__hits') }}\n",
@@ -47,6 +49,7 @@ ORDERLY = {
     "models/marts/core/fct_visits.sql": "select id from {{ ref('fct_hits') }}\n",
     "models/marts/core/fct_visits.yml": said("fct_visits"),
     "snapshots/old_hits.yml": "snapshots:\n  - name: old_hits\n    relation: ref('fct_hits')\n",
+    "tests/singular/few_hits.sql": "select {{ size('id') }} from ({{ tile('day') }}) as t\n",
     "tests/singular/no_hits.sql": "select 1 from {{ ref('stg_web__hits') }} where false\n",
 }
 
@@ -105,8 +108,8 @@ BROKEN = {
     ),
     "a mart reads staging through a macro of a macro": (
         {
-            "macros/tiles.sql": "{% macro tile(x) %}{{ deeper() }}{% endmacro %}\n"
-            "{% macro deeper() %}select 1 from {{ ref('stg_web__hits') }}{% endmacro %}"
+            "macros/tiles.sql": "{# A tile. #}\n{% macro tile(x) %}{{ deeper() }}{% endmacro %}\n"
+            "{# What it reads. #}\n{% macro deeper() %}select 1 from {{ ref('stg_web__hits') }}{% endmacro %}"
         },
         f"{MART}.sql:1: reads stg_web__hits (through the macro deeper) of staging: marts reads intermediate and marts and seeds only",
     ),
@@ -203,8 +206,39 @@ BROKEN = {
         "put it behind a macro in macros/engine",
     ),
     "a function of one engine in a macro outside of the engine's folder": (
-        {"macros/more.sql": "{% macro more(x) %}read_parquet({{ x }}){% endmacro %}"},
-        "macros/more.sql:1: read_parquet is not the same on DuckDB and Spark: put it behind a macro in macros/engine",
+        {
+            "macros/more.sql": "{# More. #}\n{% macro more(x) %}read_parquet({{ x }}){% endmacro %}",
+            "tests/singular/more.sql": "select {{ more('x') }}",
+        },
+        "macros/more.sql:2: read_parquet is not the same on DuckDB and Spark: put it behind a macro in macros/engine",
+    ),
+    "a macro's line that is too long": (
+        {"macros/tiles.sql": f"{{# {'x' * 100} #}}\n{{% macro tile(grain) %}}select 1{{% endmacro %}}\n"},
+        "macros/tiles.sql:1: 106 characters: break the line after 100",
+    ),
+    "a tab in a macro": (
+        {"macros/tiles.sql": "{# A tile. #}\n{% macro tile(grain) %}\n\tselect 1\n{% endmacro %}\n"},
+        "macros/tiles.sql:3: a tab, or space at the end of the line: use spaces, and none at the end",
+    ),
+    "space at the end of a macro's line": (
+        {"macros/tiles.sql": "{# A tile. #} \n{% macro tile(grain) %}select 1{% endmacro %}\n"},
+        "macros/tiles.sql:1: a tab, or space at the end of the line: use spaces, and none at the end",
+    ),
+    "a word that is not ours": (
+        {"macros/tiles.sql": "{# A tile, made anew. #}\n{% macro tile(grain) %}select 1{% endmacro %}\n"},
+        "macros/tiles.sql:1: 'anew' is not our word: docs/contributing/words.md has others",
+    ),
+    "a macro without a comment": (
+        {"macros/tiles.sql": "{# All. #}\n\nselect 1\n{% macro tile(grain) %}select 1{% endmacro %}\n"},
+        "macros/tiles.sql:4: nothing is said of the macro tile: describe it in a comment above it",
+    ),
+    "a macro that nothing calls": (
+        {
+            "macros/more.sql": "{# More. #}\n"
+            "{% macro more(x) %}{{ return(adapter.dispatch('more', 'shop')(x)) }}{% endmacro %}\n"
+            "{% macro duckdb__more(x) %}{{ x }} {# more() in a comment is no call #}{% endmacro %}\n"
+        },
+        "macros/more.sql:2: nothing calls the macro more: remove it",
     ),
 }
 

@@ -28,28 +28,33 @@ md5(
 (epoch_us({{ to_time }}) - epoch_us({{ from_time }})) // 1000000
 {%- endmacro %}
 
-{% macro seconds_between(from_time, to_time) %}{{ return(adapter.dispatch('seconds_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{% macro seconds_between(from_time, to_time) -%}
+{{ return(adapter.dispatch('seconds_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
 {# Seconds with their fraction, exact to the microsecond and so fit to be summed; DECIMAL(18, 6). #}
 {% macro duckdb__seconds_between(from_time, to_time) -%}
 cast((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) * 0.000001 as decimal(18, 6))
 {%- endmacro %}
 
 {% macro hours_between(from_time, to_time) %}{{ return(adapter.dispatch('hours_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{# Hours from one moment to another, with their fraction; DOUBLE. #}
 {% macro duckdb__hours_between(from_time, to_time) -%}
 ((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) / 3600000000.0)
 {%- endmacro %}
 
 {% macro days_between(from_day, to_day) %}{{ return(adapter.dispatch('days_between', 'finegrain')(from_day, to_day)) }}{% endmacro %}
+{# Whole days from one day to another. #}
 {% macro duckdb__days_between(from_day, to_day) -%}
 date_diff('day', {{ from_day }}, {{ to_day }})
 {%- endmacro %}
 
 {% macro add_days(day, days) %}{{ return(adapter.dispatch('add_days', 'finegrain')(day, days)) }}{% endmacro %}
+{# The day so many days later; DATE. #}
 {% macro duckdb__add_days(day, days) -%}
 cast({{ day }} + cast({{ days }} as integer) as date)
 {%- endmacro %}
 
 {% macro minutes(count) %}{{ return(adapter.dispatch('minutes', 'finegrain')(count)) }}{% endmacro %}
+{# An interval of so many minutes. #}
 {% macro default__minutes(count) %}interval {{ count }} minute{% endmacro %}
 
 {% macro list_of_true(flags) %}{{ return(adapter.dispatch('list_of_true', 'finegrain')(flags)) }}{% endmacro %}
@@ -69,12 +74,15 @@ list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
 {%- endmacro %}
 
 {% macro list_size(values) %}{{ return(adapter.dispatch('list_size', 'finegrain')(values)) }}{% endmacro %}
+{# How many values a list has; null for no list. #}
 {% macro duckdb__list_size(values) %}len({{ values }}){% endmacro %}
 
 {% macro empty_list() %}{{ return(adapter.dispatch('empty_list', 'finegrain')()) }}{% endmacro %}
+{# A list without values. #}
 {% macro duckdb__empty_list() %}cast([] as varchar[]){% endmacro %}
 
 {% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
+{# The values of a group as a list. #}
 {% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}
 
 {% macro in_one_text(text, by) %}{{ return(adapter.dispatch('in_one_text', 'finegrain')(text, by)) }}{% endmacro %}
@@ -102,9 +110,11 @@ arg_max({{ value }}, {'at': {{ at }}, 'value': {{ value }}})
 {% macro duckdb__last_known(value) %}last_value({{ value }} ignore nulls){% endmacro %}
 
 {% macro first_known(value) %}{{ return(adapter.dispatch('first_known', 'finegrain')(value)) }}{% endmacro %}
+{# Before an `over`: of the window's values that are not null, the first one. #}
 {% macro duckdb__first_known(value) %}first_value({{ value }} ignore nulls){% endmacro %}
 
 {% macro unfold(values) %}{{ return(adapter.dispatch('unfold', 'finegrain')(values)) }}{% endmacro %}
+{# In a select list: a row for each value of a list. #}
 {% macro duckdb__unfold(values) %}unnest({{ values }}){% endmacro %}
 
 {# How often `divisor` goes into `dividend`, both whole numbers not below zero, without the rest. #}
@@ -127,6 +137,7 @@ end as integer)
 {% macro duckdb__is_finite(value) %}isfinite({{ value }}){% endmacro %}
 
 {% macro matches(text, pattern) %}{{ return(adapter.dispatch('matches', 'finegrain')(text, pattern)) }}{% endmacro %}
+{# Whether a regular expression is found anywhere in a text. #}
 {% macro duckdb__matches(text, pattern) %}regexp_matches({{ text }}, '{{ pattern }}'){% endmacro %}
 
 {% macro url_host(url) %}{{ return(adapter.dispatch('url_host', 'finegrain')(url)) }}{% endmacro %}
@@ -149,6 +160,7 @@ regexp_matches({{ url }}, '(?i)[?&](?:amp;)?({{ names | join("|") }})=[^&#]')
 {%- endmacro %}
 
 {% macro edit_distance(left, right) %}{{ return(adapter.dispatch('edit_distance', 'finegrain')(left, right)) }}{% endmacro %}
+{# How many letters are added, left out, replaced or swapped between two texts. #}
 {% macro duckdb__edit_distance(left, right) %}damerau_levenshtein({{ left }}, {{ right }}){% endmacro %}
 
 {% macro parameter(parameters, key, kind) %}{{ return(adapter.dispatch('parameter', 'finegrain')(parameters, key, kind)) }}{% endmacro %}
@@ -194,6 +206,7 @@ left join lateral (
 {%- endmacro %}
 
 {% macro json_object(pairs) %}{{ return(adapter.dispatch('json_object', 'finegrain')(pairs)) }}{% endmacro %}
+{# A JSON object of these names and values. #}
 {% macro duckdb__json_object(pairs) -%}
 cast(json_object({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ", " if not loop.last }}{% endfor %}) as varchar)
 {%- endmacro %}
@@ -205,9 +218,12 @@ cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interva
 {%- endmacro %}
 
 {% macro all_but(relation, columns) %}{{ return(adapter.dispatch('all_but', 'finegrain')(relation, columns)) }}{% endmacro %}
+{# All columns except these. #}
 {% macro duckdb__all_but(relation, columns) %}{{ relation }}.* exclude ({{ columns | join(', ') }}){% endmacro %}
 
-{% macro asof_left_join(left, right, on_equal, left_time, right_time) %}{{ return(adapter.dispatch('asof_left_join', 'finegrain')(left, right, on_equal, left_time, right_time)) }}{% endmacro %}
+{% macro asof_left_join(left, right, on_equal, left_time, right_time) -%}
+{{ return(adapter.dispatch('asof_left_join', 'finegrain')(left, right, on_equal, left_time, right_time)) }}
+{%- endmacro %}
 {# `left` with, of the rows of `right` that agree on `on_equal`, the last one not later than it. Both are "relation as alias". #}
 {% macro duckdb__asof_left_join(left, right, on_equal, left_time, right_time) -%}
 {{ left }}

@@ -53,8 +53,10 @@ ducklake_table_insertions(
 {% macro set_since(expression) %}{{ return(adapter.dispatch('set_since', 'finegrain')(expression)) }}{% endmacro %}
 {% macro duckdb__set_since(expression) %}set variable since = {{ expression }}{% endmacro %}
 
-{# In an incremental build: all rows of a line table whose order header has arrived, or was told gone, since. Otherwise: none. #}
-{% macro lake_table_of_touched_orders(table) %}{{ return(adapter.dispatch('lake_table_of_touched_orders', 'finegrain')(table)) }}{% endmacro %}
+{# In an incremental build: all rows of a line table whose order header has arrived, or was reported as deleted, since. Otherwise: none. #}
+{% macro lake_table_of_touched_orders(table) -%}
+{{ return(adapter.dispatch('lake_table_of_touched_orders', 'finegrain')(table)) }}
+{%- endmacro %}
 
 {% macro duckdb__lake_table_of_touched_orders(table) -%}
 (

@@ -17,7 +17,9 @@ case
     when {{ value }} between '{{ first }}-01-02' and '{{ end - 1 }}-12-31'
         and ({{ zone }} = 'UTC' or ends_with({{ value }}, 'Z')) and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('Z') }}')
         then try_cast({{ value }} as timestamp)
-    when {{ value }} between '{{ first }}-01-02' and '{{ end - 1 }}-12-31' and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('offset') }}')
+    when
+        {{ value }} between '{{ first }}-01-02' and '{{ end - 1 }}-12-31'
+        and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('offset') }}')
         then make_timestamp(epoch_us(try_cast({{ value }} as timestamptz)))
     when regexp_full_match({{ value }}, '{{ duckdb__time_pattern('epoch') }}')
         then {{ duckdb__let('__since_1970', duckdb__let('__text', value, duckdb__epoch('__text')), "case
@@ -54,7 +56,10 @@ coalesce({{ duckdb__let('__text', value, read) }}, false)
 
 {# True only of times, and of nearly all that are common: one quick look, for where others are read with parse_time. #}
 {% macro duckdb__is_plain_time(value) -%}
-({{ value }} between '{{ var('earliest_year') | int }}-01-02' and '{{ var('latest_year') | int }}-12-31' and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('plain') }}'))
+(
+    {{ value }} between '{{ var('earliest_year') | int }}-01-02' and '{{ var('latest_year') | int }}-12-31'
+    and regexp_full_match({{ value }}, '{{ duckdb__time_pattern('plain') }}')
+)
 {%- endmacro %}
 
 {# SQL: the expression `then`, in which `name` is `value`, evaluated once. #}
@@ -70,7 +75,8 @@ list_transform([{{ value }}], lambda {{ name }}: {{ then }})[1]
 {%- if of == 'Z' -%} {{ day ~ clock }}Z?
 {%- elif of == 'offset' -%} {{ day ~ clock ~ offset }}(?::{{ sixty }})?
 {%- elif of == 'plain' -%} {# Days that every year has. #}
-{#- -#} [0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31){{ clock }}(?:Z|{{ offset }}(?::{{ sixty }})?)?
+{#- -#} [0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)
+{#- -#} {{ clock }}(?:Z|{{ offset }}(?::{{ sixty }})?)?
 {%- elif of == 'epoch' -%} [0-9]{9,17}(?:[.][0-9]+)?
 {%- else -%}
 ^({{ day }})(?:[Tt ]({{ hour }}:{{ sixty }})(?::({{ sixty }})(?:[.,]([0-9]{1,9}))?)?
@@ -93,7 +99,8 @@ case
             and (__parts['place'] = '' or try_cast('2000-01-01 00:00:00 ' || __parts['place'] as timestamptz) is not null)
             then {
                 'local': make_timestamp(epoch_us(try_cast(
-                    __parts['day'] || ' ' || coalesce(nullif(__parts['minute'], ''), '00:00') || ':' || coalesce(nullif(__parts['second'], ''), '00')
+                    __parts['day'] || ' ' || coalesce(nullif(__parts['minute'], ''), '00:00')
+                    || ':' || coalesce(nullif(__parts['second'], ''), '00')
                     || '.' || __parts['fraction'] || '0' || coalesce(nullif(__parts['hours'] || __parts['fourteen'], ''), '+00')
                     || ':' || coalesce(nullif(__parts['minutes'], ''), '00') as timestamptz
                 ))),
@@ -133,7 +140,8 @@ case
 end
 {%- endmacro %}
 
-{# SQL: the expression `then`, in which `__offset` is {local, zone, before, after}: the zone's offset, in microseconds, a day before and after. #}
+{# SQL: the expression `then`, in which `__offset` is {local, zone, before, after}: the zone's offset, in microseconds, a day before
+   and after. #}
 {% macro duckdb__with_offsets(local, zone, then) -%}
 {{ duckdb__let('__offset', "{
     'local': " ~ local ~ ", 'zone': " ~ zone ~ ",

@@ -1,6 +1,7 @@
 {#
   What each order of an identity came to on each day, by the day it arrived.
-  Grain: identity, order_key, event_day, arrival_day. `source`: a relation of clean events; `also`: columns of it to group by, too.
+  Grain: identity, order_key, event_day, arrival_day.
+  `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_order(source, condition='true', also=[]) -%}
 select

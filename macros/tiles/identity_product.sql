@@ -1,6 +1,7 @@
 {#
   What each identity did with each product on each day, by the day it arrived.
-  Grain: identity, product_id, category, brand, event_day, arrival_day. `source`: a relation of clean events; `also`: columns of it to group by, too.
+  Grain: identity, product_id, category, brand, event_day, arrival_day.
+  `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_product(source, condition='true', also=[]) -%}
 select

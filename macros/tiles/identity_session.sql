@@ -1,6 +1,7 @@
 {#
   What each identity did in each session on each day, by the day it arrived.
-  Grain: identity, session_id, event_day, arrival_day. `source`: a relation of clean events; `also`: columns of it to group by, too.
+  Grain: identity, session_id, event_day, arrival_day.
+  `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_session(source, condition='true', also=[]) -%}
 select

@@ -1,17 +1,24 @@
 {#
-  What tiles and features add up. A tile is additive daily state: a grain of clean events by event day and arrival day, with measures. Each has its
-  own file beside this one, which shows both. The tile's model applies it to all clean events; the as-of macros (macros/as_of.sql) apply the same to
-  the events of the day that is still open. What several tiles measure is here.
+  What tiles and features add up. A tile is additive daily state: a grain of clean events by event day and arrival day, with
+  measures. Each has its own file beside this one, which shows both. The tile's model applies it to all clean events; the as-of
+  macros (macros/as_of.sql) apply the same to the events of the day that is still open. What several tiles measure is here.
 #}
 
+{# SQL: how many events are of a type. #}
 {% macro count_of(event_type) %}cast(count(case when event_type = '{{ event_type }}' then 1 end) as bigint){% endmacro %}
+{# SQL: of how many rows the condition holds. #}
 {% macro count_if(condition) %}cast(count(case when {{ condition }} then 1 end) as bigint){% endmacro %}
+{# SQL: how many different values there are where the condition holds. #}
 {% macro count_distinct_if(condition, value) %}cast(count(distinct case when {{ condition }} then {{ value }} end) as bigint){% endmacro %}
+{# SQL: the sum of the values where the condition holds; 0 if there are none. #}
 {% macro sum_if(condition, value) %}cast(coalesce(sum(case when {{ condition }} then {{ value }} end), 0) as decimal(38, 4)){% endmacro %}
 
 {# SQL: the money of what the condition holds of: 0 where that is nothing, null where there is something and none of it has a price. #}
 {% macro money_if(condition, value) -%}
-cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ finegrain.count_if(condition) }} = 0 then 0 end) as decimal(38, 4))
+cast(coalesce(
+    sum(case when {{ condition }} then {{ value }} end),
+    case when {{ finegrain.count_if(condition) }} = 0 then 0 end
+) as decimal(38, 4))
 {%- endmacro %}
 
 {# SQL: the money of what the condition holds of and has a price; null where there is none. As tiles keep it. #}
@@ -29,7 +36,8 @@ cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ 
     {%- if measure.name in names -%}
         {%- do exceptions.raise_compiler_error(said ~ ' is declared twice, here or in measures; give it another name') -%}
     {%- elif not measure.of or measure.of | reject('in', ['user', 'affinity', 'user_item', 'session']) | list -%}
-        {%- do exceptions.raise_compiler_error(said ~ ' is of ' ~ measure.of ~ '; write a list of user, affinity, user_item and session') -%}
+        {%- set fix = 'write a list of user, affinity, user_item and session' -%}
+        {%- do exceptions.raise_compiler_error(said ~ ' is of ' ~ measure.of ~ '; ' ~ fix) -%}
     {%- endif -%}
     {%- do names.append(measure.name) -%}
 {%- endfor -%}
@@ -49,11 +57,16 @@ cast(coalesce(sum(case when {{ condition }} then {{ value }} end), case when {{ 
 {% endmacro %}
 
 {# SQL: what was put in the cart less what was taken out, of which the value is known. #}
-{% macro known_in_cart(value) %}cast(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end) as decimal(38, 4)){% endmacro %}
+{% macro known_in_cart(value) -%}
+cast(sum(case event_type when 'add_to_cart' then {{ value }} when 'remove_from_cart' then -{{ value }} end) as decimal(38, 4))
+{%- endmacro %}
 
 {# SQL: the same, at least 0: 0 where neither was done, null where there was something and no value of it is known. #}
 {% macro left_in_cart(value) -%}
-coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event_type in ('add_to_cart', 'remove_from_cart')") }} = 0 then 0 end)
+coalesce(
+    {{ at_least_zero(known_in_cart(value)) }},
+    case when {{ count_if("event_type in ('add_to_cart', 'remove_from_cart')") }} = 0 then 0 end
+)
 {%- endmacro %}
 
 {# SQL: a number, or 0 where it is below; greatest() would make 0 of null. #}
@@ -102,6 +115,9 @@ coalesce({{ at_least_zero(known_in_cart(value)) }}, case when {{ count_if("event
 {%- endif %}
 {%- endfor %}
 {%- endmacro %}
+
+{# SQL: the money of a line at a price. #}
+{% macro line_amount(price) %}round({{ times(price, 'quantity') }}, 4){% endmacro %}
 
 {# SQL: the last moment of an event of a type. #}
 {% macro last_of(event_type) %}max(case when event_type = '{{ event_type }}' then event_at end){% endmacro %}

@@ -1,6 +1,7 @@
 {#
   What was done with each product on each day, by the day it arrived.
-  Grain: product_id, category, event_day, arrival_day. `source`: a relation of clean events; `also`: columns of it to group by, too.
+  Grain: product_id, category, event_day, arrival_day.
+  `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_product(source, condition='true', also=[]) -%}
 select

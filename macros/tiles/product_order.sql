@@ -1,6 +1,7 @@
 {#
   Which products each order has, by day and the day it arrived.
-  Grain: product_id, category, brand, identity, order_key, event_day, arrival_day. `source`: a relation of clean events; `also`: columns of it to group by, too.
+  Grain: product_id, category, brand, identity, order_key, event_day, arrival_day.
+  `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_product_order(source, condition='true', also=[]) -%}
 select

@@ -1,4 +1,5 @@
-{# dbt's own tests, with what get_where_subquery (macros/tests.sql) has to know of them: whether they check row by row, or all rows of a key. #}
+{# dbt's own tests, with what get_where_subquery (macros/tests.sql) has to know of them: whether they check row by row, or all rows
+   of a key. #}
 {% test not_null(model, column_name) %}
 {{ config(meta={'checks': 'rows'}) }}
 {{ dbt.default__test_not_null(model, column_name) }}
