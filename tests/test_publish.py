@@ -572,7 +572,7 @@ def test_a_partial_run_closes_the_gate(shop: Settings) -> None:
     assert run_dbt(["run", "--select", "dim_products"], where=shop).passed
     with pytest.raises(FinegrainError, match="without a whole audit"):
         publish(shop)
-    # Reading does not change the permissions.
+    # A dbt command that only reads does not change what may be published.
     assert run_dbt(["compile", "--select", "dim_products"], where=shop)
     with pytest.raises(FinegrainError, match="without a whole audit"):
         publish(shop)

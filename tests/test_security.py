@@ -351,7 +351,7 @@ def test_no_secret_is_in_an_unexpected_trace(home: Settings) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 70 and "postgresql://…@h/d" in done.stderr and PART not in done.stderr
-    # The log does not show the line of code, because it is not in a file.
+    # The log has no line of this code, because the code is not in a file.
     [log] = (home.home / "logs").glob("error-*.log")
     assert "postgresql://…@h/d" in log.read_text() and PART not in log.read_text()
 
