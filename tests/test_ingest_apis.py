@@ -1,4 +1,4 @@
-"""An API's rows are in the lake once each, though the server is busy, broken, slow or wrong."""
+"""An API's rows are in the lake once each, even if the server is busy, broken, slow or wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class Api:
-    """A server on loopback. `answer` makes of a path and its parameters (code, headers, body); `asked` are the requests so far."""
+    """A server on loopback. `answer` maps a path and its parameters to (code, headers, body); `asked` are the requests
+    so far."""
 
     url: str = ""
     answer: Callable[[str, dict[str, str]], Answer | None] = lambda path, asked: None
@@ -50,7 +51,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
             given = {name: values[0] for name, values in parse_qs(parts.query).items()}
             made.asked.append((parts.path, given, dict(self.headers), time.monotonic()))
             answer = made.answer(parts.path, given)
-            if answer is None:  # the line is cut
+            if answer is None:  # the connection is cut
                 self.connection.close()
                 return
             code, headers, body = answer
@@ -100,7 +101,7 @@ def landed(home: Settings, what: str = "product_id, price") -> list[tuple[Any, .
         con.close()
 
 
-def test_pages_follow_a_cursor_and_only_news_is_asked_for(home: Settings, tmp_path: Path, api: Api) -> None:
+def test_pages_follow_a_cursor_and_only_new_rows_are_requested(home: Settings, tmp_path: Path, api: Api) -> None:
     rows = list(ROWS)
 
     def answer(path: str, asked: dict[str, str]) -> Answer:
@@ -165,7 +166,7 @@ def test_a_time_in_the_future_does_not_move_the_position(
     assert api.asked[-1][1].get("s") == position
 
 
-def test_a_number_that_is_no_time_has_no_future(home: Settings, tmp_path: Path, api: Api) -> None:
+def test_a_number_that_is_not_a_time_is_never_in_the_future(home: Settings, tmp_path: Path, api: Api) -> None:
     api.answer = lambda path, asked: page([{"id": n, "name": "x", "version": 4070908800 + n} for n in range(3)])
     http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "version"}}
     fields = {"product_id": "id", "title": "name"}
@@ -175,7 +176,7 @@ def test_a_number_that_is_no_time_has_no_future(home: Settings, tmp_path: Path, 
 
 
 def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: Api) -> None:
-    """As earlier versions of finegrain left it: the resource is read whole."""
+    """Earlier versions of finegrain could leave one: the resource is read from the beginning."""
     rows = ROWS[:3]
     api.answer = lambda path, asked: page([row for row in rows if str(row["updated_at"]) >= asked.get("s", "")])
     http = {"url": api.url + "/products", "since": {"parameter": "s", "column": "updated_at"}}
@@ -191,7 +192,8 @@ def test_a_position_in_the_future_is_left(home: Settings, tmp_path: Path, api: A
 
 
 def test_a_key_of_any_name_is_a_column(home: Settings, tmp_path: Path, api: Api) -> None:
-    """Also when it is named as something of ours is; a row that comes twice in one reading counts once, as what came later."""
+    """Also if it has the name of a column of ours; a row that comes twice in one run counts once, with the later
+    content."""
     rows = [{"id": n, **{name: f"{name}={n}" for name in OURS}} for n in (1, 2, 1)]
     rows[2]["__is_deleted"] = "later"
     api.answer = lambda path, asked: page(rows)
@@ -387,7 +389,7 @@ def test_an_empty_answer_lands_nothing(home: Settings, tmp_path: Path, api: Api)
 
 
 def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Api) -> None:
-    """By another field; one that only newer answers have is null in the older rows."""
+    """By another field; a field that only newer answers have is null in older rows."""
     api.answer = lambda path, asked: page(ROWS[:2])
     bring(home, tmp_path, {"url": api.url})
     fields = {"product_id": "id", "title": "id", "brand": "maker"}
@@ -403,8 +405,8 @@ def test_rows_of_an_api_are_mapped_again(home: Settings, tmp_path: Path, api: Ap
         assert con.execute("select count(*), count(row_key) from lake.raw.deletions").fetchall() == [(2, 0)]
 
 
-def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api) -> None:
-    """In some rows it costs them; in all it is the mapping that is wrong."""
+def test_an_object_where_a_value_is_expected(home: Settings, tmp_path: Path, api: Api) -> None:
+    """In some rows, those rows are malformed; in all rows, the mapping is wrong."""
     odd = {**ROWS[0], "name": {"en": "p1"}}
     api.answer = lambda path, asked: page([odd, *ROWS[1:3]])
     got = bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
@@ -420,7 +422,7 @@ def test_an_object_where_a_value_is_due(home: Settings, tmp_path: Path, api: Api
         bring(home, tmp_path, {"url": api.url, "rows": "$.data.items"})
 
 
-def test_a_row_that_is_nested_deep_costs_no_page(home: Settings, tmp_path: Path, api: Api) -> None:
+def test_a_deeply_nested_row_loses_no_page(home: Settings, tmp_path: Path, api: Api) -> None:
     deep = b'{"id": "deep", "name": "n", "more": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
     first = page([ROWS[0], "DEEP"], next="two")[2].replace(b'"DEEP"', deep)
     api.answer = lambda path, asked: page([ROWS[1]]) if asked.get("cursor") else (200, {}, first)

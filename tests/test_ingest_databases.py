@@ -1,4 +1,5 @@
-"""What a database's table holds is in the lake: every version once, whatever happens in between and is killed when."""
+"""A database's table is in the lake: every version of a row once, whatever changes meanwhile and whenever a process is
+killed."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ ENTRY: dict[str, Any] = {
 
 @dataclass
 class Shop:
-    """A database of its own on a real server. `run` is SQL there; `ingest` brings in what is new."""
+    """A database of its own on a real server. `run` runs SQL there; `ingest` loads what is new."""
 
     url: str
     run: Callable[..., list[tuple[Any, ...]]]
@@ -84,7 +85,7 @@ class Shop:
         ]
 
     def living(self) -> dict[str, str]:
-        """The newest payload of each key that is not gone, worked out from positions alone and in Python."""
+        """The newest payload of each key that is not deleted, computed from positions alone, in Python."""
         newest: dict[str, tuple[str, str | None]] = {}
         versions = self.lake("select _position, payload from lake.raw.customers") + self.lake(
             "select _position, null from lake.raw.deletions"
@@ -133,7 +134,7 @@ def _on_mariadb(request: pytest.FixtureRequest) -> tuple[str, Callable[..., list
 
     run(f"create database {name}")
     run(f"use {name}")
-    run("set time_zone = '+05:00'")  # what a session's zone is must not matter
+    run("set time_zone = '+05:00'")  # the session's zone must not matter
     return f"mysql://{user}:{password}@{host}:{port}/{name}", run
 
 
@@ -150,7 +151,7 @@ def shop(request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeyp
 def on_postgres(
     request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Shop:
-    """For what does not hang on the server."""
+    """For tests that do not depend on the server."""
     return _shop(request, "postgres", home, tmp_path, monkeypatch)
 
 
@@ -172,15 +173,15 @@ def test_only_what_is_new_lands(shop: Shop) -> None:
     first = shop.one()
     assert (first.read, first.landed, first.unchanged, first.deleted) == (3, 3, 0, 0)
     again = shop.one()
-    # Two rows share the cursor's last value: both are looked at again, neither lands again.
+    # Two rows share the cursor's last value: both are read again, neither lands again.
     assert (again.read, again.landed, again.unchanged) == (2, 0, 2)
-    # One changes, one comes late within the overlap, one at the very moment where the last run stopped.
+    # One changes, one comes late within the overlap, one at exactly the time where the last run stopped.
     shop.run("update customers set country = 'NO', updated_at = '2024-01-03' where id = 1")
     fill(shop, "(4, 'DK', '2024-01-02 09:55'), (5, 'PL', '2024-01-02 10:00'), (6, 'FR', '2024-01-01 09:00')")
     third = shop.one()
     assert (third.landed, third.unchanged) == (3, 2)
     assert shop.versions() == [("1", "SE"), ("1", "NO"), ("2", "DE"), ("3", "FI"), ("4", "DK"), ("5", "PL")]
-    # A row that came later than the overlap allows is found by reading all.
+    # A row that came later than the overlap allows is found by a full run.
     assert shop.one(from_beginning=True).landed == 1
     [(position, payload)] = shop.lake("select _position, payload from lake.raw.customers where country = 'NO'")
     assert position.startswith(f"{shop.label}/1@000000002.")
@@ -199,7 +200,7 @@ def test_a_row_that_goes_back_lands_again(on_postgres: Shop) -> None:
     assert shop.versions() == [("1", "A"), ("1", "B"), ("1", "A"), ("1", "B")]
 
 
-def test_deleted_rows_are_told(shop: Shop) -> None:
+def test_deleted_rows_are_recorded(shop: Shop) -> None:
     fill(shop, "(1, 'A', '2024-01-01'), (2, 'B', '2024-01-01')")
     shop.run("insert into customers values (3, null, 'C', '2024-01-01', '2024-01-01')")
     assert (shop.one().landed, shop.lake("select * from lake.raw.deletions")) == (2, [])
@@ -214,7 +215,7 @@ def test_deleted_rows_are_told(shop: Shop) -> None:
     assert (shop.one().landed, set(shop.living())) == (1, {"1", "2"})
 
 
-def test_vanished_rows_are_told(shop: Shop) -> None:
+def test_vanished_rows_are_recorded(shop: Shop) -> None:
     shop.write({"deletes": "compare", "key": ["id", "country"]})
     fill(shop, "(1, 'A', '2024-01-01'), (2, 'it''s \\\\ \"B\"', '2024-01-01')")
     shop.one()
@@ -224,7 +225,7 @@ def test_vanished_rows_are_told(shop: Shop) -> None:
     assert json.loads(row)["id"] == "2" and "B" in json.loads(row)["country"]
 
 
-def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
+def test_empty_future_and_falling_cursors_are_reported(on_postgres: Shop) -> None:
     shop = on_postgres
     fill(shop, "(1, 'A', null), (2, 'B', '2037-01-01'), (3, 'C', '2024-01-01')")
     first = shop.one()
@@ -233,7 +234,7 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
         ["updated_at", "is", "in", "the"],
         ["1", "rows", "have", "no"],
     ]
-    # The row that lies in the future does not hide what is written now.
+    # The row in the future does not hide rows that are written now.
     fill(shop, "(4, 'D', current_timestamp)")
     shop.run("update customers set country = 'AA' where id = 1")
     assert shop.one().landed == 2
@@ -245,8 +246,9 @@ def test_empty_future_and_falling_cursors_are_told(on_postgres: Shop) -> None:
 
 
 @pytest.mark.parametrize("overlap", ["10 minutes", "5 days"])
-def test_rows_that_no_moment_covers_do_not_move_the_position(on_postgres: Shop, overlap: str) -> None:
-    """An infinite, far-future or empty cursor is read each time; what is written late, with the cursor of a moment ago, is not lost."""
+def test_cursors_without_a_usable_time_do_not_move_the_position(on_postgres: Shop, overlap: str) -> None:
+    """Rows with an infinite, far-future or empty cursor are read each time; rows that are written late, with an earlier
+    cursor, are not lost."""
     shop = on_postgres
     shop.write({"incremental": {"column": "updated_at", "overlap": overlap}})
     fill(
@@ -271,18 +273,18 @@ def test_rows_that_no_moment_covers_do_not_move_the_position(on_postgres: Shop, 
     fill(shop, "(8, 'late', current_timestamp - interval '30 minutes')")
     shop.run("update customers set country = 'BB' where id = 2")
     assert shop.one().landed == 2
-    fill(shop, "(9, 'later', current_timestamp - interval '35 minutes')")  # within the overlap of what was read last
+    fill(shop, "(9, 'later', current_timestamp - interval '35 minutes')")  # within the overlap of the last run
     assert shop.one().landed == 1
     assert {("8", "late"), ("9", "later"), ("2", "BB")} <= set(shop.versions())
 
 
 def at(shop: Shop, minutes: int) -> str:
-    """SQL of the moment so many minutes from now."""
+    """SQL of the time so many minutes from now."""
     return f"current_timestamp + interval '{minutes}' minute"
 
 
 def test_a_row_of_a_far_year_hides_nothing(shop: Shop) -> None:
-    """The position is the greatest cursor that is not after the moment of reading, and not that moment."""
+    """The position is the greatest cursor up to the time of reading, not that time itself."""
     far = "2099-01-01" if shop.url.startswith("postgres") else "2037-12-31"  # as far as MySQL's timestamp goes
     fill(shop, f"(1, 'A', {at(shop, -180)}), (2, 'B', {at(shop, -120)}), (3, 'far', '{far}')")
     assert shop.one().landed == 3
@@ -295,10 +297,10 @@ def test_a_row_of_a_far_year_hides_nothing(shop: Shop) -> None:
 
 
 def test_a_position_in_the_future_hides_nothing(shop: Shop) -> None:
-    """As a clock leaves it that was an hour fast."""
+    """A clock that was an hour fast leaves one."""
     fill(shop, f"(1, 'A', {at(shop, -180)}), (2, 'B', {at(shop, 50)})")
     assert shop.one(now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1)).landed == 2
-    # The clock is right again. Of what has come since, the newest is more than an overlap after the others.
+    # The clock is right again. The newest of the rows since then is more than an overlap after the others.
     fill(shop, f"(3, 'C', {at(shop, -60)}), (4, 'D', {at(shop, -40)}), (5, 'E', {at(shop, -1)})")
     report = shop.one()
     assert (report.landed, report.unchanged) == (3, 2)
@@ -307,7 +309,7 @@ def test_a_position_in_the_future_hides_nothing(shop: Shop) -> None:
 
 
 def test_a_clock_that_was_put_back_changes_no_order(on_postgres: Shop) -> None:
-    """Neither of the versions of a row nor of the mappings by which rows came."""
+    """Neither the order of a row's versions nor that of mappings."""
     shop, noon = on_postgres, datetime(2024, 2, 1, 12)
     fill(shop, "(1, 'A', '2024-01-01')")
     shop.one(now=noon)
@@ -317,11 +319,11 @@ def test_a_clock_that_was_put_back_changes_no_order(on_postgres: Shop) -> None:
     assert (first[0], second[0]) == ("A", "B") and first[1:] <= second[1:]
     shop.write({"fields": {"customer_id": "id", "updated_at": "updated_at"}})
     shop.one(keep=True, now=noon - timedelta(minutes=50))
-    assert shop.one(now=noon - timedelta(minutes=40)).notes == []  # that the mapping changed was said
+    assert shop.one(now=noon - timedelta(minutes=40)).notes == []  # the report said that the mapping changed
 
 
 def test_numbers_are_exact(on_postgres: Shop) -> None:
-    """Numbers of any size keep every digit, as a key, too; what is no number is null and counted."""
+    """Numbers of any size keep every digit, also as a key; text that is not a number is null and counted."""
     shop = on_postgres
     shop.run("drop table customers")
     shop.run(
@@ -362,12 +364,12 @@ def test_numbers_are_exact(on_postgres: Shop) -> None:
 
 @pytest.fixture
 def on_mariadb(request: pytest.FixtureRequest, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    """For what MySQL alone has."""
+    """For tests of what only MySQL has."""
     return _shop(request, "mariadb", home, tmp_path, monkeypatch)
 
 
-def test_days_that_are_none_are_null(on_mariadb: Shop) -> None:
-    """MySQL's zero and impossible dates, in the cursor, too; and the rows are read each time."""
+def test_impossible_dates_are_null(on_mariadb: Shop) -> None:
+    """MySQL's zero and impossible dates, also in the cursor; such rows are read each time."""
     shop = on_mariadb
     shop.run("set sql_mode = 'ALLOW_INVALID_DATES'")
     shop.run("drop table customers")
@@ -431,7 +433,7 @@ def test_small_and_large_numbers_of_mysql(on_mariadb: Shop) -> None:
 
 
 def test_a_value_that_cannot_be_read_names_its_column(on_postgres: Shop) -> None:
-    """Text that is no UTF-8, which a database in SQL_ASCII may hold."""
+    """Text that is not UTF-8, which a database in SQL_ASCII may contain."""
     shop = on_postgres
     shop.run("create database bytes encoding 'SQL_ASCII' lc_collate 'C' lc_ctype 'C' template template0")
     url = shop.url.rpartition("/")[0] + "/bytes"
@@ -477,9 +479,9 @@ def test_text_that_holds_times_has_a_format(shop: Shop) -> None:
 
 
 def test_a_column_of_any_name_is_a_column(shop: Shop) -> None:
-    """Also when it is named as something of ours is."""
+    """Also if it has the name of a column of ours."""
     mark = '"' if shop.url.startswith("postgresql") else "`"
-    # Names that these servers cannot have, and ones that they take for others.
+    # Names that these servers do not allow, and names that they treat as equal.
     odd = [name[:60] for name in OURS if name.strip() and name.isascii() and name.isprintable()]
     names = [name for name in odd if mark not in name and "%" not in name]
     typed = ", ".join(f"{mark}{name}{mark} varchar(40)" for name in names)
@@ -515,14 +517,14 @@ def test_a_column_of_any_name_is_a_column(shop: Shop) -> None:
     assert [each for each in seen.findings if each.level == "error"] == []
 
 
-def test_lots_part_no_rows_of_one_moment(on_postgres: Shop) -> None:
+def test_batches_never_split_rows_with_the_same_cursor(on_postgres: Shop) -> None:
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
     fill(shop, ", ".join(f"({n}, 'A', '2024-01-01')" for n in range(1, 26)))
     assert shop.one(batch_rows=10).landed == 25
     assert len(shop.lake("select distinct _ingested_at from lake.raw.customers")) == 3
     shop.write()
-    report = shop.one(batch_rows=10)  # all rows are of one moment, so they are one lot
+    report = shop.one(batch_rows=10)  # all rows have the same time, so they are one batch
     assert (report.read, report.landed) == (25, 0)
     assert any("the cursor was" in note for note in report.notes)
 
@@ -605,7 +607,8 @@ def test_a_wrong_mapping_is_one_sentence(on_postgres: Shop) -> None:
 
 
 def test_values_are_what_the_server_holds(shop: Shop) -> None:
-    """Times above all: with and without zone, whatever the zones of session, server and machine. MySQL's booleans are numbers."""
+    """Especially times: with and without zone, whatever the zones of session, server and machine. MySQL's booleans are
+    numbers."""
     moment = "timestamp(6) null" if shop.url.startswith("mysql") else "timestamptz"
     local = "datetime(6)" if shop.url.startswith("mysql") else "timestamp"
     shop.run("drop table customers")
@@ -630,7 +633,7 @@ def test_values_are_what_the_server_holds(shop: Shop) -> None:
 
 
 def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
-    """Killed between lots and within them: every row is there once, and every version has a position of its own."""
+    """Killed between batches and within them: every row is there once, and every version has a position of its own."""
     shop = on_postgres
     shop.write({"incremental": {"column": "id", "overlap": 0}})
     shop.run("insert into customers (id, country) select n, 'A' from generate_series(1, 20000) n")
@@ -639,7 +642,7 @@ def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
     def landed() -> int:
         try:
             return int(shop.lake("select count(*) from lake.raw.customers")[0][0])
-        except (duckdb.Error, FinegrainError):  # the lake is just being made
+        except (duckdb.Error, FinegrainError):  # the lake is just being created
             return 0
 
     kills = 0
@@ -662,7 +665,7 @@ def test_a_killed_ingest_goes_on(on_postgres: Shop) -> None:
 
 
 KEYS = st.integers(1, 5)
-#: (what happens, which row): time moves on by a second with each.
+#: (what happens, which row): time advances by a second with each.
 CHANGES = st.lists(
     st.tuples(st.sampled_from(["insert", "update", "update", "back", "delete", "delete", "ingest", "full"]), KEYS),
     min_size=8,
@@ -672,8 +675,8 @@ CHANGES = st.lists(
 
 @pytest.mark.parametrize("how", ["soft", "compare", "whole"])
 def test_the_lake_follows_the_table(on_postgres: Shop, how: str) -> None:
-    """After any changes with ingests in between, the lake's newest versions are the table, and no version is there twice
-    in a row. The other side is worked out in Python."""
+    """After any changes with ingests in between, the newest versions in the lake equal the table, and no version is
+    there twice in a row. The expected rows are computed in Python."""
     shop = on_postgres
     table: dict[int, tuple[str, int]] = {}
     tick = [0]
@@ -718,7 +721,7 @@ def test_the_lake_follows_the_table(on_postgres: Shop, how: str) -> None:
     play()
 
 
-def test_what_the_measurement_compares_does_the_same(on_postgres: Shop, tmp_path: Path) -> None:
+def test_both_sides_of_the_benchmark_do_the_same(on_postgres: Shop, tmp_path: Path) -> None:
     import ingest as measured
 
     measured.make(on_postgres.url, 1000)
@@ -754,7 +757,7 @@ def test_rows_are_mapped_again_from_their_payload(shop: Shop) -> None:
     report = shop.one(remap=True, now=datetime(2024, 2, 3))
     assert (report.replaced, report.taken_back, report.landed) == (2, 1, 0)
     found = shop.lake(ALIVE.format(columns="customer_id, country, split_part(_position, '@', 2)[:9], available_at"))
-    # Both versions of 1, at their places, and known since they were.
+    # Both versions of 1, at their positions, and known since the same time as before.
     assert found == [
         ("1", "SE!", "000000001", datetime(2024, 2, 1)),
         ("1", "SE!", "000000002", datetime(2024, 2, 2)),
@@ -763,7 +766,7 @@ def test_rows_are_mapped_again_from_their_payload(shop: Shop) -> None:
     report = shop.one(remap=True, now=datetime(2024, 2, 4))
     assert (report.replaced, report.taken_back) == (0, 0) and not report.notes
     assert shop.lake("select count(*) from lake.raw.customers") == before
-    # What the former condition left out comes with a full reading, as a version of its own.
+    # Rows that the previous condition left out come with a full run, as versions of their own.
     shop.write({"fields": corrected["fields"]})
     assert "come with --from-beginning" in shop.one().notes[0]
     assert shop.one(from_beginning=True).landed == 1
@@ -781,7 +784,7 @@ def test_keep_leaves_the_rows_that_are_there(on_postgres: Shop) -> None:
 
 
 def test_values_of_every_type_come_back_from_the_payload(shop: Shop) -> None:
-    """Mapped again by the same mapping, nothing is another."""
+    """Mapped again with the same mapping, all values are the same."""
     real = "double precision" if shop.url.startswith("postgresql") else "double"
     shop.run(
         f"create table kinds (id bigint primary key, a numeric(20, 4), b {real}, c boolean, d date, e timestamp null, f text, g smallint)"
@@ -822,7 +825,7 @@ def test_unloaded_rows_come_again(shop: Shop) -> None:
         ("ingest", 3)
     ] and "--from-beginning" in report.notes[0]
     assert shop.lake(ALIVE.format(columns="customer_id")) == []
-    # What is gone from the source is not deleted once more; the others land, as their next versions.
+    # Rows that are gone from the source are not deleted again; the others land, as their next versions.
     shop.run("delete from customers where id = 2")
     report_of = shop.one()
     assert (report_of.landed, report_of.deleted) == (1, 0)

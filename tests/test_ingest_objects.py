@@ -19,7 +19,7 @@ from orchestration.sources import objects
 
 @pytest.fixture
 def store(s3: Any, bucket: str, home: Settings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of the store; the environment names it to finegrain, too."""
+    """A client of the store; the environment also configures it for finegrain."""
     for name, value in s3.environment().items():
         if not name.startswith("AWS_ENDPOINT"):
             monkeypatch.setenv(name, value)
@@ -54,7 +54,7 @@ def test_objects_land_under_their_names(
         (names[0] + "#1", "cup"), (names[1] + "#1", "plate")
     ]  # fmt: skip
     con.close()
-    # Nothing changed, so nothing is fetched; of a changed one the new bytes are.
+    # Nothing changed, so nothing is fetched; of a changed object the new bytes are fetched.
     fetched: list[str] = []
     real = objects._store
 
@@ -73,7 +73,7 @@ def test_objects_land_under_their_names(
     assert load(mapping(tmp_path, f"s3://{bucket}/*.csv"[:-4] + "/x.csv")).rows == 0
 
 
-def test_what_the_store_refuses_is_one_sentence(
+def test_an_error_of_the_store_is_one_sentence(
     store: Any, bucket: str, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_object(Bucket=bucket, Key="x", Body=b"sku,name\n1,cup\n")

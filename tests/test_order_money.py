@@ -1,5 +1,6 @@
-"""What an order is worth: its status, discounts, tax, shipping and refunds, worked out again here from the raw rows in plain Python;
-and the ledger of money, which every build keeps, fails when a line of the way from there to fct_orders is changed."""
+"""The money of an order: its status, discounts, tax, shipping and refunds, computed here again from the raw rows in
+plain Python; and the ledger of money, which every build keeps, fails when a line of a model on the way to fct_orders is
+changed."""
 
 from __future__ import annotations
 
@@ -55,13 +56,13 @@ def hit(order_id: str, product: str, **more: str | None) -> Row:
 
 
 ROWS = [
-    # Paid, shipped, and what the shop adds up is what we do: 2 x 10 - 1 + 5.5 - 3 (of which 1 is the line's) + 4 = 26.5.
+    # Paid, shipped, and the shop's total equals ours: 2 x 10 - 1 + 5.5 - 3 (of which 1 is the line's) + 4 = 26.5.
     order("sold", "paid", discount="3", discount_code="SPRING", shipping="4", tax="4.3", tax_included="yes", total="26.5"),
     order("sold", "fulfilled", 5, discount="3", discount_code="SPRING", shipping="4", tax="4.3", tax_included="yes", total="26.5"),
     line("sold", 1, "A", price="10", quantity="2", discount="1"),
     line("sold", 2, "B", price="5.5"),
     hit("sold", "A", price="10", quantity="2"),
-    # Euros: sums of whole lines, a discount that divides badly, a tax on top, and a total that is another.
+    # Euros: sums of whole lines, a discount that does not divide evenly, a tax that is added, and a different total.
     order("euro", "processing", currency="EUR", discount="1", shipping="4.90", tax="3.33", tax_included="0", total="40"),
     line("euro", 1, "A", quantity="3", amount="10.00"),
     line("euro", 2, "B", quantity="3", amount="10.00", price="4"),
@@ -69,25 +70,25 @@ ROWS = [
     refund("euro", "R1", "10.00", quantity="3", line_id="1", currency="EUR"),
     refund("euro", "R2", "5.01", product_id="B", currency="EUR"),
     refund("euro", "R3", "4.90", currency="EUR"),
-    # Cancelled after it was paid, and paid back: neither revenue nor a refund. Its web hit is none either.
+    # Cancelled after it was paid, and paid back: neither revenue nor a refund. The same for its web hit.
     order("off", "paid", shipping="5", total="25"),
     order("off", "Cancelled", 9, shipping="5", total="25"),
     line("off", 1, "A", price="20"),
     refund("off", "R4", "20"),
     hit("off", "A", price="20"),
-    # It waits to be paid.
+    # Not paid yet.
     order("waits", "on-hold"),
     line("waits", 1, "A", price="30"),
     hit("waits", "A", price="30"),
-    # Paid back, and nothing says how much.
+    # Paid back, without an amount.
     order("back", "refunded", shipping="2"),
     line("back", 1, "A", price="8", quantity="2"),
     line("back", 2, "B", price="9"),
-    # Paid back, and a refund says less.
+    # Paid back, with a smaller amount in the refund.
     order("less", "refunded"),
     line("less", 1, "A", price="8"),
     refund("less", "R5", "7.5"),
-    # A line that cannot be believed, one that comes twice, one with too large a discount; more refund than order.
+    # A line with impossible values, one that comes twice, one with too large a discount; a refund larger than its order.
     order("odd", "teleported", tax="much", shipping="-1"),
     line("odd", 1, "A", price="-1"),
     line("odd", 2, "B", price="6"),
@@ -98,7 +99,7 @@ ROWS = [
     refund("odd", "R6", "11"),
     refund("odd", "R6", "11").again(position="R6 again", available_at=DAY + timedelta(days=3)),
     refund("odd", "R7", "-3"),
-    # Orders that only the web knows, one of them told twice; and money that belongs to no order.
+    # Orders that only the web has, one of them delivered twice; and money that belongs to no order.
     hit("web", "A"),
     hit("web", "B", quantity="3", event_type="Order Completed"),
     hit("web", "A").again(source="app", available_at=DAY + timedelta(minutes=1)),
@@ -128,7 +129,7 @@ def number(row: Row, name: str, otherwise: str | None = None) -> Decimal | None:
     return None if text is None else Decimal(text)
 
 
-#: What the dirt above is: lines that are not kept, and what headers say that cannot be.
+#: The errors above: lines that are not kept, and impossible values of headers.
 NOT_KEPT = {"odd/1", "again", "odd/3", "odd/4", "R6 again", "R7", "R8"}
 STATUSES = {
     "paid": "paid",
@@ -141,7 +142,7 @@ NO_SALES = {"cancelled", "pending"}
 
 
 def worth(rows: list[Row]) -> dict[str, dict[str, Any]]:
-    """fct_orders of the orders that the database knows, order by order."""
+    """fct_orders of the orders in the database, order by order."""
     newest = {row.fields["order_id"]: row for row in rows if row.table == "orders"}
     found = {}
     for order_id, header in newest.items():
@@ -226,7 +227,7 @@ def ask(where: Settings, sql: str) -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
-def test_orders_are_worth_what_plain_reading_gives(shop: Settings) -> None:
+def test_orders_have_the_expected_money(shop: Settings) -> None:
     expected = worth(ROWS)
     assert {row["total_differs"] for row in expected.values()} == {True, False}
     columns = ", ".join(next(iter(expected.values())))
@@ -236,14 +237,14 @@ def test_orders_are_worth_what_plain_reading_gives(shop: Settings) -> None:
     assert found == expected
 
 
-def test_lines_add_up_to_their_orders_without_a_rest(shop: Settings) -> None:
+def test_lines_add_up_to_their_orders_exactly(shop: Settings) -> None:
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in ask(shop, "select * from marts.fct_order_items"):
         lines[row["order_key"]].append(row)
     for row in ask(shop, "select * from marts.fct_orders"):
         for column in ("gross", "discount", "revenue", "refunds"):
             assert row[column] == sum((each[column] or ZERO for each in lines[row["order_key"]]), ZERO), column
-    # A refund of a line is that line's, one of a product its lines', and of the order's rest each has its part.
+    # A refund of a line belongs to that line, one of a product to its lines, and the rest is split over all lines of the order.
     day = DAY + timedelta(days=2)
     [first, second, third] = [row["refunds"] for row in sorted(lines["euro"], key=lambda row: str(row["line_id"]))]
     of_all = cents(Decimal("4.90") * rate_of("EUR", day))
@@ -257,7 +258,7 @@ def near(value: Decimal) -> list[Decimal]:
     return [cents(value) + Decimal(step) / 10000 for step in range(-25, 26)]
 
 
-def test_no_feature_counts_what_is_no_sale(shop: Settings) -> None:
+def test_no_feature_counts_orders_that_are_not_sales(shop: Settings) -> None:
     events = ask(shop, "select distinct order_id, event_type from marts.fct_events where order_id in ('off', 'waits')")
     assert {(row["order_id"], row["event_type"]) for row in events} == {
         ("off", "cancelled_order"),
@@ -277,13 +278,13 @@ def test_no_feature_counts_what_is_no_sale(shop: Settings) -> None:
     assert sessions["orders"] == sales["orders"]
 
 
-def test_a_refund_is_the_amount_that_was_given_back(shop: Settings) -> None:
+def test_a_refund_is_the_amount_that_was_paid_back(shop: Settings) -> None:
     [found] = ask(shop, "select amount, price_in_currency from marts.fct_events where order_id = 'euro' and line_id = '1' and event_type = 'refund'")  # fmt: skip
     assert found["price_in_currency"] == Decimal("3.3333")
     assert found["amount"] == cents(10 * rate_of("EUR", DAY + timedelta(days=2)))
 
 
-def test_what_cannot_be_read_says_so(shop: Settings) -> None:
+def test_unreadable_values_are_marked(shop: Settings) -> None:
     kept = ask(shop, "select warnings from marts.fct_events where order_id = 'odd' and event_type = 'purchase'")
     assert kept and all({"unknown_order_status", "unreadable_order_money"} <= set(row["warnings"]) for row in kept)
     reasons = {row["position"]: row["reasons"] for row in ask(shop, "select * from marts.quarantined_events")}
@@ -310,7 +311,7 @@ def audit(where: Settings, project: Path = PROJECT) -> set[str]:
 RAW, FACTS = "raw rows and verdicts", "kept rows and fct_events"
 PAID, REFUNDED = "payments and revenue of fct_orders", "refunds and refunds of fct_orders"
 
-#: What goes wrong in the warehouse, and the accounts that must notice.
+#: Errors in the warehouse, and the accounts that must notice.
 WRONG = {
     "a line is lost": ("delete from int_events__validated where position = 'sold/2'", {RAW, FACTS, PAID}),
     "a duplicate is lost": ("delete from int_events__validated where position = 'again'", {RAW}),
@@ -337,7 +338,7 @@ WRONG = {
 
 
 def test_the_ledger_of_money_adds_up_and_notices_when_it_does_not(shop: Settings, tmp_path: Path) -> None:
-    """The test that dbt runs, compiled once; each change is taken back."""
+    """Runs dbt's test, compiled once; each change is undone."""
     where = replace(shop, warehouse=tmp_path / "warehouse.duckdb")
     shutil.copyfile(shop.warehouse, where.warehouse)
     assert audit(where) == set()
@@ -359,7 +360,7 @@ def test_the_ledger_of_money_adds_up_and_notices_when_it_does_not(shop: Settings
     assert found == {what: accounts for what, (_, accounts) in WRONG.items()}
 
 
-#: A line of a model, what it is changed to, and the accounts that must notice.
+#: A line of a model, its replacement, and the accounts that must notice.
 STEPS, EVENTS, CORE = "models/intermediate/", "models/intermediate/events/int_events__", "models/marts/core/"
 CHANGED = [
     (f"{EVENTS}unified.sql", "r.amount as given_amount", "cast(null as decimal(18, 4)) as given_amount", {RAW}),

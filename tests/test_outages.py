@@ -1,5 +1,5 @@
-"""The catalogue's server and the object store go away and come back: loaders wait, and nothing is missing or there twice; other commands
-end with a code of their own."""
+"""The catalogue's server and the object store become unavailable and come back: loaders wait, and no row is missing or
+there twice; other commands end with an exit code of their own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shop(tmp_path: Path, extensions: Path, home: Settings) -> Shop:
 
 
 class Listening:
-    """A loader in a process of its own, and what it says."""
+    """A loader in a process of its own, and its output."""
 
     def __init__(self, shop: Shop) -> None:
         self.process = shop.run("--json", "--age", "0.1")
@@ -102,7 +102,7 @@ def test_a_catalogue_goes_away_and_comes_back(
 @pytest.mark.long
 def test_a_store_goes_away_and_comes_back(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     [port] = free_ports(1)
-    store = ThreadedMotoServer(HOST, port)  # in this process, so that it keeps what it holds
+    store = ThreadedMotoServer(HOST, port)  # in this process, so that it keeps its data
     store.start()
     for name, value in {
         "AWS_ACCESS_KEY_ID": "finegrain", "AWS_SECRET_ACCESS_KEY": "finegrain", "AWS_REGION": "us-east-1",
@@ -135,7 +135,8 @@ def test_a_store_goes_away_and_comes_back(shop: Shop, monkeypatch: pytest.Monkey
 
 
 class Line:
-    """A connection to a server that breaks once, around a commit: before the server hears of it, or before the answer comes."""
+    """A connection to a server that breaks once, around a commit: before the server gets it, or before the answer
+    comes."""
 
     def __init__(self, port: int, lose: str) -> None:
         self.to, self.lose, self.lost = port, lose, 0
@@ -179,9 +180,7 @@ class Line:
 
 @pytest.mark.long
 @pytest.mark.parametrize("lose", ["commit", "answer"])
-def test_a_commit_of_which_nobody_knows(
-    shop: Shop, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, lose: str
-) -> None:
+def test_a_commit_without_an_answer(shop: Shop, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
     line = Line(postgres.port, lose)
     use_postgres(shop, postgres, monkeypatch)
     add(shop, *range(50))
@@ -203,7 +202,7 @@ def test_a_commit_of_which_nobody_knows(
 
 @contextmanager
 def nothing_there() -> Iterator[int]:
-    """A port at which nobody listens."""
+    """A port on which nothing listens."""
     with closing(socket.socket()) as taken:
         taken.bind((HOST, 0))
         yield taken.getsockname()[1]
@@ -230,7 +229,7 @@ def test_commands_end_with_a_code_of_their_own(tmp_path: Path, home: Settings, c
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if "FINEGRAIN_LAKE_DATA" in place and command[0] in ("build", "lake", "unload"):
-                assert done.returncode == 2  # there is no lake yet, which needs no store to know
+                assert done.returncode == 2  # there is no lake yet, and the store is not needed to know that
                 continue
             assert done.returncode == 75, (place, done.stderr)
             [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -238,7 +237,7 @@ def test_commands_end_with_a_code_of_their_own(tmp_path: Path, home: Settings, c
             assert "Traceback" not in done.stderr
 
 
-def test_upkeep_of_every_so_often_goes_on_after_an_outage(home: Settings) -> None:
+def test_regular_upkeep_goes_on_after_an_outage(home: Settings) -> None:
     with nothing_there() as port:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestration.cli", "lake", "maintain", "--every", "0.1"],
@@ -247,7 +246,7 @@ def test_upkeep_of_every_so_often_goes_on_after_an_outage(home: Settings) -> Non
             text=True,
         )
         assert process.stderr is not None
-        for _ in range(2):  # the second says that it was tried again
+        for _ in range(2):  # the second line says that it tried again
             assert process.stderr.readline().endswith("; trying again in 0.1 minutes\n")
         process.terminate()
         process.communicate(timeout=30)

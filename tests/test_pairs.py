@@ -1,4 +1,5 @@
-"""Pairs stay few: neither a machine that looks at everything nor a wholesale order makes the square of what it meets."""
+"""The number of pairs stays small: neither a machine that views everything nor a wholesale order creates the square of
+its items."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ PRODUCTS = 2000
 
 
 def hit(kind: str, visitor: str, product: int, day: date, second: float, **more: str) -> Row:
-    """An event. Those of one moment count as one hit, which keeps the machine below the rule against machines."""
+    """An event. Those at the same time count as one hit, which keeps the machine below the rule against machines."""
     moment = at(day, second)
     fields = {
         "event_type": kind,
@@ -27,7 +28,7 @@ def hit(kind: str, visitor: str, product: int, day: date, second: float, **more:
 
 @pytest.fixture(scope="module")
 def warehouse(homes: Homes) -> Path:
-    """A visitor that views all products on two days, one that orders them all at once, and one day more."""
+    """A visitor that views all products on two days, one that orders them all at once, and one more day."""
     shop_home = homes.make("crowd")
     land(
         shop_home,
@@ -50,7 +51,7 @@ def warehouse(homes: Homes) -> Path:
     [
         ("select count(*) from int_cleaning__events where event_type = 'view_item'", 2 * PRODUCTS),
         ("select count(*) from int_tiles__daily_product_touches where kind = 'viewed'", 2 * MAX_PRODUCTS_PAIRED),
-        # What is left is what could be seen first.
+        # The first ones that were visible remain.
         ("select max(product_id) from int_tiles__daily_product_touches", f"X{MAX_PRODUCTS_PAIRED - 1:04}"),
         ("select count(*) from int_tiles__order_products", MAX_PRODUCTS_PAIRED),
         (
@@ -64,6 +65,6 @@ def warehouse(homes: Homes) -> Path:
         ("select max(co_views_lifetime) from marts.item_pair_features", 2),
     ],
 )
-def test_whoever_meets_everything_makes_few_pairs(warehouse: Path, query: str, expected: object) -> None:
+def test_a_visitor_of_everything_makes_few_pairs(warehouse: Path, query: str, expected: object) -> None:
     with duckdb.connect(str(warehouse), read_only=True) as con:
         assert con.execute(query).fetchall() == [(expected,)]

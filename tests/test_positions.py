@@ -1,4 +1,4 @@
-"""Positions move in the transaction that lands rows, and only from where their owner left them."""
+"""Positions move in the transaction that lands rows, and only if they are still where their owner left them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
 
 
 def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
-    """Both have looked before either commits: what a zombie and its heir may do on several machines."""
+    """Both have read the position before either commits, like a paused loader and its successor on two machines."""
     one, two = lake.connect(where), lake.connect(where)
     start = Position("0", "10", None, "heir")
     with lake.writing(one, where):
@@ -70,7 +70,7 @@ def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
     one.execute("commit")
     with pytest.raises(duckdb.Error) as raised:
         two.execute("commit")
-    assert lake.busy(raised.value)  # so it is tried again, and told that it was overtaken
+    assert lake.busy(raised.value)  # so it tries again, and learns that it was overtaken
     one.close()
     two.close()
     con = lake.connect(where, read_only=True)

@@ -1,4 +1,4 @@
-"""What readers see: the audited marts, whole, old or new, never half of either."""
+"""What readers see: the audited marts, complete, either old or new, never a mixture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from orchestration.warehouse.whole_marts import of_graph
 
 @pytest.fixture
 def shop(built_shop: Settings, tmp_path: Path) -> Settings:
-    """A warehouse of one's own, to publish from and to break."""
+    """A warehouse to publish from and to break."""
     where = replace(built_shop, warehouse=tmp_path / "warehouse.duckdb", published=tmp_path / "published")
     shutil.copy(built_shop.warehouse, where.warehouse)
     return where
@@ -46,7 +46,8 @@ def scribble(where: Settings, sql: str) -> None:
 
 
 def another_build(where: Settings, change: str) -> None:
-    """Stand in for a later build: a change, and the record of a build that passed. The clock was put back an hour before each."""
+    """Simulate a later build: a change, and the record of a build that passed. The clock was put back an hour before
+    each."""
     scribble(
         where,
         f"{change}; insert into main.builds by name select * replace (uuid() || ' later' as invocation_id, "
@@ -63,7 +64,7 @@ def test_every_mart_is_published_twice_value_for_value(shop: Settings) -> None:
 
 
 def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
-    """Both copies of every mart hold the warehouse's rows, no more and no less."""
+    """Both copies of every mart have exactly the warehouse's rows."""
     with duckdb.connect() as con:
         con.execute(f"attach '{shop.warehouse}' as warehouse (read_only)")
         con.execute(f"attach '{shop.published / 'finegrain.duckdb'}' as published (read_only)")
@@ -80,7 +81,7 @@ def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
                 assert counts == [(done.marts[name][0], done.marts[name][0], 0)], copy
 
 
-#: Texts of few values, as their marts' YAML declares them; ids, pages and titles are none.
+#: Texts of few values, as their marts' YAML declares them; ids, pages and titles are not among them.
 CATEGORICAL = {
     "fct_events": {"event_type", "category", "brand", "device", "country", "source", "origin", "currency", "campaign"},
     "dim_customers": {"gender", "country", "acquisition_channel"},
@@ -95,7 +96,8 @@ CATEGORICAL = {
 def test_parquet_types_texts_of_few_values_as_categories(
     shop: Settings, monkeypatch: pytest.MonkeyPatch, rows_a_day: int
 ) -> None:
-    """pandas and Polars read them as such, and every reader the same values; also of a mart in files a period."""
+    """pandas and Polars read them as categories, and every reader reads the same values; also of a mart with a file per
+    period."""
     monkeypatch.setattr("orchestration.warehouse.publish.ROWS_A_DAY", rows_a_day)
     publish(shop)
     with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
@@ -125,7 +127,7 @@ def test_a_column_declared_categorical_later_is_written_again(shop: Settings, mo
 
 
 def files_of(shop: Settings) -> dict[str, int]:
-    """The inode of every published Parquet file: a file that was taken over keeps it."""
+    """The inode of every published Parquet file: a file that was reused keeps it."""
     folder = shop.published / "parquet"
     return {str(path.relative_to(folder)): path.stat().st_ino for path in folder.glob("*/*.parquet")}
 
@@ -164,7 +166,7 @@ def test_a_publish_writes_what_changed(shop: Settings, monkeypatch: pytest.Monke
 
 
 def a_build_of(where: Settings, marts: list[str], change: str, status: str = "passed") -> None:
-    """Stand in for a later build of some marts alone."""
+    """Simulate a later build of some marts only."""
     another_build(where, change)
     scribble(
         where,
@@ -172,7 +174,7 @@ def a_build_of(where: Settings, marts: list[str], change: str, status: str = "pa
     )
 
 
-def test_a_build_of_the_past_does_not_take_the_place_of_the_present(shop: Settings) -> None:
+def test_a_build_of_the_past_does_not_replace_the_present(shop: Settings) -> None:
     def a_build_as_of(moment: str) -> None:
         another_build(shop, "select 1")
         newest = "number = (select max(number) from main.builds)"
@@ -186,7 +188,7 @@ def test_a_build_of_the_past_does_not_take_the_place_of_the_present(shop: Settin
         publish(shop)
     assert (shop.published / "current").resolve() == first.folder.resolve()
     assert publish(shop, past=True).as_of == datetime(2025, 4, 1)
-    # A later moment is no step back, nor is one after all that is known, nor what nobody asked for.
+    # A later moment is allowed, and so is one after all known rows, and a build without a moment.
     a_build_as_of("timestamp '2025-04-02'")
     assert publish(shop).as_of == datetime(2025, 4, 2)
     a_build_as_of("timestamp '2025-04-01'")
@@ -198,7 +200,7 @@ def test_a_build_of_the_past_does_not_take_the_place_of_the_present(shop: Settin
     assert publish(shop).is_new
 
 
-def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:
+def test_a_build_of_some_marts_replaces_only_those(shop: Settings) -> None:
     first = publish(shop)
     everywhere = (
         "update marts.dim_products set title = 'changed'; update marts.item_features set views_7d = views_7d + 1"
@@ -215,7 +217,7 @@ def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:
                     f"select count(*) from (from warehouse.marts.{mart} except all from {copy})"
                 ).fetchall()
                 assert found == [(differ,)], copy
-    # The next whole build brings the rest.
+    # The next full build brings the rest.
     another_build(shop, "select 1")
     scribble(shop, "update main.builds set is_whole = true")
     done = publish(shop)
@@ -223,7 +225,7 @@ def test_a_build_of_some_marts_renews_those_alone(shop: Settings) -> None:
     same_as_the_warehouse(shop, done)
 
 
-#: What each node of a small project reads: a seed, two steps, three marts, a snapshot of one of them, and tests.
+#: The inputs of each node of a small project: a seed, two steps, three marts, a snapshot of one of them, and tests.
 READS = {
     "rates": (),
     "events": ("raw.events", "rates"),
@@ -252,7 +254,7 @@ READS = {
         ({"test_of_nothing"}, []),
     ],
 )
-def test_a_mart_is_whole_with_all_that_it_is_made_of(left_out: set[str], whole: list[str]) -> None:
+def test_a_mart_is_complete_with_all_its_inputs(left_out: set[str], whole: list[str]) -> None:
     marts = {"orders", "users", "orders_of_users"}
     kinds = {"rates": "seed", "users_history": "snapshot"}
     graph = {
@@ -298,7 +300,7 @@ def test_a_build_of_some_marts_is_refused(
 
 
 def test_a_clock_that_was_put_back_hides_no_build(shop: Settings) -> None:
-    """A build that was killed is the newest, whatever its time says, and so is the one that heals it."""
+    """A killed build is the newest, whatever its time is, and so is the one that repairs it."""
     first = publish(shop).folder
     another_build(shop, "update marts.item_features set views_7d = 9")
     scribble(shop, "update main.builds set status = 'open' where number = (select max(number) from main.builds)")
@@ -313,7 +315,7 @@ def test_a_clock_that_was_put_back_hides_no_build(shop: Settings) -> None:
 
 
 def test_builds_are_numbered_as_they_begin(shop: Settings) -> None:
-    """By dbt itself, also in a warehouse from before there were numbers."""
+    """By dbt itself, also in a warehouse from before builds had numbers."""
     known = "select invocation_id, number from main.builds order by number nulls first"
     with duckdb.connect(str(shop.warehouse)) as con:
         assert [number for _, number in con.execute(known).fetchall()] == [1]
@@ -330,7 +332,7 @@ def test_builds_are_numbered_as_they_begin(shop: Settings) -> None:
         publish(shop)
 
 
-def test_a_build_of_some_marts_is_no_first_version(shop: Settings) -> None:
+def test_a_build_of_some_marts_cannot_be_the_first_version(shop: Settings) -> None:
     a_build_of(shop, ["item_features"], "select 1")
     with pytest.raises(FinegrainError, match="Run `finegrain build`"):
         publish(shop)
@@ -389,7 +391,7 @@ for sql in sys.stdin:
 
 
 class Reader:
-    """A process that holds the published file open and answers queries."""
+    """A process that has the published file open and answers queries."""
 
     def __init__(self, how: str, path: Path) -> None:
         self.process = subprocess.Popen(
@@ -421,7 +423,7 @@ def test_an_open_reader_is_not_disturbed(shop: Settings, reader: Reader) -> None
     for _ in range(3):  # more often than versions are kept
         another_build(shop, "delete from main.int_features__user; delete from marts.item_features")
         assert publish(shop).is_new
-    # Also what it had not touched yet.
+    # Also the files that it had not touched yet.
     assert reader.ask(users) == before and int(reader.ask(items)) > 0
     with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
         assert con.execute(users).fetchall() == [(0,)]
@@ -447,7 +449,7 @@ def test_a_build_is_published_once(shop: Settings) -> None:
     assert (shop.published / "current").readlink() == link
 
 
-#: Publishes once, and says when it begins.
+#: Publishes once, and reports when it begins.
 PUBLISHER = """
 from orchestration.warehouse.publish import publish
 print(flush=True)
@@ -457,7 +459,7 @@ publish()
 
 @pytest.mark.long
 def test_publishes_that_are_killed_leave_nothing_behind(shop: Settings) -> None:
-    """At any moment: readers find a whole version, and the next publish clears up."""
+    """At any moment: readers find a complete version, and the next publish removes the leftovers."""
     (shop.published / ".draft-123").mkdir(parents=True)  # as earlier versions of finegrain left them
     (shop.published / ".draft-123" / "file").touch()
     publish(shop)
@@ -502,7 +504,7 @@ def test_without_a_build_nothing_is_published(shop: Settings) -> None:
         ("status = 'failed', failed = 1", "did not pass its audit"),
     ],
 )
-def test_what_was_not_audited_whole_stays_unpublished(shop: Settings, change: str, said: str) -> None:
+def test_builds_without_a_full_audit_stay_unpublished(shop: Settings, change: str, said: str) -> None:
     publish(shop)
     before = (shop.published / "current").readlink()
     another_build(shop, "delete from main.int_features__user")
@@ -527,7 +529,7 @@ def test_a_warehouse_that_is_being_written_is_not_read(shop: Settings) -> None:
 
 @pytest.fixture
 def broken_project(project: Path, tmp_path: Path) -> Path:
-    """The project with one test more, which fails on two rows."""
+    """The project with one more test, which fails on two rows."""
     copy = tmp_path / "project"
     kept = [
         "models",
@@ -570,13 +572,13 @@ def test_a_partial_run_closes_the_gate(shop: Settings) -> None:
     assert run_dbt(["run", "--select", "dim_products"], where=shop).passed
     with pytest.raises(FinegrainError, match="without a whole audit"):
         publish(shop)
-    # Reading opens it for nobody and closes it for nobody.
+    # A dbt command that only reads does not change what may be published.
     assert run_dbt(["compile", "--select", "dim_products"], where=shop)
     with pytest.raises(FinegrainError, match="without a whole audit"):
         publish(shop)
 
 
-def test_the_account_adds_up(shop: Settings) -> None:
+def test_the_row_report_adds_up(shop: Settings) -> None:
     publish(shop)
     report = account(shop)
     assert {row["source"] for row in report.sources} == {"shop_web", "shop_app", "shop_store", "shop_database"}
@@ -601,8 +603,8 @@ def test_the_account_adds_up(shop: Settings) -> None:
     assert report.dead_letters == {}
 
 
-def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) -> None:
-    """Of all files of a mart together, lists too; a column with one value is none."""
+def test_the_row_report_names_columns_that_are_null_in_every_row(shop: Settings) -> None:
+    """In all files of a mart together, also lists; a column with one value is not named."""
     publish(shop)
     before = account(shop).empty
     another_build(
@@ -621,7 +623,7 @@ def test_the_account_names_columns_that_are_null_in_every_row(shop: Settings) ->
     assert f"dim_products: 1 of {columns} columns are null in every row: title\n" in text.getvalue()
 
 
-def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: Path) -> None:
+def test_the_row_report_counts_open_dead_letters(shop: Settings, tmp_path: Path) -> None:
     shop = replace(shop, lake_catalog=tmp_path / "catalog.sqlite", lake_data=tmp_path / "data")
     publish(shop)
     assert account(shop).dead_letters == {}
@@ -633,7 +635,7 @@ def test_the_account_tells_of_dead_letters_that_wait(shop: Settings, tmp_path: P
                 "values ('web', ?, 'events', ?, timestamp '2025-03-02')",
                 [str(number), rule],
             )
-        # The second is of the same message, read at another time.
+        # The second is of the same message, read at a different time.
         for letter_at in ("2025-03-02", "2025-03-01"):
             con.execute(
                 "insert into lake.raw.replayed (_source, _position, raw_table, letter_at) values ('web', ?, 'events', ?)",

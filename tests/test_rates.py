@@ -1,5 +1,5 @@
-"""`finegrain rates update`: the files of the ECB, in all their forms, land once; what was corrected lands again; and of what is no such
-file one sentence says what is wrong, and nothing lands."""
+"""`finegrain rates update`: the ECB's files, in all their forms, land once; corrected rates land again; and for any
+other file one sentence explains the error, and nothing lands."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def zipped(name: str, text: str) -> bytes:
     return written.getvalue()
 
 
-def test_the_history_lands_once_and_what_was_corrected_lands_again(home: Settings, tmp_path: Path) -> None:
+def test_the_history_lands_once_and_corrections_land_again(home: Settings, tmp_path: Path) -> None:
     first = update(file(tmp_path, "eurofxref-hist.csv", HISTORY), where=home, now=NOW)
     assert (first.new, first.changed, first.unchanged) == (14, 0, 0)
     assert (first.currencies, first.days, first.newest) == (6, 3, "2025-11-28")
@@ -90,7 +90,7 @@ def test_the_history_lands_once_and_what_was_corrected_lands_again(home: Setting
     third = update(file(tmp_path, "eurofxref-hist.csv", corrected), where=home, now=NOW)
     assert (third.new, third.changed, third.unchanged) == (0, 1, 13)
     assert len(landed(home)) == 15
-    # What is compared with is the newest: the correction is there, and the former rate would be a correction again.
+    # New rates are compared with the newest ones: the correction is there, and the former rate would be a correction again.
     assert update(file(tmp_path, "x.csv", corrected), where=home, now=NOW).changed == 0
     assert update(file(tmp_path, "x.csv", HISTORY), where=home, now=NOW).changed == 1
 
@@ -135,7 +135,7 @@ WRONG: list[tuple[str | bytes, str]] = [
 ]
 
 
-def test_what_is_no_such_file_is_said_and_nothing_lands(home: Settings, tmp_path: Path) -> None:
+def test_another_file_is_one_error_and_nothing_lands(home: Settings, tmp_path: Path) -> None:
     for text, said in WRONG:
         given = file(tmp_path, "given.csv", text)
         with pytest.raises(FinegrainError) as caught:
@@ -145,14 +145,14 @@ def test_what_is_no_such_file_is_said_and_nothing_lands(home: Settings, tmp_path
     assert landed(home) == []
 
 
-def test_a_file_that_is_not_there_is_said(home: Settings, tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(home: Settings, tmp_path: Path) -> None:
     with pytest.raises(FinegrainError, match="the rates cannot be read: No such file or directory"):
         update(str(tmp_path / "none.csv"), where=home)
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, dict[str, tuple[int, bytes]]]]:
-    """The address of a server on this machine, and what it answers by path."""
+    """The address of a server on this machine, and its answers by path."""
     answers: dict[str, tuple[int, bytes]] = {}
 
     class Answer(BaseHTTPRequestHandler):
@@ -172,7 +172,7 @@ def server() -> Iterator[tuple[str, dict[str, tuple[int, bytes]]]]:
     serving.server_close()
 
 
-def test_an_address_is_asked(home: Settings, server: tuple[str, dict[str, tuple[int, bytes]]]) -> None:
+def test_rates_come_from_an_address(home: Settings, server: tuple[str, dict[str, tuple[int, bytes]]]) -> None:
     base, answers = server
     answers["/eurofxref-hist.zip"] = (200, zipped("eurofxref-hist.csv", HISTORY))
     assert update(f"{base}/eurofxref-hist.zip", where=home, now=NOW).new == 14
@@ -207,9 +207,9 @@ def rates_file(folder: Path, name: str, rows: dict[str, dict[str, float]]) -> st
 
 
 @pytest.mark.long
-def test_new_and_corrected_rates_convert_again_what_they_concern(homes: Homes, tmp_path: Path) -> None:
-    """Builds between which rates come equal one of everything: a currency that was unknown, a rate that was corrected, a day that was
-    held from the one before, and rates that come before their events."""
+def test_new_and_corrected_rates_convert_affected_rows_again(homes: Homes, tmp_path: Path) -> None:
+    """Several builds with new rates in between equal one full build: a currency that was unknown, a rate that was
+    corrected, a day that used the rate of the day before, and rates that come before their events."""
     random = Random(11)
     rows = ShopMaker(random).shop_with_deletions()
     middle = sorted(row.available_at for row in rows)[len(rows) // 2]
@@ -232,7 +232,7 @@ def test_new_and_corrected_rates_convert_again_what_they_concern(homes: Homes, t
         },
     )
     steps, once = homes.make("steps"), homes.make("once")
-    # What hangs on these takes up what they wrote, whatever the reason (tests/test_order_free.py).
+    # Downstream models process all rows that these wrote, whatever the reason (tests/test_order_free.py).
     wanted = ("--select", "+int_cleaning__events", "+dim_products")
     land(steps, early)
     homes.run(steps, *wanted)
@@ -254,7 +254,7 @@ def test_new_and_corrected_rates_convert_again_what_they_concern(homes: Homes, t
 
 
 def verdicts(where: Settings) -> dict[int, tuple[Any, ...]]:
-    """Every row that was judged, by its number."""
+    """Every row with a verdict, by its number."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute(
             "select row_id, * exclude (row_id, built_in) from int_events__validated where event_day is not null"
@@ -263,7 +263,8 @@ def verdicts(where: Settings) -> dict[int, tuple[Any, ...]]:
 
 
 def written_last(where: Settings) -> set[int]:
-    """The rows that the newest build that wrote any has written. One without a day counts as changed whenever it is looked at."""
+    """The rows that the newest build that wrote any rows has written. A row without a day counts as changed in every
+    build."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return {
             row
@@ -274,7 +275,7 @@ def written_last(where: Settings) -> set[int]:
         }
 
 
-def test_old_rates_are_said_in_a_sentence() -> None:
+def test_old_rates_are_reported_in_a_sentence() -> None:
     with duckdb.connect() as con:
         con.execute(
             "create table events as from (values (date '2026-01-09', ['stale_exchange_rate']), (date '2026-01-12', "

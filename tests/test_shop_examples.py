@@ -1,4 +1,5 @@
-"""The examples of Segment and of Shopify, from their files to the marts, against a reading of the same files in plain Python."""
+"""The examples of Segment and of Shopify, from their files to the marts, compared with the same files read in plain
+Python."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from small_shops import Homes
 from orchestration.config.settings import Settings
 from orchestration.ingest.load import load
 
-#: What the sample's names mean, and its browsers are.
+#: The event types of the sample's names, and the devices of its browsers.
 KINDS = {
     "page": "page_view", "screen": "page_view", "identify": "engagement", "Product List Viewed": "view_item_list",
     "Product Clicked": "select_item", "Product Viewed": "view_item", "product_viewed": "view_item", "Product Added": "add_to_cart",
@@ -63,7 +64,7 @@ def name_of(call: dict[str, Any]) -> str:
 
 
 def products(call: dict[str, Any]) -> list[dict[str, Any]]:
-    """The products that a call is about: those of its list, or the one that it is itself about."""
+    """The products of a call: those of its list, or the single one in its properties."""
     properties = call.get("properties") or {}
     found = [each for each in properties.get("products", []) if isinstance(each, dict)]
     return found or ([properties] if "product_id" in properties else [])
@@ -76,7 +77,7 @@ def test_segment_s_calls_are_events_of_each_product(
     for call in calls:
         kind, of_order = KINDS[name_of(call)], "order_id" in (call.get("properties") or {})
         found = [each.get("product_id") for each in products(call)]
-        # Two lines of an order may be of one product; in any other list a product is there once.
+        # Two lines of an order may have the same product; any other list has each product once.
         for product in (found if of_order else set(found)) or [None]:
             expected[kind, call["anonymousId"], product] += 1
     kept = con.execute(
@@ -163,7 +164,8 @@ def test_shopify_s_orders_have_their_lines_and_buyers(
 
 
 def paid_back(order: dict[str, Any], refund: dict[str, Any]) -> list[tuple[dict[str, Any] | None, Decimal]]:
-    """The amounts of a refund, each with the line that it is for, if any: lines, their tax where prices do not hold it, and the rest."""
+    """The amounts of a refund, each with its line, if any: lines, their tax where prices do not include it, and the
+    rest."""
     found: list[tuple[dict[str, Any] | None, Decimal]] = [
         (line, line["subtotal"] + (0 if order["taxes_included"] else line["total_tax"]))
         for line in refund["refund_line_items"]
@@ -174,7 +176,7 @@ def paid_back(order: dict[str, Any], refund: dict[str, Any]) -> list[tuple[dict[
 
 
 def test_shopify_s_refunds_are_all_there(con: duckdb.DuckDBPyConnection, orders: list[dict[str, Any]]) -> None:
-    """To the sums that were transferred, shipping and tax included."""
+    """Up to the sums that were transferred, shipping and tax included."""
     expected: Counter[tuple[Any, ...]] = Counter()
     for order in orders:
         kind = "refund_of_no_sale" if order["cancelled_at"] else "refund"
@@ -199,7 +201,7 @@ def euro(project: Path, moment: str) -> Decimal:
 
 
 def agree(found: dict[Any, Any], expected: dict[Any, Any]) -> None:
-    """Money to half a cent, as it was converted and rounded line by line; anything else exactly."""
+    """Money to half a cent, because it was converted and rounded line by line; anything else exactly."""
     for key in found.keys() | expected.keys():
         for one, other in zip(found[key], expected[key], strict=True):
             if isinstance(other, Decimal):

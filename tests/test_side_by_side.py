@@ -1,8 +1,7 @@
-"""Everything at once, as real processes: two loaders of one group, a connector, builds, upkeep and a reader. Nobody hears of a lock,
-and no commit is lost.
+"""Everything at once, as real processes: two loaders of one group, a connector, builds, upkeep and a reader. No process
+fails because of a lock, and no commit is lost.
 
-SECONDS_SIDE_BY_SIDE says for how long; `make soak` goes on for five minutes, with either catalogue.
-"""
+SECONDS_SIDE_BY_SIDE is the duration; `make soak` runs for five minutes, with either catalogue."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from test_stream_kills import PARTITIONS, Events, mapping
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
 
-#: What nobody may say.
+#: Texts that must not occur in any output.
 TROUBLE = re.compile(r"\block(ed|s)?\b|conflict|could not serialize|deadlock|Traceback|failed", re.IGNORECASE)
 USERS = 97
 
@@ -58,7 +57,7 @@ print(looks)
 
 
 class Company:
-    """Processes that work side by side; what each has said is looked through when it has ended."""
+    """Processes that run side by side; the output of each is checked when it has ended."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -74,17 +73,17 @@ class Company:
         return process
 
     def finish(self, name: str) -> str:
-        """What a process said until it ended."""
+        """The output of a process up to its end."""
         process = self.running[name]
         said, _ = process.communicate(timeout=1_200)
         self.ended[name] += 1
-        # Upkeep has no handler of its own and loses nothing when it is stopped.
+        # Upkeep has no signal handler of its own and loses nothing when it is stopped.
         if process.returncode not in (0, -signal.SIGTERM if name == "maintain" else 0) or TROUBLE.search(said):
             self.complaints.append(f"{name} ended with {process.returncode}: {_worst(said)}")
         return said
 
     def again_and_again(self, name: str, *command: str) -> None:
-        """One after the other, until told to stop; the last one ends by itself."""
+        """One after the other, until stopped; the last one ends by itself."""
 
         def work() -> None:
             while not self.stopping.is_set() and not self.complaints:
@@ -96,7 +95,7 @@ class Company:
         thread.start()
 
     def stop(self) -> None:
-        """No new ones begin, and those that have begun end in order."""
+        """Start no new ones, and let those that are running end normally."""
         self.stopping.set()
         for thread in self.threads:
             thread.join()
@@ -108,7 +107,7 @@ class Company:
 
 
 def _worst(said: str) -> str:
-    """Of a build's JSON, what failed; of anything else, its end."""
+    """The failures in a build's JSON; for any other output, its end."""
     document = re.search(r"^\{$.*^\}$", said, re.MULTILINE | re.DOTALL)
     if document is None or '"nodes"' not in document[0]:
         return said[-2000:]
@@ -117,7 +116,7 @@ def _worst(said: str) -> str:
 
 
 class Database(threading.Thread):
-    """A shop's customers, who come and change in PostgreSQL until it is told to stop."""
+    """A shop's customers, who are added and changed in PostgreSQL until `stop`."""
 
     def __init__(self, address: str) -> None:
         super().__init__(daemon=True)
@@ -147,7 +146,7 @@ class Database(threading.Thread):
 
 
 def wait_for(what: str, sql: str, where: Settings, expected: int, company: Company, seconds: float = 300) -> None:
-    """Until the lake answers so, or somebody has ended who should not have."""
+    """Until the lake gives this answer, or a process has ended that should not have."""
     deadline = time.monotonic() + seconds
     con = lake.connect(where, read_only=True)
     try:
@@ -228,7 +227,7 @@ def side_by_side(
     ).fetchall()
     con.close()
     assert sorted(landed) == shop.rows()
-    # What the last build says of each user, by what was sent.
+    # The last build's result for each user, computed from the messages sent.
     sent = Counter(f"u{number % USERS}" for number in range(events.sent) if number % 50)
     with duckdb.connect(str(where.warehouse), read_only=True) as built:
         views = built.execute("select user_id, count(*) from marts.fct_events group by 1").fetchall()

@@ -1,4 +1,5 @@
-"""The simulated shop, judged from its files alone: what DuckDB reads there must be what the truth says was planted."""
+"""The simulated shop, checked from its files alone: the errors that DuckDB finds in them must be those that the truth
+lists as planted."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ class Shop:
         return self.rows(query)[0][0]
 
 
-# Every line of the stream is read as text first: what does not parse must be what was planted.
+# Every line of the stream is read as text first: the lines that do not parse must be those that were planted.
 _LOAD = """
 create table lines as
     select row_number() over () as n, line
@@ -129,8 +130,8 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
     assert {"stream/events.jsonl", "store/visits.csv", "database/orders.parquet", "truth/bot.parquet"} <= differing
 
 
-def test_blocks_hide_no_seams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every hour a block of its own.
+def test_blocks_do_not_show_in_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A block per hour.
     monkeypatch.setattr("orchestration.simulation.simulate.BLOCK", 1)
     shop = Shop(tmp_path, simulate(tmp_path, events=15_000, seed=5, days=9, start=date(2025, 3, 25)))
     assert shop.one("select count(*) from (select received < lag(received) over (order by n) as back from web "
@@ -150,7 +151,7 @@ def test_writes_over_its_own_files_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"events": 10}, {"days": 1}, {"days": 5000}, {"seed": -1}])
-def test_refuses_what_it_cannot_do(tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_impossible_requests_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(FinegrainError, match=next(iter(wrong))):
         simulate(tmp_path, **{"events": 1000, **wrong})
 
@@ -199,7 +200,7 @@ def test_positions_exist_and_kinds_do_not_meet(shop: Shop) -> None:
         union all select 'refunds', 'shop_database', position from refunds"""
     )
     assert shop.one("select count(*) from truth anti join there using (raw_table, source, position)") == 0
-    # What the catalogue or the customer list lacks is a matter of columns; of all else a row has one fault at most.
+    # Gaps in the catalogue or the customer list are per column; otherwise a row has at most one fault.
     assert (
         shop.rows(
             """select raw_table, position, list(distinct kind) from truth where raw_table not in ('products',
@@ -299,7 +300,7 @@ def test_orders_agree_between_web_and_database(shop: Shop) -> None:
 
 
 def _check_keys(shop: Shop) -> None:
-    """No two rows are one event, unless it was planted."""
+    """No two rows are the same event, unless that was planted."""
     key = """select coalesce(user_id, visitor), t, sku, type, order_id from {table}
         where {when} position not in (select position from truth
             where kind in {kinds}) group by all having count(*) > 1"""
@@ -342,7 +343,7 @@ def test_nothing_else_is_a_duplicate(shop: Shop) -> None:
         ("malformed_row", "t is null"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_what_was_planted(shop: Shop, kind: str, where: str) -> None:
+def test_all_errors_were_planted(shop: Shop, kind: str, where: str) -> None:
     columns = "position, t, user_id, sku, category, price, quantity, currency"
     everything = f"""(select {columns}, received, consent from web
         union all select {columns}, t, case when position in (select position from app_events
@@ -387,7 +388,7 @@ def test_shown_prices_follow_catalogue_rates_and_promotions(shop: Shop) -> None:
         shop.one("select count(*) from shown where kind is null and (price is null or abs(price - expected) > 0.011)")
         == 0
     )
-    # A price that was spoilt or left out is in the truth as it should have been.
+    # The truth has the original value of a price that was changed or left out.
     spoilt = "kind in ('price_outlier', 'bad_price') or (kind = 'missing_value' and detail like 'price%')"
     assert (
         shop.one(
@@ -407,7 +408,7 @@ def test_shown_prices_follow_catalogue_rates_and_promotions(shop: Shop) -> None:
         (values ('times 100', 100), ('divided by 100', 0.01), ('times 10', 10)) as f(detail, factor) using (detail)
         where kind = 'price_outlier' and expected > 3 group by all order by 1"""
     ) == [("divided by 100", True, True), ("times 10", True, True), ("times 100", True, True)]
-    # Missing not at random: dearer things lack their price more often.
+    # Missing not at random: more expensive items lack their price more often.
     assert shop.one(
         """select avg((price is null)::int) filter (expected > 150)
             > 3 * avg((price is null)::int) filter (expected < 50) from shown
@@ -490,7 +491,7 @@ def test_refunds_give_back_what_was_bought(shop: Shop) -> None:
     )
 
 
-def test_units_and_categories_can_be_put_right(shop: Shop) -> None:
+def test_units_and_categories_can_be_normalized(shop: Shop) -> None:
     grams = """case when lower(unit) = 'kg' then 1000 when lower(unit) in ('lb', 'lbs') then 453.59237
         when unit = 'oz' then 28.349523125 else 1 end"""
     assert (
@@ -554,7 +555,7 @@ def _check_sessions(shop: Shop) -> None:
     for identity in ("visitor", "user_id"):
         gaps = f"""select session = lag(session) over w as same, t - lag(t) over w as gap from {seen}
             where {identity} is not null window w as (partition by {identity} order by t)"""
-        # An orphan's id stands in one row of a visit alone.
+        # An orphan's id occurs in one row of a visit only.
         wrong = "(same and gap >= interval 20 minutes) or (not same and gap <= interval 45 minutes)"
         assert shop.one(f"select count(*) from ({gaps}) where {wrong}") == 0
 
@@ -564,7 +565,8 @@ def test_sessions_are_apart(shop: Shop) -> None:
 
 
 def test_visits_are_those_of_the_files(shop: Shop) -> None:
-    """By the sources' own session ids: who, and from when until when. What cannot be read, or bears a wrong date, is no witness."""
+    """By the sources' own session ids: who, and from when until when. Rows that cannot be read, or have a wrong date,
+    do not count."""
     unlike = "('bot', 'future_event', 'repeated_purchase', 'redelivered_event')"
     rows = f"""(select 'shop_web' as source, visitor, session, user_id, t, position from web where t is not null
         union all select 'shop_app', visitor, session::varchar, user_id, t, position from app)
@@ -607,7 +609,7 @@ def test_funnel_goes_down(shop: Shop) -> None:
         shop.one("select count(distinct session) filter (type = 'buy') / count(distinct session)::double from web")
         > 0.02
     )
-    # A few products draw most of the looks.
+    # A few products get most of the views.
     share = shop.one(
         """select sum(n) filter (place <= 0.1 * total) / sum(n) from (
             select count(*) as n, row_number() over (order by count(*) desc) as place, count(*) over () as total
@@ -629,7 +631,7 @@ def test_logins_link_devices_to_people(shop: Shop) -> None:
             and max(t) filter (user_id is null) < min(t) filter (user_id is not null))"""
     )
     assert half_way > 50
-    # Once logged in, a visit stays so.
+    # Once logged in, a visit stays logged in.
     assert (
         shop.one(
             """select count(*) from (
@@ -646,7 +648,7 @@ def test_logins_link_devices_to_people(shop: Shop) -> None:
         )
         > 1
     )
-    # The truth's links are the first sightings, but for rows that a fault hides or moves.
+    # The truth's links are the first occurrences, except for rows that a fault hides or moves.
     assert (
         shop.rows(
             """select l.* from identity_links as l join (select visitor, min(t) as first from web
@@ -733,7 +735,8 @@ def test_mappings_name_what_the_files_have(shop: Shop, project: Path) -> None:
 
 def test_ga4_has_the_fields_of_the_contract(shop: Shop) -> None:
     wanted = RAW_TABLES["ga4_events"]
-    delivered = {name: kind for name, kind in wanted.items() if name != "property_currency"}  # which a mapping says
+    # The property's currency comes from the mapping.
+    delivered = {name: kind for name, kind in wanted.items() if name != "property_currency"}
     fields = ", ".join(f'"{name}"::{kind}' for name, kind in delivered.items())
     shop.con.execute(f"select {fields} from app_events limit 1")
     assert shop.one("select count(*) from app_events where event_date <> strftime(t, '%Y%m%d')") == 0
@@ -747,7 +750,7 @@ def test_ga4_has_the_fields_of_the_contract(shop: Shop) -> None:
     days=st.integers(2, 40),
     start=st.dates(date(2023, 1, 1), date(2026, 6, 30)),
 )
-def test_any_shop_holds_together(
+def test_any_shop_is_consistent(
     tmp_path_factory: pytest.TempPathFactory, events: int, seed: int, days: int, start: date
 ) -> None:
     folder = tmp_path_factory.mktemp("any")

@@ -1,4 +1,5 @@
-"""The history of customers, products and segments: a version begins and ends with builds, and building again adds none."""
+"""The history of customers, products and segments: a version begins and ends with builds, and building again adds
+none."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from orchestration.warehouse.build import run_dbt
 
 FIRST, SECOND = datetime(2024, 1, 1, 12), datetime(2024, 1, 8, 12)
 
-#: The marts that snapshots read, as a build leaves them, with a customer and a visitor, a product, and a buyer.
+#: The marts that snapshots read, as after a build, with a customer and a visitor, a product, and a buyer.
 MARTS = """
     create schema marts;
     create table marts.dim_customers as
@@ -44,13 +45,13 @@ def change(home: Settings, sql: str) -> None:
 
 
 def moved(home: Settings, moment: datetime) -> None:
-    """The marts as a build of another moment would leave them, if nothing had changed."""
+    """The marts as a build at another moment would leave them, if nothing had changed."""
     for mart in ("dim_customers", "dim_products", "user_features"):
         change(home, f"update marts.{mart} set as_of = timestamp '{moment}'")
 
 
 def history(home: Settings, name: str, columns: str) -> list[tuple[Any, ...]]:
-    """Take the snapshots; what one of them then holds."""
+    """Take the snapshots; returns the rows of one of them."""
     build = run_dbt(["snapshot"], where=home)
     assert build.passed and build.count("snapshot") == 3
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
@@ -94,8 +95,8 @@ def test_customers_and_products_have_versions_too(shop: Settings) -> None:
     ]
 
 
-def test_what_arrives_late_for_a_moment_that_was_built_replaces_the_version_of_that_moment(shop: Settings) -> None:
-    """Rows may land that were there to be known before the last build's moment: the next one is of the same moment, then."""
+def test_late_rows_of_a_built_moment_replace_the_version_of_that_moment(shop: Settings) -> None:
+    """Rows may land that were known before the last build's moment: the next build then has the same moment."""
     assert history(shop, "customers_history", "customer_id, country") == [("c1", "se", FIRST, None)]
     change(shop, "update marts.dim_customers set country = 'de'")
     mended = history(shop, "customers_history", "customer_id, country")

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM, sent to real processes in the middle of their work: one line, the right exit code, nothing half done."""
+"""Ctrl-C and SIGTERM, sent to real processes in the middle of their work: one line, the correct exit code, nothing half
+done."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import yaml
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
 
-#: So many rows take seconds to load, on any machine.
+#: Enough rows to take seconds to load, on any machine.
 MANY = 2_000_000
 
 
@@ -30,7 +31,8 @@ def is_locked(home: Settings) -> bool:
 
 
 def hear_ctrl_c() -> None:
-    """A child of a script's `&` ignores SIGINT, and so would its own; after Dagster was in this process, SIGTERM as well."""
+    """A child of a script's `&` ignores SIGINT, and so would its own children; after Dagster ran in this process, also
+    SIGTERM."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -55,7 +57,7 @@ def wait(process: subprocess.Popen[str], holds: Callable[[], bool], seconds: flo
 
 
 def stop(process: subprocess.Popen[str], number: signal.Signals, says: str) -> None:
-    """The signal ends the process soon, with its exit code and its one line; lines of progress may come before it."""
+    """The signal ends the process quickly, with its exit code and its one line; progress lines may come before it."""
     process.send_signal(number)
     sent = time.monotonic()
     out, err = process.communicate(timeout=60)
@@ -80,7 +82,7 @@ def held(home: Settings) -> int:
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a big file of events and a small one, and a mapping of either."""
+    """A folder with a big file of events and a small one, and a mapping of each."""
     folder = tmp_path_factory.mktemp("big")
     for name, count in (("big", MANY), ("small", 10)):
         duckdb.connect().execute(
@@ -155,12 +157,12 @@ SWALLOWS_ONE = "\n    ".join(
 SWALLOWS_ALL = "\n    ".join(
     ["while True:", "    try:", "        time.sleep(60)", "    except BaseException:", "        pass"]
 )
-#: What is put in order is not interrupted, be it slow.
+#: Cleaning up is not interrupted, even if it is slow.
 SLOW = "\n    ".join(
     ["try:", "    time.sleep(60)", "finally:", "    time.sleep(2)", "    print('in order', flush=True)"]
 )
 
-#: As dataclasses are made, while modules are imported.
+#: Like the creation of dataclasses while modules are imported.
 WITHIN_EXEC = "exec('time.sleep(60)')"
 
 
@@ -184,13 +186,14 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.9)  # not as long as some nudges (stopping.PAUSE): a signal that comes with one is taken for it
+    # Not a multiple of stopping.PAUSE: a signal at the time of a repeated interrupt would be taken for that interrupt.
+    time.sleep(0.9)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (130, "stopped; as it was\n")
 
 
-def test_what_is_ignored_stays_ignored(big: Path, home: Settings) -> None:
+def test_ignored_signals_stay_ignored(big: Path, home: Settings) -> None:
     """As by nohup, and in a script's `&`."""
     code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     process = begin("-c", code, "-m", "orchestration.cli", "load", "small.yml", "--json", folder=big)

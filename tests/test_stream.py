@@ -83,7 +83,7 @@ def test_rows_land_once_in_the_contracts_shape(shop: Shop) -> None:
         (4, 4, True)
     ]
     size = len(json.dumps(given)) + 1
-    # A file's name is followed by what tells it from others of that name.
+    # A file's name is followed by a suffix that distinguishes it from others of that name.
     landed_at = [
         re.sub("@[0-9a-f]{8}/", "/", position) for (position,) in shop.ask("select _position from lake.raw.events")
     ]
@@ -164,7 +164,7 @@ ODD: dict[str, Any] = {
     ids=["one", "few", "some", "no name", "case", "many"],
 )
 def test_any_unknown_key_keeps_its_value(shop: Shop, extra: dict[str, Any]) -> None:
-    """Few are read with the known ones, of many each is asked for: they land alike."""
+    """A few unknown keys are read with the known ones, many are read one by one: they land the same."""
     own: list[Any] = [
         {"#": "own"},
         {"coupon": "own", "of": {"coupon": 1}},
@@ -229,7 +229,7 @@ TEXTS = st.one_of(
         st.tuples(st.none() | st.just("broken"), st.just('{"quantity": [1]}'), *[TEXTS] * 6), min_size=1, max_size=50
     )
 )
-def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, ...]]) -> None:
+def test_messages_that_are_accepted_early_break_no_rule(rows: list[tuple[str | None, ...]]) -> None:
     with duckdb.connect() as con:
         entry = Table.model_validate({"stream": {"folder": "in"}, "available_at": "now"})
         messages = Messages(con, "shop", "events", entry, "UTC", "shop.yml")
@@ -243,8 +243,8 @@ def test_what_is_clear_at_a_glance_breaks_no_rule(rows: list[tuple[str | None, .
     assert [why for clear, why in found if clear] == [None for clear, _ in found if clear]
 
 
-def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
-    """But in properties; a string may begin as they do."""
+def test_an_object_or_a_list_is_not_a_value(shop: Shop) -> None:
+    """Except in properties; a string may begin like one."""
     nested = [
         {"user_id": {"$oid": "5f"}},
         {"product_id": ["A1"]},
@@ -271,7 +271,7 @@ def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
         "select user_id, product_id from lake.raw.events order by regexp_extract(_position, '[0-9]+$')::bigint"
     )
     assert rows == [("{5f}", "A1"), ("ann", "[A1]"), ('{"$oid": "5f"}', "A1"), ("ann", "A1")]
-    # As the hint says.
+    # As the hint suggests.
     fields = {name: name for name in GOOD} | {"user_id": {"sql": "user_id->>'$.\"$oid\"'"}}
     shop.map(fields=fields)
     assert replay(shop.mapping, where=shop.where).rows == 1
@@ -279,7 +279,8 @@ def test_an_object_or_a_list_is_no_value(shop: Shop) -> None:
 
 
 def test_numbers_keep_their_digits(shop: Shop) -> None:
-    """As ids, as money and in properties; also beside strings that look like numbers; and what is no number is none."""
+    """As ids, as money and in properties; also next to strings that look like numbers; text that is not a number does
+    not become one."""
     lines = [
         b'{"user_id": 12345678901234567890, "price": 1234567890123456.10, "properties": {"a": [0.12345678901234567, 12.5]}, "b": 123456789.12345678}',
         b'{"user_id": 12345678901234567891, "price": 12.50, "product_id": "x\\": 1234567890123456.10"}',
@@ -321,7 +322,7 @@ def test_a_mapping_names_translates_and_leaves_out(shop: Shop) -> None:
 
 
 def test_a_key_of_any_name_is_a_column(shop: Shop) -> None:
-    """Whether the mapping reads it or not, also when it is named as something of ours is."""
+    """Whether the mapping reads it or not, also if it has the name of a column of ours."""
     odd = {name: f"{name}=1" for name in OURS}
     shop.add({**GOOD, **odd})
     assert shop.drain()["rows"] == 1
@@ -350,7 +351,7 @@ def test_a_key_of_any_name_is_a_column(shop: Shop) -> None:
         and json.loads(second[2]) == {**GOOD, **odd}
     )
     assert list(second[4:]) == [odd[name] for name in texts.values()]
-    # What the mapping reads in no field of its own is kept beside what its SQL made.
+    # Columns that no field of the mapping reads are kept, next to the result of its SQL.
     assert json.loads(json.loads(second[3])["properties"]) == [odd[name] for name in read]
 
 
@@ -440,7 +441,7 @@ def landed(shop: Shop) -> list[int]:
 
 
 def rotate(old: Path, how: str) -> None:
-    """What a log rotation does with a file; its name is free then, or holds nothing."""
+    """What a log rotation does with a file; afterwards its name is free, or the file is empty."""
     new = old.with_name(f"{old.name}.1")
     match how:
         case "rename":
@@ -462,7 +463,7 @@ def test_a_file_is_rotated_and_each_line_lands_once(shop: Shop, how: str) -> Non
     assert shop.drain()["rows"] == 20
     shop.add(*events(20, 10))  # not read yet when it is rotated
     rotate(shop.folder / "a.jsonl", how)
-    shop.add(*events(30, 50))  # longer than what was read of the first
+    shop.add(*events(30, 50))  # longer than the part of the first that was read
     assert shop.drain()["rows"] == 60
     shop.add(*events(80, 5), file="a.jsonl.1")  # a writer that still has it open
     assert shop.drain()["rows"] == 5
@@ -513,7 +514,7 @@ def test_rotation_beside_a_running_loader(shop: Shop) -> None:
     assert landed(shop) == list(range(3_000))
 
 
-def test_what_was_deleted_before_it_was_read_is_said(shop: Shop) -> None:
+def test_data_deleted_before_it_was_read_is_reported(shop: Shop) -> None:
     source = Folder(shop.folder, f"folder:{shop.folder}", "shop.yml")
     shop.add(*events(0, 30))
     source.open(PreviewOwner())
@@ -550,7 +551,7 @@ def test_a_signal_lands_the_open_batch(shop: Shop, number: signal.Signals) -> No
     assert (last["rows"], last["messages"], last["dead_letters"]) == (50, 50, {})
 
 
-def test_prometheus_is_told_what_happens(shop: Shop) -> None:
+def test_prometheus_gets_the_numbers(shop: Shop) -> None:
     shop.add(*[GOOD] * 5, b"broken", GOOD | {"coupon": 1})
     [port] = free_ports(1)
     loader = shop.run("--json", "--age", "0.05", "--metrics-port", str(port))
@@ -571,7 +572,7 @@ def test_prometheus_is_told_what_happens(shop: Shop) -> None:
     assert "finegrain_stream_event_delay_seconds" in text
 
 
-def test_what_a_user_can_fix_is_one_sentence(shop: Shop, tmp_path: Path) -> None:
+def test_errors_that_a_user_can_fix_are_one_sentence(shop: Shop, tmp_path: Path) -> None:
     shop.map(stream={"folder": str(tmp_path / "nowhere")})
     with pytest.raises(FinegrainError, match=r"nowhere is not a folder"):
         shop.drain()
@@ -596,7 +597,8 @@ def test_what_a_user_can_fix_is_one_sentence(shop: Shop, tmp_path: Path) -> None
 
 
 def mutated(chance: random.Random, line: bytes) -> bytes:
-    """A line with some of its bytes changed, moved, doubled or gone; never a line's end, which would make two."""
+    """A line with some of its bytes changed, moved, doubled or removed; never a line end, which would make two
+    lines."""
     text = bytearray(line)
     for _ in range(chance.randint(0, 4)):
         at = chance.randrange(len(text) + 1)
@@ -618,7 +620,7 @@ def mutated(chance: random.Random, line: bytes) -> bytes:
     return bytes(text).replace(b"\n", b" ")
 
 
-def test_whatever_comes_lands_or_is_a_dead_letter_with_the_same_bytes(shop: Shop) -> None:
+def test_any_message_lands_or_is_a_dead_letter_with_the_same_bytes(shop: Shop) -> None:
     chance = random.Random(11)
     seed = [
         json.dumps(GOOD | {"event_id": str(n), "properties": {"n": n}, "page": "/é?q='\"\\"}).encode() for n in range(7)
@@ -667,7 +669,7 @@ def test_unloaded_rows_come_again_when_the_stream_is_read_from_its_beginning(sho
     unload("shop", where=shop.where)
     assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]
-    # By a clock that was then put back.
+    # Before the clock was put back.
     unload("shop", where=shop.where, now=datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1))
     assert shop.drain(from_beginning=True)["rows"] == 3
     assert shop.ask(alive) == [("ann",), ("bob",), ("cat",)]

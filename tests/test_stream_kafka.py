@@ -1,4 +1,5 @@
-"""Streams off a real broker: what goes wrong, and that nothing is lost or doubled by it (tests/test_stream_kills.py kills loaders)."""
+"""Streams from a real broker: what goes wrong, and that nothing is lost or doubled by it (tests/test_stream_kills.py
+kills loaders)."""
 
 from __future__ import annotations
 
@@ -111,14 +112,15 @@ def test_a_topic_lands_once_with_its_positions(shop: Shop) -> None:
     assert shop.drain()["rows"] == 0
     [(first,)] = shop.ask("select min(_position) from lake.raw.events")
     assert re.fullmatch(f"{shop.topic}/0@[0-9a-f]{{8}}/0", first)
-    # A letter keeps what came with the message.
+    # A letter keeps the key and the headers of the message.
     assert shop.ask(
         "select distinct key, headers, place, sent_at > timestamp '2025-01-01' from lake.raw.dead_letters"
     ) == [(b"k", '[["h", "\\\\xff"]]', f"kafka:{shop.topic}", True)]
 
 
 def test_large_messages_do_not_run_out_of_memory(shop: Shop) -> None:
-    """A batch closes by bytes, and no more is taken for it, though a poll could give ten thousand messages."""
+    """A batch is closed by its bytes, and no more messages are fetched for it, though a poll could return ten
+    thousand."""
     shop.send(2_000, properties={"text": "x" * 50_000})
     done = shop.drain()
     assert (done["rows"], done["dead_letters"]) == (2_000, {})
@@ -126,7 +128,7 @@ def test_large_messages_do_not_run_out_of_memory(shop: Shop) -> None:
     assert shop.is_whole()
 
 
-def test_the_doctor_looks_and_leaves_no_trace(shop: Shop) -> None:
+def test_the_doctor_reads_without_leaving_a_trace(shop: Shop) -> None:
     shop.send(100)
     loader = shop.run("--age", "0.1")
     try:
@@ -145,7 +147,7 @@ def test_the_doctor_looks_and_leaves_no_trace(shop: Shop) -> None:
         examine(shop.mapping, where=shop.where)
 
 
-def test_what_a_transaction_took_back_does_not_land(shop: Shop) -> None:
+def test_messages_of_an_aborted_transaction_do_not_land(shop: Shop) -> None:
     producer = Producer({"bootstrap.servers": bootstrap(shop.kafka), "transactional.id": shop.topic, "log_level": 0})
     producer.init_transactions()
     for keep in (True, False, True, False):
@@ -160,12 +162,12 @@ def test_what_a_transaction_took_back_does_not_land(shop: Shop) -> None:
     assert shop.is_whole()
 
 
-def test_one_that_slept_while_its_partitions_went_to_another_lands_nothing(shop: Shop) -> None:
+def test_a_paused_loader_whose_partitions_were_reassigned_lands_nothing(shop: Shop) -> None:
     lake.connect(shop.where).close()
     sleeper = shop.run("--age", "600", "--json")
     shop.send(300)
     wait(lambda: shop.ask("select count(*) from lake.raw.positions where owner is not null") == [(PARTITIONS,)])
-    time.sleep(2)  # it has taken them, and keeps its batch open
+    time.sleep(2)  # it has read them, and keeps its batch open
     assert shop.ask("select count(*) from lake.raw.events") == [(0,)]
     sleeper.send_signal(signal.SIGSTOP)
     other = shop.run("--age", "0.1", "--json")
@@ -254,8 +256,8 @@ def recreate(shop: Shop) -> None:
     new_topic(shop.kafka, PARTITIONS, shop.topic)
 
 
-def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
-    """At the positions of letters that were replayed lie new letters, and at those of quarantined rows good events."""
+def test_letters_and_rows_of_a_recreated_topic_are_new_ones(shop: Shop) -> None:
+    """At the positions of replayed letters there are new letters, and at those of quarantined rows good events."""
     shop.send(10, event_type="peek")
     assert shop.drain()["dead_letters"] == {"unknown_event": 10}
     fields = dict.fromkeys(("event_id", "event_type", "event_at", "user_id"))
@@ -281,7 +283,7 @@ def test_letters_and_rows_of_a_recreated_topic_are_others(shop: Shop) -> None:
 
 
 def test_letters_that_are_read_again_wait_again(shop: Shop) -> None:
-    """Of one topic, after --from-beginning: each message lands once, and a dead letter that was replayed before is a new one."""
+    """After --from-beginning, each message lands once, and a dead letter that was replayed before is a new one."""
     shop.send(6, event_type="peek")
     shop.drain()
     entry = json.loads(shop.mapping.read_text())
@@ -331,7 +333,7 @@ def test_one_topic_feeds_two_tables(shop: Shop) -> None:
             _, err = loader.communicate(timeout=60)
             assert loader.returncode == 0 and "another loader" not in err
     assert shop.ask("select count(distinct event_id) from lake.raw.events") == [(800,)]
-    # What is no message for either is a letter of each.
+    # Bytes that neither can read are a letter of each.
     producer = Producer({"bootstrap.servers": bootstrap(shop.kafka), "log_level": 0})
     producer.produce(shop.topic, b"broken", partition=0)
     assert producer.flush(60) == 0
@@ -349,7 +351,7 @@ def test_one_topic_feeds_two_tables(shop: Shop) -> None:
 
 
 def test_one_more_loader_than_partitions_drains_too(shop: Shop) -> None:
-    """The spare one has nothing to wait for."""
+    """The additional one does not wait for anything."""
     shop.send(300)
     company = [shop.run("--age", "0.1") for _ in range(PARTITIONS)]
     try:
@@ -366,7 +368,7 @@ def test_one_more_loader_than_partitions_drains_too(shop: Shop) -> None:
 
 
 class Given:
-    """A source that is given parts by the test, as a broker assigns partitions."""
+    """A source that gets partitions from the test, as a broker would assign them."""
 
     stream_id = "kafka:shop"
 
@@ -407,7 +409,7 @@ def test_from_beginning_restarts_each_partition_once(loader: Loader) -> None:
 
 
 def test_nothing_is_asked_of_the_broker_while_the_lake_is_locked(loader: Loader) -> None:
-    """Its answer may take seconds, in which nobody could write."""
+    """Its answer may take seconds, in which no other process could write."""
     asked = []
 
     def beginning() -> str:
@@ -422,7 +424,7 @@ def test_nothing_is_asked_of_the_broker_while_the_lake_is_locked(loader: Loader)
 
 @pytest.mark.parametrize("start", ["2", "4"])
 def test_a_chunk_begins_where_the_last_one_ended(loader: Loader, start: str) -> None:
-    """One from before would land twice, one from beyond leaves something out."""
+    """An earlier begin would land rows twice, a later one would skip some."""
     loader.claim({"0": partial(str, 0)}, "new")
     loader._take(Chunk(starts={"0": "0"}, ends={"0": "3"}))
     with pytest.raises(
@@ -432,8 +434,8 @@ def test_a_chunk_begins_where_the_last_one_ended(loader: Loader, start: str) -> 
     loader._take(Chunk(starts={"0": "3"}, ends={"0": "9"}))
 
 
-def test_messages_that_come_again_are_no_chunk(shop: Shop) -> None:
-    """Of a consumer that is put back behind its position: a chunk of its messages says that it begins there."""
+def test_messages_that_come_again_are_refused(shop: Shop) -> None:
+    """If a consumer is set back behind its position, a chunk of its messages starts there."""
     shop.send(PARTITIONS * 10)
     entry = Table.model_validate(json.loads(shop.mapping.read_text())["tables"]["events"])
     source = source_of(entry, "shop.yml", group="again")
@@ -501,7 +503,7 @@ def test_a_full_disk_and_one_that_cannot_be_written_lose_nothing(
 
 
 def refused(shop: Shop) -> str:
-    """What a loader says that cannot go on: one sentence."""
+    """The one sentence of a loader that cannot go on."""
     loader = shop.run("--drain")
     _, said = loader.communicate(timeout=300)
     assert loader.returncode == 2
@@ -520,7 +522,7 @@ def test_a_loader_that_fails_leaves_nothing_running(shop: Shop, monkeypatch: pyt
             FinegrainError, match="the lake cannot be written: no room; messages that have not landed are still in"
         ):
             shop.drain()
-    # Those that land batches; a group that is left settles first, and must not stumble over what is known already.
+    # Threads that land batches; a group that a loader left rebalances first, which must not cause errors.
     assert [each for each in threading.enumerate() if "_write" in each.name] == []
     shop.drain()
     assert shop.is_whole()

@@ -1,9 +1,8 @@
-"""Loaders that are killed at any moment, a broker that is, too: every event is once in the lake.
+"""Loaders that are killed at any time, and a broker that is killed, too: every event is once in the lake.
 
-The loaders are real processes of one consumer group on a real broker; they are forked from a process that has imported everything,
-so that a life is short and a kill is likely to meet a batch. With each kind of catalogue loaders are killed 100 times on CI, 40 times
-elsewhere (`make test-long`), and 1,000 times by `make soak`.
-"""
+The loaders are real processes of one consumer group on a real broker; they are forked from a process that has imported
+everything, so that they start quickly and a kill is likely to hit a batch. With each kind of catalogue loaders are
+killed 100 times on CI, 40 times elsewhere (`make test-long`), and 1,000 times by `make soak`."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ FORKS.set_forkserver_preload([f"orchestration.ingest.stream.{name}" for name in 
 
 
 def mapping(path: Path, kafka: Kafka, topic: str, **more: object) -> Path:
-    """A mapping of one topic whose messages are named as the contract's fields are."""
+    """A mapping of one topic whose messages have the contract's field names."""
     settings = {
         "bootstrap.servers": bootstrap(kafka),
         "session.timeout.ms": 1000,
@@ -54,19 +53,19 @@ def mapping(path: Path, kafka: Kafka, topic: str, **more: object) -> Path:
 
 
 class Life:
-    """One loader's life in a process of its own. It ends by itself only if it drains; `batches` it has begun and `ended` are known
-    while it lives and after it was killed."""
+    """One run of a loader in a process of its own. It only ends by itself if it drains; `batches` (begun) and `ended`
+    can be read while it runs and after it was killed."""
 
     def __init__(self, path: Path, where: Settings, *, drain: bool = False) -> None:
         self.batches, self.ended = FORKS.RawValue("i", 0), FORKS.RawValue("i", 0)
-        # The process that it is forked from may have been started by another test, in another environment.
+        # The process that it is forked from may have been started by another test, with a different environment.
         arguments = (path, where, drain, self.batches, self.ended, dict(os.environ))
         self.process = FORKS.Process(target=load, args=arguments)
         self.process.start()
 
     @property
     def is_landing(self) -> bool:
-        """Whether a batch has been begun, and has not ended: it is validated, waits for its turn or is being committed."""
+        """Whether a batch has begun and has not ended: it is validated, waits for the lock or is being committed."""
         return bool(self.batches.value > self.ended.value)
 
     def kill(self) -> None:
@@ -76,7 +75,7 @@ class Life:
 
 
 def load(path: Path, where: Settings, drain: bool, batches: Any, ended: Any, environment: dict[str, str]) -> None:
-    """What a `Life` does."""
+    """The work of a `Life`."""
     from orchestration.ingest.stream.loader import Limits, Loader
     from orchestration.ingest.stream.run import stream
 
@@ -97,7 +96,7 @@ def load(path: Path, where: Settings, drain: bool, batches: Any, ended: Any, env
 
 
 class Events(threading.Thread):
-    """Numbered events into a topic, until told to stop. `sent` of them are acknowledged when it has ended."""
+    """Numbered events into a topic, until `stop`. `sent` of them are acknowledged when it has ended."""
 
     def __init__(self, kafka: Kafka, topic: str, a_second: int) -> None:
         super().__init__(daemon=True)
@@ -125,7 +124,7 @@ class Events(threading.Thread):
                     "user_id": f"u{self.sent % 97}",
                     "product_id": f"p{self.sent % 31}",
                 }
-                # Some cannot land, and are dead letters, once each, too.
+                # Some cannot land, and become dead letters, also once each.
                 text = json.dumps(event) if self.sent % 50 else json.dumps(event)[:-1]
                 producer.produce(self.topic, text.encode(), partition=self.sent % PARTITIONS)
                 self.sent += 1
@@ -134,12 +133,12 @@ class Events(threading.Thread):
 
 
 def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: int) -> None:
-    """Kill loaders so many times, the broker every fortieth time; then count."""
+    """Kill loaders this many times, the broker every fortieth time; then count."""
     chance = random.Random(seed)
     topic = new_topic(kafka, PARTITIONS)
     lake.connect(where).close()
-    # Three come back under the names they had, so their partitions wait for them, and while one starts the others have work; the
-    # last comes as a stranger, and the partitions are dealt anew when it comes and when it is missed.
+    # Three come back under their previous names, so their partitions wait for them, and while one starts the others have work; the
+    # last has a new name, so the partitions are assigned again when it joins and when it times out.
     named = [mapping(folder / f"{name}.yml", kafka, topic, **{"group.instance.id": name}) for name in ("a", "b", "c")]
     stranger = mapping(folder / "stranger.yml", kafka, topic)
 
@@ -151,7 +150,7 @@ def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: 
         for kill in range(1, kills + 1):
             if kill % 20 == 10:
                 lives[stranger] = Life(stranger, where)
-            # A third dies wherever it is, joining or idle maybe; the others once they have begun a batch.
+            # A third is killed in any state, perhaps joining or idle; the others once they have begun a batch.
             path, life = chance.choice(list(lives.items()))
             if chance.random() < 1 / 3:
                 time.sleep(chance.uniform(0, 0.3))
@@ -191,13 +190,13 @@ def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: 
     [(landed,)] = con.execute("select count(distinct _ingested_at) from lake.raw.events").fetchall()
     con.close()
     print(f"{kills} kills, {within} of them within a batch, {events.sent} events, {landed} batches landed")
-    # A test in which loaders seldom died at work, or seldom lived long enough to land anything, would prove little.
+    # If loaders were rarely killed in a batch, or rarely landed anything, the test would prove little.
     assert within > kills / 3
     assert landed > kills / 4
 
 
 def at_work(lives: dict[Path, Life], chance: random.Random) -> tuple[Path, Life]:
-    """One of those who are in a batch, as soon as there is one."""
+    """One of the loaders that are in a batch, as soon as there is one."""
     deadline = time.monotonic() + 60
     while not (found := [item for item in lives.items() if item[1].is_landing]):
         assert time.monotonic() < deadline, "no loader has anything to do"

@@ -1,7 +1,7 @@
-"""Streams of Kinesis, off what stands in for it: every record of every shard once, whatever happens to shards and loaders.
+"""Streams from Kinesis, on moto as its replacement: every record of every shard once, whatever happens to shards and
+loaders.
 
-moto throttles nobody and lets iterators live for ever, so what the loader does about either is not shown here.
-"""
+moto never throttles and its iterators never expire, so these cases are not tested here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from orchestration.lake.positions import Stream, positions
 from orchestration.sources.kinesis import BEGINNING, END, MOST, Kinesis
 
 REGION = "eu-north-1"
-#: What Kinesis takes in one call.
+#: The maximum of Kinesis for one call.
 AT_ONCE = 500
 
 #: SQL: a position without the tag of the stream's topic_id.
@@ -44,7 +44,7 @@ POSITION = "regexp_replace(_position, '@[0-9a-f]{8}/', '/')"
 
 
 class Shop(Streamed):
-    """A stream, a mapping that streams it and a home. `put` is what has been sent: (shard, sequence number) and id."""
+    """A stream, a mapping that streams it and a home. `put` are the sent records: (shard, sequence number) and id."""
 
     def __init__(self, server: Moto, folder: Path, extensions: Path, shards: int = 3) -> None:
         self.where = Settings.below(folder / "home", extensions)
@@ -64,7 +64,7 @@ class Shop(Streamed):
         self.map()
 
     def map(self, stream: str | None = None, **more: Any) -> None:
-        """Write the mapping, with more settings of the client; those of None are left out."""
+        """Write the mapping, with more settings of the client; those that are None are left out."""
         settings = {
             "endpoint_url": "${KINESIS_URL}",
             "region_name": REGION,
@@ -110,7 +110,7 @@ class Shop(Streamed):
         return super().run("--age", "0.1", *arguments)
 
     def positions(self) -> dict[str, str]:
-        """Where each shard has been read to, by the lake."""
+        """The position of each shard, according to the lake."""
         con = lake.connect(self.where, read_only=True)
         try:
             return {
@@ -121,14 +121,14 @@ class Shop(Streamed):
             con.close()
 
     def owners(self) -> set[str]:
-        """Which loaders may land what is in the stream."""
+        """The loaders that may land records of the stream."""
         return {owner for (owner,) in self.ask("select owner from lake.raw.positions")}
 
     def shards(self) -> dict[str, dict[str, Any]]:
         return {each["ShardId"]: each for each in self.client.list_shards(StreamName=self.stream)["Shards"]}
 
     def ends(self) -> dict[str, str]:
-        """Where each shard has been read to once all of it has, by what was sent and which shards are closed."""
+        """The position of each shard once everything is read, computed from the sent records and the closed shards."""
         last: dict[str, str] = dict.fromkeys(self.shards(), BEGINNING)
         for shard, number in self.put:
             last[shard] = str(max(int(number), 0 if last[shard] == BEGINNING else int(last[shard])))
@@ -138,7 +138,7 @@ class Shop(Streamed):
         return last | dict.fromkeys(closed, END)
 
     def is_whole(self) -> bool:
-        """Whether every record that was sent is once in the lake, by its position, and every shard read to its end."""
+        """Whether every sent record is once in the lake, by its position, and every shard is read to its end."""
         sent = sorted((f"{self.stream}/{shard}/{number}", event) for (shard, number), event in self.put.items())
         landed = self.ask(f"select {POSITION}, event_id from lake.raw.events order by all")
         return landed == sent and self.positions() == self.ends()
@@ -146,7 +146,7 @@ class Shop(Streamed):
 
 @pytest.fixture
 def access(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The credentials that a mapping names, and none of AWS's own."""
+    """The credentials that a mapping names, and none of AWS's own variables."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -169,7 +169,7 @@ def elastic(resharding: Moto, tmp_path: Path, extensions: Path, access: pytest.M
 
 
 def end(loader: subprocess.Popen[str]) -> tuple[str, str]:
-    """Stop a loader in order; what it said."""
+    """Stop a loader normally; returns its output."""
     loader.send_signal(signal.SIGTERM)
     out, err = loader.communicate(timeout=60)
     assert loader.returncode == 0, err
@@ -177,7 +177,7 @@ def end(loader: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def hear(loader: subprocess.Popen[str], text: str) -> str:
-    """The next line with this text that a loader says."""
+    """The next line with this text in a loader's output."""
     assert loader.stderr is not None
     return next(line for line in loader.stderr if text in line)
 
@@ -194,7 +194,7 @@ def test_a_stream_lands_once_with_its_positions(shop: Shop) -> None:
     assert shop.is_whole()
 
 
-def test_an_answer_that_is_full_is_not_taken_for_the_end(shop: Shop) -> None:
+def test_a_full_answer_does_not_count_as_the_end(shop: Shop) -> None:
     shop.send(60)
     assert shop.drain(limits=Limits(rows=7))["rows"] == 60
     assert shop.is_whole()
@@ -219,7 +219,7 @@ def test_a_dead_letter_keeps_the_bytes_and_the_key(shop: Shop) -> None:
 
 
 class Sender(threading.Thread):
-    """Sends until told to stop."""
+    """Sends until `stop`."""
 
     def __init__(self, shop: Shop) -> None:
         super().__init__(daemon=True)
@@ -280,7 +280,7 @@ def test_a_stream_that_was_resharded_is_drained(elastic: Shop) -> None:
     assert elastic.is_whole()
 
 
-def test_what_is_read_again_is_not_taken_for_read(elastic: Shop, access: pytest.MonkeyPatch) -> None:
+def test_records_that_are_read_again_are_not_skipped(elastic: Shop, access: pytest.MonkeyPatch) -> None:
     """New shards are claimed together with the others, which then go on from what has landed."""
     elastic.send(100)
     _, _, entry, _, where = entry_of(elastic.mapping, None)
@@ -313,7 +313,7 @@ def test_a_second_loader_takes_the_stream_over(shop: Shop) -> None:
         owners = shop.owners()
         second = shop.run("--json")
         wait(lambda: shop.owners().isdisjoint(owners))
-        # The first takes it back, and so on, ever more seldom.
+        # The first takes it back, and so on, less and less often.
         said = [hear(first, "another loader has taken over") for _ in range(3)]
         assert [re.findall(r"trying again in (.+) s", each) for each in said] == [["0.5"], ["1.0"], ["2.0"]]
     wait(shop.is_whole)
@@ -322,17 +322,17 @@ def test_a_second_loader_takes_the_stream_over(shop: Shop) -> None:
 
 
 def read_to_the_end(port: int) -> set[str]:
-    """Shards before whose reader nothing is, as a loader tells Prometheus."""
+    """Shards whose reader has reached the end, according to the loader's metrics for Prometheus."""
     with urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as answer:
         return set(re.findall(r'^finegrain_stream_lag\{part="(.+)"\} 0.0$', answer.read().decode(), re.MULTILINE))
 
 
-def test_one_that_slept_while_another_took_over_lands_nothing(shop: Shop) -> None:
+def test_a_paused_loader_that_was_replaced_lands_nothing(shop: Shop) -> None:
     shop.send(300)
     [port] = free_ports(1)
     sleeper = shop.run("--json", "--age", "600", "--metrics-port", str(port))
     wait(lambda: shop.positions() == dict.fromkeys(shop.shards(), BEGINNING))
-    # It has taken them, and keeps its batch open.
+    # It has read them, and keeps its batch open.
     wait(lambda: read_to_the_end(port) == shop.shards().keys())
     assert shop.ask("select count(*) from lake.raw.events") == [(0,)]
     sleeper.send_signal(signal.SIGSTOP)
@@ -354,7 +354,7 @@ def test_a_loader_that_is_killed_and_started_again_loses_nothing(shop: Shop) -> 
     assert shop.is_whole()
 
 
-def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyPatch) -> None:
+def test_errors_that_a_user_can_fix_are_one_sentence(shop: Shop, access: pytest.MonkeyPatch) -> None:
     shop.map(stream="no-such-stream")
     with pytest.raises(
         FinegrainError,
@@ -375,7 +375,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
     access.setenv("AWS_DEFAULT_REGION", REGION)
     shop.drain()
     access.delenv("AWS_DEFAULT_REGION")
-    # As the sentence says; boto3 itself reads the other name alone.
+    # As the sentence says; boto3 itself only reads the other name.
     access.setenv("AWS_REGION", REGION)
     shop.drain()
     shop.map(aws_access_key_id=None, aws_secret_access_key=None)
@@ -390,7 +390,7 @@ def test_what_a_user_can_mend_is_one_sentence(shop: Shop, access: pytest.MonkeyP
 
 
 class Gate:
-    """A way to a server that can be shut, as when a network fails."""
+    """A connection to a server that can be closed, like a network that fails."""
 
     def __init__(self, to: int) -> None:
         self.to = to
@@ -452,7 +452,7 @@ def test_a_recreated_stream_is_refused_until_confirmed(shop: Shop) -> None:
     shop.send(30)
     shop.drain()
     shop.client.delete_stream(StreamName=shop.stream)
-    time.sleep(1)  # a stream is told by the second in which it was made
+    time.sleep(1)  # a stream is identified by the second in which it was created
     shop.client.create_stream(StreamName=shop.stream, ShardCount=3)
     shop.put.clear()
     shop.send(60)

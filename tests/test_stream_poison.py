@@ -1,4 +1,4 @@
-"""Messages that would end a loader: each becomes a dead letter, whole, and all others land once."""
+"""Messages that would end a loader: each becomes a dead letter with all its bytes, and all others land once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from orchestration.mapping.mapping import Stream, Table
 from orchestration.sources.bounds import Bounds, beyond, shallow
 from orchestration.sources.streams import Chunk
 
-#: Without a bound one ends DuckDB's memory, the other the process: two deep values of one key are merged by recursion.
+#: Without a limit one uses up DuckDB's memory, the other ends the process: two deep values of one key are merged by recursion.
 MANY_KEYS = json.dumps(GOOD | {f"k{n}": n for n in range(60_000)}).encode()
 DEEP = json.dumps(GOOD)[:-1].encode() + b', "a": 1, "properties": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}"
 LIMITLESS = Bounds(2**30, 10**9, 10**9)
@@ -64,7 +64,7 @@ def good(*numbers: int) -> list[dict[str, Any]]:
         (json.dumps(GOOD | {"page": "{" * 2**20}).encode(), "over_size", "of at most 1048576"),
     ],
 )
-def test_what_is_out_of_bounds_is_a_dead_letter(shop: Shop, poison: bytes, rule: str, said: str) -> None:
+def test_messages_beyond_a_limit_are_dead_letters(shop: Shop, poison: bytes, rule: str, said: str) -> None:
     shop.add(*good(1), poison, *good(2))
     assert shop.drain()["dead_letters"] == {rule: 1}
     [(payload, found, error)] = letters(shop)
@@ -74,7 +74,7 @@ def test_what_is_out_of_bounds_is_a_dead_letter(shop: Shop, poison: bytes, rule:
     assert replay(shop.mapping, where=shop.where).still_dead == {rule: 1}
 
 
-def test_what_only_looks_so_lands(shop: Shop) -> None:
+def test_messages_that_only_look_too_large_land(shop: Shop) -> None:
     items = [{"id": n, "tags": {"a": [n]}} for n in range(200)]
     shop.add(
         GOOD | {"page": '[{"' * 500},
@@ -112,7 +112,7 @@ OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=6)
 @given(st.lists(OBJECTS, min_size=1, max_size=8), st.booleans(), st.integers(0, 3))
 def test_depth_and_keys_are_counted_in_the_bytes(objects: list[dict[str, Any]], ascii_only: bool, start: int) -> None:
     texts = [json.dumps(each, ensure_ascii=ascii_only) for each in objects]
-    # A slice has its bytes in the middle of another array's.
+    # The bytes of a slice are in the middle of another array's.
     found = beyond(pa.chunked_array([pa.array(["[" * 9] * start + texts).slice(start)]), Bounds(2**20, 2, 3))
     expected = ["too_deep" if depth(each) > 3 else "too_many_keys" if len(each) > 2 else None for each in objects]
     assert [why and why.partition(":")[0] for why in found.to_pylist()] == expected
@@ -135,7 +135,7 @@ MOMENTS = (
         {"fields": {**{name: name for name in GOOD}, "event_at": {"sql": "try_cast(event_at as timestamp)"}}},
     ],
 )
-def test_a_moment_beyond_all_time_is_a_dead_letter(shop: Shop, entry: dict[str, Any]) -> None:
+def test_a_time_outside_of_the_range_is_a_dead_letter(shop: Shop, entry: dict[str, Any]) -> None:
     shop.map(**entry)
     shop.add(*good(1), *(GOOD | {"event_at": each} for each in MOMENTS), *good(2))
     done = shop.drain()
@@ -145,8 +145,8 @@ def test_a_moment_beyond_all_time_is_a_dead_letter(shop: Shop, entry: dict[str, 
     assert done["event_delay_seconds"] > 0
 
 
-def test_a_sender_may_say_any_moment() -> None:
-    """Kafka's time of a message is what its sender says."""
+def test_a_sender_may_set_any_time() -> None:
+    """Kafka's time of a message is set by its sender."""
     with duckdb.connect() as con:
         con.execute("attach ':memory:' as lake")
         con.execute("create schema lake.raw")
@@ -167,7 +167,7 @@ def test_a_sender_may_say_any_moment() -> None:
         ]  # fmt: skip
 
 
-def test_a_batch_that_fails_for_its_own_sake_lands_without_the_cause(shop: Shop) -> None:
+def test_a_batch_that_fails_because_of_a_message_lands_without_it(shop: Shop) -> None:
     shop.add(*good(*range(10)), MANY_KEYS, *good(*range(10, 15)), MANY_KEYS, b"no JSON", *good(*range(15, 20)))
     done = shop.drain(bounds=LIMITLESS)
     assert (done["rows"], done["dead_letters"], done["batches"]) == (20, {"not_json": 1, "unprocessable": 2}, 1)
@@ -178,7 +178,7 @@ def test_a_batch_that_fails_for_its_own_sake_lands_without_the_cause(shop: Shop)
     assert first[2].startswith("Out of Memory Error") and "\n" not in first[2]
     shop.add(*good(20))
     assert shop.drain()["rows"] == 1
-    # By what reads only within bounds it is another rule's.
+    # A reader that only reads within the limits reports another rule.
     assert replay(shop.mapping, rule="unprocessable", where=shop.where).still_dead == {"too_many_keys": 2}
 
 
@@ -203,7 +203,7 @@ def test_a_message_that_kills_its_process_does_so_twice(shop: Shop) -> None:
 
 
 @pytest.mark.long
-def test_kills_that_were_meant_for_the_loader_cost_no_message(shop: Shop) -> None:
+def test_kills_of_the_loader_lose_no_message(shop: Shop) -> None:
     shop.add(*good(*range(9_000)))
     for number in (1, 2):
         loader = shop.run("--drain")
@@ -221,7 +221,7 @@ def is_noted(shop: Shop, times: int) -> bool:
 
 
 def noted(shop: Shop) -> int:
-    """How often a batch was begun that has not ended."""
+    """How often a batch was recorded that has begun and not ended."""
     texts = [path.read_text() for path in (shop.where.home / "attempts").glob("*.json")]
     return max((int(json.loads(text)["begun"]) for text in texts if text), default=0)
 
@@ -245,7 +245,7 @@ def test_after_a_death_batches_are_processed_one_at_a_time(tmp_path: Path) -> No
     assert (attempt.deaths, attempt.is_careful, other.is_careful) == (1, True, True)
     attempt.begin()
     attempt.end()  # it has landed
-    other.begin()  # and here it dies
+    other.begin()  # and here it ends
     third = Attempts(tmp_path, "shop/events/kafka:t")
     third.claimed({"0": Position("0", "5")})
     assert third.of(moves("5", "9")).deaths == 1
@@ -254,7 +254,7 @@ def test_after_a_death_batches_are_processed_one_at_a_time(tmp_path: Path) -> No
     assert of_another_table.of(moves("5", "9")).deaths == 0
 
 
-#: By kind, a message and the rule that it breaks, if one.
+#: By kind, a message and the rule that it breaks, if any.
 KINDS: dict[str, tuple[Any, str | None]] = {
     "good": (None, None),
     "keys": (MANY_KEYS, "too_many_keys"),
@@ -267,7 +267,7 @@ KINDS: dict[str, tuple[Any, str | None]] = {
 @pytest.mark.long
 @hypothesis_settings(max_examples=6, deadline=None)
 @given(st.lists(st.sampled_from(["good"] * 4 + [*KINDS]), min_size=1, max_size=40), st.integers(1, 15))
-def test_wherever_poison_is_the_rest_lands_once(extensions: Path, kinds: list[str], rows: int) -> None:
+def test_the_rest_lands_once_wherever_the_poison_is(extensions: Path, kinds: list[str], rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shop = Shop(Path(folder), extensions)
         sent = [KINDS[kind][0] or json.dumps(*good(n)).encode() for n, kind in enumerate(kinds)]
@@ -283,7 +283,7 @@ def test_wherever_poison_is_the_rest_lands_once(extensions: Path, kinds: list[st
 @given(st.lists(st.booleans(), min_size=1, max_size=64))
 def test_only_what_fails_alone_is_set_aside(tmp_path_factory: pytest.TempPathFactory, are_bad: list[bool]) -> None:
     lines = [MANY_KEYS if is_bad else json.dumps(*good(n)).encode() for n, is_bad in enumerate(are_bad)]
-    if sum(are_bad) > 4:  # each takes some seconds of memory running out
+    if sum(are_bad) > 4:  # each takes seconds until the memory is used up
         lines = [line if line != MANY_KEYS or n < 4 else json.dumps(*good(n)).encode() for n, line in enumerate(lines)]
     nothing = [None] * len(lines)
     batch = Chunk.of(
@@ -312,14 +312,14 @@ def test_the_doctor_looks_at_poison(shop: Shop) -> None:
     ]
 
 
-def test_what_is_decoded_has_bounds_too() -> None:
-    """By a registry's schema a message may be larger than its bytes."""
+def test_decoded_messages_have_limits_too() -> None:
+    """With a registry's schema the decoded message may be larger than its bytes."""
     found = beyond(pa.chunked_array([pa.array(["x" * 11, "x" * 10, None])]), Bounds(size=10))
     assert found.to_pylist() == ["over_size: it has 11 bytes, of at most 10", None, None]
 
 
 @given(st.integers(1, 30), st.randoms(use_true_random=False))
-def test_whatever_processes_die_of_each_message_is_in_one_piece(count: int, chance: random.Random) -> None:
+def test_each_message_is_whole_whatever_kills_the_processes(count: int, chance: random.Random) -> None:
     deadly, bad = ({n for n in range(count) if chance.random() < 0.1} for _ in range(2))
 
     def run(writer: Any, path: Path, todo: list[isolation.Span], memory: str) -> Any:

@@ -1,5 +1,5 @@
-"""Messages of a schema registry: off a real broker, serialised by Confluent's own serialisers. The registry is a small server of the REST
-calls that its client makes, since no real one can be installed here."""
+"""Messages with a schema registry: from a real broker, serialised by Confluent's own serialisers. The registry is a
+small server of the REST calls that its client makes, because no real one can be installed here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from orchestration.quality.doctor import examine
 
 
 class Registry:
-    """The REST calls of a registry that its client makes. `asked` are the paths, `fails` is a status that it answers instead."""
+    """The REST calls of a registry that its client makes. `asked` are the requested paths, `fails` is a status to
+    answer instead."""
 
     def __init__(self) -> None:
         self.schemas: dict[int, dict[str, Any]] = {}
@@ -241,11 +242,11 @@ def test_avro_and_json_schema_land_beside_plain_json(shop: Shop) -> None:
     assert json.loads(rows[0][-1]) == SHOWN
     assert [row[2] for row in rows] == ["ann", "ann", "ann", "bob", "bob"]
     assert [json.loads(row[-1]) for row in rows[3:]] == [VIEWED, VIEWED]
-    # What breaks a rule is kept with the bytes that came.
+    # A message that breaks a rule is kept with its original bytes.
     assert shop.ask("select payload from lake.raw.dead_letters") == [(shop.serialised(order, nobody),)]
 
 
-def test_types_that_other_schemas_hold(shop: Shop) -> None:
+def test_types_of_other_schemas(shop: Shop) -> None:
     shop.client.register_schema("money", Schema(json.dumps(PRICE), "AVRO"))
     fields = [{**each, "type": "shop.Money"} if each["name"] == "paid" else each for each in ORDER["fields"]]  # type: ignore[index,attr-defined]
     whole = Schema(json.dumps({**ORDER, "fields": fields}), "AVRO", [SchemaReference("shop.Money", "money", 1)])
@@ -267,7 +268,7 @@ def test_without_a_registry_a_message_says_what_it_is(shop: Shop) -> None:
     assert shop.ask("select error from lake.raw.dead_letters where rule_id = 'schema_registry' order by _position")[
         1
     ] == ("it begins with the prefix of a schema registry (schema 42); set registry: in the mapping",)
-    # After the mapping was corrected they land, from the bytes that came; schema 42 is not in the registry.
+    # After the mapping was corrected they land, from the original bytes; schema 42 is not in the registry.
     shop.map(fields=FIELDS)
     assert replay(shop.mapping, where=shop.where).rows == 1
     assert shop.ask("select user_id from lake.raw.events") == [("ann",)]
@@ -363,7 +364,7 @@ def test_credentials_are_sent_and_never_printed(shop: Shop, monkeypatch: pytest.
         ({"kafka": "t", "registry": "localhost:8081"}, "an address begins with https:// or http://"),
     ],
 )
-def test_a_registry_that_cannot_be_is_refused(tmp_path: Path, stream: dict[str, Any], said: str) -> None:
+def test_an_invalid_registry_is_refused(tmp_path: Path, stream: dict[str, Any], said: str) -> None:
     (tmp_path / "shop.yml").write_text(
         json.dumps({"source": "s", "tables": {"events": {"stream": stream, "available_at": "now"}}})
     )

@@ -1,4 +1,5 @@
-"""Text as it comes: other encodings, packed files, JSON that is no lines, names with brackets; and a load that counts its rows."""
+"""Text as it occurs: other encodings, compressed files, JSON that is not lines, names with brackets; and a load that
+counts its rows."""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ def test_text_of_any_encoding_and_packing_is_read(tmp_path: Path, case: str) -> 
         ]
     copy = seen.path
     del seen
-    assert copy == path or not copy.exists()  # what was copied is deleted with the look
+    assert copy == path or not copy.exists()  # the copy is deleted after the check
 
 
 def test_such_files_land_and_the_doctor_says_how_they_are_read(home: Settings, tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_such_files_land_and_the_doctor_says_how_they_are_read(home: Settings, t
     report = load(path, data=tmp_path, now=NOW)
     assert [(f.file, f.rows) for f in report.files] == [("a.csv", 2), ("b.zip", 2), ("c.zip", 1)]
     assert users(home) == ["Zoë €", "b", "Zoë €", "b", "p"]
-    assert load(path, data=tmp_path).rows == 0  # known by their bytes, as any file
+    assert load(path, data=tmp_path).rows == 0  # identified by their bytes, like any file
 
 
 def _workbook() -> bytes:
@@ -194,7 +195,7 @@ def test_keys_that_make_no_sense_are_named(tmp_path: Path, entry: dict[str, Any]
     assert words in str(caught.value)
 
 
-def test_csv_goes_with_files_alone(tmp_path: Path) -> None:
+def test_csv_options_are_only_for_files(tmp_path: Path) -> None:
     entry = {"stream": {"folder": "x"}, "csv": {"escape": "\\"}, "encoding": "cp1252"}
     with pytest.raises(FinegrainError, match=r"encoding: this does not go with stream.*\n.*csv: this does not go with"):
         read_mapping(mapping(tmp_path, entry))
@@ -231,7 +232,7 @@ def test_a_json_array_is_read_as_its_elements(home: Settings, tmp_path: Path) ->
 
 @pytest.mark.parametrize("cut", [3, 60, 100, -2])
 def test_an_array_that_is_cut_off_lands_nothing(home: Settings, tmp_path: Path, cut: int) -> None:
-    """One element a line, so that the last of them looks like a JSON line."""
+    """One element per line, so that the last of them looks like a JSON line."""
     lines = [json.dumps({"t": "login", "at": "2024-01-01", "u": f"u{n}"}) for n in range(4)]
     whole = "[\n" + ",\n".join(lines) + "\n]"
     (tmp_path / "a.json").write_text(whole[:cut])
@@ -242,7 +243,7 @@ def test_an_array_that_is_cut_off_lands_nothing(home: Settings, tmp_path: Path, 
     assert rows(home, "select count(*) from lake.raw.events") == [(0,)]
 
 
-def test_an_array_may_be_one_line_longer_than_any_line_may_be(home: Settings, tmp_path: Path) -> None:
+def test_an_array_may_be_on_one_line_of_any_length(home: Settings, tmp_path: Path) -> None:
     element = json.dumps({"t": "login", "at": "2024-01-01", "u": "x" * 1000})
     (tmp_path / "a.json").write_text("[" + ",".join([element] * 20_000) + "]")
     assert load(mapping(tmp_path, {"files": "a.json"}), data=tmp_path).rows == 20_000
@@ -290,7 +291,7 @@ def test_values_of_json_are_counted_from_its_bytes(
     path = tmp_path / "a.json"
     path.write_text(json.dumps(elements, indent=indent, ensure_ascii=ascii_only), "utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestration.sources.files._CHUNK", max(chunk, 5))  # marks at the edges of chunks
+        patch.setattr("orchestration.sources.files._CHUNK", max(chunk, 5))  # quotes at the edges of chunks
         seen = look(DataFile(path, "a.json", "jsonl", path.stat().st_size))
     assert (seen.layout, seen.records) == ("array", len(elements))
 
@@ -411,7 +412,7 @@ def test_a_delivery_that_comes_again_is_counted_too(
 
 
 def test_a_malformed_row_is_one_row_in_however_many_entries(home: Settings, tmp_path: Path) -> None:
-    """As an export of a spreadsheet: 29 lines, none of which can be read, and ten entries; they were 290 once."""
+    """An export of a spreadsheet: 29 lines, none of which can be read, and ten entries; they once counted as 290."""
     (tmp_path / "a.csv").write_text("t,at,u\n" + "x\n" * 28 + "login,2024-01-01,a\n")
     entries = [{"files": "a.csv", "where": f"u <> '{n}'"} for n in range(10)]
     refund = {
@@ -419,14 +420,14 @@ def test_a_malformed_row_is_one_row_in_however_many_entries(home: Settings, tmp_
     }
     path = mapping(tmp_path, *entries, **refund)
     looks = examine(path, data=tmp_path, where=home, now=NOW).entries
-    assert [seen.malformed for seen in looks] == [28] + [0] * 9 + [1]  # the last by its own expression
+    assert [seen.malformed for seen in looks] == [28] + [0] * 9 + [1]  # the last one by its own expression
     report: LoadReport = load(path, data=tmp_path)
     assert report.rows == 28 + 10 + 1
     assert rows(home, "select count(_error), count(*), count(distinct _position) from lake.raw.events") == [
         (28, 38, 38)
     ]
     assert rows(home, "select _error from lake.raw.refunds") == [("the sql of amount fails on this row",)]
-    # And where the mapping of a later reader alone is corrected.
+    # And if only the mapping of a later entry is corrected.
     refund["refunds"]["fields"]["amount"] = {"value": 1}
     again = load(mapping(tmp_path, *entries, **refund), data=tmp_path, remap=True)
     assert [(f.rows, f.replaced, f.gone) for f in again.files if f.table == "refunds"] == [(1, 1, 0)]

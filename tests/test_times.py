@@ -1,5 +1,5 @@
-"""Times as text: the table of docs/reference/times.md holds, any text is read as an independent reader reads it, clocks change by the zone's
-own rules, and `format` reads the rest, from the mapping to the lake."""
+"""Times as text: the table of docs/reference/times.md is true, any text is read like by an independent reader, clock
+changes follow the zone's own rules, and `format` reads the rest, from the mapping to the lake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from orchestration.mapping.mapping import read_mapping, strptime
 from orchestration.quality.doctor import examine
 
 PAGE = (PROJECT / "docs" / "reference" / "times.md").read_text("utf-8")
-#: Rows of the page's table: text, zone, moment or None.
+#: Rows of the page's table: text, zone, UTC time or None.
 ACCEPTED = [
     (text, zone, None if moment == "no time" else datetime.fromisoformat(moment))
     for text, zone, moment in re.findall(r"^\| `([^`]*)`[^|]*\| ([\w/]+) \| ([\d :.-]+|no time) \|$", PAGE, re.M)
@@ -43,7 +43,7 @@ def _engine() -> duckdb.DuckDBPyConnection:
 
 
 def read(*pairs: tuple[str | None, str]) -> list[tuple[datetime | None, bool, bool | None]]:
-    """What the macros make of texts, each in a zone: the moment, whether it is odd, whether it is plain."""
+    """The macros' results for texts, each in a zone: the time, whether it is odd, whether it is plain."""
     texts, zones = [text for text, _ in pairs], [zone for _, zone in pairs]
     sql = f"select {parse_time('x', 'z')}, {local_time_is_odd('x', 'z')}, {is_plain_time('x')}"
     return (
@@ -68,7 +68,7 @@ _ZONES = {name.lower(): name for name in available_timezones() if "/" in name}
 
 
 def candidates(local: datetime, zone: str) -> list[datetime]:
-    """The UTC moments, in order, at which clocks in `zone` show `local`: none, one or two."""
+    """The UTC times, in order, at which clocks in `zone` show `local`: none, one or two."""
     found = {
         (local - timedelta(minutes=minutes))
         for minutes in _offsets_near(local, zone)
@@ -85,15 +85,17 @@ def _offsets_near(local: datetime, zone: str) -> list[float]:
 
 
 def expected_in(local: datetime, zone: str) -> tuple[datetime, bool]:
-    """The moment that a local time stands for, and whether it occurs twice or never."""
+    """The UTC time of a local time, and whether it occurs twice or never."""
     moments = candidates(local, zone)
     if moments:
         return moments[0], len(moments) == 2
-    return local - timedelta(minutes=_offsets_near(local, zone)[0]), True  # it moves on by the gap: the former offset
+    return local - timedelta(
+        minutes=_offsets_near(local, zone)[0]
+    ), True  # it is moved by the gap: the previous offset applies
 
 
 def expected(text: str, zone: str) -> datetime | None:
-    """The moment of a text by the rules of the page, in plain Python."""
+    """The UTC time of a text by the rules of the page, in plain Python."""
     try:
         moment = _expected(text, zone)
     except (ValueError, OverflowError):
@@ -132,12 +134,12 @@ def _expected(text: str, zone: str) -> datetime | None:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_the_page_is_whole() -> None:
+def test_the_table_of_the_page_is_complete() -> None:
     assert len(ACCEPTED) == sum(line.startswith("| `") for line in PAGE.splitlines()) > 40
 
 
 @pytest.mark.parametrize(("text", "zone", "moment"), ACCEPTED)
-def test_the_table_of_the_page_holds(text: str, zone: str, moment: datetime | None) -> None:
+def test_the_table_of_the_page_is_true(text: str, zone: str, moment: datetime | None) -> None:
     [(found, _, _)] = read((text, zone))
     assert found == moment
     assert expected(text, zone) == moment
@@ -196,7 +198,7 @@ def test_most_times_are_plain() -> None:
     assert read((None, "UTC")) == [(None, False, None)]
 
 
-def test_every_zone_of_the_engine_can_stand_in_a_text() -> None:
+def test_every_zone_of_the_engine_is_read_in_a_text() -> None:
     names = [name for (name,) in _engine().execute("select name from pg_timezone_names()").fetchall()]
     found = read(*((f"2024-07-01 12:00:00 {name}", "UTC") for name in names))
     for name, (moment, _, _) in zip(names, found, strict=True):
@@ -223,7 +225,7 @@ def transitions(zone: str) -> Iterator[datetime]:
     "zone",
     ["Australia/Lord_Howe", "Europe/Berlin", "America/New_York", "America/St_Johns", "Pacific/Apia", "Africa/Casablanca"],
 )  # fmt: skip
-def test_clock_changes_are_by_the_rules_of_the_zone(zone: str) -> None:
+def test_clock_changes_follow_the_rules_of_the_zone(zone: str) -> None:
     step, around = timedelta(minutes=15), timedelta(hours=32 if zone == "Pacific/Apia" else 10)
     locals_ = set()
     for change in transitions(zone):
@@ -303,7 +305,7 @@ def _fixed(offset: timedelta) -> Any:
 @pytest.mark.parametrize(
     "text", ["2024-01-01 00:00 +2500", "2024-01-01 00:00 +1430", "2024-01-01 00:00 +02:60", "2024-01-01 00:00 Z"]
 )
-def test_a_format_reads_no_offset_that_is_none(text: str) -> None:
+def test_a_format_refuses_an_invalid_offset(text: str) -> None:
     assert _engine().execute(f"select {strptime('$1', '%Y-%m-%d %H:%M %z')}", [text]).fetchall() == [(None,)]
 
 
@@ -451,12 +453,12 @@ def test_the_doctor_suggests_a_format(
     assert about_times(home, mapped(tmp_path, {"column": "at", "format": formats}, *lines)) == []
 
 
-def test_the_doctor_says_that_day_and_month_cannot_be_told(home: Settings, tmp_path: Path) -> None:
+def test_the_doctor_reports_that_day_and_month_are_ambiguous(home: Settings, tmp_path: Path) -> None:
     [said] = about_times(home, mapped(tmp_path, "at", "12/1/10 8:26,u", "11/12/10 8:30,u"))
     assert "'%d/%m/%y %H:%M' and '%m/%d/%y %H:%M' fit all of them alike, so it is not clear which is meant" in said
 
 
-def test_the_doctor_suggests_nothing_that_it_does_not_see(home: Settings, tmp_path: Path) -> None:
+def test_the_doctor_suggests_nothing_without_evidence(home: Settings, tmp_path: Path) -> None:
     [said] = about_times(home, mapped(tmp_path, "at", "soon,u", "later,u", "13/1/10 8:26,u"))
     assert "format" not in said
     [said] = about_times(home, mapped(tmp_path, "at", "9999-12-31,u", "2024-01-01,u"))

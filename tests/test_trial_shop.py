@@ -1,8 +1,8 @@
-"""A new user's shop, from its sources to the published marts: what they say is what happened (tests/trial_shop.py).
+"""A new user's shop, from its sources to the published marts: they match the events that really happened
+(tests/trial_shop.py).
 
-Connected as a new user would: one mapping, `finegrain ingest`, `build` and `publish`. Each expectation is a test of its own. The truth is
-the generator's; what it holds is added up here in plain Python.
-"""
+The sources are connected like a new user would: one mapping, `finegrain ingest`, `build` and `publish`. Each
+expectation is a test of its own. The truth comes from the generator; its sums are computed here in plain Python."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from orchestration.config.settings import Settings
 pytestmark = pytest.mark.long
 
 REPORTING = "EUR"
-# dbt takes every .yml below tests/ for its own.
+# dbt reads every .yml below tests/ as its own.
 MAPPING = Path(__file__).with_name("trial_shop_mapping.txt")
 AS_OF = END.replace(tzinfo=None)
-#: Sums are of money that was converted and rounded line by line.
+#: Sums consist of money that was converted and rounded line by line.
 HALF_A_CENT = Decimal("0.005")
 
 Marts = duckdb.DuckDBPyConnection
@@ -43,7 +43,7 @@ Marts = duckdb.DuckDBPyConnection
 
 @dataclass(frozen=True)
 class Trial:
-    """The published marts, and what happened."""
+    """The published marts, and the truth."""
 
     truth: Truth
     marts: Marts
@@ -52,7 +52,7 @@ class Trial:
         return self.marts.execute(sql).fetchall()
 
     def by_key(self, sql: str) -> dict[Any, Any]:
-        """The second column by the first, which comes once."""
+        """The second column by the first, which is unique."""
         rows = self.rows(sql)
         found = dict(rows)
         assert len(found) == len(rows), "a key comes twice"
@@ -60,7 +60,7 @@ class Trial:
 
 
 def connect(shop: TrialShop, folder: Path, url: str) -> None:
-    """What the shop's systems hold: its files in a folder, its accounts in a database."""
+    """The shop's systems: its files in a folder, its accounts in a database."""
     shop.write(folder)
     with psycopg.connect(url, autocommit=True) as con:
         con.execute(
@@ -71,7 +71,7 @@ def connect(shop: TrialShop, folder: Path, url: str) -> None:
 
 
 def finegrain(*arguments: str, where: Settings, url: str) -> None:
-    """Run a command as a person would."""
+    """Run a command as a user would."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestration.cli", *arguments],
         env={**os.environ, **where.environment(), "SHOP_DATABASE_URL": url},
@@ -101,7 +101,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, extensions: Path, postgres: 
 
 
 def rates() -> tuple[list[date], list[dict[str, Decimal]]]:
-    """Days with rates, and units of each currency for one euro on them."""
+    """Days with rates, and units of each currency for one euro on these days."""
     with (Path(__file__).parent.parent / "seeds" / "fx_rates.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return (
@@ -114,7 +114,7 @@ RATE_DAYS, RATES = rates()
 
 
 def worth(amount: Decimal, currency: str, moment: datetime) -> Decimal:
-    """An amount in the reporting currency, by the last rate up to the moment's day in UTC."""
+    """An amount in the reporting currency, by the last rate up to the day of its time in UTC."""
     rate = RATES[bisect_right(RATE_DAYS, moment.astimezone(UTC).date()) - 1]
     return amount * rate[REPORTING] / rate[currency]
 
@@ -128,13 +128,13 @@ def revenue(order: Order) -> Decimal:
 
 
 def refunds(order: Order) -> Decimal:
-    """What was paid back, at the rates of the days of the refunds. Of what was no sale, nothing is revenue that could be given back."""
+    """Refunds, at the rates of the days of the refunds. An order that is not a sale has no revenue to refund."""
     if not order.is_sale:
         return Decimal(0)
     return sum((worth(refund.amount, order.currency, refund.at) for refund in order.refunds), Decimal(0))
 
 
-#: What fct_orders says of an order, by column.
+#: The columns of fct_orders, with their expected values.
 OF_AN_ORDER: dict[str, Callable[[Order], Any]] = {
     "is_sale": lambda order: order.is_sale,
     "currency": lambda order: order.currency,
@@ -155,7 +155,7 @@ OF_AN_ORDER: dict[str, Callable[[Order], Any]] = {
 
 
 def unequal(found: dict[Any, Any], expected: dict[Any, Any], within: Decimal = HALF_A_CENT) -> list[str]:
-    """What differs: money by more than half a cent, anything else at all."""
+    """Differences: of money by more than half a cent, of anything else at all."""
 
     def agree(one: Any, other: Any) -> bool:
         if isinstance(one, Decimal) and isinstance(other, Decimal | int):
@@ -182,8 +182,8 @@ def test_every_order_to_the_cent(trial: Trial, column: str) -> None:
     assert not unequal(found, {order.order_id: OF_AN_ORDER[column](order) for order in trial.truth.orders})
 
 
-def test_what_the_shop_adds_up_is_what_the_marts_add_up(trial: Trial) -> None:
-    """The total is that of the shop's own system; none of them differs."""
+def test_totals_of_the_shop_equal_those_of_the_marts(trial: Trial) -> None:
+    """The total is from the shop's own system; none of them differs."""
     assert trial.rows("select count(*) from fct_orders where total_differs or source_total is null") == [(0,)]
 
 
@@ -200,7 +200,7 @@ def test_every_line_of_an_order(trial: Trial) -> None:
 
 
 def test_refunds_lie_on_the_lines_that_they_are_for(trial: Trial) -> None:
-    """Of an order that was paid back without a word about its lines, together."""
+    """For an order that was refunded without naming its lines, on all lines together."""
     found = trial.by_key("select line_id, refunds from fct_order_items")
     expected = {line.line_id: Decimal(0) for order in trial.truth.orders for line in order.lines}
     as_a_whole = [
@@ -226,7 +226,7 @@ CENT = Decimal("0.01")
 
 
 @pytest.mark.parametrize("unit", ["day", "month"])
-def test_revenue_of_days_and_months_of_the_shops_wall(trial: Trial, unit: str) -> None:
+def test_revenue_of_days_and_months_in_the_shops_time_zone(trial: Trial, unit: str) -> None:
     found = trial.by_key(f"select date_trunc('{unit}', ordered_on)::date, sum(revenue) from fct_orders group by 1")
     assert not unequal(found, sums((start_of(unit, order), revenue(order)) for order in trial.truth.orders), CENT)
 
@@ -265,10 +265,10 @@ def test_only_the_broken_rows_are_quarantined(trial: Trial) -> None:
 
 
 def test_nothing_is_lost_and_nothing_counts_twice(trial: Trial) -> None:
-    """Of Segment's events: as many web events as happened; each delivered again is a copy."""
+    """As many web events from Segment as happened; each second delivery is a duplicate."""
     web = sum(len(visit.moments) for visit in trial.truth.visits)
     purchases = sum(visit.has("purchase") for visit in trial.truth.visits)
-    # A hit of an order that the shop's database knows is a copy of that.
+    # A hit of an order in the shop's database is a duplicate.
     assert trial.rows(
         "select count(distinct (anonymous_id, event_at, event_type)) from fct_events where origin = 'web'"
     ) == [(web - purchases,)]
@@ -286,7 +286,7 @@ def test_no_ordinary_value_is_an_outlier(trial: Trial) -> None:
 
 @pytest.fixture(scope="module")
 def sessions_of_visits(trial: Trial) -> dict[Visit, set[str]]:
-    """The sessions of each visit's web events but the purchase, by visitor and moment."""
+    """The sessions of each visit's web events except the purchase, by visitor and time."""
     by_event: dict[tuple[str, datetime], set[str]] = defaultdict(set)
     for visitor, moment, session in trial.rows(
         "select anonymous_id, event_at, session_id from fct_events where origin = 'web' and anonymous_id is not null"
@@ -304,12 +304,12 @@ def sessions_of_visits(trial: Trial) -> dict[Visit, set[str]]:
 
 
 def plain(moment: datetime) -> datetime:
-    """In UTC without saying so, as the marts hold moments."""
+    """In UTC without a time zone, like times in the marts."""
     return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def test_a_visit_is_one_session(sessions_of_visits: dict[Visit, set[str]]) -> None:
-    """Also where the visitor logs in on the way, and where one person is on two devices at once."""
+    """Also if the visitor logs in during the visit, and if one person is on two devices at once."""
     wrong = [
         (visit.device.anonymous_id, plain(visit.started_at))
         for visit, found in sessions_of_visits.items()
@@ -333,8 +333,8 @@ def test_number_of_sessions(trial: Trial) -> None:
     assert trial.rows(SESSIONS_WITHOUT_WEB_EVENTS + "has_web") == [(len(trial.truth.visits),)]
 
 
-def test_a_refund_is_no_session(trial: Trial) -> None:
-    """The shop pays money back; nobody comes to its pages for that."""
+def test_a_refund_is_not_a_session(trial: Trial) -> None:
+    """The shop pays money back; nobody visits its pages for that."""
     assert trial.rows(SESSIONS_WITHOUT_WEB_EVENTS + "not has_web and has_refund and not has_order") == [(0,)]
 
 
@@ -354,7 +354,7 @@ def test_only_orders_by_telephone_are_sessions_without_a_web_event(trial: Trial)
     ],
 )
 def test_an_order_belongs_to_its_visit(trial: Trial, sessions_of_visits: dict[Visit, set[str]], buyer: str) -> None:
-    """Whatever there is to find it by: the visitor, the account and the moment, or the order's id in a web event."""
+    """However it can be found: by the visitor, by the account and the time, or by the order's id in a web event."""
     found = trial.by_key("select order_id, session_id from fct_orders")
     orders = [order for order in trial.truth.orders if order.visit is not None and known_by(order) == buyer]
     wrong = [order.order_id for order in orders if {found[order.order_id]} != sessions_of_visits[order.visit]]
@@ -363,7 +363,7 @@ def test_an_order_belongs_to_its_visit(trial: Trial, sessions_of_visits: dict[Vi
 
 
 def known_by(order: Order) -> str:
-    """What tells the visit of an order."""
+    """How the visit of an order can be identified."""
     if not order.person.login:
         return "a guest whom the order names" if order.names_visitor else "a guest whom only the web event names"
     if order.has_server_event:
@@ -371,7 +371,7 @@ def known_by(order: Order) -> str:
     return "an account, with a web event" if order.has_web_event else "an account, with neither"
 
 
-#: Steps of the funnel: the column of fct_sessions, and whether a visit came so far.
+#: Steps of the funnel: the column of fct_sessions, and whether a visit reached the step.
 STEPS: dict[str, Callable[[Visit], bool]] = {
     "views": lambda visit: visit.has("view_item"),
     "searches": lambda visit: visit.has("search"),
@@ -383,7 +383,7 @@ STEPS: dict[str, Callable[[Visit], bool]] = {
 
 @pytest.mark.parametrize("step", STEPS)
 def test_funnel(trial: Trial, step: str) -> None:
-    """Sessions that came to each step; of orders, also those by telephone have one."""
+    """Sessions that reached each step; orders by telephone have a session, too."""
     by_telephone = sum(order.visit is None for order in trial.truth.sales) if step == "orders" else 0
     expected = sum(STEPS[step](visit) for visit in trial.truth.visits) + by_telephone
     assert trial.rows(f"select count(*) from fct_sessions where {step} > 0") == [(expected,)]
@@ -400,7 +400,7 @@ def test_number_of_events_by_kind_of_each_visit(trial: Trial, sessions_of_visits
 
 
 def of_each_session(trial: Trial, column: str, visits: dict[Visit, set[str]]) -> list[tuple[Any, Visit]]:
-    """What the sessions of visits say in a column. Visits whose events are not in one session are left to another test."""
+    """A column of the sessions of visits. Visits whose events are not in one session are left to another test."""
     found = trial.by_key(f"select session_id, {column} from fct_sessions")
     return [(found[next(iter(sessions))], visit) for visit, sessions in visits.items() if len(sessions) == 1]
 
@@ -427,7 +427,7 @@ def test_channel_of_each_visit(trial: Trial, sessions_of_visits: dict[Visit, set
 
 
 def test_sessions_by_channel(trial: Trial) -> None:
-    """But those that came directly: orders by telephone are not told from them."""
+    """Except direct ones: orders by telephone cannot be distinguished from them."""
     found = trial.by_key("select entry_channel, count(*) from fct_sessions where entry_channel <> 'direct' group by 1")
     visits = Counter(visit.channel for visit in trial.truth.visits)
     assert set(CHANNELS) == set(visits)
@@ -458,7 +458,7 @@ def test_every_account_is_a_customer(trial: Trial) -> None:
 
 
 def test_events_of_a_device_are_those_of_its_first_login(trial: Trial) -> None:
-    """What nobody had logged in for belongs to the first login that the device was seen with, or to nobody known."""
+    """Events before any login belong to the first login on the device, or to an unknown visitor."""
     of_login = customers(trial)
     found = trial.rows(
         "select anonymous_id, customer_id, identity from fct_events where identity like 'a:%' and origin = 'web' group by all"
@@ -475,7 +475,7 @@ def test_events_of_a_device_are_those_of_its_first_login(trial: Trial) -> None:
 
 
 def test_events_with_a_login_are_those_of_the_login(trial: Trial) -> None:
-    """Also of the second person on a device."""
+    """Also for the second person on a device."""
     of_login = customers(trial)
     found = trial.rows("select distinct user_id, customer_id from fct_events where user_id is not null")
     assert len(found) > 100
@@ -503,7 +503,7 @@ class History:
     orders: list[Order]
 
     def recent(self, days: int) -> tuple[list[Visit], list[Order]]:
-        """Those of the whole days of UTC before the build's, and of that day."""
+        """Those of the whole UTC days before the build's day, and of that day."""
         first = datetime(AS_OF.year, AS_OF.month, AS_OF.day, tzinfo=UTC) - days * DAY
         return (
             [visit for visit in self.visits if visit.ended_at >= first],
@@ -517,7 +517,7 @@ def histories(trial: Trial) -> dict[str, History]:
     visits: dict[str, list[Visit]] = defaultdict(list)
     orders: dict[str, list[Order]] = defaultdict(list)
     for visit in trial.truth.visits:
-        # A device is known to be somebody's once there was a login on it.
+        # A device belongs to a person once there was a login on it.
         owner = trial.truth.owners.get(visit.device.anonymous_id)
         if owner:
             visits[owner].append(visit)
@@ -532,7 +532,7 @@ def histories(trial: Trial) -> dict[str, History]:
 
 
 def abandoned(history: History, days: int) -> list[Visit]:
-    """Visits that put something in the cart and ended without an order, for half an hour at least."""
+    """Visits that put something in the cart and ended without an order, at least half an hour ago."""
     visits, _ = history.recent(days)
     return [
         visit
@@ -542,7 +542,8 @@ def abandoned(history: History, days: int) -> list[Visit]:
 
 
 def has_only_clear_sessions(history: History) -> bool:
-    """Orders by telephone are sessions of their own in some readings; what is not a sale says nothing of a cart."""
+    """Orders by telephone are sessions of their own in some definitions; orders that are not sales do not count for the
+    cart."""
     return all(order.visit is not None and order.is_sale for order in history.orders)
 
 

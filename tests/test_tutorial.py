@@ -1,4 +1,5 @@
-"""docs/tutorial/first-features.md is followed literally: its commands are run, its change is made, its outputs are the real ones."""
+"""docs/tutorial/first-features.md is followed literally: its commands are run, its change is made, and its outputs are
+the real ones."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ import pytest
 from orchestration.config.settings import PROJECT
 
 PAGE = (PROJECT / "docs" / "tutorial" / "first-features.md").read_text("utf-8")
-#: (language, file or what the block is, text), in the order of the page.
+#: (language, file or kind of the block, text), in the order of the page.
 BLOCKS = re.findall(r"^```(\w+) ([\w./-]+)\n(.*?)^```", PAGE, re.S | re.M)
 HOME = "var/tutorial"
 
 
 def plain(text: str) -> list[str]:
-    """Lines without what differs from run to run: durations, numbers of models, the home's place, and space at the end."""
+    """Lines without the parts that differ from run to run: durations, numbers of models, the home's path, and spaces at
+    the end."""
     text = re.sub(r"\b\d+\.\d s\b", "… s", text)
     text = re.sub(r"\b\d+ models, seeds and snapshots and \d+ tests", "models and tests", text)
     text = re.sub(rf"\S*/{HOME}/", f"{HOME}/", text)
@@ -27,7 +29,7 @@ def plain(text: str) -> list[str]:
 
 
 def follow(folder: Path, environment: dict[str, str]) -> list[tuple[str, str]]:
-    """Do what the page says, in `folder`: pairs of what it shows and what was printed."""
+    """Do what the page says, in `folder`: pairs of the output on the page and the actual output."""
     shown = []
     printed = ""
     for language, name, text in BLOCKS:
@@ -53,7 +55,8 @@ def follow(folder: Path, environment: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def is_part(excerpt: list[str], lines: list[str]) -> bool:
-    """Whether `lines` holds `excerpt` in this order, with nothing between its lines but where it has a line `…`."""
+    """Whether `lines` contains `excerpt` in this order, with nothing between its lines except where it has a line
+    `…`."""
     position = 0
     free = True
     for line in excerpt:

@@ -1,12 +1,14 @@
-"""Sessions against the visits of the simulated shop, which says of each who came, and from when until when (truth/visits.parquet).
+"""Sessions compared with the visits of the simulated shop, whose truth has the visitor, begin and end of each
+(truth/visits.parquet).
 
-Both must agree exactly: as many sessions as visits, with the same events, but for
+Both must agree exactly: as many sessions as visits, with the same events, except for
 
-- visits of which no event is kept: their rows are cut short, denied, or wrong in another way that quarantines them;
-- machines, which are no visitors: some of their rows cannot be by_source from a person's;
-- orders by telephone, and refunds: the database alone knows of them. Each is a session of its own, unless its buyer was on the web
-  within the half hour before.
-"""
+- visits without kept events: their rows are cut short, denied, or wrong in another way that quarantines them;
+
+- machines, which are not visitors: some of their rows cannot be distinguished from a person's;
+
+- orders by telephone, and refunds: only the database has them. Each is a session of its own, unless its buyer was on
+the web within the half hour before."""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ import pytest
 from orchestration.config.settings import Settings
 from orchestration.warehouse.build import run_dbt
 
-# A ticket of the store is one visit's; its clock may be an hour wrong. An order comes seconds after the page that sold it.
+# A ticket of the store belongs to one visit; its clock may be an hour wrong. An order comes seconds after the page that sold it.
 PLACED = """
 create temp table visits as select row_number() over () as visit, * from read_parquet('{truth}');
 create temp table placed as
@@ -33,7 +35,7 @@ create temp table placed as
 create temp table of_people as
     select * from placed where anonymous_id in (select anonymous_id from visits) and event_type <> 'refund';
 """
-#: Machines; and orders and refunds of which the database alone knows.
+#: Machines; and orders and refunds that only the database has.
 OTHERS = """select count(*) from (
     select session_id from placed except select session_id from of_people
 )"""
@@ -63,8 +65,8 @@ def test_sessions_are_the_visits(con: duckdb.DuckDBPyConnection) -> None:
     assert one(con, "select count(*) from fct_sessions") == visits + one(con, OTHERS)
 
 
-def test_some_visits_log_in_on_the_way(con: duckdb.DuckDBPyConnection) -> None:
-    """They are one session, of the login; others are of the visitor."""
+def test_some_visits_log_in_during_the_visit(con: duckdb.DuckDBPyConnection) -> None:
+    """They are one session, which belongs to the login; others belong to the visitor."""
     query = """
         with logins as (
             select
@@ -102,7 +104,7 @@ def test_visits_without_events_are_those_whose_rows_were_not_kept(con: duckdb.Du
 
 
 def test_gaps_and_logins_find_the_same_sessions(built_shop: Settings, tmp_path: Path) -> None:
-    """Where no source has session ids and the database knows no visitors, the events are cut into the same sessions."""
+    """Where no source has session ids and the database has no visitors, the events are split into the same sessions."""
     where = replace(built_shop, warehouse=tmp_path / "warehouse.duckdb")
     copyfile(built_shop.warehouse, where.warehouse)
     with duckdb.connect(str(where.warehouse)) as con:

@@ -1,10 +1,11 @@
-"""A shop to try finegrain on, with the truth about it: what a new user's sources deliver, and what really happened.
+"""A shop to test finegrain with, and its truth: the data that a new user's sources deliver, and the events that really
+happened.
 
-A shop for household goods in Germany, with customers in Austria, Switzerland and Britain, over six weeks in which the clocks change. It
-sends its web events through Segment, sells through Shopify, keeps its articles in a CSV file and its accounts in a database. The
-generator notes each visit, order and refund as it makes it up, so the truth is never worked out from the files. It uses nothing of
-finegrain, and it does not look like the shop that `finegrain simulate` makes.
-"""
+A shop for household goods in Germany, with customers in Austria, Switzerland and Britain, over six weeks in which the
+clocks change. It sends its web events through Segment, sells through Shopify, keeps its articles in a CSV file and its
+accounts in a database. The generator records each visit, order and refund as it creates it, so the truth is never
+derived from the files. It does not use finegrain, and it does not look like the shop that `finegrain simulate`
+makes."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ from zoneinfo import ZoneInfo
 
 BERLIN = ZoneInfo("Europe/Berlin")
 FIRST_DAY, DAYS = date(2025, 3, 3), 42  # the clocks go forward on the 30th of March
-#: When all of it has been delivered.
+#: The time when everything has been delivered.
 END = datetime(2025, 4, 14, 6, tzinfo=UTC)
 SITE = "https://www.lindenhof.example"
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
-#: Category, tax in Germany, and what the cheapest and the dearest article costs.
+#: Category, tax in Germany, and the lowest and highest price.
 CATEGORIES = (
     ("Geschirr", "0.19", 490, 3990),
     ("Töpfe & Pfannen", "0.19", 1990, 12900),
@@ -39,7 +40,7 @@ CATEGORIES = (
     ("Deko", "0.19", 450, 6900),
 )
 BRANDS = ("Tannwald", "Müller & Söhne", "Rosenberg", "Nordlicht", "Käthe")
-#: Country, currency, its prices as a multiple of those in euro, whether prices include the tax, and a rate that holds in its stead.
+#: Country, currency, its prices as a multiple of those in euro, whether prices include the tax, and a rate to use instead.
 MARKETS = {
     "DE": ("EUR", Decimal("1"), True, None),
     "AT": ("EUR", Decimal("1"), True, None),
@@ -62,7 +63,7 @@ AGENTS = {
     ),
 }
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
-#: How a visit came, in the words of Google Analytics 4: the referrer, the tags of the link, and how many of a hundred visits come so.
+#: Channels, with the names of Google Analytics 4: the referrer, the tags of the link, and their percentage of visits.
 CHANNELS: dict[str, tuple[str | None, dict[str, str], int]] = {
     "direct": (None, {}, 34),
     "organic search": ("https://www.google.com/", {}, 26),
@@ -71,7 +72,7 @@ CHANNELS: dict[str, tuple[str | None, dict[str, str], int]] = {
     "organic social": ("https://l.instagram.com/", {}, 9),
     "referral": ("https://www.haushaltstest.example/pfannen", {}, 7),
 }
-#: Of a hundred orders, what becomes of them.
+#: Later states of orders, in percent.
 FATES = {
     "paid": 80,
     "pending": 4,
@@ -85,22 +86,22 @@ FATES = {
 
 
 def cents(amount: Decimal) -> Decimal:
-    """To the cent, halves away from zero, as shops round."""
+    """Rounded to the cent, halves away from zero, as shops do."""
     return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 def utc(moment: datetime) -> str:
-    """As Segment writes a moment."""
+    """A time in Segment's format."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def local(moment: datetime) -> str:
-    """As Shopify writes a moment: of the shop's clock, with its offset."""
+    """A time in Shopify's format: the shop's local time, with its offset."""
     return moment.astimezone(BERLIN).isoformat(timespec="seconds")
 
 
 def day_of(moment: datetime) -> date:
-    """The day on the shop's wall."""
+    """The day in the shop's time zone."""
     return moment.astimezone(BERLIN).date()
 
 
@@ -109,7 +110,7 @@ def day_of(moment: datetime) -> date:
 
 @dataclass(frozen=True)
 class Article:
-    """What the shop sells, at its price in euro."""
+    """An article of the shop, with its price in euro."""
 
     sku: str
     title: str
@@ -119,7 +120,7 @@ class Article:
     tax_rate: Decimal
 
     def price_in(self, country: str) -> Decimal:
-        """What one costs in a country, in its currency: a price in euro ends as it is, others end in 0."""
+        """The price in a country, in its currency: a price in euro keeps its ending, others end in 0."""
         _, factor, _, _ = MARKETS[country]
         return self.price if factor == 1 else (self.price * factor).quantize(Decimal("0.1"), ROUND_HALF_UP) + 0
 
@@ -138,7 +139,7 @@ class Device:
 
 @dataclass
 class Person:
-    """Who comes to the shop; `login` is the id of an account, if there is one."""
+    """A visitor; `login` is the id of an account, if there is one."""
 
     number: int
     country: str
@@ -156,12 +157,12 @@ class Person:
 
 @dataclass(eq=False)
 class Visit:
-    """One visit of one person on one device: the moments of its web events, each with what it was."""
+    """One visit of one person on one device: the times of its web events, each with its type."""
 
     person: Person
     device: Device
     channel: str
-    #: What there is to tell the channel by.
+    #: The information that identifies the channel.
     changed_via: str
     moments: list[tuple[datetime, str]] = field(default_factory=list)
     order: Order | None = None
@@ -182,7 +183,8 @@ class Visit:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of an order; `discount` and `tax` are of all its units. The tax is within the price or comes on top, as the order says."""
+    """A line of an order; `discount` and `tax` are for all its units. The order says whether the tax is included in the
+    price or added."""
 
     line_id: str
     article: Article
@@ -198,7 +200,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Refund:
-    """Money paid back; `items` are (line, units, worth, tax), none where the shop named no lines."""
+    """Money paid back; `items` are (line, units, worth, tax), empty if the shop named no lines."""
 
     refund_id: str
     at: datetime
@@ -208,7 +210,7 @@ class Refund:
 
 @dataclass(eq=False)
 class Order:
-    """An order and what became of it. All money is in its currency."""
+    """An order and its later states. All money is in its currency."""
 
     order_id: str
     person: Person
@@ -241,7 +243,7 @@ class Order:
 
     @property
     def total(self) -> Decimal:
-        """What the buyer pays."""
+        """The amount that the buyer pays."""
         return self.gross - self.discount + self.shipping + (Decimal(0) if self.tax_included else self.tax)
 
     @property
@@ -264,7 +266,7 @@ class Order:
 
 @dataclass
 class Truth:
-    """All that happened."""
+    """Everything that happened."""
 
     articles: list[Article] = field(default_factory=list)
     persons: list[Person] = field(default_factory=list)
@@ -272,9 +274,9 @@ class Truth:
     orders: list[Order] = field(default_factory=list)
     #: The login of each device: that of the first event, by arrival, that names both.
     owners: dict[str, str] = field(default_factory=dict)
-    #: Broken rows that were mixed in, by the reason for which each has to be set aside.
+    #: Broken rows that were mixed in, by the reason for which each must be quarantined.
     planted: Counter[str] = field(default_factory=Counter)
-    #: Segment's rows: of all kinds, and those that are delivered again.
+    #: Numbers of Segment's rows: all, and those that are delivered again.
     delivered: int = 0
     redelivered: int = 0
 
@@ -285,7 +287,7 @@ class Truth:
 
 @dataclass
 class Sources:
-    """What the shop's systems deliver."""
+    """The data that the shop's systems deliver."""
 
     events: list[tuple[datetime, str]] = field(default_factory=list)
     accounts: list[dict[str, Any]] = field(default_factory=list)
@@ -295,14 +297,14 @@ class Sources:
 
 
 class TrialShop:
-    """Makes up the shop; `truth` is what happened, `write` delivers it."""
+    """Generates the shop; `truth` is what happened, `write` delivers it."""
 
     def __init__(self, seed: int = 7, persons: int = 2600) -> None:
         self.random = Random(seed)
         self.truth = Truth()
         self.sources = Sources()
         self._numbers = Counter[str]()
-        #: (arrival, login) of what names both a device and a login.
+        #: (arrival, login) of rows with both a device and a login.
         self._seen_together: dict[str, tuple[datetime, str]] = {}
         self._articles()
         self._persons(persons)
@@ -361,7 +363,7 @@ class TrialShop:
     # visits
 
     def _life(self, person: Person) -> None:
-        """All visits of a person, never two at a time on one device, and at least two hours from one another."""
+        """All visits of a person, never two at a time on one device, and at least two hours apart."""
         for _ in range(min(9, 1 + int(self.random.expovariate(0.7)))):
             device = self.random.choice(person.devices)
             start = self._free_moment(person, device)
@@ -377,13 +379,13 @@ class TrialShop:
         return None
 
     def _moment(self) -> datetime:
-        """A moment of a shopper's day in Berlin, midnight included."""
+        """A time of a shopper's day in Berlin, midnight included."""
         day = FIRST_DAY + self.random.randrange(DAYS) * DAY
         hour = self.random.choices(
             range(24), [4, 2, 1, 0, 0, 1, 3, 5, 7, 8, 8, 8, 9, 8, 8, 8, 9, 10, 12, 14, 15, 13, 9, 6]
         )[0]
         naive = datetime(day.year, day.month, day.day, hour, self.random.randrange(60), self.random.randrange(60))
-        # By way of UTC: a moment that the clocks leave out becomes one that there is.
+        # Converted to UTC and back: a local time that does not exist becomes one that does.
         moment = naive.replace(tzinfo=BERLIN).astimezone(UTC)
         return min(moment, END - 12 * HOUR).replace(microsecond=1000 * self.random.randrange(1000))
 
@@ -394,7 +396,7 @@ class TrialShop:
         if channel == "direct" and random.random() < 0.1:
             referrer = f"{SITE}/"  # a tab that was left open
         query = "&".join(f"utm_{name}={value}" for name, value in tags.items())
-        # Segment reads the campaign from the link's tags, if its library is not an old one, and knows nothing of what Google Ads adds by itself.
+        # Segment reads the campaign from the link's tags, unless its library is old, and does not read the tags that Google Ads adds by itself.
         campaign = {"name" if name == "campaign" else name: value for name, value in tags.items()}
         changed_via = "tags and campaign" if tags else "referrer" if referrer else "nothing"
         if channel == "paid search" and int(device.anonymous_id, 16) % 2:
@@ -513,7 +515,7 @@ class TrialShop:
         context: dict[str, Any],
         properties: dict[str, Any],
     ) -> None:
-        """Deliver one event: mostly within seconds, now and then late, now and then twice."""
+        """Deliver one event: mostly within seconds, sometimes late, sometimes twice."""
         random = self.random
         delay = timedelta(seconds=random.uniform(0.1, 20))
         if random.random() < 0.015:
@@ -580,7 +582,7 @@ class TrialShop:
         how = random.random()
         if person.login:
             order.has_server_event = how < 0.2
-            order.has_web_event = how >= 0.25  # a few visitors block the web's
+            order.has_web_event = how >= 0.25  # a few visitors block web events
         else:
             order.names_visitor = how < 0.6
         self._fate(order)
@@ -592,7 +594,7 @@ class TrialShop:
         return cents(amount * rate / (1 + rate) if is_included else amount * rate)
 
     def _later(self, than: datetime, hours: float) -> datetime:
-        """A moment after another and before the end, to the second."""
+        """A time after another and before the end, to the second."""
         return min(than + timedelta(seconds=round(self.random.uniform(0.05, 1) * hours * 3600)), END - HOUR)
 
     def _fate(self, order: Order) -> None:
@@ -626,7 +628,7 @@ class TrialShop:
             order.refunds.append(self._refund(later, None, [(line, back)], order))
 
     def _refund(self, at: datetime, amount: Decimal | None, back: list[tuple[Line, int]], order: Order) -> Refund:
-        """Of lines, what was paid for the units that come back; without an amount, that is what is paid back."""
+        """The payment for the units of the lines that come back; unless an amount is given, this is refunded."""
         items = []
         for line, units in back:
             share = Decimal(units) / line.quantity
@@ -636,7 +638,7 @@ class TrialShop:
         return Refund(str(self._next("refund", 880_000)), at, amount, tuple(items))
 
     def _phone_orders(self) -> None:
-        """Orders that nobody made on the web, at least a day from any visit of the person."""
+        """Orders by telephone, at least a day from any visit of the person."""
         with_account = [person for person in self.truth.persons if person.login and not person.shares_device]
         made = 0
         for person in self.random.sample(with_account, 60):
@@ -657,7 +659,7 @@ class TrialShop:
                 self._visit(person, person.devices[1], first + 3 * MINUTE, may_buy=False)
 
     def _broken_rows(self) -> None:
-        """What goes wrong on the way, one of a kind or a few."""
+        """Rows with errors, one or a few of each kind."""
         random, day = self.random, datetime(2025, 3, 20, 10, tzinfo=UTC)
         article = self.truth.articles[0]
         product = self._product(article, self.truth.persons[0])
@@ -723,7 +725,7 @@ class TrialShop:
         return found
 
     def _order_deliveries(self) -> dict[str, list[dict[str, Any]]]:
-        """By week the orders that changed in it, each as it stood when the week ended."""
+        """By week the orders that changed in it, each in its state at the end of the week."""
         found: dict[str, list[dict[str, Any]]] = {}
         for order in self.truth.orders:
             newest = {week_of(moment): moment for moment, _, _ in order.history}
@@ -732,7 +734,7 @@ class TrialShop:
         return dict(sorted(found.items()))
 
     def as_shopify_says(self, order: Order, moment: datetime) -> dict[str, Any]:
-        """An order as Shopify's Admin API gives it, as of a moment."""
+        """An order as Shopify's Admin API returns it, as of a time."""
         updated, status, is_cancelled = [each for each in order.history if each[0] <= moment][-1]
         person, currency = order.person, order.currency
 
@@ -751,7 +753,7 @@ class TrialShop:
                 "quantity": line.quantity,
                 "price": f"{line.price:.2f}",
                 "price_set": money(line.price),
-                "total_discount": "0.00",  # Shopify counts here what is off the line alone, and no code's share
+                "total_discount": "0.00",  # Shopify only counts the line's own discount here, not the share of a code
                 "discount_allocations": [
                     {
                         "amount": f"{line.discount:.2f}",
@@ -823,7 +825,7 @@ class TrialShop:
 
 
 def week_of(moment: datetime) -> str:
-    """The week of a moment in UTC, as 2025-W10."""
+    """The week of a time in UTC, as 2025-W10."""
     year, week, _ = moment.astimezone(UTC).isocalendar()
     return f"{year}-W{week:02}"
 
