@@ -25,6 +25,7 @@ from rich.text import Text
 
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import PROJECT, SIMULATION, Settings, settings
+from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
@@ -233,7 +234,7 @@ def declared(project: Path = PROJECT) -> list[Mart]:
     """The feature marts as their YAML files describe them, by name."""
     found = []
     for path in sorted((project / "models" / FEATURES).glob("*.yml")):
-        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+        for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
             if "columns" in model:
                 found.append(_mart(model))
     return found
