@@ -54,6 +54,11 @@ LONG = (
     "test_build",
     "test_as_of",
     "test_lake",
+    # These wait for servers and clocks, while others compute.
+    "test_stream_kafka",
+    "test_stream_kinesis",
+    "test_ingest_databases",
+    "test_publish",
 )
 
 

@@ -215,7 +215,7 @@ def worth(rows: list[Row]) -> dict[str, dict[str, Any]]:
 def shop(houses: Houses) -> Settings:
     house = houses.make("money")
     land(house, ROWS)
-    houses.run(house)
+    houses.run(house, "--select", "+path:models/marts/core", "+quarantined_events", "+user_features")
     return house
 
 

@@ -41,7 +41,7 @@ def warehouse(houses: Houses) -> Path:
             hit("login", "nobody", 0, MONDAY + timedelta(3), 0),
         ],
     )
-    houses.run(house)
+    houses.run(house, "--select", "+item_pair_features")
     return house.warehouse
 
 

@@ -136,7 +136,7 @@ def shop(houses: Houses, folder: Path) -> Settings:
                 (folder / source / name).write_text(text, "utf-8")
             if of[step]:
                 load(mapping(folder, source), data=folder, where=where)
-        houses.run(where)
+        houses.run(where, "--select", "+int_events__validated")
     return where
 
 

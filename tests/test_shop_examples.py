@@ -36,7 +36,7 @@ def shop(houses: Houses, project: Path) -> Settings:
     where = houses.make("examples")
     for name in ("segment", "shopify"):
         load(project / "examples" / f"{name}.yml", data=project, where=where)
-    houses.run(where)
+    houses.run(where, "--select", "+path:models/marts/core")
     return where
 
 
