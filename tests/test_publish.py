@@ -373,6 +373,25 @@ def test_descriptions_travel_with_the_marts(shop: Settings) -> None:
         assert described == 0
 
 
+def test_a_description_that_changed_is_published_though_no_row_did(shop: Settings) -> None:
+    publish(shop)
+    another_build(
+        shop,
+        "comment on column marts.dim_products.title is 'another name'; comment on table marts.dim_products is 'goods'",
+    )
+    publish(shop)
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        found = con.execute(
+            "select column_name, comment from duckdb_columns() where table_name = 'dim_products' and column_name in ('title', 'brand') order by 1"
+        ).fetchall()
+        tables = con.execute("select comment from duckdb_tables() where table_name = 'dim_products'").fetchall()
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        [(brand,)] = con.execute(
+            "select comment from duckdb_columns() where schema_name = 'marts' and table_name = 'dim_products' and column_name = 'brand'"
+        ).fetchall()
+    assert found == [("brand", brand), ("title", "another name")] and tables == [("goods",)]
+
+
 READER = """
 import sys
 if sys.argv[1] == "duckdb":
