@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from dbt.adapters.duckdb.credentials import DuckDBCredentials
+from quick_dbt import quicken, share_parses
 from small_shops import Homes
 
 from orchestration.config.settings import Settings, settings
@@ -30,6 +31,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # dbt parses the whole project again if the connection has changed. Here only the warehouse's path differs, which no model reads.
 _connection_keys = DuckDBCredentials._connection_keys
 DuckDBCredentials._connection_keys = lambda self: tuple(key for key in _connection_keys(self) if key != "path")  # type: ignore[method-assign]
+
+quicken()
 
 # No deadline, because the machine is shared; in CI the examples are the same in every run.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -51,6 +54,11 @@ LONG = (
     "test_build",
     "test_as_of",
     "test_lake",
+    # These wait for servers and clocks, while others compute.
+    "test_stream_kafka",
+    "test_stream_kinesis",
+    "test_ingest_databases",
+    "test_publish",
 )
 
 
@@ -88,6 +96,12 @@ def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once(shared_by_workers: Path) -> None:
+    """dbt's first, slow parse of the project serves all workers."""
+    share_parses(shared_by_workers, PROJECT)
 
 
 @pytest.fixture(scope="session")

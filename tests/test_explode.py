@@ -270,7 +270,7 @@ LISTS = st.one_of(
 )  # fmt: skip
 
 
-@examples(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.fixed_dictionaries(
@@ -282,7 +282,7 @@ LISTS = st.one_of(
             },
         ),
         min_size=1,
-        max_size=6,
+        max_size=15,
     )
 )
 def test_each_record_and_each_element_is_a_row_once(

@@ -40,6 +40,10 @@ def group_key(row: dict[str, Any], column: str | None) -> str | None:
     return "all" if column is None else row[column]
 
 
+#: What is read here, and all that it is made of.
+CLEANING = ("+int_cleaning__events", "+int_cleaning__profile_statistics", "+int_cleaning__profile_modes")
+
+
 @pytest.fixture(scope="module")
 def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     """A shop built in two steps, its verdicts on kept rows, and its fits of numbers."""
@@ -49,7 +53,7 @@ def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     random.shuffle(rows)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         land(shop_home, part)
-        homes.run(shop_home)
+        homes.run(shop_home, "--select", *CLEANING)
     with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
         fits: Fits = defaultdict(dict)
@@ -233,7 +237,7 @@ def test_what_arrives_on_a_day_changes_nothing_before_it(
         for n in range(40)
     ]  # fmt: skip
     land(then, [*strangers, *customers, *products])
-    homes.run(then)
+    homes.run(then, "--select", *CLEANING)
 
     for table, when, since in (
         ("int_cleaning__numeric_statistics", "valid_on", day),

@@ -216,7 +216,7 @@ def worth(rows: list[Row]) -> dict[str, dict[str, Any]]:
 def shop(homes: Homes) -> Settings:
     shop_home = homes.make("money")
     land(shop_home, ROWS)
-    homes.run(shop_home)
+    homes.run(shop_home, "--select", "+path:models/marts/core", "+quarantined_events", "+user_features")
     return shop_home
 
 

@@ -42,7 +42,7 @@ def warehouse(homes: Homes) -> Path:
             hit("login", "nobody", 0, MONDAY + timedelta(3), 0),
         ],
     )
-    homes.run(shop_home)
+    homes.run(shop_home, "--select", "+item_pair_features")
     return shop_home.warehouse
 
 

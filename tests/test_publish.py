@@ -375,6 +375,25 @@ def test_descriptions_travel_with_the_marts(shop: Settings) -> None:
         assert described == 0
 
 
+def test_a_description_that_changed_is_published_though_no_row_did(shop: Settings) -> None:
+    publish(shop)
+    another_build(
+        shop,
+        "comment on column marts.dim_products.title is 'another name'; comment on table marts.dim_products is 'goods'",
+    )
+    publish(shop)
+    with duckdb.connect(str(shop.published / "finegrain.duckdb"), read_only=True) as con:
+        found = con.execute(
+            "select column_name, comment from duckdb_columns() where table_name = 'dim_products' and column_name in ('title', 'brand') order by 1"
+        ).fetchall()
+        tables = con.execute("select comment from duckdb_tables() where table_name = 'dim_products'").fetchall()
+    with duckdb.connect(str(shop.warehouse), read_only=True) as con:
+        [(brand,)] = con.execute(
+            "select comment from duckdb_columns() where schema_name = 'marts' and table_name = 'dim_products' and column_name = 'brand'"
+        ).fetchall()
+    assert found == [("brand", brand), ("title", "another name")] and tables == [("goods",)]
+
+
 READER = """
 import sys
 if sys.argv[1] == "duckdb":
@@ -555,7 +574,11 @@ def broken_project(project: Path, tmp_path: Path) -> Path:
 def test_a_failed_audit_names_the_test_and_the_rows_and_publishes_nothing(shop: Settings, broken_project: Path) -> None:
     publish(shop)
     before = (shop.published / "current").readlink()
-    done = run_dbt(["build", "--exclude-resource-type", "unit_test"], where=shop, project=broken_project)
+    done = run_dbt(
+        ["build", "--select", "dim_products", "--exclude-resource-type", "unit_test"],
+        where=shop,
+        project=broken_project,
+    )
     assert not done.passed
     [failed] = done.failed
     assert (failed.name, failed.failures, failed.kept_in) == ("no_mugs", 2, '"audit"."no_mugs"')

@@ -137,7 +137,7 @@ def shop(homes: Homes, folder: Path) -> Settings:
                 (folder / source / name).write_text(text, "utf-8")
             if of[step]:
                 load(mapping(folder, source), data=folder, where=where)
-        homes.run(where)
+        homes.run(where, "--select", "+int_events__validated")
     return where
 
 

@@ -37,7 +37,7 @@ def shop(homes: Homes, project: Path) -> Settings:
     where = homes.make("examples")
     for name in ("segment", "shopify"):
         load(project / "examples" / f"{name}.yml", data=project, where=where)
-    homes.run(where)
+    homes.run(where, "--select", "+path:models/marts/core")
     return where
 
 

@@ -54,6 +54,11 @@ def history(home: Settings, name: str, columns: str) -> list[tuple[Any, ...]]:
     """Take the snapshots; returns the rows of one of them."""
     build = run_dbt(["snapshot"], where=home)
     assert build.passed and build.count("snapshot") == 3
+    return held(home, name, columns)
+
+
+def held(home: Settings, name: str, columns: str) -> list[tuple[Any, ...]]:
+    """What a history holds."""
     with duckdb.connect(str(home.warehouse), read_only=True) as con:
         return con.execute(
             f"select {columns}, dbt_valid_from, dbt_valid_to from snapshots.{name} order by 1, dbt_valid_from"
@@ -89,7 +94,7 @@ def test_customers_and_products_have_versions_too(shop: Settings) -> None:
         ("c1", "se", FIRST, SECOND),
         ("c1", "de", SECOND, None),
     ]
-    assert [(row[1], *row[2:]) for row in history(shop, "products_history", "product_id, cast(price as double)")] == [
+    assert [(row[1], *row[2:]) for row in held(shop, "products_history", "product_id, cast(price as double)")] == [
         (9.5, FIRST, SECOND),
         (None, SECOND, None),
     ]

@@ -25,6 +25,7 @@ from rich.text import Text
 from orchestration.config.project import PROJECT, roots
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import SIMULATION, Settings, settings
+from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
@@ -235,7 +236,7 @@ def declared(project: Path = PROJECT) -> list[Mart]:
     for root in roots(project):
         owner = _owner_of_folder(root, FEATURES)
         for path in sorted((root / "models" / FEATURES).glob("*.yml")):
-            for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+            for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
                 if "columns" in model:
                     found.append(_mart(model, owner))
     return sorted(found, key=lambda mart: mart.name)

@@ -82,7 +82,8 @@ def record(
     con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime | None = None
 ) -> None:
     """Store the settings of these mappings in the lake, if they differ. Raises FinegrainError as `check` does."""
-    if _changes(check(con, mappings), _rows(con)) is None:
+    rows = _rows(con)
+    if _changes(check(con, mappings, rows), rows) is None:
         return
     before = of_lake(con)
     moment = now or datetime.now(UTC).replace(tzinfo=None)
@@ -98,7 +99,8 @@ def record(
 
 def _record(con: duckdb.DuckDBPyConnection, where: Settings, mappings: Sequence[Read], now: datetime) -> None:
     with lake.writing(con, where):
-        changes = _changes(check(con, mappings), _rows(con))
+        rows = _rows(con)
+        changes = _changes(check(con, mappings, rows), rows)
         if changes is None:
             return
         removed, new = changes
@@ -162,7 +164,9 @@ def _changes(wanted: list[Setting], rows: list[Setting]) -> tuple[list[Setting],
     return (removed, new) if removed or new else None
 
 
-def check(con: duckdb.DuckDBPyConnection | None, mappings: Sequence[Read]) -> list[Setting]:
+def check(
+    con: duckdb.DuckDBPyConnection | None, mappings: Sequence[Read], rows: list[Setting] | None = None
+) -> list[Setting]:
     """All shop settings, of these mappings and of those used before. The latter are read from their files as they are now, so that a value
     can be changed in all files and then be applied by loading one. Raises FinegrainError if a setting would have two values, or if there is
     no exchange rate for the reporting currency."""
@@ -170,7 +174,7 @@ def check(con: duckdb.DuckDBPyConnection | None, mappings: Sequence[Read]) -> li
     names = {_text(path): shown(path) for path, _ in mappings}
     sources = {read.source for _, read in mappings}
     before: dict[str, list[Setting]] = {}
-    for row in _rows(con):
+    for row in _rows(con) if rows is None else rows:
         # If a file no longer exists and its source is among these mappings, the file was moved.
         if row.path not in names and (Path(row.path).exists() or row.source not in sources):
             before.setdefault(row.path, []).append(row)

@@ -31,6 +31,7 @@ from orchestration import __version__
 from orchestration.config.project import roots
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Settings, settings
+from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
@@ -388,7 +389,7 @@ def categorical_columns() -> dict[str, set[str]]:
     """By mart, the columns whose YAML says `meta: {categorical: true}`: texts of few values."""
     found: dict[str, set[str]] = {}
     for path in (path for root in roots() for path in (root / "models" / SCHEMA).rglob("*.yml")):
-        for model in yaml.safe_load(path.read_text("utf-8")).get("models", []):
+        for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
             found[model["name"]] = {
                 column["name"]
                 for column in model.get("columns", [])
@@ -398,16 +399,21 @@ def categorical_columns() -> dict[str, set[str]]:
 
 
 def _describe(con: duckdb.DuckDBPyConnection, mart: str, table: str, comment: str | None) -> None:
-    """Carry the descriptions over, so that a BI tool shows them."""
-    if comment:
-        con.execute(f"comment on table {table} is {quote(comment)}")
+    """Carry the descriptions over, so that a BI tool shows them. Those that the version before had are there already."""
     columns = con.execute(
-        "select column_name, comment from duckdb_columns() where database_name = 'warehouse' and schema_name = ? "
-        "and table_name = ? and comment is not null",
+        "select w.column_name, w.comment from duckdb_columns() as w left join duckdb_columns() as p "
+        "on p.database_name = 'published' and p.table_name = w.table_name and p.column_name = w.column_name "
+        "where w.database_name = 'warehouse' and w.schema_name = ? and w.table_name = ? "
+        "and w.comment is not null and w.comment is distinct from p.comment",
         [SCHEMA, mart],
     ).fetchall()
+    # In one transaction: each of its own would wait for the disk.
+    con.begin()
+    if comment:
+        con.execute(f"comment on table {table} is {quote(comment)}")
     for column, text in columns:
         con.execute(f"comment on column {table}.{identifier(column)} is {quote(text)}")
+    con.commit()
 
 
 def _sync(path: Path) -> None:
