@@ -28,11 +28,16 @@ where changed_in <= (select min(coalesce(w.snapshot, -1)) from {{ target.schema 
 {% macro is_changed(change_set, keys) -%}
 {%- if not execute %}{% do ref(change_set) %}{% endif -%}
 {%- if is_incremental() -%}
-({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in (
-    {{ changed_keys(ref(change_set), keys, this.identifier) }}
-)
+{{ has_changed_key(ref(change_set), keys, this.identifier) }}
 {%- else -%} true
 {%- endif -%}
+{%- endmacro %}
+
+{# Predicate: whether the keys of a row are among those of a change set that `model` has not read yet. #}
+{% macro has_changed_key(change_set, keys, model) -%}
+({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in (
+    {{ changed_keys(change_set, keys, model) }}
+)
 {%- endmacro %}
 
 {# SQL: the keys of a change set that `model` has not read yet. #}
@@ -69,9 +74,7 @@ delete from {{ kept }}
 where {{ keys[0] }} in (select c.{{ keys[0] }} from {{ ref(meta.change_set) }} as c where {{ meta.change_condition or 'true' }})
     or {{ keys[0] }} not in (select s.{{ keys[0] }} from {{ ref(meta.spine) }} as s);
 {%- else %}
-where ({% for key in keys %}{{ key if key is string else key[0] }}{{ ", " if not loop.last }}{% endfor %}) in (
-    {{ changed_keys(ref(meta.change_set), keys, this.identifier) }}
-);
+where {{ has_changed_key(ref(meta.change_set), keys, this.identifier) }};
 {%- endif %}
 insert into {{ kept }} ({{ columns }})
 select {{ columns }} from {{ made }}

@@ -312,12 +312,12 @@ class Project:
         defined: dict[str, list[tuple[Path, int, bool]]] = {}
         for path in sorted((self.root / folder).rglob("*.sql")):
             text = path.read_text("utf-8")
-            for number, line in enumerate(text.splitlines(), 1):
-                if len(line) > self.longest_line:
-                    self.find(path, number, f"{len(line)} characters: break the line after {self.longest_line}")
-                if "\t" in line or line != line.rstrip():
+            for number, content in enumerate(text.splitlines(), 1):
+                if len(content) > self.longest_line:
+                    self.find(path, number, f"{len(content)} characters: break the line after {self.longest_line}")
+                if "\t" in content or content != content.rstrip():
                     self.find(path, number, "a tab, or space at the end of the line: use spaces, and none at the end")
-                if word := UNWANTED.search(line):
+                if word := UNWANTED.search(content):
                     self.find(path, number, f"'{word[0]}' is not our word: docs/contributing/words.md has others")
             for match in re.finditer(r"{%-?\s*macro\s+(\w+)", blank(text, _JINJA_COMMENT)):
                 name = re.sub("^(duckdb|spark|default)__", "", match[1])

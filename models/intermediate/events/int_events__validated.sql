@@ -4,7 +4,7 @@
     unique_key='row_id',
     post_hook="{{ move_watermark('int_events__new_rows') }}",
 ) }}
--- Every event-bearing raw row there is, each with its verdict: kept, duplicate or quarantined, and why.
+-- Every raw row of an event, each with its verdict: kept, duplicate or quarantined, and why.
 --
 -- Errors first: a row that breaks an error rule is quarantined, and only a row that breaks none can make another its
 -- duplicate. Otherwise a rejected row would hide its own correction.
@@ -15,10 +15,10 @@
 -- depends_on: {{ ref('stg_shop__customers') }} {{ ref('stg_shop__products') }} {{ ref('int_reference__exchange_rates') }}
 {% set rules = validation_rules() %}
 {% set incremental = is_incremental() %}
-{# A full build reads the table that arrived once for each question; an incremental one gathers its few candidates once. #}
+{# A full build scans the table of new rows once for each question; an incremental one gathers its few candidates once. #}
 {% set kept_once = '' if incremental else inlined() %}
 {% set is_whole = 'raw_error is null and identity is not null and event_at is not null and event_type is not null' %}
-with arrived as {{ kept_once }} (
+with new_rows as {{ kept_once }} (
 
     select * from {{ ref('int_events__new_rows') }}
 
@@ -53,7 +53,7 @@ newly_deleted as (
 
 changed as (
 
-    select row_id from arrived
+    select row_id from new_rows
     union all
     select row_id from newly_deleted
 
@@ -77,14 +77,14 @@ replaced as (
 
 touched_days as (
 
-    select identity, event_day from arrived where identity is not null and event_day is not null
+    select identity, event_day from new_rows where identity is not null and event_day is not null
     union
     select identity, event_day from replaced where identity is not null and event_day is not null
 
 ),
 
 -- Those of which the rate may be too high, or have been.
-crowded_days as (
+days_near_the_limit as (
 
     select identity, event_day
     from (
@@ -92,7 +92,7 @@ crowded_days as (
         from {{ this }} as t
         where (t.identity, t.event_day) in (select (d.identity, d.event_day) from touched_days as d)
         union all
-        select identity, event_day from arrived
+        select identity, event_day from new_rows
     ) as counted
     group by identity, event_day
     having count(*) > {{ var('max_events_per_identity_day') }}
@@ -100,7 +100,7 @@ crowded_days as (
 ),
 
 -- Customers and products of whom a row was deleted, by its position. Nothing else may be left of them.
-lost_users as (
+deleted_users as (
 
     {{ deleted_rows(
         ref('stg_shop__customers'), 'user_id', "'customers'", newer_than='(select w.snapshot from watermark as w)'
@@ -108,7 +108,7 @@ lost_users as (
 
 ),
 
-lost_products as (
+deleted_products as (
 
     {{ deleted_rows(
         ref('stg_shop__products'), 'product_id', "'products'", newer_than='(select w.snapshot from watermark as w)'
@@ -132,7 +132,7 @@ converted as (
 
 ),
 
-reopened as (
+rows_to_recheck as (
 
     select row_id from converted
     union
@@ -160,48 +160,48 @@ reopened as (
     union
     select t.row_id
     from {{ this }} as t
-    where (t.user_id in (select u.user_id from lost_users as u) and t.expects like '%customers%')
-        or t.product_id in (select p.product_id from lost_products as p)
+    where (t.user_id in (select u.user_id from deleted_users as u) and t.expects like '%customers%')
+        or t.product_id in (select p.product_id from deleted_products as p)
 
 ),
 
 -- Rows that came before and whose errors may be others now: their groups may have another survivor.
-doubtful as (
+recheck_candidates as (
 
     select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id
     from {{ this }} as t
-    where (t.identity, t.event_day) in (select (d.identity, d.event_day) from crowded_days as d)
-        or t.row_id in (select r.row_id from reopened as r)
+    where (t.identity, t.event_day) in (select (d.identity, d.event_day) from days_near_the_limit as d)
+        or t.row_id in (select r.row_id from rows_to_recheck as r)
 
 ),
 
 touched_keys as (
 
-    select dedup_key from arrived where {{ is_whole }}
+    select dedup_key from new_rows where {{ is_whole }}
     union
     select dedup_key from replaced where {{ is_whole }}
     union
-    select dedup_key from doubtful
+    select dedup_key from recheck_candidates
 
 ),
 
 touched_client_keys as (
 
-    select client_key from arrived where client_key is not null
+    select client_key from new_rows where client_key is not null
     union
     select client_key from replaced where client_key is not null
     union
-    select client_key from doubtful where client_key is not null
+    select client_key from recheck_candidates where client_key is not null
 
 ),
 
 touched_orders as (
 
-    select purchase_order_id from arrived where purchase_order_id is not null
+    select purchase_order_id from new_rows where purchase_order_id is not null
     union
     select purchase_order_id from replaced where purchase_order_id is not null
     union
-    select purchase_order_id from doubtful where purchase_order_id is not null
+    select purchase_order_id from recheck_candidates where purchase_order_id is not null
 
 ),
 
@@ -209,19 +209,19 @@ known_rows as (
 
     select t.row_id, t.event_day
     from {{ this }} as t
-    where t.row_id not in (select a.row_id from arrived as a)
+    where t.row_id not in (select a.row_id from new_rows as a)
         and (
             t.row_id in (select n.row_id from newly_deleted as n)
             or t.dedup_key in (select k.dedup_key from touched_keys as k)
             or t.client_key in (select k.client_key from touched_client_keys as k)
             or t.purchase_order_id in (select k.purchase_order_id from touched_orders as k)
-            or t.row_id in (select d.row_id from doubtful as d)
+            or t.row_id in (select d.row_id from recheck_candidates as d)
         )
 
 ),
 
 -- Whole rows, of their days alone: the table is some 60 columns wide.
-as_known as (
+known_in_full as (
 
     select t.*
     from {{ this }} as t
@@ -248,7 +248,7 @@ known as (
         case
             when c.row_id is null then k.discount_reported else {{ in_reporting_currency('k.discount', 'c.rate') }}
         end as discount_reported
-    from as_known as k
+    from known_in_full as k
     left join converted as c on k.row_id = c.row_id
 
 ),
@@ -264,7 +264,7 @@ candidates as {{ kept_once }} (
         false as is_over_rate,
         {% endif %}
         {{ arrived_columns('a') }}
-    from arrived as a
+    from new_rows as a
     {% if incremental %}
     union all
     select
@@ -278,7 +278,7 @@ candidates as {{ kept_once }} (
 
 ),
 
-gone as (
+deleted as (
 
     {{ deleted_rows('candidates', 'row_id') | indent(4) }}
     union
@@ -286,20 +286,20 @@ gone as (
 
 ),
 
--- All that one identity is seen to do, copies and rows with other errors among it; but not what is deleted.
-seen as {{ kept_once }} (
+-- All activity of one identity, including copies and rows with other errors, but not what is deleted.
+activity as {{ kept_once }} (
 
     select row_id, identity, event_day, event_at, raw_available_at, origin, client_key
     from candidates
     where {{ is_whole }}
-        and row_id not in (select g.row_id from gone as g)
+        and row_id not in (select d.row_id from deleted as d)
 
 ),
 
 busy_days as (
 
     select identity, event_day
-    from seen
+    from activity
     group by identity, event_day
     having count(*) > {{ var('max_events_per_identity_day') }}
 
@@ -316,7 +316,7 @@ moments as (
         w.event_day,
         w.raw_available_at,
         case when w.client_key is null then w.event_at else first_value(w.event_at) over copies end as moment
-    from seen as w
+    from activity as w
     inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
     where w.origin <> 'database'
     window copies as (partition by w.identity, w.event_day, w.client_key order by w.raw_available_at, w.event_at)
@@ -354,11 +354,11 @@ joined as {{ kept_once }} (
         o.row_id is not null as is_too_many,
         {% endif %}
         g.row_id is not null as is_deleted,
-        u.known_at as user_seen_at,
-        p.known_at as product_seen_at
+        u.known_at as user_first_known_at,
+        p.known_at as product_first_known_at
     from candidates as c
     left join over_rate as o on c.row_id = o.row_id
-    left join gone as g on c.row_id = g.row_id
+    left join deleted as g on c.row_id = g.row_id
     left join users as u on c.user_id = u.user_id
     left join products as p on c.product_id = p.product_id
 
@@ -389,7 +389,7 @@ ruled as (
 
 ),
 
-sound as {{ kept_once }} (
+valid_rows as {{ kept_once }} (
 
     select *
     from candidates
@@ -411,13 +411,13 @@ duplicate_client_keys as (
 ),
 
 -- An order counts as the shop's database reports it, if it does; else by the hit of it that arrived first.
-order_tellers as (
+order_origins as (
 
     select
         purchase_order_id,
         max(case when origin = 'database' then 1 else 0 end) as in_database,
         count(distinct case when origin = 'database' then null else event_at end) as web_moments
-    from sound
+    from valid_rows
     where purchase_order_id is not null
     group by purchase_order_id
 
@@ -425,11 +425,11 @@ order_tellers as (
 
 first_hits as (
 
-    select purchase_order_id, event_at as teller_at
+    select purchase_order_id, event_at as first_hit_at
     from (
         {{ placed_in_group(
             'sound', 'purchase_order_id',
-            'select t.purchase_order_id from order_tellers as t where t.in_database = 0 and t.web_moments > 1'
+            'select t.purchase_order_id from order_origins as t where t.in_database = 0 and t.web_moments > 1'
         ) }}
     ) as hits
     where place = 1
@@ -439,15 +439,15 @@ first_hits as (
 repeated_orders as (
 
     select w.row_id
-    from sound as w
-    inner join order_tellers as t on w.purchase_order_id = t.purchase_order_id
+    from valid_rows as w
+    inner join order_origins as t on w.purchase_order_id = t.purchase_order_id
     left join first_hits as f on w.purchase_order_id = f.purchase_order_id
     where (t.in_database = 1 and w.origin <> 'database')
-        or (t.in_database = 0 and w.event_at <> f.teller_at)
+        or (t.in_database = 0 and w.event_at <> f.first_hit_at)
 
 ),
 
-judged as (
+with_duplicates as (
 
     select
         j.*,
@@ -487,8 +487,8 @@ decided as (
                 ('repeated_order', 'r.is_order_again'),
             ]) }}
         end as reasons,
-        {{ clean_since('r', 'r.user_seen_at', 'r.product_seen_at') | indent(8) }} as available_at
-    from judged as r
+        {{ clean_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as available_at
+    from with_duplicates as r
 
 )
 
@@ -505,7 +505,7 @@ select
     d.is_too_many as is_over_rate,
 
     ---------- what it rests on
-    case when d.expects like '%customers%' then d.user_seen_at end as user_known_at,
+    case when d.expects like '%customers%' then d.user_first_known_at end as user_known_at,
     v.first_known_at as product_known_at,
     d.available_at,
     case when d.verdict = 'kept' then cast(d.available_at as date) end as arrival_day,
