@@ -78,7 +78,7 @@ select
     {{ id_hash(key) }} as dedup_key,
     -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
     case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,
-    -- The third layer: an order seen again, also one that counts as no sale: its web hit is none either.
+    -- The third layer: an order that is repeated, even if it does not count as a sale: its web hit does not count either.
     case when t.event_type in ('purchase', 'pending_order', 'cancelled_order') then t.order_id end as purchase_order_id
 from translated as t
 cross join consent as w

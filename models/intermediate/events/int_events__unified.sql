@@ -1,5 +1,5 @@
 {{ config(materialized='view') }}
--- Every event-bearing raw row that this build has to judge, from all sources, in one shape.
+-- Every event-bearing raw row that this build has to validate, from all sources, in one shape.
 {% set shared = [
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'time_zone', 'expects', 'raw_error', 'ingested_at',
     'raw_available_at', 'client_event_id', 'event_name', 'event_at', 'is_odd_local_time', 'user_id', 'anonymous_id',
