@@ -93,7 +93,7 @@ def _main(
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="A new folder for the project.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for the project.")],
     name: Annotated[
         str | None, typer.Option(help="The name of the dbt project. Default: the name of the folder.")
     ] = None,
