@@ -12,8 +12,8 @@
     ('missing_event_at', 'raw_error is null and event_at is null and not (needs_order and order_known_at is null)'),
     ('unknown_event_type', 'raw_error is null and event_type is null'),
     ('event_in_future', 'event_at > raw_available_at + ' ~ minutes(var('future_tolerance_minutes'))),
-    ('unknown_user', "expects like '%customers%' and user_id is not null and user_seen_at is null"),
-    ('unknown_product', "expects like '%products%' and product_id is not null and product_seen_at is null"),
+    ('unknown_user', "expects like '%customers%' and user_id is not null and user_first_known_at is null"),
+    ('unknown_product', "expects like '%products%' and product_id is not null and product_first_known_at is null"),
     ('order_missing', 'needs_order and order_known_at is null'),
     ('order_times_disordered', 'is_disordered'),
     ('price_out_of_range', is_absurd_price('price') ~ ' or ' ~ is_absurd_amount('price', 'rate', 'quantity')

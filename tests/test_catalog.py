@@ -191,7 +191,7 @@ ODD = {
 }
 
 
-OWNED = "name: shop\nmodels: {shop: {+meta: {owner: all}, marts: {features: {+meta: {owner: us}}}}}\n"
+OWNED = "name: finegrain\nmodels: {finegrain: {+meta: {owner: all}, marts: {features: {+meta: {owner: us}}}}}\n"
 
 
 @pytest.fixture
@@ -335,6 +335,7 @@ def traced(*models: tuple[str, str]) -> dict[str, Origin]:
         "alias": "fx",
         "schema": "main",
         "resource_type": "seed",
+        "root_path": str(PROJECT),
         "original_file_path": "seeds/fx_rates.csv",
     }
     sources = {

@@ -20,6 +20,7 @@ from orchestration.errors import HIDDEN, FinegrainError
 #: What else reads or writes the environment: values that mappings name, secrets to hide in errors, what dbt, Dagster and subprocesses get.
 OTHERS = {
     "config/settings.py",
+    "config/packages.py",
     "config/project.py",
     "mapping/environment.py",
     "errors/__init__.py",

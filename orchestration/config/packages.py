@@ -17,6 +17,7 @@ from typing import Any, Final
 import yaml
 
 from orchestration.config.project import NAME, PACKAGE_FILES, PROJECT, package_of
+from orchestration.config.settings import Environment
 from orchestration.errors import FinegrainError, console
 
 EXPECTATIONS: Final = "dbt_expectations"
@@ -90,7 +91,7 @@ def _can_be_linked(project: Path) -> bool:
 
 def _hub_answers() -> bool:
     """Whether dbt's package hub can be reached from here."""
-    if os.environ.get("FINEGRAIN_OFFLINE"):
+    if Environment.read().offline:
         return False
     from dbt.clients.registry import DEFAULT_REGISTRY_BASE_URL
 

@@ -141,6 +141,13 @@ class Environment(BaseSettings):
         "finegrain's own dbt project, for bare `dbt deps` in a shop's project",
         unset="set by `finegrain`",
     )
+    offline: bool = _setting(
+        "FINEGRAIN_OFFLINE",
+        _PLACES,
+        "`1`: do not ask dbt's package hub; use the packages that finegrain holds",
+        False,
+        unset="0",
+    )
     temporary: str | None = _setting("TMPDIR", _PLACES, "temporary files", unset="the system's folder for them")
     umask: int = _setting(
         "FINEGRAIN_UMASK",
@@ -322,10 +329,10 @@ class Environment(BaseSettings):
                 f"FINEGRAIN_AS_OF (--as-of) is {text!r}, which is not an ISO 8601 time; write it like 2024-03-31T00:00:00Z"
             ) from None
 
-    @field_validator("full_audit", "automation", mode="before")
+    @field_validator("full_audit", "offline", "automation", mode="before")
     @classmethod
     def _switch(cls, value: str, info: ValidationInfo) -> bool:
-        no, yes = ("0", "1") if info.field_name == "full_audit" else ("off", "on")
+        no, yes = ("off", "on") if info.field_name == "automation" else ("0", "1")
         if value.strip() not in (no, yes):
             raise ValueError(f"{variables(info.field_name)[0]} is {value!r}; write {yes} or {no}")
         return value.strip() == yes
@@ -366,23 +373,23 @@ class Environment(BaseSettings):
     def _alert_webhook(cls, value: str) -> str:
         parts = address_parts(value)
         if parts is None or parts.scheme not in ("http", "https") or parts.username is not None:
-            raise ValueError(
-                "FINEGRAIN_ALERT_WEBHOOK is no address of a webhook; write it as the chat gives it: https://host/…"
-            )
+            raise ValueError("FINEGRAIN_ALERT_WEBHOOK is not a webhook URL; copy it from the chat: https://host/…")
         return value
 
     @field_validator("alert_smtp", mode="before")
     @classmethod
     def _alert_smtp(cls, value: str) -> str:
         parts = address_parts(value)
-        # A password with a / in it is read as a path.
+        # A password that contains a / is parsed as a path.
         if (parts is not None and parts.password is not None) or re.match("[^:]*:/*[^/:@]*:.*@", value):
             raise ValueError(
                 "FINEGRAIN_ALERT_SMTP holds a password; leave it out, and set it in FINEGRAIN_ALERT_SMTP_PASSWORD"
             )
         is_mail = parts is not None and parts.scheme in ("smtp", "smtps")
         if parts is None or not is_mail or parts.path.strip("/") or parts.query or parts.fragment:
-            raise ValueError("FINEGRAIN_ALERT_SMTP is no mail server; write smtp://host:port or smtps://user@host:port")
+            raise ValueError(
+                "FINEGRAIN_ALERT_SMTP is not a mail server; write smtp://host:port or smtps://user@host:port"
+            )
         return value
 
     @field_validator("alert_from", mode="before")
@@ -390,7 +397,7 @@ class Environment(BaseSettings):
     def _alert_from(cls, value: str) -> str:
         if not MAIL_ADDRESS.fullmatch(value):
             raise ValueError(
-                "FINEGRAIN_ALERT_FROM is no mail address; write the one that alerts come from: finegrain@shop.com"
+                "FINEGRAIN_ALERT_FROM is not a mail address; write the one that alerts come from: finegrain@shop.com"
             )
         return value
 

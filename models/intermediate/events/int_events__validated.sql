@@ -400,13 +400,13 @@ valid_rows as {{ kept_once }} (
 
 duplicate_keys as (
 
-    {{ later_in_group('sound', 'dedup_key', incremental, 'touched_keys') }}
+    {{ later_in_group('valid_rows', 'dedup_key', incremental, 'touched_keys') }}
 
 ),
 
 duplicate_client_keys as (
 
-    {{ later_in_group('sound', 'client_key', incremental, 'touched_client_keys') }}
+    {{ later_in_group('valid_rows', 'client_key', incremental, 'touched_client_keys') }}
 
 ),
 
@@ -428,7 +428,7 @@ first_hits as (
     select purchase_order_id, event_at as first_hit_at
     from (
         {{ placed_in_group(
-            'sound', 'purchase_order_id',
+            'valid_rows', 'purchase_order_id',
             'select t.purchase_order_id from order_origins as t where t.in_database = 0 and t.web_moments > 1'
         ) }}
     ) as hits
