@@ -1,5 +1,5 @@
-"""The lake in four ways (catalogue in SQLite or PostgreSQL, files in a folder or in S3) is one lake, and what is wrong
-with its places is one sentence."""
+"""The lake in four variants (catalogue in SQLite or PostgreSQL, files in a folder or in S3) behaves the same, and each
+configuration error is one sentence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ NOW = datetime(2024, 6, 1, 12, 0)
 
 @dataclass(frozen=True)
 class Lake:
-    """One lake, as two machines that share it see it; a SQLite catalogue is on one machine, so there they are the same."""
+    """One lake, as two machines that share it see it; a SQLite catalogue is on one machine, so there they are the
+    same."""
 
     here: Settings
     there: Settings
@@ -37,7 +38,7 @@ class Lake:
 
 @pytest.fixture(params=["sqlite folder", "sqlite s3", "postgres folder", "postgres s3"])
 def each(request: pytest.FixtureRequest, home: Settings, tmp_path: Path) -> Lake:
-    """An empty lake, of each kind in turn."""
+    """An empty lake, of each variant in turn."""
     for place in request.param.split():
         if place in ("postgres", "s3"):
             request.getfixturevalue(f"in_{place}")
@@ -80,7 +81,7 @@ def finish(*processes: subprocess.Popen[str]) -> None:
         assert process.returncode == 0, said
 
 
-#: A writer that makes the lake, if need be, and lands ten times a row; it is one of two that begin together.
+#: A writer that creates the lake, if necessary, and lands a row ten times; it is one of two that begin together.
 WRITER = """
 import sys
 from orchestration.lake import lake
@@ -104,14 +105,14 @@ def test_a_lake_of_each_kind(each: Lake, tmp_path: Path) -> None:
     assert lake.exists(each.there) and held(each.there) == {"shop": 300}
     again = load(mapping, where=each.there, now=NOW)
     assert again.rows == 0 and [file.skipped for file in again.files] == ["already loaded"]
-    if isinstance(each.here.lake_data, str):  # and nothing is in the folder where it would be by default
+    if isinstance(each.here.lake_data, str):  # and nothing is in the default folder
         assert not (each.here.home / "lake" / "data").exists()
     found = {check.what: (check.level, check.said) for check in examine(where=each.here).checks}
     assert found["lake"][0] == "fine" and found["lake"][1].endswith(": 300 events")
 
 
 def test_two_at_once(each: Lake, tmp_path: Path) -> None:
-    """Both make the lake and write it, and then both load the same file: it lands once."""
+    """Both create the lake and write to it, and then both load the same file: it lands once."""
     finish(start(each.here, "-c", WRITER, "one"), start(each.there, "-c", WRITER, "other"))
     assert held(each.here) == {"one": 10, "other": 10}
     command = ("-m", "orchestration.cli", "load", str(shop(tmp_path, "shop", 300)))
@@ -159,9 +160,7 @@ def test_a_home_that_was_moved_or_copied_works(home: Settings, tmp_path: Path) -
         lake.connect(mistaken)
 
 
-def test_what_is_wrong_with_postgres(
-    home: Settings, in_postgres: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_of_postgres(home: Settings, in_postgres: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = settings()
     mapping = shop(tmp_path, "shop", 3)
 
@@ -187,12 +186,12 @@ def test_what_is_wrong_with_postgres(
     assert said(replace(where, lake_catalog=down)).endswith(f"port {closed} failed: Connection refused")
 
 
-def test_what_is_wrong_with_s3(home: Settings, in_s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_s3(home: Settings, in_s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mapping = shop(tmp_path, "shop", 3)
     absent = replace(settings(), lake_data="s3://no-such-bucket/lake")
     with pytest.raises(FinegrainError, match=r"^FINEGRAIN_LAKE_DATA is s3://no-such-bucket/lake, .*NoSuchBucket.*AWS_"):
         load(mapping, where=absent, now=NOW)
-    assert not lake.exists(absent)  # so that the mend is all that is needed
+    assert not lake.exists(absent)  # so that the fix is all that is needed
     [closed] = free_ports(1)
     monkeypatch.setenv("FINEGRAIN_S3_ENDPOINT", f"http://{HOST}:{closed}")
     with pytest.raises(FinegrainError, match=r"^FINEGRAIN_LAKE_DATA is .*not connect to server.*FINEGRAIN_S3_ENDPOINT"):
@@ -214,7 +213,7 @@ def test_what_is_wrong_with_s3(home: Settings, in_s3: None, tmp_path: Path, monk
         ("WAREHOUSE", "s3://bucket/lake", "not a supported location; write a path$"),
     ],
 )
-def test_places_that_are_none(
+def test_invalid_places(
     variable: str, text: str, sentence: str, home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"FINEGRAIN_{variable}", text)
@@ -223,8 +222,8 @@ def test_places_that_are_none(
     assert "secret" not in str(error.value)
 
 
-def test_places_are_told_by_the_environment(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what tells them to a process that is started says the same."""
+def test_places_come_from_the_environment(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the variables that a child process gets name the same places."""
     for address, meant in (
         ("postgres://me@db:5432/lake", "postgres:postgresql://me@db:5432/lake"),
         ("postgresql://db:5432/lake", "postgres:postgresql://db:5432/lake"),
@@ -251,12 +250,13 @@ def test_places_are_told_by_the_environment(home: Settings, monkeypatch: pytest.
         "database is locked",
     ],
 )
-def test_who_came_second_is_busy(said: str) -> None:
+def test_the_second_process_is_busy(said: str) -> None:
     assert lake.busy(Exception(said)) and not lake.busy(Exception("Table already exists"))
 
 
 def test_a_catalogue_that_is_held_open_keeps_its_log(home: Settings) -> None:
-    """Else each transaction makes it anew and the last to close takes it away, which those who come meanwhile wait for."""
+    """Otherwise each transaction creates it again and the last to close removes it, and other processes wait for
+    that."""
     assert isinstance(home.lake_catalog, Path)
     log = home.lake_catalog.with_name(f"{home.lake_catalog.name}-wal")
     lake.connect(home).close()

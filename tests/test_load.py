@@ -1,4 +1,4 @@
-"""What lands is what the file held: every row once, as text, at its place, in one transaction."""
+"""The rows in the lake are those of the file: every row once, as text, at its position, in one transaction."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_csv_rows_land_as_text_with_provenance(home: Settings, tmp_path: Path) -
     meta = ("shop", "a.csv#1", "web", "Europe/Berlin", "customers,products", None, NOW)
     assert got[0] == (*meta, datetime(2024, 1, 1, 8), "view_item", "1,5", got[0][-1])
     assert json.loads(got[0][-1]) == {"t": "view_item", "at": "2024-01-01T10:00:00+02:00", "u": "u1", "price": "1,5"}
-    # A naive time is Berlin's; it lies after the load, and the shop cannot have known a row after the lake did.
+    # A naive time is Berlin's; it is after the load, and the shop cannot have known a row later than the lake.
     assert got[1][1] == "a.csv#2" and got[1][7] == NOW and got[1][9] is None
 
 
@@ -109,7 +109,8 @@ def test_typed_columns_keep_their_meaning_as_text(home: Settings, tmp_path: Path
 
 
 def test_typed_numbers_and_times_land_exactly_or_not_at_all(home: Settings, tmp_path: Path) -> None:
-    """Of a double whole numbers are exact up to 2^53, of a float up to 2^24; beyond, they are spelled so that nobody takes them for an id."""
+    """Whole numbers are exact up to 2^53 in a double, up to 2^24 in a float; larger ones are written so that they
+    cannot be mistaken for an id."""
     many = {
         "double": ["17850", "9007199254740992", "9007199254740994", "12345678901234567890", "0.1", "'inf'", "'nan'"],
         "float": ["16777216", "123456789", "12.1", "'-inf'"],
@@ -164,7 +165,7 @@ def test_numbers_of_json_lines_keep_their_digits(home: Settings, tmp_path: Path)
     assert found[1][0] == "12345678901234567891"
 
 
-def test_json_lines_that_are_no_objects_are_kept(home: Settings, tmp_path: Path) -> None:
+def test_json_lines_that_are_not_objects_are_kept(home: Settings, tmp_path: Path) -> None:
     good = '{"t": "search", "at": 1704067200, "u": "é", "p": {"k": [1]}, "x": null}'
     lines = [good, "not json", "[1, 2]", "", '{"t": ', "null", '"text"', good]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
@@ -206,7 +207,7 @@ many = examples(max_examples=40, suppress_health_check=[HealthCheck.function_sco
 
 @pytest.fixture
 def memory() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A raw table of events outside any lake: twenty drawn files land in it while one lake opens."""
+    """A raw table of events outside of any lake: generated files land in it while one lake is open."""
     with duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
         con.execute(f"create table events ({', '.join(f'{name} {kind}' for name, kind in columns('events').items())})")
@@ -214,7 +215,7 @@ def memory() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def land(con: duckdb.DuckDBPyConnection, mapping: Path, data: Path) -> None:
-    """Replace the rows of `memory` with those of a mapping's one file, by the SELECT that the loader inserts."""
+    """Replace the rows of `memory` with those of a mapping's single file, with the loader's SELECT."""
     [planned] = plan(mapping, data=data)
     [entry] = planned.entries
     [file] = entry.files
@@ -226,7 +227,7 @@ def land(con: duckdb.DuckDBPyConnection, mapping: Path, data: Path) -> None:
 
 @many
 @given(st.lists(st.tuples(cell, cell, cell), max_size=30), st.sampled_from([",", ";", "\t"]))
-def test_any_csv_survives_the_trip(
+def test_any_csv_lands_unchanged(
     memory: duckdb.DuckDBPyConnection, tmp_path: Path, table: list[tuple[str, str, str]], mark: str
 ) -> None:
     text = io.StringIO()
@@ -253,7 +254,7 @@ def test_positions_count_malformed_rows(memory: duckdb.DuckDBPyConnection, tmp_p
     assert [row[1] for row in got] == [record.count(",") != 2 for record in records]
 
 
-def test_a_file_is_loaded_once_unless_told_again(home: Settings, tmp_path: Path) -> None:
+def test_a_file_is_loaded_once_unless_forced(home: Settings, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("t,at,u\nlogin,2024-01-01,a\n")
     mapping = shop(tmp_path, {"files": "*.csv"})
     assert load(mapping, data=tmp_path).rows == 1
@@ -297,7 +298,7 @@ def test_all_files_of_a_mapping_land_or_none(home: Settings, tmp_path: Path) -> 
     (tmp_path / "a.csv").write_text("t,at,u\nlogin,2024-01-01,a\n")
     write_parquet(tmp_path / "b.parquet", "select 'login' t, 'x' || i as at, 'u' u from range(100000) t(i)")
     whole = (tmp_path / "b.parquet").read_bytes()
-    # Broken in a data page: the footer reads, the rows do not.
+    # Broken in a data page: the footer can be read, the rows cannot.
     (tmp_path / "b.parquet").write_bytes(whole[:4] + b"\xff" * 4000 + whole[4004:])
     before = rows(home, "select count(*) from lake.snapshots()")
     with pytest.raises(FinegrainError, match=r"b\.parquet"):
@@ -423,9 +424,7 @@ def test_arrival_from_an_expression_over_ga4(home: Settings, tmp_path: Path) -> 
         ({"sql": "got", "column": "got"}, "or {sql: an expression that gives it}"),
     ],
 )
-def test_arrival_from_what_is_no_such_expression(
-    home: Settings, tmp_path: Path, given: dict[str, str], says: str
-) -> None:
+def test_arrival_from_an_invalid_expression(home: Settings, tmp_path: Path, given: dict[str, str], says: str) -> None:
     (tmp_path / "a.csv").write_text("t,at,u,got\nlogin,2024-01-01,a,2024-01-02\n")
     with pytest.raises(FinegrainError, match=re.escape(says)):
         load(shop(tmp_path, {"files": "a.csv", "available_at": given}), data=tmp_path, now=NOW)
@@ -439,7 +438,7 @@ def test_gzip_and_package_files(home: Settings, tmp_path: Path) -> None:
         load(shop(tmp_path, {"files": "package://no_such_package/a.csv"}))
 
 
-def test_paths_stand_in_for_the_mappings_files(home: Settings, tmp_path: Path) -> None:
+def test_paths_replace_the_mappings_files(home: Settings, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("t,at,u\nlogin,2024-01-01,a\n")
     mapping = shop(tmp_path, {"files": "nowhere.csv"})
     assert load(mapping, paths=[str(tmp_path / "other.csv")]).rows == 1
@@ -482,7 +481,8 @@ def test_ga4_takes_the_property_s_currency_and_ids_from_the_mapping(home: Settin
 
 
 def test_ga4_keeps_its_shape_by_name(home: Settings, tmp_path: Path) -> None:
-    """Two exports of one event, one with nested fields missing and in another order: both land in the contract's shape."""
+    """Two exports of one event, one with nested fields missing and in another order: both land in the contract's
+    shape."""
     full = """select '20240101' event_date, 1704067200000000 event_timestamp, 'purchase' event_name, 'p1' user_pseudo_id,
         [{'value': {'double_value': 1.5, 'string_value': 'x', 'int_value': 7::bigint, 'extra': 1}, 'key': 'k'}] event_params,
         {'browser': 'b', 'category': 'mobile', 'web_info': {'browser': 'Chrome'}} device,
@@ -495,7 +495,8 @@ def test_ga4_keeps_its_shape_by_name(home: Settings, tmp_path: Path) -> None:
     assert got[0][:-1] == got[1][:-1]
     expected = [{"key": "k", "value": {"string_value": "x", "int_value": 7, "float_value": None, "double_value": 1.5}}]
     assert got[0][:8] == ("1704067200000000", expected, "mobile", "Chrome", 2, None, None, datetime(2024, 1, 1))
-    assert json.loads(got[0][8])["event_params"][0]["value"]["extra"] == 1  # what the contract leaves out stays here
+    # Fields that are not in the contract are kept here.
+    assert json.loads(got[0][8])["event_params"][0]["value"]["extra"] == 1
 
 
 def test_two_loads_at_once_land_a_file_once(home: Settings, tmp_path: Path) -> None:
@@ -511,7 +512,7 @@ def test_two_loads_at_once_land_a_file_once(home: Settings, tmp_path: Path) -> N
 
 
 def test_a_big_file_lands_in_bounded_memory(home: Settings, tmp_path: Path) -> None:
-    """Two million lines land under a limit that their text alone exceeds."""
+    """Two million lines land under a limit that is less than their text."""
     table = pa.table(
         {"t": ["view_item"] * 500_000, "at": ["2024-01-01"] * 500_000, "u": [f"u{i:0100}" for i in range(500_000)]}
     )
@@ -529,7 +530,7 @@ def test_a_big_file_lands_in_bounded_memory(home: Settings, tmp_path: Path) -> N
         ("online_retail", {"events": 541_909}),
     ],
 )
-def test_real_shops_land_whole(
+def test_real_shops_land_completely(
     home: Settings,
     shared_data: Path,
     project: Path,

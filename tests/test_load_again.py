@@ -1,5 +1,5 @@
-"""A mapping that was corrected after a load, and rows that are taken back. What should be alive in the lake is worked out from the files in
-plain Python."""
+"""A mapping that was corrected after a load, and rows that are unloaded. The rows that should be live in the lake are
+computed from the files in plain Python."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Shop:
         return self.ask(f"select {columns} from {ALIVE.format(table=table)} order by all")
 
     def books(self) -> tuple[Any, ...]:
-        """How many rows, deletions and loads the lake holds, and its newest snapshot."""
+        """The numbers of rows, deletions and loads in the lake, and its newest snapshot."""
         [found] = self.ask(
             "select (select count(*) from lake.raw.events), (select count(*) from lake.raw.deletions), "
             "(select count(*) from lake.raw.loads), (select max(snapshot_id) from lake.snapshots())"
@@ -85,7 +85,7 @@ def counts_of(file: FileReport) -> tuple[int, int, int, int]:
 
 
 def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
-    """Item 3: the first mapping cannot read two of three rows."""
+    """The first mapping cannot read two of three rows."""
     shop.write("a.csv", "2024-01-01,a,1,1", "2024-01-02,b,1,two", "2024-01-03,c,1,3x")
     shop.map({"fields": {**FIELDS, "quantity": {"sql": "cast(q as int)"}}})
     assert shop.load().files[0].malformed == 2
@@ -103,8 +103,8 @@ def test_rows_that_were_malformed_are_replaced(shop: Shop) -> None:
     assert shop.load(now=LATER).files[0].skipped == "already loaded" and shop.books() == before
 
 
-def test_a_changed_mapping_lands_nothing_until_the_user_says_what_to_do(shop: Shop) -> None:
-    """Item 4: the price was read from another column."""
+def test_a_changed_mapping_lands_nothing_until_the_user_decides(shop: Shop) -> None:
+    """The price was read from another column."""
     shop.write("a.csv", "2024-01-01,a,10,1", "2024-01-02,b,20,20", "2024-01-03,c,30,0")
     shop.map({"fields": {**FIELDS, "price": "q"}})
     shop.load()
@@ -163,7 +163,7 @@ def test_a_mapping_that_changes_no_row_is_recorded(shop: Shop) -> None:
 
 
 def test_entries_come_and_go(shop: Shop) -> None:
-    """Two entries over one file, then one more before them, then one alone."""
+    """Two entries over one file, then one more before them, then a single one."""
     shop.write("a.csv", "2024-01-01,a,1,1", "2024-01-02,b,2,0")
     refund = {"fields": {**FIELDS, "event_type": {"value": "refund"}}, "where": "q = '1'"}
     login = {"fields": {**FIELDS, "event_type": {"value": "login"}}}
@@ -183,8 +183,9 @@ def test_entries_come_and_go(shop: Shop) -> None:
     assert shop.alive(kinds) == [("refund", "a")]
 
 
-def test_a_correction_is_no_news(shop: Shop) -> None:
-    """Rows stay known since they were; a moment that the mapping reads now counts, and never after the lake had the row."""
+def test_a_correction_keeps_the_time_of_arrival(shop: Shop) -> None:
+    """Rows stay known since the same time; a time that the mapping now reads counts, but never one after the lake had
+    the row."""
     shop.write("a.csv", "2024-01-01,a,1,", "2030-01-01,b,1,", "soon,c,1,")
     shop.map({"available_at": "now"})
     shop.load()
@@ -201,7 +202,7 @@ def test_a_correction_is_no_news(shop: Shop) -> None:
         shop.load(remap=True, now=moment)
         assert [at for _, at in shop.alive("_position, available_at")] == expected
         before = shop.books()
-        # By then a moment that lay ahead would have come.
+        # By then a time in the future would have passed.
         assert counts_of(shop.load(remap=True, now=datetime(2031, 1, 1)).files[0]) == (0, 0, 3, 0)
         assert shop.books() == before
 
@@ -218,7 +219,7 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
     for name in ("a.csv", "b.jsonl", "c.parquet"):
         (shop.folder / name).unlink()
     shop.write("new.csv", "2024-01-06,f,6,6")
-    with pytest.raises(FinegrainError, match="no file matches"):  # as ever: a glob that leads nowhere
+    with pytest.raises(FinegrainError, match="no file matches"):  # as always: a glob without matches
         shop.load(remap=True)
     shop.map({"files": ".", "fields": {**FIELDS, "quantity": {"sql": "coalesce(try_cast(q as json)->>'$.n', q)"}}})
     report = shop.load(remap=True, now=LATER)
@@ -245,7 +246,7 @@ def test_files_that_are_not_here_are_mapped_from_the_lake(shop: Shop) -> None:
     assert shop.books() == before
 
 
-def test_what_no_entry_reads_now_stays_and_is_said(shop: Shop) -> None:
+def test_rows_that_no_entry_reads_now_stay_and_are_reported(shop: Shop) -> None:
     shop.write("a.csv", "2024-01-01,a,1,1")
     shop.write("b.csv", "2024-01-02,b,2,2")
     shop.map({})
@@ -260,7 +261,7 @@ def test_what_no_entry_reads_now_stays_and_is_said(shop: Shop) -> None:
 
 
 def test_a_name_with_other_bytes(shop: Shop) -> None:
-    """The first file of the name is in the lake alone, the second at hand."""
+    """The first file of the name is only in the lake, the second also on disk."""
     shop.map({"fields": {**FIELDS, "price": "q"}})
     for user in "ab":
         shop.write("a.csv", f"2024-01-01,{user},10,1")
@@ -274,7 +275,8 @@ def test_a_name_with_other_bytes(shop: Shop) -> None:
 
 
 def test_a_delivery_that_comes_again_with_another_mapping(shop: Shop) -> None:
-    """Rows that it has still are replaced where the mapping now reads them otherwise, and known since they were."""
+    """Rows that it still has are replaced where the mapping now reads them differently, and stay known since the same
+    time."""
     days = {"replaces": r"day_(\d+)", "available_at": "now"}
     shop.map({**days, "fields": {**FIELDS, "price": "q"}})
     shop.write("day_1.csv", "2024-01-01,a,10,1", "2024-01-01,b,2,2", "2024-01-01,c,3,9")
@@ -293,7 +295,7 @@ def test_a_delivery_that_comes_again_with_another_mapping(shop: Shop) -> None:
         ("b", "2", NOW),
         ("d", "4", LATER),
     ]
-    # Of a delivery that is as it was, a part that is not here is no part that it lacks.
+    # If a delivery is unchanged, a part that is not on disk does not count as missing from it.
     shop.write("day_3-a.csv", "2024-01-03,a,1,2")
     shop.write("day_3-b.csv", "2024-01-03,b,1,2")
     shop.load(now=LATER)
@@ -319,7 +321,7 @@ KEEPS = {None: lambda row: True, "u = 'a'": lambda row: row[0] == "a", "p <> '1'
 
 @examples(max_examples=6, suppress_health_check=list(HealthCheck), deadline=None)
 @given(files=st.lists(rows, min_size=1, max_size=2), history=st.lists(mappings, min_size=2, max_size=4))
-def test_the_last_mapping_is_what_is_alive(
+def test_live_rows_are_those_of_the_last_mapping(
     tmp_path_factory: pytest.TempPathFactory,
     extensions: Path,
     files: list[list[tuple[str, str, str]]],
@@ -357,8 +359,9 @@ def test_the_last_mapping_is_what_is_alive(
         assert shop.books() == before
 
 
-def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
-    """Rows, deletions and notes are of one transaction: it is killed within, while another holds the lock that commits."""
+def test_a_killed_reload_changes_nothing(shop: Shop) -> None:
+    """Rows, deletions and records are in one transaction: the process is killed within it, while another holds the lock
+    for commits."""
     shop.write("a.csv", *(f"2024-01-01,u{n},{n},0" for n in range(2000)))
     shop.map({"fields": {**FIELDS, "price": "q"}})
     shop.load()
@@ -379,7 +382,7 @@ def test_a_load_again_that_is_killed_leaves_all_as_it_was(shop: Shop) -> None:
     assert counts_of(shop.load(remap=True, now=LATER).files[0]) == (1999, 1999, 1, 0)  # of u0 both are 0
 
 
-def test_the_doctor_says_that_a_mapping_changed(shop: Shop) -> None:
+def test_the_doctor_reports_that_a_mapping_changed(shop: Shop) -> None:
     shop.write("a.csv", "2024-01-01,a,10,1")
     shop.map({})
     shop.load()
@@ -437,18 +440,18 @@ def loaded(shop: Shop) -> Shop:
     return shop
 
 
-def test_a_file_is_taken_back_and_loaded_again(loaded: Shop) -> None:
+def test_a_file_is_unloaded_and_loaded_again(loaded: Shop) -> None:
     report = unload("shop.events", ["a.csv"], where=loaded.home, now=LATER)
     assert [(part.table, part.file, part.rows) for part in report.parts] == [("events", "a.csv", 2)]
     assert loaded.alive("user_id") == [("c",)] and loaded.alive("customer_id", "customers") == [("a",), ("b",)]
     assert loaded.ask("select distinct raw_table, row_key from lake.raw.deletions") == [("events", None)]
-    # The clock was put back: it lands after the deletions all the same.
+    # The clock was put back: the rows still land after the deletions.
     assert loaded.load(now=NOW).rows == 2
     assert loaded.alive("_position, user_id") == [("a.csv#1", "a"), ("a.csv#2", "b"), ("b.csv#1", "c")]
     assert [file.skipped for file in loaded.load().files] == ["already loaded"] * 3
 
 
-def test_a_table_and_a_source_are_taken_back(loaded: Shop) -> None:
+def test_a_table_and_a_source_are_unloaded(loaded: Shop) -> None:
     assert unload("shop.customers", where=loaded.home).rows == 2
     assert loaded.alive("customer_id", "customers") == [] and len(loaded.alive("user_id")) == 3
     assert unload("shop", where=loaded.home).rows == 3
@@ -458,8 +461,9 @@ def test_a_table_and_a_source_are_taken_back(loaded: Shop) -> None:
     assert loaded.load(now=LATER).rows == 5 and len(loaded.alive("user_id")) == 3
 
 
-def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> None:
-    """The first file of the name is unloaded with the second; either can come again without meeting the other's rows."""
+def test_positions_stay_if_a_name_with_other_bytes_is_unloaded(loaded: Shop) -> None:
+    """The first file of the name is unloaded together with the second; each can be loaded again without affecting the
+    other's rows."""
     first = (loaded.folder / "a.csv").read_text()
     loaded.write("a.csv", "2024-01-04,z,4,4")
     loaded.load()
@@ -486,9 +490,7 @@ def test_of_a_name_with_other_bytes_the_rest_keeps_its_place(loaded: Shop) -> No
         ),
     ],
 )
-def test_what_the_lake_does_not_know_cannot_be_unloaded(
-    loaded: Shop, what: str, files: list[str], message: str
-) -> None:
+def test_unknown_names_cannot_be_unloaded(loaded: Shop, what: str, files: list[str], message: str) -> None:
     before = loaded.books()
     with pytest.raises(FinegrainError) as caught:
         unload(what, files, where=loaded.home)

@@ -1,4 +1,4 @@
-"""Folders that go with their process, also with one that is killed; never with one that is alive."""
+"""Folders that are removed with their process, also if it is killed; never those of a running process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestration.config.settings import Settings
 from orchestration.lake import lake
 from orchestration.lake.locks import scratch
 
-#: Makes folders over and over, and holds each to what is in it; says so when it has its first.
+#: Creates folders again and again, and checks the content of each; prints a line when it has its first.
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -40,7 +40,7 @@ def holder(parent: Path, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_at_the_next_start(tmp_path: Path) -> None:
     process = holder(tmp_path, 600)
     assert process.stdout is not None
     left = Path(process.stdout.readline().strip())
@@ -56,7 +56,7 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_many_that_begin_and_are_killed_leave_each_other_alone(tmp_path: Path) -> None:
+def test_many_processes_that_are_killed_do_not_affect_each_other(tmp_path: Path) -> None:
     random, killed = Random(7), 0
     processes = [holder(tmp_path, 0.003) for _ in range(4)]
     until = time.monotonic() + 8
@@ -76,7 +76,7 @@ def test_many_that_begin_and_are_killed_leave_each_other_alone(tmp_path: Path) -
         assert list(tmp_path.iterdir()) == [folder]
 
 
-#: Spills what does not fit; two that do so in one folder overwrite each other's files.
+#: Spills data to disk; two processes that do so in one folder overwrite each other's files.
 SPILLER = """
 from orchestration.lake import lake
 from orchestration.config.settings import settings
@@ -89,7 +89,7 @@ print(con.execute("select count(*), bit_xor(hash(b)) from t").fetchall())
 """
 
 
-def test_two_that_spill_at_once_do_not_meet(home: Settings) -> None:
+def test_two_processes_that_spill_use_different_folders(home: Settings) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", SPILLER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -103,7 +103,7 @@ def test_two_that_spill_at_once_do_not_meet(home: Settings) -> None:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_connection_takes_its_folder_along(home: Settings, closes: bool) -> None:
+def test_a_connection_removes_its_folder(home: Settings, closes: bool) -> None:
     con = lake.connect(home)
     assert len(list((home.home / "spill").iterdir())) == 1
     if closes:

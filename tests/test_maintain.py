@@ -1,4 +1,4 @@
-"""Upkeep of the lake leaves every row, every change feed that a build may read and everybody at work as they are."""
+"""Upkeep of the lake changes no row and no change feed that a build may read, and does not disturb other processes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from orchestration.warehouse.build import needs_full_refresh
 from orchestration.warehouse.maintain import _is_passing, _step, maintain
 
 NOW = timedelta(0)
-#: Longer than any statement here takes: who reads a snapshot that expires misses rows.
+#: Longer than any statement here takes: a reader of a snapshot that expires misses rows.
 SOON = timedelta(seconds=5)
-#: Upkeep over and over, sooner than the command allows.
+#: Upkeep again and again, more often than the command allows.
 UPKEEP = """
 import time
 from datetime import timedelta
@@ -52,15 +52,15 @@ def rows_of(seed: int, events: int = 160) -> list[Row]:
     return random.sample(rows, k=len(rows))
 
 
-def land_in_lots(where: Settings, rows: list[Row], lots: int) -> None:
-    """So many commits, of one row and of many: those of few rows lie in the catalogue, the others in a file each."""
-    for number in range(lots):
-        land(where, rows[number::lots])
+def land_in_commits(where: Settings, rows: list[Row], commits: int) -> None:
+    """Several commits, of one row and of many: those of few rows are in the catalogue, the others in a file each."""
+    for number in range(commits):
+        land(where, rows[number::commits])
         land(where, [rows[number].again(position=f"alone {number}")])
 
 
 def contents(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
-    """Every table of the lake, whole: its rows, their ids and the snapshots they came in."""
+    """All rows of every table of the lake, with their ids and the snapshots they came in."""
     return {
         table: sorted(
             map(str, con.execute(f"select rowid, snapshot_id, to_json(t) from lake.raw.{table} as t").fetchall())
@@ -70,7 +70,7 @@ def contents(con: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
 
 
 def feed(con: duckdb.DuckDBPyConnection, table: str, first: int, last: int) -> list[str]:
-    """What came into a table from one snapshot to another, both included."""
+    """The rows that came into a table from one snapshot to another, both included."""
     found = con.execute(
         f"select rowid, snapshot_id, to_json(t) from ducklake_table_insertions('lake', 'raw', '{table}', {first}, {last}) as t"
     )
@@ -92,7 +92,7 @@ def parquet(where: Settings) -> list[Path]:
 
 def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
     rows = rows_of(1, 600)
-    land_in_lots(catalogue, rows, 8)
+    land_in_commits(catalogue, rows, 8)
     with lake.connect(catalogue, read_only=True) as con:
         before = contents(con)
         known = snapshots(catalogue)
@@ -104,7 +104,7 @@ def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
     with lake.connect(catalogue, read_only=True) as con:
         assert contents(con) == before
         assert {key: feed(con, *key) for key in feeds} == feeds
-        # By what was landed, not by what the lake said before.
+        # Compared with the landed rows, not with the lake's earlier answer.
         landed = [(row.table, row.source, row.landed()["payload"]) for row in [*rows, *rows[:8]]]
         found = [
             row
@@ -117,12 +117,10 @@ def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
     assert again.files_before == again.files_after == done.files_after
 
 
-def test_files_that_nothing_names_are_removed_when_they_are_old(
-    catalogue: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    land_in_lots(catalogue, rows_of(2), 6)
+def test_old_files_that_no_snapshot_uses_are_removed(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    land_in_commits(catalogue, rows_of(2), 6)
     kept = parquet(catalogue)
-    # As a writer leaves it that died, or that is about to commit.
+    # Like the file of a writer that was killed, or that is about to commit.
     young, old = kept[0].with_name("young.parquet"), kept[0].with_name("old.parquet")
     for orphan in (young, old):
         orphan.write_bytes(kept[0].read_bytes())
@@ -133,7 +131,7 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
         done = maintain(NOW, catalogue)
         assert done.snapshots_expired > 0 and done.files_removed == 1
         assert young.exists() and not old.exists()
-        # A reader that began before may take its time.
+        # A reader that began earlier may be slow.
         assert set(kept) <= set(parquet(catalogue))
         assert contents(con) == before
     monkeypatch.setattr("orchestration.warehouse.maintain.PATIENCE", NOW)
@@ -145,15 +143,15 @@ def test_files_that_nothing_names_are_removed_when_they_are_old(
 
 @pytest.mark.soak
 def test_builds_go_on_exactly(homes: Homes) -> None:
-    """Loaded, maintained and built in turn, some builds left out: what is built equals a build from scratch."""
+    """Loaded, maintained and built in turn, some builds left out: the result equals a build from scratch."""
     rows = rows_of(3)
     where = homes.make("kept_up")
     third = len(rows) // 3
-    land_in_lots(where, rows[:third], 4)
+    land_in_commits(where, rows[:third], 4)
     homes.run(where)
-    land_in_lots(where, rows[third : 2 * third], 4)
+    land_in_commits(where, rows[third : 2 * third], 4)
     assert maintain(NOW, where).snapshots_expired > 0
-    land_in_lots(where, rows[2 * third :], 4)
+    land_in_commits(where, rows[2 * third :], 4)
     maintain(NOW, where)  # twice since the last build
     stale = homes.beside(where)
     homes.run(where)
@@ -162,17 +160,17 @@ def test_builds_go_on_exactly(homes: Homes) -> None:
     rebuilt = homes.beside(where)
     homes.run(rebuilt, "--full-refresh")
     assert differences(where, rebuilt) == []
-    # Upkeep knows of its own home's warehouse; another that shares the lake, and slept, is not misled.
+    # Upkeep only knows its own home's warehouse; another one that shares the lake, and was not built for long, stays correct.
     assert needs_full_refresh(stale)
 
 
 def test_what_must_be_kept_is_kept(homes: Homes) -> None:
     where = homes.make("kept")
     before = snapshots(where)
-    land_in_lots(where, rows_of(4, 40), 3)
+    land_in_commits(where, rows_of(4, 40), 3)
     known = snapshots(where)
     with duckdb.connect(str(where.warehouse)) as con:
-        read = before[-1] + 2  # as if the last build had come so far
+        read = before[-1] + 2  # as if the last build had read up to here
         con.execute(f"update main.watermarks set snapshot = {known[-1]}")
         con.execute(f"update main.watermarks set snapshot = {read} where model = 'int_tiles__product'")
     with lake.connect(where, read_only=True) as con:
@@ -184,14 +182,14 @@ def test_what_must_be_kept_is_kept(homes: Homes) -> None:
     assert {number for number in known if number >= read} <= left
     with lake.connect(where, read_only=True) as con:
         assert {table: feed(con, table, read + 1, known[-1]) for table in RAW_TABLES} == feeds
-        # A row's last arrival is known even of a table that nothing came into for long.
+        # The last arrival is known even for a table without new rows for a long time.
         arrivals = [con.execute(f"select max(snapshot_id) from lake.raw.{table}").fetchone() for table in RAW_TABLES]
     last = {number for (number,) in filter(None, arrivals) if number is not None}
     assert last <= left
     assert not {number for number in known if number < read} & left - {before[-1]} - last
 
 
-#: Counts rows that lie in the catalogue while they come and upkeep goes on; none may vanish.
+#: Counts rows in the catalogue while rows land and upkeep runs; none may vanish.
 READER = """
 from orchestration.lake import lake
 
@@ -205,7 +203,7 @@ print(looks)
 """
 
 
-def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
+def test_a_reader_meanwhile_misses_nothing(catalogue: Settings) -> None:
     con = lake.connect(catalogue)
     reader = subprocess.Popen([sys.executable, "-c", READER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -224,8 +222,8 @@ def test_who_reads_meanwhile_misses_nothing(catalogue: Settings) -> None:
     assert int(out) > 20
 
 
-def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
-    """A statement on a SQLite catalogue; and upkeep waits for statements, though others begin one after the other."""
+def test_a_reader_waits_while_rows_are_moved(home: Settings) -> None:
+    """A statement on a SQLite catalogue; and upkeep waits for statements, even if others begin one after the other."""
     looks = list[float]()
 
     def look() -> None:
@@ -248,7 +246,7 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
         assert not answered.wait(0.5)
     assert answered.wait(30)
     reader.join()
-    # Readers are not in each other's way, and who holds it around several statements is not in its own, though upkeep waits.
+    # Readers do not block each other, and a reader that holds the lock around several statements does not block itself, though upkeep waits.
     upkeep = threading.Thread(target=move_once)
     with lake.reading(home):
         upkeep.start()
@@ -268,7 +266,7 @@ def test_who_only_reads_waits_while_rows_move(home: Settings) -> None:
     con.close()
 
 
-#: Looks at a table of files, as `finegrain report` and `doctor` do, a thousand times; no look may show less than the one before.
+#: Reads a table of files, like `finegrain report` and `doctor`, a thousand times; no read may show less than the one before.
 LOOKER = """
 from orchestration.lake import lake
 
@@ -283,8 +281,8 @@ for _ in range(10):
 
 
 @pytest.mark.long
-def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> None:
-    """Thousands of looks, beside a loader and upkeep that never rests, on a SQLite catalogue."""
+def test_no_read_during_upkeep_shows_less_than_was_committed(home: Settings) -> None:
+    """Thousands of reads, next to a loader and continuous upkeep, on a SQLite catalogue."""
     con, number = lake.connect(home), 0
 
     def land_some() -> None:
@@ -312,8 +310,9 @@ def test_no_look_beside_upkeep_shows_less_than_was_committed(home: Settings) -> 
     con.close()
 
 
-def test_a_build_misses_nothing_that_moves_while_it_reads(catalogue: Settings, tmp_path: Path) -> None:
-    """Of a SQLite catalogue, a transaction that has begun to read would find no entry of a file that was merged since."""
+def test_a_build_misses_no_rows_that_are_moved_while_it_reads(catalogue: Settings, tmp_path: Path) -> None:
+    """On a SQLite catalogue, a transaction that has begun to read would not find the entry of a file that was merged
+    since."""
     con, build = lake.connect(catalogue), lake._engine(catalogue)
 
     def land_events(number: int) -> None:
@@ -338,12 +337,12 @@ def test_a_build_misses_nothing_that_moves_while_it_reads(catalogue: Settings, t
     build.close(), con.close()
 
 
-def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> None:
-    """Whatever a catalogue keeps of what was deleted, it is gone once no snapshot shows it."""
+def test_old_positions_do_not_accumulate(catalogue: Settings) -> None:
+    """Whatever a catalogue keeps of deleted rows, it is gone once no snapshot shows it."""
     con = lake.connect(catalogue)
 
     def inlined() -> int:
-        """Rows of positions that lie in the catalogue, living or dead."""
+        """Rows of positions in the catalogue, live or deleted."""
         metadata = "__ducklake_metadata_lake"
         [(table,)] = con.execute(
             f"select i.table_name from {metadata}.ducklake_inlined_data_tables as i "
@@ -365,7 +364,7 @@ def test_positions_that_have_moved_on_do_not_pile_up(catalogue: Settings) -> Non
     con.close()
 
 
-#: Moves a position over and over, as a loader does, until told to stop; then it says how often.
+#: Moves a position again and again, like a loader, until it is stopped; then it prints how often.
 MOVER = """
 import sys, threading
 from datetime import datetime
@@ -393,7 +392,7 @@ print(count)
 
 @pytest.mark.long
 def test_upkeep_leaves_no_files_of_positions(catalogue: Settings) -> None:
-    """However often it comes beside a loader; what earlier versions left is put together."""
+    """However often it runs next to a loader; files that earlier versions left are merged."""
     con = lake.connect(catalogue)
 
     def files() -> int:
@@ -413,7 +412,7 @@ def test_upkeep_leaves_no_files_of_positions(catalogue: Settings) -> None:
         mover.kill()
     assert mover.returncode == 0
     assert con.execute("select part, position from lake.raw.positions").fetchall() == [("0", str(count))]
-    for number in range(3):  # as upkeep did once
+    for number in range(3):  # as earlier versions of upkeep did
         with lake.writing(con, catalogue):
             con.execute("delete from lake.raw.positions")
             con.execute(f"insert into lake.raw.positions (source, position) values ('shop', '{number}')")
@@ -428,8 +427,9 @@ def test_upkeep_leaves_no_files_of_positions(catalogue: Settings) -> None:
     con.close()
 
 
-def test_a_file_that_goes_while_it_is_looked_at_is_left_to_the_next_upkeep(home: Settings) -> None:
-    """A writer that gives up takes its files away, and DuckLake has listed them, maybe. What a snapshot names must be there."""
+def test_a_file_that_vanishes_during_the_check_is_left_to_the_next_upkeep(home: Settings) -> None:
+    """A writer that gives up removes its files, which DuckLake may have listed. Files that a snapshot uses must
+    exist."""
     con, notes = lake.connect(home), list[str]()
     call = "copy (select 1) to '/nowhere/file.parquet'"
     assert _step(con, home, call, notes, _is_passing) == []
@@ -440,7 +440,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_left_to_the_next_upkeep(home:
 
 
 class Held:
-    """Holds a warehouse as a build does, in a process of its own."""
+    """Locks a warehouse like a build does, in a process of its own."""
 
     def __init__(self, where: Settings) -> None:
         self.process = subprocess.Popen(
@@ -457,7 +457,7 @@ class Held:
 
 def test_a_warehouse_that_is_being_built_is_left_alone(homes: Homes) -> None:
     where = homes.make("held")
-    land_in_lots(where, [row for row in rows_of(5) if row.table == "events"], 4)
+    land_in_commits(where, [row for row in rows_of(5) if row.table == "events"], 4)
     known = snapshots(where)
     held = Held(where)
     try:
@@ -473,7 +473,7 @@ def test_a_warehouse_that_is_being_built_is_left_alone(homes: Homes) -> None:
 
 
 class Lines(threading.Thread):
-    """Numbered events into two files of a folder, until told to stop; `sent` of them."""
+    """Numbered events into two files of a folder, until `stop`; `sent` of them."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
@@ -491,7 +491,7 @@ class Lines(threading.Thread):
 
 
 def counted(where: Settings) -> tuple[int, int]:
-    """Events in the lake, and how many different ones; each stream numbers its own from nought."""
+    """Events in the lake, and the number of different ones; each stream numbers its own from 0."""
     con = lake.connect(where, read_only=True)
     try:
         [(rows, distinct)] = con.execute(
@@ -520,7 +520,8 @@ def begin(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]
 def test_beside_loaders_and_another_upkeep(
     catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """Two loaders and two upkeeps over and over; then every event is once in the lake, and nobody had to be told anything."""
+    """Two loaders and two upkeeps run repeatedly; then every event is once in the lake, and no process needed a
+    message."""
     lake.connect(catalogue).close()
     streams = {name: Lines(tmp_path / name) for name in ("north", "south")}
     loaders = []
@@ -566,7 +567,7 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command(home: Settings, tmp_path: Path) -> None:
-    land_in_lots(home, rows_of(6, 40), 4)
+    land_in_commits(home, rows_of(6, 40), 4)
     done = cli()
     assert done.returncode == 0 and done.stderr == ""
     assert "files became" in done.stdout and ", 0 snapshots expired, 0 files removed, in " in done.stdout

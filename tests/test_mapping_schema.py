@@ -1,4 +1,4 @@
-"""docs/reference/mapping.schema.json is what the models are: it takes what they take, and marks what is misspelt."""
+"""docs/reference/mapping.schema.json matches the models: it accepts the same mappings, and marks misspelt keys."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ SHOWN = [text for text in re.findall(r"^```yaml [\w.]+\n(.*?)^```", PAGES, re.S 
 
 
 def mistakes(mapping: Any) -> list[str]:
-    """What an editor marks, which reads a mapping as JSON would hold it."""
+    """The errors that an editor marks, which reads a mapping as JSON would represent it."""
     return [
         str(error.json_path) for error in SCHEMA.iter_errors(json.loads(json.dumps(without_null(mapping), default=str)))
     ]
 
 
 def without_null(part: Any, key: Any = None) -> Any:
-    """A key that is null is as good as left out, but for the values that `map` empties and a constant that is null."""
+    """A key that is null equals one that is left out, except for the values that `map` empties and a constant that is
+    null."""
     if isinstance(part, dict):
         keeps = key == "map"
         return {
@@ -71,7 +72,7 @@ def test_mappings_of_the_documentation_fit_the_schema() -> None:
 
 
 def wrong() -> Iterator[tuple[dict[str, Any], str]]:
-    """Mappings with a mistake each, and the place that is marked."""
+    """Mappings with one error each, and the place that is marked."""
     yield {**WHOLE, "tabels": {}}, "$"
     yield {"tables": WHOLE["tables"]}, "$"
     yield {**WHOLE, "source": "My Shop"}, "$.source"
@@ -102,7 +103,7 @@ WHOLES = [yaml.safe_load(text) for text in [*SHOWN, *(path.read_text("utf-8") fo
 
 @examples(max_examples=100, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.sampled_from([WHOLE, *WHOLES]), st.lists(st.integers(0, 9), max_size=6), KEYS, VALUES)
-def test_what_can_be_read_is_not_marked(
+def test_valid_mappings_are_not_marked(
     tmp_path_factory: pytest.TempPathFactory, whole: Any, steps: list[int], key: Any, value: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "read.yml"

@@ -1,8 +1,9 @@
-"""No raw text, however odd, fails a build or a data test: what cannot be read is null, or its row is quarantined with the reason.
+"""No raw text, however odd, fails a build or a data test: a value that cannot be read is null, or its row is
+quarantined with the reason.
 
-Every text column of every raw table holds each of the nasty values once, on a row that is sound otherwise; so do the members of
-GA4's nested columns. Half of the rows are there for the first build, the others come to an incremental one.
-"""
+Every text column of every raw table has each of the nasty values once, in a row that is otherwise valid; so do the
+members of GA4's nested columns. Half of the rows are there for the first build, the others come to an incremental
+one."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.warehouse.build import environment, run_dbt
 from orchestration.warehouse.publish import publish
 
-#: What people and programs write where a number, a time, a currency, a unit, an id or JSON is due.
+#: Texts that people and programs write in place of a number, a time, a currency, a unit, an id or JSON.
 NASTY = (
     *("", " ", "\t", "\u00a0", "\u200b", "\ufeff", "\r\n", "\\N", "NULL", "null", "nan", "NaN", "inf", "-Infinity", "undefined", "(not set)"),
     *("0", "-0", "-1", "1", "00", "+5", "1.", ".5", "1.5", "-1.5", "1,5", "1.234,56", "1_000", "1e3", "1E400", "-1e-400", "0x1F", "1/2", "٣", "½"),
@@ -42,10 +43,10 @@ NASTY = (
     *("a" * 5000, "\U0001f600", "e\u0301", "\u202eabc", "A\nB", "Ünïcödé", "<script>", "${HOME}", "{{ x }}", "{% y %}", "-- x", "/* x */"),
 )  # fmt: skip
 FIRST = datetime(2024, 3, 1, 12)
-#: Columns of which it is the engine, and not a sender, that says what is in them.
+#: Columns that are filled by the engine, not by a sender.
 TYPED = {"ga4_events": ("event_params", "privacy_info", "device", "geo", "traffic_source", "ecommerce", "items")}
 
-#: Texts that take memory or a deep stack: of some readers each has been the end.
+#: Texts that need much memory or a deep stack: each has crashed some reader.
 HUGE = (
     '{"a":' * 100_000 + "1" + "}" * 100_000,
     '{"analytics":' + "[" * 100_000 + "]" * 100_000 + "}",
@@ -55,7 +56,7 @@ HUGE = (
     "shirt " * 30_000,
     "a\0b",
 )
-#: Amounts around what a row may have, what a type may have, and beyond.
+#: Amounts around the limit of a row, the limit of a type, and beyond.
 AMOUNTS = (
     *("", "-1", "0", "0.00004", "0.0001", "1", "9.99", "99999.9999", "100000", "100000.0001", "10000000000", "500000000000", "1e12"),
     *("99999999999999.9999", "100000000000000", "106939999999998", "-1e14", "1e26", "9" * 38, "1.7976931348623157e308", "inf", "nan", "1e-300"),
@@ -68,15 +69,15 @@ MOMENTS = (
     *("", "1989-12-31T23:59:59Z", "1990-01-01T00:00:00Z", "2024-03-01T12:00:00Z", "2024-03-31 02:30:00 Europe/Berlin", "2100-12-31T23:59:59Z"),
     *("9999-12-31 23:59:59 Asia/Kathmandu", "0001-01-01 00:00:00 Europe/Berlin", "infinity", "290309-12-22 (BC) 00:00:00"),
 )  # fmt: skip
-#: When a loader might have thought that a row arrived, in microseconds since 1970: the infinities, before Christ, far off.
+#: Arrival times that a loader might have written, in microseconds since 1970: the infinities, before Christ, far in the future.
 ARRIVALS = (2**63 - 1, -(2**63) + 1, -9_223_372_022_400_000_000, -62_135_596_800_000_000, 253_402_300_799_000_000)
-#: What the numbers of GA4's nested columns may be, as JSON.
+#: Values for the numbers of GA4's nested columns, as JSON.
 FLOATS = (None, "inf", "-inf", "nan", 1e14, 1e15, -1e20, 1e22, 1e30, 1.7e308, -0.0, 5e-324, 0.00004, 99999.99995, 1e5)
 INTEGERS = (None, 0, -1, 1, 10**4, 10**4 + 1, 10**14, 10**15, 2**63 - 1, -(2**63))
 
 
 def random_texts(random: Random, count: int) -> list[str]:
-    """Texts put together from pieces that numbers, times and JSON are made of."""
+    """Texts made of the pieces that numbers, times and JSON consist of."""
     pieces = (
         "0",
         "9",
@@ -105,14 +106,14 @@ def random_texts(random: Random, count: int) -> list[str]:
 
 
 class NastyShop:
-    """Rows with one or two nasty values each, and the sound rows that they rest on."""
+    """Rows with one or two nasty values each, and the valid rows that they refer to."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.number = 0
 
     def everything(self) -> list[Row]:
-        """Each value in each column, and what is said below."""
+        """Each value in each column, and the cases of the methods below."""
         for value in (*NASTY, *AMOUNTS, *MOMENTS, *HUGE, *random_texts(Random(7), 60)):
             for table, columns in RAW_TABLES.items():
                 for column in columns:
@@ -126,7 +127,7 @@ class NastyShop:
         return self.rows
 
     def at_random(self, random: Random, count: int) -> list[Row]:
-        """Rows of which any columns are nasty, of few people, products and orders, so that they meet."""
+        """Rows with any columns nasty, of a few people, products and orders, so that they meet."""
         values = (*NASTY, *AMOUNTS, *QUANTITIES, *UNITS, *MOMENTS, *random_texts(random, 60))
         for _ in range(count):
             table = random.choice(list(RAW_TABLES))
@@ -197,7 +198,7 @@ class NastyShop:
             self.ga4([{"item_id": f"P{number}", "price": 1.0, "quantity": 1} for number in range(count)])
 
     def of_the_loader(self) -> None:
-        """What a loader writes beside the fields."""
+        """The columns that a loader adds to the fields."""
         for table in RAW_TABLES:
             for moment, value in product(ARRIVALS, ("available_at", "_ingested_at")):
                 self.add(table, {value: moment})
@@ -206,11 +207,12 @@ class NastyShop:
                     self.add(table, {column: f"{text}{self.number}" if column == "_position" else text})
         for text in ("", "short", "x" * 5000):
             for key in (None, "", "{"):
-                # Of another source, lest it take back what the others rest on.
+                # In another source, so that it does not delete rows that the others need.
                 self.rows.append(Row("deletions", "elsewhere", text, FIRST, {"raw_table": "orders", "row_key": key}))
 
     def at_the_limits(self) -> None:
-        """So many rows at the limits of what is believed, and of what types hold, that their sums and squares are as great as can be."""
+        """Enough rows at the limits of believable values, and of types, to make their sums and squares as large as
+        possible."""
         for _ in range(240):
             self.add("customers", {"income": "100000000000", "birth_year": "1850", "household_size": "100"})
             self.add(
@@ -221,7 +223,7 @@ class NastyShop:
             self.add("events", {"product_id": "P1", "price": "100000", "quantity": "10000", "currency": "GBP"})
 
     def add(self, table: str, odd: dict[str, Any], *, order: bool = True) -> None:
-        """A sound row of a table, but for what is odd; an item or refund brings its `order` along."""
+        """A row of a table, valid except for the odd values; an item or refund also adds its `order`."""
         self.number += 1
         key = str(self.number)
         moment = FIRST + timedelta(minutes=self.number)
@@ -250,7 +252,7 @@ class NastyShop:
         self.add("ga4_events", {"items": json.dumps(whole), **{name: json.dumps(part) for name, part in parts.items()}})
 
     def nested(self, text: str) -> None:
-        """A GA4 event of which every nested text is `text`."""
+        """A GA4 event in which every nested text is `text`."""
         value = {"string_value": text, "int_value": None, "float_value": None, "double_value": None}
         self.ga4(
             [{"item_id": text, "item_category": text, "price": 1.0, "quantity": 1}],
@@ -263,7 +265,8 @@ class NastyShop:
 
 
 def build_and_publish(homes: Homes, where: Settings) -> None:
-    """A whole build, with snapshots and every data test of all rows, as `finegrain build --full-audit` makes it; then publish."""
+    """A complete build, with snapshots and every data test of all rows, like `finegrain build --full-audit`; then
+    publish."""
     own = ["--vars", json.dumps(VARS), "--target-path", str(homes.root / "target"), "--no-write-json"]
     with environment(where, FINEGRAIN_FULL_AUDIT="1"):
         done = run_dbt(["build", "--exclude", "test_type:unit", *own], where=where)
@@ -292,7 +295,7 @@ def unaccounted(where: Settings) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def built(homes: Homes) -> Settings:
-    """The shop, built in two steps, and each time audited and published."""
+    """The shop, built in two steps, and audited and published after each."""
     rows = NastyShop().everything()
     assert len(rows) > 20_000
     where = homes.make("nasty")
@@ -304,7 +307,8 @@ def built(homes: Homes) -> Settings:
 
 @pytest.mark.long
 def test_no_value_in_any_raw_column_fails_a_build_an_audit_or_a_publish(built: Settings) -> None:
-    """And every row of every table has its verdict; of each table there are both kept ones, which go through all models, and others."""
+    """And every row of every table has a verdict; each table has both kept rows, which go through all models, and
+    others."""
     assert unaccounted(built) == []
     with duckdb.connect(str(built.published / "finegrain.duckdb"), read_only=True) as con:
         found = con.execute(
@@ -315,7 +319,8 @@ def test_no_value_in_any_raw_column_fails_a_build_an_audit_or_a_publish(built: S
 
 @pytest.mark.long
 def test_no_combination_of_values_fails_a_build_an_audit_or_a_publish(homes: Homes) -> None:
-    """Rows nasty in up to six columns at once, of few people, products and orders; a full and an incremental build."""
+    """Rows with nasty values in up to six columns at once, of a few people, products and orders; a full and an
+    incremental build."""
     check_a_combination(homes, 1 if os.environ.get("CI") else randrange(2**32))
 
 
@@ -339,7 +344,7 @@ def check_a_combination(homes: Homes, seed: int) -> None:
 
 @cache
 def reading_of_numbers() -> str:
-    """SQL that reads a list of texts as the models do."""
+    """SQL that reads a list of texts like the models do."""
     sql = macros("fields.sql")
     return (
         f"select bad, {sql.within('money', 0, sql.limit('max_income'))}, {sql.in_reporting_currency('money', '1.5::double')}, "
@@ -355,7 +360,7 @@ def reading_of_numbers() -> str:
     )
 )
 def test_no_text_that_is_read_as_a_number_raises(texts: list[str]) -> None:
-    """Nor is money or a quantity ever so great that its sums would not fit."""
+    """And no amount or quantity is so large that its sums would overflow."""
     found = duckdb.execute(reading_of_numbers(), [texts]).fetchall()
     assert len(found) == len(texts)
     for bad, income, price, amount in found:
@@ -370,7 +375,7 @@ def test_no_text_that_is_read_as_a_number_raises(texts: list[str]) -> None:
     st.decimals(0, 999_999_999_999_999, places=3),
 )
 def test_an_amount_is_exact_and_no_more_than_a_row_may_be_worth(price: Decimal, quantity: Decimal) -> None:
-    """Beside decimals of any length; 10^11 x 10^4 with 7 decimals is more than DuckDB's product of the two types holds."""
+    """Also with decimals of any length; 10^11 x 10^4 with 7 decimals overflows DuckDB's product of the two types."""
     with localcontext() as context:
         context.prec = 60
         expected = min((price * quantity).quantize(Decimal("0.0001"), ROUND_HALF_UP), Decimal(10**10))
@@ -379,7 +384,7 @@ def test_an_amount_is_exact_and_no_more_than_a_row_may_be_worth(price: Decimal, 
 
 
 @pytest.mark.long
-def test_money_that_cannot_be_is_quarantined_and_never_reported(built: Settings) -> None:
+def test_impossible_amounts_are_quarantined_and_never_reported(built: Settings) -> None:
     """Prices of 10^14 and more, in a currency that is converted, of events, lines, refunds and products."""
     with duckdb.connect(str(built.warehouse), read_only=True) as con:
         found = con.execute(
@@ -390,7 +395,7 @@ def test_money_that_cannot_be_is_quarantined_and_never_reported(built: Settings)
         assert {row[1:3] for row in found} == {("quarantined", True)}
         [(dearest,)] = con.execute("select max(price) from marts.fct_events").fetchall()
         assert dearest < 200_000
-        # A product whose price cannot be is not known; one whose price is no number has none.
+        # A product with an impossible price does not exist; one whose price is not a number has no price.
         [(dear, negative)] = con.execute(
             "select count(*) filter (price_raw > 100000), count(*) filter (price_raw < 0) from marts.dim_products"
         ).fetchall()
@@ -402,8 +407,8 @@ def test_money_that_cannot_be_is_quarantined_and_never_reported(built: Settings)
 
 
 @pytest.mark.long
-def test_what_customers_and_products_cannot_have_is_null(built: Settings) -> None:
-    """Limits themselves hold: 10^11 of income, 10^9 grams, households of 100, births since 1850."""
+def test_impossible_values_of_customers_and_products_are_null(built: Settings) -> None:
+    """The limits themselves are allowed: 10^11 of income, 10^9 grams, households of 100, births since 1850."""
     with duckdb.connect(str(built.published / "finegrain.duckdb"), read_only=True) as con:
         found = con.execute(
             "select min(income), max(income), min(birth_year), max(birth_year) <= 2100, min(household_size), max(household_size) "
@@ -420,8 +425,8 @@ def test_what_customers_and_products_cannot_have_is_null(built: Settings) -> Non
 
 
 @pytest.mark.long
-def test_an_event_of_more_items_than_have_numbers_is_malformed_and_whole(built: Settings) -> None:
-    """200 and 511 items are so many rows; 512 and 1,500 are one, quarantined."""
+def test_an_event_with_too_many_items_is_malformed_as_a_whole(built: Settings) -> None:
+    """200 and 511 items are as many rows; 512 and 1,500 are one row each, quarantined."""
     with duckdb.connect(str(built.warehouse), read_only=True) as con:
         found = con.execute(
             "select count(*) as items from int_events__validated where raw_table = 'ga4_events' group by raw_rowid "

@@ -1,6 +1,6 @@
-"""Order does not matter: any number of incremental builds over rows that land in any order, late and twice, and are taken back
-before they came or long after, equal one full refresh over the same rows, table for table and value for value. And what has been
-built is not built again."""
+"""Order does not matter: any number of incremental builds over rows that land in any order, late and twice, and are
+deleted before they came or long after, equal one full refresh over the same rows, table for table and value for value.
+And rows that are already built are not built again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from small_shops import Homes, Row, ShopMaker, at, deletion, differences, land, 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
 
-#: A build may break off anywhere: the next one has to make up for what was left out.
+#: A build may stop anywhere: the next one must also do the rest of it.
 MAY_FAIL = (
     *(None,) * 6,
     "int_events__new_rows",
@@ -47,8 +47,8 @@ def batches_of(random: Random, rows: list[Row], count: int) -> list[list[Row]]:
 
 
 def batches_of_a_day(random: Random, rows: list[Row], count: int) -> list[list[Row]]:
-    """Cut rows into what was there before the busiest day, and batches of that day, in the order of the clock but for what is
-    late: builds whose moments are of one day. What came after it is left out."""
+    """Cut rows into those before the busiest day, and batches of that day, in time order except for late rows: builds
+    whose moments are on one day. Rows after that day are left out."""
     busiest = Counter(row.available_at.date() for row in rows).most_common(1)[0][0]
     before = [row for row in rows if row.available_at.date() < busiest]
     late = random.sample(before, k=len(before) // 10)
@@ -67,8 +67,8 @@ def check_one_shop(
     cut: Callable[[Random, list[Row], int], list[list[Row]]] = batches_of,
     rules: str = "",
 ) -> None:
-    """N incremental builds over one lake, some cut short, some of products alone, and a full refresh over another where all rows came at
-    once. `rules`: SQL that changes the seeds of both."""
+    """N incremental builds over one lake, some interrupted, some only of products, and a full refresh over another
+    where all rows came at once. `rules`: SQL that changes the seeds of both."""
     random = Random(seed)
     batches = cut(random, ShopMaker(random).shop_with_deletions(), count)
     rows = [row for batch in batches for row in batch]
@@ -91,7 +91,7 @@ def check_one_shop(
     assert not found, f"seed {seed}, {count} batches:\n" + "\n".join(found)
 
 
-#: What a build of products alone selects (the job `items`).
+#: The selection of a build of products only (the job `items`).
 PRODUCTS = ("+item_features", "+category_features", "+item_pair_features")
 
 ONE_EXAMPLE_IS_LONG = settings(
@@ -99,7 +99,7 @@ ONE_EXAMPLE_IS_LONG = settings(
         Phase.explicit,
         Phase.reuse,
         Phase.generate,
-    ],  # a failing shop is named by its seed; to shrink it takes hours
+    ],  # a failing shop is identified by its seed; shrinking takes hours
     suppress_health_check=list(HealthCheck),
     deadline=None,
     print_blob=True,
@@ -111,7 +111,7 @@ ONE_EXAMPLE_IS_LONG = settings(
 def test_incremental_builds_equal_one_full_refresh(
     homes: Homes, cut: Callable[[Random, list[Row], int], list[list[Row]]]
 ) -> None:
-    """One shop each, since it takes minutes; the long proofs take many."""
+    """One shop each, because it takes minutes; the long tests check many."""
     check_one_shop(homes, 4 if os.environ.get("CI") else randrange(2**32), 3, cut)
 
 
@@ -183,7 +183,7 @@ RETURNED = event("web", "back#1", at(MONDAY, 60), at(MONDAY), anonymous_id="back
 
 
 def seen(name: str, second: float, **more: str) -> Row:
-    """A view of somebody, some seconds after Monday began."""
+    """A view by a visitor, some seconds after the start of Monday."""
     return event("web", f"{name}#{second}", at(MONDAY, second + 1), at(MONDAY, second), **more)
 
 
@@ -192,24 +192,24 @@ AMY = seen("amy", 90, user_id="amy")
 LAST_PART = seen("part", 60, session_id="s", anonymous_id="part", user_id="last")
 FIRST_LOGIN = seen("shared", 0, anonymous_id="shared", user_id="first")
 
-#: By name: what lands first, and what lands after the first build.
+#: By name: the rows that land first, and those that land after the first build.
 CASES: dict[str, tuple[list[Row], list[Row]]] = {
-    # A newer header moves an order to another buyer and day: the place it left kept its sums.
+    # A newer header moves an order to another buyer and day: the old place kept its sums.
     "an order moves": (
         [order("moves", at(MONDAY, 60), at(MONDAY), "left"), line("moves", at(MONDAY, 60), "M1")],
         [order("moves", at(MONDAY, 9e4), at(MONDAY, -9e4), "joined", updated_at=at(MONDAY, 8e4).isoformat())],
     ),
-    # Files of the same name in two sources: which of two copies came first hung on the order of landing.
+    # Files of the same name in two sources: which of two copies came first depended on the order of landing.
     "copies at the same place of two sources": (
         [event("web", "day.csv#1", at(MONDAY, 60), at(MONDAY), anonymous_id="twice", page="/web")],
         [event("app", "day.csv#1", at(MONDAY, 60), at(MONDAY), anonymous_id="twice", page="/app")],
     ),
-    # A row that expects no customer was told since when its customer was known, but only in a full build.
+    # A row that expects no customer got the time since when its customer is known, but only in a full build.
     "a customer that nobody waited for": (
         [event("web", "unasked#1", at(MONDAY, 60), at(MONDAY), user_id="unasked")],
         [Row("customers", "shop", "unasked#1", at(MONDAY), {"customer_id": "unasked"}, origin="database")],
     ),
-    # The same line from the web and from the database, at one moment: each was taken for the other's copy.
+    # The same line from the web and from the database, at the same time: each counted as a copy of the other.
     "an order reported twice at one time": (
         [
             event(
@@ -225,12 +225,12 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         ],
         [order("both", at(MONDAY, 90), at(MONDAY), "both"), line("both", at(MONDAY, 90), "B1")],
     ),
-    # A till's order over three days: its pair moves to another day with a line that could be seen before one of them.
+    # A till's order over three days: its pair moves to another day with a line that was visible before one of them.
     "a line seen earlier": (
         [bought("long", at(MONDAY, 4e5), at(MONDAY), "L1"), bought("long", at(MONDAY, 2e5), at(MONDAY, 2e5), "L2")],
         [bought("long", at(MONDAY, 3e5), at(MONDAY, 2e5), "L1")],
     ),
-    # Two versions of a product that arrived together, one of which does not say when it was written.
+    # Two versions of a product that arrived together, one of which has no time of its own.
     "versions of one moment": (
         [product("one#1", at(MONDAY), "ONE", brand="dated", updated_at=at(MONDAY, -60).isoformat())],
         [
@@ -238,12 +238,12 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             event("web", "one#1", at(MONDAY, 60), at(MONDAY, 60), anonymous_id="one", product_id="ONE"),
         ],
     ),
-    # The first of two copies is taken back, and the other one was told to be a duplicate.
+    # The first of two copies is deleted, and the other one was already a duplicate.
     "a first copy that is gone": (
         [FIRST_TOLD, FIRST_TOLD.again(position="told#2", available_at=at(MONDAY, 90), fields={"page": "/second"})],
         [deletion(FIRST_TOLD, at(MONDAY, 9e4))],
     ),
-    # A cancelled order takes its purchase back, from its web hit as well; one that is paid at last becomes one.
+    # A cancelled order removes its purchase, also that of its web hit; one that is finally paid becomes a purchase.
     "an order's status changes": (
         [
             order("undone", at(MONDAY, 60), at(MONDAY), "undone", status="paid", discount="1"),
@@ -292,7 +292,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             order("owed", at(MONDAY, 9e4), at(MONDAY), "owed", status="paid", updated_at=at(MONDAY, 8e4).isoformat()),
         ],
     ),
-    # A header takes its lines and refunds with it; the web's hit of the order, which was one told again, counts.
+    # A deleted header removes its lines and refunds; the web's hit of the order, which was a duplicate, then counts.
     "an order that is gone": (
         [
             BOUGHT,
@@ -317,7 +317,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         ],
         [deletion(BOUGHT, at(MONDAY, 9e4), versioned("orders/taken", 2, "0"))],
     ),
-    # A catalogue that was unloaded: what it said of goods is said again otherwise, of a person not at all.
+    # A catalogue that was unloaded: its products come back with other values, its customer does not come back.
     "a catalogue that is taken back": (
         [
             PERSON,
@@ -337,7 +337,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             deletion(product("scarce.csv#1", at(MONDAY), "SCARCE"), at(MONDAY, 9e4)),
         ],
     ),
-    # Deleted before it came, and once more at the same place after that.
+    # Deleted before it came, and it comes again at the same position after that.
     "what came back": (
         [deletion(RETURNED, at(MONDAY, 61)), deletion(BOUGHT, at(MONDAY, 61), versioned("orders/again", 2, "0"))],
         [
@@ -348,7 +348,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             line("again", at(MONDAY, 60), "A1"),
         ],
     ),
-    # A login that comes late: it joins what the visitor did before it with what the server said of the login, and with an order.
+    # A login that comes late: it joins the visitor's earlier events with the server's events of the login, and with an order.
     "a login that comes late": (
         [
             seen("late", 0, anonymous_id="late"),
@@ -369,17 +369,17 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         ],
         [deletion(LOGGED_IN, at(MONDAY, 9e4))],
     ),
-    # What is left of a session has not changed, when an event that had named no visitor leaves it.
+    # The rest of a session is unchanged when an event without a visitor leaves it.
     "an event that leaves a session": (
         [seen("zoe", 0, anonymous_id="left", user_id="zoe"), seen("amy", 60, anonymous_id="left", user_id="amy"), AMY],
         [deletion(AMY, at(MONDAY, 9e4)), seen("zoe", 120, user_id="zoe")],
     ),
-    # A source's own session of two logins: the one by which the session goes takes its part back.
+    # A source's own session with two logins: the one that the session belonged to is deleted.
     "a part of a session that is gone": (
         [seen("part", 0, session_id="s", anonymous_id="part", user_id="first"), LAST_PART],
         [deletion(LAST_PART, at(MONDAY, 9e4))],
     ),
-    # Far behind the first event, which says whose the visit is, another login begins.
+    # Long after the first event, which decides whose visit it is, another login begins.
     "whose visit it is, is taken back": (
         [
             FIRST_LOGIN,
@@ -388,7 +388,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         ],
         [deletion(FIRST_LOGIN, at(MONDAY, 9e4))],
     ),
-    # A web hit that comes after the order: it says which visit the order was of.
+    # A web hit that comes after the order: it decides to which visit the order belongs.
     "a web hit that comes late": (
         [
             seen("hit", 0, session_id="s", anonymous_id="hit"),
@@ -415,7 +415,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
 
 @pytest.fixture(scope="module")
 def cases(homes: Homes) -> tuple[Settings, Settings]:
-    """All cases in one lake: built in two steps, and afresh from rows that landed the other way round."""
+    """All cases in one lake: built in two steps, and from scratch from rows that landed the other way round."""
     step_by_step, at_once = homes.make("cases"), homes.make("cases")
     firsts = [row for first, _ in CASES.values() for row in first]
     seconds = [row for _, second in CASES.values() for row in second]
@@ -474,7 +474,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "select event_day from int_tiles__product where product_id = 'M1'",
             [(MONDAY - timedelta(days=2),)],
         ),
-        # Who bought it, and when, was known only with the newer header.
+        # The buyer and the time were only known with the newer header.
         (
             "an order moves",
             "select available_at from int_cleaning__events where order_id = 'moves'",
@@ -579,7 +579,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
         ("versions of one moment", "select brand from int_cleaning__events where product_id = 'ONE'", [("undated",)]),
     ],
 )
-def test_cases_come_out_as_told(
+def test_cases_have_the_expected_results(
     cases: tuple[Settings, Settings], name: str, query: str, expected: list[tuple[Any, ...]]
 ) -> None:
     assert name in CASES
@@ -592,7 +592,8 @@ def test_cases_come_out_as_told(
 
 
 def test_building_again_changes_nothing(homes: Homes, cases: tuple[Settings, Settings]) -> None:
-    """Neither at once nor when the lake has moved on without new rows; and a new event is worked on alone."""
+    """Neither at once nor when the lake has changed without new rows; and of a new event only its own rows are
+    built."""
     where, _ = cases
     before = homes.beside(where)
     homes.run(where)
@@ -603,7 +604,7 @@ def test_building_again_changes_nothing(homes: Homes, cases: tuple[Settings, Set
     homes.run(where)
     assert not differences(before, where)
     assert last_built(where) == last_built(before)
-    # No other model did any work than the one that says what is new.
+    # No model did any work except the one that finds new rows.
     assert built_by_last_run(where) == {"int_events__new_rows"}
 
     later = at(MONDAY + timedelta(days=9))
@@ -615,7 +616,7 @@ def test_building_again_changes_nothing(homes: Homes, cases: tuple[Settings, Set
         assert count == 1, f"{table}: {count} rows were worked on for one new event"
 
 
-#: What each of some customers did before noon of a day, and how long ago: windows of an hour and of a day end at the moment itself.
+#: Events of some customers before noon of a day, and how long ago: windows of an hour and of a day end at the moment itself.
 DID = {
     "morning": at(MONDAY, 9 * HOUR),
     "leaves the hour": at(MONDAY, 11 * HOUR + 600),
@@ -626,8 +627,9 @@ DID = {
 }
 
 
-def test_a_build_takes_up_what_changed_and_no_more(homes: Homes) -> None:
-    """Half an hour later, on the same day, one of them does one more thing. Every row beside it is judged again, and stays."""
+def test_a_build_processes_only_changes(homes: Homes) -> None:
+    """Half an hour later, on the same day, one of the customers has one more event. Every row next to it gets its
+    verdict again, which stays the same."""
     where = homes.make("touched")
     land(where, [product("sku", at(MONDAY, -DAY), "sku", category="Shirts", brand="Ours")])
     land(where, [viewed(who, moment) for who, moment in DID.items()])
@@ -643,9 +645,9 @@ def test_a_build_takes_up_what_changed_and_no_more(homes: Homes) -> None:
         assert added not in before[table] and made == snapshot
         assert before[table].items() < after[table].items()
 
-    # Who is told of anew, by state: windows of hours are of customers and of customers and items alone.
+    # The customers whose rows are built again, by state: only customers, and customers with items, have windows of hours.
     anew = {
-        state: {who for who, snapshots in folded_up(where, state).items() if snapshots == {snapshot}}
+        state: {who for who, snapshots in built_states(where, state).items() if snapshots == {snapshot}}
         for state in STATES
     }
     crossed = {"leaves the hour", "leaves the day", "comes back"}
@@ -669,7 +671,7 @@ def built_in(where: Settings) -> dict[str, dict[int, int]]:
         return {table: dict(con.execute(f"select row_id, built_in from {table}").fetchall()) for table in tables}
 
 
-def folded_up(where: Settings, state: str) -> dict[str, set[int]]:
+def built_states(where: Settings, state: str) -> dict[str, set[int]]:
     """By visitor: the lake snapshots that the rows of a state about them were built from."""
     links = "int_tiles__identity_session" if state == "session" else "int_identity__links"
     key = "session_id" if state == "session" else "customer_id"
@@ -682,7 +684,7 @@ def folded_up(where: Settings, state: str) -> dict[str, set[int]]:
 
 
 def built_by_last_run(where: Settings) -> set[str]:
-    """The models, views aside, that the last run built; the others were left as they were."""
+    """The models, except views, that the last run built; the others were unchanged."""
     query = (
         "select s.model from states as s inner join duckdb_tables() as t on s.model = t.table_name where s.invocation_id = "
         "(select invocation_id from builds order by number desc limit 1)"
@@ -696,7 +698,7 @@ def test_a_model_is_built_again_when_its_own_state_changed(homes: Homes, cases: 
     with duckdb.connect(str(where.warehouse)) as con:
         con.execute("update states set state = 'of other SQL' where model in ('item_features', 'int_cleaning__modes')")
     homes.run(where)
-    # What reads them is not, since they come to what they were.
+    # Models that read them are not, because the rows are the same as before.
     assert built_by_last_run(where) == {"int_events__new_rows", "item_features", "int_cleaning__modes"}
 
 
