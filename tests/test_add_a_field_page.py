@@ -113,4 +113,4 @@ def test_the_page_does_what_it_says(copy: Path, tmp_path: Path, extensions: Path
 
 def test_every_block_of_the_page_is_followed() -> None:
     assert PAGE.count("```") == 2 * len(BLOCKS)
-    assert {language for language, *_ in BLOCKS} == {"diff", "yaml", "json", "sh", "sql"}
+    assert {language for language, *_ in BLOCKS} == {"diff", "yml", "json", "sh", "sql"}

@@ -88,6 +88,7 @@ class Plugin(BasePlugin):
         self._fingerprints: dict[str, str] = {}
         self._arrivals: dict[str, int] = {}
         self._shop: dict[str, str] = {}
+        self._pass_through: dict[str, str] = {}
 
     def update_connection_config(self, creds: DuckDBCredentials, config: dict[str, Any]) -> None:
         try:
@@ -133,6 +134,7 @@ class Plugin(BasePlugin):
                     self._arrivals = lake.arrivals(cursor, self._pinned)
                     self._shop = shop.of_lake(cursor, self._pinned)
                     self._fingerprints = fingerprints(self._shop)
+                    self._pass_through = pass_through_fields()
                     self._invocation = get_invocation_id()
         except FinegrainError as error:
             raise DbtRuntimeError(str(error)) from None  # dbt prints this kind without a stack trace
@@ -140,7 +142,7 @@ class Plugin(BasePlugin):
         cursor.execute(f"set variable pinned = {self._pinned}::bigint")
         # As text, since a map takes DuckDB some milliseconds, and every node of dbt has a cursor of its own.
         cursor.execute(f"set variable fingerprints = {quote(json.dumps(self._fingerprints))}")
-        cursor.execute(f"set variable pass_through = {quote(json.dumps(pass_through_fields()))}")
+        cursor.execute(f"set variable pass_through = {quote(json.dumps(self._pass_through))}")
         pairs = ", ".join(f"'{table}': {newest}::bigint" for table, newest in self._arrivals.items())
         cursor.execute(f"set variable arrivals = map {{{pairs}}}::map(varchar, bigint)")
         cursor.execute(f"set variable shop = {map_literal(self._shop)}")
