@@ -45,6 +45,11 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
         set(),
         {"test_every_row", "int_events__validated", "user_features"},
     ),
+    "a field that passes through": (
+        ("models/staging/_sources.yml", "meta: {pass_through: varchar}", "meta: {pass_through: integer}"),
+        {"stg_events__events", "int_events__validated", "int_cleaning__events", "fct_events"},
+        {"int_events__sessionized", "stg_shop__orders", "user_features"},
+    ),
     "a comment in a macro": (
         ("macros/sessions.sql", "events without a gap", "events that follow without a gap"),
         set(),

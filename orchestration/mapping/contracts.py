@@ -6,7 +6,6 @@ quarantined with a reason instead of failing a load.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +27,6 @@ META_COLUMNS: Final[dict[str, str]] = {
 }
 
 
-@cache
 def declared_columns(project: Path = PACKAGE) -> dict[str, dict[str, dict[str, Any]]]:
     """What models/staging/_sources.yml declares of each column of the raw tables, by table and name. Nothing where there is no such file:
     `settings()` says what is wrong with the project's folder."""
@@ -43,7 +41,9 @@ def declared_columns(project: Path = PACKAGE) -> dict[str, dict[str, dict[str, A
 
 def pass_through_fields(project: Path = PACKAGE) -> dict[str, str]:
     """The fields of events that no model changes, with the type that they have from staging on (macros/pass_through.sql)."""
-    found = {name: _meta(column).get("pass_through") for name, column in declared_columns(project)["events"].items()}
+    found = {
+        name: _meta(column).get("pass_through") for name, column in declared_columns(project).get("events", {}).items()
+    }
     return {name: kind for name, kind in found.items() if kind}
 
 
