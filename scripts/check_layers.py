@@ -323,14 +323,13 @@ class Project:
                 name = re.sub("^(duckdb|spark|default)__", "", match[1])
                 is_described = text[: match.start()].rstrip().endswith("#}")
                 defined.setdefault(name, []).append((path, line_of(text, match.start()), is_described))
-        for name, places in defined.items():
-            path, line, _ = places[0]
+        for macro, places in defined.items():
+            first, at, _ = places[0]
             if not any(is_described for *_, is_described in places):
-                self.find(path, line, f"nothing is said of the macro {name}: describe it in a comment above it")
-            if name not in DBT_CALLS and self.mentions[name] + sum(
-                self.mentions[f"{engine}__{name}"] for engine in ("duckdb", "spark", "default")
-            ) <= len(places):
-                self.find(path, line, f"nothing calls the macro {name}: remove it")
+                self.find(first, at, f"nothing is said of the macro {macro}: describe it in a comment above it")
+            spelled = [macro, *(f"{engine}__{macro}" for engine in ("duckdb", "spark", "default"))]
+            if macro not in DBT_CALLS and sum(self.mentions[each] for each in spelled) <= len(places):
+                self.find(first, at, f"nothing calls the macro {macro}: remove it")
 
     @cached_property
     def mentions(self) -> Counter[str]:
