@@ -791,8 +791,12 @@ def test_the_page_shows_the_graph_and_a_click_materializes(shop: Shop) -> None:
             page.get_by_text(text, exact=False).first.wait_for()
         picture(page, "dagster-asset")
         page.goto(f"{address}/assets/int_events__validated?view=checks")
-        page.get_by_text("row_id_is_unique", exact=False).first.wait_for()
+        page.get_by_text("row_id_is_unique", exact=False).first.click()
+        page.get_by_text("Fails if two rows", exact=False).first.wait_for()
         picture(page, "dagster-checks")
+        page.goto(f"{address}/assets/upkeep/builds?view=events")
+        page.locator("text='seconds_of_checks' >> visible=true").first.wait_for()
+        picture(page, "dagster-builds")
         browser.close()
 
 
