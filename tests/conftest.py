@@ -13,7 +13,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from quick_dbt import quicken, share_parses
 from small_shops import Houses
 
@@ -27,10 +26,6 @@ pytest_plugins = ["services"]  # real servers, begun when a test asks for one
 # Workers that run side by side must not share dbt's folder of parsed and compiled files.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DBT_TARGET_PATH"] = tempfile.mkdtemp(prefix="finegrain-target-")
-
-# dbt parses the whole project again where the connection is another than last time. Here only the warehouse's path is, which no model reads.
-_connection_keys = DuckDBCredentials._connection_keys
-DuckDBCredentials._connection_keys = lambda self: tuple(key for key in _connection_keys(self) if key != "path")  # type: ignore[method-assign]
 
 quicken()
 
