@@ -13,7 +13,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from quick_dbt import quicken, share_parses
 from small_shops import Homes
 
@@ -27,10 +26,6 @@ pytest_plugins = ["services"]  # real servers, started when a test needs one
 # Parallel workers must not share dbt's target folder.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["DBT_TARGET_PATH"] = tempfile.mkdtemp(prefix="finegrain-target-")
-
-# dbt parses the whole project again if the connection has changed. Here only the warehouse's path differs, which no model reads.
-_connection_keys = DuckDBCredentials._connection_keys
-DuckDBCredentials._connection_keys = lambda self: tuple(key for key in _connection_keys(self) if key != "path")  # type: ignore[method-assign]
 
 quicken()
 

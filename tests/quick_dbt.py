@@ -13,12 +13,19 @@ from typing import Any
 import agate.data_types.date
 import agate.data_types.date_time
 import parsedatetime
+from dbt.adapters.duckdb.credentials import DuckDBCredentials
 from dbt.constants import PARTIAL_PARSE_FILE_NAME
 from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import ManifestLoader
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
+
+
+def _parse_once_for_all_warehouses() -> None:
+    """dbt parses the whole project again where the connection is another than last time. Here only the warehouse's path is, which no model reads."""
+    connection_keys = DuckDBCredentials._connection_keys
+    DuckDBCredentials._connection_keys = lambda self: tuple(key for key in connection_keys(self) if key != "path")
 
 
 def _keep_templates() -> None:
@@ -99,6 +106,7 @@ def share_parses(folder: Path, project: Path) -> None:
 
 def quicken() -> None:
     """For this process, for good."""
+    _parse_once_for_all_warehouses()
     _keep_templates()
     _drop_events_that_nobody_reads()
     _share_calendars()

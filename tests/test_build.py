@@ -87,10 +87,16 @@ def test_what_is_deprecated_is_found(deprecated: str, tmp_path: Path) -> None:
 #: A program that runs dbt three times, as users of dbtRunner do, and lands an event before each; it prints what the models see.
 RUNS_DBT_AGAIN = """
 import sys
+from pathlib import Path
+
+sys.path.append(sys.argv[3])
+from quick_dbt import quicken, share_parses
 from dbt.cli.main import dbtRunner
 from orchestration.lake import lake
 from orchestration.config.settings import settings
 
+quicken()
+share_parses(Path(sys.argv[2]), Path(sys.argv[1]))
 where = settings()
 con = lake.connect(where)
 for number in range(3):
@@ -105,11 +111,13 @@ for number in range(3):
 """
 
 
-def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(home: Settings, project: Path) -> None:
+def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(
+    home: Settings, project: Path, shared_by_workers: Path
+) -> None:
     left = home.home / ".catalog-of-one-that-was-killed"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
-    command = [sys.executable, "-c", RUNS_DBT_AGAIN, str(project)]
+    command = [sys.executable, "-c", RUNS_DBT_AGAIN, str(project), str(shared_by_workers), str(project / "tests")]
     environment = {**os.environ, "DBT_TARGET_PATH": str(home.home / "target"), "DBT_LOG_PATH": str(home.home / "logs")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
