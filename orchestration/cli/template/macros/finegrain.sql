@@ -1,6 +1,6 @@
 {#
-  dbt takes materializations, and the macros that it calls by itself, from the root project or from dbt, but not from a package. These hand
-  over to finegrain's: a model, seed or test whose inputs did not change is left as it is; one whose rules changed is built from scratch.
+  dbt looks up materializations, and macros that it calls itself, in the root project and in dbt, but not in packages. These call
+  finegrain's: a model, seed or test with unchanged inputs is not run again; a model whose rules have changed is built from scratch.
 #}
 {% materialization table, adapter='duckdb', supported_languages=['sql'] %}{{ return(finegrain.materialization_table_duckdb()) }}{% endmaterialization %}
 
@@ -14,11 +14,11 @@
 
 {% materialization test, adapter='duckdb' %}{{ return(finegrain.materialization_test_duckdb()) }}{% endmaterialization %}
 
-{# Whether is_incremental() is false in a model of this project. #}
+{# Whether a model is built from scratch. #}
 {% macro should_full_refresh() %}{{ return(finegrain.should_full_refresh()) }}{% endmacro %}
 
 {# Which rows a test reads. #}
 {% macro get_where_subquery(relation) %}{{ return(finegrain.get_where_subquery(relation)) }}{% endmacro %}
 
-{# A schema is called what dbt_project.yml calls it. #}
+{# Schemas are named as in dbt_project.yml, without a prefix. #}
 {% macro generate_schema_name(custom_schema_name, node) %}{{ return(finegrain.generate_schema_name(custom_schema_name, node)) }}{% endmacro %}
