@@ -22,7 +22,7 @@ Days = list[date]
 class Counts:
     """The days of touches and pairs, one entry per count."""
 
-    alone: dict[str, dict[str, Days]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    single: dict[str, dict[str, Days]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     baskets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     pairs: dict[tuple[str, str], dict[str, Days]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))

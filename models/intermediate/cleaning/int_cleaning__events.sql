@@ -49,25 +49,18 @@ labels as (
 
 ),
 
--- The same of one kind of event, where a rule asks for it.
+-- The same of one kind of event, where a rule asks for it. No as-of join: after one, DuckDB joins the events in one thread.
 labels_of_types as (
 
     select
-        t.event_type,
-        t.fit_day,
-        d.most_frequent as device,
-        c.most_frequent as country
-    from {{ asof_left_join(
-        "(select distinct b.group_key as event_type, b.fit_day from " ~ ref('int_cleaning__outlier_bounds')
-        ~ " as b where b.measure = 'quantity' and b.group_by = 'event_type') as t",
-        "(select * from modes where measure = 'device' and group_by = 'event_type') as d",
-        [('t.event_type', 'd.group_key')], 't.fit_day', 'd.valid_on'
-    ) }}
-    {{ asof_left_join(
-        '', "(select * from modes where measure = 'country' and group_by = 'event_type') as c",
-        [('t.event_type', 'c.group_key')], 't.fit_day', 'c.valid_on'
-    ) }}
-    where d.most_frequent is not null or c.most_frequent is not null
+        m.group_key as event_type,
+        d.fit_day,
+        {{ last_by("case when m.measure = 'device' then m.most_frequent end", 'm.valid_on') }} as device,
+        {{ last_by("case when m.measure = 'country' then m.most_frequent end", 'm.valid_on') }} as country
+    from days as d
+    inner join modes as m on d.fit_day >= m.valid_on
+    where m.group_by = 'event_type'
+    group by m.group_key, d.fit_day
 
 ),
 
