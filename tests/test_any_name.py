@@ -193,7 +193,7 @@ def test_columns_that_differ_only_in_case(home: Settings, tmp_path: Path) -> Non
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
     expect("a.parquet", query="q", page="Q_1")
     [report] = load(mapping, data=tmp_path).files
-    assert report.notes == ["a.parquet has columns that SQL cannot name or expect apart: read 'Q' as 'Q_1'"]
+    assert report.notes == ["a.parquet has columns that SQL cannot name or tell apart: read 'Q' as 'Q_1'"]
     con = lake.connect(home, read_only=True)
     assert con.execute("select _position, query, page from lake.raw.events order by 1").fetchall() == [
         ("a.jsonl#1", "upper", None), ("a.parquet#1", "lower", "upper"),

@@ -205,7 +205,7 @@ def test_units_and_categories(clinic: Clinic) -> None:
     assert found(seen, "warning", "weight_unit").startswith(
         "seeds/unit_conversions.csv does not contain 'stone' (1); 1 of 2"
     )
-    known = {row.lower() for row in doctor._seed("category_map.csv", "raw_category")}
+    known = {row.lower() for row in doctor._seed("category_map", "raw_category")}
     if "shoes" not in known:
         assert "'shoes'" in found(seen, "note", "category")
 

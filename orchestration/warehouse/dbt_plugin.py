@@ -30,7 +30,7 @@ from dbt.flags import get_flags
 from dbt_common.exceptions import DbtRuntimeError
 from dbt_common.invocation import get_invocation_id
 
-from orchestration.config.project import PROJECT
+from orchestration.config.project import PROJECT, package_of
 from orchestration.config.settings import Settings, private, settings
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake import lake
@@ -112,7 +112,7 @@ def _variables(pinned: Pin) -> str:
         "as_of": timestamp_literal(pinned.as_of) if pinned.as_of else "null::timestamp",
         "inputs": quote(pinned.inputs(project, of_command)),
         "fingerprints": quote(fingerprints),
-        "pass_through": quote(json.dumps(pass_through_fields())),
+        "pass_through": quote(json.dumps(pass_through_fields(package_of(project)))),
         "arrivals": f"map {{{arrivals}}}::map(varchar, bigint)",
         "shop": map_literal(pinned.shop),
     }

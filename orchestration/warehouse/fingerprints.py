@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestration import __version__
-from orchestration.config.project import roots
+from orchestration.config.project import package_of, roots
 from orchestration.config.project import variables as vars_of
 from orchestration.mapping.contracts import pass_through_fields
 
@@ -95,7 +95,7 @@ def _macros(project: Path) -> dict[str, str]:
                     found[name] = found.get(name, "") + macro[0]
     if "pass_through_fields" in found:
         # It asks for them with a query, so they are no part of its text.
-        found["pass_through_fields"] += json.dumps(pass_through_fields())
+        found["pass_through_fields"] += json.dumps(pass_through_fields(package_of(project)))
     return found
 
 
