@@ -146,7 +146,7 @@ def test_writes_over_its_own_files_only(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shop" / "ga4").iterdir())) <= 4
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(FinegrainError, match="no simulation"):
+    with pytest.raises(FinegrainError, match="not from a simulation"):
         simulate(tmp_path / "other", events=1000)
 
 
