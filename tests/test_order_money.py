@@ -21,7 +21,7 @@ from small_shops import Homes, Row, land
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
 from orchestration.warehouse.build import run_dbt
-from orchestration.warehouse.dbt_plugin import snapshot
+from orchestration.warehouse.pin import snapshot
 
 DAY = datetime(2024, 4, 3, 10)
 LEDGER = "money_is_accounted_for"
