@@ -96,7 +96,7 @@ class Build:
     def summary(self) -> str:
         """What ran, in one line."""
         if self.unchanged_since is not None:
-            return f"nothing has changed since build {self.unchanged_since}, of everything, which passed all tests: nothing to build"
+            return f"nothing to build: nothing has changed since build {self.unchanged_since}, which built everything and passed all tests"
         return (
             f"{self.count('model', 'seed', 'snapshot')} models, seeds and snapshots and "
             f"{self.count('test', 'unit_test')} tests in {self.seconds:.1f} s"
