@@ -56,7 +56,7 @@ docs: setup ## dbt's documentation, in target/; after `make demo`, the features'
 	@! test -e var/demo/simulated/published/current || \
 		FINEGRAIN_HOME=var/demo/simulated $(BIN)/finegrain catalog --write docs/reference/features.md
 
-lock: setup-dev ## Resolve the dependencies anew (needs uv)
+lock: setup-dev ## Resolve the dependencies again (needs uv)
 	@scripts/lock
 
 clean: ## Remove what was made here: the environment, var/, dbt's folders

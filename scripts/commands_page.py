@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import typer
+from generated import ROOT, Part, write_or_check
 
 from orchestration.cli.commands import app
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "commands.md"
+PAGE = ROOT / "docs" / "reference" / "commands.md"
 START, END = "<!-- commands: scripts/commands_page.py -->\n", "<!-- end of commands -->"
 
 
@@ -61,15 +61,7 @@ def _text(text: str | None) -> str:
 
 
 def main() -> int:
-    page = PAGE.read_text("utf-8")
-    before, rest = page.split(START)
-    wanted = before + START + "\n" + commands() + END + rest.split(END)[1]
-    if "--check" in sys.argv[1:]:
-        if page != wanted:
-            print("docs/reference/commands.md is out of date; run python scripts/commands_page.py")
-        return int(page != wanted)
-    PAGE.write_text(wanted, "utf-8")
-    return 0
+    return write_or_check("commands_page", [Part(PAGE, START, END, "\n" + commands())])
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import ROOT, Part, write_or_check
 from jinja2 import Environment
 
 from orchestration.mapping.contracts import EVENT_TIME, META_COLUMNS, RAW_TABLES, declared_columns, pass_through_fields
 from orchestration.mapping.mapping import REQUIRED
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "raw-tables.md"
 START, END = "<!-- contracts: scripts/contracts_page.py -->\n", "<!-- end of contracts -->"
 MART = ROOT / "models" / "marts" / "core" / "fct_events.yml"
@@ -74,22 +73,8 @@ def mart_columns() -> str:
 
 
 def main() -> int:
-    stale = 0
-    for path, start, end, written in (
-        (PAGE, START, END, "\n" + contracts()),
-        (MART, MART_START, MART_END, mart_columns()),
-    ):
-        text = path.read_text("utf-8")
-        before, rest = text.split(start)
-        wanted = before + start + written + end + rest.split(end)[1]
-        if text == wanted:
-            continue
-        if "--check" not in sys.argv[1:]:
-            path.write_text(wanted, "utf-8")
-            continue
-        print(f"{path.relative_to(ROOT)} is out of date; run python scripts/contracts_page.py")
-        stale = 1
-    return stale
+    parts = [Part(PAGE, START, END, "\n" + contracts()), Part(MART, MART_START, MART_END, mart_columns())]
+    return write_or_check("contracts_page", parts)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import itertools
 import sys
-from pathlib import Path
+
+from generated import ROOT, Part, write_or_check
 
 from orchestration.config.settings import Environment, documented
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "settings.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 START, END = "<!-- settings: scripts/settings_page.py -->\n", "<!-- end of settings -->"
 
 
@@ -30,15 +31,7 @@ def tables() -> str:
 
 
 def main() -> int:
-    page = PAGE.read_text("utf-8")
-    before, rest = page.split(START)
-    wanted = before + START + "\n" + tables() + END + rest.split(END)[1]
-    if "--check" in sys.argv[1:]:
-        if page != wanted:
-            print("docs/reference/settings.md is out of date; run python scripts/settings_page.py")
-        return int(page != wanted)
-    PAGE.write_text(wanted, "utf-8")
-    return 0
+    return write_or_check("settings_page", [Part(PAGE, START, END, "\n" + tables())])
 
 
 if __name__ == "__main__":
