@@ -353,7 +353,8 @@ def test_what_did_not_change_is_left_and_what_changed_is_built(shop: Shop) -> No
     """By bare dbt: nothing new; then a seed whose row goes before finegrain's, and a var."""
     before, cleaned = shop.state("book_features"), shop.state("int_cleaning__events")
     assert before and cleaned
-    selected = ("--select", "+book_features", "shop_event_types")
+    # Without tests that also read marts outside the selection, which are not built with the new rules.
+    selected = ("--select", "+book_features", "shop_event_types", "--indirect-selection", "buildable")
     shop.run("dbt", "build", *selected)
     assert (shop.state("book_features"), shop.state("int_cleaning__events")) == (before, cleaned)
 
