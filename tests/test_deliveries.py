@@ -99,7 +99,7 @@ def test_a_day_becomes_final(export: Export) -> None:
     export.write("events_20240101", daily)
     report = export.load()
     assert {file.file: counts_of(file) for file in report.files} == {
-        # Hit 2 occurs once less, 3 has changed, 4 is gone, and 5 is there twice.
+        # Hit 2 occurs once less, 3 has changed, 4 is deleted, and 5 is there twice.
         "events_20240101.jsonl": (3, 2, 3, None),
         "events_intraday_20240101.jsonl": (0, 0, 0, "events_20240101.jsonl is loaded already, and is more final"),
     }

@@ -338,7 +338,7 @@ def test_a_build_misses_no_rows_that_are_moved_while_it_reads(catalogue: Setting
 
 
 def test_old_positions_do_not_accumulate(catalogue: Settings) -> None:
-    """Whatever a catalogue keeps of deleted rows, it is gone once no snapshot shows it."""
+    """Whatever a catalogue keeps of deleted rows, it is deleted once no snapshot shows it."""
     con = lake.connect(catalogue)
 
     def inlined() -> int:

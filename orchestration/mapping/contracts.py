@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from orchestration.config.project import PACKAGE
+from orchestration.config.yaml_file import FAST
 
 #: Columns that every raw row carries before its contract fields: name to DuckDB type.
 #: Times are UTC. `_error` says why a row could not be read at all; such a row has no fields, only its payload.
@@ -33,8 +34,7 @@ def declared_columns(project: Path = PACKAGE) -> dict[str, dict[str, dict[str, A
     path = project / "models" / "staging" / "_sources.yml"
     if not path.is_file():
         return {}
-    # The parser in C: this file is read whenever finegrain starts.
-    sources = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["sources"]
+    sources = yaml.load(path.read_text("utf-8"), Loader=FAST)["sources"]
     tables = {table["name"]: {column["name"]: column for column in table["columns"]} for table in sources[0]["tables"]}
     return {name: found for name, found in tables.items() if "payload" in found}
 
