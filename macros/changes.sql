@@ -91,7 +91,9 @@ where {{ kept }}.as_of <> s.as_of
 {%- set columns = arguments.dest_columns | map(attribute='quoted') | list -%}
 {%- set names = arguments.dest_columns | map(attribute='name') | list -%}
 {%- set journal = journal_keys() | select('in', names) | list -%}
-{%- set compared = journal + (['event_type', 'event_at', 'available_at'] | select('in', names) | list) -%}
+{#- A session is cut again when a late event joins it to another: what was done, by whom and when stays the same. -#}
+{%- set further = ['event_type', 'event_at', 'available_at'] | select('in', names) | list -%}
+{%- set compared = journal | reject('equalto', 'session_id') | list + further -%}
 {%- set change_set = (config.get('meta') or {}).get('change_set') -%}
 {%- set has_days = 'event_day' in names -%}
 create or replace temporary table rows_before as
@@ -118,7 +120,7 @@ delete from whole_rows_before where {{ key }} in (select u.{{ key }} from unchan
 insert into {{ target.schema }}.change_journal (model, row_id, is_previous, keys_changed, {{ journal | join(', ') }}, changed_in)
 with sides as (
     {%- for relation, is_previous in [('whole_rows_before', 'true'), (made, 'false')] %}
-    select {{ key }}, {{ is_previous }} as is_previous, {{ compared | join(', ') }}
+    select {{ key }}, {{ is_previous }} as is_previous, {{ (journal + compared) | unique | join(', ') }}
     from {{ relation }}
     where {{ key }} not in (select u.{{ key }} from unchanged_rows as u)
     {{ "union all" if not loop.last }}

@@ -34,8 +34,8 @@ ROOMS: Final = {
     "marts": ["core", "features", "training", "quality"],
 }
 
-#: Folders that may read more than the rest of their layer: the ledger counts the rows of the lake.
-ALSO_READS: Final = {("marts", "quality"): {"staging"}}
+#: Folders that may read more than the rest of their layer: the ledger counts the rows of the lake, of sales alone.
+ALSO_READS: Final = {("marts", "quality"): {"staging"}, ("staging", "lake"): {"seeds"}}
 
 #: The macros that a hook of a model may call: a model is its SQL, and hooks only do bookkeeping.
 HOOKS: Final = {"set_since", "watermark", "move_watermark", "record_state"}
@@ -393,7 +393,7 @@ class Project:
                         f"reads {name}{by} of {target.parent.name}: {room} comes before it "
                         f"(the order is {', '.join(rooms)})",
                     )
-                elif layer == "staging" and target.parent != path.parent:
+                elif layer == read == "staging" and target.parent != path.parent:
                     self.find(path, each.line, f"reads {name}{by}: staging reads its own folder; join in intermediate")
 
     def check_properties(self, path: Path) -> None:

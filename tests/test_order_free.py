@@ -657,6 +657,25 @@ def test_a_build_processes_only_changes(homes: Homes) -> None:
     assert not differences(where, at_once)
 
 
+def test_pairs_stay_when_a_late_event_joins_two_sessions(homes: Homes) -> None:
+    """The events of yesterday are in another session, and pairs know no sessions."""
+    where, tuesday = homes.make("joined"), MONDAY + timedelta(days=1)
+    names, asked = ("sku", "sku0", "sku1"), ("--select", "+int_features__item_pair", "int_tiles__identity_session")
+    land(where, [product(name, at(MONDAY, -DAY), name, category="Shirts", brand="Ours") for name in names])
+    for number, moment in enumerate([at(MONDAY, 10 * HOUR), at(MONDAY, 10 * HOUR + 3000)]):
+        land(where, [event("web", f"{number}", moment, moment, anonymous_id="visitor", product_id=f"sku{number}")])
+    land(where, [viewed("other", at(tuesday, 9 * HOUR))])
+    homes.run(where, *asked)
+    between = event("web", "late", at(tuesday, 9.5 * HOUR), at(MONDAY, 10 * HOUR + 1500), anonymous_id="visitor")
+    land(where, [between])
+    homes.run(where, *asked)
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        query = "select count(*), count(distinct session_id) from int_cleaning__events where anonymous_id = 'visitor'"
+        assert con.execute(query).fetchall() == [(3, 1)]
+    built = built_by_last_run(where)
+    assert "int_tiles__identity_session" in built and "int_features__item_pair" not in built
+
+
 STATES = ("user", "user_item", "user_category", "user_brand", "session")
 
 

@@ -4,21 +4,7 @@
 -- It is added up again from the rows of the lake and the verdicts, not from the steps between. A row whose money is absurd counts
 -- as 0 on both sides.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
-with raw_money as (
-
-    select
-        m.raw_table,
-        m.source,
-        m.arrival_day,
-        sum(m.money) as money
-    from {{ ref('stg_lake__money') }} as m
-    left join {{ seed('event_types') }} as t on {{ event_spelling('m.event_name') }} = {{ event_spelling('t.raw_name') }}
-    where m.raw_table in ('order_items', 'refunds') or t.event_type in ('purchase', 'refund')
-    group by m.raw_table, m.source, m.arrival_day
-
-),
-
-rows_with_money as (
+with rows_with_money as (
 
     select
         v.*,
@@ -183,7 +169,7 @@ compared as (
         cast(coalesce(r.arrival_day, j.arrival_day) as varchar) as of_what,
         coalesce(r.money, 0) as expected,
         coalesce(j.money, 0) as found
-    from raw_money as r
+    from {{ ref('stg_lake__money') }} as r
     full outer join judged_money as j
         on r.raw_table = j.raw_table and r.source = j.source and r.arrival_day = j.arrival_day
     union all
