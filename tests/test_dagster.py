@@ -431,7 +431,6 @@ def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytes
 @pytest.mark.long
 def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
     """The build job is killed, including dbt, while models are built; the published version stays, and the next run repairs the warehouse."""
-    from orchestration.warehouse.publish import publish
 
     deliver(shop, "c.csv", [("m0", "2025-04-08T09:00:00Z", "2025-04-08T09:00:05Z")])
     assert shop.run("connectors").success
