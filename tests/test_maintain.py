@@ -520,8 +520,8 @@ def begin(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]
 def test_beside_loaders_and_another_upkeep(
     catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """Two loaders and two upkeeps run repeatedly; then every event is once in the lake, and no process needed a
-    message."""
+    """Two loaders and two upkeeps run repeatedly; then every event is once in the lake, and no process had trouble. On
+    a busy machine an upkeep says that it waits for the other."""
     lake.connect(catalogue).close()
     streams = {name: Lines(tmp_path / name) for name in ("north", "south")}
     loaders = []
@@ -548,7 +548,7 @@ def test_beside_loaders_and_another_upkeep(
     for process in (*loaders, upkeep):
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-        assert err == "", err
+        assert {line for line in err.splitlines() if not line.startswith("waiting for another finegrain")} == set(), err
         assert process.returncode == (0 if process is not upkeep else -signal.SIGTERM), out
         if process is not upkeep:
             assert json.loads(out.splitlines()[-1])["trouble"] is None
