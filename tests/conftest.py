@@ -65,8 +65,22 @@ def pytest_runtest_setup() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+#: Servers that start once per worker.
+SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
+
+
+def group_of(item: pytest.Item) -> str:
+    """What one worker runs: a file; of a file that takes minutes, the tests that share a fixture of it or a server, and each other test by itself."""
+    fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    shared = any(name in SERVERS or found[-1].scope == "module" for name, found in fixtures.items())
+    return item.path.stem if shared or item.path.stem not in LONG else item.nodeid
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +109,17 @@ def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def parsed_once(shared_by_workers: Path) -> None:
-    """dbt's first, slow parse of the project serves all workers."""
+    """dbt's first, slow parse of the project serves all workers, and all processes that they start (child/sitecustomize.py)."""
     share_parses(shared_by_workers, PROJECT)
+    os.environ["QUICK_DBT"] = str(shared_by_workers)
+    found = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT / "tests" / "child"), *([found] if found else [])])
+
+
+@pytest.fixture
+def plain_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that this test starts run dbt as it is."""
+    monkeypatch.delenv("QUICK_DBT")
 
 
 @pytest.fixture(scope="session")
