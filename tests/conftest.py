@@ -35,26 +35,36 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-#: Files that take minutes. They start first; otherwise the last one would leave the other workers idle.
-LONG = (
+#: Files that take minutes, because they build. They start first; otherwise the last one would leave the other workers idle.
+BUILDING = (
     "test_dagster",
+    "test_as_of",
     "test_order_free",
-    "test_stream_kills",
     "test_nasty_values",
+    "test_real_data",
     "test_conservation",
     "test_maintain",
-    "test_real_data",
-    "test_trial_shop",
-    "test_exclusive",
     "test_build",
-    "test_as_of",
+    "test_init",
+    "test_tutorial",
+    "test_trial_shop",
+    "test_add_a_feature_page",
+    "test_add_a_field_page",
+    "test_publish",
+    "test_identity_bridge",
+)
+#: Files that take minutes, because they wait for servers and clocks, while others compute.
+WAITING = (
     "test_lake",
-    # These wait for servers and clocks, while others compute.
+    "test_exclusive",
+    "test_stream_kills",
     "test_stream_kafka",
     "test_stream_kinesis",
     "test_ingest_databases",
-    "test_publish",
 )
+LONG = (*BUILDING, *WAITING)
+#: Servers that start once per worker.
+SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,22 +75,19 @@ def pytest_runtest_setup() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-#: Servers that start once per worker.
-SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
-
-
-def group_of(item: pytest.Item) -> str:
-    """What one worker runs: a file; of a file that takes minutes, the tests that share a fixture of it or a server, and each other test by itself."""
+def stays_with_its_file(item: pytest.Item) -> bool:
+    """One worker runs a file; of a file that builds, only the tests that share a server or a fixture of the file. The others go anywhere."""
     fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
-    shared = any(name in SERVERS or found[-1].scope == "module" for name, found in fixtures.items())
-    return item.path.stem if shared or item.path.stem not in LONG else item.nodeid
+    shares = any(name in SERVERS or found[-1].scope == "module" for name, found in fixtures.items())
+    return shares or item.path.stem not in BUILDING
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if stays_with_its_file(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

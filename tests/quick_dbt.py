@@ -91,20 +91,20 @@ def _keep_names_of_macros() -> None:
     MacroNamespaceBuilder.build_namespace = build_flat
 
 
-def _render_arguments_of_tests() -> None:
-    """dbt lets Jinja render each argument of a test, with a copy of all macros. A text without Jinja needs none of that: it stays as it is, but
-    for its line ends. For the others, look macros up where they are, as dbt does for models."""
-    render = dbt.clients.jinja.get_rendered
-    is_jinja = dbt.clients.jinja._HAS_RENDER_CHARS_PAT
+class PlainTexts(dict[str, str]):
+    """What dbt keeps of texts without Jinja, by text: itself, but for line ends. So none has to be rendered first."""
 
-    def render_if_jinja(
-        string: Any, ctx: Any, node: Any = None, capture_macros: bool = False, native: bool = False
-    ) -> Any:
-        if native and isinstance(string, str) and not is_jinja.search(string):
-            return re.sub("\r\n?", "\n", string).removesuffix("\n")
-        return render(string, ctx, node, capture_macros=capture_macros, native=native)
+    def __contains__(self, text: object) -> bool:
+        return True
 
-    dbt.clients.jinja.get_rendered = render_if_jinja
+    def __getitem__(self, text: str) -> str:
+        return re.sub("\r\n?", "\n", str(text)).removesuffix("\n")
+
+
+def _render_only_what_is_jinja() -> None:
+    """dbt lets Jinja render each text in YAML and each argument of a test, with a copy of all macros. A text without Jinja needs none of that; for
+    the others, look macros up where they are, as dbt does for models."""
+    dbt.clients.jinja._render_cache = PlainTexts()
     NativeSandboxTemplate.new_context = MacroFuzzTemplate.new_context
 
 
@@ -184,7 +184,7 @@ def quicken() -> None:
     _keep_templates()
     _keep_environments()
     _keep_names_of_macros()
-    _render_arguments_of_tests()
+    _render_only_what_is_jinja()
     _write_no_graphs()
     _drop_events_that_nobody_reads()
     _share_calendars()
