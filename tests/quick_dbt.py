@@ -26,7 +26,7 @@ from dbt.context.macros import MacroNamespace, MacroNamespaceBuilder
 from dbt.contracts.graph.manifest import Manifest
 from dbt.parser.manifest import ManifestLoader
 from dbt_common.clients.jinja import MacroFuzzEnvironment, MacroFuzzTemplate, NativeSandboxTemplate
-from dbt_common.events.base_types import BaseEvent, EventLevel
+from dbt_common.events.base_types import BaseEvent, DebugLevel, EventLevel
 from dbt_common.events.event_manager import EventManager
 
 
@@ -115,8 +115,22 @@ def _write_no_graphs() -> None:
 
 
 def _drop_events_that_nobody_reads() -> None:
-    """dbt writes out each of its thousands of debug events, and then finds that the log's level is higher."""
-    fire = EventManager.fire_event
+    """dbt writes out each of its thousands of debug events, with the whole SQL, and then finds that the log's level is higher. Write one out when
+    it is read."""
+    fire, write_out, find = EventManager.fire_event, BaseEvent.__init__, BaseEvent.__getattr__
+
+    def keep(self: BaseEvent, *arguments: Any, **fields: Any) -> None:
+        if isinstance(self, DebugLevel):
+            self.__dict__["unread"] = arguments, fields
+        else:
+            write_out(self, *arguments, **fields)
+
+    def read(self: BaseEvent, name: str) -> Any:
+        if "unread" in self.__dict__:
+            arguments, fields = self.__dict__.pop("unread")
+            write_out(self, *arguments, **fields)
+            return getattr(self, name)
+        return find(self, name)
 
     def fire_if_read(
         self: EventManager,
@@ -130,6 +144,7 @@ def _drop_events_that_nobody_reads() -> None:
             fire(self, e, level, node, force_warn_or_error_handling)
 
     EventManager.fire_event = fire_if_read
+    BaseEvent.__init__, BaseEvent.__getattr__ = keep, read
 
 
 def _share_calendars() -> None:

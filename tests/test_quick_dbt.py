@@ -7,6 +7,7 @@ import sys
 
 import dbt.clients.jinja
 import pytest
+from dbt.adapters.events.types import SQLQuery
 from dbt_common.clients.jinja import get_template, render_template
 
 #: Arguments of tests: lists come as their items.
@@ -60,3 +61,10 @@ def test_a_child_process_that_does_not_need_dbt_does_not_import_it() -> None:
         child("import sys, orchestration.cli; print(sorted({'dbt', 'agate', 'quick_dbt'} & sys.modules.keys()))")
         == "[]"
     )
+
+
+def test_a_debug_event_that_is_read_is_whole() -> None:
+    event = SQLQuery(conn_name="main", sql="select 1", node_info={"node_name": "x"})
+    assert event.message() == "On main: select 1"
+    assert (event.sql, event.node_info.node_name) == ("select 1", "x")
+    assert event.to_dict()["conn_name"] == SQLQuery(conn_name="main", sql="").to_dict()["conn_name"] == "main"
