@@ -22,10 +22,10 @@ dev: setup-dagster ## Dagster's page at 127.0.0.1:3000: all assets, schedules, a
 # One worker more than there are cores: tests of services wait for much of their time.
 test test-long: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: setup-dev ## The tests, on all cores
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills, real shops' data
-	@$(BIN)/python -m pytest -m "long and not soak" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -m "long and not soak" -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
 	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0

@@ -35,26 +35,36 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-#: Files that take minutes. They start first; otherwise the last one would leave the other workers idle.
-LONG = (
+#: Files that take minutes, because they build. They start first; otherwise the last one would leave the other workers idle.
+BUILDING = (
     "test_dagster",
+    "test_as_of",
     "test_order_free",
-    "test_stream_kills",
     "test_nasty_values",
+    "test_real_data",
     "test_conservation",
     "test_maintain",
-    "test_real_data",
-    "test_trial_shop",
-    "test_exclusive",
     "test_build",
-    "test_as_of",
+    "test_init",
+    "test_tutorial",
+    "test_trial_shop",
+    "test_add_a_feature_page",
+    "test_add_a_field_page",
+    "test_publish",
+    "test_identity_bridge",
+)
+#: Files that take minutes, because they wait for servers and clocks, while others compute.
+WAITING = (
     "test_lake",
-    # These wait for servers and clocks, while others compute.
+    "test_exclusive",
+    "test_stream_kills",
     "test_stream_kafka",
     "test_stream_kinesis",
     "test_ingest_databases",
-    "test_publish",
 )
+LONG = (*BUILDING, *WAITING)
+#: Servers that start once per worker.
+SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,8 +75,19 @@ def pytest_runtest_setup() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def stays_with_its_file(item: pytest.Item) -> bool:
+    """One worker runs a file; of a file that builds, only the tests that share a server or a fixture of the file. The others go anywhere."""
+    fixtures = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    shares = any(name in SERVERS or found[-1].scope == "module" for name, found in fixtures.items())
+    return shares or item.path.stem not in BUILDING
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    for item in items:
+        if stays_with_its_file(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +116,17 @@ def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def parsed_once(shared_by_workers: Path) -> None:
-    """dbt's first, slow parse of the project serves all workers."""
+    """dbt's first, slow parse of the project serves all workers, and all processes that they start (child/sitecustomize.py)."""
     share_parses(shared_by_workers, PROJECT)
+    os.environ["QUICK_DBT"] = str(shared_by_workers)
+    found = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT / "tests" / "child"), *([found] if found else [])])
+
+
+@pytest.fixture
+def plain_dbt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that this test starts run dbt as it is."""
+    monkeypatch.delenv("QUICK_DBT")
 
 
 @pytest.fixture(scope="session")

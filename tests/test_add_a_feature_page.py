@@ -65,7 +65,7 @@ class Shop:
         environment |= {
             **self.where.environment(),
             "FINEGRAIN_OFFLINE": "1",
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ['PYTHONPATH']}",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "DBT_TARGET_PATH": str(self.folder / "target"),

@@ -38,7 +38,7 @@ def run(folder: Path, where: Settings, command: str) -> subprocess.CompletedProc
         **where.environment(),
         "FINEGRAIN_HOME": str(where.home),
         "FINEGRAIN_PROJECT": str(folder),
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }

@@ -24,6 +24,7 @@ from orchestration.warehouse.fingerprints import of_files
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("plain_dbt")
 def test_bare_dbt_build_works_from_nothing(home: Settings, project: Path) -> None:
     """As a dbt user types it, before anything was loaded: everything builds, and every test runs."""
     # dbt runs an incremental model's unit tests before the model exists for the first time (dbt-core #10695).
@@ -65,6 +66,7 @@ def strictly_parsed(project: Path, folder: Path) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.usefixtures("plain_dbt")
 def test_nothing_in_the_project_is_deprecated(home: Settings, project: Path, tmp_path: Path) -> None:
     """dbt 2 does not read what dbt 1 reports as deprecated."""
     done = strictly_parsed(project, tmp_path)
@@ -72,6 +74,7 @@ def test_nothing_in_the_project_is_deprecated(home: Settings, project: Path, tmp
     assert "deprecat" not in done.stdout.lower(), done.stdout[-3000:]
 
 
+@pytest.mark.usefixtures("plain_dbt")
 @pytest.mark.parametrize("deprecated", ["color: blue", "meta: {owner: me}"])
 def test_what_is_deprecated_is_found(deprecated: str, tmp_path: Path) -> None:
     small = tmp_path / "small"
@@ -87,16 +90,10 @@ def test_what_is_deprecated_is_found(deprecated: str, tmp_path: Path) -> None:
 #: A program that runs dbt three times, as users of dbtRunner do, and lands an event before each; it prints what the models see.
 RUNS_DBT_AGAIN = """
 import sys
-from pathlib import Path
-
-sys.path.append(sys.argv[3])
-from quick_dbt import quicken, share_parses
 from dbt.cli.main import dbtRunner
 from orchestration.lake import lake
 from orchestration.config.settings import settings
 
-quicken()
-share_parses(Path(sys.argv[2]), Path(sys.argv[1]))
 where = settings()
 con = lake.connect(where)
 for number in range(3):
@@ -111,13 +108,11 @@ for number in range(3):
 """
 
 
-def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(
-    home: Settings, project: Path, shared_by_workers: Path
-) -> None:
+def test_a_program_that_runs_dbt_again_sees_what_has_landed_since(home: Settings, project: Path) -> None:
     left = home.home / ".catalog-of-one-that-was-killed"
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
-    command = [sys.executable, "-c", RUNS_DBT_AGAIN, str(project), str(shared_by_workers), str(project / "tests")]
+    command = [sys.executable, "-c", RUNS_DBT_AGAIN, str(project)]
     environment = {**os.environ, "DBT_TARGET_PATH": str(home.home / "target"), "DBT_LOG_PATH": str(home.home / "logs")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

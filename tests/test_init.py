@@ -59,7 +59,10 @@ class Shop:
         """`finegrain …` or `dbt …` in the project's folder, in a process of its own."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("FINEGRAIN_", "DBT_"))}
         environment |= {
-            "PYTHONPATH": str(self.code),
+            # dbt is as it is where the wheel is installed, as for a newcomer.
+            "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ['PYTHONPATH']}"
+            if self.code == PROJECT
+            else str(self.code),
             "FINEGRAIN_OFFLINE": "1",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         }

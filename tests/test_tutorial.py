@@ -81,7 +81,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, extensions: Path) -> Non
         **{name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")},
         "FINEGRAIN_HOME": HOME,
         "FINEGRAIN_EXTENSIONS": str(extensions),
-        "PYTHONPATH": str(PROJECT),
+        "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ['PYTHONPATH']}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "160",
     }
