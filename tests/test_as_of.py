@@ -7,6 +7,7 @@ microsecond before and after.
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +22,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from plainly import DAY, EVENTS, HOUR, MICROSECOND, Event, Shop, customer_of
 from plainly.visits import ROWS, sessions
-from small_shops import Homes, ShopMaker, land
+from small_shops import VARS, Homes, ShopMaker, land
 
-from orchestration.config.settings import PROJECT, Settings
+from orchestration.config.settings import Settings
+from orchestration.warehouse.compiled import answers, compiled
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def built_shop(homes: Homes, random: Random) -> tuple[Settings, Shop]:
     land(shop_home, ShopMaker(random).shop(events=700, orders=60))
     homes.run(
         shop_home, "--exclude", "path:models/intermediate/features", "path:models/marts"
-    )  # which `check_one_shop` builds
+    )  # which `check_one_shop` asks
     with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
         return shop_home, Shop(clean_events(con), rows_of(con, "int_reference__product_versions"))
 
@@ -147,31 +149,14 @@ def everything(shop: Shop) -> dict[str, list[str]]:
     }
 
 
-def ask(shop_home: Settings, moments: list[datetime], asked: dict[str, list[str]]) -> None:
-    """Replace the rows of the spines by these keys at each of these times."""
-    with duckdb.connect(str(shop_home.warehouse)) as con:
-        for spine, keys in asked.items():
-            questions = pa.table(
-                {
-                    SPINES[spine]: pa.array([key for _ in moments for key in keys]),
-                    "as_of": pa.array([moment for moment in moments for _ in keys], pa.timestamp("us")),
-                }
-            )
-            con.register("questions", questions)
-            con.execute(f"create or replace table main.{spine} as select * from questions")
-            con.unregister("questions")
-
-
-def check(mart: Mart, shop_home: Settings, shop: Shop, moments: list[datetime], asked: list[str]) -> list[str]:
+def check(mart: Mart, rows: list[dict[str, Any]], shop: Shop, moments: list[datetime], asked: list[str]) -> list[str]:
     """The values of a mart that differ from plain Python."""
     plainly = importlib.import_module(f"plainly.{mart.module}").features
-    with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
-        answers = rows_of(con, f"marts.{mart.name}")
     by_moment: dict[datetime, dict[Any, dict[str, Any]]] = {moment: {} for moment in moments}
-    for row in answers:
+    for row in rows:
         key = tuple(row[name] for name in mart.key)
         by_moment[row["as_of"]][key if len(key) > 1 else key[0]] = row
-    assert len(answers) == sum(map(len, by_moment.values())), f"{mart.name}: a key comes twice"
+    assert len(rows) == sum(map(len, by_moment.values())), f"{mart.name}: a key comes twice"
     wrong = []
     for moment in moments:
         expected = plainly(shop, moment, asked)
@@ -191,13 +176,21 @@ def check_one_shop(homes: Homes, seed: int, count: int) -> None:
     apart = wrong_sessions(shop_home)
     assert not apart, f"seed {seed}: {len(apart)} events in other sessions, such as\n" + "\n".join(apart[:20])
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
-    ask(shop_home, moments, asked)
-    # A full refresh, because the spines were changed outside the build.
-    answers = [
-        path.stem for path in (PROJECT / "models/intermediate/features").glob("*.sql") if "_spine" not in path.stem
-    ]
-    homes.run(shop_home, "--full-refresh", "--select", *answers, "path:models/marts/features")
-    wrong = [line for mart in MARTS for line in check(mart, shop_home, shop, moments, asked[mart.spine])]
+    own = ["--vars", json.dumps(VARS), "--target-path", str(homes.root / "target")]
+    with answers(shop_home, compiled(shop_home, arguments=own)) as opened:
+        for spine, key in SPINES.items():
+            questions = {
+                key: pa.array([each for _ in moments for each in asked[spine]]),
+                "as_of": pa.array([moment for moment in moments for _ in asked[spine]], pa.timestamp("us")),
+            }
+            opened.con.register(f"asked_{key}", pa.table(questions))
+        spines = {key: f"from asked_{key}" for key in SPINES.values()}
+        tables = opened.ask([mart.name for mart in MARTS], spines)
+        wrong = [
+            line
+            for mart in MARTS
+            for line in check(mart, rows_of(opened.con, tables[mart.name]), shop, moments, asked[mart.spine])
+        ]
     assert not wrong, f"seed {seed}: {len(wrong)} values differ, such as\n" + "\n".join(wrong[:20])
 
 

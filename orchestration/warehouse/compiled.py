@@ -1,0 +1,212 @@
+"""The models' SQL as dbt compiles it, to run it on other rows than a build's: the spine of a training set, or the identities that a stream touched.
+
+The SQL is not changed. `Answers` opens an empty database that is called like the warehouse, in which the tables of the warehouse are views, the
+spines are the caller's, and the models that read a spine, directly or not, are computed from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from orchestration.config.project import PROJECT
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError
+from orchestration.lake import lake
+from orchestration.lake.locks import scratch
+from orchestration.sql.text import identifier, quote
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.build import run_dbt
+from orchestration.warehouse.fingerprints import of_files
+from orchestration.warehouse.lineage import feature_marts
+from orchestration.warehouse.pin import pin
+
+#: The spine that a key asks for features: models that have the rows (key, as_of) of a build, and here those of the caller.
+SPINES: Final = {
+    "customer_id": "int_features__customer_spine",
+    "session_id": "int_features__session_spine",
+    "product_id": "int_features__product_spine",
+    "category": "int_features__category_spine",
+}
+#: The model of one row that says from which snapshot a build is.
+BUILD: Final = "int_identity__build"
+#: The file in the home with the compiled models, and what the names of the folders begin with in which they are compiled and computed.
+FILE: Final = "compiled.json"
+DRAFT: Final = ".compiled-"
+_LEFT_OUT: Final = ("resource_type:test", "resource_type:unit_test", "resource_type:seed", "resource_type:snapshot")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A compiled model. `relation` is its quoted name in the warehouse; `reads` are the names of the models, seeds and snapshots that its SQL names."""
+
+    name: str
+    relation: str
+    sql: str
+    reads: list[str]
+    is_view: bool
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The feature marts and all models above them, by name. `marts`: the names of the feature marts. `digest`: of the files, settings and variables that
+    they were compiled from."""
+
+    digest: str
+    marts: list[str]
+    models: dict[str, Model]
+
+    def asked(self, marts: Collection[str]) -> list[Model]:
+        """The models that have to be computed for these marts, because they read a spine, in the order in which they read each other."""
+        found: dict[str, Model] = {}
+        self._visit(marts, found, {})
+        return list(found.values())
+
+    def _visit(self, names: Collection[str], found: dict[str, Model], known: dict[str, bool]) -> bool:
+        any_asked = False
+        for name in names:
+            if name not in known:
+                model = self.models.get(name)
+                known[name] = name in SPINES.values() or name == BUILD
+                if model and not known[name]:
+                    known[name] = self._visit(model.reads, found, known)
+                    if known[name]:
+                        found[name] = model
+            any_asked |= known[name]
+        return any_asked
+
+    def spines(self, mart: str) -> set[str]:
+        """The keys by which a mart asks its spines."""
+        read = {name for model in self.asked([mart]) for name in model.reads}
+        return {key for key, spine in SPINES.items() if spine in read}
+
+
+def compiled(where: Settings, project: Path = PROJECT, arguments: Sequence[str] = ()) -> Compiled:
+    """The feature marts and all models above them, as a full build would run them. dbt compiles them again only if a file of the project, a setting of the shop
+    or the `arguments` of dbt (such as --vars) have changed. Raises FinegrainError as `run_dbt` does."""
+    with lake.connect(where, read_only=True) as con:
+        shop = dict(pin(con).shop)
+    parts = [of_files(project), shop, list(arguments), str(project)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    file = where.home / FILE
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(file.read_text("utf-8"))
+        if kept["digest"] == digest:
+            models = {name: Model(**model) for name, model in kept["models"].items()}
+            return Compiled(digest, kept["marts"], models)
+    found = _compile(where, project, arguments, digest)
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(found)), "utf-8")
+    draft.replace(file)
+    return found
+
+
+def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: str) -> Compiled:
+    with scratch(where.home, DRAFT) as folder:
+        # An empty warehouse of its own: a build may be writing to the other one. Compiling reads no table.
+        aside = replace(where, warehouse=folder / "warehouse.duckdb")
+        selected = [f"+{each}" for each in feature_marts()]
+        asked = ["compile", "--full-refresh", "--select", *selected, "--exclude", *_LEFT_OUT, *arguments]
+        if "--target-path" not in asked:
+            asked += ["--target-path", str(where.home / "target")]
+        target = Path(asked[asked.index("--target-path") + 1])
+        run_dbt(asked, where=aside, project=project)
+        nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"].values()
+    relations = {node["relation_name"]: node["name"] for node in nodes if node.get("relation_name")}
+    models = {
+        node["name"]: Model(
+            node["name"],
+            node["relation_name"],
+            node["compiled_code"],
+            [name for relation, name in relations.items() if relation in node["compiled_code"]],
+            node["config"]["materialized"] == "view",
+        )
+        for node in nodes
+        if node["resource_type"] == "model" and node.get("compiled_code")
+    }
+    marts = [
+        node["name"] for node in nodes if node["resource_type"] == "model" and node["fqn"][1:3] == ["marts", "features"]
+    ]
+    return Compiled(digest, sorted(marts), models)
+
+
+class Answers:
+    """Feature marts for spines of the caller. `folder` is for files that do not fit into memory; `built_from` is the lake snapshot of the last build."""
+
+    def __init__(self, models: Compiled, where: Settings, folder: Path) -> None:
+        self.models = models
+        self.con = duckdb.connect(config=warehouse.limits(folder / "spill"))
+        warehouse.attach(self.con, where.warehouse)
+        self.built_from = self._last_build(where)
+        self.con.execute("detach warehouse")
+        self.con.execute(f"attach {quote(str(where.warehouse))} as built (read_only)")
+        self.con.execute(f"attach {quote(str(folder / 'warehouse.duckdb'))} as warehouse")
+        self.con.execute("use warehouse")
+        self.con.execute(f"set timezone = 'UTC'; set variable pinned = {self.built_from}::bigint")
+        self._views: set[str] = set()
+
+    def close(self) -> None:
+        self.con.close()
+
+    def _last_build(self, where: Settings) -> int:
+        found: list[Any] = []
+        with contextlib.suppress(duckdb.Error):
+            found = self.con.execute(
+                "select status, is_whole, built_from from warehouse.main.builds order by number desc nulls last limit 1"
+            ).fetchall()
+        if not found or found[0][0] != "passed":
+            raise FinegrainError(f"the last build of {where.warehouse} did not pass; run `finegrain build` first")
+        return int(found[0][2])
+
+    def ask(self, marts: Collection[str], spines: Mapping[str, str]) -> dict[str, str]:
+        """Compute marts for the rows (key, as_of) of `spines`, a query by key; a key without one asks nothing. Returns the quoted name of each mart's table, which
+        the next call replaces."""
+        asked = self.models.asked(marts)
+        made = {model.name for model in asked}
+        for schema in {model.relation.split(".")[1] for model in asked} | {'"main"'}:
+            self.con.execute(f"create schema if not exists warehouse.{schema}")
+        self._see({name for model in asked for name in model.reads} - made - {*SPINES.values(), BUILD})
+        for key, spine in SPINES.items():
+            query = spines.get(key) or f"select null::varchar as {key}, null::timestamp as as_of where false"
+            self.con.execute(f"create or replace table main.{spine} as select distinct {key}, as_of from ({query})")
+        self.con.execute(
+            f"create or replace table main.{BUILD} as "
+            f"select null::timestamp as as_of, null::date as as_of_day, {self.built_from}::bigint as built_from"
+        )
+        for model in asked:
+            kind = "view" if model.is_view and model.name not in marts else "table"
+            self.con.execute(f"create or replace {kind} {model.relation} as {model.sql}")
+        return {name: self.models.models[name].relation for name in marts}
+
+    def _see(self, names: Collection[str]) -> None:
+        """Views of tables of the warehouse, under their own names."""
+        missing = sorted(set(names) - self._views)
+        places = self.con.execute(
+            "select table_schema, table_name from information_schema.tables where table_catalog = 'built' and list_contains($names, table_name)",
+            {"names": missing},
+        ).fetchall()
+        if absent := set(missing) - {name for _, name in places}:
+            raise FinegrainError(f"the warehouse has no {sorted(absent)[0]}; run `finegrain build` first")
+        for schema, name in places:
+            place = f"{identifier(schema)}.{identifier(name)}"
+            self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
+            self.con.execute(f"create view warehouse.{place} as from built.{place}")
+            self._views.add(name)
+
+
+@contextlib.contextmanager
+def answers(where: Settings, models: Compiled) -> Iterator[Answers]:
+    """Open `Answers` in a folder of its own below the home; no build can write while it is open."""
+    with scratch(where.home, DRAFT) as folder:
+        opened = Answers(models, where, folder)
+        try:
+            yield opened
+        finally:
+            opened.close()
