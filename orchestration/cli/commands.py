@@ -502,6 +502,96 @@ def catalog(
         show(found, console.out(), in_full=in_full)
 
 
+@app.command("training-set")
+def training_set(
+    spine: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPINE]", help="A CSV or Parquet file: key columns, as_of, and any others, such as labels."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A new folder for the training set.")] = Path("training"),
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="Instead of a file: a query on the published marts that gives the spine."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Features, with commas between: user_features.views_30d, user_features.views_*, a whole mart, or a feature set of dbt_project.yml. "
+            "Default: user_features.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME,TIME", help="Write train, valid and test rows: where valid begins, and where test does."
+        ),
+    ] = None,
+    gap: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="DAYS",
+            help="With --split: days that labels look ahead. Rows so close before a split are left out.",
+        ),
+    ] = 0,
+    period: Annotated[
+        float,
+        typer.Option(
+            min=1 / 1440,
+            metavar="DAYS",
+            help="Features of products and categories are as of the last begin of a period before as_of.",
+        ),
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Write features as they were known at the moment of each row of a spine."""
+    from orchestration.features.training import training_set as run
+
+    if (spine is None) == (query is None):
+        raise FinegrainError("name a file with the spine, or give one as --query, and not both")
+    names = [name.strip() for each in features or ["user_features"] for name in each.split(",") if name.strip()]
+    done = run(
+        out,
+        spine=spine,
+        query=query,
+        features=names,
+        splits=[_moment("--split", each) for each in split.split(",")] if split else [],
+        gap=timedelta(days=gap),
+        period=timedelta(days=period),
+        sets=settings.variable("feature_sets", {}),
+        quiet=as_json,
+    )
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    for file, rows in done.files.values():
+        console.out().print(f"{done.out / file}: {rows:,} rows, {len(done.features)} features")
+    if done.left_out:
+        console.out().print(f"{done.left_out:,} rows are in no file: their labels would look beyond a split")
+    for mart, rows in done.unknown.items():
+        if rows:
+            console.out().print(
+                f"{rows:,} rows have no {mart}: nothing was known of their keys by their as_of; these features are null"
+            )
+    console.out().print(
+        f"in {done.seconds:.1f} s, of lake snapshot {done.built_from}; {done.out / 'training_set.yml'} has what it was made from"
+    )
+
+
+def _moment(option: str, text: str) -> datetime:
+    """A time as naive UTC."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise FinegrainError(
+            f"{option}: {text.strip()!r} is no time; write 2025-03-01 or 2025-03-01T12:00:00Z"
+        ) from None
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
 @app.command("dagster")
 def run_dagster(
     part: Annotated[

@@ -1,0 +1,132 @@
+"""Reads the spine of a training set: rows of keys and `as_of`, with any further columns (labels), from a file or a query on the published marts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from orchestration.config.published import DATABASE, current
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError
+from orchestration.sql.text import identifier, quote
+
+AS_OF: Final = "as_of"
+#: A time with an offset or Z at its end.
+_OFFSET: Final = r"[T ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?\s*([Zz]|[+-]\d\d(:?\d\d)?)$"
+
+
+@dataclass(frozen=True)
+class Spine:
+    """The table `spine` of a connection: VARCHAR `keys`, TIMESTAMP `as_of` in UTC, the `labels` as they came, and `spine_row`, the number of the row. `first` and
+    `last`: the earliest and latest as_of. `source` names where it is from, in messages."""
+
+    source: str
+    keys: list[str]
+    labels: list[str]
+    rows: int
+    first: datetime
+    last: datetime
+
+
+def read(con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence[str]) -> Spine:
+    """Create the table `spine` from a query. `keys` are the names that a key may have. A time without an offset is UTC. Raises FinegrainError for an empty
+    spine, one without keys or `as_of`, keys that are null, rows that come twice, and times that cannot be read."""
+    kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe {query}").fetchall()}
+    found = [name for name in kinds if name in keys]
+    if not found:
+        raise FinegrainError(f"{source}: no column is a key; name at least one of them {', '.join(keys)}")
+    if AS_OF not in kinds:
+        raise FinegrainError(f"{source}: there is no column as_of; add the time for which each row asks")
+    labels = [name for name in kinds if name not in (*found, AS_OF)]
+    columns = [f"cast({identifier(name)} as varchar) as {identifier(name)}" for name in found]
+    con.execute(
+        f"create or replace temp table spine as select row_number() over () as spine_row, {', '.join(columns)}, "
+        f"{_as_of(con, source, query, kinds[AS_OF])} as as_of{''.join(', ' + identifier(name) for name in labels)} from ({query})"
+    )
+    [(rows, first, last)] = con.execute("select count(*), min(as_of), max(as_of) from spine").fetchall()
+    if not rows:
+        raise FinegrainError(f"{source}: it has no rows; a spine has one for each key and time")
+    for name in (*found, AS_OF):
+        _reject(con, source, f"{identifier(name)} is null", f"without {name}", "fill it in, or leave the row out")
+    same = ", ".join(map(identifier, (*found, AS_OF)))
+    _reject(
+        con,
+        source,
+        f"({same}) in (select ({same}) from spine group by {same} having count(*) > 1)",
+        f"of which {', '.join(found)} and as_of come more than once",
+        "keep one of each",
+    )
+    return Spine(source, found, labels, int(rows), first, last)
+
+
+def _as_of(con: duckdb.DuckDBPyConnection, source: str, query: str, kind: str) -> str:
+    """SQL of `as_of` as a naive UTC timestamp."""
+    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
+        return "as_of at time zone 'UTC'"
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        return "cast(as_of as timestamp)"
+    if kind != "VARCHAR":
+        raise FinegrainError(f"{source}: as_of is of type {kind}; write times as 2025-03-01T12:00:00Z")
+    has_offset = f"regexp_matches(trim(as_of), {quote(_OFFSET)})"
+    read = f"case when {has_offset} then try_cast(as_of as timestamptz) at time zone 'UTC' else try_cast(as_of as timestamp) end"
+    [(with_offset, without, unread, example)] = con.execute(
+        f"select count(*) filter ({has_offset}), count(*) filter (not {has_offset}), "
+        f"count(*) filter (as_of is not null and {read} is null), min(as_of) filter ({read} is null) from ({query})"
+    ).fetchall()
+    if unread:
+        raise FinegrainError(
+            f"{source}: as_of of {_rows(unread)} is no time, such as {example!r}; write 2025-03-01T12:00:00Z"
+        )
+    if with_offset and without:
+        raise FinegrainError(
+            f"{source}: as_of has an offset in {_rows(with_offset)} and none in {_rows(without)}; write all with one, as 2025-03-01T12:00:00Z"
+        )
+    return read
+
+
+def _reject(con: duckdb.DuckDBPyConnection, source: str, wrong: str, what: str, remedy: str) -> None:
+    [(count, first)] = con.execute(f"select count(*), min(spine_row) from spine where {wrong}").fetchall()
+    if count:
+        raise FinegrainError(
+            f"{source}: there {'is' if count == 1 else 'are'} {_rows(count)} {what}, the first is row {first}; {remedy}"
+        )
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def query_of_file(path: Path) -> str:
+    """The query that reads a CSV file (all columns as text) or Parquet. Raises FinegrainError."""
+    if not path.exists():
+        raise FinegrainError(f"{path} does not exist; name a CSV or Parquet file with the spine")
+    if path.suffix in (".csv", ".tsv", ".gz"):
+        return f"from read_csv({quote(str(path))}, all_varchar = true, header = true)"
+    if path.suffix == ".parquet":
+        return f"from read_parquet({quote(str(path))})"
+    raise FinegrainError(f"{path}: a spine is a file that ends with .csv or .parquet")
+
+
+def of_published(where: Settings, query: str, folder: Path) -> Path:
+    """Run a query on the published marts; returns a Parquet file with its rows. Raises FinegrainError if nothing is published, or DuckDB cannot run it."""
+    version = current(where)
+    if version is None:
+        raise FinegrainError("nothing is published, so there are no marts to query; run `finegrain publish` first")
+    file = folder / "spine.parquet"
+    with duckdb.connect(
+        str(version / DATABASE), read_only=True, config={"temp_directory": str(folder / "spill")}
+    ) as con:
+        con.execute("set timezone = 'UTC'")
+        try:
+            rows: Any = con.sql(query)
+            if rows is None:
+                raise FinegrainError("--query: it gives no rows; write a select")
+            rows.write_parquet(str(file))
+        except duckdb.Error as error:
+            raise FinegrainError(f"--query: {str(error).splitlines()[0]}") from None
+    return file

@@ -1,0 +1,328 @@
+"""Training sets: features as they were known at the moment of each row of a spine.
+
+The rows are cut into parts by `as_of`, and the models' SQL is run on each (orchestration/warehouse/compiled.py). A YAML file beside the result says
+what it was made from.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import yaml
+
+from orchestration import __version__
+from orchestration.config.project import PROJECT
+from orchestration.config.settings import Settings, settings
+from orchestration.errors import FinegrainError, console, stopping
+from orchestration.features.catalog import Mart, declared
+from orchestration.features.spines import AS_OF, Spine, of_published, query_of_file, read
+from orchestration.lake.locks import scratch
+from orchestration.sql.text import identifier, quote
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.compiled import Answers, Compiled, answers, compiled
+from orchestration.warehouse.publish import categorical_columns, kinds_for_arrow
+
+#: Rows of a spine that are computed at once. Of user_features, a million take some 4 GB, most of which DuckDB can spill.
+PART: Final = 1_000_000
+#: Marts of products and categories compare each with all others, so they are computed once a period, as of its begin, like a build that runs once a
+#: period. Keys of spines for which this holds.
+PERIODIC: Final = frozenset({"product_id", "category"})
+DAY: Final = timedelta(days=1)
+DRAFT: Final = ".training-"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A written training set. `files`: by split (or `all`), the Parquet file and its rows. `unknown`: rows for which a mart has no row, by mart."""
+
+    out: Path
+    files: dict[str, tuple[str, int]]
+    features: list[str]
+    unknown: dict[str, int]
+    left_out: int
+    built_from: int
+    seconds: float = field(default=0.0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def keys_of(mart: Mart) -> list[str]:
+    """The key columns of a mart: those before `as_of`."""
+    names = list(mart.keys)
+    return names[: names.index(AS_OF)]
+
+
+def chosen(patterns: Sequence[str], marts: Sequence[Mart], sets: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """By mart, the features that the patterns name: `user_features.views_30d`, `user_features.views_*`, a whole mart, or a feature set. Raises
+    FinegrainError for one that names nothing."""
+    features = {mart.name: [each.name for each in mart.features] for mart in marts}
+    known = [*sets, *features, *(f"{mart}.{name}" for mart, names in features.items() for name in names)]
+    found: dict[str, list[str]] = {}
+    waiting = list(patterns)
+    while waiting:
+        pattern = waiting.pop(0)
+        if pattern in sets:
+            waiting = [*sets[pattern], *waiting]
+            continue
+        mart, _, wanted = pattern.partition(".")
+        names = fnmatch.filter(features.get(mart, []), wanted or "*")
+        if not names:
+            near = get_close_matches(pattern, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are the marts {', '.join(features)}"
+            raise FinegrainError(f"--features: there is no {pattern}; {hint}")
+        found[mart] = list(dict.fromkeys([*found.get(mart, []), *names]))
+    return found
+
+
+def training_set(
+    out: Path,
+    *,
+    spine: Path | None = None,
+    query: str | None = None,
+    features: Sequence[str],
+    splits: Sequence[datetime] = (),
+    gap: timedelta = timedelta(0),
+    period: timedelta = DAY,
+    where: Settings | None = None,
+    project: Path = PROJECT,
+    part: int = PART,
+    arguments: Sequence[str] = (),
+    sets: Mapping[str, Sequence[str]] | None = None,
+    quiet: bool = True,
+) -> TrainingSet:
+    """Write the rows of a spine with their features into the folder `out`: `all.parquet`, or with `splits` (two moments, naive UTC) `train.parquet`,
+    `valid.parquet` and `test.parquet`, each sorted by as_of; and `training_set.yml`.
+
+    The spine is a file, or a `query` on the published marts. Features of products and categories are as of the last begin of a `period` (whole days are
+    UTC days) before each as_of; all others are as of as_of itself. With splits, rows are left out whose as_of is less than `gap` before the next split: the
+    window of their label would reach into it. `arguments` are further ones of dbt. Raises FinegrainError.
+    """
+    where = where or settings()
+    started = datetime.now(UTC)
+    _check_splits(splits, gap)
+    if out.exists() and any(out.iterdir()):
+        raise FinegrainError(f"{out} is not empty; name a new folder")
+    marts = {mart.name: mart for mart in declared(project)}
+    asked = chosen(features, list(marts.values()), sets or {})
+    warehouse.must_exist(where.warehouse)
+    models = compiled(where, project, arguments)
+    with scratch(where.home, DRAFT) as folder, answers(where, models) as opened:
+        stopping.interruptible(opened.con)
+        source, rows = (
+            (f"{spine}", query_of_file(spine))
+            if spine
+            else ("--query", f"from read_parquet({quote(str(of_published(where, query or '', folder)))})")
+        )
+        keys = sorted({key for mart in marts.values() for key in keys_of(mart)})
+        read_spine = read(opened.con, source, rows, keys)
+        _check_keys(read_spine, asked, marts)
+        _check_moments(opened.con, read_spine)
+        files, unknown, left_out = _write(
+            opened, models, read_spine, asked, marts, folder, splits, gap, period, part, quiet
+        )
+        done = TrainingSet(
+            out,
+            {name: (f"{name}.parquet", count) for name, count in files.items()},
+            [f"{mart}.{name}" for mart, names in asked.items() for name in names],
+            unknown,
+            left_out,
+            opened.built_from,
+            (datetime.now(UTC) - started).total_seconds(),
+        )
+        about = _about(done, read_spine, models, opened.con, splits, gap, period)
+        (folder / "out" / "training_set.yml").write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rmdir()
+        shutil.move(folder / "out", out)
+    return done
+
+
+def _check_splits(splits: Sequence[datetime], gap: timedelta) -> None:
+    if splits and (len(splits) != 2 or splits[0] >= splits[1]):
+        raise FinegrainError(
+            "--split: give two times, the begin of the validation rows and, later, that of the test rows"
+        )
+    if gap < timedelta(0) or (splits and splits[0] + gap > splits[1]):
+        raise FinegrainError(
+            "--gap: it is longer than the time between the splits, so no validation rows would be left"
+        )
+
+
+def _check_keys(spine: Spine, asked: Mapping[str, Sequence[str]], marts: Mapping[str, Mart]) -> None:
+    for mart in asked:
+        if missing := [key for key in keys_of(marts[mart]) if key not in spine.keys]:
+            raise FinegrainError(
+                f"{spine.source}: {mart} has a row for each {' and '.join(keys_of(marts[mart]))}, and the spine has no {missing[0]}; "
+                "add the column, or leave these features out"
+            )
+
+
+def _check_moments(con: duckdb.DuckDBPyConnection, spine: Spine) -> None:
+    """A moment after all that the build has seen has no answer yet."""
+    [(newest,)] = con.execute(
+        "select max(greatest(raw_available_at, event_at)) from built.main.int_events__validated where verdict = 'kept'"
+    ).fetchall()
+    if newest is None or spine.last > newest + timedelta(microseconds=1):
+        [(count,)] = con.execute(
+            "select count(*) from spine where as_of > $newest", {"newest": newest or datetime.min}
+        ).fetchall()
+        raise FinegrainError(
+            f"{spine.source}: as_of of {count:,} rows is later than the last event that is built ({newest}), up to {spine.last}: what came until then is not "
+            "known yet. Load and build newer data, or leave these rows out"
+        )
+
+
+def _write(
+    opened: Answers,
+    models: Compiled,
+    spine: Spine,
+    asked: Mapping[str, Sequence[str]],
+    marts: Mapping[str, Mart],
+    folder: Path,
+    splits: Sequence[datetime],
+    gap: timedelta,
+    period: timedelta,
+    part: int,
+    quiet: bool,
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """Write the Parquet files below `folder`/out; returns rows by file, rows without a row of a mart, and rows left out."""
+    con, out = opened.con, folder / "out"
+    out.mkdir()
+    con.execute(
+        f"create temp table placed as select *, {_split(splits, gap)} as split, {_begin_of_period(period)} as period_at, "
+        f"row_number() over (order by as_of, {', '.join(map(identifier, spine.keys))}) as place from spine"
+    )
+    [(left_out,)] = con.execute("select count(*) from placed where split is null").fetchall()
+    parts = -(-spine.rows // part)
+    unknown = dict.fromkeys(asked, 0)
+    with console.progress("training set", parts, quiet=quiet) as advance:
+        for number in range(parts):
+            con.execute(
+                f"create or replace temp view part as from placed where split is not null "
+                f"and place > {number * part} and place <= {(number + 1) * part}"
+            )
+            query = _ask(opened, models, spine, asked, marts)
+            con.execute(f"create or replace temp table answered as {query}")
+            for mart in asked:
+                [(missing,)] = con.execute(
+                    f"select count(*) from answered where not {identifier('found ' + mart)}"
+                ).fetchall()
+                unknown[mart] += missing
+            flags = ", ".join(identifier(f"found {mart}") for mart in asked)
+            kept = f"select * exclude (spine_row, split, period_at, place, {flags}) from answered"
+            for (split,) in con.execute("select distinct split from answered").fetchall():
+                file = folder / f"{split}-{number:06}.parquet"
+                con.execute(
+                    f"copy ({kept} where split = {quote(split)} order by place) to {quote(str(file))} (format parquet, compression zstd)"
+                )
+            advance(1, f"part {number + 1} of {parts}")
+    con.execute("drop table if exists answered")
+    con.execute("set preserve_insertion_order = true")
+    categorical = sorted(
+        f"{mart}__{name}"
+        for mart, names in categorical_columns().items()
+        for name in names
+        if name in asked.get(mart, ())
+    )
+    files = {}
+    for split in ["train", "valid", "test"] if splits else ["all"]:
+        written = sorted(folder.glob(f"{split}-*.parquet"))
+        if not written:
+            raise FinegrainError(f"{spine.source}: no row falls into {split}; choose other times for --split")
+        query = f"from read_parquet({[str(file) for file in written]})"
+        kinds = kinds_for_arrow(con, query, categorical, folder)
+        [(files[split],)] = con.execute(
+            f"copy ({query}) to {quote(str(out / f'{split}.parquet'))} (format parquet, compression zstd, {kinds})"
+        ).fetchall()
+        for file in written:
+            file.unlink()
+    return files, unknown, int(left_out)
+
+
+def _split(splits: Sequence[datetime], gap: timedelta) -> str:
+    """SQL of the name of a row's split; null for rows in a gap."""
+    if not splits:
+        return "'all'"
+    first, second = (f"timestamp {quote(str(moment))}" for moment in splits)
+    window = f"to_microseconds({round(gap.total_seconds() * 1_000_000)})"
+    return (
+        f"case when as_of + {window} <= {first} then 'train' when as_of >= {first} and as_of + {window} <= {second} then 'valid' "
+        f"when as_of >= {second} then 'test' end"
+    )
+
+
+def _begin_of_period(period: timedelta) -> str:
+    return f"time_bucket(to_microseconds({round(period.total_seconds() * 1_000_000)}), as_of, timestamp '1970-01-01')"
+
+
+def _ask(
+    opened: Answers, models: Compiled, spine: Spine, asked: Mapping[str, Sequence[str]], marts: Mapping[str, Mart]
+) -> str:
+    """Compute the marts for the rows of `part`; returns the query that joins them."""
+    spines, moments = {}, {}
+    for mart in asked:
+        by = models.spines(mart)
+        moments[mart] = "period_at" if by & PERIODIC else "as_of"
+        for key in by:
+            spines[key] = f"select {identifier(key)}, {moments[mart]} as as_of from part" if key in spine.keys else None
+    tables = opened.ask(list(asked), {key: query for key, query in spines.items() if query})
+    columns, joins = [], []
+    for mart, names in asked.items():
+        alias = identifier(f"of {mart}")
+        on = [f"p.{identifier(key)} = {alias}.{identifier(key)}" for key in keys_of(marts[mart])]
+        joins.append(
+            f"left join {tables[mart]} as {alias} on {' and '.join([*on, f'p.{moments[mart]} = {alias}.as_of'])}"
+        )
+        columns += [f"{alias}.{identifier(name)} as {identifier(f'{mart}__{name}')}" for name in names]
+        columns.append(f"{alias}.as_of is not null as {identifier(f'found {mart}')}")
+    return f"select p.*, {', '.join(columns)} from part as p {' '.join(joins)}"
+
+
+def _about(
+    done: TrainingSet,
+    spine: Spine,
+    models: Compiled,
+    con: duckdb.DuckDBPyConnection,
+    splits: Sequence[datetime],
+    gap: timedelta,
+    period: timedelta,
+) -> dict[str, Any]:
+    """What the training set was made from."""
+    names = ", ".join(map(identifier, (*spine.keys, AS_OF, *spine.labels)))
+    [(digest,)] = con.execute(f"select sum(hash(row({names}))) from spine").fetchall()
+    return {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finegrain": __version__,
+        "duckdb": duckdb.__version__,
+        "lake_snapshot": done.built_from,
+        "code": models.digest,
+        "spine": {
+            "source": spine.source,
+            "rows": spine.rows,
+            "keys": spine.keys,
+            "labels": spine.labels,
+            "first_as_of": str(spine.first),
+            "last_as_of": str(spine.last),
+            "digest": hashlib.sha256(str(digest).encode()).hexdigest(),
+        },
+        "splits": [str(moment) for moment in splits],
+        "gap_seconds": gap.total_seconds(),
+        "product_features_are_as_of_periods_of_seconds": period.total_seconds(),
+        "files": {name: {"file": file, "rows": rows} for name, (file, rows) in done.files.items()},
+        "rows_left_out_between_splits": done.left_out,
+        "rows_without_an_entity_known_by_then": done.unknown,
+        "features": json.loads(json.dumps(done.features)),
+    }
