@@ -254,7 +254,7 @@ def test_the_command(built_shop: Settings, spine: SPINE, tmp_path: Path) -> None
         ),
         ([], "name a file with the spine, or give one as --query, and not both"),
         ([str(file), "--split", "2025-04-02"], "--split: give two times"),
-        ([str(file), "--split", "soon,later"], "--split: 'soon' is no time; write 2025-03-01 or 2025-03-01T12:00:00Z"),
+        ([str(file), "--split", "soon,later"], "--split is 'soon', which is not an ISO 8601 time"),
         (
             ["--query", "select 1"],
             "nothing is published, so there are no marts to query; run `finegrain publish` first",

@@ -558,7 +558,7 @@ def training_set(
         spine=spine,
         query=query,
         features=names,
-        splits=[_moment("--split", each) for each in split.split(",")] if split else [],
+        splits=[moment for each in (split or "").split(",") if (moment := _moment("--split", each.strip() or None))],
         gap=timedelta(days=gap),
         period=timedelta(days=period),
         sets=settings.variable("feature_sets", {}),
@@ -579,17 +579,6 @@ def training_set(
     console.out().print(
         f"in {done.seconds:.1f} s, of lake snapshot {done.built_from}; {done.out / 'training_set.yml'} has what it was made from"
     )
-
-
-def _moment(option: str, text: str) -> datetime:
-    """A time as naive UTC."""
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise FinegrainError(
-            f"{option}: {text.strip()!r} is no time; write 2025-03-01 or 2025-03-01T12:00:00Z"
-        ) from None
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 @app.command("dagster")
