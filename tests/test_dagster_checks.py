@@ -256,7 +256,7 @@ def test_the_manifest_itself_stays_as_it_was() -> None:
         ("model", ["finegrain", "marts", "core", "x"], "6_marts/1_core"),
         ("model", ["my-shop", "marts", "of my own", "x"], "6_marts/of_my_own"),
         ("model", ["my-shop", "x"], "my_shop"),
-        ("seed", ["finegrain", "x"], "4_seeds"),
+        ("seed", ["finegrain", "x"], "3_seeds"),
         ("snapshot", ["finegrain", "file", "x"], "7_snapshots"),
     ],
 )

@@ -10,8 +10,8 @@ from typing import Any, Final
 LAYERS: Final = (
     "sources",
     "lake",
-    "staging",
     "seeds",
+    "staging",
     "intermediate",
     "marts",
     "snapshots",
