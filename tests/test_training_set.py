@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,6 +191,13 @@ def test_features_are_named_by_pattern_and_set() -> None:
     ):
         with pytest.raises(FinegrainError, match=rf"there is no {wrong}; did you mean {near}\?"):
             chosen([wrong], marts, sets)
+
+
+def test_the_feature_set_of_the_page_is_read(project: Path) -> None:
+    page = (project / "docs" / "how-to" / "training-sets.md").read_text("utf-8")
+    [block] = re.findall(r"^```yaml\n(.*?)^```", page, re.S | re.M)
+    sets = yaml.safe_load(block)["vars"]["feature_sets"]
+    assert len(chosen(list(sets), declared(), sets)["user_features"]) > 5
 
 
 LATE = "as_of + interval 1 second"
