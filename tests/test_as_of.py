@@ -176,7 +176,7 @@ def check_one_shop(homes: Homes, seed: int, count: int) -> None:
     apart = wrong_sessions(shop_home)
     assert not apart, f"seed {seed}: {len(apart)} events in other sessions, such as\n" + "\n".join(apart[:20])
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
-    own = ["--vars", json.dumps(VARS), "--target-path", str(homes.root / "target")]
+    own = ["--vars", json.dumps(VARS)]
     with answers(shop_home, compiled(shop_home, arguments=own)) as opened:
         for spine, key in SPINES.items():
             questions = {

@@ -20,7 +20,7 @@ from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
-from orchestration.lake.locks import scratch
+from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import run_dbt
@@ -37,8 +37,9 @@ SPINES: Final = {
 }
 #: The model of one row that says from which snapshot a build is.
 BUILD: Final = "int_identity__build"
-#: The file in the home with the compiled models, and what the names of the folders begin with in which they are compiled and computed.
-FILE: Final = "compiled.json"
+#: The folder in the home in which dbt compiles, the file in it that keeps the result, and what the names of folders begin with in which answers are computed.
+FOLDER: Final = "compiled"
+FILE: Final = "models.json"
 DRAFT: Final = ".compiled-"
 _LEFT_OUT: Final = ("resource_type:test", "resource_type:unit_test", "resource_type:seed", "resource_type:snapshot")
 
@@ -95,16 +96,15 @@ def compiled(where: Settings, project: Path = PROJECT, arguments: Sequence[str] 
         shop = dict(pin(con).shop)
     parts = [of_files(project), shop, list(arguments), str(project)]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    file = where.home / FILE
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(file.read_text("utf-8"))
-        if kept["digest"] == digest:
-            models = {name: Model(**model) for name, model in kept["models"].items()}
-            return Compiled(digest, kept["marts"], models)
-    found = _compile(where, project, arguments, digest)
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(found)), "utf-8")
-    draft.replace(file)
+    file = where.home / FOLDER / FILE
+    with one_at_a_time(where.home / FOLDER / ".lock"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(file.read_text("utf-8"))
+            if kept["digest"] == digest:
+                models = {name: Model(**model) for name, model in kept["models"].items()}
+                return Compiled(digest, kept["marts"], models)
+        found = _compile(where, project, arguments, digest)
+        file.write_text(json.dumps(asdict(found)), "utf-8")
     return found
 
 
@@ -112,12 +112,19 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
     with scratch(where.home, DRAFT) as folder:
         # An empty warehouse of its own: a build may be writing to the other one. Compiling reads no table.
         aside = replace(where, warehouse=folder / "warehouse.duckdb")
+        target = where.home / FOLDER
         selected = [f"+{each}" for each in feature_marts()]
-        asked = ["compile", "--full-refresh", "--select", *selected, "--exclude", *_LEFT_OUT, *arguments]
-        if "--target-path" not in asked:
-            asked += ["--target-path", str(where.home / "target")]
-        target = Path(asked[asked.index("--target-path") + 1])
-        run_dbt(asked, where=aside, project=project)
+        asked = [
+            "compile",
+            "--full-refresh",
+            "--target-path",
+            str(target),
+            "--select",
+            *selected,
+            "--exclude",
+            *_LEFT_OUT,
+        ]
+        run_dbt([*asked, *arguments], where=aside, project=project)
         nodes = json.loads((target / "manifest.json").read_text("utf-8"))["nodes"].values()
     relations = {node["relation_name"]: node["name"] for node in nodes if node.get("relation_name")}
     models = {
