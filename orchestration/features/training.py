@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -324,5 +323,5 @@ def _about(
         "files": {name: {"file": file, "rows": rows} for name, (file, rows) in done.files.items()},
         "rows_left_out_between_splits": done.left_out,
         "rows_without_an_entity_known_by_then": done.unknown,
-        "features": json.loads(json.dumps(done.features)),
+        "features": done.features,
     }
