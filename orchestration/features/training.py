@@ -171,13 +171,10 @@ def _check_keys(spine: Spine, asked: Mapping[str, Sequence[str]], marts: Mapping
 
 def _check_moments(con: duckdb.DuckDBPyConnection, spine: Spine) -> None:
     """A moment after all that the build has seen has no answer yet."""
-    [(newest,)] = con.execute(
-        "select max(greatest(raw_available_at, event_at)) from built.main.int_events__validated where verdict = 'kept'"
-    ).fetchall()
-    if newest is None or spine.last > newest + timedelta(microseconds=1):
-        [(count,)] = con.execute(
-            "select count(*) from spine where as_of > $newest", {"newest": newest or datetime.min}
-        ).fetchall()
+    newest = warehouse.last_arrival(con, "built")
+    limit = newest + timedelta(microseconds=1) if newest else datetime.min
+    if spine.last > limit:
+        [(count,)] = con.execute("select count(*) from spine where as_of > $limit", {"limit": limit}).fetchall()
         raise FinegrainError(
             f"{spine.source}: as_of of {count:,} rows is later than the last event that is built ({newest}), up to {spine.last}: what came until then is not "
             "known yet. Load and build newer data, or leave these rows out"

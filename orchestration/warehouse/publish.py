@@ -191,9 +191,7 @@ def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build
         return
     published = _about(before)["as_of"]
     # The last arrival, of which a build is that nobody asked a moment of.
-    [(newest,)] = con.execute(
-        "select max(greatest(raw_available_at, event_at)) from warehouse.main.int_events__validated where verdict = 'kept'"
-    ).fetchall()
+    newest = warehouse.last_arrival(con)
     if newest and last.as_of <= newest and (published is None or str(last.as_of) < published):
         raise FinegrainError(
             f"the last build is as of {last.as_of}, which is earlier than the published version; nothing was published. "

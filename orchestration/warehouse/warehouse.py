@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 
@@ -39,6 +40,14 @@ def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
         if "lock" in str(error).lower():
             raise FinegrainError(f"{warehouse} is being written by another process; wait until it has ended") from None
         raise FinegrainError(f"{warehouse} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def last_arrival(con: duckdb.DuckDBPyConnection, database: str = "warehouse") -> datetime | None:
+    """The last moment that the built events know of, in UTC; None if there are none. `database`: the name by which the warehouse is attached."""
+    [(moment,)] = con.execute(
+        f"select max(greatest(raw_available_at, event_at)) from {database}.main.int_events__validated where verdict = 'kept'"
+    ).fetchall()
+    return cast(datetime | None, moment)
 
 
 def stale_rates(con: duckdb.DuckDBPyConnection, events: str) -> str | None:
