@@ -20,7 +20,7 @@ dev: setup-dagster ## Dagster's page at 127.0.0.1:3000: all assets, schedules, a
 	@$(BIN)/finegrain dagster $(if $(SHOP),--shop $(SHOP)) $(if $(PORT),--port $(PORT))
 
 # One worker more than there are cores: tests of services wait for much of their time.
-test test-long: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+test test-long soak: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: setup-dev ## The tests, on all cores
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
@@ -28,7 +28,7 @@ test-long: setup-dev ## What takes minutes each: jobs, crashes and pages, kills,
 	@$(BIN)/python -m pytest -m "long and not soak" -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 soak: setup-dev ## The long proofs
-	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0
+	@SECONDS_SIDE_BY_SIDE=300 $(BIN)/python -m pytest -m soak --timeout 0 -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 lint: setup-dev ## ruff, mypy, who may import and read whom, sqlfluff
 	$(BIN)/ruff check .

@@ -204,7 +204,7 @@ def test_features_are_what_the_clean_events_say(homes: Homes, seed: int) -> None
 
 
 @pytest.mark.soak
-@settings(LONG, max_examples=20)
+@settings(LONG, max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_features_are_what_the_clean_events_say_in_many_shops(homes: Homes, seed: int) -> None:
     check_one_shop(homes, seed, 300)

@@ -539,6 +539,7 @@ def failures(done: dg.ExecuteInProcessResult) -> list[str]:
 def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
     deliver(shop, "b.csv", [("m3", "2025-04-08T12:00:00Z", "2025-04-08T12:00:05Z")])
     assert shop.run("connectors").success
+    publish(shop.where)
     before = published_moments(shop.where)
     done = shop.run("items")
     assert done.success, failures(done)

@@ -137,7 +137,7 @@ def test_incremental_builds_equal_one_full_refresh_by_other_rules(homes: Homes) 
 
 
 @pytest.mark.soak
-@settings(ONE_EXAMPLE_IS_LONG, max_examples=40)
+@settings(ONE_EXAMPLE_IS_LONG, max_examples=24)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 6), cut=st.sampled_from([batches_of, batches_of_a_day]))
 def test_incremental_builds_equal_one_full_refresh_in_many_shops(
     homes: Homes, seed: int, count: int, cut: Callable[[Random, list[Row], int], list[list[Row]]]
