@@ -38,9 +38,8 @@ def run(folder: Path, where: Settings, command: str) -> subprocess.CompletedProc
         **where.environment(),
         "FINEGRAIN_HOME": str(where.home),
         "FINEGRAIN_PROJECT": str(folder),
-        "DBT_TARGET_PATH": str(
-            folder / "target"
-        ),  # the worker's own holds the parse of the project that was not changed
+        # The worker's own holds the parse of the project that was not changed.
+        "DBT_TARGET_PATH": str(folder / "target"),
         "PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
