@@ -151,8 +151,8 @@ def pair_features(counts: Counts, item: str, other: str, today: date) -> dict[st
 
 
 def decayed(days: Days, today: date, half_life: int) -> int:
-    """In millionths."""
-    return sum(round(0.5 ** ((today - day).days / half_life) * 1_000_000) for day in days)
+    """In millionths. Halves are rounded up, as SQL does; Python's own `round` goes to the even one."""
+    return sum(math.floor(0.5 ** ((today - day).days / half_life) * 1_000_000 + 0.5) for day in days)
 
 
 def within(days: Days, today: date, window: int) -> Days:
