@@ -97,6 +97,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         raise pytest.UsageError("pytest-xdist does not group tests under this version of pytest")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Short ids: pytest puts the test's into the environment, where Linux allows no value above 128 KiB."""
+    if not isinstance(val, str | bytes) or len(val) < 200:
+        return None
+    begin = val[:60] if isinstance(val, str) else val[:60].decode("latin-1")
+    return f"{begin.encode('unicode_escape').decode()} and so on, {len(val)} long"
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of this project."""

@@ -174,7 +174,7 @@ def kill_loaders(kafka: Kafka, folder: Path, where: Settings, kills: int, seed: 
         events.join()
 
     last = Life(stranger, where, drain=True)
-    last.process.join(120)
+    last.process.join(120 + kills)  # what came meanwhile, a thousand a second, is left to the last one
     assert last.process.exitcode == 0
     con = lake.connect(where, read_only=True)
     rows = con.execute("select count(*), count(distinct event_id) from lake.raw.events").fetchone()
