@@ -28,8 +28,7 @@ from test_stream_kills import PARTITIONS, Events, mapping
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
 
-#: Texts that must not occur in any output.
-#: In what a process says beside its JSON, where the words are also those of tests.
+#: What no output may say beside its JSON, where the words are also those of dbt's tests.
 TROUBLE = re.compile(r"\block(ed|s)?\b|conflict|could not serialize|deadlock|Traceback|failed", re.IGNORECASE)
 DOCUMENT = re.compile(r"^\{$.*^\}$", re.MULTILINE | re.DOTALL)
 USERS = 97
