@@ -8,10 +8,11 @@ with bought as (
 
 ),
 
+-- Of two orders of one moment, one: a spine has one row for each customer, product and moment.
 examples as (
 
-    select distinct
-        b.order_key as example_id,
+    select
+        min(b.order_key) as example_id,
         b.customer_id as current_customer_id,
         l.customer_id,
         b.ordered_at as as_of
@@ -19,6 +20,7 @@ examples as (
     inner join {{ ref('int_identity__links') }} as l
         on b.identity = l.identity and {{ is_valid_at('b.ordered_at', 'l.known_from', 'l.known_to') }}
     where {{ seeded_number(['b.order_key'], 100) }} < {{ var('training_sample_percent') }}
+    group by b.customer_id, l.customer_id, b.ordered_at
 
 ),
 
