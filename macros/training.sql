@@ -15,8 +15,8 @@ case when t.as_of + interval {{ days }} day <= b.as_of then {{ label }} end
 {{ number_of_hash(id_hash(["'" ~ var('training_seed') ~ "'"] + texts)) }} % {{ size }}
 {%- endmacro %}
 
-{# CTEs that draw products for each row of `examples` (example_id, as_of), as `drawn` (example_id, product_id): training_negatives times one of those
-   known on the days before, all alike. A product that is drawn twice is there once. #}
+{# CTEs that draw products for each row of `examples` (example_id, as_of), as `drawn` (example_id, product_id): training_negatives times
+   one of those known on the days before, all alike. A product that is drawn twice is there once. #}
 {% macro drawn_products() -%}
 known as (
 

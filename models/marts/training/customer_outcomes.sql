@@ -1,7 +1,7 @@
 {% set active, churn = var('training_active_days'), var('training_churn_days') %}
 {% set windows = [7, 14, 30, 90] %}
--- Who was active before each Monday, 00:00 UTC, and what they did from then on: a spine with labels. What is known by now decides a label; who
--- was active is decided by what was known by then.
+-- A spine with labels: who was active before each Monday, 00:00 UTC, and what they did from then on. What is known by now decides a
+-- label; who was active is decided by what was known by then.
 with build as (
 
     select as_of, as_of_day from {{ ref('int_identity__build') }}
@@ -52,7 +52,7 @@ outcomes as (
         count(case when o.ordered_at >= a.as_of and o.ordered_at < a.as_of + interval {{ days }} day then 1 end) as orders_{{ days }}d,
         {% endfor %}
         count(case when o.ordered_at < a.as_of then 1 end) as orders_before,
-        cast(sum(case when o.ordered_at >= a.as_of and o.ordered_at < a.as_of + interval 90 day then o.revenue end) as decimal(38, 4)) as revenue
+        cast(sum(case when o.ordered_at >= a.as_of then o.revenue end) as decimal(38, 4)) as revenue
     from active_customers as a
     inner join customers as c on a.customer_id = c.customer_id
     left join {{ ref('fct_orders') }} as o

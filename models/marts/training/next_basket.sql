@@ -1,4 +1,5 @@
--- Of a sample of the orders, the products that were bought, those that the customer had bought before, and others that were drawn: a spine with labels.
+-- A spine with labels: of a sample of the orders, the products that were bought, those that the customer had bought before, and others
+-- that were drawn.
 with bought as (
 
     select distinct i.order_key, o.identity, o.customer_id, o.ordered_at, i.product_id

@@ -1,5 +1,5 @@
--- Of a sample of the sessions, each moment at which the visitor came to another product, with that product and others that were drawn: a spine with
--- labels. It is asked just before the moment, so features see the session up to the product before.
+-- A spine with labels: of a sample of the sessions, each moment at which the visitor came to another product, with that product and
+-- others that were drawn. Features are as of the moment itself, so they see the session up to the product before.
 with touches as (
 
     select
