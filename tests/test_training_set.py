@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from orchestration.errors import FinegrainError
 from orchestration.features.catalog import declared
 from orchestration.features.training import chosen, keys_of, training_set
 from orchestration.warehouse.compiled import answers, compiled
+from orchestration.warehouse.publish import publish
 
 SPINE = Callable[..., Path]
 
@@ -258,9 +260,10 @@ def test_the_command(built_shop: Settings, spine: SPINE, tmp_path: Path) -> None
         ([str(file), "--out", str(out)], f"{out} is not empty; name a new folder"),
         (
             [str(tmp_path / "no.csv")],
-            f"{tmp_path / 'no.csv'} does not exist; name a CSV or Parquet file with the spine",
+            f"{tmp_path / 'no.csv'} does not exist; name a CSV or Parquet file with the spine, or one of customer_outcomes, next_basket, next_in_session",
         ),
-        ([], "name a file with the spine, or give one as --query, and not both"),
+        ([], "name a file with the spine or a ready-made one, or give one as --query, and not both"),
+        ([str(file), "--label", "lable"], f"{file}: there is no column lable; did you mean label?"),
         ([str(file), "--split", "2025-04-02"], "--split: give two times"),
         ([str(file), "--split", "soon,later"], "--split is 'soon', which is not an ISO 8601 time"),
         (
@@ -271,3 +274,69 @@ def test_the_command(built_shop: Settings, spine: SPINE, tmp_path: Path) -> None
         wrong = finegrain(built_shop, *arguments)
         assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and message in wrong.stderr, wrong.stderr
         assert len(wrong.stderr.splitlines()) == 1 and wrong.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def published(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("published") / "home"
+    shutil.copytree(built_shop.home, home, ignore=shutil.ignore_patterns("logs"))
+    where = Settings.below(home, built_shop.extensions)
+    published_as = publish(where)
+    # The shop is too short for three weeks of labels: give the last one some.
+    with duckdb.connect(str(published_as.folder / "finegrain.duckdb")) as con:
+        con.execute(
+            "update customer_outcomes set bought_within_7d = true where as_of = '2025-04-07' and customer_id > '8'"
+        )
+    return where
+
+
+def test_a_ready_made_spine_has_the_label_that_is_asked_for_and_its_gap(published: Settings, tmp_path: Path) -> None:
+    """The gap before a split is the window of the label."""
+    splits = [datetime(2025, 3, 31), datetime(2025, 4, 7)]
+    label = "bought_within_7d"
+    done = training_set(
+        tmp_path / "out", spine=Path("customer_outcomes"), label=label, features=["user_features.views_30d"],
+        splits=splits, where=published,
+    )  # fmt: skip
+    with duckdb.connect(str(published.published / "finegrain.duckdb"), read_only=True) as con:
+        spine = con.execute(f"select customer_id, as_of, {label} from customer_outcomes").fetchall()
+    labelled = [row for row in spine if row[2] is not None]
+    week = timedelta(days=7)
+    expected = {
+        "train": {row for row in labelled if row[1] + week <= splits[0]},
+        "valid": {row for row in labelled if splits[0] <= row[1] and row[1] + week <= splits[1]},
+        "test": {row for row in labelled if row[1] >= splits[1]},
+    }
+    for split, (file, count) in done.files.items():
+        assert duckdb.sql(f"from '{tmp_path / 'out' / file}'").columns == [
+            "customer_id", "as_of", label, "user_features__views_30d"
+        ]  # fmt: skip
+        assert {row[:3] for row in rows(tmp_path / "out" / file, "1")} == expected[split]
+        assert count == len(expected[split]) > 0
+    assert done.left_out == 0 == len(labelled) - sum(map(len, expected.values()))
+    about = yaml.safe_load((tmp_path / "out" / "training_set.yml").read_text("utf-8"))
+    assert about["gap_seconds"] == week.total_seconds()
+    assert about["spine"]["rows_without_label"] == len(spine) - len(labelled) > 0
+
+
+@pytest.mark.parametrize(
+    ("spine", "features"),
+    [
+        ("next_in_session", ["session_features.*", "user_item_features.views_*", "item_features.views_7d"]),
+        ("next_basket", ["user_features.orders_*", "user_item_features.orders_*"]),
+    ],
+)
+def test_candidates_have_features(published: Settings, tmp_path: Path, spine: str, features: list[str]) -> None:
+    done = training_set(tmp_path / "out", spine=Path(spine), features=features, where=published)
+    with duckdb.connect(str(published.warehouse), read_only=True) as con:
+        [(count,)] = con.execute(f"select count(*) from marts.{spine}").fetchall()
+    assert done.files == {"all": ("all.parquet", count)}
+    assert done.unknown.get("session_features", 0) == 0 and done.unknown.get("user_features", 0) == 0
+
+
+def test_a_label_that_no_row_has_is_one_sentence(published: Settings, tmp_path: Path) -> None:
+    with pytest.raises(FinegrainError, match="customer_outcomes: it has no rows; revenue_next_90d is null in all"):
+        training_set(
+            tmp_path / "out", spine=Path("customer_outcomes"), label="revenue_next_90d", features=["user_features"],
+            where=published,
+        )  # fmt: skip

@@ -10,6 +10,10 @@ md5(
 )
 {%- endmacro %}
 
+{% macro number_of_hash(hash) %}{{ return(adapter.dispatch('number_of_hash', 'finegrain')(hash)) }}{% endmacro %}
+{# The first 15 hex digits of a hash as a number; BIGINT. #}
+{% macro duckdb__number_of_hash(hash) %}cast('0x' || left({{ hash }}, 15) as bigint){% endmacro %}
+
 {% macro uuid_v5(name) %}{{ return(adapter.dispatch('uuid_v5', 'finegrain')(name)) }}{% endmacro %}
 {# RFC 9562 version 5 UUID, as text, of `name` in finegrain's own namespace (the v5 UUID of 'finegrain' in the URL namespace). #}
 {% macro duckdb__uuid_v5(name) -%}

@@ -507,13 +507,18 @@ def training_set(
     spine: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SPINE]", help="A CSV or Parquet file: key columns, as_of, and any others, such as labels."
+            metavar="[SPINE]",
+            help="A CSV or Parquet file (key columns, as_of, and any others, such as labels), or a ready-made spine, such as customer_outcomes.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="A new folder for the training set.")] = Path("training"),
     query: Annotated[
         str | None,
         typer.Option(metavar="SQL", help="Instead of a file: a query on the published marts that gives the spine."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Only rows that have this label, and none of the spine's other labels."),
     ] = None,
     features: Annotated[
         list[str] | None,
@@ -530,13 +535,13 @@ def training_set(
         ),
     ] = None,
     gap: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             metavar="DAYS",
-            help="With --split: days that labels look ahead. Rows so close before a split are left out.",
+            help="With --split: days that labels look ahead. Rows so close before a split are left out. Default: the window of a ready-made spine's label.",
         ),
-    ] = 0,
+    ] = None,
     period: Annotated[
         float,
         typer.Option(
@@ -551,15 +556,16 @@ def training_set(
     from orchestration.features.training import training_set as run
 
     if (spine is None) == (query is None):
-        raise FinegrainError("name a file with the spine, or give one as --query, and not both")
+        raise FinegrainError("name a file with the spine or a ready-made one, or give one as --query, and not both")
     names = [name.strip() for each in features or ["user_features"] for name in each.split(",") if name.strip()]
     done = run(
         out,
         spine=spine,
         query=query,
+        label=label,
         features=names,
         splits=[moment for each in (split or "").split(",") if (moment := _moment("--split", each.strip() or None))],
-        gap=timedelta(days=gap),
+        gap=None if gap is None else timedelta(days=gap),
         period=timedelta(days=period),
         sets=settings.variable("feature_sets", {}),
         quiet=as_json,

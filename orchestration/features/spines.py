@@ -1,21 +1,28 @@
-"""Reads the spine of a training set: rows of keys and `as_of`, with any further columns (labels), from a file or a query on the published marts."""
+"""Reads the spine of a training set: rows of keys and `as_of`, with any further columns (labels), from a file, a mart of models/marts/training, or a
+query on the published marts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import yaml
 
+from orchestration.config.project import PROJECT, roots
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Settings
+from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError
 from orchestration.sql.text import identifier, quote
 
 AS_OF: Final = "as_of"
+#: The folder of the ready-made spines, below models/.
+READY_MADE: Final = "marts/training"
 #: A time with an offset or Z at its end.
 _OFFSET: Final = r"[T ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?\s*([Zz]|[+-]\d\d(:?\d\d)?)$"
 
@@ -23,7 +30,7 @@ _OFFSET: Final = r"[T ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?\s*([Zz]|[+-]\d\d(:?\d\d)?)$
 @dataclass(frozen=True)
 class Spine:
     """The table `spine` of a connection: VARCHAR `keys`, TIMESTAMP `as_of` in UTC, the `labels` as they came, and `spine_row`, the number of the row. `first` and
-    `last`: the earliest and latest as_of. `source` names where it is from, in messages."""
+    `last`: the earliest and latest as_of. `source` names where it is from, in messages. `without_label`: rows that were left out because they have none."""
 
     source: str
     keys: list[str]
@@ -31,11 +38,28 @@ class Spine:
     rows: int
     first: datetime
     last: datetime
+    without_label: int = 0
 
 
-def read(con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence[str]) -> Spine:
-    """Create the table `spine` from a query. `keys` are the names that a key may have. A time without an offset is UTC. Raises FinegrainError for an empty
-    spine, one without keys or `as_of`, keys that are null, rows that come twice, and times that cannot be read."""
+def ready_made(project: Path = PROJECT) -> dict[str, dict[str, int]]:
+    """The ready-made spines, and of each the labels that look ahead, by how many days."""
+    found = {}
+    for root in roots(project):
+        for path in sorted((root / "models" / READY_MADE).glob("*.yml")):
+            for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
+                metas = {each["name"]: each.get("config", {}).get("meta", {}) for each in model.get("columns", [])}
+                found[model["name"]] = {
+                    name: int(meta["label_days"]) for name, meta in metas.items() if "label_days" in meta
+                }
+    return found
+
+
+def read(
+    con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence[str], label: str | None = None
+) -> Spine:
+    """Create the table `spine` from a query. `keys` are the names that a key may have. With a `label`, the other labels are dropped, and rows where it is null
+    are left out. A time without an offset is UTC. Raises FinegrainError for an empty spine, one without keys, `as_of` or the label, keys that are null, rows
+    that come twice, and times that cannot be read."""
     kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe {query}").fetchall()}
     found = [name for name in kinds if name in keys]
     if not found:
@@ -43,6 +67,15 @@ def read(con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence
     if AS_OF not in kinds:
         raise FinegrainError(f"{source}: there is no column as_of; add the time for which each row asks")
     labels = [name for name in kinds if name not in (*found, AS_OF)]
+    without_label = 0
+    if label is not None:
+        if label not in labels:
+            near = get_close_matches(label, labels, n=1, cutoff=0.5) or labels
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise FinegrainError(f"{source}: there is no column {label}{hint}")
+        labels = [label]
+        [(without_label,)] = con.execute(f"select count(*) from ({query}) where {identifier(label)} is null").fetchall()
+        query = f"select * from ({query}) where {identifier(label)} is not null"
     columns = [f"cast({identifier(name)} as varchar) as {identifier(name)}" for name in found]
     con.execute(
         f"create or replace temp table spine as select row_number() over () as spine_row, {', '.join(columns)}, "
@@ -50,7 +83,8 @@ def read(con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence
     )
     [(rows, first, last)] = con.execute("select count(*), min(as_of), max(as_of) from spine").fetchall()
     if not rows:
-        raise FinegrainError(f"{source}: it has no rows; a spine has one for each key and time")
+        why = f"; {label} is null in all {without_label:,}" if without_label else ""
+        raise FinegrainError(f"{source}: it has no rows{why}; a spine has one for each key and time")
     for name in (*found, AS_OF):
         _reject(con, source, f"{identifier(name)} is null", f"without {name}", "fill it in, or leave the row out")
     same = ", ".join(map(identifier, (*found, AS_OF)))
@@ -61,7 +95,7 @@ def read(con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence
         f"of which {', '.join(found)} and as_of come more than once",
         "keep one of each",
     )
-    return Spine(source, found, labels, int(rows), first, last)
+    return Spine(source, found, labels, int(rows), first, last, int(without_label))
 
 
 def _as_of(con: duckdb.DuckDBPyConnection, source: str, query: str, kind: str) -> str:
@@ -104,7 +138,8 @@ def _rows(count: int) -> str:
 def query_of_file(path: Path) -> str:
     """The query that reads a CSV file (all columns as text) or Parquet. Raises FinegrainError."""
     if not path.exists():
-        raise FinegrainError(f"{path} does not exist; name a CSV or Parquet file with the spine")
+        names = ", ".join(ready_made())
+        raise FinegrainError(f"{path} does not exist; name a CSV or Parquet file with the spine, or one of {names}")
     if path.suffix in (".csv", ".tsv", ".gz"):
         return f"from read_csv({quote(str(path))}, all_varchar = true, header = true)"
     if path.suffix == ".parquet":

@@ -24,7 +24,7 @@ from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.features.catalog import Mart, declared
-from orchestration.features.spines import AS_OF, Spine, of_published, query_of_file, read
+from orchestration.features.spines import AS_OF, Spine, of_published, query_of_file, read, ready_made
 from orchestration.lake.locks import scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
@@ -90,9 +90,10 @@ def training_set(
     *,
     spine: Path | None = None,
     query: str | None = None,
+    label: str | None = None,
     features: Sequence[str],
     splits: Sequence[datetime] = (),
-    gap: timedelta = timedelta(0),
+    gap: timedelta | None = None,
     period: timedelta = DAY,
     where: Settings | None = None,
     project: Path = PROJECT,
@@ -104,12 +105,16 @@ def training_set(
     """Write the rows of a spine with their features into the folder `out`: `all.parquet`, or with `splits` (two moments, naive UTC) `train.parquet`,
     `valid.parquet` and `test.parquet`, each sorted by as_of; and `training_set.yml`.
 
-    The spine is a file, or a `query` on the published marts. Features of products and categories are as of the last begin of a `period` (whole days are
+    The spine is a file, the name of a mart of models/marts/training, or a `query` on the published marts; with a `label`, it is of the rows that have one, and
+    without the other labels. Features of products and categories are as of the last begin of a `period` (whole days are
     UTC days) before each as_of; all others are as of as_of itself. With splits, rows are left out whose as_of is less than `gap` before the next split: the
-    window of their label would reach into it. `arguments` are further ones of dbt. Raises FinegrainError.
+    window of their label would reach into it (by default that of a ready-made spine's label, else none). `arguments` are further ones of dbt. Raises FinegrainError.
     """
     where = where or settings()
     started = datetime.now(UTC)
+    is_ready_made = spine is not None and not spine.exists() and str(spine) in ready_made(project)
+    if gap is None:
+        gap = timedelta(days=ready_made(project)[str(spine)].get(label or "", 0) if is_ready_made else 0)
     _check_splits(splits, gap)
     if out.exists() and any(out.iterdir()):
         raise FinegrainError(f"{out} is not empty; name a new folder")
@@ -119,13 +124,12 @@ def training_set(
     models = compiled(where, project, arguments)
     with scratch(where.home, DRAFT) as folder, answers(where, models) as opened:
         stopping.interruptible(opened.con)
-        source, rows = (
-            (f"{spine}", query_of_file(spine))
-            if spine
-            else ("--query", f"from read_parquet({quote(str(of_published(where, query or '', folder)))})")
-        )
+        if spine is None or is_ready_made:
+            rows = query_of_file(of_published(where, query or f"from {identifier(str(spine))}", folder))
+        else:
+            rows = query_of_file(spine)
         keys = sorted({key for mart in marts.values() for key in keys_of(mart)})
-        read_spine = read(opened.con, source, rows, keys)
+        read_spine = read(opened.con, "--query" if spine is None else str(spine), rows, keys, label)
         _check_keys(read_spine, asked, marts)
         _check_moments(opened.con, read_spine)
         files, unknown, left_out = _write(
@@ -310,6 +314,7 @@ def _about(
             "rows": spine.rows,
             "keys": spine.keys,
             "labels": spine.labels,
+            "rows_without_label": spine.without_label,
             "first_as_of": str(spine.first),
             "last_as_of": str(spine.last),
             "digest": hashlib.sha256(str(digest).encode()).hexdigest(),
