@@ -264,6 +264,11 @@ def test_the_command(built_shop: Settings, spine: SPINE, tmp_path: Path) -> None
         ),
         ([], "name a file with the spine or a ready-made one, or give one as --query, and not both"),
         ([str(file), "--label", "lable"], f"{file}: there is no column lable; did you mean label?"),
+        ([str(file), "--group", "custmer_id"], f"{file}: there is no column custmer_id; did you mean customer_id?"),
+        (
+            [str(file), "--group", "label"],
+            "rows in groups of more than one as_of, the first is row 1; add as_of to --group",
+        ),
         ([str(file), "--split", "2025-04-02"], "--split: give two times"),
         ([str(file), "--split", "soon,later"], "--split is 'soon', which is not an ISO 8601 time"),
         (
@@ -320,18 +325,33 @@ def test_a_ready_made_spine_has_the_label_that_is_asked_for_and_its_gap(publishe
 
 
 @pytest.mark.parametrize(
-    ("spine", "features"),
+    ("spine", "group", "chosen", "features"),
     [
-        ("next_in_session", ["session_features.*", "user_item_features.views_*", "item_features.views_7d"]),
-        ("next_basket", ["user_features.orders_*", "user_item_features.orders_*"]),
+        (
+            "next_in_session",
+            ["session_id", "as_of"],
+            "is_next",
+            ["session_features.*", "user_item_features.views_*", "item_features.views_7d"],
+        ),
+        ("next_basket", ["order_key"], "is_bought", ["user_features.orders_*", "user_item_features.orders_*"]),
     ],
 )
-def test_candidates_have_features(published: Settings, tmp_path: Path, spine: str, features: list[str]) -> None:
-    done = training_set(tmp_path / "out", spine=Path(spine), features=features, where=published)
+def test_candidates_have_features_and_stand_in_groups(
+    published: Settings, tmp_path: Path, spine: str, group: list[str], chosen: str, features: list[str]
+) -> None:
+    """Rows of a choice stand together, numbered in the order of time, as rankers take them; also where a part ends within a group."""
     with duckdb.connect(str(published.warehouse), read_only=True) as con:
         [(count,)] = con.execute(f"select count(*) from marts.{spine}").fetchall()
+    done = training_set(
+        tmp_path / "out", spine=Path(spine), label=chosen, features=features, where=published, part=count // 2 + 1
+    )
     assert done.files == {"all": ("all.parquet", count)}
     assert done.unknown.get("session_features", 0) == 0 and done.unknown.get("user_features", 0) == 0
+    table = duckdb.sql(f"from '{tmp_path / 'out' / 'all.parquet'}'").df()
+    starts = (table[group] != table[group].shift()).any(axis=1)
+    assert (starts.cumsum() - 1 == table["group_id"]).all() and table["as_of"].is_monotonic_increasing
+    assert len(table[group].drop_duplicates()) == table["group_id"].max() + 1 > 3
+    assert table.groupby("group_id")[chosen].any().all() and not table[chosen].all()
 
 
 def test_a_label_that_no_row_has_is_one_sentence(published: Settings, tmp_path: Path) -> None:

@@ -520,6 +520,14 @@ def training_set(
         str | None,
         typer.Option(metavar="COLUMN", help="Only rows that have this label, and none of the spine's other labels."),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="For ranking: rows alike in these columns, with commas between, are candidates for one choice. They stand together and have the same "
+            "group_id. Default: those of a ready-made spine.",
+        ),
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
@@ -563,6 +571,7 @@ def training_set(
         spine=spine,
         query=query,
         label=label,
+        group=[name.strip() for name in (group or "").split(",") if name.strip()],
         features=names,
         splits=[moment for each in (split or "").split(",") if (moment := _moment("--split", each.strip() or None))],
         gap=None if gap is None else timedelta(days=gap),

@@ -21,6 +21,8 @@ from orchestration.errors import FinegrainError
 from orchestration.sql.text import identifier, quote
 
 AS_OF: Final = "as_of"
+#: The column that numbers groups of candidates.
+GROUP_ID: Final = "group_id"
 #: The folder of the ready-made spines, below models/.
 READY_MADE: Final = "marts/training"
 #: A time with an offset or Z at its end.
@@ -29,8 +31,9 @@ _OFFSET: Final = r"[T ]\d\d:?\d\d(:?\d\d([.,]\d+)?)?\s*([Zz]|[+-]\d\d(:?\d\d)?)$
 
 @dataclass(frozen=True)
 class Spine:
-    """The table `spine` of a connection: VARCHAR `keys`, TIMESTAMP `as_of` in UTC, the `labels` as they came, and `spine_row`, the number of the row. `first` and
-    `last`: the earliest and latest as_of. `source` names where it is from, in messages. `without_label`: rows that were left out because they have none."""
+    """The table `spine` of a connection: VARCHAR `keys`, TIMESTAMP `as_of` in UTC, the `labels` as they came, with a `group` BIGINT `group_id`, and
+    `spine_row`, the number of the row. `first` and `last`: the earliest and latest as_of. `source` names where it is from, in messages. `without_label`: rows
+    that were left out because they have none."""
 
     source: str
     keys: list[str]
@@ -39,27 +42,43 @@ class Spine:
     first: datetime
     last: datetime
     without_label: int = 0
+    group: Sequence[str] = ()
 
 
-def ready_made(project: Path = PROJECT) -> dict[str, dict[str, int]]:
-    """The ready-made spines, and of each the labels that look ahead, by how many days."""
+@dataclass(frozen=True)
+class ReadyMade:
+    """A ready-made spine: the days that its labels look ahead, and the columns that tell its groups of candidates apart."""
+
+    label_days: dict[str, int]
+    group: list[str]
+
+
+def ready_made(project: Path = PROJECT) -> dict[str, ReadyMade]:
+    """The ready-made spines of a project, by name."""
     found = {}
     for root in roots(project):
         for path in sorted((root / "models" / READY_MADE).glob("*.yml")):
             for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
                 metas = {each["name"]: each.get("config", {}).get("meta", {}) for each in model.get("columns", [])}
-                found[model["name"]] = {
-                    name: int(meta["label_days"]) for name, meta in metas.items() if "label_days" in meta
-                }
+                found[model["name"]] = ReadyMade(
+                    {name: int(meta["label_days"]) for name, meta in metas.items() if "label_days" in meta},
+                    model.get("config", {}).get("meta", {}).get("group", []),
+                )
     return found
 
 
 def read(
-    con: duckdb.DuckDBPyConnection, source: str, query: str, keys: Sequence[str], label: str | None = None
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    query: str,
+    keys: Sequence[str],
+    label: str | None = None,
+    group: Sequence[str] = (),
 ) -> Spine:
     """Create the table `spine` from a query. `keys` are the names that a key may have. With a `label`, the other labels are dropped, and rows where it is null
-    are left out. A time without an offset is UTC. Raises FinegrainError for an empty spine, one without keys, `as_of` or the label, keys that are null, rows
-    that come twice, and times that cannot be read."""
+    are left out. Rows alike in the columns of `group` get the same number, in the order of as_of. A time without an offset is UTC. Raises FinegrainError for an
+    empty spine, one without keys, `as_of`, the label or a column of the group, keys that are null, rows that come twice, times that cannot be read, and a
+    group of several times."""
     kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe {query}").fetchall()}
     found = [name for name in kinds if name in keys]
     if not found:
@@ -69,13 +88,12 @@ def read(
     labels = [name for name in kinds if name not in (*found, AS_OF)]
     without_label = 0
     if label is not None:
-        if label not in labels:
-            near = get_close_matches(label, labels, n=1, cutoff=0.5) or labels
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise FinegrainError(f"{source}: there is no column {label}{hint}")
-        labels = [label]
+        _must_have(source, label, labels)
+        labels = [name for name in labels if name == label or name in group]
         [(without_label,)] = con.execute(f"select count(*) from ({query}) where {identifier(label)} is null").fetchall()
         query = f"select * from ({query}) where {identifier(label)} is not null"
+    for name in group:
+        _must_have(source, name, list(kinds))
     columns = [f"cast({identifier(name)} as varchar) as {identifier(name)}" for name in found]
     con.execute(
         f"create or replace temp table spine as select row_number() over () as spine_row, {', '.join(columns)}, "
@@ -95,7 +113,21 @@ def read(
         f"of which {', '.join(found)} and as_of come more than once",
         "keep one of each",
     )
-    return Spine(source, found, labels, int(rows), first, last, int(without_label))
+    if group:
+        alike = ", ".join(map(identifier, group))
+        wrong = f"({alike}) in (select ({alike}) from spine group by {alike} having count(distinct as_of) > 1)"
+        _reject(con, source, wrong, "in groups of more than one as_of", "add as_of to --group")
+        con.execute(
+            f"create or replace temp table spine as select *, dense_rank() over (order by as_of, {alike}) - 1 as {GROUP_ID} from spine"
+        )
+    return Spine(source, found, labels, int(rows), first, last, int(without_label), tuple(group))
+
+
+def _must_have(source: str, name: str, columns: Sequence[str]) -> None:
+    if name not in columns:
+        near = get_close_matches(name, columns, n=1, cutoff=0.5) or columns
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise FinegrainError(f"{source}: there is no column {name}{hint}")
 
 
 def _as_of(con: duckdb.DuckDBPyConnection, source: str, query: str, kind: str) -> str:

@@ -24,7 +24,7 @@ from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.features.catalog import Mart, declared
-from orchestration.features.spines import AS_OF, Spine, of_published, query_of_file, read, ready_made
+from orchestration.features.spines import AS_OF, GROUP_ID, Spine, of_published, query_of_file, read, ready_made
 from orchestration.lake.locks import scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
@@ -91,6 +91,7 @@ def training_set(
     spine: Path | None = None,
     query: str | None = None,
     label: str | None = None,
+    group: Sequence[str] = (),
     features: Sequence[str],
     splits: Sequence[datetime] = (),
     gap: timedelta | None = None,
@@ -106,15 +107,17 @@ def training_set(
     `valid.parquet` and `test.parquet`, each sorted by as_of; and `training_set.yml`.
 
     The spine is a file, the name of a mart of models/marts/training, or a `query` on the published marts; with a `label`, it is of the rows that have one, and
-    without the other labels. Features of products and categories are as of the last begin of a `period` (whole days are
+    without the other labels. With a `group` (by default that of a ready-made spine), rows alike in these columns stand together and have the same `group_id`.
+    Features of products and categories are as of the last begin of a `period` (whole days are
     UTC days) before each as_of; all others are as of as_of itself. With splits, rows are left out whose as_of is less than `gap` before the next split: the
     window of their label would reach into it (by default that of a ready-made spine's label, else none). `arguments` are further ones of dbt. Raises FinegrainError.
     """
     where = where or settings()
     started = datetime.now(UTC)
-    is_ready_made = spine is not None and not spine.exists() and str(spine) in ready_made(project)
+    named = None if spine is None or spine.exists() else ready_made(project).get(str(spine))
     if gap is None:
-        gap = timedelta(days=ready_made(project)[str(spine)].get(label or "", 0) if is_ready_made else 0)
+        gap = timedelta(days=named.label_days.get(label or "", 0) if named else 0)
+    group = group or (named.group if named else ())
     _check_splits(splits, gap)
     if out.exists() and any(out.iterdir()):
         raise FinegrainError(f"{out} is not empty; name a new folder")
@@ -124,12 +127,12 @@ def training_set(
     models = compiled(where, project, arguments)
     with scratch(where.home, DRAFT) as folder, answers(where, models) as opened:
         stopping.interruptible(opened.con)
-        if spine is None or is_ready_made:
+        if spine is None or named:
             rows = query_of_file(of_published(where, query or f"from {identifier(str(spine))}", folder))
         else:
             rows = query_of_file(spine)
         keys = sorted({key for mart in marts.values() for key in keys_of(mart)})
-        read_spine = read(opened.con, "--query" if spine is None else str(spine), rows, keys, label)
+        read_spine = read(opened.con, "--query" if spine is None else str(spine), rows, keys, label, group)
         _check_keys(read_spine, asked, marts)
         _check_moments(opened.con, read_spine)
         files, unknown, left_out = _write(
@@ -201,9 +204,10 @@ def _write(
     """Write the Parquet files below `folder`/out; returns rows by file, rows without a row of a mart, and rows left out."""
     con, out = opened.con, folder / "out"
     out.mkdir()
+    order = ", ".join(map(identifier, (AS_OF, *([GROUP_ID] if spine.group else []), *spine.keys)))
     con.execute(
         f"create temp table placed as select *, {_split(splits, gap)} as split, {_begin_of_period(period)} as period_at, "
-        f"row_number() over (order by as_of, {', '.join(map(identifier, spine.keys))}) as place from spine"
+        f"row_number() over (order by {order}) as place from spine"
     )
     [(left_out,)] = con.execute("select count(*) from placed where split is null").fetchall()
     parts = -(-spine.rows // part)
@@ -315,6 +319,7 @@ def _about(
             "keys": spine.keys,
             "labels": spine.labels,
             "rows_without_label": spine.without_label,
+            "group": list(spine.group),
             "first_as_of": str(spine.first),
             "last_as_of": str(spine.last),
             "digest": hashlib.sha256(str(digest).encode()).hexdigest(),
