@@ -250,9 +250,13 @@ def finegrain(where: Settings, *arguments: str) -> subprocess.CompletedProcess[s
 def test_the_command(built_shop: Settings, spine: SPINE, tmp_path: Path) -> None:
     file, out = spine(MANY), tmp_path / "sets" / "out"
     done = finegrain(
-        built_shop, str(file), "--out", str(out), "--features", "user_features.views_7d, user_features.orders_30d"
+        built_shop,
+        *(str(file), "--out", str(out), "--features", "user_features.views_7d, user_features.orders_30d"),
+        "--trust-event-time",
     )
     assert done.returncode == 0, done.stderr
+    assert "events count from when they happened: what arrived late is seen before anybody knew it\n" in done.stdout
+    assert yaml.safe_load((out / "training_set.yml").read_text("utf-8"))["trust_event_time"] is True
     made = duckdb.sql(f"from '{out}/all.parquet'")
     assert f"{out / 'all.parquet'}: {len(made):,} rows, 2 features\n" in done.stdout
     assert made.columns == ["customer_id", "as_of", "label", "user_features__views_7d", "user_features__orders_30d"]

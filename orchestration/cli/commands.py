@@ -558,6 +558,13 @@ def training_set(
             help="Features of products and categories are as of the last begin of a period before as_of.",
         ),
     ] = 1,
+    trust_event_time: Annotated[
+        bool,
+        typer.Option(
+            "--trust-event-time",
+            help="Count each event from when it happened, however late it arrived. For history that was imported at once.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write features as they were known at the moment of each row of a spine."""
@@ -576,6 +583,7 @@ def training_set(
         splits=[moment for each in (split or "").split(",") if (moment := _moment("--split", each.strip() or None))],
         gap=None if gap is None else timedelta(days=gap),
         period=timedelta(days=period),
+        trust_event_time=trust_event_time,
         sets=settings.variable("feature_sets", {}),
         quiet=as_json,
     )
@@ -584,6 +592,8 @@ def training_set(
         return
     for file, rows in done.files.values():
         console.out().print(f"{done.out / file}: {rows:,} rows, {len(done.features)} features")
+    if trust_event_time:
+        console.out().print("events count from when they happened: what arrived late is seen before anybody knew it")
     if done.left_out:
         console.out().print(f"{done.left_out:,} rows are in no file: their labels would look beyond a split")
     for mart, rows in done.unknown.items():

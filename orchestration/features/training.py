@@ -96,6 +96,7 @@ def training_set(
     splits: Sequence[datetime] = (),
     gap: timedelta | None = None,
     period: timedelta = DAY,
+    trust_event_time: bool = False,
     where: Settings | None = None,
     project: Path = PROJECT,
     part: int = PART,
@@ -110,7 +111,8 @@ def training_set(
     without the other labels. With a `group` (by default that of a ready-made spine), rows alike in these columns stand together and have the same `group_id`.
     Features of products and categories are as of the last begin of a `period` (whole days are
     UTC days) before each as_of; all others are as of as_of itself. With splits, rows are left out whose as_of is less than `gap` before the next split: the
-    window of their label would reach into it (by default that of a ready-made spine's label, else none). `arguments` are further ones of dbt. Raises FinegrainError.
+    window of their label would reach into it (by default that of a ready-made spine's label, else none). With `trust_event_time`, an event counts from when it happened, however late it arrived. `arguments` are further
+    ones of dbt. Raises FinegrainError.
     """
     where = where or settings()
     started = datetime.now(UTC)
@@ -125,7 +127,7 @@ def training_set(
     asked = chosen(features, list(marts.values()), sets or {})
     warehouse.must_exist(where.warehouse)
     models = compiled(where, project, arguments)
-    with scratch(where.home, DRAFT) as folder, answers(where, models) as opened:
+    with scratch(where.home, DRAFT) as folder, answers(where, models, trust_event_time=trust_event_time) as opened:
         stopping.interruptible(opened.con)
         if spine is None or named:
             rows = query_of_file(of_published(where, query or f"from {identifier(str(spine))}", folder))
@@ -147,7 +149,7 @@ def training_set(
             opened.built_from,
             (datetime.now(UTC) - started).total_seconds(),
         )
-        about = _about(done, read_spine, models, opened.con, splits, gap, period)
+        about = _about(done, read_spine, models, opened.con, splits, gap, period, trust_event_time)
         (folder / "out" / "training_set.yml").write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
@@ -303,6 +305,7 @@ def _about(
     splits: Sequence[datetime],
     gap: timedelta,
     period: timedelta,
+    trust_event_time: bool,
 ) -> dict[str, Any]:
     """What the training set was made from."""
     names = ", ".join(map(identifier, (*spine.keys, AS_OF, *spine.labels)))
@@ -327,6 +330,7 @@ def _about(
         "splits": [str(moment) for moment in splits],
         "gap_seconds": gap.total_seconds(),
         "product_features_are_as_of_periods_of_seconds": period.total_seconds(),
+        "trust_event_time": trust_event_time,
         "files": {name: {"file": file, "rows": rows} for name, (file, rows) in done.files.items()},
         "rows_left_out_between_splits": done.left_out,
         "rows_without_an_entity_known_by_then": done.unknown,

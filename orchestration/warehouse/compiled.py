@@ -37,6 +37,8 @@ SPINES: Final = {
 }
 #: The model of one row that says from which snapshot a build is.
 BUILD: Final = "int_identity__build"
+#: The model with the clean events, of which tiles and links between visitors and customers are made.
+EVENTS: Final = "int_cleaning__events"
 #: The folder in the home in which dbt compiles, the file in it that keeps the result, and what the names of folders begin with in which answers are computed.
 FOLDER: Final = "compiled"
 FILE: Final = "models.json"
@@ -64,10 +66,10 @@ class Compiled:
     marts: list[str]
     models: dict[str, Model]
 
-    def asked(self, marts: Collection[str]) -> list[Model]:
-        """The models that have to be computed for these marts, because they read a spine, in the order in which they read each other."""
+    def asked(self, marts: Collection[str], *given: str) -> list[Model]:
+        """The models that have to be computed for these marts, because they read a spine or a `given` model, in the order in which they read each other."""
         found: dict[str, Model] = {}
-        self._visit(marts, found, {})
+        self._visit(marts, found, dict.fromkeys((*SPINES.values(), BUILD, *given), True))
         return list(found.values())
 
     def _visit(self, names: Collection[str], found: dict[str, Model], known: dict[str, bool]) -> bool:
@@ -75,8 +77,8 @@ class Compiled:
         for name in names:
             if name not in known:
                 model = self.models.get(name)
-                known[name] = name in SPINES.values() or name == BUILD
-                if model and not known[name]:
+                known[name] = False
+                if model:
                     known[name] = self._visit(model.reads, found, known)
                     if known[name]:
                         found[name] = model
@@ -145,9 +147,10 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
 
 
 class Answers:
-    """Feature marts for spines of the caller. `folder` is for files that do not fit into memory; `built_from` is the lake snapshot of the last build."""
+    """Feature marts for spines of the caller. `folder` is for files that do not fit into memory; `built_from` is the lake snapshot of the last build. With
+    `trust_event_time`, each event counts as known when it happened: tiles and links are computed again from events that arrive at once."""
 
-    def __init__(self, models: Compiled, where: Settings, folder: Path) -> None:
+    def __init__(self, models: Compiled, where: Settings, folder: Path, *, trust_event_time: bool = False) -> None:
         self.models = models
         self.con = duckdb.connect(config=warehouse.limits(folder / "spill"))
         warehouse.attach(self.con, where.warehouse)
@@ -157,7 +160,8 @@ class Answers:
         self.con.execute(f"attach {quote(str(folder / 'warehouse.duckdb'))} as warehouse")
         self.con.execute("use warehouse")
         self.con.execute(f"set timezone = 'UTC'; set variable pinned = {self.built_from}::bigint")
-        self._views: set[str] = set()
+        self._present: set[str] = set()
+        self._given = (EVENTS,) if trust_event_time else ()
 
     def close(self) -> None:
         self.con.close()
@@ -175,11 +179,15 @@ class Answers:
     def ask(self, marts: Collection[str], spines: Mapping[str, str]) -> dict[str, str]:
         """Compute marts for the rows (key, as_of) of `spines`, a query by key; a key without one asks nothing. Returns the quoted name of each mart's table, which
         the next call replaces."""
-        asked = self.models.asked(marts)
+        asked = self.models.asked(marts, *self._given)
+        by_spine = self.models.asked(marts)
         made = {model.name for model in asked}
         for schema in {model.relation.split(".")[1] for model in asked} | {'"main"'}:
             self.con.execute(f"create schema if not exists warehouse.{schema}")
         self._see({name for model in asked for name in model.reads} - made - {*SPINES.values(), BUILD})
+        for model in [each for each in asked if each not in by_spine and each.name not in self._present]:
+            self.con.execute(f"create table {model.relation} as {model.sql}")
+            self._present.add(model.name)
         for key, spine in SPINES.items():
             query = spines.get(key) or f"select null::varchar as {key}, null::timestamp as as_of where false"
             self.con.execute(f"create or replace table main.{spine} as select distinct {key}, as_of from ({query})")
@@ -187,14 +195,14 @@ class Answers:
             f"create or replace table main.{BUILD} as "
             f"select null::timestamp as as_of, null::date as as_of_day, {self.built_from}::bigint as built_from"
         )
-        for model in asked:
+        for model in by_spine:
             kind = "view" if model.is_view and model.name not in marts else "table"
             self.con.execute(f"create or replace {kind} {model.relation} as {model.sql}")
         return {name: self.models.models[name].relation for name in marts}
 
     def _see(self, names: Collection[str]) -> None:
         """Views of tables of the warehouse, under their own names."""
-        missing = sorted(set(names) - self._views)
+        missing = sorted(set(names) - self._present)
         places = self.con.execute(
             "select table_schema, table_name from information_schema.tables where table_catalog = 'built' and list_contains($names, table_name)",
             {"names": missing},
@@ -204,15 +212,16 @@ class Answers:
         for schema, name in places:
             place = f"{identifier(schema)}.{identifier(name)}"
             self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
-            self.con.execute(f"create view warehouse.{place} as from built.{place}")
-            self._views.add(name)
+            columns = "* replace (event_at as available_at, event_day as arrival_day)" if name in self._given else "*"
+            self.con.execute(f"create view warehouse.{place} as select {columns} from built.{place}")
+            self._present.add(name)
 
 
 @contextlib.contextmanager
-def answers(where: Settings, models: Compiled) -> Iterator[Answers]:
+def answers(where: Settings, models: Compiled, *, trust_event_time: bool = False) -> Iterator[Answers]:
     """Open `Answers` in a folder of its own below the home; no build can write while it is open."""
     with scratch(where.home, DRAFT) as folder:
-        opened = Answers(models, where, folder)
+        opened = Answers(models, where, folder, trust_event_time=trust_event_time)
         try:
             yield opened
         finally:
