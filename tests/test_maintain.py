@@ -518,7 +518,7 @@ def begin(request: pytest.FixtureRequest) -> Callable[..., subprocess.Popen[str]
 
 @pytest.mark.soak
 def test_beside_loaders_and_another_upkeep(
-    catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]]
+    catalogue: Settings, tmp_path: Path, begin: Callable[..., subprocess.Popen[str]], request: pytest.FixtureRequest
 ) -> None:
     """Two loaders and two upkeeps run repeatedly; then every event is once in the lake, and no process had trouble. On
     a busy machine an upkeep says that it waits for the other."""
@@ -530,6 +530,7 @@ def test_beside_loaders_and_another_upkeep(
         mapping = tmp_path / f"{name}.yml"
         mapping.write_text(json.dumps({"source": name, "tables": {"events": entry}}))
         loaders.append(begin("-m", "orchestration.cli", "stream", str(mapping), "--age", "0.2", "--json"))
+        request.addfinalizer(lines.stopping.set)
         lines.start()
     upkeep = begin("-c", UPKEEP.format(seconds=SOON.total_seconds()))
     done, seen = [], 0
