@@ -16,7 +16,7 @@ import duckdb
 import pytest
 import yaml
 
-from orchestration.config.settings import Settings
+from orchestration.config.settings import PROJECT, Settings
 from orchestration.errors import FinegrainError
 from orchestration.features.catalog import declared
 from orchestration.features.training import chosen, keys_of, training_set
@@ -356,6 +356,37 @@ def test_candidates_have_features_and_stand_in_groups(
     assert (starts.cumsum() - 1 == table["group_id"]).all() and table["as_of"].is_monotonic_increasing
     assert len(table[group].drop_duplicates()) == table["group_id"].max() + 1 > 3
     assert table.groupby("group_id")[chosen].any().all() and not table[chosen].all()
+
+
+def test_the_libraries_of_the_page_train_on_it(
+    published: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of docs/how-to/training-sets.md, as it stands there, with labels of our own: the shop is too short for those of the page. One says what a feature
+    says, so that a model which reads the columns rightly is right."""
+    page = (PROJECT / "docs" / "how-to" / "training-sets.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```python (\w+)\n(.*?)^```", page, re.S | re.M))
+    monkeypatch.chdir(tmp_path)
+    labels = "select u.customer_id, as_of - interval 7 day * d as as_of, u.orders_30d > 0 as churned_within_14d from user_features as u, range(3) as t (d)"
+    splits = [datetime(2025, 4, 1), datetime(2025, 4, 5)]
+    training_set(Path("training"), query=labels, features=["user_features"], splits=splits, where=published)
+    names: dict[str, Any] = {}
+    exec(blocks["lightgbm"], names)
+    vocabulary = yaml.safe_load(Path("training/vocabulary.json").read_text("utf-8"))
+    train = duckdb.sql("from 'training/train.parquet'").df()
+    assert {name: sorted(train[name].dropna().unique()) for name in vocabulary} == vocabulary
+    features, _ = names["rows"]("train")
+    assert "user_features__revenue_90d" in features and set(vocabulary) <= set(features)
+    assert names["model"].best_score["valid_0"]["auc"] > 0.5
+    exec(blocks["catboost"], names)
+    assert set(names["model"].feature_names_) == set(features)
+
+    training_set(Path("ranking"), spine=Path("next_in_session"), features=["user_item_features"], where=published)
+    exec(blocks["ranking"], {**names, "folder": Path("ranking")}, found := {})
+    assert (
+        len(found["ranker"].predict(found["features"]))
+        == len(found["table"])
+        == len(found["other"].predict(found["features"]))
+    )
 
 
 def test_a_label_that_no_row_has_is_one_sentence(published: Settings, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,8 @@ PART: Final = 1_000_000
 PERIODIC: Final = frozenset({"product_id", "category"})
 DAY: Final = timedelta(days=1)
 DRAFT: Final = ".training-"
+#: The file with the values of categorical columns.
+VOCABULARY: Final = "vocabulary.json"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def training_set(
     quiet: bool = True,
 ) -> TrainingSet:
     """Write the rows of a spine with their features into the folder `out`: `all.parquet`, or with `splits` (two moments, naive UTC) `train.parquet`,
-    `valid.parquet` and `test.parquet`, each sorted by as_of; and `training_set.yml`.
+    `valid.parquet` and `test.parquet`, each sorted by as_of; `vocabulary.json`, the values of categorical columns in the first of these files; and
+    `training_set.yml`. Decimals are doubles, as training wants them.
 
     The spine is a file, the name of a mart of models/marts/training, or a `query` on the published marts; with a `label`, it is of the rows that have one, and
     without the other labels. With a `group` (by default that of a ready-made spine), rows alike in these columns stand together and have the same `group_id`.
@@ -255,7 +259,21 @@ def _write(
         ).fetchall()
         for file in written:
             file.unlink()
+    (out / VOCABULARY).write_text(
+        json.dumps(_vocabulary(con, out / f"{next(iter(files))}.parquet", categorical)), "utf-8"
+    )
     return files, unknown, int(left_out)
+
+
+def _vocabulary(con: duckdb.DuckDBPyConnection, file: Path, categorical: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each categorical column of a file, in order."""
+    found = {}
+    for name in categorical:
+        values = con.execute(
+            f"select distinct {identifier(name)} from {quote(str(file))} where {identifier(name)} is not null order by 1"
+        ).fetchall()
+        found[name] = [str(value) for (value,) in values]
+    return found
 
 
 def _split(splits: Sequence[datetime], gap: timedelta) -> str:
@@ -292,7 +310,12 @@ def _ask(
         joins.append(
             f"left join {tables[mart]} as {alias} on {' and '.join([*on, f'p.{moments[mart]} = {alias}.as_of'])}"
         )
-        columns += [f"{alias}.{identifier(name)} as {identifier(f'{mart}__{name}')}" for name in names]
+        kinds = {name: kind for name, kind, *_ in opened.con.execute(f"describe {tables[mart]}").fetchall()}
+        for name in names:
+            value = f"{alias}.{identifier(name)}"
+            # No library that trains models takes decimals.
+            value = f"cast({value} as double)" if kinds[name].startswith("DECIMAL") else value
+            columns.append(f"{value} as {identifier(f'{mart}__{name}')}")
         columns.append(f"{alias}.as_of is not null as {identifier(f'found {mart}')}")
     return f"select p.*, {', '.join(columns)} from part as p {' '.join(joins)}"
 
