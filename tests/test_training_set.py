@@ -215,6 +215,8 @@ BAD: dict[str, tuple[str, str]] = {
                     "as_of has an offset in 1 row and none in 1 row; write all with one"),
     "no time": ("select '1' as customer_id, 'yesterday' as as_of", "as_of of 1 row is no time, such as 'yesterday'"),
     "future": (f"select customer_id, {LATE} as as_of from warehouse.marts.user_features", "rows is later than the last event that is built"),
+    "own column": ("select '1' as customer_id, timestamp '2025-04-01' as as_of, 1 as split",
+                   "finegrain has a column split of its own; give that column another name"),
     "other key": ("select '1' as product_id, timestamp '2025-04-01' as as_of",
                   "user_features has a row for each customer_id, and the spine has no customer_id; add the column, or leave these features out"),
 }  # fmt: skip

@@ -23,6 +23,8 @@ from orchestration.sql.text import identifier, quote
 AS_OF: Final = "as_of"
 #: The column that numbers groups of candidates.
 GROUP_ID: Final = "group_id"
+#: Columns that are added to a spine while it is answered.
+_ADDED: Final = frozenset({"spine_row", "split", "period_at", "place", GROUP_ID})
 #: The folder of the ready-made spines, below models/.
 READY_MADE: Final = "marts/training"
 #: A time with an offset or Z at its end.
@@ -86,6 +88,8 @@ def read(
     if AS_OF not in kinds:
         raise FinegrainError(f"{source}: there is no column as_of; add the time for which each row asks")
     labels = [name for name in kinds if name not in (*found, AS_OF)]
+    if taken := _ADDED.intersection(labels):
+        raise FinegrainError(f"{source}: finegrain has a column {min(taken)} of its own; give that column another name")
     without_label = 0
     if label is not None:
         _must_have(source, label, labels)

@@ -113,10 +113,10 @@ def training_set(
 
     The spine is a file, the name of a mart of models/marts/training, or a `query` on the published marts; with a `label`, it is of the rows that have one, and
     without the other labels. With a `group` (by default that of a ready-made spine), rows alike in these columns stand together and have the same `group_id`.
-    Features of products and categories are as of the last begin of a `period` (whole days are
-    UTC days) before each as_of; all others are as of as_of itself. With splits, rows are left out whose as_of is less than `gap` before the next split: the
-    window of their label would reach into it (by default that of a ready-made spine's label, else none). With `trust_event_time`, an event counts from when it happened, however late it arrived. `arguments` are further
-    ones of dbt. Raises FinegrainError.
+    Features of products and categories are as of the last begin of a `period` (whole days are UTC days) before each as_of; all others are as of as_of itself.
+    With splits, rows are left out whose as_of is less than `gap` before the next split: the window of their label would reach into it (by default that of a
+    ready-made spine's label, else none). With `trust_event_time`, an event counts from when it happened, however late it arrived. `arguments` are further ones
+    of dbt. Raises FinegrainError.
     """
     where = where or settings()
     started = datetime.now(UTC)
