@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import duckdb
 import pytest
@@ -115,6 +116,31 @@ def test_fewer_files_and_the_same_rows(catalogue: Settings) -> None:
     assert set(known) <= set(snapshots(catalogue))
     again = maintain(where=catalogue)
     assert again.files_before == again.files_after == done.files_after
+
+
+def test_it_ends_though_files_come_faster_than_they_are_merged(
+    catalogue: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(3)
+    land_in_commits(catalogue, rows, 4)
+    merges = 0
+
+    def step(con: duckdb.DuckDBPyConnection, where: Settings, call: str, *more: Any) -> list[tuple[Any, ...]]:
+        nonlocal merges
+        if "merge_adjacent" in call and "'events'" in call:
+            merges += 1
+            assert merges < 10, "upkeep does not end"
+            land(where, [row.again(position=f"{row.position} again {merges}") for row in rows])
+            land(where, [row.again(position=f"{row.position} once more {merges}") for row in rows])
+        return _step(con, where, call, *more)
+
+    monkeypatch.setattr("orchestration.warehouse.maintain._step", step)
+    assert maintain(where=catalogue).notes == []
+    assert merges > 1
+    with lake.connect(catalogue, read_only=True) as con:
+        [(found,)] = con.execute("select count(*) from lake.raw.events").fetchall()
+    events = sum(row.table == "events" for row in rows)
+    assert found == events * (1 + 2 * merges) + sum(row.table == "events" for row in rows[:4])
 
 
 def test_old_files_that_no_snapshot_uses_are_removed(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

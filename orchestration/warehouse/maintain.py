@@ -73,7 +73,9 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
                 step(f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')")
             if table != "positions":
                 merge = f"ducklake_merge_adjacent_files('lake', '{table}', schema => 'raw', max_compacted_files => {AT_ONCE})"
-                while merged := step(f"call {merge}"):
+                # As many calls as the files of now need: on a busy machine, loaders bring new ones faster than they are merged.
+                for _ in range(2 + _files(con, table) // AT_ONCE):
+                    merged = step(f"call {merge}")
                     if sum(int(row[2]) for row in merged) <= sum(int(row[3]) for row in merged):
                         break  # the number of files did not shrink
         read = _read_up_to(where, done.notes)
@@ -144,8 +146,12 @@ def _dead_files(con: duckdb.DuckDBPyConnection) -> int:
     return int(count)
 
 
-def _files(con: duckdb.DuckDBPyConnection) -> int:
-    [(count,)] = con.execute("select coalesce(sum(file_count), 0) from ducklake_table_info('lake')").fetchall()
+def _files(con: duckdb.DuckDBPyConnection, table: str | None = None) -> int:
+    """The data files of a table, or of all."""
+    [(count,)] = con.execute(
+        "select coalesce(sum(file_count), 0) from ducklake_table_info('lake') where $table is null or table_name = $table",
+        {"table": table},
+    ).fetchall()
     return int(count)
 
 
