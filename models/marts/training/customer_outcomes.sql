@@ -1,5 +1,4 @@
 {% set active, churn = var('training_active_days'), var('training_churn_days') %}
-{% set windows = [7, 14, 30, 90] %}
 -- A spine with labels: who was active before each Monday, 00:00 UTC, and what they did from then on. What is known by now decides a
 -- label; who was active is decided by what was known by then.
 with build as (
@@ -26,7 +25,6 @@ active_customers as (
 
     select distinct
         l.customer_id,
-        m.monday,
         cast(m.monday as timestamp) as as_of
     from mondays as m
     inner join build as b on m.monday <= b.as_of_day
@@ -48,7 +46,7 @@ outcomes as (
     select
         a.customer_id,
         a.as_of,
-        {% for days in windows %}
+        {% for days in [7, 14, 30] %}
         count(case when o.ordered_at >= a.as_of and o.ordered_at < a.as_of + interval {{ days }} day then 1 end) as orders_{{ days }}d,
         {% endfor %}
         count(case when o.ordered_at < a.as_of then 1 end) as orders_before,
@@ -60,7 +58,7 @@ outcomes as (
             c.current_customer_id = o.customer_id
             and o.is_sale
             and o.ordered_at >= a.as_of - interval {{ churn }} day
-            and o.ordered_at < a.as_of + interval {{ windows | last }} day
+            and o.ordered_at < a.as_of + interval 90 day
     group by a.customer_id, a.as_of
 
 )
