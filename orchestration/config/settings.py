@@ -83,6 +83,7 @@ def _setting(variable: str | AliasChoices, group: str, purpose: str, default: An
 _PLACES: Final = "Places"
 _BUILDS: Final = "Builds"
 _STREAMS: Final = "Streams"
+_STORE: Final = "Feature store"
 _DAGSTER: Final = "Dagster and alerts"
 #: Names with commas between them in the environment.
 _Names = Annotated[tuple[str, ...], NoDecode]
@@ -207,6 +208,17 @@ class Environment(BaseSettings):
         "192MB",
     )
 
+    online_store: str | None = _setting(
+        "FINEGRAIN_ONLINE_STORE",
+        _STORE,
+        "where the newest feature vectors are served from: `redis://host:port/database`, or `rediss://` over TLS "
+        "([serve features](../how-to/serve-features.md))",
+        unset="SQLite, `$FINEGRAIN_HOME/store/online.sqlite`",
+    )
+    online_store_password: SecretStr | None = _setting(
+        "FINEGRAIN_ONLINE_STORE_PASSWORD", _STORE, "the password of Redis, or of the user that its address names"
+    )
+
     shop: str | None = _setting(
         "FINEGRAIN_SHOP", _DAGSTER, "a mapping file, or a folder of them: `--shop` of `finegrain dagster`"
     )
@@ -315,6 +327,20 @@ class Environment(BaseSettings):
         if not is_server(value.strip()):
             raise ValueError("FINEGRAIN_S3_ENDPOINT is not a server address; write it like https://host:port")
         return value.strip()
+
+    @field_validator("online_store", mode="before")
+    @classmethod
+    def _online_store(cls, value: str) -> str:
+        text = value.strip()
+        parts = address_parts(text)
+        if (parts is not None and parts.password is not None) or re.match("[^:]*:/*[^/@]*:[^/]*@", text):
+            raise ValueError(
+                "FINEGRAIN_ONLINE_STORE holds a password; leave it out, and set it in FINEGRAIN_ONLINE_STORE_PASSWORD"
+            )
+        is_redis = parts is not None and parts.scheme in ("redis", "rediss") and not parts.query and not parts.fragment
+        if parts is None or not is_redis or not re.fullmatch("(/[0-9]{0,4})?", parts.path):
+            raise ValueError("FINEGRAIN_ONLINE_STORE is not an address of Redis; write redis://host:port/0")
+        return text
 
     @field_validator("as_of", mode="before")
     @classmethod

@@ -1,0 +1,320 @@
+"""Where vectors are kept: SQLite or Redis. A record is (key, as_of in microseconds since 1970, layout, vector); an older one never replaces a newer one.
+
+Neither store compares and writes in two steps: SQLite does both in one upsert, Redis in one script, so writers cannot pass each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from orchestration.config.settings import Environment, Settings
+from orchestration.errors import FinegrainError, Unavailable
+from orchestration.sql.text import identifier
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+#: Key, as_of, layout, vector.
+Record = tuple[str, int, str, str]
+#: What begins the names of all keys in Redis.
+PREFIX: Final = "finegrain"
+#: Records that Redis compares and writes in one step; others wait for it.
+STEP: Final = 500
+#: Seconds that a writer waits for another one of SQLite, and that Redis has to answer.
+PATIENCE: Final = 10.0
+
+
+class Backend(Protocol):
+    """A store of records, by mart. All methods may be called by several threads and processes at once. Raises Unavailable if its server is away."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, for messages."""
+
+    def write(self, mart: str, records: Iterable[Record]) -> int:
+        """Write the records whose as_of is not before the stored one's; how many these were."""
+
+    def read(self, mart: str, keys: Sequence[str]) -> list[tuple[int, str, str] | None]:
+        """(as_of, layout, vector) by key, in the order of the keys."""
+
+    def remove_before(self, mart: str, as_of: int) -> int:
+        """Remove the records of before a moment; how many there were."""
+
+    def drop(self, mart: str) -> None:
+        """Remove all records of a mart, and its mark."""
+
+    def keep_layout(self, layout: str, text: str) -> None:
+        """Keep what a layout's name stands for."""
+
+    def layout(self, layout: str) -> str | None:
+        """What a layout's name stands for."""
+
+    def marks(self) -> dict[str, str]:
+        """By mart, what was last materialized of it."""
+
+    def mark(self, mart: str, text: str) -> None:
+        """Set a mart's mark."""
+
+    def close(self) -> None:
+        """Close connections of this thread."""
+
+
+def backend(where: Settings) -> Backend:
+    """The store that the environment says: Redis, or SQLite below the home. Raises FinegrainError."""
+    address = Environment.read().online_store
+    return InRedis(address) if address else InSqlite(where.home / "store" / "online.sqlite")
+
+
+class InSqlite:
+    """One table a mart, one row a key. A connection a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._threads = threading.local()
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def write(self, mart: str, records: Iterable[Record]) -> int:
+        table = identifier(mart)
+        with self._transaction() as con:
+            con.execute(
+                f"create table if not exists {table} (key text primary key, as_of integer not null, layout text not null, vector text not null)"
+            )
+            before = con.total_changes
+            con.executemany(
+                f"insert into {table} values (?, ?, ?, ?) on conflict (key) do update "
+                "set as_of = excluded.as_of, layout = excluded.layout, vector = excluded.vector where excluded.as_of >= as_of",
+                records,
+            )
+            return con.total_changes - before
+
+    def read(self, mart: str, keys: Sequence[str]) -> list[tuple[int, str, str] | None]:
+        con = self._connection()
+        found: dict[str, tuple[int, str, str]] = {}
+        for some in _batched(keys):
+            with contextlib.suppress(_NoTable), self._translated():
+                rows = con.execute(
+                    f"select key, as_of, layout, vector from {identifier(mart)} where key in ({', '.join('?' * len(some))})",
+                    some,
+                )
+                found |= {key: (as_of, layout, vector) for key, as_of, layout, vector in rows}
+        return [found.get(key) for key in keys]
+
+    def remove_before(self, mart: str, as_of: int) -> int:
+        with contextlib.suppress(_NoTable), self._transaction() as con:
+            return con.execute(f"delete from {identifier(mart)} where as_of < ?", [as_of]).rowcount
+        return 0
+
+    def drop(self, mart: str) -> None:
+        with self._transaction() as con:
+            con.execute(f"drop table if exists {identifier(mart)}")
+            con.execute('delete from "_marks" where mart = ?', [mart])
+
+    def keep_layout(self, layout: str, text: str) -> None:
+        with self._transaction() as con:
+            con.execute('insert into "_layouts" values (?, ?) on conflict do nothing', [layout, text])
+
+    def layout(self, layout: str) -> str | None:
+        with self._translated():
+            found = self._connection().execute('select text from "_layouts" where layout = ?', [layout]).fetchone()
+        return found and str(found[0])
+
+    def marks(self) -> dict[str, str]:
+        with self._translated():
+            return dict(self._connection().execute('select mart, text from "_marks"').fetchall())
+
+    def mark(self, mart: str, text: str) -> None:
+        with self._transaction() as con:
+            con.execute('insert or replace into "_marks" values (?, ?)', [mart, text])
+
+    def close(self) -> None:
+        con = self._threads.__dict__.pop("con", None)
+        if con is not None:
+            con.close()
+
+    def _connection(self) -> sqlite3.Connection:
+        con: sqlite3.Connection | None = getattr(self._threads, "con", None)
+        if con is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._translated():
+                con = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+                # Readers do not wait for the writer, nor it for them.
+                con.execute("pragma journal_mode = wal")
+                con.execute("pragma synchronous = normal")
+                con.execute('create table if not exists "_layouts" (layout text primary key, text text not null)')
+                con.execute('create table if not exists "_marks" (mart text primary key, text text not null)')
+            self._threads.con = con
+        return con
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        con = self._connection()
+        with self._translated():
+            con.execute("begin immediate")
+            try:
+                yield con
+            except BaseException:
+                con.rollback()
+                raise
+            con.commit()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            said = str(error)
+            if said.startswith("no such table"):
+                raise _NoTable from None
+            if "locked" in said or "busy" in said:
+                raise Unavailable(f"{self.path} is being written by another process for too long; try again") from None
+            raise FinegrainError(f"{self.path}: {said}") from None
+        except sqlite3.DatabaseError as error:
+            raise FinegrainError(f"{self.path}: {error}; remove it, and run `finegrain store materialize`") from None
+
+
+class _NoTable(FinegrainError):
+    """Nothing was written of this mart yet."""
+
+
+def _batched(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """`itertools.batched`, which Python 3.11 lacks."""
+    return (keys[first : first + STEP] for first in range(0, len(keys), STEP))
+
+
+#: KEYS: records; ARGV: their new texts. A text begins with as_of in 16 digits.
+_WRITE: Final = """
+local written = 0
+for i, key in ipairs(KEYS) do
+    local old = redis.call('GETRANGE', key, 0, 15)
+    if old == '' or old <= string.sub(ARGV[i], 1, 16) then
+        redis.call('SET', key, ARGV[i])
+        written = written + 1
+    end
+end
+return written
+"""
+#: KEYS: records; ARGV[1]: as_of in 16 digits.
+_REMOVE: Final = """
+local removed = 0
+for _, key in ipairs(KEYS) do
+    local old = redis.call('GETRANGE', key, 0, 15)
+    if old ~= '' and old < ARGV[1] then
+        removed = removed + redis.call('DEL', key)
+    end
+end
+return removed
+"""
+
+
+class InRedis:
+    """A string a record: as_of in 16 digits, the layout in 16, the vector. Keys are `finegrain:<mart>:<key>`."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            import redis
+        except ImportError:
+            raise FinegrainError(
+                "FINEGRAIN_ONLINE_STORE names Redis, for which finegrain needs the extra 'store': pip install finegrain[store]"
+            ) from None
+        password = Environment.read().online_store_password
+        self._redis = redis
+        self.name = address
+        self._client: Redis = redis.Redis.from_url(
+            address,
+            **({"password": password.get_secret_value()} if password else {}),
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=PATIENCE,
+            decode_responses=True,
+            client_name=PREFIX,
+        )
+        self._write = self._client.register_script(_WRITE)
+        self._remove = self._client.register_script(_REMOVE)
+
+    def write(self, mart: str, records: Iterable[Record]) -> int:
+        written = 0
+        rows = iter(records)
+        with self._translated():
+            while some := list(itertools.islice(rows, STEP)):
+                names = [_name(mart, key) for key, *_ in some]
+                written += self._write(names, [f"{as_of:016d}{layout}{vector}" for _, as_of, layout, vector in some])
+        return written
+
+    def read(self, mart: str, keys: Sequence[str]) -> list[tuple[int, str, str] | None]:
+        found: list[str | None] = []
+        with self._translated():
+            for some in _batched(keys):
+                texts: Any = self._client.mget([_name(mart, key) for key in some])
+                found += texts
+        return [(int(text[:16]), text[16:32], text[32:]) if text else None for text in found]
+
+    def remove_before(self, mart: str, as_of: int) -> int:
+        with self._translated():
+            return sum(self._remove(names, [f"{as_of:016d}"]) for names in self._names(mart))
+
+    def drop(self, mart: str) -> None:
+        with self._translated():
+            for names in self._names(mart):
+                self._client.unlink(*names)
+            self._client.hdel(f"{PREFIX}/marks", mart)
+
+    def keep_layout(self, layout: str, text: str) -> None:
+        with self._translated():
+            self._client.hset(f"{PREFIX}/layouts", layout, text)
+
+    def layout(self, layout: str) -> str | None:
+        with self._translated():
+            found: Any = self._client.hget(f"{PREFIX}/layouts", layout)
+        return found and str(found)
+
+    def marks(self) -> dict[str, str]:
+        with self._translated():
+            found: Any = self._client.hgetall(f"{PREFIX}/marks")
+        return dict(found)
+
+    def mark(self, mart: str, text: str) -> None:
+        with self._translated():
+            self._client.hset(f"{PREFIX}/marks", mart, text)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _names(self, mart: str) -> Iterator[list[str]]:
+        """The names of a mart's records, some at a time. Others may come and go meanwhile."""
+        names = self._client.scan_iter(match=f"{PREFIX}:{mart}:*", count=STEP)
+        while some := list(itertools.islice(names, STEP)):
+            yield some
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        errors = self._redis.exceptions
+        try:
+            yield
+        except errors.AuthenticationError:
+            raise FinegrainError(
+                f"{self.name} refuses the password; set FINEGRAIN_ONLINE_STORE_PASSWORD, and the user in FINEGRAIN_ONLINE_STORE: redis://user@host:port/0"
+            ) from None
+        except (errors.ConnectionError, errors.TimeoutError) as error:
+            raise Unavailable(
+                f"the online store {self.name} does not answer: {error}; nothing older replaces what is newer there, so run it again"
+            ) from None
+        except errors.RedisError as error:
+            raise FinegrainError(f"the online store {self.name}: {error}") from None
+
+
+def _name(mart: str, key: str) -> str:
+    return f"{PREFIX}:{mart}:{key}"
+
+
+def layout_name(text: str) -> str:
+    """The name of a layout, of 16 characters."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
