@@ -6,6 +6,7 @@ import math
 import socket
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from importlib.util import find_spec
@@ -306,6 +307,73 @@ def stream(
             console.out().print(f"  {rule}: {count:,}")
         for key, count in done["unknown_fields"].items():
             console.out().print(f"  unknown field '{console.shown(key)}' in {count:,} messages; kept in properties")
+
+
+@app.command()
+def live(
+    mapping: Annotated[
+        str | None,
+        typer.Argument(
+            help="A mapping file with a stream, to load it in this process; without one, loaders run elsewhere."
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Argument(help="The raw table, if the mapping has several streams.")] = None,
+    data: Annotated[str | None, typer.Option(help="Base folder of a folder stream's relative path.")] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="Exit when all that came is written to the store.")] = False,
+    age: Annotated[
+        float, typer.Option(min=0.01, help="Land a batch of the stream this many seconds after its first message.")
+    ] = 0.1,
+    batch: Annotated[int, typer.Option(min=1, help="Identities to compute at once.")] = 400,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus metrics; off by default.")] = None,
+    metrics_address: Annotated[str, typer.Option(help="The address that serves the metrics.")] = "127.0.0.1",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Report progress as JSON lines, one every five seconds.")
+    ] = False,
+) -> None:
+    """Write the features of customers to the online store as their events come, until stopped (docs/how-to/serve-live.md)."""
+    from orchestration.ingest.stream.watch import Form
+    from orchestration.live.live import LIMITS
+    from orchestration.live.live import live as run
+
+    form = Form.json if as_json else Form.lines
+    done = run(
+        mapping,
+        table,
+        data,
+        drain=drain,
+        limits=replace(LIMITS, age=age),
+        form=form,
+        port=metrics_port,
+        address=metrics_address,
+        batch=batch,
+    )
+    if not as_json:
+        console.out().print(
+            f"{done['vectors']:,} vectors for {done['rows']:,} rows of {done['identities']:,} identities in {done['seconds']:.1f} s"
+        )
+
+
+@app.command()
+def parity(
+    sample: Annotated[int, typer.Option(min=1, help="How many vectors of each mart to compare.")] = 1_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare vectors of the online store with the same features computed from the warehouse as of the same moments."""
+    from orchestration.live.parity import parity as run
+
+    found = run(sample=sample)
+    if as_json:
+        console.show_json(found.as_dict())
+    else:
+        for mart, each in found.marts.items():
+            console.out().print(
+                f"{mart}: {each.compared:,} vectors compared, {each.different:,} differ, {each.missing:,} missing, {each.extra:,} extra, "
+                f"{each.later:,} later than the last build"
+            )
+            for example in each.examples:
+                console.out().print(f"  {console.shown(example)}")
+    if not found.is_equal:
+        raise typer.Exit(1)
 
 
 @app.command()

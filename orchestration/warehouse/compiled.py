@@ -48,13 +48,15 @@ _LEFT_OUT: Final = ("resource_type:test", "resource_type:unit_test", "resource_t
 
 @dataclass(frozen=True)
 class Model:
-    """A compiled model. `relation` is its quoted name in the warehouse; `reads` are the names of the models, seeds and snapshots that its SQL names."""
+    """A compiled model. `relation` is its quoted name in the warehouse; `reads` are the names of the models, seeds and snapshots that its SQL reads;
+    `live` is how it takes part in live features (orchestration/live/plan.py), as its config says."""
 
     name: str
     relation: str
     sql: str
     reads: list[str]
     is_view: bool
+    live: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
             node["name"],
             node["relation_name"],
             node["compiled_code"],
-            [name for relation, name in relations.items() if relation in node["compiled_code"]],
+            _names_in(node["compiled_code"], relations),
             node["config"]["materialized"] == "view",
+            node["config"]["meta"].get("live"),
         )
         for node in nodes
         if node["resource_type"] == "model" and node.get("compiled_code")
@@ -144,6 +147,12 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
         node["name"] for node in nodes if node["resource_type"] == "model" and node["fqn"][1:3] == ["marts", "features"]
     ]
     return Compiled(digest, sorted(marts), models)
+
+
+def _names_in(sql: str, relations: Mapping[str, str]) -> list[str]:
+    """The names of the relations that a query reads. Comments of models name others, too."""
+    code = "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
+    return [name for relation, name in relations.items() if relation in code]
 
 
 class Answers:

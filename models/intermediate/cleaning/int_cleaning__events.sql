@@ -2,7 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    meta={'change_set': 'int_cleaning__changed_rows'},
+    meta={'live': 'slice', 'change_set': 'int_cleaning__changed_rows'},
     post_hook="{{ move_watermark('int_cleaning__changed_rows') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.

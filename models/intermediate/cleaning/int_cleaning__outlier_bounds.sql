@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key=['measure', 'group_by', 'group_key', 'fit_day'],
+    meta={'live': 'lookup'},
     post_hook="{{ move_watermark('int_cleaning__changed_rows') }}",
 ) }}
 -- What the values of kept events are held against: for each group and day of which there are any, the fit of two days before
@@ -40,6 +41,15 @@ asked as (
 
 ),
 
+-- Of the groups asked for alone: an as-of join sorts all that it gets.
+fits as (
+
+    select f.*
+    from {{ ref('int_cleaning__numeric_statistics') }} as f
+    where (f.measure, f.group_by, f.group_key) in (select (a.measure, a.group_by, a.group_key) from asked as a)
+
+),
+
 answered as (
 
     select
@@ -49,7 +59,7 @@ answered as (
         a.fit_day,
         {{ all_but('f', ['measure', 'group_by', 'group_key', 'valid_on']) }}
     from {{ asof_left_join(
-        'asked as a', ref('int_cleaning__numeric_statistics') ~ ' as f',
+        'asked as a', 'fits as f',
         [('a.measure', 'f.measure'), ('a.group_by', 'f.group_by'), ('a.group_key', 'f.group_key')],
         'a.fit_day', 'f.valid_on'
     ) }}

@@ -2,7 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    meta={'change_set': 'int_events__changed_rows'},
+    meta={'live': 'slice', 'change_set': 'int_events__changed_rows'},
     post_hook="{{ move_watermark('int_events__validated') }}",
 ) }}
 -- Kept events with their visitor and their session (docs/decisions/0014-a-session-is-a-visitors.md).

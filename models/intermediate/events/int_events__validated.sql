@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
+    meta={'live': 'slice'},
     post_hook="{{ move_watermark('int_events__new_rows') }}",
 ) }}
 -- Every raw row of an event, each with its verdict: kept, duplicate or quarantined, and why.

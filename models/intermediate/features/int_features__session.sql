@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     meta={
+        'live': 'slice',
         'change_set': 'int_features__changed_sessions',
         'change_keys': ['session_id'],
         'spine': 'int_features__session_spine',

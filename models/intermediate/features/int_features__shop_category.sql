@@ -1,5 +1,5 @@
 {{ config(
-    meta={'closed_days': 'values'},
+    meta={'live': 'shop', 'closed_days': 'values'},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- The categories in the shop as a whole (macros/affinity.sql).

@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='changes',
     meta={
+        'live': 'slice',
         'change_set': 'int_features__changed_customers',
         'change_keys': ['customer_id'],
         'change_condition': 'not is_hours_only',

@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='changes',
-    meta={'change_set': 'int_changes__identities', 'change_keys': ['identity']},
+    meta={'live': 'slice', 'change_set': 'int_changes__identities', 'change_keys': ['identity']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which customer an identity belongs to, and from when until when that was what one knew. A visitor is a customer of

@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='changes',
-    meta={'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
+    meta={'live': 'slice', 'change_set': 'int_changes__identity_days', 'change_keys': ['identity', 'event_day']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- What each identity did with each product on each day, by the day it arrived (macros/tiles/identity_product.sql). A late event adds a row

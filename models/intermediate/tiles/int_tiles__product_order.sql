@@ -1,7 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='changes',
-    meta={'change_set': 'int_changes__product_days', 'change_keys': ['product_id', 'event_day']},
+    meta={'live': 'slice', 'change_set': 'int_changes__product_days', 'change_keys': ['product_id', 'event_day']},
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which orders each product was in, by day and the day it arrived (macros/tiles/product_order.sql). A late event adds a row

@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='view', meta={'live': 'slice'}) }}
 with states as (
 
     select * from {{ ref('int_features__session') }}

@@ -1,44 +1,8 @@
-{{ config(materialized='view') }}
+{{ config(materialized='view', meta={'live': 'slice'}) }}
 {% set state = ref('int_features__user') %}
 {% set rates = [('view_to_cart', 'cart_adds', 'views'), ('cart_to_unit', 'units', 'cart_adds')] %}
 {% set rfm_window = var('rfm_days') ~ 'd' %}
----------- the shop as a whole: what rates of customers with little history are smoothed towards
-
-with days as (
-
-    select distinct cast(as_of as date) as as_of_day from {{ state }}
-
-),
-
-shop_days as (
-
-    select
-        event_day,
-        arrival_day,
-        sum(views) as views,
-        sum(cart_adds) as cart_adds,
-        sum(units) as units
-    from {{ ref('int_tiles__identity_day') }}
-    group by event_day, arrival_day
-
-),
-
-shop as (
-
-    select
-        {% for suffix, days in share_windows() %}
-        {% for measure in ['views', 'cart_adds', 'units'] %}
-        {{ window_sum('t.' ~ measure, days, 'decimal(38, 4)') }} as {{ measure }}_{{ suffix }},
-        {% endfor %}
-        {% endfor %}
-        d.as_of_day
-    from days as d
-    left join shop_days as t on d.as_of_day > t.arrival_day
-    group by d.as_of_day
-
-),
-
-rfm_values as (
+with rfm_values as (
 
     select customer_id, as_of, 'recency_days' as measure, {{ hours_between('last_order_at', 'as_of') }} / 24 as score_of from {{ state }}
     where last_order_at is not null
@@ -132,7 +96,7 @@ final as (
         g.segment as rfm_segment
     from {{ state }} as s
     cross join {{ ref('int_identity__build') }} as b
-    left join shop as h on cast(s.as_of as date) = h.as_of_day
+    left join {{ ref('int_features__shop') }} as h on cast(s.as_of as date) = h.as_of_day
     left join rfm as f on s.customer_id = f.customer_id and s.as_of = f.as_of
     left join {{ seed('rfm_segments') }} as g
         on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score

@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='view', meta={'live': 'slice'}) }}
 select
     ---------- key
     s.customer_id,

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+from prometheus_client import CollectorRegistry
 
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable
@@ -103,8 +104,11 @@ def stream(
     port: int | None = None,
     address: str = "127.0.0.1",
     where: Settings | None = None,
+    started: Callable[[Loader], None] | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> dict[str, Any]:
-    """Load a stream until it is drained (`drain`), or until SIGTERM or SIGINT; the open batch lands first. Returns the totals.
+    """Load a stream until it is drained (`drain`), or until SIGTERM or SIGINT; the open batch lands first. Returns the totals. `started` is called with the
+    loader, which another thread may stop; the metrics are put into a `registry`.
 
     Raises FinegrainError; messages that have not landed are still in the stream.
     """
@@ -123,7 +127,7 @@ def stream(
 
     with duckdb.connect() as con:  # only for binding the mapping; batches land in the lake
         writers = [Messages(con, source, name, entry, zone, said, bounds=bounds) for _ in range(WRITERS)]
-    watch = Watch(client.stream_id, form, port, address)
+    watch = Watch(client.stream_id, form, port, address, registry)
     # Arrow's own pool returns memory to the system and requests it again for every batch, which costs more than filling it.
     pa.set_memory_pool(pa.system_memory_pool())
     # There are many short-lived messages, and reference counting frees them; garbage collection would take longer than reading them.
@@ -131,6 +135,8 @@ def stream(
     gc.set_threshold(100_000)
     try:
         loader = Loader(client, writers, connect, where, watch, limits, from_beginning=from_beginning)
+        if started is not None:
+            started(loader)
         with suppress(Unavailable):
             _ = loader.con  # if the lake is unavailable, `run` waits for it
         _record_shop(loader, where, mapping)

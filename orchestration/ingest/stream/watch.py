@@ -60,7 +60,12 @@ class Watch:
     """Counts what a loader does and reports it in one form. `port` serves Prometheus metrics, on loopback unless `address` is given."""
 
     def __init__(
-        self, stream_id: str, form: Form = Form.none, port: int | None = None, address: str = "127.0.0.1"
+        self,
+        stream_id: str,
+        form: Form = Form.none,
+        port: int | None = None,
+        address: str = "127.0.0.1",
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self.stream_id, self.form = stream_id, form
         self.totals = Totals()
@@ -71,7 +76,7 @@ class Watch:
         if form is Form.panel:
             self._live = Live(console=console.err(), transient=True, refresh_per_second=4, get_renderable=self._panel)
             self._live.start()
-        self._registry = CollectorRegistry()
+        self._registry = registry or CollectorRegistry()
         labels: dict[str, Any] = {"namespace": "finegrain", "subsystem": "stream", "registry": self._registry}
         Info("stream", "What is loaded", namespace="finegrain", registry=self._registry).info(
             {"place": console.shown(stream_id)}

@@ -1,0 +1,247 @@
+"""Computes feature vectors of the customers that new rows touch. All of it is SQL of the models, or moves rows.
+
+    take(raw)     new raw rows become rows of events (models up to int_events__normalized), and their identities are pending
+    answer()      the rows of some pending identities, and of all that bear upon theirs, become features (models from there to the marts)
+
+An identity's rows bear upon another's if a login and a visitor were seen together, or both had one order. Features of an identity can change through
+those one or two steps away (a session is a visitor's, and its visitor may have two logins), and rest on rows one or two steps further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from orchestration.errors import FinegrainError
+from orchestration.live.plan import CATEGORY_NAMES, NORMALIZED, RAW, ROWS, VALIDATED, Plan
+from orchestration.live.state import State
+from orchestration.sql.text import identifier, quote
+from orchestration.warehouse import warehouse
+from orchestration.warehouse.compiled import BUILD, EVENTS, SPINES, Model
+
+#: Identities of which the new rows are answered at once.
+BATCH: Final = 400
+_STEPS: Final = 2
+LINKS: Final = "int_identity__links"
+SESSIONS: Final = "int_tiles__identity_session"
+#: Of the marts with a row for each customer and something else, those of which only the keys of the new rows are written, unless there is an order among
+#: these. A customer has hundreds of them.
+_OF_TOUCHED: Final = {"user_item_features": "product_id"}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Vectors to write: by mart, the query that reads them. `as_of` of all; how many identities had new rows, and when the first of these rows came."""
+
+    queries: Mapping[str, str]
+    as_of: datetime
+    identities: int
+    rows: int
+    since: datetime | None
+
+
+class Engine:
+    """Runs a `Plan` on a `State`. `con` is its connection; a thread at a time may use it."""
+
+    def __init__(self, plan: Plan, state: State, shapes: Mapping[str, pa.Table], spill: Path, threads: int = 2) -> None:
+        """`shapes`: an empty table of the columns of each model in `RAW`."""
+        self.plan, self.state = plan, state
+        self.snapshot, self.as_of = state.snapshot, state.as_of
+        # Batches are small, so that planning takes longest; more threads than this would wait for each other.
+        self.con = duckdb.connect(config={**warehouse.limits(spill), "threads": threads})
+        self.con.execute("set timezone = 'UTC'")
+        self.con.execute("attach ':memory:' as warehouse; use warehouse")
+        self.con.execute(f"attach {quote(str(state.file))} as state")
+        for model in (*plan.normalize, *plan.slice):
+            self.con.execute(f"create schema if not exists warehouse.{model.relation.split('.')[1]}")
+        self._load_tables()
+        self._shapes = shapes
+        self._set_raw(shapes)
+        for model in plan.normalize:
+            if model.is_view:
+                self.con.execute(f"create view {model.relation} as {model.sql}")
+            else:
+                self.con.execute(f"create table {model.relation} as {model.sql}")
+        kinds = {name: kind for name, kind, *_ in self.con.execute("describe state.live.rows").fetchall()}
+        self._columns = [name for name in kinds if name != "bucket"]
+        #: New rows whose identities wait for an answer, with the snapshot that they came in.
+        self.con.execute(
+            "create table main.pending (row_id bigint, identity varchar, product_id varchar, came_at timestamp)"
+        )
+        #: Rows of the build that came again in another version: the lines of an order whose header changed.
+        self.con.execute("create table main.replaced (row_id bigint)")
+
+    def close(self) -> None:
+        self.con.close()
+
+    def _load_tables(self) -> None:
+        """Copy the small tables of the state into memory, under the names by which the models read them."""
+        tables = self.con.execute(
+            "select table_schema, table_name from information_schema.tables where table_catalog = 'state' and table_schema <> 'live'"
+        ).fetchall()
+        for schema, name in tables:
+            place = f"{identifier(schema)}.{identifier(name)}"
+            self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
+            self.con.execute(f"create table warehouse.{place} as from state.{place}")
+
+    def take(self, raw: Mapping[str, pa.Table], snapshot: int, *, waits: bool = True) -> int:
+        """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake; returns how many rows of events they are. Their identities
+        wait for an answer, unless not `waits`."""
+        self.con.execute(f"set variable pinned = {snapshot}::bigint")
+        self._set_raw(raw)
+        for model in self.plan.normalize:
+            if not model.is_view:
+                self.con.execute(f"create or replace table {model.relation} as {model.sql}")
+        columns = ", ".join(map(identifier, self._columns))
+        self.con.execute(
+            f"create or replace table main.taken as select hash(identity) as bucket, {columns} from main.{NORMALIZED} where identity is not null"
+        )
+        if any(name in raw for name in RAW[1:]):
+            self.con.execute("delete from state.live.since where row_id in (select row_id from main.taken)")
+            self.con.execute("insert into main.replaced select row_id from main.taken")
+        self.con.execute("insert into state.live.since by name from main.taken")
+        self._connect_identities()
+        if waits:
+            self.con.execute(
+                "insert into main.pending select row_id, identity, product_id, ingested_at from main.taken"
+            )
+        self.snapshot = snapshot
+        self._set_raw({name: self._shapes[name] for name in raw})
+        [(rows,)] = self.con.execute("select count(*) from main.taken").fetchall()
+        return int(rows)
+
+    def _set_raw(self, raw: Mapping[str, pa.Table]) -> None:
+        for name, table in raw.items():
+            self.con.register("given", table)
+            self.con.execute(f"create or replace table main.{name} as from given")
+            self.con.unregister("given")
+        self.con.execute(
+            f"create or replace table main.{CATEGORY_NAMES} as select distinct category as category_name from main.base_events__events"
+        )
+
+    def _connect_identities(self) -> None:
+        self.con.execute(
+            "insert into state.live.orders select distinct purchase_order_id, identity from main.taken where purchase_order_id is not null "
+            "except select purchase_order_id, identity from state.live.orders"
+        )
+        self.con.execute(
+            "insert into state.live.neighbours select a, b from ("
+            "select unnest([identity, 'a:' || anonymous_id]) as a, unnest(['a:' || anonymous_id, identity]) as b from main.taken "
+            "where user_id is not null and anonymous_id is not null "
+            "union all select unnest([x.identity, y.identity]) as a, unnest([y.identity, x.identity]) as b from main.taken as x "
+            "inner join state.live.orders as y on x.purchase_order_id = y.purchase_order_id"
+            ") where a <> b except select a, b from state.live.neighbours"
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many identities have new rows and no answer to them."""
+        [(count,)] = self.con.execute("select count(distinct identity) from main.pending").fetchall()
+        return int(count)
+
+    def answer(self, limit: int = BATCH) -> Answered | None:
+        """Compute the features of the identities that have waited longest; None if none waits. `done` must follow once they are written."""
+        self.con.execute(
+            "create or replace table main.touched as select p.* from main.pending as p inner join ("
+            f"select identity from main.pending group by identity order by min(came_at), identity limit {limit}"
+            ") as first using (identity)"
+        )
+        [(identities, rows, since)] = self.con.execute(
+            "select count(distinct identity), count(*), min(came_at) from main.touched"
+        ).fetchall()
+        if not rows:
+            return None
+        self._gather()
+        names = {model.name: model for model in self.plan.slice}
+        self._run(names.pop(VALIDATED))
+        self._set_moment()
+        waiting = list(names.values())
+        while waiting:
+            model = waiting.pop(0)
+            self._run(model)
+            if model.name == LINKS:
+                self._ask_customers()
+            if model.name == SESSIONS:
+                self._ask_sessions()
+        return Answered({name: self._query(name) for name in self.plan.marts}, self.as_of, identities, rows, since)
+
+    def done(self) -> None:
+        """The last answer is written."""
+        self.con.execute("delete from main.pending where row_id in (select row_id from main.touched)")
+
+    def _run(self, model: Model) -> None:
+        # Not prepared: DuckDB plans by what the tables hold, and a plan made for other rows gives wrong results (docs/decisions/0020).
+        self.con.execute(f"create or replace table {model.relation} as {model.sql}")
+
+    def _gather(self) -> None:
+        """Table `asked`: the identities whose customers are asked about. `ROWS`: all rows of those and of identities that bear upon them."""
+        self.con.execute(
+            "create or replace table main.asked as select distinct unnest([t.identity, 'a:' || n.anonymous_id]) as identity from main.touched as t "
+            "inner join state.live.since as n on t.row_id = n.row_id"
+        )
+        self._widen("asked")
+        self.con.execute("create or replace table main.read as from main.asked")
+        self._widen("read")
+        buckets = self.con.execute("select list(hash(identity)) from main.read").fetchall()[0][0]
+        columns = ", ".join(map(identifier, self._columns))
+        known = f"bucket in ({', '.join(map(str, buckets))}) and identity in (from main.read)"
+        self.con.execute(
+            f"create or replace table main.{ROWS} as select {columns} from state.live.rows where {known} and row_id not in (from main.replaced) "
+            f"union all select {columns} from state.live.since where identity in (from main.read)"
+        )
+
+    def _widen(self, table: str) -> None:
+        for _ in range(_STEPS):
+            self.con.execute(
+                f"insert into main.{table} select distinct n.b from state.live.neighbours as n where n.a in (from main.{table}) and n.b is not null "
+                f"except from main.{table}"
+            )
+
+    def _set_moment(self) -> None:
+        """As a build's moment: just after all that has arrived (int_identity__build)."""
+        [(last,)] = self.con.execute(
+            f"select max(greatest(raw_available_at, event_at)) from main.{VALIDATED} where verdict = 'kept'"
+        ).fetchall()
+        if last is not None:
+            self.as_of = max(self.as_of, last + timedelta(microseconds=1))
+        if self.as_of >= self.state.last_day:
+            raise FinegrainError(
+                f"the last build is of {self.state.as_of:%Y-%m-%d}, too old to compare with; run `finegrain build`"
+            )
+        self.con.execute(
+            f"create or replace table main.{BUILD} as select $as_of::timestamp as as_of, $as_of::date as as_of_day, {self.snapshot}::bigint as built_from",
+            {"as_of": self.as_of},
+        )
+
+    def _ask_customers(self) -> None:
+        """Customers of the logins asked about, and of visitors without a login. (A visitor's login may be one whose rows are here in part.)"""
+        self.con.execute(
+            f"create or replace table main.{SPINES['customer_id']} as select distinct l.customer_id, b.as_of from main.{LINKS} as l "
+            f"cross join main.{BUILD} as b where l.identity in (from main.asked) and l.known_from <= b.as_of "
+            "and b.as_of < coalesce(l.known_to, timestamp '9999-12-31') "
+            f"and (l.identity like 'u:%' or l.customer_id not in (select o.customer_id from main.{LINKS} as o where o.identity like 'u:%'))"
+        )
+
+    def _ask_sessions(self) -> None:
+        """Sessions with a new event."""
+        self.con.execute(
+            f"create or replace table main.{SPINES['session_id']} as select distinct e.session_id, b.as_of from main.{EVENTS} as e "
+            f"cross join main.{BUILD} as b where e.session_id is not null and e.row_id in (select row_id from main.touched)"
+        )
+
+    def _query(self, mart: str) -> str:
+        """The rows of a mart to write."""
+        relation = next(model.relation for model in self.plan.slice if model.name == mart)
+        column = _OF_TOUCHED.get(mart)
+        if column is None:
+            return f"select * from {relation}"
+        return (
+            f"select * from {relation} as m where m.{column} in (select t.{column} from main.touched as t) or exists ("
+            f"select 1 from main.{EVENTS} as e where e.order_key is not null and e.row_id in (select t.row_id from main.touched as t))"
+        )

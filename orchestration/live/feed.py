@@ -1,0 +1,86 @@
+"""What comes into the lake: raw rows after a snapshot, as the models of raw rows see them."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from orchestration.config.settings import Settings
+from orchestration.lake import lake
+from orchestration.live.plan import RAW
+from orchestration.warehouse.compiled import Compiled
+
+_EVENTS, _GA4, _ORDERS, _ITEMS, _REFUNDS = RAW
+_TABLES = {
+    "events": [_EVENTS],
+    "ga4_events": [_GA4],
+    "orders": [_ORDERS, _ITEMS, _REFUNDS],
+    "order_items": [_ORDERS, _ITEMS],
+    "refunds": [_ORDERS, _REFUNDS],
+}
+
+
+class Feed:
+    """Raw rows of the lake by the snapshot in which they came. One thread may use it."""
+
+    def __init__(self, where: Settings, models: Compiled, snapshot: int) -> None:
+        self.snapshot = snapshot
+        self._sql = {name: models.models[name].sql for name in RAW}
+        self._con: duckdb.DuckDBPyConnection = lake.connect(where, read_only=True)
+        self._con.execute("set timezone = 'UTC'; set variable arrivals = map([]::varchar[], []::bigint[])")
+        self._known: dict[str, int] | None = None
+
+    def close(self) -> None:
+        self._con.close()
+
+    def shapes(self) -> dict[str, pa.Table]:
+        """Of each model of raw rows, an empty table."""
+        self._set(self.snapshot, self.snapshot)
+        return {
+            name: self._con.execute(f"select * from ({sql}) limit 0").to_arrow_table()
+            for name, sql in self._sql.items()
+        }
+
+    def read(self, upto: int | None = None) -> dict[str, pa.Table]:
+        """The raw rows that came since the last call, by the name of their model; `snapshot` is that up to which they go, at most `upto`. Of an order of which anything came,
+        all that is known of it comes again."""
+        [(newest,)] = self._con.execute("select id from lake.current_snapshot()").fetchall()
+        newest = min(newest, upto if upto is not None else newest)
+        if newest <= self.snapshot:
+            return {}
+        rows = self._rows()
+        # At first it is not known what came after the build.
+        moved = [table for table in _TABLES if self._known is None or rows.get(table) != self._known.get(table)]
+        self._set(self.snapshot, newest)
+        found = {
+            name: self._all(name)
+            for name in dict.fromkeys(each for table in moved for each in _TABLES[table])
+            if name != _ORDERS
+        }
+        if any(_ORDERS in _TABLES[table] for table in moved):
+            found[_ORDERS] = self._orders(found)
+        self.snapshot, self._known = newest, None if upto is not None else rows
+        return found
+
+    def _set(self, since: int, pinned: int) -> None:
+        self._con.execute(f"set variable since = {since}::bigint; set variable pinned = {pinned}::bigint")
+
+    def _all(self, name: str) -> pa.Table:
+        return self._con.execute(self._sql[name]).to_arrow_table()
+
+    def _orders(self, found: dict[str, pa.Table]) -> pa.Table:
+        """The headers of orders of which a line, a refund or a header came."""
+        new = "select order_id from ducklake_table_insertions('lake', 'raw', 'orders', getvariable('since') + 1, getvariable('pinned'))"
+        for name in (_ITEMS, _REFUNDS):
+            if name in found:
+                self._con.register(f"new_{name}", found[name].select(["order_id"]))
+                new += f" union all select order_id from new_{name}"
+        return self._con.execute(f"select * from ({self._sql[_ORDERS]}) where order_id in ({new})").to_arrow_table()
+
+    def _rows(self) -> dict[str, int]:
+        """How many rows ever came into each raw table. Neither compaction nor deletion changes that."""
+        found = self._con.execute(
+            "select t.table_name, s.next_row_id from __ducklake_metadata_lake.ducklake_table_stats as s "
+            "inner join ducklake_table_info('lake') as t on s.table_id = t.table_id"
+        ).fetchall()
+        return {str(table): int(count) for table, count in found}
