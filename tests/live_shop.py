@@ -1,0 +1,193 @@
+"""A copy of the simulated shop with a stream of further events: of the day after its last, with late ones, copies, logins, bots and broken lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from orchestration.config.settings import Settings
+from orchestration.live.live import live
+from orchestration.live.parity import Parity, parity
+from orchestration.store.online import OnlineStore
+from orchestration.warehouse.build import build
+
+MAPPING = {
+    "source": "shop_web",
+    "tables": {
+        "events": {
+            "stream": {"folder": "live"},
+            "expects": ["customers", "products"],
+            "available_at": {"column": "received_at"},
+        }
+    },
+}
+_TYPES = [
+    *["view_item"] * 8,
+    *["view_item_list"] * 3,
+    "search",
+    *["add_to_cart"] * 3,
+    "remove_from_cart",
+    "begin_checkout",
+    "purchase",
+    "page_view",
+]
+
+
+@dataclass
+class LiveShop:
+    """A home with a built shop, and a stream `live` beside it."""
+
+    where: Settings
+    users: list[str]
+    visitors: list[str]
+    products: list[str]
+    begin: datetime
+    random: random.Random
+    made: int = 0
+
+    @classmethod
+    def copy_of(cls, built: Settings, home: Path, seed: int = 1) -> LiveShop:
+        shutil.copytree(built.home, home, symlinks=True)
+        where = Settings.below(home, built.extensions)
+        (home / "live").mkdir()
+        (home / "live.yml").write_text(json.dumps(MAPPING))
+        with duckdb.connect(str(where.warehouse), read_only=True) as con:
+            ids = {
+                name: [
+                    row[0]
+                    for row in con.execute(
+                        f"select distinct {name} from main.int_cleaning__events where {name} is not null order by 1"
+                    ).fetchall()
+                ]
+                for name in ("user_id", "anonymous_id", "product_id")
+            }
+            [(as_of,)] = con.execute("select as_of from main.int_identity__build").fetchall()
+        day = datetime.combine(as_of.date(), datetime.min.time()) + timedelta(days=1)
+        return cls(where, ids["user_id"], ids["anonymous_id"], ids["product_id"], day, random.Random(seed))
+
+    @property
+    def mapping(self) -> Path:
+        return self.where.home / "live.yml"
+
+    def add(self, count: int) -> list[dict[str, Any]]:
+        """Append events to the stream; returns them."""
+        lines = [self._line() for _ in range(count)]
+        with (self.where.home / "live" / "events.jsonl").open("a") as out:
+            for line in lines:
+                out.write(json.dumps(line) + "\n")
+                if self.random.random() < 0.03:  # delivered twice
+                    out.write(json.dumps(line) + "\n")
+                if self.random.random() < 0.01:
+                    out.write("{broken\n")
+        return lines
+
+    def _line(self) -> dict[str, Any]:
+        pick = self.random
+        self.made += 1
+        received = self.begin + timedelta(minutes=20, seconds=self.made * 7)
+        happened = received - timedelta(seconds=pick.random() * 3)
+        if pick.random() < 0.08:  # late, by minutes or by weeks
+            happened -= timedelta(minutes=pick.choice([20, 31, 600, 60 * 24 * 9]))
+        # Few at a time, so that carts, sessions and logins come together; and new ones.
+        of_hour = random.Random(self.made // 40)
+        user, visitor = of_hour.choice(self.users), of_hour.choice(self.visitors)
+        who: dict[str, Any] = {"anonymous_id": visitor}
+        chance = pick.random()
+        if chance < 0.35:
+            who = {"user_id": user, "anonymous_id": visitor}
+        elif chance < 0.45:
+            who = {"user_id": user}
+        elif chance < 0.55:
+            who = {"anonymous_id": f"new visitor {pick.randrange(20)}"}
+        elif chance < 0.58:
+            who = {"user_id": pick.choice(self.users), "anonymous_id": f"new visitor {pick.randrange(20)}"}
+        kind = pick.choice(_TYPES)
+        line = {
+            "event_id": f"live {self.made}",
+            "event_type": kind,
+            "event_at": f"{happened.isoformat()}Z",
+            "received_at": f"{received.isoformat()}Z",
+            **who,
+            "device": pick.choice(["mobile", "desktop", None]),
+        }
+        if kind not in ("search", "page_view", "begin_checkout"):
+            line |= {
+                "product_id": pick.choice(self.products) if pick.random() < 0.98 else "no such product",
+                "price": pick.choice([1.5, 20, 99.99, None, 100_000]),
+                "currency": pick.choice(["EUR", "USD", None]),
+                "quantity": pick.choice([1, 2, None]),
+                "category": pick.choice([None, "Shoes", "a new category"]),
+            }
+        if kind == "purchase":
+            line["order_id"] = f"live order {pick.randrange(self.made // 5 + 1)}"
+        return line
+
+    def live(self, **given: Any) -> dict[str, Any]:
+        """Load the stream, and write the vectors of all that came."""
+        return live(self.mapping, data=self.where.home, drain=True, where=self.where, **given)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the command in a process of its own."""
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "orchestration.cli",
+                "live",
+                str(self.mapping),
+                "--data",
+                str(self.where.home),
+                *arguments,
+            ],
+            env={**os.environ, **self.where.environment()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def build(self) -> None:
+        done = build(where=self.where)
+        assert done.passed, [(node.name, node.message) for node in done.failed]
+
+    def keys(self, mart: str) -> list[list[str]]:
+        """All keys of a mart that the SQLite store has."""
+        with sqlite3.connect(self.where.home / "store" / "online.sqlite") as con:
+            return [_parts(row[0]) for row in con.execute(f'select key from "{mart}"').fetchall()]
+
+    def parity(self) -> Parity:
+        """Every vector of the store beside the warehouse."""
+        marts = (
+            "user_features",
+            "session_features",
+            "user_item_features",
+            "user_category_features",
+            "user_brand_features",
+        )
+        return parity(where=self.where, keys={mart: self._named(mart) for mart in marts})
+
+    def _named(self, mart: str) -> list[list[str]]:
+        """Keys in the order of the mart's columns; the store has them by name."""
+        with OnlineStore(self.where) as store:
+            names = list(store.mart(mart).keys)
+        names = names[: names.index("as_of")]
+        return [[key[sorted(names).index(name)] for name in names] for key in self.keys(mart)]
+
+
+def _parts(text: str) -> list[str]:
+    """The values of a key of one or two columns, by name (orchestration/store/online.py, `key_text`)."""
+    length, colon, rest = text.partition(":")
+    if not (colon and length.isdecimal()):
+        return [text]
+    first = rest.encode()[: int(length)].decode()
+    return [first, rest[len(first) :]]

@@ -1,0 +1,174 @@
+"""Live features: after a stream is drained, every vector of the online store equals the same features of a build, value for value."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from live_shop import LiveShop
+
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError, Unavailable
+from orchestration.live.plan import Plan, plan
+from orchestration.store.online import OnlineStore
+from orchestration.warehouse.compiled import Compiled, compiled
+
+MARTS = {"user_features", "session_features", "user_item_features", "user_category_features", "user_brand_features"}
+
+
+@pytest.fixture
+def shop(built_shop: Settings, tmp_path: Path) -> LiveShop:
+    return LiveShop.copy_of(built_shop, tmp_path / "home")
+
+
+def assert_equal(shop: LiveShop, at_least: int) -> None:
+    """Build, and compare each vector of the store."""
+    shop.build()
+    found = shop.parity()
+    assert found.is_equal, {name: each for name, each in found.marts.items() if each.examples or each.extra}
+    assert found.marts.keys() == MARTS
+    assert not any(each.later for each in found.marts.values())
+    assert all(each.compared >= at_least for each in found.marts.values()), found
+
+
+def test_vectors_equal_a_build(shop: LiveShop) -> None:
+    lines = shop.add(150)
+    first = shop.live()
+    # Started again, it goes on where it was.
+    lines += shop.add(250)
+    second = shop.live(batch=7)
+    assert first["rows"] >= 150 and second["rows"] >= 250, (first, second)
+    assert second["identities"] / second["batches"] <= 7
+    assert_equal(shop, at_least=20)
+    # Every customer of whom an event was kept has a vector that knows of it.
+    with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
+        con.execute("set timezone = 'UTC'")
+        rows = con.execute(
+            "select l.customer_id, max(e.event_at) from main.int_cleaning__events as e inner join main.int_identity__links as l "
+            "on e.identity = l.identity and l.known_to is null where e.available_at >= $begin group by 1",
+            {"begin": shop.begin},
+        ).fetchall()
+    assert len(rows) > 20
+    with OnlineStore(shop.where) as store:
+        for (_, newest), vector in zip(rows, store.read("user_features", [key for key, _ in rows]), strict=True):
+            assert vector is not None and vector.as_of > newest
+            assert vector.values["hours_since_session"] * 3600 <= (vector.as_of - newest).total_seconds() + 0.01
+    assert len({line.get("user_id") for line in lines}) > 5
+
+
+def test_a_new_build_is_taken_over(shop: LiveShop) -> None:
+    """Vectors computed on the state of a new build are equal, too; what came before it is not computed again."""
+    shop.add(80)
+    shop.live()
+    shop.build()
+    shop.add(80)
+    again = shop.live()
+    assert 80 <= again["rows"] < 100, again
+    assert_equal(shop, at_least=10)
+
+
+def test_a_build_while_it_runs(shop: LiveShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running process takes over the state of a build that ends meanwhile."""
+    shop.add(60)
+    process = shop.start("--json")
+    try:
+        wait_for(lambda: len(shop.keys("user_features")) > 5, process)
+        shop.build()
+        from orchestration.live import state
+
+        newest = state.last_build(shop.where)
+        shop.add(60)
+        time.sleep(8)
+        shop.add(60)
+        wait_for(lambda: vectors_since(shop, shop.made) > 0, process)
+        assert newest > 0
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    shop.live()
+    assert_equal(shop, at_least=10)
+
+
+def wait_for(found: Any, process: Any, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if found():
+                return
+        except Exception:  # the store is not there yet
+            pass
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.2)
+
+
+def vectors_since(shop: LiveShop, made: int) -> int:
+    """How many vectors know of the last event."""
+    import sqlite3
+    from datetime import UTC, timedelta
+
+    newest = shop.begin + timedelta(minutes=20, seconds=made * 7)
+    with sqlite3.connect(shop.where.home / "store" / "online.sqlite") as con:
+        [(count,)] = con.execute(
+            "select count(*) from user_features where as_of >= ?", [int(newest.replace(tzinfo=UTC).timestamp() * 1e6)]
+        ).fetchall()
+    return int(count)
+
+
+def test_a_store_that_is_away(
+    shop: LiveShop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the store does not answer, identities wait; all vectors are written once it does."""
+    shop.add(40)
+    failures = iter([True] * 3)
+    write = OnlineStore.write_from
+
+    def failing(self: OnlineStore, *given: Any, **named: Any) -> int:
+        if next(failures, False):
+            raise Unavailable("the store does not answer")
+        return write(self, *given, **named)
+
+    monkeypatch.setattr(OnlineStore, "write_from", failing)
+    done = shop.live()
+    assert done["rows"] >= 40 and done["trouble"] is None
+    assert_equal(shop, at_least=5)
+
+
+@pytest.fixture(scope="module")
+def models(built_shop: Settings) -> Compiled:
+    return compiled(built_shop)
+
+
+def marked(models: Compiled, **kinds: str | None) -> Plan:
+    """The plan with other marks."""
+    changed = {name: dataclasses.replace(models.models[name], live=kind) for name, kind in kinds.items()}
+    return plan(dataclasses.replace(models, models={**models.models, **changed}))
+
+
+def test_marks_are_checked(models: Compiled) -> None:
+    assert set(plan(models).marts) == MARTS
+    # It reads tiles of all products.
+    with pytest.raises(
+        FinegrainError, match=r"^item_features: it is marked live: slice, and reads .*all customers; take the mark off"
+    ):
+        marked(models, item_features="slice")
+    # Without its own mark, what was computed on the slice would be read as it was at the last build.
+    with pytest.raises(
+        FinegrainError, match="reads int_tiles__identity_day, which is computed from the events of all customers"
+    ):
+        marked(models, int_tiles__identity_day=None)
+    with pytest.raises(FinegrainError, match="no feature mart is marked as live"):
+        marked(models, **dict.fromkeys(MARTS))
+
+
+def test_a_failed_build_is_refused(shop: LiveShop) -> None:
+    with duckdb.connect(str(shop.where.warehouse)) as con:
+        con.execute("update main.builds set status = 'failed'")
+    with pytest.raises(FinegrainError, match="the last build of .* did not pass; run `finegrain build` first"):
+        shop.live()
