@@ -194,7 +194,7 @@ def test_the_newest_stays_in_whatever_order_they_come(store: Backend, batches: l
 
 
 def test_writers_at_once_leave_the_newest(store: Backend) -> None:
-    """Three writers with the same vectors, shuffled, in small batches. A reader never sees one go back."""
+    """Three writers with the same vectors, shuffled, in small batches, each with connections of its own. A reader never sees one go back."""
     moments, keys = 40, 25
     newest = [0] * keys
     went_back: list[tuple[int, int]] = []
@@ -203,15 +203,16 @@ def test_writers_at_once_leave_the_newest(store: Backend) -> None:
     writing.set()
 
     def write(seed: int) -> None:
+        own = backend(store.name)
         try:
             records = [(f"k{key}", at, "l" * 16, f"[{at}]") for at in range(1, moments + 1) for key in range(keys)]
             random.Random(seed).shuffle(records)
             for first in range(0, len(records), 7):
-                store.write("mart", records[first : first + 7])
+                own.write("mart", records[first : first + 7])
         except BaseException as error:
             errors.append(error)
         finally:
-            store.close()
+            own.close()
 
     def read() -> None:
         while writing.is_set():
@@ -220,7 +221,6 @@ def test_writers_at_once_leave_the_newest(store: Backend) -> None:
                 if seen < newest[key]:
                     went_back.append((newest[key], seen))
                 newest[key] = seen
-        store.close()
 
     reader = threading.Thread(target=read)
     writers = [threading.Thread(target=write, args=[seed]) for seed in range(3)]
@@ -469,7 +469,7 @@ def test_feasts_own_command_reads_the_repository(in_sqlite: Settings) -> None:
 
 
 def test_a_repository_of_another_online_store_is_refused(in_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FinegrainError, match="feature_store.yaml does not exist; run `finegrain store apply`"):
+    with pytest.raises(FinegrainError, match=r"feature_store\.yaml does not exist; run `finegrain store apply`"):
         opened()
     apply()
     monkeypatch.setenv("FINEGRAIN_ONLINE_STORE", "redis://127.0.0.1:1/0")
@@ -628,7 +628,8 @@ def test_a_broken_file_is_one_error(in_sqlite: Settings) -> None:
     file.parent.mkdir(parents=True)
     file.write_bytes(b"no database" * 1000)
     with pytest.raises(
-        FinegrainError, match="online.sqlite: file is not a database; remove it, and run `finegrain store materialize`"
+        FinegrainError,
+        match=r"online\.sqlite: file is not a database; remove it, and run `finegrain store materialize`",
     ):
         materialize()
 
