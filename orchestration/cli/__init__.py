@@ -30,6 +30,7 @@ LEFT: Final = {
     "publish": "the published marts are complete, in the new or the previous version: run it again",
     "demo": "finished steps are kept, and the published marts are complete: run it again",
     "lake": "the lake is consistent, and the next maintenance does the rest",
+    "store": "no vector in the online store is older than it was: run it again",
     "rates": "no rates have landed unless all have: run it again",
 }
 

@@ -38,6 +38,10 @@ lake_app = typer.Typer(help="Maintain the lake.", no_args_is_help=True, rich_mar
 app.add_typer(lake_app, name="lake")
 rates_app = typer.Typer(help="Exchange rates.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(rates_app, name="rates")
+store_app = typer.Typer(help="Serve the newest features by key.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(store_app, name="store")
+features_app = typer.Typer(help="Look at features.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(features_app, name="features")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 AsOf = Annotated[
@@ -753,6 +757,83 @@ def demo(
 
     if not run(data.value, events=events):
         raise typer.Exit(1)
+
+
+@store_app.command("apply")
+def store_apply(as_json: Json = False) -> None:
+    """Write Feast's repository from the models' YAML, and bring its registry up to date."""
+    from orchestration.store.repository import apply
+
+    done = apply()
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    out = console.out()
+    out.print(f"{len(done.entities)} entities: {', '.join(done.entities)}")
+    out.print(
+        f"{len(done.views)} feature views: {', '.join(f'{name} ({count})' for name, count in done.views.items())}"
+    )
+    out.print(f"{len(done.services)} feature services: {', '.join(done.services)}")
+    if done.removed:
+        out.print(f"removed, since they are declared no more: {', '.join(done.removed)}")
+    out.print(f"Feast's repository is {done.folder}; the online store is {done.online_store}")
+
+
+@store_app.command("materialize")
+def store_materialize(
+    marts: Annotated[list[str] | None, typer.Argument(help="Only these feature marts.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also marts that the store has as they were published.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the published feature marts into the online store; a vector that is newer there stays."""
+    from orchestration.store.materialize import materialize
+
+    done = materialize(marts=marts or (), everything=everything, quiet=as_json)
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    out = console.out()
+    for name, mart in done.marts.items():
+        said = [f"{mart.rows:,} rows, {mart.written:,} written"]
+        said += [f"{mart.rows - mart.written:,} newer in the store"] * (mart.rows > mart.written)
+        said += [f"{mart.removed:,} removed, whose keys are no more"] * bool(mart.removed)
+        out.print(f"{name}: {', '.join(said)}")
+    if done.unchanged:
+        out.print(f"unchanged since they were last materialized: {', '.join(done.unchanged)}")
+    out.print(f"{done.online_store} has lake snapshot {done.built_from}, in {done.seconds:.1f} s")
+
+
+@store_app.command("serve")
+def store_serve(
+    host: Annotated[str, typer.Option(help="The address that serves features.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = 6566,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
+) -> None:
+    """Run Feast's feature server, until stopped."""
+    _must_be_free(host, port)
+    from orchestration.store.serve import serve
+
+    serve(host, port, workers)
+
+
+@features_app.command("get")
+def features_get(
+    key: Annotated[
+        list[str], typer.Argument(metavar="ENTITY ID...", help="customer 42, or customer 42 product 7, and so on.")
+    ],
+    like: Annotated[str, typer.Option(metavar="TEXT", help="Only features with this text in their name.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show the features of a key in the online store, with their age."""
+    from orchestration.store.lookup import get
+
+    found = get(key)
+    if as_json:
+        console.show_json(found.as_dict())
+    else:
+        found.show(console.out(), like)
 
 
 @rates_app.command("update")

@@ -46,6 +46,8 @@ LONGEST: Final = 30
 HELD: Final = 20_000_000
 
 NEVER_NULL: Final = "never null"
+#: The `ttl_days` of a mart whose YAML says none.
+TTL_DAYS: Final = 7
 _WINDOW: Final = re.compile(r"(?<=_)(\d+[dh]|lifetime)(?=_|$)")
 _IN_WORDS: Final = re.compile(r" in the last (?:hour|\d+ (?:hours|days))| so far")
 _DAYS: Final = re.compile(r"\b\d+ days?\b")
@@ -132,13 +134,15 @@ class Measure:
 
 @dataclass(frozen=True)
 class Mart:
-    """One mart. `keys` are the columns of its grain and its times, by name with their meaning; `rows` is None if it is not built."""
+    """One mart. `keys` are the columns of its grain and its times, by name with their meaning; after `ttl_days` the feature store takes its values for too
+    old; `rows` is None if it is not built."""
 
     name: str
     description: str
     grain: str
     keys: dict[str, str]
     features: list[Feature]
+    ttl_days: float = TTL_DAYS
     rows: int | None = None
     lineage: Lineage | None = None
 
@@ -273,8 +277,15 @@ def _mart(model: Mapping[str, Any], owner: str) -> Mart:
                 meta.get("owner", owner),
             )
         )
-    grain = model.get("config", {}).get("meta", {}).get("grain", "")
-    return Mart(model["name"], " ".join(model.get("description", "").split()), grain, keys, features)
+    about = model.get("config", {}).get("meta", {})
+    return Mart(
+        model["name"],
+        " ".join(model.get("description", "").split()),
+        about.get("grain", ""),
+        keys,
+        features,
+        about.get("ttl_days", TTL_DAYS),
+    )
 
 
 def _alike(mart: Mart, like: str) -> Mart:

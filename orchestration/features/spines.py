@@ -49,8 +49,9 @@ class Spine:
 
 @dataclass(frozen=True)
 class ReadyMade:
-    """A ready-made spine: the days that its labels look ahead, and the columns that tell its groups of candidates apart."""
+    """A ready-made spine: its columns, the days that its labels look ahead, and the columns that tell its groups of candidates apart."""
 
+    columns: list[str]
     label_days: dict[str, int]
     group: list[str]
 
@@ -63,6 +64,7 @@ def ready_made(project: Path = PROJECT) -> dict[str, ReadyMade]:
             for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
                 metas = {each["name"]: each.get("config", {}).get("meta", {}) for each in model.get("columns", [])}
                 found[model["name"]] = ReadyMade(
+                    list(metas),
                     {name: int(meta["label_days"]) for name, meta in metas.items() if "label_days" in meta},
                     model.get("config", {}).get("meta", {}).get("group", []),
                 )

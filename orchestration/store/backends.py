@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 #: Key, as_of, layout, vector.
 Record = tuple[str, int, str, str]
+#: The folder in the home for SQLite's file and Feast's registry.
+FOLDER: Final = "store"
 #: What begins the names of all keys in Redis.
 PREFIX: Final = "finegrain"
-#: Records that Redis compares and writes in one step; others wait for it.
-STEP: Final = 500
+#: Records that are compared and written in one step, for which other writers wait.
+STEP: Final = 1_000
 #: Seconds that a writer waits for another one of SQLite, and that Redis has to answer.
 PATIENCE: Final = 10.0
 
@@ -66,10 +68,14 @@ class Backend(Protocol):
         """Close connections of this thread."""
 
 
-def backend(where: Settings) -> Backend:
-    """The store that the environment says: Redis, or SQLite below the home. Raises FinegrainError."""
-    address = Environment.read().online_store
-    return InRedis(address) if address else InSqlite(where.home / "store" / "online.sqlite")
+def location(where: Settings) -> str:
+    """Where the store is that the environment says: the address of Redis, or SQLite's file below the home. Raises FinegrainError."""
+    return Environment.read().online_store or str(where.home / FOLDER / "online.sqlite")
+
+
+def backend(location: str) -> Backend:
+    """The store at a location. Raises FinegrainError."""
+    return InRedis(location) if location.startswith(("redis://", "rediss://")) else InSqlite(Path(location))
 
 
 class InSqlite:
@@ -84,18 +90,21 @@ class InSqlite:
         return str(self.path)
 
     def write(self, mart: str, records: Iterable[Record]) -> int:
-        table = identifier(mart)
-        with self._transaction() as con:
-            con.execute(
-                f"create table if not exists {table} (key text primary key, as_of integer not null, layout text not null, vector text not null)"
-            )
-            before = con.total_changes
-            con.executemany(
-                f"insert into {table} values (?, ?, ?, ?) on conflict (key) do update "
-                "set as_of = excluded.as_of, layout = excluded.layout, vector = excluded.vector where excluded.as_of >= as_of",
-                records,
-            )
-            return con.total_changes - before
+        table, written, rows = identifier(mart), 0, iter(records)
+        while some := list(itertools.islice(rows, STEP)):
+            with self._transaction() as con:
+                con.execute(
+                    f"create table if not exists {table} "
+                    "(key text primary key, as_of integer not null, layout text not null, vector text not null)"
+                )
+                before = con.total_changes
+                con.executemany(
+                    f"insert into {table} values (?, ?, ?, ?) on conflict (key) do update set as_of = excluded.as_of, "
+                    "layout = excluded.layout, vector = excluded.vector where excluded.as_of >= as_of",
+                    some,
+                )
+                written += con.total_changes - before
+        return written
 
     def read(self, mart: str, keys: Sequence[str]) -> list[tuple[int, str, str] | None]:
         con = self._connection()
@@ -110,9 +119,16 @@ class InSqlite:
         return [found.get(key) for key in keys]
 
     def remove_before(self, mart: str, as_of: int) -> int:
-        with contextlib.suppress(_NoTable), self._transaction() as con:
-            return con.execute(f"delete from {identifier(mart)} where as_of < ?", [as_of]).rowcount
-        return 0
+        table, removed = identifier(mart), 0
+        with contextlib.suppress(_NoTable), self._translated():
+            # Read without a lock, and removed some at a time, so that writers need not wait for all.
+            old = self._connection().execute(f"select key from {table} where as_of < ?", [as_of]).fetchall()
+            for first in range(0, len(old), STEP):
+                with self._transaction() as con:
+                    removed += con.executemany(
+                        f"delete from {table} where key = ? and as_of < {int(as_of)}", old[first : first + STEP]
+                    ).rowcount
+        return removed
 
     def drop(self, mart: str) -> None:
         with self._transaction() as con:

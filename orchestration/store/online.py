@@ -1,13 +1,13 @@
 """The newest feature vector of each key, of each feature mart: written and read in bulk.
 
 A vector is one record: its key, its `as_of`, and its values as one JSON list. The names and types of the list are kept once, as its layout. DuckDB
-makes the lists; a double comes back as the very same double. Feast reads the same records (orchestration/store/feast.py).
+makes the lists; a double comes back as the very same double. Feast reads the same records (orchestration/store/feast_store.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
@@ -23,7 +23,7 @@ from orchestration.features.catalog import Mart, declared
 from orchestration.features.spines import AS_OF
 from orchestration.features.training import keys_of
 from orchestration.sql.text import identifier
-from orchestration.store.backends import Backend, Record, backend, layout_name
+from orchestration.store.backends import Backend, Record, backend, layout_name, location
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _EPOCH: Final = datetime(1970, 1, 1)
 #: Records that are encoded at a time.
-CHUNK: Final = 5_000
+CHUNK: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class OnlineStore:
 
     def __init__(self, where: Settings | None = None, *, to: Backend | None = None) -> None:
         """Raises FinegrainError for an invalid setting. No server is asked yet."""
-        self.backend = to or backend(where or settings())
+        self.backend = to or backend(location(where or settings()))
         self._con = duckdb.connect(config={"threads": 1})
         self._layouts: dict[str, Layout] = {}
 
@@ -103,19 +103,22 @@ class OnlineStore:
         finally:
             con.close()
 
-    def write_from(self, con: duckdb.DuckDBPyConnection, mart: str, source: str) -> int:
-        """The same of a table or view of a DuckDB connection, whatever its size."""
+    def write_from(
+        self, con: duckdb.DuckDBPyConnection, mart: str, source: str, follow: Callable[[int], object] = int
+    ) -> int:
+        """The same of a table or view of a DuckDB connection, whatever its size; `follow` is called with the number of rows that were read since its last
+        call."""
         layout, query = self._encoding(con, self.mart(mart), source)
-        return self.backend.write(mart, _records(con, layout, query))
+        return self.backend.write(mart, _records(con, layout, query, follow))
 
     def read(self, mart: str, keys: Sequence[str | Sequence[str]]) -> list[Vector | None]:
         """The vectors of keys, in their order; None where there is none. A key is the value of the mart's key column, or of all of them in the order in which
         the mart has them. Raises FinegrainError, and Unavailable if the store's server is away."""
-        count = len(keys_of(self.mart(mart)))
-        parts = [[key] if isinstance(key, str) else list(key) for key in keys]
-        if wrong := next((each for each in parts if len(each) != count), None):
-            raise FinegrainError(f"{mart} has the key columns {', '.join(keys_of(self.mart(mart)))}, not {len(wrong)}")
-        found = self.backend.read(mart, [key_text(each) for each in parts])
+        names = keys_of(self.mart(mart))
+        parts = [[key] if isinstance(key, str) else key for key in keys]
+        if wrong := next((each for each in parts if len(each) != len(names)), None):
+            raise FinegrainError(f"{mart} has the key columns {', '.join(names)}, so {len(wrong)} values are no key")
+        found = self.backend.read(mart, [key_text(dict(zip(names, each, strict=True))) for each in parts])
         return [each and self._decoded(*each) for each in found]
 
     def layout(self, name: str) -> Layout:
@@ -153,11 +156,14 @@ class OnlineStore:
         return Vector(moment(as_of), values)
 
 
-def _records(con: duckdb.DuckDBPyConnection, layout: str, query: str) -> Iterator[Record]:
+def _records(
+    con: duckdb.DuckDBPyConnection, layout: str, query: str, follow: Callable[[int], object]
+) -> Iterator[Record]:
     con.execute(query)
     while rows := con.fetchmany(CHUNK):
         for key, as_of, vector in rows:
             yield key, as_of, layout, vector
+        follow(len(rows))
 
 
 def _value(name: str, kind: str) -> str:
@@ -170,13 +176,13 @@ def _value(name: str, kind: str) -> str:
 
 def _key_sql(keys: Sequence[str]) -> str:
     """SQL of what `key_text` makes of these columns."""
-    *first, last = (f"cast({identifier(each)} as varchar)" for each in keys)
+    *first, last = (f"cast({identifier(each)} as varchar)" for each in sorted(keys))
     return " || ".join([*(f"strlen({each}) || ':' || {each}" for each in first), last])
 
 
-def key_text(values: Sequence[str]) -> str:
-    """A key of several columns as one text: each but the last after its length in bytes, so that no two keys are alike."""
-    *first, last = values
+def key_text(key: Mapping[str, str]) -> str:
+    """The values of key columns, by name, as one text: sorted by name, and each but the last after its length in bytes, so that no two keys are alike."""
+    *first, last = (key[name] for name in sorted(key))
     return "".join(f"{len(each.encode())}:{each}" for each in first) + last
 
 
