@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import signal
+import sqlite3
 import time
+import urllib.request
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 from live_shop import LiveShop
+from servers import free_ports
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, Unavailable
@@ -46,13 +51,12 @@ def test_vectors_equal_a_build(shop: LiveShop) -> None:
     assert second["identities"] / second["batches"] <= 7
     assert_equal(shop, at_least=20)
     # Every customer of whom an event was kept has a vector that knows of it.
-    with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
-        con.execute("set timezone = 'UTC'")
-        rows = con.execute(
-            "select l.customer_id, max(e.event_at) from main.int_cleaning__events as e inner join main.int_identity__links as l "
-            "on e.identity = l.identity and l.known_to is null where e.available_at >= $begin group by 1",
-            {"begin": shop.begin},
-        ).fetchall()
+    rows = ask(
+        shop,
+        "select l.customer_id, max(e.event_at) from main.int_cleaning__events as e inner join main.int_identity__links as l "
+        "on e.identity = l.identity and l.known_to is null where e.available_at >= $begin group by 1",
+        begin=shop.begin,
+    )
     assert len(rows) > 20
     with OnlineStore(shop.where) as store:
         for (_, newest), vector in zip(rows, store.read("user_features", [key for key, _ in rows]), strict=True):
@@ -72,27 +76,80 @@ def test_a_new_build_is_taken_over(shop: LiveShop) -> None:
     assert_equal(shop, at_least=10)
 
 
-def test_a_build_while_it_runs(shop: LiveShop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running process takes over the state of a build that ends meanwhile."""
+@pytest.mark.long
+def test_builds_while_it_runs(shop: LiveShop) -> None:
+    """A running process goes on through builds, and takes over the state of each."""
     shop.add(60)
-    process = shop.start("--json")
+    [port] = free_ports(1)
+    process = shop.start("--metrics-port", str(port))
     try:
-        wait_for(lambda: len(shop.keys("user_features")) > 5, process)
-        shop.build()
-        from orchestration.live import state
-
-        newest = state.last_build(shop.where)
-        shop.add(60)
-        time.sleep(8)
-        shop.add(60)
-        wait_for(lambda: vectors_since(shop, shop.made) > 0, process)
-        assert newest > 0
+        wait_for(lambda: vectors_since(shop) > 0, process)
+        for _ in range(2):
+            shop.build()
+            shop.add(60)
+            wait_for(lambda: vectors_since(shop) > 0, process)
+            # By now it has seen the build; its state is the build's.
+            [(built_from,)] = ask(shop, "select built_from from main.int_identity__build")
+            wait_for(
+                lambda built_from=built_from: f"finegrain_live_built_from {built_from:.1f}" in metrics(port), process
+            )
+            shop.add(30)
+            wait_for(lambda: vectors_since(shop) > 0, process)
     finally:
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     shop.live()
     assert_equal(shop, at_least=10)
+
+
+def kill_again_and_again(shop: LiveShop, kills: int) -> None:
+    """Kill the process at random moments of its life while events come; what is left to do is done in the end, and every vector is right."""
+    pick = random.Random(kills)
+    for _ in range(kills):
+        shop.add(pick.randrange(12))
+        process = shop.start()
+        deadline = time.monotonic() + pick.choice([0.5, 2, 4, 8]) * (0.5 + pick.random())
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.3)
+            shop.add(pick.randrange(3))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+    done = shop.live()
+    assert done["waiting"] == 0
+    assert_equal(shop, at_least=10)
+    written = ask(
+        shop,
+        "select l.customer_id, max(e.event_at) from main.int_cleaning__events as e inner join main.int_identity__links as l "
+        "on e.identity = l.identity and l.known_to is null where e.available_at >= $begin group by 1",
+        begin=shop.begin,
+    )
+    with OnlineStore(shop.where) as store:
+        for (_, newest), vector in zip(written, store.read("user_features", [key for key, _ in written]), strict=True):
+            assert vector is not None and vector.as_of > newest
+
+
+@pytest.mark.long
+def test_kills(shop: LiveShop) -> None:
+    kill_again_and_again(shop, 50)
+
+
+@pytest.mark.soak
+def test_many_kills(shop: LiveShop) -> None:
+    kill_again_and_again(shop, 300)
+
+
+def ask(shop: LiveShop, query: str, **given: Any) -> list[tuple[Any, ...]]:
+    """Query the warehouse."""
+    with duckdb.connect(str(shop.where.warehouse), read_only=True) as con:
+        con.execute("set timezone = 'UTC'")
+        return con.execute(query, given or None).fetchall()
+
+
+def metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as found:
+        return str(found.read().decode())
 
 
 def wait_for(found: Any, process: Any, seconds: float = 180) -> None:
@@ -108,12 +165,9 @@ def wait_for(found: Any, process: Any, seconds: float = 180) -> None:
         time.sleep(0.2)
 
 
-def vectors_since(shop: LiveShop, made: int) -> int:
-    """How many vectors know of the last event."""
-    import sqlite3
-    from datetime import UTC, timedelta
-
-    newest = shop.begin + timedelta(minutes=20, seconds=made * 7)
+def vectors_since(shop: LiveShop) -> int:
+    """How many vectors are as of the arrival of the last events, or later. (The very last may be one that does not count.)"""
+    newest = shop.begin + timedelta(minutes=20, seconds=(shop.made - 10) * 7)
     with sqlite3.connect(shop.where.home / "store" / "online.sqlite") as con:
         [(count,)] = con.execute(
             "select count(*) from user_features where as_of >= ?", [int(newest.replace(tzinfo=UTC).timestamp() * 1e6)]
@@ -170,5 +224,5 @@ def test_marks_are_checked(models: Compiled) -> None:
 def test_a_failed_build_is_refused(shop: LiveShop) -> None:
     with duckdb.connect(str(shop.where.warehouse)) as con:
         con.execute("update main.builds set status = 'failed'")
-    with pytest.raises(FinegrainError, match="the last build of .* did not pass; run `finegrain build` first"):
+    with pytest.raises(FinegrainError, match=r"the last build of .* did not pass; run `finegrain build` first"):
         shop.live()

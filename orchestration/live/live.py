@@ -170,6 +170,7 @@ class Live:
             return True
 
         self._retrying(work)
+        self.watch.rests_on(fresh.engine.state.snapshot)
         self.watch.note(
             f"ready: the build is of {fresh.engine.state.as_of:%Y-%m-%d %H:%M:%S} UTC, lake snapshot {fresh.engine.state.snapshot}"
         )

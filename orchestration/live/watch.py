@@ -31,8 +31,9 @@ class LiveWatch:
         self._rows = Counter("rows", "New rows of events that vectors were computed for", **labels)
         self._waiting = Gauge("waiting", "Identities with new rows and no vector of them yet", **labels)
         self._snapshot = Gauge("snapshot", "The lake snapshot that was read last", **labels)
+        self._built = Gauge("built_from", "The lake snapshot of the build that features rest on", **labels)
         self._delay = Histogram(
-            "delay_seconds", "From the landing of the oldest row of a batch to its vectors", buckets=_SECONDS, **labels
+            "delay_seconds", "From the arrival of the oldest row of a batch to its vectors", buckets=_SECONDS, **labels
         )
         self._compute = Histogram("compute_seconds", "Time to compute a batch", buckets=_SECONDS, **labels)
         self._write = Histogram("write_seconds", "Time to write a batch to the store", buckets=_SECONDS, **labels)
@@ -41,6 +42,7 @@ class LiveWatch:
         self._last: dict[str, Any] = {
             "waiting": 0,
             "snapshot": None,
+            "built_from": None,
             "compute_seconds": 0.0,
             "write_seconds": 0.0,
             "trouble": None,
@@ -56,6 +58,11 @@ class LiveWatch:
                 ) from None
             if address in LOOPBACK:
                 server.set_app(on_loopback_only(make_wsgi_app(self.registry)))
+
+    def rests_on(self, built_from: int) -> None:
+        """The build that features rest on from now on."""
+        self._last["built_from"] = built_from
+        self._built.set(built_from)
 
     def waits(self, identities: int, snapshot: int) -> None:
         """How many identities wait, and what was read."""
@@ -134,5 +141,5 @@ class LiveWatch:
         delay = said["delay_seconds"]
         console.say(
             f"live: {said['vectors']:,} vectors for {said['rows']:,} rows, {said['waiting']:,} identities wait, "
-            f"landing to vector p50 {delay['p50'] or 0:.2f} s, p99 {delay['p99'] or 0:.2f} s"
+            f"arrival to vector p50 {delay['p50'] or 0:.2f} s, p99 {delay['p99'] or 0:.2f} s"
         )
