@@ -34,17 +34,20 @@ from servers import free_ports
 from orchestration.config.published import current
 from orchestration.config.settings import PROJECT, Settings, settings
 from orchestration.dagster import automation
+from orchestration.dagster.assets import FEATURE_STORE
 from orchestration.dagster.automation import Decision, Policy, Waiting, decide
 from orchestration.dagster.groups import FOLDERS, LAYERS
 from orchestration.dagster.home import dagster_home
 from orchestration.dagster.instance import STORAGE, command, end_what_was_left, write_settings
 from orchestration.dagster.shop import connections
 from orchestration.errors import FinegrainError
+from orchestration.features.catalog import declared
 from orchestration.features.history import features_of
 from orchestration.lake import lake
 from orchestration.lake.lake import Arrived
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.quality.account import ledger
+from orchestration.store.materialize import materialize
 from orchestration.warehouse.publish import publish
 
 #: A day of the shop's history, and one well before it.
@@ -541,6 +544,7 @@ def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
     assert shop.run("connectors").success
     publish(shop.where)
     before = published_moments(shop.where)
+    materialize(shop.where)
     done = shop.run("items")
     assert done.success, failures(done)
     after = published_moments(shop.where)
@@ -552,6 +556,32 @@ def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
         if event.asset_key.path[0] == "published"
     }
     assert published == renewed
+    [filled] = done.asset_materializations_for_node("store")
+    assert filled.metadata["dagster/row_count"].value == sum(after[mart][0] for mart in renewed)
+    assert set(filled.metadata["unchanged"].value) == {mart.name for mart in declared()} - renewed
+    shutil.rmtree(shop.where.home / "store")
+
+
+def test_the_online_store_is_filled_if_there_is_one(shop: Shop) -> None:
+    publish(shop.where)
+    [store] = [
+        each for each in shop.defs.assets or [] if isinstance(each, dg.AssetsDefinition) and FEATURE_STORE in each.keys
+    ]
+    nothing = dg.materialize([store])
+    assert nothing.success and nothing.asset_materializations_for_node("store") == []
+    assert not (shop.where.home / "store").exists()
+    (shop.where.home / "store").mkdir()
+    try:
+        done = dg.materialize([store])
+        [filled] = done.asset_materializations_for_node("store")
+        marts = published_moments(shop.where)
+        assert filled.metadata["dagster/row_count"].value == sum(marts[mart.name][0] for mart in declared())
+    finally:
+        shutil.rmtree(shop.where.home / "store")
+    graph = shop.asset_graph()
+    for job in ("build", "nightly", "items"):
+        assert FEATURE_STORE in shop.defs.resolve_job_def(job).asset_layer.selected_asset_keys, job
+    assert graph.get(FEATURE_STORE).is_executable
 
 
 def published_moments(where: Settings) -> dict[str, tuple[Any, ...]]:

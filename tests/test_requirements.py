@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-LOCKS = ("requirements.lock", "requirements-dagster.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dagster.lock", "requirements-store.lock", "requirements-dev.lock")
 DAGSTER = {"dagster", "dagster-dbt", "dagster-postgres", "dagster-webserver"}
 
 
@@ -40,10 +40,11 @@ def test_a_lock_has_nothing_that_downloads_a_program(name: str, project: Path) -
 
 
 def test_locks_agree_and_each_adds_to_the_one_before(project: Path) -> None:
-    runtime, dagster, dev = (pinned(project / name) for name in LOCKS)
-    assert runtime.items() < dagster.items() < dev.items()
-    assert dagster.keys() >= DAGSTER
-    assert not [name for name in runtime if name.startswith("dagster")]
+    runtime, dagster, store, dev = (pinned(project / name) for name in LOCKS)
+    assert runtime.items() < dagster.items() < dev.items() and runtime.items() < store.items() < dev.items()
+    assert dagster.keys() >= DAGSTER and store.keys() >= {"feast", "redis"}
+    assert not [name for name in (*runtime, *store) if name.startswith("dagster")]
+    assert not {"feast", "redis"} & (runtime.keys() | dagster.keys())
 
 
 #: Put before a program, it makes it run as if the extra `dagster` were not installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -531,6 +532,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "serve-features.md"
+
+
+def test_the_code_of_the_page(shop: Settings) -> None:
+    """docs/how-to/serve-features.md, as it stands there."""
+    apply()
+    materialize()
+    page = PAGE.read_text("utf-8")
+    row = in_parquet(shop, "user_item_features")[0]
+    names: dict[str, Any] = {"customer": row["customer_id"], "product": row["product_id"]}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M):
+        exec(block, names)
+    table = pq.read_table(shop.published / "parquet" / "user_features").to_pylist()
+    [user] = [each for each in table if each["customer_id"] == row["customer_id"]]
+    for name in ("views_30d", "hours_since_order", "rfm_segment"):
+        known, unknown = names["vector"][name]
+        assert alike(known, user[name]) and unknown is None
+    assert names["vector"]["views_30d__ts"] == [int(user["as_of"].replace(tzinfo=UTC).timestamp()), 0]
+    assert alike(names["row"]["user_item_features__views_30d"][0], row["views_30d"])
+    for command in re.findall(r"^finegrain (store \w+|features get)", page, re.M):
+        assert finegrain(*command.split(), "--help").returncode == 0, command
+
+
 def test_feasts_server_answers(shop: Settings) -> None:
     apply()
     materialize()
@@ -549,10 +573,10 @@ def test_feasts_server_answers(shop: Settings) -> None:
                 assert server.poll() is None and time.monotonic() < until, server.stderr and server.stderr.read()
                 time.sleep(0.2)
         rows = in_parquet(shop, "item_features")
-        asked = {
-            "features": ["item_features:views_30d", "item_features:price_now"],
-            "entities": {"product_id": [*(row["product_id"] for row in rows), "nobody"]},
-        }
+        [body] = re.findall(r"-d '(\{.*?\})'", PAGE.read_text("utf-8"), re.S)
+        asked = json.loads(body)
+        assert asked["features"] == ["item_features:views_30d", "item_features:price_now"]
+        asked["entities"] = {"product_id": [*(row["product_id"] for row in rows), "nobody"]}
         request = urllib.request.Request(
             f"http://{HOST}:{port}/get-online-features",
             json.dumps(asked).encode(),

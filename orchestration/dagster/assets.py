@@ -17,8 +17,10 @@ from orchestration.dagster.times import BUILDS
 from orchestration.errors import console
 from orchestration.features.history import features_of
 from orchestration.ingest.ingest import IngestReport, ingest
+from orchestration.live.parity import parity
 from orchestration.quality.account import account
 from orchestration.quality.alerts import DATA_ENGINEERING, Rules, scrub
+from orchestration.store.materialize import is_wanted, materialize
 from orchestration.warehouse.lineage import Lineage, lineage
 from orchestration.warehouse.maintain import maintain
 from orchestration.warehouse.publish import publish
@@ -28,6 +30,8 @@ LAKE: Final = "lake"
 UPKEEP: Final = "upkeep"
 #: Marts of products, which are made on a beat of their own.
 ITEMS: Final = ("item_features", "category_features", "item_pair_features")
+#: The consumer that runs of Dagster fill.
+FEATURE_STORE: Final = dg.AssetKey(["consumers", "feature_store"])
 _TEAM: Final = [f"team:{DATA_ENGINEERING}"]
 
 
@@ -207,9 +211,9 @@ def _column_lineage(traced: Lineage | None) -> dict[str, Any]:
     return {"dagster/column_lineage": dg.TableColumnLineage(deps)}
 
 
-def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
-    """The readers of the published marts: dbt's exposures, including the feature store."""
-    return [
+def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec | dg.AssetsDefinition]:
+    """The readers of the published marts: dbt's exposures. The feature store is filled by runs that publish; all others only read."""
+    specs = [
         dg.AssetSpec(
             ["consumers", node["name"]],
             deps=[["published", manifest["nodes"][name]["name"]] for name in node["depends_on"]["nodes"]],
@@ -224,6 +228,56 @@ def consumers(manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
         )
         for node in manifest["exposures"].values()
     ]
+    return [_feature_store(spec) if spec.key == FEATURE_STORE else spec for spec in specs]
+
+
+def _feature_store(spec: dg.AssetSpec) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name="store",
+        specs=[
+            spec.replace_attributes(skippable=True, description=f"{spec.description} `finegrain store materialize`.")
+        ],
+        retry_policy=RETRY,
+    )
+    def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        if not is_wanted():
+            context.log.info(
+                "no online store is set or applied (docs/how-to/serve-features.md), so there is nothing to fill"
+            )
+            return
+        with clear():
+            done = materialize()
+        yield dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": sum(mart.written for mart in done.marts.values()),
+                "built_from": done.built_from,
+                "unchanged": dg.JsonMetadataValue(done.unchanged),
+                "seconds": round(done.seconds, 3),
+            }
+        )
+
+    return run
+
+
+@dg.asset_check(
+    asset=FEATURE_STORE,
+    name="parity",
+    description="`finegrain parity`: a sample of the store's vectors beside the same features from the warehouse, as of each vector's moment.",
+    pool=POOL,
+)
+def parity_check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    """Passes, and says so, where there is no store."""
+    if not is_wanted():
+        return dg.AssetCheckResult(passed=True, description="there is no online store")
+    with clear():
+        found = parity()
+    metadata = {
+        f"{mart}_{name}": dg.MetadataValue.int(getattr(each, name))
+        for mart, each in found.marts.items()
+        for name in ("compared", "different", "missing", "extra", "later")
+    }
+    examples = [example for each in found.marts.values() for example in each.examples]
+    return dg.AssetCheckResult(passed=found.is_equal, metadata={**metadata, "examples": dg.MetadataValue.json(examples)})
 
 
 @dg.asset(

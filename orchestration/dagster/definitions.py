@@ -42,12 +42,13 @@ def definitions() -> dg.Definitions:
     # Tests of sources are dbt's, too, though the sources are not.
     source_tests = dg.AssetSelection.checks(*(key for key in dbt.check_keys if key.asset_key not in dbt.keys))
     everything = dg.AssetSelection.assets(dbt) | source_tests
-    publish = dg.AssetSelection.assets(published)
+    store = dg.AssetSelection.assets(assets.FEATURE_STORE).without_checks()
+    publish = dg.AssetSelection.assets(published) | store
     upkeep = dg.AssetSelection.assets(assets.lake_upkeep, assets.report)
     build = _job("build", everything | publish, "Build what has arrived, audit it, publish it.")
     nightly = _job(
         "nightly",
-        everything | publish | upkeep,
+        everything | publish | upkeep | dg.AssetSelection.checks(assets.parity_check),
         "Upkeep of the lake; fits, models and snapshots; every test of all rows; publish; report.",
         config={"ops": {"dbt_build": {"config": BuildConfig(full_audit=True).model_dump()}}},
     )
@@ -62,7 +63,7 @@ def definitions() -> dg.Definitions:
     ).upstream() & dg.AssetSelection.assets(dbt)
     items = _job(
         "items",
-        products | source_tests | dg.AssetSelection.assets(*(["published", name] for name in assets.ITEMS)),
+        products | source_tests | dg.AssetSelection.assets(*(["published", name] for name in assets.ITEMS)) | store,
         "The marts of products, and what these are made of, on a beat of their own.",
     )
     jobs = [build, nightly, items, by_day]
@@ -96,6 +97,7 @@ def definitions() -> dg.Definitions:
             assets.builds(),
             history,
         ],
+        asset_checks=[assets.parity_check],
         jobs=jobs,
         schedules=timetable,
         sensors=[

@@ -240,7 +240,8 @@ class InRedis:
             import redis
         except ImportError:
             raise FinegrainError(
-                "FINEGRAIN_ONLINE_STORE names Redis, for which finegrain needs the extra 'store': pip install finegrain[store]"
+                "FINEGRAIN_ONLINE_STORE names Redis, whose client comes with the extra 'store' and is not installed here; "
+                "run: scripts/setup store, or: pip install --no-deps --require-hashes -r requirements-store.lock"
             ) from None
         password = Environment.read().online_store_password
         self._redis = redis

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from orchestration.config.published import DATABASE, current
-from orchestration.config.settings import Settings, settings
+from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
@@ -46,6 +46,12 @@ class Materialized:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def is_wanted(where: Settings | None = None) -> bool:
+    """Whether builds are to fill the online store: it is set, or there is one in the home."""
+    where = where or settings()
+    return Environment.read().online_store is not None or (where.home / FOLDER).is_dir()
 
 
 def materialize(

@@ -63,8 +63,8 @@ def must_have_feast() -> None:
     """Raises FinegrainError where the extra is not installed."""
     if find_spec("feast") is None:
         raise FinegrainError(
-            "Feast is not installed, which comes with the extra 'store': pip install 'finegrain[store]', or in finegrain's folder: "
-            "pip install --no-deps --require-hashes -r requirements-store.lock"
+            "finegrain store needs Feast, which comes with the extra 'store' and is not installed here; "
+            f"in {PROJECT}, run: scripts/setup store, or: pip install --no-deps --require-hashes -r requirements-store.lock"
         )
 
 
