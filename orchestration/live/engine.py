@@ -10,6 +10,7 @@ those one or two steps away (a session is a visitor's, and its visitor may have 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,8 +29,11 @@ from orchestration.warehouse.compiled import BUILD, EVENTS, SPINES, Model
 #: Identities of which the new rows are answered at once.
 BATCH: Final = 400
 _STEPS: Final = 2
+#: Rows of identities that were asked about last, kept in memory: finding an identity in the state costs a millisecond or two.
+HOT_ROWS: Final = 200_000
 LINKS: Final = "int_identity__links"
-SESSIONS: Final = "int_tiles__identity_session"
+#: The model after which each question is asked: whatever reads the question waits for it.
+_ASKED_BY: Final = {BUILD: VALIDATED, SPINES["customer_id"]: LINKS, SPINES["session_id"]: EVENTS}
 #: Of the marts with a row for each customer and something else, those of which only the keys of the new rows are written, unless there is an order among
 #: these. A customer has hundreds of them.
 _OF_TOUCHED: Final = {"user_item_features": "product_id"}
@@ -53,7 +57,6 @@ class Engine:
         """`shapes`: an empty table of the columns of each model in `RAW`."""
         self.plan, self.state = plan, state
         self.snapshot, self.as_of = state.snapshot, state.as_of
-        # Batches are small, so that planning takes longest; more threads than this would wait for each other.
         self.con = duckdb.connect(config={**warehouse.limits(spill), "threads": threads})
         self.con.execute("set timezone = 'UTC'")
         self.con.execute("attach ':memory:' as warehouse; use warehouse")
@@ -69,15 +72,22 @@ class Engine:
             else:
                 self.con.execute(f"create table {model.relation} as {model.sql}")
         kinds = {name: kind for name, kind, *_ in self.con.execute("describe state.live.rows").fetchall()}
+        self._in_slice = {model.name for model in plan.slice}
+        self._threads = ThreadPoolExecutor(threads)
         self._columns = [name for name in kinds if name != "bucket"]
         #: New rows whose identities wait for an answer, with the snapshot that they came in.
         self.con.execute(
             "create table main.pending (row_id bigint, identity varchar, product_id varchar, came_at timestamp)"
         )
+        self.con.execute("create table main.hot as from state.live.rows limit 0")
+        self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
+        self._round = 0
         #: Rows of the build that came again in another version: the lines of an order whose header changed.
         self.con.execute("create table main.replaced (row_id bigint)")
 
     def close(self) -> None:
+        """Close the connection and the threads."""
+        self._threads.shutdown()
         self.con.close()
 
     def _load_tables(self) -> None:
@@ -158,26 +168,46 @@ class Engine:
         if not rows:
             return None
         self._gather()
-        names = {model.name: model for model in self.plan.slice}
-        self._run(names.pop(VALIDATED))
-        self._set_moment()
-        waiting = list(names.values())
-        while waiting:
-            model = waiting.pop(0)
-            self._run(model)
-            if model.name == LINKS:
-                self._ask_customers()
-            if model.name == SESSIONS:
-                self._ask_sessions()
+        self._run_all()
         return Answered({name: self._query(name) for name in self.plan.marts}, self.as_of, identities, rows, since)
 
     def done(self) -> None:
         """The last answer is written."""
         self.con.execute("delete from main.pending where row_id in (select row_id from main.touched)")
 
+    def _run_all(self) -> None:
+        """Run the models of the slice, each once those that it reads are there, on several threads: planning takes longest, and DuckDB plans on one."""
+        done: set[str] = set()
+        waiting = list(self.plan.slice)
+        running: dict[Future[None], Model] = {}
+        while waiting or running:
+            for model in [each for each in waiting if not self._reads(each) - done]:
+                waiting.remove(model)
+                running[self._threads.submit(self._run, model)] = model
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for each in finished:
+                each.result()
+                done.add(running.pop(each).name)
+
+    def _reads(self, model: Model) -> set[str]:
+        """The models of the slice, and the questions, that a model reads."""
+        return {_ASKED_BY.get(name, name) for name in model.reads} & self._in_slice
+
     def _run(self, model: Model) -> None:
-        # Not prepared: DuckDB plans by what the tables hold, and a plan made for other rows gives wrong results (docs/decisions/0020).
-        self.con.execute(f"create or replace table {model.relation} as {model.sql}")
+        con = self.con.cursor()
+        con.execute(f"use warehouse; set timezone = 'UTC'; set variable pinned = {self.snapshot}::bigint")
+        try:
+            # Not prepared: DuckDB plans by what the tables hold, and a plan made for other rows gives wrong results (docs/decisions/0020).
+            con.execute(f"create or replace table {model.relation} as {model.sql}")
+            # What is asked depends on what was found so far.
+            if model.name == VALIDATED:
+                self._set_moment(con)
+            elif model.name == LINKS:
+                self._ask_customers(con)
+            elif model.name == EVENTS:
+                self._ask_sessions(con)
+        finally:
+            con.close()
 
     def _gather(self) -> None:
         """Table `asked`: the identities whose customers are asked about. `ROWS`: all rows of those and of identities that bear upon them."""
@@ -188,13 +218,35 @@ class Engine:
         self._widen("asked")
         self.con.execute("create or replace table main.read as from main.asked")
         self._widen("read")
-        buckets = self.con.execute("select list(hash(identity)) from main.read").fetchall()[0][0]
+        self._warm()
         columns = ", ".join(map(identifier, self._columns))
-        known = f"bucket in ({', '.join(map(str, buckets))}) and identity in (from main.read)"
         self.con.execute(
-            f"create or replace table main.{ROWS} as select {columns} from state.live.rows where {known} and row_id not in (from main.replaced) "
+            f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and row_id not in (from main.replaced) "
             f"union all select {columns} from state.live.since where identity in (from main.read)"
         )
+
+    def _warm(self) -> None:
+        """Have the build's rows of the identities to read in memory; if there are too many, forget those of the identities that were read longest ago."""
+        self._round += 1
+        [(buckets,)] = self.con.execute(
+            "select list(hash(identity)) from main.read where identity not in (select identity from main.hot_identities)"
+        ).fetchall()
+        if buckets:
+            # A list of constants, so that DuckDB skips the row groups without them.
+            self.con.execute(
+                f"insert into main.hot from state.live.rows where bucket in ({', '.join(map(str, buckets))}) and identity in (from main.read)"
+            )
+        self.con.execute("delete from main.hot_identities where identity in (from main.read)")
+        self.con.execute(f"insert into main.hot_identities select identity, {self._round} from main.read")
+        [(rows,)] = self.con.execute("select count(*) from main.hot").fetchall()
+        if rows > HOT_ROWS:
+            self.con.execute(
+                f"delete from main.hot_identities where used < {self._round} and used <= (select median(used) from main.hot_identities)"
+            )
+            # Made anew, since DuckDB keeps the memory of deleted rows.
+            self.con.execute(
+                "create or replace table main.hot as from main.hot where identity in (select identity from main.hot_identities)"
+            )
 
     def _widen(self, table: str) -> None:
         for _ in range(_STEPS):
@@ -203,9 +255,9 @@ class Engine:
                 f"except from main.{table}"
             )
 
-    def _set_moment(self) -> None:
+    def _set_moment(self, con: duckdb.DuckDBPyConnection) -> None:
         """As a build's moment: just after all that has arrived (int_identity__build)."""
-        [(last,)] = self.con.execute(
+        [(last,)] = con.execute(
             f"select max(greatest(raw_available_at, event_at)) from main.{VALIDATED} where verdict = 'kept'"
         ).fetchall()
         if last is not None:
@@ -214,23 +266,23 @@ class Engine:
             raise FinegrainError(
                 f"the last build is of {self.state.as_of:%Y-%m-%d}, too old to compare with; run `finegrain build`"
             )
-        self.con.execute(
+        con.execute(
             f"create or replace table main.{BUILD} as select $as_of::timestamp as as_of, $as_of::date as as_of_day, {self.snapshot}::bigint as built_from",
             {"as_of": self.as_of},
         )
 
-    def _ask_customers(self) -> None:
+    def _ask_customers(self, con: duckdb.DuckDBPyConnection) -> None:
         """Customers of the logins asked about, and of visitors without a login. (A visitor's login may be one whose rows are here in part.)"""
-        self.con.execute(
+        con.execute(
             f"create or replace table main.{SPINES['customer_id']} as select distinct l.customer_id, b.as_of from main.{LINKS} as l "
             f"cross join main.{BUILD} as b where l.identity in (from main.asked) and l.known_from <= b.as_of "
             "and b.as_of < coalesce(l.known_to, timestamp '9999-12-31') "
             f"and (l.identity like 'u:%' or l.customer_id not in (select o.customer_id from main.{LINKS} as o where o.identity like 'u:%'))"
         )
 
-    def _ask_sessions(self) -> None:
+    def _ask_sessions(self, con: duckdb.DuckDBPyConnection) -> None:
         """Sessions with a new event."""
-        self.con.execute(
+        con.execute(
             f"create or replace table main.{SPINES['session_id']} as select distinct e.session_id, b.as_of from main.{EVENTS} as e "
             f"cross join main.{BUILD} as b where e.session_id is not null and e.row_id in (select row_id from main.touched)"
         )

@@ -242,7 +242,12 @@ def live(
 
 
 def _drained(loading: _Loading | None) -> Callable[[], bool]:
-    return (lambda: True) if loading is None else (lambda: not loading.is_alive())
+    """Whether nothing more comes."""
+
+    def is_drained() -> bool:
+        return loading is None or not loading.is_alive()
+
+    return is_drained
 
 
 class _Loading(threading.Thread):
@@ -272,18 +277,19 @@ class _Loading(threading.Thread):
         self._loader: Loader | None = None
         self._is_ended = False
         self.failure: BaseException | None = None
-        self._on_failure: Callable[[], None] = lambda: None
+        self._on_failure: list[Callable[[], None]] = []
 
     def run(self) -> None:
         try:
             self._ask()
         except BaseException as error:
             self.failure = error
-            self._on_failure()
+            for do in self._on_failure:
+                do()
 
     def on_failure(self, do: Callable[[], None]) -> None:
         """Call `do` if loading fails for good."""
-        self._on_failure = do
+        self._on_failure.append(do)
 
     def _take_loader(self, loader: Loader) -> None:
         self._loader = loader
