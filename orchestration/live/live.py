@@ -264,7 +264,7 @@ class _Loading(threading.Thread):
         where: Settings,
     ) -> None:
         super().__init__(daemon=True)
-        self._ask = lambda: stream(
+        self._ask: Callable[[], dict[str, Any]] = lambda: stream(
             mapping,
             table,
             data,
