@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,20 +44,14 @@ READ_AS_MISSING: Final = (
 )
 
 
-class Weights(StrEnum):
-    """What an interaction weighs: as much as it adds to an affinity (seeds/event_weights.csv), or 1."""
-
-    affinity = "affinity"
-    counts = "counts"
-
-
 @dataclass(frozen=True)
 class Wanted:
-    """Which interactions: event types (none: those that add to an affinity), weights, the times between which they happened (naive UTC; `since` belongs to
+    """Which interactions: event types (none: those that add to an affinity), whether each weighs 1 (`counts`)
+    or as much as it adds to an affinity (seeds/event_weights.csv), the times between which they happened (naive UTC; `since` belongs to
     them, `until` does not), when they must have been known (None: the moment of the build), and where the validation and test rows begin."""
 
     events: Sequence[str] = ()
-    weights: Weights = Weights.affinity
+    counts: bool = False
     since: datetime | None = None
     until: datetime | None = None
     as_of: datetime | None = None
@@ -67,12 +60,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Export:
-    """A written export. `files`: rows by file. `sizes`: different values by what is encoded or named. `left_out`: rows that are in no file, by the reason."""
+    """A written export. `files`: rows by file. `sizes`: different values by what is encoded or named. `notes`: rows of which something must be said, by what."""
 
     out: Path
     files: dict[str, int]
     sizes: dict[str, int]
-    left_out: dict[str, int]
+    notes: dict[str, int]
     built_from: int
     seconds: float = field(default=0.0)
 
@@ -81,10 +74,10 @@ class Export:
         return asdict(self)
 
 
-#: In `left_out`: events that had not arrived by the end of their file.
-LATE: Final = "arrived after the end of their file"
-#: In `left_out`: products with a name that RecBole takes for none.
-UNREADABLE: Final = "of products whose id RecBole reads as missing"
+#: In `notes`: events that had not arrived by the end of their file.
+LATE: Final = "events arrived after the end of their file, and are in none"
+#: In `notes`: products with a name that RecBole takes for none.
+UNREADABLE: Final = "events are of products whose id RecBole reads as missing, and are in no file"
 
 
 def interactions(
@@ -229,14 +222,14 @@ def _export(
     started = datetime.now(UTC)
     with opened_for(out, where, project, arguments, trust_event_time=trust_event_time) as (opened, models, folder):
         wanted = _at_moments(opened.con, wanted)
-        counts, left_out = _gather(opened, wanted, without)
+        counts, notes = _gather(opened, wanted, without)
         opened.con.execute("set preserve_insertion_order = true")
         files, sizes = write(opened, folder / "out", counts)
-        done = Export(out, files, sizes, left_out, opened.built_from, (datetime.now(UTC) - started).total_seconds())
+        done = Export(out, files, sizes, notes, opened.built_from, (datetime.now(UTC) - started).total_seconds())
         said = {
             **made_from(models, opened.built_from),
             "events": list(wanted.events) or "those that add to an affinity",
-            "weights": wanted.weights.value,
+            "weights": "counts" if wanted.counts else "affinity",
             "since": wanted.since and str(wanted.since),
             "until": str(wanted.until),
             "as_of": str(wanted.as_of),
@@ -245,7 +238,7 @@ def _export(
             **about,
             "files": files,
             **sizes,
-            "rows_left_out": left_out,
+            "notes": notes,
         }
         (folder / "out" / ABOUT).write_text(yaml.safe_dump(said, sort_keys=False), "utf-8")
     return done
@@ -309,7 +302,7 @@ def _gather(opened: Answers, wanted: Wanted, without: Sequence[str]) -> tuple[di
     model = EVENTS_OF["customer_id"]
     everybody = "select l.customer_id, p.known_at as as_of from main.int_identity__links as l cross join periods as p"
     table = opened.ask([model], {"customer_id": everybody}, as_views=True)[model]
-    weight = "weight" if wanted.weights is Weights.affinity else "1"
+    weight = "1" if wanted.counts else "weight"
     rows = (
         f"from {table} as e inner join periods as p on e.as_of = p.known_at where e.product_id is not null and {named}"
     )
@@ -321,19 +314,19 @@ def _gather(opened: Answers, wanted: Wanted, without: Sequence[str]) -> tuple[di
         "select min(event_type) from interactions where weight = 0 having count(*) > 0"
     ).fetchall():
         raise FinegrainError(
-            f"--events: {weighs_nothing[0][0]} has no weight in seeds/event_weights.csv; leave it out, or say --weights counts"
+            f"--events: {weighs_nothing[0][0]} has no weight in seeds/event_weights.csv; leave it out, or say --counts"
         )
     # What the last file would have if it had all periods, less what the files before it have.
     [(late,)] = con.execute(
         f"select count(*) - (select count(*) from interactions where place < {len(names) - 1}) {rows} "
         f"and p.place = {len(names) - 1} and e.event_at >= {timestamp_literal(begins[0])} and e.event_at < p.begins"
     ).fetchall()
-    left_out = {LATE: int(late)} if late else {}
+    notes = {LATE: int(late)} if late else {}
     if without:
         found = con.execute(
             "delete from interactions where list_contains($without, product_id)", {"without": list(without)}
         ).fetchall()
-        left_out |= {UNREADABLE: int(found[0][0])} if found[0][0] else {}
+        notes |= {UNREADABLE: int(found[0][0])} if found[0][0] else {}
     counts = dict(con.execute("select place, count(*) from interactions group by 1").fetchall())
     for place, name in enumerate(names):
         if not counts.get(place):
@@ -342,7 +335,7 @@ def _gather(opened: Answers, wanted: Wanted, without: Sequence[str]) -> tuple[di
             raise FinegrainError(
                 f"{name} would be empty: as of {known_at[place]}, there is no event {of} about a product {since} to {ends[place]}; choose other times or --events"
             )
-    return {name: int(counts[place]) for place, name in enumerate(names)}, left_out
+    return {name: int(counts[place]) for place, name in enumerate(names)}, notes
 
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path) -> None:

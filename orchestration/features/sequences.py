@@ -118,7 +118,7 @@ def sequences(
             out,
             {FILE: spine_read.rows},
             sizes,
-            {"without an event": int(empty)} if empty else {},
+            {"rows have no event before them: their lists are empty": int(empty)} if empty else {},
             opened.built_from,
             (datetime.now(UTC) - started).total_seconds(),
         )
