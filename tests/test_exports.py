@@ -27,6 +27,7 @@ from plainly import MICROSECOND, Event, Shop, customer_of, seed
 from small_shops import VARS, Homes, ShopMaker, land
 from test_as_of import clean_events, everything, telling_moments
 
+from orchestration import cli
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.features import exports, vocabulary
@@ -497,13 +498,22 @@ BAD: dict[str, tuple[list[str], str]] = {
 }  # fmt: skip
 
 
-def test_bad_input_gets_one_sentence(published: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence(
+    case: str, published: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = BAD[case]
     (tmp_path / "something").touch()
-    for name, (arguments, message) in BAD.items():
-        done = finegrain(published, tmp_path, *arguments)
-        assert (done.returncode, done.stdout) == (2, ""), name
-        assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1, name
-        assert [each.name for each in tmp_path.iterdir()] == ["something"], name
+    monkeypatch.chdir(tmp_path)
+    for name, value in published.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["finegrain", "export", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out) == (2, "")
+    assert said.err.startswith("error: ") and message in said.err and said.err.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["something"]
 
 
 def test_without_a_publication_there_is_no_ready_made_spine(built_shop: Settings, tmp_path: Path) -> None:
