@@ -26,8 +26,10 @@ from orchestration.features.written import made_from
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse.compiled import EVENTS_OF
 
-#: Rows of a spine that are computed at once: each has all events of its customer before the last ones are taken.
-PART: Final = 100_000
+#: Events of lists that are in memory at once: rows of a spine are computed in parts of so many, divided by the length of a list.
+EVENTS: Final = 1_000_000
+#: Parquet in parts of so many rows, since each row has lists: DuckDB keeps one in memory for each thread. Its least is 2,048.
+GROUP: Final = 10_000
 #: What is encoded, as (column of an event, list of values, list of codes).
 ENCODED: Final = (
     ("product_id", "product_ids", "product_codes"),
@@ -52,7 +54,7 @@ def sequences(
     trust_event_time: bool = False,
     where: Settings | None = None,
     project: Path = PROJECT,
-    part: int = PART,
+    part: int | None = None,
     arguments: Sequence[str] = (),
     quiet: bool = True,
 ) -> Export:
@@ -81,6 +83,7 @@ def sequences(
         wanted = of_types(con, events) if events else "product_id is not null"
         order = ", ".join(map(identifier, (AS_OF, *spine_read.keys)))
         con.execute(f"create temp table placed as select *, row_number() over (order by {order}) as place from spine")
+        part = part or max(EVENTS // last, 1)
         ranges = [f"place > {begin} and place <= {begin + part}" for begin in range(0, spine_read.rows, part)]
         model = EVENTS_OF[key]
         with console.progress("sequences", 2 * len(ranges), quiet=quiet) as advance:
@@ -102,16 +105,17 @@ def sequences(
                 for column, *_ in ENCODED
             }
             con.execute("set preserve_insertion_order = true")
+            written = f"format parquet, compression zstd, row_group_size {GROUP}"
             for number, some in enumerate(ranges):
                 con.execute(
                     f"copy ({_listed(key, _draft(folder, 'events', number), codes, some)}) "
-                    f"to {quote(str(_draft(folder, 'lists', number)))} (format parquet, compression zstd)"
+                    f"to {quote(str(_draft(folder, 'lists', number)))} ({written})"
                 )
                 _draft(folder, "events", number).unlink()
                 advance(1, f"lists of part {number + 1} of {len(ranges)}")
         lists = [str(_draft(folder, "lists", number)) for number in range(len(ranges))]
         file = quote(str(folder / "out" / FILE))
-        con.execute(f"copy (from read_parquet({lists})) to {file} (format parquet, compression zstd)")
+        con.execute(f"copy (from read_parquet({lists})) to {file} ({written})")
         [(empty,)] = con.execute(f"select count(*) from {file} where len(event_times) = 0").fetchall()
         sizes = {column: vocabulary.write(con, column, table, folder / "out") for column, table in codes.items()}
         done = Export(
@@ -161,13 +165,16 @@ def _listed(key: str, events: Path, codes: dict[str, str], some: str) -> str:
         for column, table in codes.items()
     )
     coded = ", ".join(f"coalesce({identifier('of ' + column)}.code + 1, 0) as {column}_code" for column in codes)
+    fields = ["event_at", "event_id", *(f"{column}{end}" for column in codes for end in ("", "_code"))]
+    # Sorted afterwards, by their first two fields: an aggregate with an order holds tens of kilobytes for each group.
+    events_of = f"list_sort(list({{{', '.join(f'{quote(each)}: {each}' for each in fields)}}}))"
     lists = ", ".join(
         f"coalesce([x.{column} for x in l.events], []) as {values}, coalesce([x.{column}_code for x in l.events], []) as {numbers}"
         for column, values, numbers in ENCODED
     )
     return (
         f"with coded as (select e.*, {coded} from read_parquet({quote(str(events))}) as e {joins}), "
-        f"listed as (select {key}, as_of, list(coded order by event_at, event_id) as events from coded group by {key}, as_of) "
+        f"listed as (select {key}, as_of, {events_of} as events from coded group by {key}, as_of) "
         f"select p.* exclude (spine_row, place), {lists}, coalesce([x.event_at for x in l.events], []) as event_times, "
         "coalesce(list_transform(l.events, lambda x, i: (epoch_us(x.event_at) - epoch_us(l.events[i - 1].event_at)) / 1e6), []) as seconds_since_previous "
         f"from placed as p left join listed as l using ({key}, as_of) where {some.replace('place', 'p.place')} order by p.place"
