@@ -12,6 +12,18 @@ from {{ products }} as p
 cross join {{ ref('int_reference__event_weights') }} as w
 {%- endmacro %}
 
+{# SQL: what exports need of an event `e`, with the weight that it adds to an affinity: as above, of one event. #}
+{% macro event_columns(e, w) -%}
+{{ e }}.event_id,
+{{ e }}.event_type,
+{{ e }}.event_at,
+{{ e }}.product_id,
+{{ e }}.category,
+case {{ e }}.event_type
+    when 'view_item' then {{ w }}.views when 'add_to_cart' then {{ w }}.cart_adds when 'purchase' then {{ w }}.purchases else 0
+end as weight
+{%- endmacro %}
+
 {# SQL: the sum of `weight` x 0.5 ^ (age in days / half-life), in billionths. The decay is rounded before it is multiplied, so that
    the sum is one of whole numbers: equal histories come out equal, however tiles cut them, and share their rank. #}
 {% macro affinity_billionths(half_life, day='event_day', as_of_day='as_of_day') -%}

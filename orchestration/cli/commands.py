@@ -22,6 +22,7 @@ from orchestration.config import settings
 from orchestration.errors import FinegrainError, Unavailable, console
 
 if TYPE_CHECKING:
+    from orchestration.features.exports import Export, Wanted
     from orchestration.ingest.load import FileReport
 
 
@@ -34,6 +35,12 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure how well and how fast.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+export_app = typer.Typer(
+    help="Write what recommenders are trained with: interactions, RecBole's files, sequences.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(export_app, name="export")
 lake_app = typer.Typer(help="Maintain the lake.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lake_app, name="lake")
 rates_app = typer.Typer(help="Exchange rates.", no_args_is_help=True, rich_markup_mode=None)
@@ -64,6 +71,29 @@ Largest = Annotated[int, typer.Option(min=1, help="A message with more bytes bec
 MostKeys = Annotated[int, typer.Option(min=1, help="A message with more top-level keys becomes a dead letter.")]
 Deepest = Annotated[int, typer.Option(min=1, help="A message with more levels of nesting becomes a dead letter.")]
 FullRefresh = Annotated[bool, typer.Option("--full-refresh", help="Build every model from scratch.")]
+
+
+Events = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TYPES", help="Event types, with commas between, such as view_item,purchase."),
+]
+Vocabulary = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="An earlier export: its ids keep their codes, and new ids get the next ones."),
+]
+TrustEventTime = Annotated[
+    bool,
+    typer.Option(
+        "--trust-event-time",
+        help="Count each event from when it happened, however late it arrived. For history that was imported at once.",
+    ),
+]
+Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only events of this time and later.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only events before this time. Default: --as-of.")]
+KnownAsOf = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="TIME", help="Only what was known at this time. Default: that of the last build."),
+]
 
 
 class Process(StrEnum):
@@ -630,13 +660,7 @@ def training_set(
             help="Features of products and categories are as of the last begin of a period before as_of.",
         ),
     ] = 1,
-    trust_event_time: Annotated[
-        bool,
-        typer.Option(
-            "--trust-event-time",
-            help="Count each event from when it happened, however late it arrived. For history that was imported at once.",
-        ),
-    ] = False,
+    trust_event_time: TrustEventTime = False,
     as_json: Json = False,
 ) -> None:
     """Write features as they were known at the moment of each row of a spine."""
@@ -644,15 +668,15 @@ def training_set(
 
     if (spine is None) == (query is None):
         raise FinegrainError("name a file with the spine or a ready-made one, or give one as --query, and not both")
-    names = [name.strip() for each in features or ["user_features"] for name in each.split(",") if name.strip()]
+    names = _names(features or ["user_features"])
     done = run(
         out,
         spine=spine,
         query=query,
         label=label,
-        group=[name.strip() for name in (group or "").split(",") if name.strip()],
+        group=_names([group or ""]),
         features=names,
-        splits=[moment for each in (split or "").split(",") if (moment := _moment("--split", each.strip() or None))],
+        splits=_splits(split),
         gap=None if gap is None else timedelta(days=gap),
         period=timedelta(days=period),
         trust_event_time=trust_event_time,
@@ -676,6 +700,175 @@ def training_set(
     console.out().print(
         f"in {done.seconds:.1f} s, of lake snapshot {done.built_from}; {done.out / 'training_set.yml'} has what it was made from"
     )
+
+
+def _names(given: list[str] | None) -> list[str]:
+    """Names of an option that takes several, with commas between or by being repeated."""
+    return [name.strip() for each in given or [] for name in each.split(",") if name.strip()]
+
+
+def _splits(given: str | None) -> list[datetime]:
+    return [moment for each in _names([given or ""]) if (moment := _moment("--split", each))]
+
+
+Counts = Annotated[
+    bool,
+    typer.Option(
+        "--counts",
+        help="Each event weighs 1, so that sums are counts. Default: what it adds to an affinity (seeds/event_weights.csv).",
+    ),
+]
+
+
+def _wanted(
+    events: list[str] | None,
+    counts: bool,
+    since: str | None,
+    until: str | None,
+    as_of: str | None,
+    split: str | None,
+) -> Wanted:
+    from orchestration.features import exports
+
+    return exports.Wanted(
+        _names(events),
+        counts,
+        _moment("--since", since),
+        _moment("--until", until),
+        _moment("--as-of", as_of),
+        _splits(split),
+    )
+
+
+def _show_export(done: Export, as_json: bool, trust_event_time: bool) -> None:
+    if as_json:
+        console.show_json(done.as_dict())
+        return
+    for file, rows in done.files.items():
+        console.out().print(f"{done.out / file}: {rows:,} rows")
+    if trust_event_time:
+        console.out().print("events count from when they happened: what arrived late is seen before anybody knew it")
+    for why, rows in done.notes.items():
+        console.out().print(f"{rows:,} {why}")
+    sizes = ", ".join(f"{size:,} {name}" for name, size in done.sizes.items())
+    console.out().print(
+        f"{sizes}; in {done.seconds:.1f} s, of lake snapshot {done.built_from}; {done.out / 'made_from.yml'} has what it was made from"
+    )
+
+
+@export_app.command("interactions")
+def export_interactions(
+    out: Annotated[Path, typer.Option(help="A new folder for the files.")] = Path("interactions"),
+    events: Events = None,
+    counts: Counts = False,
+    since: Since = None,
+    until: Until = None,
+    as_of: KnownAsOf = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME[,TIME]",
+            help="Write train and test rows, or train, valid and test: where test begins, or valid and test. Each file has what was known at its end.",
+        ),
+    ] = None,
+    vocabulary: Vocabulary = None,
+    trust_event_time: TrustEventTime = False,
+    as_json: Json = False,
+) -> None:
+    """Write events about products as user_id, item_id, weight and datetime, for RecTools and implicit."""
+    from orchestration.features.exports import interactions as run
+
+    wanted = _wanted(events, counts, since, until, as_of, split)
+    _show_export(run(out, wanted, earlier=vocabulary, trust_event_time=trust_event_time), as_json, trust_event_time)
+
+
+@export_app.command("recbole")
+def export_recbole(
+    out: Annotated[Path, typer.Option(help="A new folder; its name is that of the data set.")] = Path("shop"),
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Features of user_features and item_features, with commas between, as in training-set. They are as of the first --split, or as of the export.",
+        ),
+    ] = None,
+    events: Events = None,
+    counts: Counts = False,
+    since: Since = None,
+    until: Until = None,
+    as_of: KnownAsOf = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME,TIME",
+            help="Write train, valid and test rows: where valid begins, and where test does. Each file has what was known at its end.",
+        ),
+    ] = None,
+    trust_event_time: TrustEventTime = False,
+    as_json: Json = False,
+) -> None:
+    """Write events about products, and features of customers and products, as RecBole's atomic files."""
+    from orchestration.features.exports import recbole as run
+
+    done = run(
+        out,
+        _wanted(events, counts, since, until, as_of, split),
+        features=_names(features),
+        sets=settings.variable("feature_sets", {}),
+        trust_event_time=trust_event_time,
+    )
+    _show_export(done, as_json, trust_event_time)
+
+
+@export_app.command("sequences")
+def export_sequences(
+    spine: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPINE]",
+            help="A CSV or Parquet file (customer_id or session_id, as_of, and any others), or a ready-made spine, such as next_in_session.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A new folder for the files.")] = Path("sequences"),
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="SQL", help="Instead of a file: a query on the published marts that gives the spine."),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Only rows that have this label, and none of the spine's other labels."),
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Whose events: customer_id or session_id. Default: the one that the spine has, or customer_id.",
+        ),
+    ] = None,
+    last: Annotated[int, typer.Option(metavar="K", help="How many events before as_of.")] = 50,
+    events: Events = None,
+    vocabulary: Vocabulary = None,
+    trust_event_time: TrustEventTime = False,
+    as_json: Json = False,
+) -> None:
+    """Write the last products, categories, event types and times before each row of a spine, as lists."""
+    from orchestration.features.sequences import sequences as run
+
+    if (spine is None) == (query is None):
+        raise FinegrainError("name a file with the spine or a ready-made one, or give one as --query, and not both")
+    done = run(
+        out,
+        spine=spine,
+        query=query,
+        label=label,
+        of=of,
+        events=_names(events),
+        last=last,
+        earlier=vocabulary,
+        trust_event_time=trust_event_time,
+        quiet=as_json,
+    )
+    _show_export(done, as_json, trust_event_time)
 
 
 @app.command("dagster")

@@ -3,6 +3,7 @@ query on the published marts."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -171,6 +172,35 @@ def _reject(con: duckdb.DuckDBPyConnection, source: str, wrong: str, what: str, 
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def source_of(
+    where: Settings, spine: Path | None, query: str | None, folder: Path, project: Path = PROJECT
+) -> tuple[str, str]:
+    """What to call a spine in messages, and the query that reads it: a file, the name of a ready-made one, or a `query` on the published marts, whose rows
+    are put into `folder`. Raises FinegrainError."""
+    if spine is None:
+        return "--query", query_of_file(of_published(where, str(query), folder))
+    if not spine.exists() and str(spine) in ready_made(project):
+        return str(spine), query_of_file(of_published(where, f"from {identifier(str(spine))}", folder))
+    return str(spine), query_of_file(spine)
+
+
+def about(con: duckdb.DuckDBPyConnection, spine: Spine) -> dict[str, Any]:
+    """What YAML beside a result says of a spine. The digest is the same for the same rows in any order."""
+    names = ", ".join(map(identifier, (*spine.keys, AS_OF, *spine.labels)))
+    [(digest,)] = con.execute(f"select sum(hash(row({names}))) from spine").fetchall()
+    return {
+        "source": spine.source,
+        "rows": spine.rows,
+        "keys": spine.keys,
+        "labels": spine.labels,
+        "rows_without_label": spine.without_label,
+        "group": list(spine.group),
+        "first_as_of": str(spine.first),
+        "last_as_of": str(spine.last),
+        "digest": hashlib.sha256(str(digest).encode()).hexdigest(),
+    }
 
 
 def query_of_file(path: Path) -> str:

@@ -7,9 +7,7 @@ what it was made from.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,12 +18,13 @@ from typing import Any, Final
 import duckdb
 import yaml
 
-from orchestration import __version__
 from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.features.catalog import Mart, declared
-from orchestration.features.spines import AS_OF, GROUP_ID, Spine, of_published, query_of_file, read, ready_made
+from orchestration.features.spines import AS_OF, GROUP_ID, Spine, read, ready_made, source_of
+from orchestration.features.spines import about as about_spine
+from orchestration.features.written import made_from, must_be_new, put_in_place
 from orchestration.lake.locks import scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
@@ -125,22 +124,18 @@ def training_set(
         gap = timedelta(days=named.label_days.get(label or "", 0) if named else 0)
     group = group or (named.group if named else ())
     _check_splits(splits, gap)
-    if out.exists() and any(out.iterdir()):
-        raise FinegrainError(f"{out} is not empty; name a new folder")
+    must_be_new(out)
     marts = {mart.name: mart for mart in declared(project)}
     asked = chosen(features, list(marts.values()), sets or {})
     warehouse.must_exist(where.warehouse)
     models = compiled(where, project, arguments)
     with scratch(where.home, DRAFT) as folder, answers(where, models, trust_event_time=trust_event_time) as opened:
         stopping.interruptible(opened.con)
-        if spine is None or named:
-            rows = query_of_file(of_published(where, query or f"from {identifier(str(spine))}", folder))
-        else:
-            rows = query_of_file(spine)
+        source, rows = source_of(where, spine, query, folder, project)
         keys = sorted({key for mart in marts.values() for key in keys_of(mart)})
-        read_spine = read(opened.con, "--query" if spine is None else str(spine), rows, keys, label, group)
+        read_spine = read(opened.con, source, rows, keys, label, group)
         _check_keys(read_spine, asked, marts)
-        _check_moments(opened.con, read_spine)
+        check_moments(opened.con, read_spine)
         files, unknown, left_out = _write(
             opened, models, read_spine, asked, marts, folder, splits, gap, period, part, quiet
         )
@@ -155,10 +150,7 @@ def training_set(
         )
         about = _about(done, read_spine, models, opened.con, splits, gap, period, trust_event_time)
         (folder / "out" / "training_set.yml").write_text(yaml.safe_dump(about, sort_keys=False), "utf-8")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rmdir()
-        shutil.move(folder / "out", out)
+        put_in_place(folder / "out", out)
     return done
 
 
@@ -182,7 +174,7 @@ def _check_keys(spine: Spine, asked: Mapping[str, Sequence[str]], marts: Mapping
             )
 
 
-def _check_moments(con: duckdb.DuckDBPyConnection, spine: Spine) -> None:
+def check_moments(con: duckdb.DuckDBPyConnection, spine: Spine) -> None:
     """A moment after all that the build has seen has no answer yet."""
     newest = warehouse.last_arrival(con, "built")
     limit = newest + timedelta(microseconds=1) if newest else datetime.min
@@ -331,25 +323,9 @@ def _about(
     trust_event_time: bool,
 ) -> dict[str, Any]:
     """What the training set was made from."""
-    names = ", ".join(map(identifier, (*spine.keys, AS_OF, *spine.labels)))
-    [(digest,)] = con.execute(f"select sum(hash(row({names}))) from spine").fetchall()
     return {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "finegrain": __version__,
-        "duckdb": duckdb.__version__,
-        "lake_snapshot": done.built_from,
-        "code": models.digest,
-        "spine": {
-            "source": spine.source,
-            "rows": spine.rows,
-            "keys": spine.keys,
-            "labels": spine.labels,
-            "rows_without_label": spine.without_label,
-            "group": list(spine.group),
-            "first_as_of": str(spine.first),
-            "last_as_of": str(spine.last),
-            "digest": hashlib.sha256(str(digest).encode()).hexdigest(),
-        },
+        **made_from(models, done.built_from),
+        "spine": about_spine(con, spine),
         "splits": [str(moment) for moment in splits],
         "gap_seconds": gap.total_seconds(),
         "product_features_are_as_of_periods_of_seconds": period.total_seconds(),

@@ -39,6 +39,11 @@ SPINES: Final = {
 BUILD: Final = "int_identity__build"
 #: The model with the clean events, of which tiles and links between visitors and customers are made.
 EVENTS: Final = "int_cleaning__events"
+#: By key of a spine, the model that has its visible events. No build reads it.
+EVENTS_OF: Final = {
+    "customer_id": "int_features__customer_events",
+    "session_id": "int_features__session_events",
+}
 #: The folder in the home in which dbt compiles, the file in it that keeps the result, and what the names of folders begin with in which answers are computed.
 FOLDER: Final = "compiled"
 FILE: Final = "models.json"
@@ -61,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The feature marts and all models above them, by name. `marts`: the names of the feature marts. `digest`: of the files, settings and variables that
+    """The feature marts, the models of `EVENTS_OF` and all models above them, by name. `marts`: the names of the feature marts. `digest`: of the files, settings and variables that
     they were compiled from."""
 
     digest: str
@@ -117,7 +122,7 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
         # An empty warehouse of its own: a build may be writing to the other one. Compiling reads no table.
         aside = replace(where, warehouse=folder / "warehouse.duckdb")
         target = where.home / FOLDER
-        selected = [f"+{each}" for each in feature_marts()]
+        selected = [f"+{each}" for each in (*feature_marts(), *EVENTS_OF.values())]
         asked = [
             "compile",
             "--full-refresh",
@@ -185,9 +190,9 @@ class Answers:
             raise FinegrainError(f"the last build of {where.warehouse} did not pass; run `finegrain build` first")
         return int(found[0][2])
 
-    def ask(self, marts: Collection[str], spines: Mapping[str, str]) -> dict[str, str]:
+    def ask(self, marts: Collection[str], spines: Mapping[str, str], *, as_views: bool = False) -> dict[str, str]:
         """Compute marts for the rows (key, as_of) of `spines`, a query by key; a key without one asks nothing. Returns the quoted name of each mart's table, which
-        the next call replaces."""
+        the next call replaces. With `as_views`, what is a view in a warehouse is one here: nothing is computed until it is read."""
         asked = self.models.asked(marts, *self._given)
         by_spine = self.models.asked(marts)
         made = {model.name for model in asked}
@@ -205,7 +210,7 @@ class Answers:
             f"select null::timestamp as as_of, null::date as as_of_day, {self.built_from}::bigint as built_from"
         )
         for model in by_spine:
-            kind = "view" if model.is_view and model.name not in marts else "table"
+            kind = "view" if model.is_view and (as_views or model.name not in marts) else "table"
             self.con.execute(f"create or replace {kind} {model.relation} as {model.sql}")
         return {name: self.models.models[name].relation for name in marts}
 
