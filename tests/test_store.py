@@ -325,6 +325,12 @@ def test_values_come_back_as_they_were(store: Backend) -> None:
         for place, vector in enumerate(reversed([each for each in found if each])):
             assert vector.as_of == as_of and vector.age > timedelta(days=1)
             assert vector.values == {name: values[place] for name, values in VALUES.items()}
+        # A time with a zone is the same moment, whatever the zone of this machine.
+        aware = table.set_column(
+            1, "as_of", table["as_of"].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us", "Asia/Tokyo"))
+        )
+        assert online.write("user_features", aware) == 3
+        assert [each and each.as_of for each in online.read("user_features", keys)] == [as_of] * 3
         # Of other columns, after a release: what was written before is still read.
         assert online.write("user_features", table.slice(0, 1).select(["customer_id", "as_of", "views_1h"])) == 1
         [ann, ben] = online.read("user_features", ["ann", "bén"])
@@ -469,6 +475,17 @@ def test_feasts_own_command_reads_the_repository(in_sqlite: Settings) -> None:
     assert {each.name for each in opened().list_feature_views()} == {mart.name for mart in declared()}
 
 
+def test_a_type_that_feast_has_not_is_one_sentence(in_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    [mart] = [each for each in declared() if each.name == "user_brand_features"]
+    for kind in ("timestamp[]", "struct(a integer)"):
+        wrong = replace(mart, features=[replace(mart.features[0], data_type=kind), *mart.features[1:]])
+        monkeypatch.setattr(repository, "declared", lambda project, wrong=wrong: [wrong])
+        with pytest.raises(
+            FinegrainError, match=rf"user_brand_features\.views_7d: Feast has no type for {re.escape(kind)}"
+        ):
+            apply()
+
+
 def test_a_repository_of_another_online_store_is_refused(in_sqlite: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FinegrainError, match=r"feature_store\.yaml does not exist; run `finegrain store apply`"):
         opened()
@@ -485,6 +502,7 @@ def test_the_commands(shop: Settings) -> None:
     assert "8 feature views: " in finegrain("store", "apply").stdout
     nothing = finegrain("features", "get", "customer", "ann")
     assert nothing.returncode == 2 and "user_features was not materialized yet" in nothing.stderr
+    assert not (shop.home / "store" / "online.sqlite").exists()  # who only reads makes nothing
     done = finegrain("store", "materialize")
     assert done.returncode == 0, done.stderr
     rows = in_parquet(shop, "user_features")

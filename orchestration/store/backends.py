@@ -107,11 +107,10 @@ class InSqlite:
         return written
 
     def read(self, mart: str, keys: Sequence[str]) -> list[tuple[int, str, str] | None]:
-        con = self._connection()
         found: dict[str, tuple[int, str, str]] = {}
         for some in _batched(keys):
             with contextlib.suppress(_NoTable), self._translated():
-                rows = con.execute(
+                rows = self._connection().execute(
                     f"select key, as_of, layout, vector from {identifier(mart)} where key in ({', '.join('?' * len(some))})",
                     some,
                 )
@@ -140,13 +139,15 @@ class InSqlite:
             con.execute('insert into "_layouts" values (?, ?) on conflict do nothing', [layout, text])
 
     def layout(self, layout: str) -> str | None:
-        with self._translated():
+        with contextlib.suppress(_NoTable), self._translated():
             found = self._connection().execute('select text from "_layouts" where layout = ?', [layout]).fetchone()
-        return found and str(found[0])
+            return found and str(found[0])
+        return None
 
     def marks(self) -> dict[str, str]:
-        with self._translated():
+        with contextlib.suppress(_NoTable), self._translated():
             return dict(self._connection().execute('select mart, text from "_marks"').fetchall())
+        return {}
 
     def mark(self, mart: str, text: str) -> None:
         with self._transaction() as con:
@@ -157,9 +158,12 @@ class InSqlite:
         if con is not None:
             con.close()
 
-    def _connection(self) -> sqlite3.Connection:
+    def _connection(self, *, to_write: bool = False) -> sqlite3.Connection:
+        """Raises _NoTable if there is no file; only what writes makes one."""
         con: sqlite3.Connection | None = getattr(self._threads, "con", None)
         if con is None:
+            if not to_write and not self.path.exists():
+                raise _NoTable
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._translated():
                 con = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
@@ -173,7 +177,7 @@ class InSqlite:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        con = self._connection()
+        con = self._connection(to_write=True)
         with self._translated():
             con.execute("begin immediate")
             try:

@@ -144,7 +144,7 @@ class OnlineStore:
             self._layouts[layout] = features
         values = ", ".join(_value(name, kind) for name, kind in features)
         return layout, (
-            f"select {_key_sql(keys)}, epoch_us(cast({identifier(AS_OF)} as timestamp)), cast(json_array({values}) as varchar) from {source}"
+            f"select {_key_sql(keys)}, {_value(AS_OF, kinds[AS_OF])}, cast(json_array({values}) as varchar) from {source}"
         )
 
     def _decoded(self, as_of: int, layout: str, vector: str) -> Vector:
@@ -170,8 +170,10 @@ def _value(name: str, kind: str) -> str:
     """SQL of a value as JSON has it: decimals as doubles, as training sets have them; times in microseconds since 1970."""
     column = identifier(name)
     if kind.startswith("DECIMAL"):
-        return f"cast({column} as double)"
-    return f"epoch_us({column})" if kind.startswith("TIMESTAMP") else column
+        return f"cast({column} as double{'[]' if kind.endswith('[]') else ''})"
+    if kind.startswith("TIMESTAMP WITH"):
+        return f"epoch_us({column})"
+    return f"epoch_us(cast({column} as timestamp))" if kind.startswith("TIMESTAMP") else column
 
 
 def _key_sql(keys: Sequence[str]) -> str:

@@ -149,7 +149,7 @@ def definitions(where: Settings | None = None, project: Path = PROJECT) -> list[
             ttl=timedelta(days=mart.ttl_days),
             schema=[
                 *(Field(name=name, dtype=String, description=mart.keys[name]) for name in keys_of(mart)),
-                *(_field(each) for each in mart.features),
+                *(_field(mart, each) for each in mart.features),
             ],
             source=FileSource(name=mart.name, path=source_of(mart.name, where), timestamp_field=AS_OF),
             description=mart.description,
@@ -195,12 +195,17 @@ def _entity(key: str) -> str:
     return key.removesuffix("_id")
 
 
-def _field(feature: Feature) -> Any:
+def _field(mart: Mart, feature: Feature) -> Any:
     from feast import Field
 
+    kind = _type(feature.data_type)
+    if kind is None:
+        raise FinegrainError(
+            f"{mart.name}.{feature.name}: Feast has no type for {feature.data_type}; cast it to a number, text or time, or to a list of numbers or texts"
+        )
     return Field(
         name=feature.name,
-        dtype=_type(feature.data_type),
+        dtype=kind,
         description=feature.meaning,
         tags={
             "unit": feature.unit,
@@ -212,19 +217,20 @@ def _field(feature: Feature) -> Any:
 
 
 def _type(data_type: str) -> Any:
-    """Feast's type of a column. Decimals are doubles, as in training sets; Feast's times are whole seconds."""
+    """Feast's type of a column; None if it has none. Decimals are doubles, as in training sets; Feast's times are whole seconds."""
     from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
 
     name = data_type.lower()
     if name.endswith("[]"):
-        return Array(_type(name.removesuffix("[]")))
+        inner = _type(name.removesuffix("[]"))
+        return Array(inner) if inner in (Bool, Float64, Int64, String) else None
     if name.startswith("timestamp"):
         return UnixTimestamp
-    if name.endswith("int") or name == "integer":
+    if name in ("tinyint", "smallint", "integer", "int", "bigint"):
         return Int64
     if name.startswith(("decimal", "numeric", "double", "float", "real")):
         return Float64
-    return Bool if name == "boolean" else String
+    return Bool if name == "boolean" else String if name in ("varchar", "text", "string", "uuid", "date") else None
 
 
 @contextlib.contextmanager
