@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,61 +26,88 @@ class Rows:
     features: dict[str, pd.DataFrame]
 
 
-def rows_of_task(shop: Shop, home: Path, label: str) -> dict[str, Rows]:
-    """By split, the rows of a label of customer_outcomes. Makes the training set below `home` unless it is there."""
+def rows_of_label(shop: Shop, home: Path, label: str) -> dict[str, Rows]:
+    """By split, the rows of a label of customer_outcomes. Makes the training set below `home`, unless it is there."""
     folder = home / "training" / label
     if not folder.exists():
         options = ["--label", label, "--split", shop.split.option, "--features", "user_features", "--out", str(folder)]
         finegrain(home, "training-set", "customer_outcomes", *options)
-    with duckdb.connect(str(published(home)), read_only=True) as con:
-        con.execute(f"set timezone = 'UTC'; set temp_directory = '{home / 'spill'}'")
-        con.execute(f"create temp table raw as {shop.raw_rows()}")
-        return {split: _rows(con, folder, split, label) for split in SPLITS}
-
-
-def _rows(con: duckdb.DuckDBPyConnection, folder: Path, split: str, label: str) -> Rows:
     vocabulary = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-    cleaned = read(folder / f"{split}.parquet", vocabulary)
-    con.register("keys", cleaned[["customer_id", "as_of"]].reset_index(names="place"))
-    raw, newest = raw_features(con, "keys"), newest_features(con, "keys")
-    features = cleaned[[name for name in cleaned if name.startswith("user_features__")]]
-    same = [f"user_features__{name}" for name in raw if f"user_features__{name}" in features]
-    return Rows(
-        cleaned[["customer_id", "as_of"]],
-        cleaned[label].astype(int),
-        {
-            "raw": raw,
-            "same_counts": features[same],
-            "cleaned": features,
-            "wrong": with_categories(newest.rename(columns=lambda name: f"user_features__{name}"), vocabulary)[
-                list(features)
-            ],
-        },
+    counts = raw_counts_of_outcomes(shop, home)
+    found = {}
+    with connected(home) as con:
+        for split in SPLITS:
+            cleaned = read(folder / f"{split}.parquet", vocabulary)
+            keys = cleaned[["customer_id", "as_of"]]
+            con.register("keys", keys.reset_index(names="place"))
+            features = cleaned[[name for name in cleaned if name.startswith("user_features__")]]
+            raw = raw_features(con, "keys", counts)
+            same = [f"user_features__{name}" for name in raw if f"user_features__{name}" in features]
+            wrong = with_categories(newest_features(con, "keys"), vocabulary)[list(features)]
+            by_variant = {"raw": raw, "same_counts": features[same], "cleaned": features, "wrong": wrong}
+            found[split] = Rows(keys, cleaned[label].astype(int), by_variant)
+    return found
+
+
+def connected(home: Path) -> duckdb.DuckDBPyConnection:
+    """The published marts, to read."""
+    con = duckdb.connect(str(published(home)), read_only=True)
+    con.execute(f"set timezone = 'UTC'; set temp_directory = '{home / 'spill'}'")
+    return con
+
+
+def raw_counts_of_outcomes(shop: Shop, home: Path) -> Path:
+    """A file with the raw counts of all rows of customer_outcomes that have a label: customer_id, as_of, and the counts."""
+    file = home / "training" / "raw_counts.parquet"
+    if not file.exists():
+        with connected(home) as con:
+            con.execute(f"create temp table raw as {shop.raw_rows()}")
+            labelled = " or ".join(f"{label} is not null" for label in shop.labels)
+            con.execute(f"create temp table keys as select customer_id, as_of from customer_outcomes where {labelled}")
+            count_raw(con, "keys").write_parquet(str(file))
+    return file
+
+
+def count_raw(con: duckdb.DuckDBPyConnection, keys: str) -> duckdb.DuckDBPyRelation:
+    """Counts from the table `raw` for each of the keys (customer_id, as_of)."""
+    raw_identities(con, keys)
+    counts = raw_counts.of_customers(con, "(select distinct identity, as_of from raw_keys)", "raw")
+    con.execute(f"create or replace temp table raw_values as {counts.sql_query()}")
+    return con.sql(
+        "select k.customer_id, v.* exclude (identity) from raw_keys as k join raw_values as v using (identity, as_of)"
     )
 
 
-def raw_features(con: duckdb.DuckDBPyConnection, keys: str) -> pd.DataFrame:
-    """Counts from the raw rows of each key (place, customer_id, as_of), in the order of place. Nobody linked raw identities: of a customer's, the login counts,
-    or else the visitor."""
+def raw_features(con: duckdb.DuckDBPyConnection, keys: str, counts: Path) -> pd.DataFrame:
+    """The raw counts of a file for the keys (place, customer_id, as_of), in the order of place."""
+    found = con.sql(
+        f"select c.* exclude (customer_id, as_of) from {keys} as k left join '{counts}' as c using (customer_id, as_of) order by k.place"
+    )
+    return found.df().astype("float64")
+
+
+def raw_identities(con: duckdb.DuckDBPyConnection, keys: str) -> None:
+    """Create the table `raw_keys`: customer_id, as_of, and the identity by which raw rows know the customer. Nobody linked raw identities: of several, the login
+    counts, or else one of the visitors."""
     con.execute(
-        f"create or replace temp table asked as select k.place, k.as_of, max(b.identity) as identity from {keys} as k "
-        "left join bridge_identities as b on k.customer_id = b.customer_id and b.known_from <= k.as_of and (b.known_to is null or b.known_to > k.as_of) "
-        "group by k.place, k.as_of"
+        "create or replace temp table raw_keys as select k.customer_id, k.as_of, max(b.identity) as identity "
+        f"from {keys} as k join bridge_identities as b "
+        "on k.customer_id = b.customer_id and b.known_from <= k.as_of and (b.known_to is null or b.known_to > k.as_of) "
+        "group by k.customer_id, k.as_of"
     )
-    counts = raw_counts.of_customers(con, "(select distinct identity, as_of from asked)", "raw")
-    frame = con.sql(
-        "select c.* exclude (identity, as_of) from asked as a left join counts as c using (identity, as_of) order by a.place"
-    ).df()
-    return numbers(frame)
 
 
 def newest_features(con: duckdb.DuckDBPyConnection, keys: str) -> pd.DataFrame:
-    """The published user_features of each key's customer, whatever its as_of: the leak that this example shows. In the order of place."""
-    return con.sql(
+    """The published user_features of each key's customer, whatever its as_of: the leak that this example shows. In the order of place, with the names of a
+    training set."""
+    newest = con.sql(
         f"select f.* exclude (customer_id, as_of, built_from) from {keys} as k "
         "left join (select distinct customer_id, current_customer_id from bridge_identities) as b using (customer_id) "
         "left join user_features as f on f.customer_id = b.current_customer_id order by k.place"
     ).df()
+    flags = newest.select_dtypes(["bool", "object"]).columns.difference(["rfm_segment"])
+    newest[flags] = newest[flags].astype("float64")
+    return newest.add_prefix("user_features__")
 
 
 def read(file: Path, vocabulary: dict[str, list[str]]) -> pd.DataFrame:
@@ -90,17 +116,7 @@ def read(file: Path, vocabulary: dict[str, list[str]]) -> pd.DataFrame:
 
 
 def with_categories(frame: pd.DataFrame, vocabulary: dict[str, list[str]]) -> pd.DataFrame:
-    """Texts as categories of the vocabulary, all else but keys as numbers that LightGBM and CatBoost take."""
+    """Texts as categories of the vocabulary."""
     for name in frame.columns.intersection(list(vocabulary)):
         frame[name] = pd.Categorical(frame[name], categories=vocabulary[name])
     return frame
-
-
-def numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """All columns as doubles, nulls as NaN."""
-    return frame.astype("float64")
-
-
-def same_rows(tasks: Iterable[Rows]) -> bool:
-    """Whether every variant has a row for each key."""
-    return all(len(features) == len(rows.keys) for rows in tasks for features in rows.features.values())
