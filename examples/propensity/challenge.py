@@ -143,7 +143,7 @@ def _churn(con: duckdb.DuckDBPyConnection, users: dict[str, pd.DataFrame]) -> It
     rows = con.sql(
         "select t.*, m.split from churn as t join moments as m using (as_of) order by as_of, customer_id"
     ).df()
-    parts = {split: part for split, part in rows.groupby("split")}
+    parts = {split: rows[rows.split == split] for split in ("train", "valid", "test")}
     test = parts["test"]
     resamples = {}
     for variant, features in users.items():
@@ -286,7 +286,7 @@ def _result(
         "variant": variant,
         "auroc": auc,
         "auroc_interval": [low, high],
-        "more_than_raw_interval": list(more),
+        "auroc_minus_raw_interval": list(more),
         "trees": model.trees,
         "test_rows": rows,
         "test_positives": positives,
