@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,59 +35,54 @@ def draw(results: dict[str, Any], titles: dict[str, str], out: Path) -> None:
         }
     )
     if rows := results["outcomes"]:
-        panels = list(dict.fromkeys((each["shop"], each["label"]) for each in rows))
-        figure, axes = _panels(len(panels))
-        for axis, (shop, label) in zip(axes, panels, strict=False):
-            here = [each for each in rows if (each["shop"], each["label"]) == (shop, label)]
-            names = list(dict.fromkeys(each["variant"] for each in here))
-            for model, marker in MODELS.items():
-                of_model = [each for each in here if each["model"] == model]
-                places = [names.index(each["variant"]) + (0.15 if model == "CatBoost" else -0.15) for each in of_model]
-                _dots(axis, places, of_model, "auc", marker, model)
-            _label(axis, f"{titles[shop]}\n{label}", names, "AUC on the test rows, 95 % interval")
-        axes[0].legend(loc="lower left", frameon=False)
-        _write(figure, out / "outcomes.svg")
+        handles = [
+            plt.Line2D([], [], marker=marker, linestyle="", color="#555555", label=model)
+            for model, marker in MODELS.items()
+        ]
+        _chart(rows, "label", "auc", "AUC on the test rows, 95 % interval", titles, out / "outcomes.svg", handles)
     if rows := results["challenge"]:
-        panels = list(dict.fromkeys((each["shop"], each["task"]) for each in rows))
-        figure, axes = _panels(len(panels))
-        for axis, (shop, task) in zip(axes, panels, strict=False):
-            here = [each for each in rows if (each["shop"], each["task"]) == (shop, task)]
-            _dots(axis, range(len(here)), here, "auroc", "o", None)
-            _label(axis, f"{titles[shop]}\n{task}", [each["variant"] for each in here], "AUROC, 95 % interval")
-        _write(figure, out / "challenge.svg")
+        _chart(rows, "task", "auroc", "AUROC on the test rows, 95 % interval", titles, out / "challenge.svg")
 
 
-def _panels(count: int) -> tuple[Any, list[Any]]:
+def _chart(
+    rows: list[dict[str, Any]],
+    by: str,
+    name: str,
+    meaning: str,
+    titles: dict[str, str],
+    file: Path,
+    handles: Sequence[Any] = (),
+) -> None:
+    """A panel for each shop and label (task), a line for each variant."""
+    panels = list(dict.fromkeys((each["shop"], each[by]) for each in rows))
+    variants = list(dict.fromkeys(each["variant"] for each in rows))
+    lines, across = -(-len(panels) // 3), min(len(panels), 3)
     figure, axes = plt.subplots(
-        (count + 2) // 3,
-        min(count, 3),
-        figsize=(10, 2.3 * ((count + 2) // 3) + 0.4),
+        lines,
+        across,
+        figsize=(10, (0.9 + 0.3 * len(variants)) * lines),
         squeeze=False,
+        sharey=True,
         layout="constrained",
     )
-    for axis in axes.flat[count:]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    return figure, list(axes.flat)
-
-
-def _dots(axis: Any, places: Any, rows: list[dict[str, Any]], name: str, marker: str, model: str | None) -> None:
-    for place, each in zip(places, rows, strict=True):
-        low, high = each[f"{name}_interval"]
-        colour = VARIANTS[each["variant"]][1]
-        axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(each[name], place, marker, color=colour, markersize=6)
-    if model:
-        axis.plot([], [], marker, color="#555555", label=model)
-
-
-def _label(axis: Any, title: str, names: list[str], meaning: str) -> None:
-    axis.axvline(0.5, color="#cccccc", linewidth=1, linestyle=":")
-    axis.set_yticks(range(len(names)), [VARIANTS[name][0] for name in names])
-    axis.invert_yaxis()
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel(meaning, fontsize=8)
-
-
-def _write(figure: Any, file: Path) -> None:
+    for axis, (shop, what) in zip(axes.flat, panels, strict=False):
+        for each in rows:
+            if (each["shop"], each[by]) != (shop, what):
+                continue
+            place = variants.index(each["variant"]) + {"LightGBM": -0.15, "CatBoost": 0.15}.get(
+                each.get("model", ""), 0
+            )
+            colour = VARIANTS[each["variant"]][1]
+            axis.plot(each[f"{name}_interval"], [place, place], color=colour, linewidth=2)
+            axis.plot(each[name], place, MODELS.get(each.get("model", ""), "o"), color=colour, markersize=6)
+        axis.axvline(0.5, color="#cccccc", linewidth=1, linestyle=":")
+        axis.set_title(f"{titles[shop]}: {what}", fontsize=9)
+        axis.set_xlabel(meaning, fontsize=8)
+        axis.set_yticks(range(len(variants)), [VARIANTS[each][0] for each in variants])
+        axis.set_ylim(len(variants) - 0.5, -0.5)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
