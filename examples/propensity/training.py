@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import catboost
@@ -29,25 +29,35 @@ class Model:
 
 
 def lightgbm_model(
-    features: pd.DataFrame, label: pd.Series, valid: tuple[pd.DataFrame, pd.Series], weight: np.ndarray | None = None
+    features: pd.DataFrame,
+    label: pd.Series,
+    valid: tuple[pd.DataFrame, pd.Series],
+    weight: np.ndarray | None = None,
+    seeds: Sequence[int] = (SEED,),
 ) -> Model:
-    """Gradient boosting that stops when the loss of the validation rows has not fallen for 50 trees. Nulls are left to it."""
+    """Gradient boosting that stops when the loss of the validation rows has not fallen for 50 trees. Nulls are left to it. Of several seeds, the scores are
+    averaged."""
     settings = {
         "objective": "binary",
         "learning_rate": 0.05,
         "num_leaves": 15,
         "min_data_in_leaf": 50,
         "feature_fraction": 0.5,
-        "seed": SEED,
         "deterministic": True,
         "force_row_wise": True,
         "num_threads": THREADS,
         "verbose": -1,
     }
-    train = lightgbm.Dataset(features, label, weight=weight)
-    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-    model = lightgbm.train(settings, train, TREES, valid_sets=[train.create_valid(*valid)], callbacks=[stop])
-    return Model(lambda rows: np.asarray(model.predict(rows, num_iteration=model.best_iteration)), model.best_iteration)
+    models = []
+    for seed in seeds:
+        train = lightgbm.Dataset(features, label, weight=weight)
+        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+        stopped_by = [train.create_valid(*valid)]
+        models.append(lightgbm.train(settings | {"seed": seed}, train, TREES, valid_sets=stopped_by, callbacks=[stop]))
+    return Model(
+        lambda rows: np.mean([model.predict(rows, num_iteration=model.best_iteration) for model in models], axis=0),
+        sum(model.best_iteration for model in models),
+    )
 
 
 def catboost_model(features: pd.DataFrame, label: pd.Series, valid: tuple[pd.DataFrame, pd.Series]) -> Model:
