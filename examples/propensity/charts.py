@@ -16,8 +16,8 @@ VARIANTS = {
     "raw": ("raw counts", "#9aa5b1"),
     "same_counts": ("the same counts, cleaned", "#7fb3d5"),
     "cleaned": ("finegrain, as of each row", "#1f6fb2"),
-    "wrong": ("wrong: the newest mart, offline", "#e8a09a"),
-    "wrong, served cleaned": ("wrong: the same model when it serves", "#c0392b"),
+    "wrong": ("wrong (newest mart), offline", "#e8a09a"),
+    "wrong, served cleaned": ("wrong, when it serves", "#c0392b"),
     "finegrain": ("finegrain", "#1f6fb2"),
 }
 MODELS = {"LightGBM": "o", "CatBoost": "s"}
@@ -60,7 +60,7 @@ def _chart(
     figure, axes = plt.subplots(
         lines,
         across,
-        figsize=(10, (0.9 + 0.3 * len(variants)) * lines),
+        figsize=(10, (1.1 + 0.28 * len(variants)) * lines),
         squeeze=False,
         sharey=True,
         layout="constrained",
@@ -77,8 +77,9 @@ def _chart(
             colour = VARIANTS[each["variant"]][1]
             axis.plot(each[f"{name}_interval"], [place, place], color=colour, linewidth=2)
             axis.plot(each[name], place, MODELS.get(each.get("model", ""), "o"), color=colour, markersize=6)
-        axis.axvline(0.5, color="#cccccc", linewidth=1, linestyle=":")
-        axis.set_title(f"{titles[shop]}: {what}", fontsize=9)
+        if axis.get_xlim()[0] < 0.6:  # what chance gives
+            axis.axvline(0.5, color="#cccccc", linewidth=1, linestyle=":")
+        axis.set_title(f"{titles[shop]}\n{what}", fontsize=9)
         axis.set_xlabel(meaning, fontsize=8)
         axis.set_yticks(range(len(variants)), [VARIANTS[each][0] for each in variants])
         axis.set_ylim(len(variants) - 0.5, -0.5)
