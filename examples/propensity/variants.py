@@ -12,7 +12,7 @@ import raw_counts
 from shops import Shop, finegrain, published
 
 SPLITS = ("train", "valid", "test")
-#: raw: counts from raw rows. same_counts: finegrain's features of the same names, so only the cleaning differs. cleaned: all user_features, as of each row.
+#: raw: counts from raw rows. same_counts: finegrain's features of those names (it has none of clicks and of all events). cleaned: all user_features, as of each row.
 #: wrong: the newest user_features for every row, whenever it is from.
 VARIANTS = ("raw", "same_counts", "cleaned", "wrong")
 
