@@ -50,6 +50,7 @@ BUILDING = (
     "test_trial_shop",
     "test_add_a_feature_page",
     "test_add_a_field_page",
+    "test_propensity",
     "test_publish",
     "test_identity_bridge",
 )

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -1077,6 +1078,54 @@ def bench_cleaning(
         console.out().print(table(scores))
     if any(row.fails for row in scores):
         raise typer.Exit(1)
+
+
+@bench_app.command("features")
+def bench_features(
+    shop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="merchandise_store, completejourney or simulated; may be repeated. Default: the real ones whose data is here, or else the simulated one.",
+        ),
+    ] = None,
+    hits: Annotated[
+        Path | None, typer.Option(help="The Merchandise Store's Parquet file. Default: that of its mapping.")
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Keep what is built below this folder, and use it again. Default: a scratch folder."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for results.json and the charts.")] = Path("bench-features"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="On a sample: to see that it runs, not for its figures.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train models on raw, cleaned and leaking features of real shops, and compare them (examples/propensity)."""
+    absent = [
+        package
+        for package, module in (
+            ("lightgbm", "lightgbm"),
+            ("catboost", "catboost"),
+            ("scikit-learn", "sklearn"),
+            ("matplotlib", "matplotlib"),
+            ("pandas", "pandas"),
+        )
+        if find_spec(module) is None
+    ]
+    if absent:
+        raise FinegrainError(
+            f"finegrain bench features trains models, and {', '.join(absent)} is not installed here; run: pip install {' '.join(absent)}"
+        )
+    # Scripts to be copied, so they are no part of the package.
+    sys.path.insert(0, str(settings.PACKAGE / "examples" / "propensity"))
+    bench = import_module("bench")
+    results = bench.run(shop or [], hits=hits, home=home, out=out, quick=quick, quiet=as_json)
+    if as_json:
+        console.show_json(results)
+    else:
+        console.out().print(f"{out}: results.json and charts", markup=False)
 
 
 def _is_number(given: float | None) -> float | None:

@@ -108,7 +108,7 @@ def training_set(
 ) -> TrainingSet:
     """Write the rows of a spine with their features into the folder `out`: `all.parquet`, or with `splits` (two moments, naive UTC) `train.parquet`,
     `valid.parquet` and `test.parquet`, each sorted by as_of; `vocabulary.json`, the values of categorical columns in the first of these files; and
-    `training_set.yml`. Decimals are doubles, as training wants them.
+    `training_set.yml`. Decimals are doubles and flags 0 or 1, as training wants them.
 
     The spine is a file, the name of a mart of models/marts/training, or a `query` on the published marts; with a `label`, it is of the rows that have one, and
     without the other labels. With a `group` (by default that of a ready-made spine), rows alike in these columns stand together and have the same `group_id`.
@@ -305,8 +305,9 @@ def _ask(
         kinds = {name: kind for name, kind, *_ in opened.con.execute(f"describe {tables[mart]}").fetchall()}
         for name in names:
             value = f"{alias}.{identifier(name)}"
-            # No library that trains models takes decimals.
-            value = f"cast({value} as double)" if kinds[name].startswith("DECIMAL") else value
+            # No library that trains models takes decimals, nor, by way of pandas, flags that may be null.
+            kind = "double" if kinds[name].startswith("DECIMAL") else {"BOOLEAN": "utinyint"}.get(kinds[name])
+            value = f"cast({value} as {kind})" if kind else value
             columns.append(f"{value} as {identifier(f'{mart}__{name}')}")
         columns.append(f"{alias}.as_of is not null as {identifier(f'found {mart}')}")
     return f"select p.*, {', '.join(columns)} from part as p {' '.join(joins)}"
