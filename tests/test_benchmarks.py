@@ -146,3 +146,23 @@ def test_each_runs_as_a_command(built_shop: Settings, files: Path) -> None:
         report = json.loads(done.stdout)
         assert report["seconds"] > 0
         assert report["peak_mib"] > 0
+
+
+@pytest.mark.long
+def test_online_reads_are_measured() -> None:
+    """Which also compares what all stores give."""
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve().parent.parent / "benchmarks" / "online.py"),
+        "--customers",
+        "30",
+        "--rounds",
+        "20",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert {way: set(kinds) for way, kinds in found["ratios of p10"].items()} == dict.fromkeys(
+        ("sdk", "server"), {"sqlite", "redis"}
+    )
+    assert found["bytes a vector"]["finegrain, sqlite"] < found["bytes a vector"]["Feast, sqlite"]
