@@ -155,7 +155,7 @@ def test_online_reads_are_measured() -> None:
         sys.executable,
         str(Path(__file__).resolve().parent.parent / "benchmarks" / "online.py"),
         "--customers",
-        "30",
+        "120",
         "--rounds",
         "20",
     ]
