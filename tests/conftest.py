@@ -53,10 +53,12 @@ BUILDING = (
     "test_propensity",
     "test_publish",
     "test_identity_bridge",
+    "test_store_history",
 )
 #: Files that take minutes, because they wait for servers and clocks, while others compute.
 WAITING = (
     "test_lake",
+    "test_store",
     "test_exclusive",
     "test_stream_kafka",
     "test_stream_kinesis",

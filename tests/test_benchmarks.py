@@ -146,3 +146,22 @@ def test_each_runs_as_a_command(built_shop: Settings, files: Path) -> None:
         report = json.loads(done.stdout)
         assert report["seconds"] > 0
         assert report["peak_mib"] > 0
+
+
+@pytest.mark.long
+def test_online_reads_are_measured() -> None:
+    """Which also compares what all stores give."""
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve().parent.parent / "benchmarks" / "online.py"),
+        "--customers",
+        "120",
+        "--rounds",
+        "20",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    kinds = {"sqlite", "redis"}
+    assert {way: set(each) for way, each in found["ratios of p10"].items()} == {"sdk": kinds, "server": kinds}
+    assert found["bytes a vector"]["finegrain, sqlite"] < found["bytes a vector"]["Feast, sqlite"]

@@ -19,6 +19,7 @@ from orchestration.features.training import keys_of, training_set
 from orchestration.store.repository import apply, opened
 from orchestration.warehouse.publish import publish
 
+pytestmark = pytest.mark.long
 DAYS = [date(2025, 3, 30), date(2025, 4, 2)]
 #: When these days end: of these moments the history is.
 ENDS = [datetime(2025, 3, 31), datetime(2025, 4, 3)]
