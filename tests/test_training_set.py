@@ -66,6 +66,8 @@ def test_rows_as_of_the_build_are_those_of_the_marts(built_shop: Settings, spine
         assert con.execute(
             "select count(*) from made join spine using (customer_id, product_id, category, as_of, label, note)"
         ).fetchall() == [(count,)]
+        kinds = {name: kind for name, kind, *_ in con.execute("describe made").fetchall() if "__" in name}
+        assert "BOOLEAN" not in kinds.values() and kinds["user_item_features__in_cart_now"] == "UTINYINT"
         for mart in [each for each in declared() if each.name in marts]:
             names = ", ".join(f'"{mart.name}__{each.name}"' for each in mart.features)
             theirs = ", ".join(f'"{each.name}"' for each in mart.features)
