@@ -13,6 +13,7 @@
 -- divided into sessions by the same SQL as those of today.
 --
 -- An event is looked at among the events of each visitor that it may have belonged to, and its sessions are those of that visitor.
+-- depends_on: {{ ref('int_events__changed_visitors') }}
 {% set incremental = is_incremental() %}
 {% set reach = minutes([var('session_gap_minutes'), var('order_join_minutes')] | max) %}
 with {% if incremental %}changed as {{ kept_once() }} (
