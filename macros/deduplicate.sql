@@ -63,6 +63,9 @@ order by
     where w.{{ key }} in ({{ among }})
 {%- endmacro %}
 
+{# Predicate: of rows that are kept, or were so until the shop's database reported them. #}
+{% macro was_kept(alias) %}({{ alias }}.verdict = 'kept' or {{ alias }}.kept_until is not null){% endmacro %}
+
 {# SQL: the moment since when a copy is one: its own arrival. #}
 {% macro from_the_first() %}timestamp '1970-01-01'{% endmacro %}
 

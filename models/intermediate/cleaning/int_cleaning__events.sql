@@ -16,9 +16,7 @@ with events as (
         v.*,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v
-    where
-        (v.verdict = 'kept' or v.kept_until is not null)
-        and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
+    where {{ was_kept('v') }} and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
 
 ),
 

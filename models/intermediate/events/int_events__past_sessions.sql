@@ -57,7 +57,7 @@ known_rows as {{ kept_once() }} (
         v.kept_until
     from {{ ref('int_events__validated') }} as v
     where
-        (v.verdict = 'kept' or v.kept_until is not null) and not {{ is_database_refund('v') }}
+        {{ was_kept('v') }} and not {{ is_database_refund('v') }}
         {% if incremental %}
         and (
             v.identity in (select a.visitor from asked as a)
