@@ -54,9 +54,9 @@ from {{ change_set }} as c where c.changed_in > coalesce({{ watermark(model) }},
 
   - `change_set`, `change_keys`: the rows of these keys are replaced by those that the model's SQL gives. A change set without the column
     changed_in is taken whole, or what `change_condition` says of it.
-  - with a `unique_key` (row_id, or a list that begins with it where a row has versions): rows that come out as they were are left alone, with the snapshot they were built in, so that nothing
-    downstream reprocesses them; those that did change are written to the journal. The change set is then what may have to be deleted:
-    rows of it that the SQL does not give any more.
+  - with a `unique_key` (row_id, or a list that begins with it where a row has versions): rows that come out as they were are left
+    alone, with the snapshot they were built in, so that nothing downstream reprocesses them; those that did change are written to the
+    journal. The change set is then what may have to be deleted: rows of it that the SQL does not give any more.
   - `spine`: rows whose key it does not have are deleted, and what did not change is as true of the moment of this build as of the last.
 #}
 {% macro get_incremental_changes_sql(arguments) -%}

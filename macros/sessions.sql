@@ -193,7 +193,8 @@ last_web_events as (
         w.source_session_id as chain,
         w.event_at >= a.event_at - {{ minutes(var('order_join_minutes')) }} as is_near
     from {{ asof_left_join(
-        'unplaced_orders as a', 'web_moments as w', [('a.follows', 'w.follows')] + ([('a.' ~ at, 'w.' ~ at)] if at else []), 'a.event_at', 'w.event_at'
+        'unplaced_orders as a', 'web_moments as w', [('a.follows', 'w.follows')] + ([('a.' ~ at, 'w.' ~ at)] if at else []),
+        'a.event_at', 'w.event_at'
     ) }}
 
 ),

@@ -61,7 +61,9 @@ SPINES = {
 
 
 def clean_events(con: duckdb.DuckDBPyConnection) -> list[Event]:
-    rows = con.execute(f"select {', '.join(EVENTS)} from int_cleaning__events order by event_at, event_id, known_from").fetchall()
+    rows = con.execute(
+        f"select {', '.join(EVENTS)} from int_cleaning__events order by event_at, event_id, known_from"
+    ).fetchall()
     return [dict(zip(EVENTS, row, strict=True)) for row in rows]
 
 

@@ -5,7 +5,7 @@
     meta={'change_set': 'int_events__changed_visitors', 'change_keys': ['visitor']},
     post_hook="{{ move_watermark('int_events__changed_visitors') }}",
 ) }}
--- The sessions that events were in before they were in their last one, and until when (docs/decisions/0019-clean-events-have-a-validity.md).
+-- The sessions that events were in before their last one, and until when (docs/decisions/0019-clean-events-have-a-validity.md).
 --
 -- Most events arrive in order, and an event that follows all others of a visit changes nothing about them. So the events of each visitor
 -- are cut into islands, beyond which nothing reaches, and only the moments at which an island changed are looked at: the arrival of
@@ -59,10 +59,7 @@ known_rows as {{ kept_once() }} (
     where
         {{ was_kept('v') }} and not {{ is_database_refund('v') }}
         {% if incremental %}
-        and (
-            v.identity in (select a.visitor from asked as a)
-            or 'a:' || v.anonymous_id in (select a.visitor from asked as a)
-        )
+        and (v.identity in (select a.visitor from asked as a) or 'a:' || v.anonymous_id in (select a.visitor from asked as a))
         {% endif %}
 
 ),
@@ -107,8 +104,8 @@ candidates as {{ kept_once() }} (
 
 ),
 
--- Of all other visitors, the sessions of which an event arrived before the first one. Where the source has no sessions, the visitors of whom
--- any event arrived before an earlier one.
+-- Of all other visitors, the sessions of which an event arrived before the first one. Where the source has no sessions, the visitors of
+-- whom any event arrived before an earlier one.
 first_events as {{ kept_once() }} (
 
     select
@@ -246,12 +243,9 @@ borders as (
 
     select
         *,
-        case
-            when begins_at > max(reaches_to) over (
-                partition by owner order by begins_at, row_id rows between unbounded preceding and 1 preceding
-            ) then 1
-            else 0
-        end as is_border
+        max(reaches_to) over (
+            partition by owner order by begins_at, row_id rows between unbounded preceding and 1 preceding
+        ) as reached
     from spans
 
 ),
@@ -260,7 +254,7 @@ islands as {{ kept_once() }} (
 
     select
         *,
-        sum(is_border) over (
+        sum(case when begins_at > reached then 1 else 0 end) over (
             partition by owner order by begins_at, row_id rows between unbounded preceding and current row
         ) as island
     from borders
@@ -278,9 +272,8 @@ overtaken as (
         ) < arrived_at as is_late,
         -- What changes nothing about the sessions of others: an event within a session of the source, or between two that stand together.
         not has_dependents and case
-            when source_session_id is not null then min(arrived_at) over (
-                in_session rows between unbounded preceding and 1 preceding
-            ) <= arrived_at
+            when source_session_id is not null
+                then min(arrived_at) over (in_session rows between unbounded preceding and 1 preceding) <= arrived_at
             else
                 lag(arrived_at) over in_session <= arrived_at
                 and lead(arrived_at) over in_session <= arrived_at
@@ -364,6 +357,12 @@ known_hits as (
 
 {{ sessions_of('kept', 'known_hits', at='state_id') }},
 
+last_states as (
+
+    select owner, island, max(place) as place from states group by owner, island
+
+),
+
 steps as (
 
     select
@@ -382,7 +381,7 @@ steps as (
     select
         i.owner,
         i.island,
-        s.states + 1 as place,
+        s.place + 1 as place,
         n.row_id,
         n.session_id,
         n.is_entry,
@@ -390,8 +389,7 @@ steps as (
         cast(null as timestamp) as known_to
     from {{ ref('int_events__sessionized') }} as n
     inner join islands as i on n.row_id = i.row_id and n.visitor = i.owner
-    inner join (select owner, island, max(place) as states from states group by owner, island) as s
-        on i.owner = s.owner and i.island = s.island
+    inner join last_states as s on i.owner = s.owner and i.island = s.island
 
 ),
 
@@ -399,14 +397,11 @@ changes as (
 
     select
         *,
-        case
-            when
-                place = lag(place) over (partition by owner, row_id order by place) + 1
-                and session_id = lag(session_id) over (partition by owner, row_id order by place) then 0
-            else 1
-        end as is_change
+        lag(place) over in_order as previous_place,
+        lag(session_id) over in_order as previous_session_id
     from steps
     where known_to is null or known_from < known_to
+    window in_order as (partition by owner, row_id order by place)
 
 ),
 
@@ -414,7 +409,9 @@ versions as (
 
     select
         *,
-        sum(is_change) over (partition by owner, row_id order by place rows between unbounded preceding and current row) as version
+        sum(case when place = previous_place + 1 and session_id = previous_session_id then 0 else 1 end) over (
+            partition by owner, row_id order by place rows between unbounded preceding and current row
+        ) as version
     from changes
 
 )

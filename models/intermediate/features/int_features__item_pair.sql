@@ -29,7 +29,8 @@ scored as (
         {{ pair_score() }} as pair_score,
         sum({{ weighted_co_occurrences() }}) as undecayed_score
     from asked as s
-    inner join {{ ref('int_tiles__product_pairs') }} as p on s.product_id = p.product_id and {{ is_closed_by('s.as_of_day', 'p', at_its_begin=true) }}
+    inner join {{ ref('int_tiles__product_pairs') }} as p
+        on s.product_id = p.product_id and {{ is_closed_by('s.as_of_day', 'p', at_its_begin=true) }}
     group by s.product_id, s.as_of_day, p.other_product_id
 
 ),
