@@ -123,12 +123,13 @@ first_events as {{ kept_once() }} (
 
 ),
 
--- An event that is no longer kept, of a session that began before it, was in that session and changed nothing.
+-- An event that is no longer kept, of a session that began before it, was in that session and changed nothing, if nothing else did.
 followers as {{ kept_once() }} (
 
     select
         k.row_id,
         k.visitor,
+        k.source_session_id,
         f.session_id,
         k.available_at as known_from,
         k.kept_until as known_to
@@ -438,6 +439,8 @@ select
     false as is_entry,
     {{ pinned() }} as built_in
 from followers
-{% if incremental %}
-where visitor in (select c.visitor from changed as c)
-{% endif %}
+where
+    (visitor, source_session_id) not in (select (d.visitor, d.source_session_id) from disordered as d)
+    {% if incremental %}
+    and visitor in (select c.visitor from changed as c)
+    {% endif %}
