@@ -95,8 +95,9 @@ where {{ kept }}.as_of <> s.as_of
 {%- set names = arguments.dest_columns | map(attribute='name') | list -%}
 {%- set journal = journal_keys() | select('in', names) | list -%}
 {#- A session is cut again when a late event joins it to another: what was done, by whom and when stays the same. -#}
-{%- set further = ['event_type', 'event_at', 'available_at', 'known_to'] | select('in', names) | list -%}
-{%- set compared = journal | reject('equalto', 'session_id') | list + further -%}
+{%- set has_versions = keys | length > 1 -%}
+{%- set further = ['event_type', 'event_at', 'available_at'] | select('in', names) | list -%}
+{%- set compared = journal | reject('in', ['session_id'] + (['arrival_day'] if has_versions else [])) | list + further -%}
 {%- set meta = config.get('meta') or {} -%}
 {%- set has_days = 'event_day' in names -%}
 create or replace temporary table rows_before as
@@ -123,7 +124,10 @@ delete from whole_rows_before where ({{ key }}) in (select {{ key_of(keys, 'u') 
 insert into {{ target.schema }}.change_journal (model, row_id, is_previous, keys_changed, {{ journal | join(', ') }}, changed_in)
 with sides as (
     {%- for relation, is_previous in [('whole_rows_before', 'true'), (made, 'false')] %}
-    select {{ (keys + journal + compared) | unique | join(', ') }}, {{ is_previous }} as is_previous
+    select
+        {{ (keys + journal + compared) | unique | join(', ') }},
+        {{ "coalesce(known_to, timestamp '9999-12-31') as ends_at," if has_versions }}
+        {{ is_previous }} as is_previous
     from {{ relation }}
     where ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u)
     {{ "union all" if not loop.last }}
@@ -131,13 +135,18 @@ with sides as (
 )
 select
     '{{ this.identifier }}', {{ keys[0] }}, is_previous,
-    count(*) over of_row < 2
+    min(case when is_previous then 1 else 0 end) over of_row = max(case when is_previous then 1 else 0 end) over of_row
     {%- for name in compared %}
-    or count({{ name }}) over of_row = 1 or coalesce(min({{ name }}) over of_row <> max({{ name }}) over of_row, false)
+    or count({{ name }}) over of_row not in (0, count(*) over of_row)
+    or coalesce(min({{ name }}) over of_row <> max({{ name }}) over of_row, false)
+    {%- endfor %}
+    {%- for edge, name in [('min', keys[1]), ('max', 'ends_at')] if has_versions %}
+    or {{ edge }}(case when is_previous then {{ name }} end) over of_row
+    <> {{ edge }}(case when not is_previous then {{ name }} end) over of_row
     {%- endfor %},
     {{ journal | join(', ') }}, {{ pinned() }}
 from sides
-window of_row as (partition by {{ key }});
+window of_row as (partition by {{ keys[0] }});
 delete from {{ kept }}
 where ({{ key }}) in (select {{ key_of(keys, 'b') }} from rows_before as b)
     and ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u);

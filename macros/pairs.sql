@@ -56,8 +56,9 @@ cast(sum(
 {{ decayed_count(weighted_co_occurrences(), 30) }}
 {%- endmacro %}
 
-{# Predicate: of events that were still valid when their day ended. Pairs are read of closed days alone. #}
-{% macro outlived_its_day() %}(until_day is null or until_day > arrival_day){% endmacro %}
+{# Predicate: of the last version of events that were still valid when the day of their arrival ended. Pairs know no sessions, and are
+   read of closed days alone. #}
+{% macro outlived_its_day() %}is_last_version and (until_day is null or until_day > cast(available_at as date)){% endmacro %}
 
 {# CTEs, of which the last is `in_periods`: the rows of `relation` in each period in which none of their group (`keys`) ended, with the days
    `begins_on` and `ends_on` of it. Both are null for most: nothing of their group ever ended. #}

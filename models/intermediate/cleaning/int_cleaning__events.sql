@@ -105,6 +105,7 @@ fitted as (
         coalesce(s.is_entry, false) as is_entry,
         coalesce(s.known_from, e.available_at) as known_from,
         s.known_to,
+        s.known_to is null or s.known_to = e.kept_until as is_last_version,
         coalesce(case when i.device_by = 'event_type' then t.device end, l.device) as frequent_device,
         coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country
     from events as e
@@ -191,6 +192,7 @@ select
     available_at,
     known_from,
     known_to,
+    is_last_version,
     cast(known_from as date) as arrival_day,
     cast(known_to as date) as until_day,
 

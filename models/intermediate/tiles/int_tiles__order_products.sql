@@ -15,7 +15,7 @@ with lines as (
         product_id,
         event_day,
         event_at,
-        arrival_day,
+        cast(available_at as date) as arrival_day,
         until_day,
         {{ visible_at() }} as visible_at
     from {{ ref('int_cleaning__events') }}
