@@ -27,6 +27,12 @@ past_sessions as (
 
 ),
 
+last_ends as (
+
+    select row_id, max(known_to) as known_from from past_sessions group by row_id
+
+),
+
 sessions as (
 
     select row_id, session_id, is_entry, known_from, known_to from past_sessions
@@ -38,7 +44,7 @@ sessions as (
         p.known_from,
         cast(null as timestamp) as known_to
     from {{ ref('int_events__sessionized') }} as s
-    left join (select row_id, max(known_to) as known_from from past_sessions group by row_id) as p on s.row_id = p.row_id
+    left join last_ends as p on s.row_id = p.row_id
     where {{ is_changed('int_cleaning__changed_rows', [('s.row_id', 'row_id')]) }}
 
 ),
@@ -105,7 +111,7 @@ fitted as (
         coalesce(s.is_entry, false) as is_entry,
         coalesce(s.known_from, e.available_at) as known_from,
         s.known_to,
-        s.known_to is null or s.known_to = e.kept_until as is_last_version,
+        coalesce(s.known_to = e.kept_until, s.known_to is null) as is_last_version,
         coalesce(case when i.device_by = 'event_type' then t.device end, l.device) as frequent_device,
         coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country
     from events as e

@@ -108,7 +108,14 @@ kept as (
 -- An identity's events without a visitor go by all others of it, also where this build need not place those again.
 events as {{ inlined() }} (
 
-    select row_id, dedup_key as event_id, identity, anonymous_id, event_at, origin, source_session_id
+    select
+        v.row_id,
+        v.dedup_key as event_id,
+        v.identity,
+        v.anonymous_id,
+        v.event_at,
+        v.origin,
+        v.source_session_id
     from {{ ref('int_events__validated') }} as v
     where v.verdict = 'kept' and not {{ is_database_refund('v') }}
 
