@@ -204,12 +204,13 @@ with days as (
         {{ kind }},
         event_day,
         arrival_day,
+        until_day,
         sum(events) as events,
         sum(priced_events) as priced_events,
         sum(price_total) as price_total
     from {{ ref('int_tiles__' ~ tile) }}
     where {{ kind }} is not null
-    group by {{ kind }}, event_day, arrival_day
+    group by {{ kind }}, event_day, arrival_day, until_day
 
 ),
 
@@ -229,7 +230,7 @@ by_{{ kind }} as (
         {% endfor %}
         {{ share('sum(d.price_total)', 'sum(d.priced_events)') }} as price_mean_lifetime
     from moments as m
-    inner join days as d on m.as_of_day > d.arrival_day
+    inner join days as d on {{ is_closed_by('m.as_of_day', 'd', at_its_begin=true) }}
     group by m.as_of_day, d.{{ kind }}
 
 )

@@ -1,15 +1,22 @@
 {#
-  The as-of rule, in one place. A feature at moment t sees events with event_at < t that were available_at <= t. A window
-  of n days covers the n whole UTC days before t's day, and t's day up to t; windows of an hour or a day end at t itself.
+  The as-of rule, in one place. A feature at moment t sees events with event_at < t that were available_at <= t, each in the version
+  that was valid at t (known_from <= t < known_to). A window of n days covers the n whole UTC days before t's day, and t's day up to t;
+  windows of an hour or a day end at t itself.
 
-  What arrived before t's day is read from tiles, which are closed; what arrived on t's day is read from the events and
-  folded by the very same measures.
+  What arrived before t's day, and did not end on it, is read from tiles, which are closed; what arrived or ended on t's day is read
+  from the events and added up by the very same measures.
 #}
 
 {# SQL: whether `moment` lies in the period from `begins`, which it includes, to `ends`, which it does not; a period without an end is open.
    No `or`: a join on one compares all with all, while one of comparisons is hashed on its other columns. #}
 {% macro is_valid_at(moment, begins, ends) -%}
 {{ begins }} <= {{ moment }} and {{ moment }} < coalesce({{ ends }}, timestamp '9999-12-31')
+{%- endmacro %}
+
+{# SQL: whether a row of a tile was valid before a day and still was when the day ended or, `at_its_begin`, when it began. #}
+{% macro is_closed_by(as_of_day, tile, at_its_begin=false) -%}
+{{ tile }}.arrival_day < {{ as_of_day }}
+    and coalesce({{ tile }}.until_day, date '9999-12-31') {{ '>=' if at_its_begin else '>' }} {{ as_of_day }}
 {%- endmacro %}
 
 {# CTE bodies. `members`: the spine with the identities that were known, at as_of, to be each customer's. #}
@@ -29,7 +36,7 @@ inner join {{ ref('int_identity__links') }} as l
 {% macro as_of_tiles(tile, members='members', entity='customer_id', link='identity') -%}
 select m.{{ entity }}{{ ' as entity_key' if entity == link }}, m.as_of, m.as_of_day, t.*
 from {{ members }} as m
-inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} and t.arrival_day < m.as_of_day
+inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} and {{ finegrain.is_closed_by('m.as_of_day', 't') }}
 union all
 select *
 from (
@@ -41,7 +48,7 @@ from (
 ) as open_tiles
 {%- endmacro %}
 
-{# The visible events that arrived on as_of's own day, which no tile may speak for. #}
+{# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. #}
 {% macro as_of_open_events(members, entity, link) -%}
 select
     m.{{ entity }}{{ ' as entity_key' if entity == link }},
@@ -52,9 +59,23 @@ from {{ members }} as m
 inner join {{ ref('int_cleaning__events') }} as e
     on m.{{ link }} = e.{{ link }}
     and e.arrival_day = m.as_of_day
-    and e.available_at <= m.as_of
+    and {{ finegrain.is_valid_at('m.as_of', 'e.known_from', 'e.known_to') }}
     and e.event_at < m.as_of
 where e.arrival_day >= (select min(d.as_of_day) from {{ members }} as d)
+union all
+select
+    m.{{ entity }}{{ ' as entity_key' if entity == link }},
+    m.as_of,
+    m.as_of_day,
+    e.*
+from {{ members }} as m
+inner join {{ ref('int_cleaning__events') }} as e
+    on m.{{ link }} = e.{{ link }}
+    and e.until_day = m.as_of_day
+    and e.arrival_day < m.as_of_day
+    and e.known_to > m.as_of
+    and e.event_at < m.as_of
+where e.until_day >= (select min(d.as_of_day) from {{ members }} as d)
 {%- endmacro %}
 
 {# The visible events of the 24 hours before each as_of. #}
@@ -68,7 +89,7 @@ inner join {{ ref('int_cleaning__events') }} as e
     on m.{{ link }} = e.{{ link }}
     and e.event_at >= m.as_of - interval 24 hour
     and e.event_at < m.as_of
-    and e.available_at <= m.as_of
+    and {{ finegrain.is_valid_at('m.as_of', 'e.known_from', 'e.known_to') }}
 where e.event_day >= (select {{ finegrain.add_days('min(d.as_of_day)', -1) }} from {{ members }} as d)
 {%- endmacro %}
 

@@ -54,9 +54,9 @@ from {{ change_set }} as c where c.changed_in > coalesce({{ watermark(model) }},
 
   - `change_set`, `change_keys`: the rows of these keys are replaced by those that the model's SQL gives. A change set without the column
     changed_in is taken whole, or what `change_condition` says of it.
-  - with a `unique_key`: rows that come out as they were are left alone, with the snapshot they were built in, so that nothing
-    downstream reprocesses them; those that did change are written to the journal. The change set is then what may have to be deleted:
-    rows of it that the SQL does not give any more.
+  - with a `unique_key` (row_id, or a list that begins with it where a row has versions): rows that come out as they were are left
+    alone, with the snapshot they were built in, so that nothing downstream reprocesses them; those that did change are written to the
+    journal. The change set is then what may have to be deleted: rows of it that the SQL does not give any more.
   - `spine`: rows whose key it does not have are deleted, and what did not change is as true of the moment of this build as of the last.
 #}
 {% macro get_incremental_changes_sql(arguments) -%}
@@ -85,59 +85,78 @@ where {{ kept }}.as_of <> s.as_of
 {%- endif %}
 {%- endmacro %}
 
-{# SQL: replaces only the rows that come out changed, deletes those that the SQL no longer gives, and writes both to the journal. #}
+{# SQL: replaces only the rows that come out changed, deletes those that the SQL no longer gives, and writes both to the journal. A row may
+   have several versions: then `unique_key` is a list that begins with row_id. #}
 {% macro replace_changed_rows(arguments) -%}
-{%- set key, made, kept = arguments.unique_key, arguments.temp_relation, arguments.target_relation -%}
+{%- set made, kept = arguments.temp_relation, arguments.target_relation -%}
+{%- set keys = [arguments.unique_key] if arguments.unique_key is string else arguments.unique_key -%}
+{%- set key = keys | join(', ') -%}
 {%- set columns = arguments.dest_columns | map(attribute='quoted') | list -%}
 {%- set names = arguments.dest_columns | map(attribute='name') | list -%}
 {%- set journal = journal_keys() | select('in', names) | list -%}
 {#- A session is cut again when a late event joins it to another: what was done, by whom and when stays the same. -#}
+{%- set has_versions = keys | length > 1 -%}
 {%- set further = ['event_type', 'event_at', 'available_at'] | select('in', names) | list -%}
-{%- set compared = journal | reject('equalto', 'session_id') | list + further -%}
-{%- set change_set = (config.get('meta') or {}).get('change_set') -%}
+{%- set compared = journal | reject('in', ['session_id'] + (['arrival_day'] if has_versions else [])) | list + further -%}
+{%- set meta = config.get('meta') or {} -%}
 {%- set has_days = 'event_day' in names -%}
 create or replace temporary table rows_before as
 select {{ key }}{{ ", event_day" if has_days }}
 from {{ kept }}
-where {{ key }} in (select m.{{ key }} from {{ made }} as m)
-{%- if change_set %}
-    or {{ key }} in ({{ changed_keys(ref(change_set), [key], this.identifier) }})
+where ({{ key }}) in (select {{ key_of(keys, 'm') }} from {{ made }} as m)
+{%- if meta.change_set %}
+    or {{ has_changed_key(ref(meta.change_set), meta.change_keys or [keys[0]], this.identifier) }}
 {%- endif %};
 -- The days spare most of a wide table; a row without one counts as changed.
 create or replace temporary table whole_rows_before as
 select * from {{ kept }}
-where {{ key }} in (select b.{{ key }} from rows_before as b)
+where ({{ key }}) in (select {{ key_of(keys, 'b') }} from rows_before as b)
     {{ "and event_day in (select b.event_day from rows_before as b)" if has_days }};
 create or replace temporary table unchanged_rows as
-select m.{{ key }}
+select {{ key_of(keys, 'm', listed=true) }}
 from {{ made }} as m
-inner join whole_rows_before as k on m.{{ key }} = k.{{ key }}
+inner join whole_rows_before as k on {% for name in keys %}m.{{ name }} = k.{{ name }}{{ " and " if not loop.last }}{% endfor %}
 where
     {%- for column in columns if column != '"built_in"' %}
     m.{{ column }} is not distinct from k.{{ column }}{{ " and" if not loop.last }}
     {%- endfor %};
-delete from whole_rows_before where {{ key }} in (select u.{{ key }} from unchanged_rows as u);
+delete from whole_rows_before where ({{ key }}) in (select {{ key_of(keys, 'u') }} from unchanged_rows as u);
 insert into {{ target.schema }}.change_journal (model, row_id, is_previous, keys_changed, {{ journal | join(', ') }}, changed_in)
 with sides as (
     {%- for relation, is_previous in [('whole_rows_before', 'true'), (made, 'false')] %}
-    select {{ key }}, {{ is_previous }} as is_previous, {{ (journal + compared) | unique | join(', ') }}
+    select
+        {{ (keys + journal + compared) | unique | join(', ') }},
+        {{ "coalesce(known_to, timestamp '9999-12-31') as ends_at," if has_versions }}
+        {{ is_previous }} as is_previous
     from {{ relation }}
-    where {{ key }} not in (select u.{{ key }} from unchanged_rows as u)
+    where ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u)
     {{ "union all" if not loop.last }}
     {%- endfor %}
 )
 select
-    '{{ this.identifier }}', {{ key }}, is_previous,
-    count(*) over of_row < 2
+    '{{ this.identifier }}', {{ keys[0] }}, is_previous,
+    min(case when is_previous then 1 else 0 end) over of_row = max(case when is_previous then 1 else 0 end) over of_row
     {%- for name in compared %}
-    or count({{ name }}) over of_row = 1 or coalesce(min({{ name }}) over of_row <> max({{ name }}) over of_row, false)
+    or count({{ name }}) over of_row not in (0, count(*) over of_row)
+    or coalesce(min({{ name }}) over of_row <> max({{ name }}) over of_row, false)
+    {%- endfor %}
+    {%- for edge, name in [('min', keys[1]), ('max', 'ends_at')] if has_versions %}
+    or {{ edge }}(case when is_previous then {{ name }} end) over of_row
+    <> {{ edge }}(case when not is_previous then {{ name }} end) over of_row
     {%- endfor %},
     {{ journal | join(', ') }}, {{ pinned() }}
 from sides
-window of_row as (partition by {{ key }});
+window of_row as (partition by {{ keys[0] }});
 delete from {{ kept }}
-where {{ key }} in (select b.{{ key }} from rows_before as b) and {{ key }} not in (select u.{{ key }} from unchanged_rows as u);
+where ({{ key }}) in (select {{ key_of(keys, 'b') }} from rows_before as b)
+    and ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u);
 insert into {{ kept }} ({{ columns | join(', ') }})
 select {{ columns | join(', ') }} from {{ made }}
-where {{ key }} not in (select u.{{ key }} from unchanged_rows as u)
+where ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u)
+{%- endmacro %}
+
+{# SQL: the columns of a key as one value or, `listed`, as columns. #}
+{% macro key_of(keys, alias, listed=false) -%}
+{%- set brackets = keys | length > 1 and not listed -%}
+{{ '(' if brackets }}{% for name in keys %}{{ alias }}.{{ name }}{{ ', ' if not loop.last }}{% endfor %}{{ ')' if brackets }}
 {%- endmacro %}

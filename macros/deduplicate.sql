@@ -15,9 +15,13 @@
 {# SQL: since when a row is known to be clean: once all that its verdict rests on had arrived, and never before it happened. `user` and
    `product` are the moments at which the shop knew those that it names. #}
 {% macro clean_since(alias, user, product) -%}
+greatest({{ alias }}.event_at, {{ arrived_since(alias, user, product) }})
+{%- endmacro %}
+
+{# SQL: since when all that the verdict on a row rests on had arrived, whether it had happened by then or not. #}
+{% macro arrived_since(alias, user, product) -%}
 greatest(
     {{ alias }}.raw_available_at,
-    {{ alias }}.event_at,
     case when {{ alias }}.expects like '%customers%' then {{ user }} end,
     case when {{ alias }}.expects like '%products%' then {{ product }} end,
     {{ alias }}.order_known_at
@@ -29,25 +33,45 @@ greatest(
    is left of ties is one row delivered twice, of which either may go first, and the items of one row. Only groups of two and more are
    sorted, which spares a sort of everything. `before` is SQL that goes before the moment in the order. #}
 {% macro placed_in_group(relation, key, among, before=none) -%}
+{%- set in_order -%}
+order by
+                {{ before ~ "," if before }}
+                {{ clean_since('w', 'u.known_at', 'p.known_at') | indent(16) }},
+                w.raw_available_at, w.position, w.source, w.raw_table, w.row_id
+{%- endset -%}
     select
         w.row_id,
         w.event_at,
         w.{{ key }},
         row_number() over (
             partition by w.{{ key }}
-            order by
-                {{ before ~ "," if before }}
-                {{ clean_since('w', 'u.known_at', 'p.known_at') | indent(16) }},
-                w.raw_available_at, w.position, w.source, w.raw_table, w.row_id
+            {{ in_order }}
         ) as place
+        {%- if before %},
+        w.origin,
+        row_number() over (
+            partition by w.{{ key }}, w.origin = 'database'
+            {{ in_order }}
+        ) as place_in_origin,
+        min(case when w.origin = 'database' then {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(8) }} end) over (
+            partition by w.{{ key }}
+        ) as database_since
+        {%- endif %}
     from {{ relation }} as w
     left join users as u on w.user_id = u.user_id
     left join products as p on w.product_id = p.product_id
     where w.{{ key }} in ({{ among }})
 {%- endmacro %}
 
+{# Predicate: of rows that are kept, or were so until the shop's database reported them. #}
+{% macro was_kept(alias) %}({{ alias }}.verdict = 'kept' or {{ alias }}.kept_until is not null){% endmacro %}
+
+{# SQL: the moment since when a copy is one: its own arrival. #}
+{% macro from_the_first() %}timestamp '1970-01-01'{% endmacro %}
+
 {# The rows of `relation` that are not the first of their group: the copies. The shop's database goes before all others,
-   as it does for orders, lest two copies each be taken for the other's. In an incremental build only whole (touched) groups count. #}
+   as it does for orders, lest two copies each be taken for the other's; what came before the database's row was no copy until then
+   (`since`). In an incremental build only whole (touched) groups count. #}
 {% macro later_in_group(relation, key, incremental, touched) -%}
 {%- set among -%}
 select g.{{ key }} from {{ relation }} as g
@@ -55,22 +79,25 @@ select g.{{ key }} from {{ relation }} as g
         {%- if incremental %} and g.{{ key }} in (select k.{{ key }} from {{ touched }} as k){% endif %}
         group by g.{{ key }} having count(*) > 1
 {%- endset -%}
-    select row_id
+    select
+        row_id,
+        case when origin <> 'database' and place_in_origin = 1 then database_since else {{ from_the_first() }} end as since
     from (
     {{ placed_in_group(relation, key, among, "case when w.origin = 'database' then 0 else 1 end") }}
     ) as places
     where place > 1
 {%- endmacro %}
 
-{# Whether row `j` is in the list of copies joined as `alias`; for a group that was not touched, what was found before. #}
+{# Since when row `j` is a copy, by the list of copies joined as `alias`; null where it is none. For a group that was not touched, what was
+   found before. #}
 {% macro in_group(alias, key, stored, incremental, touched, touched_key) -%}
 {%- if incremental -%}
 case
-            when {{ key }} is null then false
-            when {{ key }} in (select k.{{ touched_key }} from {{ touched }} as k) then {{ alias }}.row_id is not null
-            else coalesce(j.{{ stored }}, false)
+            when {{ key }} is null then null
+            when {{ key }} in (select k.{{ touched_key }} from {{ touched }} as k) then {{ alias }}.since
+            else j.{{ stored }}
         end
 {%- else -%}
-{{ alias }}.row_id is not null
+{{ alias }}.since
 {%- endif -%}
 {%- endmacro %}

@@ -1,15 +1,53 @@
 {# The additive state of a group of numbers: how many, their sum and sum of squares, and the same of their natural
-   logarithms (of those above zero) in millionths. All exact, so that the order of adding never shows. #}
-{% macro value_sums(value) -%}
-cast(count(*) as bigint) as n,
-        cast(sum(cast({{ value }} as decimal(18, 4))) as decimal(38, 4)) as total,
-        cast(sum(cast({{ value }} as decimal(19, 4)) * cast({{ value }} as decimal(19, 4))) as decimal(38, 8)) as total_square,
-        cast(count(case when {{ value }} > 0 then 1 end) as bigint) as log_n,
-        cast(coalesce(sum({{ log_micros(value) }}), 0) as decimal(38, 0)) as log_total,
+   logarithms (of those above zero) in millionths. All exact, so that the order of adding never shows. `counted`: 1 for what is added, -1
+   for what is taken away. #}
+{% macro value_sums(value, counted='1') -%}
+cast(sum({{ counted }}) as bigint) as n,
+        cast(sum({{ signed('cast(' ~ value ~ ' as decimal(18, 4))', counted) }}) as decimal(38, 4)) as total,
+        cast(sum(
+            {{ signed('cast(' ~ value ~ ' as decimal(19, 4)) * cast(' ~ value ~ ' as decimal(19, 4))', counted) }}
+        ) as decimal(38, 8)) as total_square,
+        cast(coalesce(sum(case when {{ value }} > 0 then {{ counted }} end), 0) as bigint) as log_n,
+        cast(coalesce(sum({{ signed(log_micros(value), counted) }}), 0) as decimal(38, 0)) as log_total,
         cast(
-            coalesce(sum(cast({{ log_micros(value) }} as decimal(19, 0)) * cast({{ log_micros(value) }} as decimal(19, 0))), 0)
+            coalesce(sum({{ signed(
+                'cast(' ~ log_micros(value) ~ ' as decimal(19, 0)) * cast(' ~ log_micros(value) ~ ' as decimal(19, 0))', counted
+            ) }}), 0)
             as decimal(38, 0)
         ) as log_total_square
+{%- endmacro %}
+
+{# SQL: a value, or its opposite where it is taken away. #}
+{% macro signed(value, counted) -%}
+{%- if counted == '1' -%} {{ value }} {%- else -%} case when {{ counted }} < 0 then -({{ value }}) else {{ value }} end {%- endif -%}
+{%- endmacro %}
+
+{# CTE: the events that were kept at the end of their arrival day, `counted` as 1; and as -1, by the day of their end, those that are no
+   longer kept. #}
+{% macro kept_by_day() -%}
+kept_by_day as {{ inlined() }} (
+
+    {% for day, counted, condition in [
+        ('arrival_day', 1, "(verdict = 'kept' or arrival_day < cast(kept_until as date))"),
+        ('cast(kept_until as date)', -1, 'arrival_day < cast(kept_until as date)'),
+    ] %}
+    select
+        {{ day }} as arrival_day,
+        {{ counted }} as counted,
+        origin,
+        product_id,
+        product_category,
+        event_type,
+        price_reported,
+        quantity,
+        device,
+        country
+    from {{ ref('int_events__validated') }}
+    where {{ condition }} and {{ is_changed('int_events__changed_days', [(day, 'arrival_day')]) }}
+    {{ "union all" if not loop.last }}
+    {% endfor %}
+
+)
 {%- endmacro %}
 
 {# SQL: the natural logarithm of a positive value in millionths, a whole number, so that its sums are exact; null of others. #}
@@ -171,7 +209,7 @@ select
     q.q{{ '%02d' % step }},
     {%- endfor %}
     q.most_frequent,
-    cast(d.total as double) / d.n as mean,
+    case when d.n > 0 then cast(d.total as double) / d.n end as mean,
     {{ std_of('d.n', 'd.total', 'd.total_square') }} as std,
     case when d.log_n > 0 then cast(d.log_total as double) / d.log_n / 1000000 end as log_mean,
     {{ std_of('d.log_n', 'd.log_total', 'd.log_total_square') }} / 1000000 as log_std

@@ -55,3 +55,44 @@ cast(sum(
 {% macro pair_score() -%}
 {{ decayed_count(weighted_co_occurrences(), 30) }}
 {%- endmacro %}
+
+{# Predicate: of the last version of events that were still valid when the day of their arrival ended. Pairs know no sessions, and are
+   read of closed days alone. #}
+{% macro outlived_its_day() %}is_last_version and (until_day is null or until_day > cast(available_at as date)){% endmacro %}
+
+{# CTEs, of which the last is `in_periods`: the rows of `relation` in each period in which none of their group (`keys`) ended, with the days
+   `begins_on` and `ends_on` of it. Both are null for most: nothing of their group ever ended. #}
+{% macro in_periods(relation, keys) -%}
+periods as (
+
+    select
+        {{ keys | join(', ') }},
+        until_day as ends_on,
+        lag(until_day) over (partition by {{ keys | join(', ') }} order by until_day) as begins_on
+    from (select distinct {{ keys | join(', ') }}, until_day from {{ relation }} where until_day is not null) as ends
+
+),
+
+last_ends as (
+
+    select {{ keys | join(', ') }}, max(ends_on) as begins_on
+    from periods
+    group by {{ keys | join(', ') }}
+
+),
+
+in_periods as (
+
+    select r.*, p.begins_on, cast(null as date) as ends_on
+    from {{ relation }} as r
+    left join last_ends as p on {% for key in keys %}r.{{ key }} = p.{{ key }}{{ ' and ' if not loop.last }}{% endfor %}
+    where r.until_day is null
+    union all
+    select r.*, p.begins_on, p.ends_on
+    from {{ relation }} as r
+    inner join periods as p
+        on
+            {% for key in keys %}r.{{ key }} = p.{{ key }} and {% endfor %}{{ is_closed_by('p.ends_on', 'r', at_its_begin=true) }}
+
+)
+{%- endmacro %}

@@ -53,6 +53,7 @@ UNCOMPARED = frozenset(
             "int_events__changed_days",
             "int_events__changed_rows",
             "int_events__changed_sessions",
+            "int_events__changed_visitors",
             "int_cleaning__changed_rows",
         ),
         *(

@@ -61,7 +61,9 @@ SPINES = {
 
 
 def clean_events(con: duckdb.DuckDBPyConnection) -> list[Event]:
-    rows = con.execute(f"select {', '.join(EVENTS)} from int_cleaning__events order by event_at, event_id").fetchall()
+    rows = con.execute(
+        f"select {', '.join(EVENTS)} from int_cleaning__events order by event_at, event_id, known_from"
+    ).fetchall()
     return [dict(zip(EVENTS, row, strict=True)) for row in rows]
 
 
@@ -178,7 +180,14 @@ def check_one_shop(homes: Homes, seed: int, count: int) -> None:
     moments, asked = telling_moments(random, shop.events, count), everything(shop)
     wrong = wrong_features(shop_home, shop, moments, asked)
     assert not wrong, f"seed {seed}: {len(wrong)} values differ, such as\n" + "\n".join(wrong[:20])
-    at_once = Shop([{**event, "available_at": event["event_at"]} for event in shop.events], shop.versions)
+    at_once = Shop(
+        [
+            {**event, "available_at": event["event_at"], "known_from": event["event_at"]}
+            for event in shop.events
+            if event["known_to"] is None
+        ],
+        shop.versions,
+    )
     wrong = wrong_features(shop_home, at_once, moments[::6], asked, trust_event_time=True)
     assert not wrong, f"seed {seed}, by event time: {len(wrong)} values differ, such as\n" + "\n".join(wrong[:20])
 

@@ -92,7 +92,7 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
             "kept_items, duplicate_items, quarantined_items from marts.event_ledger"
         )
         kept = ask("select source, row_id from int_events__validated where verdict = 'kept' order by all")
-        cleaned = ask("select source, row_id from int_cleaning__events order by all")
+        cleaned = ask("select source, row_id from int_cleaning__events where known_to is null order by all")
         facts = ask("select count(*), count(distinct event_id) from marts.fct_events")
         quarantined = ask("select count(*) from marts.quarantined_events")
         readable = ask(

@@ -1,6 +1,6 @@
 {#
   What each identity did on each day, by the day it arrived.
-  Grain: identity, event_day, arrival_day.
+  Grain: identity, event_day, arrival_day, until_day.
   `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_day(source, condition='true', also=[]) -%}
@@ -9,6 +9,7 @@ select
     identity,
     event_day,
     arrival_day,
+    until_day,
     cast(count(*) as bigint) as events,
     {{- declared_measures_of_tile(['user']) }}
     {{ sum_if("event_type = 'refund'", 'quantity') }} as refunded_units,
@@ -35,5 +36,5 @@ select
     {{ count_if('device is not null') }} as device_events
 from {{ source }}
 where {{ condition }}
-group by {{ before_keys(also) }}identity, event_day, arrival_day
+group by {{ before_keys(also) }}identity, event_day, arrival_day, until_day
 {%- endmacro %}

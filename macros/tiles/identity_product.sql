@@ -1,6 +1,6 @@
 {#
   What each identity did with each product on each day, by the day it arrived.
-  Grain: identity, product_id, category, brand, event_day, arrival_day.
+  Grain: identity, product_id, category, brand, event_day, arrival_day, until_day.
   `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_product(source, condition='true', also=[]) -%}
@@ -12,6 +12,7 @@ select
     brand,
     event_day,
     arrival_day,
+    until_day,
     cast(count(*) as bigint) as events,
     {{- declared_measures_of_tile(['affinity', 'user_item']) }}
     {{ count_if(is_priced()) }} as priced_events,
@@ -27,5 +28,5 @@ select
     {{ last_by("case when event_type = 'view_item' and price is not null then price end", 'event_at') }} as last_view_price
 from {{ source }}
 where product_id is not null and {{ condition }}
-group by {{ before_keys(also) }}identity, product_id, category, brand, event_day, arrival_day
+group by {{ before_keys(also) }}identity, product_id, category, brand, event_day, arrival_day, until_day
 {%- endmacro %}

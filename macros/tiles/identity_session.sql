@@ -1,6 +1,6 @@
 {#
   What each identity did in each session on each day, by the day it arrived.
-  Grain: identity, session_id, event_day, arrival_day.
+  Grain: identity, session_id, event_day, arrival_day, until_day.
   `source`: a relation of clean events; `also`: columns of it to group by, too.
 #}
 {% macro tile_identity_session(source, condition='true', also=[]) -%}
@@ -10,6 +10,7 @@ select
     session_id,
     event_day,
     arrival_day,
+    until_day,
     cast(count(*) as bigint) as events,
     min(event_at) as first_at,
     max(event_at) as last_at,
@@ -18,5 +19,5 @@ select
     {{ known_in_cart('amount') }} as cart_value
 from {{ source }}
 where session_id is not null and {{ condition }}
-group by {{ before_keys(also) }}identity, session_id, event_day, arrival_day
+group by {{ before_keys(also) }}identity, session_id, event_day, arrival_day, until_day
 {%- endmacro %}

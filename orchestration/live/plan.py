@@ -3,6 +3,7 @@
 - `slice`: its rows of some customers follow from rows of the same customers, so it is run on those alone;
 - `lookup`: it answers what rows of the slice ask, such as the bounds for their products and days;
 - `fit`: it is learned from days that were closed long enough; the last build's is read;
+- `past`: all of its rows have ended by now, so it is empty;
 - `shop`: it is of the whole shop by the end of a day; it is computed once a day from what the last build knows.
 
 All else that such a model reads must not depend on events: reference data and seeds, as the last build left them.
@@ -31,7 +32,7 @@ CATEGORY_NAMES: Final = "stg_lake__category_names"
 #: All rows of events, new and known, before they are validated; and after.
 ROWS: Final = "int_events__new_rows"
 VALIDATED: Final = "int_events__validated"
-KINDS: Final = ("slice", "lookup", "fit", "shop")
+KINDS: Final = ("slice", "lookup", "fit", "past", "shop")
 #: One of these columns says of which customers a row of a slice is.
 KEYS: Final = frozenset({"row_id", "identity", "customer_id", "session_id"})
 
@@ -39,13 +40,15 @@ KEYS: Final = frozenset({"row_id", "identity", "customer_id", "session_id"})
 @dataclass(frozen=True)
 class Plan:
     """The models to run, each list in the order in which they read each other. `normalize`: from raw rows to `NORMALIZED`. `slice`: from `ROWS` to the
-    feature marts `marts`. `shop`: those of the whole shop. `stored`: the tables that are read as the last build left them. `whole`: tables that only `shop`
+    feature marts `marts`. `shop`: those of the whole shop. `stored`: the tables that are read as the last build left them, of which `past` are
+    empty. `whole`: tables that only `shop`
     reads."""
 
     normalize: list[Model]
     slice: list[Model]
     shop: list[Model]
     stored: list[str]
+    past: list[str]
     whole: list[str]
     marts: list[str]
 
@@ -67,7 +70,8 @@ def plan(models: Compiled) -> Plan:
     computed = {model.name for model in (*normalize, *found, *shop)} | given | raw
     stored = (reads | {name for model in normalize for name in model.reads}) - computed
     whole = {name for model in shop for name in model.reads} - given
-    return Plan(normalize, found, shop, sorted(stored), sorted(whole), marts)
+    past = [name for name in sorted(stored) if _live(models, name) == "past"]
+    return Plan(normalize, found, shop, sorted(stored), past, sorted(whole), marts)
 
 
 def _live(models: Compiled, name: str) -> str | None:

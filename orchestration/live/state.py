@@ -157,7 +157,8 @@ def _copy_tables(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
             raise FinegrainError(f"the warehouse has no {name}; run `finegrain build` first")
         place = f"{identifier(places[name])}.{identifier(name)}"
         con.execute(f"create schema if not exists state.{identifier(places[name])}")
-        con.execute(f"create table state.{place} as from warehouse.{place}")
+        rows = " limit 0" if name in plan.past else ""
+        con.execute(f"create table state.{place} as from warehouse.{place}{rows}")
 
 
 def _compute_shop(con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, file: Path, as_of: datetime) -> None:

@@ -226,8 +226,11 @@ class Answers:
         for schema, name in places:
             place = f"{identifier(schema)}.{identifier(name)}"
             self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
-            columns = "* replace (event_at as available_at, event_day as arrival_day)" if name in self._given else "*"
-            self.con.execute(f"create view warehouse.{place} as select {columns} from built.{place}")
+            rows = f"select * from built.{place}"
+            if name in self._given:
+                at_once = "event_at as available_at, event_at as known_from, event_day as arrival_day"
+                rows = f"select * replace ({at_once}) from built.{place} where known_to is null"
+            self.con.execute(f"create view warehouse.{place} as {rows}")
             self._present.add(name)
 
 

@@ -24,6 +24,7 @@ Events = dict[str, list[Event]]
 
 EVENTS = (
     *("event_id", "identity", "user_id", "anonymous_id", "session_id", "event_type", "event_at", "available_at"),
+    *("known_from", "known_to"),
     *("product_id", "category", "brand", "order_id", "list_price", "price", "price_percentile", "quantity"),
     *("amount", "gross_amount", "device", "country", "page", "referrer", "campaign"),
 )
@@ -46,7 +47,7 @@ ZONE = "UTC"
 
 @dataclass
 class Shop:
-    """A built shop: its clean events by time, and the versions of its catalogue."""
+    """A built shop: the versions of its clean events by time, and the versions of its catalogue."""
 
     events: list[Event]
     versions: list[dict[str, Any]]
@@ -61,8 +62,8 @@ class Shop:
         return self._seen[as_of]
 
     def of_closed_days(self, as_of: datetime) -> list[Event]:
-        """The events that had arrived before the day of as_of."""
-        return [event for event in self.events if event["available_at"].date() < as_of.date()]
+        """The events that had arrived before the day of as_of, as they were known when it began."""
+        return [event for event in self.events if is_of_closed_day(event, as_of)]
 
     def __post_init__(self) -> None:
         self._seen: dict[datetime, list[Event]] = {}
@@ -194,7 +195,18 @@ def windows(events: list[Event], as_of: datetime) -> dict[str, list[Event]]:
 
 
 def visible(events: list[Event], as_of: datetime) -> list[Event]:
-    return [event for event in events if event["event_at"] < as_of and event["available_at"] <= as_of]
+    return [event for event in events if event["event_at"] < as_of and is_valid(event, as_of)]
+
+
+def is_valid(event: Event, as_of: datetime) -> bool:
+    """Whether this version of an event is what was known then."""
+    return bool(event["known_from"] <= as_of and (event["known_to"] is None or as_of < event["known_to"]))
+
+
+def is_of_closed_day(event: Event, as_of: datetime) -> bool:
+    """Whether this version of an event was what was known when the day of as_of began."""
+    ends = event["known_to"]
+    return event["known_from"].date() < as_of.date() and (ends is None or as_of.date() <= ends.date())
 
 
 def versions_at(versions: list[dict[str, Any]], as_of: datetime) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,7 @@ class Counts:
 
 def features(shop: Shop, as_of: datetime, asked: list[str]) -> dict[Any, dict[str, Any]]:
     """For each item in `asked`, the items that most often co-occur with it."""
-    counts = counts_of([event for event in shop.events if visible_at(event).date() < as_of.date()])
+    counts = counts_of([event for event in shop.of_closed_days(as_of) if visible_at(event).date() < as_of.date()])
     categories = {product: version["category"] for product, version in versions_at(shop.versions, as_of).items()}
     found: dict[Any, dict[str, Any]] = {}
     for item in asked:

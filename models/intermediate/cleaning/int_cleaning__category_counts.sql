@@ -4,7 +4,9 @@
     meta={'change_set': 'int_events__changed_days', 'change_keys': ['arrival_day']},
     post_hook="{{ move_watermark('int_events__changed_days') }}",
 ) }}
--- How often which label was seen among the clickstream, by arrival day.
+-- How often which label was seen among the clickstream, by arrival day. What is no longer kept is taken away again on the day of its end.
+with {{ kept_by_day() }}
+
 {% for label in ['device', 'country'] %}
 {% set last_label = loop.last %}
 {% for group_by, group_key in [('all', "'all'"), ('event_type', 'event_type')] %}
@@ -14,12 +16,11 @@ select
     '{{ group_by }}' as group_by,
     {{ group_key }} as group_key,
     {{ label }} as observed,
-    cast(count(*) as bigint) as n
-from {{ ref('int_events__validated') }}
+    cast(sum(counted) as bigint) as n
+from kept_by_day
 where
-    verdict = 'kept' and {{ label }} is not null and origin <> 'database'
+    {{ label }} is not null and origin <> 'database'
     {{ "and " ~ is_named_by_rules('event', label, group_by) if group_by != 'all' }}
-    and {{ is_changed('int_events__changed_days', ['arrival_day']) }}
 group by arrival_day, {{ group_key }}, {{ label }}
 {{ "union all" if not (loop.last and last_label) }}
 {% endfor %}

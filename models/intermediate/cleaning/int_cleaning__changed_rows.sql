@@ -14,6 +14,6 @@ from (
     cross join (
         select min(arrival_day) as first_day, max(changed_in) as changed_in from {{ ref('int_events__changed_days') }}
     ) as d
-    where v.verdict = 'kept' and v.event_day >= {{ add_days('d.first_day', var('fit_lag_days')) }}
+    where {{ was_kept('v') }} and v.event_day >= {{ add_days('d.first_day', var('fit_lag_days')) }}
 ) as changes
 group by row_id

@@ -1,11 +1,14 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='changes',
-    unique_key='row_id',
+    unique_key=['row_id', 'known_from'],
     meta={'live': 'slice', 'change_set': 'int_cleaning__changed_rows'},
     post_hook="{{ move_watermark('int_cleaning__changed_rows') }}",
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
+--
+-- An event has a version for each session that it was in, and for as long as it was kept: the versions with known_from <= t < known_to are
+-- the clean events that a build of all that had arrived by t would have. Those of today have no known_to.
 {% set groups = outlier_groups() %}
 with events as (
 
@@ -13,14 +16,36 @@ with events as (
         v.*,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v
-    where v.verdict = 'kept' and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
+    where {{ was_kept('v') }} and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
+
+),
+
+past_sessions as (
+
+    select * from {{ ref('int_events__past_sessions') }}
+    where {{ is_changed('int_cleaning__changed_rows', ['row_id']) }}
+
+),
+
+last_ends as (
+
+    select row_id, max(known_to) as known_from from past_sessions group by row_id
 
 ),
 
 sessions as (
 
-    select row_id, session_id, is_entry from {{ ref('int_events__sessionized') }}
-    where {{ is_changed('int_cleaning__changed_rows', ['row_id']) }}
+    select row_id, session_id, is_entry, known_from, known_to from past_sessions
+    union all
+    select
+        s.row_id,
+        s.session_id,
+        s.is_entry,
+        p.known_from,
+        cast(null as timestamp) as known_to
+    from {{ ref('int_events__sessionized') }} as s
+    left join last_ends as p on s.row_id = p.row_id
+    where {{ is_changed('int_cleaning__changed_rows', [('s.row_id', 'row_id')]) }}
 
 ),
 
@@ -84,6 +109,9 @@ fitted as (
         and e.event_type in ('add_to_cart', 'remove_from_cart', 'purchase', 'refund') as needs_quantity,
         s.session_id,
         coalesce(s.is_entry, false) as is_entry,
+        coalesce(s.known_from, e.available_at) as known_from,
+        coalesce(s.known_to, e.kept_until) as known_to,
+        coalesce(s.known_to = e.kept_until, s.known_to is null) as is_last_version,
         coalesce(case when i.device_by = 'event_type' then t.device end, l.device) as frequent_device,
         coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country
     from events as e
@@ -168,7 +196,11 @@ select
     event_at,
     event_day,
     available_at,
-    arrival_day,
+    known_from,
+    known_to,
+    is_last_version,
+    cast(known_from as date) as arrival_day,
+    cast(known_to as date) as until_day,
 
     ---------- product
     product_id,

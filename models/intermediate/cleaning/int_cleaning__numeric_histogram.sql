@@ -6,10 +6,14 @@
 ) }}
 -- How often which number was seen, by arrival day, within each group that a fit may be made for: a histogram in buckets
 -- of about 2 %, with exact sums, so that days add up to any fit.
-with observed as (
+-- What is no longer kept is taken away again on the day of its end.
+with {{ kept_by_day() }},
+
+observed as (
 
     select
         arrival_day,
+        counted,
         product_id,
         product_category as category,
         event_type,
@@ -17,10 +21,7 @@ with observed as (
         {{ log_bucket('price_reported') }} as price_bucket,
         quantity,
         {{ log_bucket('quantity') }} as quantity_bucket
-    from {{ ref('int_events__validated') }}
-    where
-        verdict = 'kept'
-        and {{ is_changed('int_events__changed_days', ['arrival_day']) }}
+    from kept_by_day
 
 )
 
@@ -34,7 +35,7 @@ select
     '{{ group_by }}' as group_by,
     {{ group_key }} as group_key,
     {{ measure }}_bucket as bucket,
-    {{ value_sums(measure) }}
+    {{ value_sums(measure, 'counted') }}
 from observed
 where
     {{ measure }} is not null and {{ group_key }} is not null

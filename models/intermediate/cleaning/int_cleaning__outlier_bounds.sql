@@ -17,7 +17,7 @@ with groups as (
         v.product_category,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v
-    where v.verdict = 'kept' and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
+    where {{ was_kept('v') }} and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}
 
 ),
 

@@ -10,7 +10,7 @@ with orders as (
         coalesce(sum(gross_amount), 0) as amount,
         coalesce(sum(case when gross_amount is not null then discount end), 0) as discount
     from {{ ref('int_cleaning__events') }}
-    where {{ is_order_line() }}
+    where {{ is_order_line() }} and known_to is null
     group by {{ order_key_of_line() }}
 
 )

@@ -13,20 +13,27 @@ current_versions as (
 
 ),
 
+products_of_events as (
+
+    select * from {{ ref('int_tiles__product') }}
+    where until_day is null
+
+),
+
 seen as (
 
     select
         product_id,
         min(first_at) as first_seen_at,
         max(last_at) as last_seen_at
-    from {{ ref('int_tiles__product') }}
+    from products_of_events
     group by product_id
 
 ),
 
 labels as (
 
-    {{ most_frequent_category(ref('int_tiles__product')) | indent(4) }}
+    {{ most_frequent_category('products_of_events') | indent(4) }}
 
 ),
 

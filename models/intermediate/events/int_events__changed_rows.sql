@@ -4,6 +4,8 @@
 select
     row_id,
     is_previous,
+    identity,
+    anonymous_id,
     arrival_day,
     changed_in
 from {{ source('bookkeeping', 'change_journal') }}

@@ -1,10 +1,10 @@
 {{ config(materialized='view') }}
--- The rows that changed their session or their visitor, as they were and as they are.
--- depends_on: {{ ref('int_events__sessionized') }}
+-- The rows that changed their session or their visitor, now or at an earlier time, as they were and as they are.
+-- depends_on: {{ ref('int_events__sessionized') }} {{ ref('int_events__past_sessions') }}
 select
     row_id,
     is_previous,
     session_id,
     changed_in
 from {{ source('bookkeeping', 'change_journal') }}
-where model = 'int_events__sessionized'
+where model in ('int_events__sessionized', 'int_events__past_sessions')

@@ -259,9 +259,9 @@ candidates as {{ kept_once }} (
 
     select
         {% if incremental %}
-        false as is_duplicate_key,
-        false as is_duplicate_client_key,
-        false as is_repeated_order,
+        cast(null as timestamp) as duplicate_key_since,
+        cast(null as timestamp) as duplicate_client_key_since,
+        cast(null as timestamp) as repeated_order_since,
         false as is_over_rate,
         {% endif %}
         {{ arrived_columns('a') }}
@@ -269,9 +269,9 @@ candidates as {{ kept_once }} (
     {% if incremental %}
     union all
     select
-        k.is_duplicate_key,
-        k.is_duplicate_client_key,
-        k.is_repeated_order,
+        k.duplicate_key_since,
+        k.duplicate_client_key_since,
+        k.repeated_order_since,
         k.is_over_rate,
         {{ arrived_columns('k') }}
     from known as k
@@ -415,12 +415,15 @@ duplicate_client_keys as (
 order_origins as (
 
     select
-        purchase_order_id,
-        max(case when origin = 'database' then 1 else 0 end) as in_database,
-        count(distinct case when origin = 'database' then null else event_at end) as web_moments
-    from valid_rows
-    where purchase_order_id is not null
-    group by purchase_order_id
+        w.purchase_order_id,
+        max(case when w.origin = 'database' then 1 else 0 end) as in_database,
+        min(case when w.origin = 'database' then {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(8) }} end) as database_since,
+        count(distinct case when w.origin = 'database' then null else w.event_at end) as web_moments
+    from valid_rows as w
+    left join users as u on w.user_id = u.user_id
+    left join products as p on w.product_id = p.product_id
+    where w.purchase_order_id is not null
+    group by w.purchase_order_id
 
 ),
 
@@ -429,8 +432,8 @@ first_hits as (
     select purchase_order_id, event_at as first_hit_at
     from (
         {{ placed_in_group(
-            'valid_rows', 'purchase_order_id',
-            'select t.purchase_order_id from order_origins as t where t.in_database = 0 and t.web_moments > 1'
+            "(select * from valid_rows where origin <> 'database')", 'purchase_order_id',
+            'select t.purchase_order_id from order_origins as t where t.web_moments > 1'
         ) }}
     ) as hits
     where place = 1
@@ -439,12 +442,13 @@ first_hits as (
 
 repeated_orders as (
 
-    select w.row_id
+    select
+        w.row_id,
+        case when w.event_at = coalesce(f.first_hit_at, w.event_at) then t.database_since else {{ from_the_first() }} end as since
     from valid_rows as w
     inner join order_origins as t on w.purchase_order_id = t.purchase_order_id
     left join first_hits as f on w.purchase_order_id = f.purchase_order_id
-    where (t.in_database = 1 and w.origin <> 'database')
-        or (t.in_database = 0 and w.event_at <> f.first_hit_at)
+    where w.origin <> 'database' and (t.in_database = 1 or w.event_at <> f.first_hit_at)
 
 ),
 
@@ -455,14 +459,14 @@ with_duplicates as (
         coalesce(r.warnings, {{ empty_list() }}) as warnings,
         coalesce(r.errors, {{ empty_list() }}) as errors,
         {{ in_group(
-            'dk', 'j.dedup_key', 'is_duplicate_key', incremental, 'touched_keys', 'dedup_key'
-        ) }} as is_copy_by_key,
+            'dk', 'j.dedup_key', 'duplicate_key_since', incremental, 'touched_keys', 'dedup_key'
+        ) }} as key_since,
         {{ in_group(
-            'dc', 'j.client_key', 'is_duplicate_client_key', incremental, 'touched_client_keys', 'client_key'
-        ) }} as is_copy_by_client_key,
+            'dc', 'j.client_key', 'duplicate_client_key_since', incremental, 'touched_client_keys', 'client_key'
+        ) }} as client_key_since,
         {{ in_group(
-            'ro', 'j.purchase_order_id', 'is_repeated_order', incremental, 'touched_orders', 'purchase_order_id'
-        ) }} as is_order_again
+            'ro', 'j.purchase_order_id', 'repeated_order_since', incremental, 'touched_orders', 'purchase_order_id'
+        ) }} as order_since
     from joined as j
     left join ruled as r on j.row_id = r.row_id
     left join duplicate_keys as dk on j.row_id = dk.row_id
@@ -477,19 +481,30 @@ decided as (
         r.*,
         case
             when {{ list_size('r.errors') }} > 0 then 'quarantined'
-            when r.is_copy_by_key or r.is_copy_by_client_key or r.is_order_again then 'duplicate'
+            when coalesce(r.key_since, r.client_key_since, r.order_since) is not null then 'duplicate'
             else 'kept'
         end as verdict,
         case
             when {{ list_size('r.errors') }} > 0 then r.errors
             else {{ list_of_true([
-                ('duplicate_key', 'r.is_copy_by_key'),
-                ('duplicate_event_id', 'r.is_copy_by_client_key'),
-                ('repeated_order', 'r.is_order_again'),
+                ('duplicate_key', 'r.key_since is not null'),
+                ('duplicate_event_id', 'r.client_key_since is not null'),
+                ('repeated_order', 'r.order_since is not null'),
             ]) }}
         end as reasons,
-        {{ clean_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as available_at
+        {{ arrived_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as arrived_at,
+        {{ clean_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as available_at,
+        least(r.key_since, r.client_key_since, r.order_since) as copy_since
     from with_duplicates as r
+
+),
+
+dated as (
+
+    select
+        *,
+        case when verdict = 'duplicate' and copy_since > available_at then copy_since end as kept_until
+    from decided
 
 )
 
@@ -500,16 +515,21 @@ select
     d.verdict,
     d.reasons,
     d.warnings,
-    d.is_copy_by_key as is_duplicate_key,
-    d.is_copy_by_client_key as is_duplicate_client_key,
-    d.is_order_again as is_repeated_order,
+    d.key_since is not null as is_duplicate_key,
+    d.client_key_since is not null as is_duplicate_client_key,
+    d.order_since is not null as is_repeated_order,
+    d.key_since as duplicate_key_since,
+    d.client_key_since as duplicate_client_key_since,
+    d.order_since as repeated_order_since,
     d.is_too_many as is_over_rate,
 
     ---------- what it rests on
     case when d.expects like '%customers%' then d.user_first_known_at end as user_known_at,
     v.first_known_at as product_known_at,
+    d.arrived_at,
     d.available_at,
-    case when d.verdict = 'kept' then cast(d.available_at as date) end as arrival_day,
+    d.kept_until,
+    case when d.verdict = 'kept' or d.kept_until is not null then cast(d.available_at as date) end as arrival_day,
 
     ---------- what the catalogue said by then
     v.brand,
@@ -517,7 +537,7 @@ select
     v.price as list_price,
 
     {{ pinned() }} as built_in
-from decided as d
+from dated as d
 -- Not `or v.known_until is null`: a join on an `or` compares every event with every version.
 left join {{ ref('int_reference__product_versions') }} as v
     on

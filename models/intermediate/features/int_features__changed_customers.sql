@@ -25,8 +25,13 @@ changed_identities as (
     union all
     select {{ unfold("[e.identity, 'a:' || e.anonymous_id]") }} as identity, false as is_hours_only
     from {{ ref('int_cleaning__events') }} as e
-    inner join moments as m on e.available_at > m.last_as_of
+    inner join moments as m on e.known_from > m.last_as_of
     where e.arrival_day >= (select d.as_of_day from moments as d)
+    union all
+    select e.identity, false as is_hours_only
+    from {{ ref('int_cleaning__events') }} as e
+    inner join moments as m on e.known_to > m.last_as_of
+    where e.until_day >= (select d.as_of_day from moments as d)
 
 )
 

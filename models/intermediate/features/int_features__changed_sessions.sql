@@ -16,8 +16,13 @@ where e.session_id is not null and e.event_day >= (select {{ add_days('d.as_of_d
 union
 select e.session_id
 from {{ ref('int_cleaning__events') }} as e
-inner join moments as m on e.available_at > m.last_as_of
+inner join moments as m on e.known_from > m.last_as_of
 where e.session_id is not null and e.arrival_day >= (select d.as_of_day from moments as d)
+union
+select e.session_id
+from {{ ref('int_cleaning__events') }} as e
+inner join moments as m on e.known_to > m.last_as_of
+where e.session_id is not null and e.until_day >= (select d.as_of_day from moments as d)
 union
 select s.session_id
 from {{ ref('int_features__session_spine') }} as s

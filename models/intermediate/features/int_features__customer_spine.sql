@@ -9,11 +9,17 @@ visible as (
 
     select t.identity
     from {{ ref('int_tiles__identity_day') }} as t
-    inner join build as b on t.arrival_day < b.as_of_day
+    inner join build as b on {{ is_closed_by('b.as_of_day', 't') }}
     union
     select e.identity
     from {{ ref('int_cleaning__events') }} as e
-    inner join build as b on e.arrival_day = b.as_of_day and e.available_at <= b.as_of and e.event_at < b.as_of
+    inner join build as b on e.arrival_day = b.as_of_day and {{ is_valid_at('b.as_of', 'e.known_from', 'e.known_to') }}
+    where e.event_at < b.as_of
+    union
+    select e.identity
+    from {{ ref('int_cleaning__events') }} as e
+    inner join build as b on e.until_day = b.as_of_day and e.arrival_day < b.as_of_day and e.known_to > b.as_of
+    where e.event_at < b.as_of
 
 )
 

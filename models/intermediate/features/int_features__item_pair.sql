@@ -29,7 +29,8 @@ scored as (
         {{ pair_score() }} as pair_score,
         sum({{ weighted_co_occurrences() }}) as undecayed_score
     from asked as s
-    inner join {{ ref('int_tiles__product_pairs') }} as p on s.product_id = p.product_id and s.as_of_day > p.arrival_day
+    inner join {{ ref('int_tiles__product_pairs') }} as p
+        on s.product_id = p.product_id and {{ is_closed_by('s.as_of_day', 'p', at_its_begin=true) }}
     group by s.product_id, s.as_of_day, p.other_product_id
 
 ),
@@ -71,7 +72,9 @@ pair_counts as (
         k.as_of_day
     from kept as k
     inner join {{ ref('int_tiles__product_pairs') }} as p
-        on k.product_id = p.product_id and k.other_product_id = p.other_product_id and k.as_of_day > p.arrival_day
+        on
+            k.product_id = p.product_id and k.other_product_id = p.other_product_id
+            and {{ is_closed_by('k.as_of_day', 'p', at_its_begin=true) }}
     group by k.product_id, k.other_product_id, k.as_of_day
 
 ),
@@ -88,7 +91,9 @@ reverse_counts as (
         k.as_of_day
     from kept as k
     inner join {{ ref('int_tiles__product_pairs') }} as p
-        on k.other_product_id = p.product_id and k.product_id = p.other_product_id and k.as_of_day > p.arrival_day
+        on
+            k.other_product_id = p.product_id and k.product_id = p.other_product_id
+            and {{ is_closed_by('k.as_of_day', 'p', at_its_begin=true) }}
     group by k.product_id, k.other_product_id, k.as_of_day
 
 ),
@@ -105,7 +110,7 @@ product_totals as (
         b.product_id,
         m.as_of_day
     from moments as m
-    inner join {{ ref('int_tiles__product_touch_counts') }} as b on m.as_of_day > b.arrival_day
+    inner join {{ ref('int_tiles__product_touch_counts') }} as b on {{ is_closed_by('m.as_of_day', 'b', at_its_begin=true) }}
     group by b.product_id, m.as_of_day
 
 ),
@@ -118,7 +123,7 @@ shop_totals as (
         sum(b.first_carts) as first_carts,
         sum(b.first_orders) as first_orders
     from moments as m
-    inner join {{ ref('int_tiles__product_touch_counts') }} as b on m.as_of_day > b.arrival_day
+    inner join {{ ref('int_tiles__product_touch_counts') }} as b on {{ is_closed_by('m.as_of_day', 'b', at_its_begin=true) }}
     group by m.as_of_day
 
 ),

@@ -53,7 +53,7 @@ visible as (
             d.session_id = e.session_id
             and d.event_day = e.event_day
             and d.as_of > e.event_at
-            and d.as_of >= e.available_at
+            and {{ is_valid_at('d.as_of', 'e.known_from', 'e.known_to') }}
     where e.event_day >= (select min(m.event_day) from session_days as m)
 
 ),

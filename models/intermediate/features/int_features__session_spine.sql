@@ -7,5 +7,6 @@ from {{ ref('int_tiles__identity_session') }} as t
 inner join {{ ref('int_identity__build') }} as b
     on
         t.arrival_day <= b.as_of_day
+        and coalesce(t.until_day, date '9999-12-31') >= b.as_of_day
         and t.event_day <= b.as_of_day
         and t.event_day >= {{ add_days('b.as_of_day', -1 * var('session_days')) }}

@@ -14,11 +14,12 @@ shop_days as (
     select
         event_day,
         arrival_day,
+        until_day,
         sum(views) as views,
         sum(cart_adds) as cart_adds,
         sum(units) as units
     from {{ ref('int_tiles__identity_day') }}
-    group by event_day, arrival_day
+    group by event_day, arrival_day, until_day
 
 )
 
@@ -30,5 +31,5 @@ select
     {% endfor %}
     d.as_of_day
 from days as d
-left join shop_days as t on d.as_of_day > t.arrival_day
+left join shop_days as t on {{ is_closed_by('d.as_of_day', 't', at_its_begin=true) }}
 group by d.as_of_day

@@ -5,7 +5,8 @@
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which customer an identity belongs to, and from when until when that was what one knew. A visitor is a customer of
--- its own until the first login on it arrives; from then on it is that login's customer, for good.
+-- its own until the first login on it arrives; from then on it is that login's customer, for good. An event that is no longer kept
+-- counts, too: a link does not move.
 with events as (
 
     select event_id, identity, user_id, anonymous_id, event_at, available_at

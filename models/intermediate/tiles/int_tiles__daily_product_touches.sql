@@ -5,7 +5,7 @@
     post_hook="{{ move_watermark('int_cleaning__events') }}",
 ) }}
 -- Which products each identity touched on each day, by kind: the event of each that could be seen first, and of all products the
--- first pair_basket_limit (macros/pairs.sql).
+-- first pair_basket_limit (macros/pairs.sql). Where an event ended, there is another answer for the days up to its end.
 with product_events as (
 
     select
@@ -18,21 +18,28 @@ with product_events as (
         product_id,
         event_day,
         event_at,
+        cast(available_at as date) as arrival_day,
+        until_day,
         {{ visible_at() }} as visible_at
     from {{ ref('int_cleaning__events') }}
     where
         product_id is not null
+        and {{ outlived_its_day() }}
         and {{ is_changed('int_changes__identity_days', ['identity', 'event_day']) }}
         and event_type in ('{{ touch_kinds() | join("', '") }}')
 
 ),
 
+{{ in_periods('product_events', ['identity', 'event_day']) }},
+
 firsts as (
 
     select
         *,
-        row_number() over (partition by identity, kind, product_id, event_day order by visible_at, event_at) as nth_event
-    from product_events
+        row_number() over (
+            partition by identity, kind, product_id, event_day, ends_on order by visible_at, event_at
+        ) as nth_event
+    from in_periods
 
 ),
 
@@ -45,7 +52,9 @@ placed as (
         event_day,
         event_at as touched_at,
         visible_at,
-        row_number() over (partition by identity, kind, event_day order by visible_at, event_at, product_id) as place
+        begins_on,
+        ends_on,
+        row_number() over (partition by identity, kind, event_day, ends_on order by visible_at, event_at, product_id) as place
     from firsts
     where nth_event = 1
 
@@ -56,7 +65,8 @@ select
     kind,
     product_id,
     event_day,
-    cast(visible_at as date) as arrival_day,
+    greatest(cast(visible_at as date), begins_on) as arrival_day,
+    ends_on as until_day,
     touched_at,
     visible_at,
     place

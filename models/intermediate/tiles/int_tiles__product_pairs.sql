@@ -22,6 +22,7 @@ counted_touches as (
         product_id,
         event_day,
         arrival_day,
+        until_day,
         touched_at - interval {{ before }} hour as from_at,
         touched_at + interval {{ after }} hour as to_at
     from touches
@@ -41,6 +42,7 @@ other_touches as (
         m.product_id,
         {{ add_days('m.event_day', 'o.days') }} as event_day,
         m.arrival_day,
+        m.until_day,
         m.touched_at
     from touches as m
     cross join (values {{ "(-1), (0), (1)" if before else "(-1), (0)" }}) as o (days)
@@ -55,6 +57,7 @@ pairs_of_touches as (
 
     select
         m.counted,
+        m.identity,
         m.product_id,
         o.product_id as other_product_id,
         m.event_day,
@@ -68,7 +71,70 @@ pairs_of_touches as (
             and m.product_id <> o.product_id
             and m.from_at <= o.touched_at
             and m.to_at >= o.touched_at
+    where m.until_day is null and o.until_day is null
     group by m.counted, m.identity, m.product_id, m.event_day, m.arrival_day, o.product_id
+
+),
+
+-- Of touches that ended, the pairs as they were until then: few, so they are joined by themselves.
+ended_pairs as (
+
+    {% for side in ["m.until_day is not null", "m.until_day is null and o.until_day is not null"] %}
+    select
+        m.counted,
+        m.identity,
+        m.product_id,
+        o.product_id as other_product_id,
+        m.event_day,
+        greatest(m.arrival_day, o.arrival_day) as arrival_day,
+        least(m.until_day, o.until_day) as until_day
+    from counted_touches as m
+    inner join other_touches as o
+        on
+            m.identity = o.identity
+            and m.counted = o.counted
+            and m.event_day = o.event_day
+            and m.product_id <> o.product_id
+            and m.from_at <= o.touched_at
+            and m.to_at >= o.touched_at
+    where {{ side }}
+    {{ "union all" if not loop.last }}
+    {% endfor %}
+
+),
+
+-- A pair that is still there counts from its own first day on, and one that several touches make up counts once.
+ended_before_open as (
+
+    select
+        e.counted,
+        e.identity,
+        e.product_id,
+        e.other_product_id,
+        e.event_day,
+        e.arrival_day,
+        least(e.until_day, p.arrival_day) as until_day
+    from ended_pairs as e
+    left join pairs_of_touches as p
+        on
+            e.counted = p.counted
+            and e.identity = p.identity
+            and e.product_id = p.product_id
+            and e.other_product_id = p.other_product_id
+            and e.event_day = p.event_day
+
+),
+
+ended_spans as (
+
+    select
+        *,
+        max(until_day) over (of_pair rows between unbounded preceding and 1 preceding) as reached
+    from ended_before_open
+    where arrival_day < until_day
+    window of_pair as (
+        partition by counted, identity, product_id, other_product_id, event_day order by arrival_day, until_day
+    )
 
 ),
 
@@ -79,7 +145,8 @@ pairs_of_orders as (
         a.product_id,
         b.product_id as other_product_id,
         a.event_day,
-        greatest(a.arrival_day, b.arrival_day) as arrival_day
+        greatest(a.arrival_day, b.arrival_day) as arrival_day,
+        least(a.until_day, b.until_day) as until_day
     from {{ ref('int_tiles__order_products') }} as a
     inner join {{ ref('int_tiles__order_products') }} as b
         on a.identity = b.identity and a.order_key = b.order_key and a.product_id <> b.product_id
@@ -89,9 +156,15 @@ pairs_of_orders as (
 
 pairs as (
 
-    select * from pairs_of_touches
+    select counted, product_id, other_product_id, event_day, arrival_day, cast(null as date) as until_day
+    from pairs_of_touches
+    union all
+    select counted, product_id, other_product_id, event_day, greatest(arrival_day, reached) as arrival_day, until_day
+    from ended_spans
+    where reached is null or until_day > reached
     union all
     select * from pairs_of_orders
+    where until_day is null or arrival_day < until_day
 
 )
 
@@ -103,6 +176,7 @@ select
     other_product_id,
     event_day,
     arrival_day,
+    until_day,
     {{ pinned() }} as built_in
 from pairs
-group by product_id, other_product_id, event_day, arrival_day
+group by product_id, other_product_id, event_day, arrival_day, until_day

@@ -2,10 +2,10 @@
 -- counted at the product that could be seen first (`place` 1), so that baskets add up to those of the whole shop.
 with counted as (
 
-    select product_id, event_day, arrival_day, kind, place from {{ ref('int_tiles__daily_product_touches') }}
+    select product_id, event_day, arrival_day, until_day, kind, place from {{ ref('int_tiles__daily_product_touches') }}
     where kind in ('viewed', 'carted')
     union all
-    select product_id, event_day, arrival_day, 'ordered' as kind, place from {{ ref('int_tiles__order_products') }}
+    select product_id, event_day, arrival_day, until_day, 'ordered' as kind, place from {{ ref('int_tiles__order_products') }}
 
 )
 
@@ -13,6 +13,7 @@ select
     product_id,
     event_day,
     arrival_day,
+    until_day,
     {{ count_if("kind = 'viewed'") }} as view_days,
     {{ count_if("kind = 'carted'") }} as cart_days,
     {{ count_if("kind = 'ordered'") }} as orders,
@@ -20,4 +21,4 @@ select
     {{ count_if("kind = 'carted' and place = 1") }} as first_carts,
     {{ count_if("kind = 'ordered' and place = 1") }} as first_orders
 from counted
-group by product_id, event_day, arrival_day
+group by product_id, event_day, arrival_day, until_day

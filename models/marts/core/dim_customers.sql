@@ -25,6 +25,7 @@ seen as (
         max(t.last_at) as last_seen_at
     from {{ ref('int_tiles__identity_day') }} as t
     inner join {{ ref('int_identity__links') }} as l on t.identity = l.identity and l.known_to is null
+    where t.until_day is null
     group by l.customer_id
 
 )

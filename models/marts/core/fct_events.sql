@@ -44,3 +44,4 @@ select
     e.warnings
 from {{ ref('int_cleaning__events') }} as e
 left join {{ ref('int_identity__links') }} as l on e.identity = l.identity and l.known_to is null
+where e.known_to is null

@@ -21,6 +21,7 @@ with events as (
         event_type,
         count(*) as all_rows
     from {{ ref('int_cleaning__events') }}
+    where known_to is null
     group by source, event_type
 
 ),

@@ -14,6 +14,7 @@ mondays as (
     select
         identity,
         event_day,
+        until_day,
         {{ add_days(next_monday('greatest(event_day, arrival_day)'), 7 * week) }} as monday
     from {{ ref('int_tiles__identity_day') }}
     {{ "union all" if not loop.last }}
@@ -30,7 +31,9 @@ active_customers as (
     inner join build as b on m.monday <= b.as_of_day
     inner join {{ ref('int_identity__links') }} as l
         on m.identity = l.identity and {{ is_valid_at('cast(m.monday as timestamp)', 'l.known_from', 'l.known_to') }}
-    where {{ days_between('m.event_day', 'm.monday') }} <= {{ active }}
+    where
+        {{ days_between('m.event_day', 'm.monday') }} <= {{ active }}
+        and coalesce(m.until_day, date '9999-12-31') >= m.monday
 
 ),
 
