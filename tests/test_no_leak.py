@@ -29,7 +29,7 @@ from orchestration.config.settings import Settings
 from orchestration.warehouse.compiled import answers, compiled
 
 #: What a version of an event knows of builds, or of itself.
-OWN = ("row_id", "built_in", "known_from", "known_to", "arrival_day", "until_day")
+OWN = ("row_id", "built_in", "known_from", "known_to", "is_last_version", "arrival_day", "until_day")
 #: The models that `Answers` reads, without features and marts.
 STATE = ("--exclude", "path:models/intermediate/features", "path:models/marts")
 
