@@ -277,7 +277,9 @@ def parity_check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         for name in ("compared", "different", "missing", "extra", "later")
     }
     examples = [example for each in found.marts.values() for example in each.examples]
-    return dg.AssetCheckResult(passed=found.is_equal, metadata={**metadata, "examples": dg.MetadataValue.json(examples)})
+    return dg.AssetCheckResult(
+        passed=found.is_equal, metadata={**metadata, "examples": dg.MetadataValue.json(examples)}
+    )
 
 
 @dg.asset(
