@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 
 from orchestration.config.settings import Settings
+from orchestration.ingest.load import load
 from orchestration.live.live import live
 from orchestration.live.parity import Parity, parity
 from orchestration.store.online import OnlineStore
@@ -30,6 +31,25 @@ MAPPING = {
             "expects": ["customers", "products"],
             "available_at": {"column": "received_at"},
         }
+    },
+}
+_FIELDS = {
+    "orders": "order_id user_id status currency created_at updated_at",
+    "order_items": "order_id line_id product_id quantity price currency updated_at",
+    "refunds": "refund_id order_id user_id product_id quantity amount currency refunded_at updated_at",
+}
+#: Orders of the shop's database, as JSON lines.
+DATABASE: dict[str, Any] = {
+    "source": "shop_database",
+    "tables": {
+        name: {
+            "files": f"database_{name}/*.jsonl",
+            "origin": "database",
+            "available_at": {"column": "updated_at"},
+            "fields": {field: field for field in fields.split()},
+            **({} if name == "orders" else {"expects": ["customers", "products"]}),
+        }
+        for name, fields in _FIELDS.items()
     },
 }
 _TYPES = [
@@ -132,6 +152,18 @@ class LiveShop:
         if kind == "purchase":
             line["order_id"] = f"live order {pick.randrange(self.made // 5 + 1)}"
         return line
+
+    def load(self, **tables: list[dict[str, Any]]) -> None:
+        """Load rows of the shop's database."""
+        mapping = self.where.home / "database.yml"
+        mapping.write_text(json.dumps(DATABASE))
+        for name in DATABASE["tables"]:
+            folder = self.where.home / f"database_{name}"
+            folder.mkdir(exist_ok=True)
+            if rows := tables.get(name):
+                number = len(list(folder.iterdir()))
+                (folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        load(mapping, data=self.where.home, where=self.where)
 
     def live(self, **given: Any) -> dict[str, Any]:
         """Load the stream, and write the vectors of all that came."""

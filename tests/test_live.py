@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import signal
 import sqlite3
@@ -68,6 +69,92 @@ def test_vectors_equal_a_build(shop: LiveShop) -> None:
             assert vector is not None and vector.as_of > newest
             assert vector.values["hours_since_session"] * 3600 <= (vector.as_of - newest).total_seconds() + 0.01
     assert len({line.get("user_id") for line in lines}) > 5
+
+
+def test_orders_of_the_database(shop: LiveShop) -> None:
+    """An order of the shop's database replaces its web hit; a later header changes what its lines count as; a refund comes after them."""
+
+    def at(minutes: int) -> str:
+        return f"{(shop.begin + timedelta(minutes=minutes)).isoformat()}Z"
+
+    users = shop.users[:6]
+    hits = [
+        {
+            "event_id": f"hit {number}",
+            "event_type": "purchase",
+            "event_at": at(30 + number),
+            "received_at": at(30 + number),
+            "user_id": user,
+            "product_id": shop.products[number],
+            "price": 10 + number,
+            "quantity": 1,
+            "currency": "EUR",
+            "order_id": f"order {number}",
+        }
+        for number, user in enumerate(users)
+    ]
+    with (shop.where.home / "live" / "events.jsonl").open("a") as out:
+        out.writelines(json.dumps(hit) + "\n" for hit in hits)
+    assert shop.live()["identities"] == len(users)
+
+    def header(number: int, status: str, updated: int) -> dict[str, Any]:
+        return {
+            "order_id": f"order {number}",
+            "user_id": users[number],
+            "status": status,
+            "currency": "EUR",
+            "created_at": at(30 + number),
+            "updated_at": at(updated),
+        }
+
+    def line(number: int, product: int) -> dict[str, Any]:
+        return {
+            "order_id": f"order {number}",
+            "line_id": str(product),
+            "product_id": shop.products[product],
+            "quantity": 2,
+            "price": 7.5,
+            "currency": "EUR",
+            "updated_at": at(60),
+        }
+
+    shop.load(
+        orders=[header(number, "paid", 60) for number in range(4)],
+        order_items=[line(number, product) for number in range(5) for product in (number, number + 7)],
+    )
+    assert shop.live()["rows"] >= 8
+    # The header of an order that has lines already; another one is cancelled; and one has money given back.
+    shop.load(
+        orders=[header(4, "paid", 90), header(0, "cancelled", 90)],
+        refunds=[
+            {
+                "refund_id": "r1",
+                "order_id": "order 1",
+                "user_id": users[1],
+                "product_id": shop.products[1],
+                "quantity": 1,
+                "amount": 7.5,
+                "currency": "EUR",
+                "refunded_at": at(91),
+                "updated_at": at(91),
+            }
+        ],
+    )
+    shop.live()
+    assert_equal(shop, at_least=1)
+    asked = ask(
+        shop,
+        "select distinct user_id, customer_id from main.int_cleaning__events as e inner join main.int_identity__links as l "
+        "on e.identity = l.identity where user_id in (select unnest($users))",
+        users=users,
+    )
+    customers = dict(asked)
+    with OnlineStore(shop.where) as store:
+        found = store.read("user_features", [customers[user] for user in users])
+    units = [vector.values["units_24h"] if vector else None for vector in found]
+    # Of a cancelled order nothing counts, not even its hit; two lines of two; and the hit, where the database knows no such order.
+    assert units == [0, 4, 4, 4, 4, 1], units
+    assert found[1] is not None and found[1].values["refunds_24h"] == 7.5
 
 
 @pytest.mark.long

@@ -243,7 +243,7 @@ class Engine:
             self.con.execute(
                 f"delete from main.hot_identities where used < {self._round} and used <= (select median(used) from main.hot_identities)"
             )
-            # Made anew, since DuckDB keeps the memory of deleted rows.
+            # Created again, since DuckDB keeps the memory of deleted rows.
             self.con.execute(
                 "create or replace table main.hot as from main.hot where identity in (select identity from main.hot_identities)"
             )

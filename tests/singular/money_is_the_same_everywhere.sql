@@ -2,34 +2,40 @@
 -- before and after the treatment of outliers, of the customers' and the items' lifetimes: to the cent, refunds too. A mart of features
 -- sees events up to its moment only, and a purchase without a product is no item's, no category's, nor any customer's with an item.
 {{ config(meta={'dagster': {'ref': {'name': 'fct_order_items'}}}) }}
-with events as (
+with facts as (
+
+    select {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue from {{ ref('fct_events') }}
+
+),
+
+-- What a mart of features sees: of an order that the shop's database reports later than the build's moment, the web's hit.
+seen as (
 
     select
         e.event_type,
-        e.order_id,
         e.product_id,
         e.category,
-        e.amount,
-        e.amount_treated,
-        e.available_at <= b.as_of and e.event_at < b.as_of as is_seen
-    from {{ ref('fct_events') }} as e
-    cross join {{ ref('int_identity__build') }} as b
+        e.gross_amount as amount,
+        e.amount as amount_treated
+    from {{ ref('int_cleaning__events') }} as e
+    inner join {{ ref('int_identity__build') }} as b
+        on {{ is_valid_at('b.as_of', 'e.known_from', 'e.known_to') }} and e.event_at < b.as_of
 
 ),
 
 said as (
 
-    {% set of_category = "event_type = 'purchase' and is_seen and product_id is not null and category is not null" %}
+    {% set of_category = "event_type = 'purchase' and product_id is not null and category is not null" %}
     select
-        {{ sum_if("event_type = 'purchase'", 'amount') }} as revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen", 'amount_treated') }} as seen_revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen", 'amount') }} as seen_gross_revenue,
-        {{ sum_if("event_type = 'refund' and is_seen", 'amount_treated') }} as seen_refunds,
-        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount_treated') }} as item_revenue,
-        {{ sum_if("event_type = 'purchase' and is_seen and product_id is not null", 'amount') }} as item_gross_revenue,
-        {{ sum_if("event_type = 'refund' and is_seen and product_id is not null", 'amount_treated') }} as item_refunds,
+        (select f.revenue from facts as f) as revenue,
+        {{ sum_if("event_type = 'purchase'", 'amount_treated') }} as seen_revenue,
+        {{ sum_if("event_type = 'purchase'", 'amount') }} as seen_gross_revenue,
+        {{ sum_if("event_type = 'refund'", 'amount_treated') }} as seen_refunds,
+        {{ sum_if("event_type = 'purchase' and product_id is not null", 'amount_treated') }} as item_revenue,
+        {{ sum_if("event_type = 'purchase' and product_id is not null", 'amount') }} as item_gross_revenue,
+        {{ sum_if("event_type = 'refund' and product_id is not null", 'amount_treated') }} as item_refunds,
         {{ sum_if(of_category, 'amount_treated') }} as category_revenue
-    from events
+    from seen
 
 ),
 
