@@ -155,14 +155,14 @@ class LiveShop:
 
     def load(self, **tables: list[dict[str, Any]]) -> None:
         """Load rows of the shop's database."""
-        mapping = self.where.home / "database.yml"
-        mapping.write_text(json.dumps(DATABASE))
-        for name in DATABASE["tables"]:
+        for name, rows in tables.items():
             folder = self.where.home / f"database_{name}"
             folder.mkdir(exist_ok=True)
-            if rows := tables.get(name):
-                number = len(list(folder.iterdir()))
-                (folder / f"{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{len(list(folder.iterdir()))}.jsonl").write_text(text)
+        mapping = self.where.home / "database.yml"
+        entries = {name: entry for name, entry in DATABASE["tables"].items() if name in tables}
+        mapping.write_text(json.dumps({**DATABASE, "tables": entries}))
         load(mapping, data=self.where.home, where=self.where)
 
     def live(self, **given: Any) -> dict[str, Any]:
