@@ -46,7 +46,7 @@ CLEANING = ("+int_cleaning__events", "+int_cleaning__profile_statistics", "+int_
 
 @pytest.fixture(scope="module")
 def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
-    """A shop built in two steps, its verdicts on kept rows, and its fits of numbers."""
+    """A shop built in two steps, its verdicts on rows that are kept or were so for a time, and its fits of numbers."""
     random = Random(20240401)
     rows = ShopMaker(random).shop(events=260)
     shop_home = homes.make("fits")
@@ -55,7 +55,7 @@ def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
         land(shop_home, part)
         homes.run(shop_home, "--select", *CLEANING)
     with duckdb.connect(str(shop_home.warehouse), read_only=True) as con:
-        kept = rows_of(con, "select * from int_events__validated where verdict = 'kept'")
+        kept = rows_of(con, "select * from int_events__validated where verdict = 'kept' or kept_until is not null")
         fits: Fits = defaultdict(dict)
         for fit in rows_of(con, "select * from int_cleaning__numeric_statistics"):
             days = fits[fit["measure"], fit["group_by"], fit["group_key"]]
@@ -64,9 +64,15 @@ def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     return shop_home, kept, fits
 
 
+def days_of(row: dict[str, Any]) -> list[tuple[date, int]]:
+    """The days at whose end a row is added to what had arrived (1), and taken away, since the shop's database had reported it by then (-1)."""
+    begin, end = row["arrival_day"], row["kept_until"] and row["kept_until"].date()
+    return [(begin, 1)] if end is None else [(begin, 1), (end, -1)] if begin < end else []
+
+
 def test_fits_follow_from_the_values_that_had_arrived(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
     _, kept, fits = built
-    arrived: dict[tuple[str, str, str], dict[date, list[float]]] = defaultdict(lambda: defaultdict(list))
+    arrived: dict[tuple[str, str, str], dict[date, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
     for row in kept:
         for measure, value in (("price", row["price_reported"]), ("quantity", row["quantity"])):
             if value is None or (measure == "price" and row["product_id"] is None):
@@ -74,13 +80,16 @@ def test_fits_follow_from_the_values_that_had_arrived(built: tuple[Settings, lis
             for group_by, column in GROUPS[measure].items():
                 key = group_key(row, column)
                 if key is not None:
-                    arrived[measure, group_by, key][row["arrival_day"]].append(float(value))
+                    for day, counted in days_of(row):
+                        arrived[measure, group_by, key][day].append((float(value), counted))
 
     assert {group: set(days) for group, days in arrived.items()} == {group: set(days) for group, days in fits.items()}
     for group, days in arrived.items():
         so_far: list[float] = []
         for day in sorted(days):
-            so_far = sorted(so_far + days[day])
+            so_far = sorted(so_far + [value for value, counted in days[day] if counted > 0])
+            for value in [value for value, counted in days[day] if counted < 0]:
+                so_far.remove(value)
             fit = fits[group][day]
             values = np.array(so_far)
             assert fit["n"] == len(values)
@@ -107,8 +116,10 @@ def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, A
     expected: dict[tuple[str, date], tuple[str, int, int]] = {}
     for label in ("device", "country"):
         seen = [row for row in kept if row[label] is not None and row["origin"] != "database"]
-        for day in {row["arrival_day"] for row in seen}:
-            counts = Counter(row[label] for row in seen if row["arrival_day"] <= day)
+        for day in {day for row in seen for day, _ in days_of(row)}:
+            counts: Counter[str] = Counter()
+            for row in seen:
+                counts[row[label]] += sum(counted for changed, counted in days_of(row) if changed <= day)
             name, n = min(counts.items(), key=lambda item: (-item[1], item[0]))
             expected[label, day] = (name, n, counts.total())
     assert {key: (row["most_frequent"], row["n"], row["all_n"]) for key, row in modes.items()} == expected

@@ -316,10 +316,10 @@ def _gather(opened: Answers, wanted: Wanted, without: Sequence[str]) -> tuple[di
         raise FinegrainError(
             f"--events: {weighs_nothing[0][0]} has no weight in seeds/event_weights.csv; leave it out, or say --counts"
         )
-    # What the last file would have if it had all periods, less what the files before it have.
+    # What the last file would have if it had all periods, and no file before it has.
     [(late,)] = con.execute(
-        f"select count(*) - (select count(*) from interactions where place < {len(names) - 1}) {rows} "
-        f"and p.place = {len(names) - 1} and e.event_at >= {timestamp_literal(begins[0])} and e.event_at < p.begins"
+        f"select count(*) {rows} and p.place = {len(names) - 1} and e.event_at >= {timestamp_literal(begins[0])} and e.event_at < p.begins "
+        "and e.event_id not in (select event_id from interactions)"
     ).fetchall()
     notes = {LATE: int(late)} if late else {}
     if without:
