@@ -274,7 +274,7 @@ def test_a_store_that_is_away(
     assert done["rows"] >= 40 and done["waiting"] == 0 and done["trouble"] is None
     with OnlineStore(shop.where) as store:
         vectors = store.read("user_features", [key for [key] in shop.keys("user_features")])
-    assert len(vectors) > 5 and all(vector and vector.as_of > shop.begin for vector in vectors)
+    assert len(vectors) >= 3 and all(vector and vector.as_of > shop.begin for vector in vectors)
 
 
 @pytest.fixture(scope="module")
