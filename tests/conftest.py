@@ -73,9 +73,11 @@ SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Reset the umask, which commands in this process and Dagster's definitions change: servers that tests start run as other users. Reset
-    signals: Dagster handles SIGTERM like SIGINT, which a script's `&` ignores, and child processes would ignore it, too."""
+    signals: Dagster handles SIGTERM like SIGINT, which a script's `&` ignores, and child processes would ignore it, too. Feast puts the metrics of all
+    later processes into a folder."""
     os.umask(0o022)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 
 def stays_with_its_file(item: pytest.Item) -> bool:

@@ -71,6 +71,7 @@ def test_vectors_equal_a_build(shop: LiveShop) -> None:
     assert len({line.get("user_id") for line in lines}) > 5
 
 
+@pytest.mark.long
 def test_orders_of_the_database(shop: LiveShop) -> None:
     """An order of the shop's database replaces its web hit; a later header changes what its lines count as; a refund comes after them."""
 

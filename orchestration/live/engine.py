@@ -65,12 +65,12 @@ class Engine:
             self.con.execute(f"create schema if not exists warehouse.{model.relation.split('.')[1]}")
         self._load_tables()
         self._shapes = shapes
+        self._filled: set[str] = set()
+        self._raw_of = self._raw_models()
         self._set_raw(shapes)
         for model in plan.normalize:
-            if model.is_view:
+            if model.name not in self._raw_of:
                 self.con.execute(f"create view {model.relation} as {model.sql}")
-            else:
-                self.con.execute(f"create table {model.relation} as {model.sql}")
         kinds = {name: kind for name, kind, *_ in self.con.execute("describe state.live.rows").fetchall()}
         self._in_slice = {model.name for model in plan.slice}
         self._threads = ThreadPoolExecutor(threads)
@@ -104,10 +104,9 @@ class Engine:
         """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake; returns how many rows of events they are. Their identities
         wait for an answer, unless not `waits`."""
         self.con.execute(f"set variable pinned = {snapshot}::bigint")
-        self._set_raw(raw)
-        for model in self.plan.normalize:
-            if not model.is_view:
-                self.con.execute(f"create or replace table {model.relation} as {model.sql}")
+        emptied = {name: self._shapes[name] for name in self._filled if name not in raw}
+        self._set_raw({**emptied, **raw})
+        self._filled = {name for name, table in raw.items() if table.num_rows}
         columns = ", ".join(map(identifier, self._columns))
         self.con.execute(
             f"create or replace table main.taken as select hash(identity) as bucket, {columns} from main.{NORMALIZED} where identity is not null"
@@ -122,18 +121,31 @@ class Engine:
                 "insert into main.pending select row_id, identity, product_id, ingested_at from main.taken"
             )
         self.snapshot = snapshot
-        self._set_raw({name: self._shapes[name] for name in raw})
         [(rows,)] = self.con.execute("select count(*) from main.taken").fetchall()
         return int(rows)
 
+    def _raw_models(self) -> dict[str, set[str]]:
+        """By model that is kept as a table, the models of raw rows that it is made of: those that read raw rows, and tables of a build. They have some thousand
+        lines, which would take half a second to plan for each batch; so each is only run if raw rows of its own came."""
+        found: dict[str, set[str]] = {CATEGORY_NAMES: {RAW[0]}, **{name: {name} for name in RAW}}
+        for model in self.plan.normalize:
+            if not model.is_view or set(model.reads) & set(RAW):
+                found[model.name] = set().union(*(found.get(name, set()) for name in model.reads))
+        return found
+
     def _set_raw(self, raw: Mapping[str, pa.Table]) -> None:
+        """Replace raw rows, and what is made of them."""
         for name, table in raw.items():
             self.con.register("given", table)
             self.con.execute(f"create or replace table main.{name} as from given")
             self.con.unregister("given")
-        self.con.execute(
-            f"create or replace table main.{CATEGORY_NAMES} as select distinct category as category_name from main.base_events__events"
-        )
+        if RAW[0] in raw:
+            self.con.execute(
+                f"create or replace table main.{CATEGORY_NAMES} as select distinct category as category_name from main.{RAW[0]}"
+            )
+        for model in self.plan.normalize:
+            if self._raw_of.get(model.name, set()) & raw.keys():
+                self.con.execute(f"create or replace table {model.relation} as {model.sql}")
 
     def _connect_identities(self) -> None:
         self.con.execute(
