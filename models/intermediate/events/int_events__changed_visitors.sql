@@ -1,6 +1,6 @@
 {{ config(post_hook="{{ move_watermark('int_events__validated') }}") }}
--- The visitors whose sessions, now or at an earlier time, may rest on a changed row. A row with an anonymous_id belongs to that visitor; one
--- without goes by what else its identity did, and an order of the database by its web hits.
+-- The visitors whose sessions, now or at an earlier time, may rest on a changed row. A row with an anonymous_id belongs to that visitor;
+-- one without goes by what else its identity did, and an order of the database by its web hits.
 with changed as (
 
     select
