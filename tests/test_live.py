@@ -36,7 +36,9 @@ def assert_equal(shop: LiveShop, at_least: int) -> None:
     """Build, and compare each vector of the store."""
     shop.build()
     found = shop.parity()
-    assert found.is_equal, {name: each for name, each in found.marts.items() if each.examples or each.extra}
+    assert found.is_equal, [
+        (name, each.extra, each.examples[:2]) for name, each in found.marts.items() if each.examples or each.extra
+    ]
     assert found.marts.keys() == MARTS
     assert not any(each.later for each in found.marts.values())
     assert all(each.compared >= at_least for each in found.marts.values()), found

@@ -77,7 +77,7 @@ class Engine:
         self._columns = [name for name in kinds if name != "bucket"]
         #: New rows whose identities wait for an answer, with the snapshot that they came in.
         self.con.execute(
-            "create table main.pending (row_id bigint, identity varchar, product_id varchar, came_at timestamp)"
+            "create table main.pending (row_id bigint, identity varchar, anonymous_id varchar, product_id varchar, came_at timestamp)"
         )
         self.con.execute("create table main.hot as from state.live.rows limit 0")
         self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
@@ -118,7 +118,7 @@ class Engine:
         self._connect_identities()
         if waits:
             self.con.execute(
-                "insert into main.pending select row_id, identity, product_id, ingested_at from main.taken"
+                "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
             )
         self.snapshot = snapshot
         [(rows,)] = self.con.execute("select count(*) from main.taken").fetchall()
@@ -160,6 +160,16 @@ class Engine:
             "inner join state.live.orders as y on x.purchase_order_id = y.purchase_order_id"
             ") where a <> b except select a, b from state.live.neighbours"
         )
+
+    def pending(self) -> pa.Table:
+        """The new rows without an answer."""
+        return self.con.execute("from main.pending").to_arrow_table()
+
+    def ask_again(self, pending: pa.Table) -> None:
+        """Add new rows that another engine has not answered."""
+        self.con.register("given", pending)
+        self.con.execute("insert into main.pending from given where row_id not in (select row_id from main.pending)")
+        self.con.unregister("given")
 
     @property
     def waiting(self) -> int:
@@ -224,8 +234,7 @@ class Engine:
     def _gather(self) -> None:
         """Table `asked`: the identities whose customers are asked about. `ROWS`: all rows of those and of identities that bear upon them."""
         self.con.execute(
-            "create or replace table main.asked as select distinct unnest([t.identity, 'a:' || n.anonymous_id]) as identity from main.touched as t "
-            "inner join state.live.since as n on t.row_id = n.row_id"
+            "create or replace table main.asked as select distinct unnest([identity, 'a:' || anonymous_id]) as identity from main.touched"
         )
         self._widen("asked")
         self.con.execute("create or replace table main.read as from main.asked")

@@ -11,12 +11,11 @@ from orchestration.live.plan import RAW
 from orchestration.warehouse.compiled import Compiled
 
 _EVENTS, _GA4, _ORDERS, _ITEMS, _REFUNDS = RAW
-_TABLES = {
-    "events": [_EVENTS],
-    "ga4_events": [_GA4],
-    "orders": [_ORDERS, _ITEMS, _REFUNDS],
-    "order_items": [_ORDERS, _ITEMS],
-    "refunds": [_ORDERS, _REFUNDS],
+#: Raw tables that are read together, and the models of their rows.
+_GROUPS = {
+    ("events",): [_EVENTS],
+    ("ga4_events",): [_GA4],
+    ("orders", "order_items", "refunds"): [_ITEMS, _REFUNDS, _ORDERS],
 }
 
 
@@ -29,6 +28,8 @@ class Feed:
         self._con: duckdb.DuckDBPyConnection = lake.connect(where, read_only=True)
         self._con.execute("set timezone = 'UTC'; set variable arrivals = map([]::varchar[], []::bigint[])")
         self._known: dict[str, int] | None = None
+        #: By group, the snapshot up to which it was read.
+        self._read = dict.fromkeys(_GROUPS, snapshot)
 
     def close(self) -> None:
         self._con.close()
@@ -44,21 +45,21 @@ class Feed:
     def read(self, upto: int | None = None) -> dict[str, pa.Table]:
         """The raw rows that came since the last call, by the name of their model; `snapshot` is that up to which they go, at most `upto`. Of an order of which anything came,
         all that is known of it comes again."""
+        # Before the snapshot, so that it counts no row of a later one: such a row would be taken for one that was read.
+        rows = self._rows()
         [(newest,)] = self._con.execute("select id from lake.current_snapshot()").fetchall()
         newest = min(newest, upto if upto is not None else newest)
         if newest <= self.snapshot:
             return {}
-        rows = self._rows()
-        # At first it is not known what came after the build.
-        moved = [table for table in _TABLES if self._known is None or rows.get(table) != self._known.get(table)]
-        self._set(self.snapshot, newest)
-        found = {
-            name: self._all(name)
-            for name in dict.fromkeys(each for table in moved for each in _TABLES[table])
-            if name != _ORDERS
-        }
-        if any(_ORDERS in _TABLES[table] for table in moved):
-            found[_ORDERS] = self._orders(found)
+        found: dict[str, pa.Table] = {}
+        for tables, names in _GROUPS.items():
+            # At first it is not known what came after the build.
+            if self._known is not None and all(rows.get(table) == self._known.get(table) for table in tables):
+                continue
+            self._set(self._read[tables], newest)
+            for name in names:
+                found[name] = self._orders(found) if name == _ORDERS else self._all(name)
+            self._read[tables] = newest
         self.snapshot, self._known = newest, None if upto is not None else rows
         return found
 

@@ -71,7 +71,7 @@ class Live:
         self.models: Compiled = compiled(where, project)
         self.plan = plan(self.models)
         self._stopping = threading.Event()
-        self._next: _Generation | None = None
+        self._is_rebuilt = False
         self._failure: BaseException | None = None
         self._progress = where.home / FOLDER / PROGRESS
 
@@ -90,11 +90,14 @@ class Live:
             while not self._stopping.is_set():
                 if self._failure is not None:
                     raise self._failure
-                if self._next is not None:
-                    fresh, self._next = self._next, None
-                    self._catch_up(fresh)
+                if self._is_rebuilt:
+                    self._is_rebuilt = False
+                    # The build may have what was not answered yet, so that it does not come again.
+                    pending = now.engine.pending()
                     now.close()
-                    now = fresh
+                    now = self._open(states.PATIENCE)
+                    self._catch_up(now)
+                    now.engine.ask_again(pending)
                 was_drained = is_drained is not None and is_drained()
                 busy = self._retrying(lambda now=now: self._step(now))  # type: ignore[misc]
                 if not busy:
@@ -105,8 +108,6 @@ class Live:
             self._stopping.set()
             watcher.join()
             now.close()
-            if self._next is not None:
-                self._next.close()
 
     def _step(self, now: _Generation) -> bool:
         """Take in what came, and answer a batch; returns whether there was anything to do."""
@@ -176,15 +177,13 @@ class Live:
         )
 
     def _follow_builds(self, snapshot: int) -> None:
-        """Open the state of each new build, for the main thread to take over."""
+        """Notice new builds."""
         try:
             while not self._stopping.wait(BUILDS):
-                if self._next is not None:
-                    continue
                 with contextlib.suppress(FinegrainError, duckdb.Error):  # a build is writing, or did not pass
                     newest = states.last_build(self.where)
                     if newest > snapshot:
-                        self._next, snapshot = self._open(0.0), newest
+                        self._is_rebuilt, snapshot = True, newest
         except BaseException as error:
             self._failure = error
 
