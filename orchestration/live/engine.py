@@ -234,7 +234,8 @@ class Engine:
     def _gather(self) -> None:
         """Table `asked`: the identities whose customers are asked about. `ROWS`: all rows of those and of identities that bear upon them."""
         self.con.execute(
-            "create or replace table main.asked as select distinct unnest([identity, 'a:' || anonymous_id]) as identity from main.touched"
+            "create or replace table main.asked as select distinct identity from ("
+            "select unnest([identity, 'a:' || anonymous_id]) as identity from main.touched) where identity is not null"
         )
         self._widen("asked")
         self.con.execute("create or replace table main.read as from main.asked")
