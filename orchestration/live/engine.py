@@ -75,7 +75,7 @@ class Engine:
         self._in_slice = {model.name for model in plan.slice}
         self._threads = ThreadPoolExecutor(threads)
         self._columns = [name for name in kinds if name != "bucket"]
-        #: New rows whose identities wait for an answer, with the snapshot that they came in.
+        #: New rows whose identities wait for an answer, with the time at which they came.
         self.con.execute(
             "create table main.pending (row_id bigint, identity varchar, anonymous_id varchar, product_id varchar, came_at timestamp)"
         )
@@ -100,8 +100,8 @@ class Engine:
             self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
             self.con.execute(f"create table warehouse.{place} as from state.{place}")
 
-    def take(self, raw: Mapping[str, pa.Table], snapshot: int, *, waits: bool = True) -> int:
-        """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake; returns how many rows of events they are. Their identities
+    def take(self, raw: Mapping[str, pa.Table], snapshot: int, *, waits: bool = True) -> None:
+        """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake. Their identities
         wait for an answer, unless not `waits`."""
         self.con.execute(f"set variable pinned = {snapshot}::bigint")
         emptied = {name: self._shapes[name] for name in self._filled if name not in raw}
@@ -121,8 +121,6 @@ class Engine:
                 "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
             )
         self.snapshot = snapshot
-        [(rows,)] = self.con.execute("select count(*) from main.taken").fetchall()
-        return int(rows)
 
     def _raw_models(self) -> dict[str, set[str]]:
         """By model that is kept as a table, the models of raw rows that it is made of: those that read raw rows, and tables of a build. They have some thousand

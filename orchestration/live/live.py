@@ -82,7 +82,7 @@ class Live:
     def run(self, is_drained: Callable[[], bool] | None = None) -> None:
         """Follow the lake until stopped or, once `is_drained` says that nothing more comes, until all is written. Raises FinegrainError."""
         self.watch.note("reading the last build")
-        now = self._open(states.PATIENCE)
+        now = self._open()
         watcher = threading.Thread(target=self._follow_builds, args=(now.engine.state.snapshot,), daemon=True)
         watcher.start()
         try:
@@ -95,7 +95,7 @@ class Live:
                     # The build may have what was not answered yet, so that it does not come again.
                     pending = now.engine.pending()
                     now.close()
-                    now = self._open(states.PATIENCE)
+                    now = self._open()
                     self._catch_up(now)
                     now.engine.ask_again(pending)
                 was_drained = is_drained is not None and is_drained()
@@ -149,11 +149,11 @@ class Live:
             if self._stopping.wait(PAUSE):
                 return False
 
-    def _open(self, patience: float) -> _Generation:
+    def _open(self) -> _Generation:
         """A new state of the last build, with its engine and feed."""
         with ExitStack() as held:
             folder = held.enter_context(scratch(self.where.home / FOLDER, DRAFT))
-            state = states.create(self.where, self.plan, folder / "state.duckdb", patience=patience)
+            state = states.create(self.where, self.plan, folder / "state.duckdb")
             feed = Feed(self.where, self.models, state.snapshot)
             held.callback(feed.close)
             engine = Engine(self.plan, state, feed.shapes(), folder / "spill")

@@ -11,7 +11,7 @@ All else that such a model reads must not depend on events: reference data and s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,13 +104,15 @@ def _depends(models: Compiled, name: str, on: Collection[str]) -> bool:
     return False
 
 
-def _ordered(models: Compiled, names: Sequence[str], is_run: object, given: Collection[str]) -> list[Model]:
+def _ordered(
+    models: Compiled, names: Sequence[str], is_run: Callable[[Model], bool], given: Collection[str]
+) -> list[Model]:
     """The models of these names and those above them that are run, each after those that it reads."""
     found: dict[str, Model] = {}
 
     def visit(name: str) -> None:
         model = models.models.get(name)
-        if model is None or name in found or name in given or not is_run(model):  # type: ignore[operator]
+        if model is None or name in found or name in given or not is_run(model):
             return
         for each in model.reads:
             visit(each)

@@ -51,13 +51,13 @@ class State:
         return datetime.combine(self.as_of.date(), datetime.min.time()) + timedelta(days=DAYS + 1)
 
 
-def create(where: Settings, plan: Plan, file: Path, *, patience: float = PATIENCE) -> State:
+def create(where: Settings, plan: Plan, file: Path) -> State:
     """Copy what live features need from the last build to `file`. Waits while a build is writing the warehouse. Raises FinegrainError if the last build did
     not pass."""
     con = duckdb.connect(config=warehouse.limits(file.parent / "spill"))
     stopping.interruptible(con)
     try:
-        _attach(con, where, patience)
+        _attach(con, where)
         snapshot, as_of = _last_build(con, where)
         con.execute("set timezone = 'UTC'")
         con.execute(f"attach {quote(str(file))} as state (row_group_size {ROW_GROUP})")
@@ -73,8 +73,8 @@ def create(where: Settings, plan: Plan, file: Path, *, patience: float = PATIENC
     return State(file, snapshot, as_of)
 
 
-def _attach(con: duckdb.DuckDBPyConnection, where: Settings, patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _attach(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+    deadline = time.monotonic() + PATIENCE
     warehouse.must_exist(where.warehouse)
     while True:
         try:
@@ -146,12 +146,17 @@ def _copy_rows(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _copy_tables(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
-    places = dict(
-        con.execute(
-            "select table_name, table_schema from information_schema.tables where table_catalog = 'warehouse'"
-        ).fetchall()
+def _places(con: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
+    """The schema of each table of an attached database."""
+    found = con.execute(
+        "select table_name, table_schema from information_schema.tables where table_catalog = $database",
+        {"database": database},
     )
+    return dict(found.fetchall())
+
+
+def _copy_tables(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    places = _places(con, "warehouse")
     for name in plan.stored:
         if name not in places:
             raise FinegrainError(f"the warehouse has no {name}; run `finegrain build` first")
@@ -166,11 +171,7 @@ def _compute_shop(con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, f
     con.execute(f"attach {quote(str(where.warehouse))} as built (read_only)")
     con.execute("attach ':memory:' as warehouse; use warehouse; create schema if not exists main")
     con.execute(f"attach {quote(str(file))} as state")
-    places = dict(
-        con.execute(
-            "select table_name, table_schema from information_schema.tables where table_catalog = 'built'"
-        ).fetchall()
-    )
+    places = _places(con, "built")
     for name in plan.whole:
         con.execute(f"create schema if not exists warehouse.{identifier(places[name])}")
         place = f"{identifier(places[name])}.{identifier(name)}"

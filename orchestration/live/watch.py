@@ -16,7 +16,7 @@ from orchestration.ingest.stream.watch import EVERY, Form
 from orchestration.live.engine import Answered
 
 _SECONDS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
-#: Latest delays of which percentiles are told.
+#: Latest delays of which percentiles are reported.
 _RECENT: Final = 200
 
 
