@@ -470,7 +470,10 @@ def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
     done = shop.run("build")
     assert done.success, failures(done)
     checks = done.get_asset_check_evaluations()
-    assert len(checks) == len(shop.asset_graph().asset_check_keys) and all(each.passed for each in checks)
+    # Parity of the online store is checked nightly only.
+    nightly = dg.AssetCheckKey(FEATURE_STORE, "parity")
+    assert {each.asset_check_key for each in checks} == set(shop.asset_graph().asset_check_keys) - {nightly}
+    assert all(each.passed for each in checks)
     assert current(shop.where) != before
     # Every raw row was processed, including the two new ones.
     with lake.connect(shop.where, read_only=True) as con:
