@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings
 from orchestration.ingest.load import load
 from orchestration.live.live import live
-from orchestration.live.parity import Parity, parity
+from orchestration.live.parity import OfMart, Parity, parity
+from orchestration.simulation.simulate import simulate
 from orchestration.store.online import OnlineStore
 from orchestration.warehouse.build import build
 
@@ -33,12 +36,15 @@ MAPPING = {
         }
     },
 }
+MARTS = ("user_features", "session_features", "user_item_features", "user_category_features", "user_brand_features")
 _FIELDS = {
     "orders": "order_id user_id status currency created_at updated_at",
     "order_items": "order_id line_id product_id quantity price currency updated_at",
     "refunds": "refund_id order_id user_id product_id quantity amount currency refunded_at updated_at",
+    "customers": "customer_id country created_at updated_at",
+    "products": "product_id title brand category price currency updated_at",
 }
-#: Orders of the shop's database, as JSON lines.
+#: The shop's database, as JSON lines.
 DATABASE: dict[str, Any] = {
     "source": "shop_database",
     "tables": {
@@ -47,7 +53,7 @@ DATABASE: dict[str, Any] = {
             "origin": "database",
             "available_at": {"column": "updated_at"},
             "fields": {field: field for field in fields.split()},
-            **({} if name == "orders" else {"expects": ["customers", "products"]}),
+            **({"expects": ["customers", "products"]} if name in ("order_items", "refunds") else {}),
         }
         for name, fields in _FIELDS.items()
     },
@@ -112,6 +118,11 @@ class LiveShop:
                     out.write("{broken\n")
         return lines
 
+    def stream(self, *lines: dict[str, Any]) -> None:
+        """Append these to the stream."""
+        with (self.where.home / "live" / "events.jsonl").open("a") as out:
+            out.writelines(json.dumps(line) + "\n" for line in lines)
+
     def _line(self) -> dict[str, Any]:
         pick = self.random
         self.made += 1
@@ -169,6 +180,10 @@ class LiveShop:
         """Load the stream, and write the vectors of all that came."""
         return live(self.mapping, data=self.where.home, drain=True, where=self.where, **given)
 
+    def live_from_the_lake(self) -> dict[str, Any]:
+        """Write the vectors of all that others loaded."""
+        return live(drain=True, where=self.where)
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command in a process of its own."""
         return subprocess.Popen(
@@ -198,15 +213,14 @@ class LiveShop:
             return [_parts(row[0]) for row in con.execute(f'select key from "{mart}"').fetchall()]
 
     def parity(self) -> Parity:
-        """Every vector of the store beside the warehouse."""
-        marts = (
-            "user_features",
-            "session_features",
-            "user_item_features",
-            "user_category_features",
-            "user_brand_features",
-        )
-        return parity(where=self.where, keys={mart: self._named(mart) for mart in marts})
+        """Every vector of the store beside the warehouse, so many at a time as fit into memory."""
+        found: dict[str, OfMart] = {}
+        for mart in MARTS:
+            keys = self._named(mart)
+            for begin in range(0, max(len(keys), 1), 10_000):
+                each = parity(where=self.where, keys={mart: keys[begin : begin + 10_000]}).marts[mart]
+                found[mart] = found[mart].plus(each) if mart in found else each
+        return Parity(found)
 
     def _named(self, mart: str) -> list[list[str]]:
         """Keys in the order of the mart's columns; the store has them by name."""
@@ -223,3 +237,60 @@ def _parts(text: str) -> list[str]:
         return [text]
     first = rest.encode()[: int(length)].decode()
     return [first, rest[len(first) :]]
+
+
+#: By file of a simulated shop: SQL of when its rows arrive, UTC; null if it is unreadable. Of lines, the column is `line`.
+_ARRIVE = {
+    "stream/events.jsonl": """try_cast(regexp_extract(line, '"received_at":"([^"]*)"', 1) as timestamp)""",
+    "store/visits.csv": "timezone('UTC', timezone('Europe/Berlin', try_cast(local_time as timestamp)))",
+    "database/customers.csv": "try_cast(changed as timestamp)",
+    "database/products.csv": "try_cast(changed as timestamp)",
+    "database/orders.parquet": "try_cast(updated_at as timestamp)",
+    "database/order_items.parquet": "try_cast(updated_at as timestamp)",
+    "database/refunds.parquet": "try_cast(updated_at as timestamp)",
+    "ga4/events_20250106.parquet": "make_timestamp(event_timestamp)",
+    "ga4/events_20250107.parquet": "make_timestamp(event_timestamp)",
+}
+_READ = {
+    ".jsonl": "read_csv('{}', columns = {{'line': 'varchar'}}, header = false, delim = '\1', quote = '', escape = '')",
+    ".csv": "read_csv('{}', all_varchar = true)",
+    ".parquet": "'{}'",
+}
+_WRITE = {
+    ".jsonl": "format csv, header false, delimiter '\1', quote '', escape ''",
+    ".csv": "header, delimiter ','",
+    ".parquet": "format parquet",
+}
+
+
+class Arrivals:
+    """A simulated shop of two days whose rows are loaded when they arrive, those of a part of the second day at once."""
+
+    def __init__(self, folder: Path, events: int, where: Settings) -> None:
+        self.whole, self.loaded = folder / "whole", folder / "loaded"
+        self.shop = LiveShop(where, [], [], [], datetime(2025, 1, 7), random.Random(1))
+        simulate(self.whole, events=events, days=2, start=date(2025, 1, 6))
+        self._since, self._part = datetime(1, 1, 1), 0
+        # Files that come bit by bit, each with a part.
+        (folder / "mappings").mkdir()
+        self.mappings = folder / "mappings"
+        for each in (PROJECT / "examples" / "simulated_shop").glob("*.yml"):
+            text = re.sub(r"files: (database|store)/(\w+)\.", r"files: \1/\2*.", each.read_text())
+            (self.mappings / each.name).write_text(text)
+
+    def load(self, upto: datetime) -> None:
+        """Load what arrives until then."""
+        for name, arrives in _ARRIVE.items():
+            file = Path(name)
+            to = self.loaded / file.with_stem(f"{file.stem}_{self._part}")
+            to.parent.mkdir(parents=True, exist_ok=True)
+            read = _READ[file.suffix].format(self.whole / file)
+            arrives = f"coalesce({arrives}, timestamp '2025-01-06')"
+            duckdb.execute(
+                f"copy (select * from {read} where {arrives} >= $since and {arrives} < $upto) to '{to}' ({_WRITE[file.suffix]})",
+                {"since": self._since, "upto": upto},
+            )
+            if duckdb.execute(f"select count(*) from {_READ[file.suffix].format(to)}").fetchall() == [(0,)]:
+                to.unlink()
+        self._since, self._part = upto, self._part + 1
+        load(self.mappings, data=self.loaded, where=self.shop.where)

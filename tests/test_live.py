@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import signal
 import sqlite3
 import time
 import urllib.request
-from datetime import UTC, timedelta
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-from live_shop import LiveShop
+from live_shop import MARTS, Arrivals, LiveShop
 from servers import free_ports
 
+from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError, Unavailable
+from orchestration.ingest.load import load
 from orchestration.live.plan import Plan, plan
 from orchestration.store.online import OnlineStore
 from orchestration.warehouse.compiled import Compiled, compiled
-
-MARTS = {"user_features", "session_features", "user_item_features", "user_category_features", "user_brand_features"}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def assert_equal(shop: LiveShop, at_least: int) -> None:
     assert found.is_equal, [
         (name, each.extra, each.examples[:2]) for name, each in found.marts.items() if each.examples or each.extra
     ]
-    assert found.marts.keys() == MARTS
+    assert found.marts.keys() == {*MARTS}
     assert not any(each.later for each in found.marts.values())
     assert all(each.compared >= at_least for each in found.marts.values()), found
 
@@ -96,8 +96,7 @@ def test_orders_of_the_database(shop: LiveShop) -> None:
         }
         for number, user in enumerate(users)
     ]
-    with (shop.where.home / "live" / "events.jsonl").open("a") as out:
-        out.writelines(json.dumps(hit) + "\n" for hit in hits)
+    shop.stream(*hits)
     assert shop.live()["identities"] == len(users)
 
     def header(number: int, status: str, updated: int) -> dict[str, Any]:
@@ -158,6 +157,67 @@ def test_orders_of_the_database(shop: LiveShop) -> None:
     # Of a cancelled order nothing counts, not even its hit; two lines of two; and the hit, where the database knows no such order.
     assert units == [0, 4, 4, 4, 4, 1], units
     assert found[1] is not None and found[1].values["refunds_24h"] > 0  # in the reporting currency
+
+
+def test_customers_and_products_that_come_later(shop: LiveShop) -> None:
+    """Events that waited for their customer or product count once it is known, without a build; a new version of a product counts for what comes after it."""
+
+    def at(minutes: int) -> str:
+        return f"{(shop.begin + timedelta(minutes=minutes)).isoformat()}Z"
+
+    def view(number: int, user: str, product: str, minutes: int) -> dict[str, Any]:
+        return {
+            "event_id": f"view {number}",
+            "event_type": "view_item",
+            "event_at": at(minutes),
+            "received_at": at(minutes),
+            "user_id": user,
+            "product_id": product,
+            "price": 10,
+            "currency": "EUR",
+        }
+
+    def product(name: str, brand: str, minutes: int) -> dict[str, Any]:
+        given = {"title": name, "brand": brand, "category": "Shoes", "price": 10, "currency": "EUR"}
+        return {"product_id": name, **given, "updated_at": at(minutes)}
+
+    def seen() -> dict[str, int]:
+        [ann, user] = [
+            vector.values["views_24h"] if vector else 0 for vector in store.read("user_features", [new, known])
+        ]
+        brands = store.read("user_brand_features", [[known, brand] for brand in ("old brand", "new brand")])
+        return {
+            "new user": ann,
+            "user": user,
+            **{name: vector.values["views_7d"] if vector else 0 for name, vector in zip("on", brands, strict=True)},
+        }
+
+    new = str(uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, "finegrain"), "u:new user"))
+    [(known, user)] = ask(
+        shop,
+        "select customer_id, substr(identity, 3) from main.int_identity__links where identity like 'u:%' and known_to is null order by all limit 1",
+    )
+    shop.stream(
+        view(0, user, shop.products[0], 30), view(1, user, "new product", 31), view(2, "new user", shop.products[0], 32)
+    )
+    shop.live()
+    with OnlineStore(shop.where) as store:
+        assert seen() == {"new user": 0, "user": 1, "o": 0, "n": 0}
+        # They come, and are seen at the next event: until then, it is not their time yet.
+        shop.load(
+            customers=[{"customer_id": " new user", "country": "DE", "created_at": at(33), "updated_at": at(34)}],
+            products=[product("new product", "old brand", 34)],
+        )
+        shop.live()
+        assert seen() == {"new user": 0, "user": 1, "o": 0, "n": 0}
+        shop.stream(view(3, shop.users[7], shop.products[0], 35))
+        shop.live()
+        assert seen() == {"new user": 1, "user": 2, "o": 1, "n": 0}
+        shop.load(products=[product("new product", "new brand", 36)])
+        shop.stream(view(4, user, "new product", 37))
+        shop.live()
+        assert seen() == {"new user": 1, "user": 3, "o": 1, "n": 1}
+    assert_equal(shop, at_least=1)
 
 
 @pytest.mark.long
@@ -292,7 +352,7 @@ def marked(models: Compiled, **kinds: str | None) -> Plan:
 
 
 def test_marks_are_checked(models: Compiled) -> None:
-    assert set(plan(models).marts) == MARTS
+    assert set(plan(models).marts) == {*MARTS}
     # It reads tiles of all products.
     with pytest.raises(
         FinegrainError, match=r"^item_features: it is marked live: slice, and reads .*all customers; take the mark off"
@@ -312,3 +372,42 @@ def test_a_failed_build_is_refused(shop: LiveShop) -> None:
         con.execute("update main.builds set status = 'failed'")
     with pytest.raises(FinegrainError, match=r"the last build of .* did not pass; run `finegrain build` first"):
         shop.live()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("events", [2_000_000])
+def test_a_day(built_shop: Settings, tmp_path: Path, events: int) -> None:
+    """A simulated shop of two days: a build of the first, and the second live in parts, of all sources, with a build in between."""
+    arrivals = Arrivals(tmp_path, events, Settings.below(tmp_path / "home", built_shop.extensions))
+    shop = arrivals.shop
+    arrivals.load(shop.begin)
+    shop.build()
+    parts = 8
+    for part in range(1, parts + 1):
+        arrivals.load(shop.begin + timedelta(days=part / parts))
+        assert shop.live_from_the_lake()["rows"] > 0
+        if part == parts // 2:
+            shop.build()
+    assert_equal(shop, at_least=events // 200)
+
+
+@pytest.mark.soak
+def test_the_last_day_of_the_merchandise_store(built_shop: Settings, shared_data: Path, tmp_path: Path) -> None:
+    hits = shared_data / "merchandise_store_2016-08_09.parquet"
+    shop = LiveShop(
+        Settings.below(tmp_path / "home", built_shop.extensions), [], [], [], datetime(2016, 9, 30), random.Random(1)
+    )
+    mapping = tmp_path / "store.yml"
+    text = (PROJECT / "examples" / "merchandise_store.yml").read_text()
+    mapping.write_text(text.replace(f"../shared/data/{hits.name}", "part_*.parquet"))
+    ends = [datetime(2016, 9, 30), *(datetime(2016, 9, 30, hour) for hour in (6, 12, 15, 18, 21)), datetime(2017, 1, 1)]
+    for number, (begin, end) in enumerate(zip([datetime(1, 1, 1), *ends], ends, strict=False)):
+        duckdb.execute(
+            f"copy (select * from '{hits}' where event_ts >= '{begin}+00' and event_ts < '{end}+00') to '{tmp_path}/part_{number}.parquet'"
+        )
+        load(mapping, data=tmp_path, where=shop.where)
+        if number:
+            assert shop.live_from_the_lake()["rows"] > 100
+        if number in (0, 3):
+            shop.build()
+    assert_equal(shop, at_least=200)

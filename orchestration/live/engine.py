@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 
 from orchestration.errors import FinegrainError
-from orchestration.live.plan import CATEGORY_NAMES, NORMALIZED, RAW, ROWS, VALIDATED, Plan
+from orchestration.live.plan import CATEGORY_NAMES, NORMALIZED, RAW, REFERENCE_KEYS, ROWS, VALIDATED, Plan
 from orchestration.live.state import State
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
@@ -32,6 +32,12 @@ _STEPS: Final = 2
 #: Rows of identities that were asked about last, kept in memory: finding an identity in the state costs a millisecond or two.
 HOT_ROWS: Final = 200_000
 LINKS: Final = "int_identity__links"
+#: Models of raw rows that bring events.
+_OF_EVENTS: Final = [name for name in RAW if name not in REFERENCE_KEYS]
+#: Models of raw rows that have names of categories.
+_NAMING: Final = (RAW[0], "base_shop__products")
+#: By key of a reference: what events that wait for it `expects`.
+_EXPECTED: Final = {"user_id": "customers", "product_id": "products"}
 #: The model after which each question is asked: whatever reads the question waits for it.
 _ASKED_BY: Final = {BUILD: VALIDATED, SPINES["customer_id"]: LINKS, SPINES["session_id"]: EVENTS}
 #: Of the marts with a row for each customer and something else, those of which only the keys of the new rows are written, unless there is an order among
@@ -64,6 +70,11 @@ class Engine:
         for model in (*plan.normalize, *plan.slice):
             self.con.execute(f"create schema if not exists warehouse.{model.relation.split('.')[1]}")
         self._load_tables()
+        #: Rows that features do not see yet: their customer or product, or they themselves, are of later than `as_of`.
+        self.con.execute(
+            "create table main.awaited (row_id bigint, identity varchar, anonymous_id varchar, product_id varchar, known_at timestamp)"
+        )
+        self.con.execute("create table main.newly_known (key varchar, id varchar, known_at timestamp)")
         self._shapes = shapes
         self._filled: set[str] = set()
         self._raw_of = self._raw_models()
@@ -111,7 +122,7 @@ class Engine:
         self.con.execute(
             f"create or replace table main.taken as select hash(identity) as bucket, {columns} from main.{NORMALIZED} where identity is not null"
         )
-        if any(name in raw for name in RAW[1:]):
+        if any(name in raw for name in _OF_EVENTS[1:]):
             self.con.execute("delete from state.live.since where row_id in (select row_id from main.taken)")
             self.con.execute("insert into main.replaced select row_id from main.taken")
         self.con.execute("insert into state.live.since by name from main.taken")
@@ -121,11 +132,13 @@ class Engine:
                 "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
             )
         self.snapshot = snapshot
+        self._await_rows()
+        self._end_waits()
 
     def _raw_models(self) -> dict[str, set[str]]:
         """By model that is kept as a table, the models of raw rows that it is made of: those that read raw rows, and tables of a build. They have some thousand
         lines, which would take half a second to plan for each batch; so each is only run if raw rows of its own came."""
-        found: dict[str, set[str]] = {CATEGORY_NAMES: {RAW[0]}, **{name: {name} for name in RAW}}
+        found: dict[str, set[str]] = {CATEGORY_NAMES: {*_NAMING}, **{name: {name} for name in RAW}}
         for model in self.plan.normalize:
             if not model.is_view or set(model.reads) & set(RAW):
                 found[model.name] = set().union(*(found.get(name, set()) for name in model.reads))
@@ -137,13 +150,58 @@ class Engine:
             self.con.register("given", table)
             self.con.execute(f"create or replace table main.{name} as from given")
             self.con.unregister("given")
-        if RAW[0] in raw:
-            self.con.execute(
-                f"create or replace table main.{CATEGORY_NAMES} as select distinct category as category_name from main.{RAW[0]}"
-            )
+        if raw.keys() & {*_NAMING}:
+            names = " union ".join(f"select category as category_name from main.{name}" for name in _NAMING)
+            self.con.execute(f"create or replace table main.{CATEGORY_NAMES} as {names}")
         for model in self.plan.normalize:
-            if self._raw_of.get(model.name, set()) & raw.keys():
+            if not self._raw_of.get(model.name, set()) & raw.keys():
+                continue
+            if model.name in self.plan.reference:
+                self._replace_rows(model, self.plan.reference[model.name])
+            else:
                 self.con.execute(f"create or replace table {model.relation} as {model.sql}")
+
+    def _replace_rows(self, model: Model, key: str) -> None:
+        """Replace the rows of the customers or products of whom raw rows came."""
+        self.con.execute(f"create or replace temp table fresh as {model.sql}")
+        self.con.execute(
+            f"insert into main.newly_known select '{key}', {key}, min(known_at) from fresh "
+            f"where {key} not in (select {key} from {model.relation}) group by {key}"
+        )
+        self.con.execute(f"delete from {model.relation} where {key} in (select {key} from fresh)")
+        self.con.execute(f"insert into {model.relation} by name from fresh")
+
+    def _await_rows(self) -> None:
+        """Rows that waited for a customer or product that is known now."""
+        if not self._any("main.newly_known"):
+            return
+        # Of a customer, rows are found without reading the others.
+        [(buckets,)] = self.con.execute(
+            "select coalesce(list(distinct hash('u:' || id)), []) from main.newly_known where key = 'user_id'"
+        ).fetchall()
+        among = {"user_id": f"bucket in ({', '.join(map(str, buckets)) or 'null'})", "product_id": "true"}
+        for key, expected in _EXPECTED.items():
+            for rows in ("state.live.rows", "state.live.since"):
+                self.con.execute(
+                    "insert into main.awaited select r.row_id, r.identity, r.anonymous_id, r.product_id, n.known_at "
+                    f"from (select * from {rows} where {among[key]} and expects like '%{expected}%') as r "
+                    f"inner join main.newly_known as n on n.key = '{key}' and r.{key} = n.id"
+                )
+        self.con.execute("delete from main.newly_known")
+
+    def _end_waits(self) -> None:
+        """Rows that features see by now wait for an answer."""
+        if self._any("main.awaited"):
+            now = {"as_of": self.as_of}
+            self.con.execute(
+                "insert into main.pending select distinct row_id, identity, anonymous_id, product_id, now() at time zone 'UTC' from main.awaited "
+                "where known_at <= $as_of::timestamp and row_id not in (select row_id from main.pending)",
+                now,
+            )
+            self.con.execute("delete from main.awaited where known_at <= $as_of::timestamp", now)
+
+    def _any(self, table: str) -> bool:
+        return bool(self.con.execute(f"select exists (from {table})").fetchall()[0][0])
 
     def _connect_identities(self) -> None:
         self.con.execute(
@@ -171,7 +229,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """How many identities have new rows and no answer to them."""
+        """How many identities have new rows, or rows whose customer or product is known now, and no answer to them."""
         [(count,)] = self.con.execute("select count(distinct identity) from main.pending").fetchall()
         return int(count)
 
@@ -192,8 +250,14 @@ class Engine:
         return Answered({name: self._query(name) for name in self.plan.marts}, self.as_of, identities, rows, since)
 
     def done(self) -> None:
-        """The last answer is written."""
+        """The last answer is written. Rows of it that features do not see yet are answered again when they do."""
+        self.con.execute(
+            "insert into main.awaited select t.row_id, t.identity, t.anonymous_id, t.product_id, v.available_at from main.touched as t "
+            f"inner join main.{VALIDATED} as v on t.row_id = v.row_id where v.verdict = 'kept' and v.available_at > $as_of::timestamp",
+            {"as_of": self.as_of},
+        )
         self.con.execute("delete from main.pending where row_id in (select row_id from main.touched)")
+        self._end_waits()
 
     def _run_all(self) -> None:
         """Run the models of the slice, each once those that it reads are there, on several threads: planning takes longest, and DuckDB plans on one."""
@@ -276,10 +340,8 @@ class Engine:
             )
 
     def _set_moment(self, con: duckdb.DuckDBPyConnection) -> None:
-        """As a build's moment: just after all that has arrived (int_identity__build)."""
-        [(last,)] = con.execute(
-            f"select max(greatest(raw_available_at, event_at)) from main.{VALIDATED} where verdict = 'kept'"
-        ).fetchall()
+        """As a build's moment, just after all that has arrived (int_identity__build), but without regard to clocks that are ahead: what comes next would be of the past."""
+        [(last,)] = con.execute(f"select max(raw_available_at) from main.{VALIDATED} where verdict = 'kept'").fetchall()
         if last is not None:
             self.as_of = max(self.as_of, last + timedelta(microseconds=1))
         if self.as_of >= self.state.last_day:

@@ -10,12 +10,20 @@ from orchestration.lake import lake
 from orchestration.live.plan import RAW
 from orchestration.warehouse.compiled import Compiled
 
-_EVENTS, _GA4, _ORDERS, _ITEMS, _REFUNDS = RAW
+_EVENTS, _GA4, _ORDERS, _ITEMS, _REFUNDS, _CUSTOMERS, _PRODUCTS = RAW
 #: Raw tables that are read together, and the models of their rows.
 _GROUPS = {
     ("events",): [_EVENTS],
     ("ga4_events",): [_GA4],
     ("orders", "order_items", "refunds"): [_ITEMS, _REFUNDS, _ORDERS],
+    ("customers",): [_CUSTOMERS],
+    ("products",): [_PRODUCTS],
+}
+#: Models of raw rows of which all of an order, customer or product come again if one came: their table, and the column that says of which one.
+_WHOLE = {
+    _ORDERS: ("orders", "order_id"),
+    _CUSTOMERS: ("customers", "customer_id"),
+    _PRODUCTS: ("products", "product_id"),
 }
 
 
@@ -43,8 +51,8 @@ class Feed:
         }
 
     def read(self, upto: int | None = None) -> dict[str, pa.Table]:
-        """The raw rows that came since the last call, by the name of their model; `snapshot` is that up to which they go, at most `upto`. Of an order of which anything came,
-        all that is known of it comes again."""
+        """The raw rows that came since the last call, by the name of their model; `snapshot` is that up to which they go, at most `upto`. Of an order, customer
+        or product of which anything came, all that is known of it comes again."""
         # Before the snapshot, so that it counts no row of a later one: such a row would be taken for one that was read.
         rows = self._rows()
         [(newest,)] = self._con.execute("select id from lake.current_snapshot()").fetchall()
@@ -58,7 +66,7 @@ class Feed:
                 continue
             self._set(self._read[tables], newest)
             for name in names:
-                found[name] = self._orders(found) if name == _ORDERS else self._all(name)
+                found[name] = self._whole(name, found) if name in _WHOLE else self._all(name)
             self._read[tables] = newest
         self.snapshot, self._known = newest, None if upto is not None else rows
         return found
@@ -69,14 +77,18 @@ class Feed:
     def _all(self, name: str) -> pa.Table:
         return self._con.execute(self._sql[name]).to_arrow_table()
 
-    def _orders(self, found: dict[str, pa.Table]) -> pa.Table:
-        """The headers of orders of which a line, a refund or a header came."""
-        new = "select order_id from ducklake_table_insertions('lake', 'raw', 'orders', getvariable('since') + 1, getvariable('pinned'))"
-        for name in (_ITEMS, _REFUNDS):
-            if name in found:
-                self._con.register(f"new_{name}", found[name].select(["order_id"]))
-                new += f" union all select order_id from new_{name}"
-        return self._con.execute(f"select * from ({self._sql[_ORDERS]}) where order_id in ({new})").to_arrow_table()
+    def _whole(self, name: str, found: dict[str, pa.Table]) -> pa.Table:
+        """All rows of the orders, customers or products of which a row came; of orders, also of which a line or a refund came."""
+        table, key = _WHOLE[name]
+        new = f"select {key} from ducklake_table_insertions('lake', 'raw', '{table}', getvariable('since') + 1, getvariable('pinned'))"
+        for other in (_ITEMS, _REFUNDS) if name == _ORDERS else ():
+            if other in found:
+                self._con.register(f"new_{other}", found[other].select([key]))
+                new += f" union all select {key} from new_{other}"
+        # The same id may have blanks around it.
+        return self._con.execute(
+            f"select * from ({self._sql[name]}) where trim({key}) in (select trim({key}) from ({new}))"
+        ).to_arrow_table()
 
     def _rows(self) -> dict[str, int]:
         """How many rows ever came into each raw table. Neither compaction nor deletion changes that."""

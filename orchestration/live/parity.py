@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,11 @@ class OfMart:
     extra: int = 0
     later: int = 0
     examples: list[str] = field(default_factory=list)
+
+    def plus(self, other: OfMart) -> OfMart:
+        """Of both."""
+        added = {each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        return OfMart(**added)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 - `slice`: its rows of some customers follow from rows of the same customers, so it is run on those alone;
 - `lookup`: it answers what rows of the slice ask, such as the bounds for their products and days;
+- `reference`: its rows of a customer or product follow from the raw rows of the same, so those of whom such rows come are computed again;
 - `fit`: it is learned from days that were closed long enough; the last build's is read;
 - `past`: all of its rows have ended by now, so it is empty;
 - `shop`: it is of the whole shop by the end of a day; it is computed once a day from what the last build knows.
 
-All else that such a model reads must not depend on events: reference data and seeds, as the last build left them.
+All else that such a model reads must not depend on events: other reference data and seeds, as the last build left them.
 """
 
 from __future__ import annotations
@@ -26,25 +27,29 @@ RAW: Final = (
     "base_shop__orders",
     "base_shop__order_items",
     "base_shop__refunds",
+    "base_shop__customers",
+    "base_shop__products",
 )
+#: By model of raw rows of customers or products, the column that says of which one a row of a `reference` is.
+REFERENCE_KEYS: Final = {"base_shop__customers": "user_id", "base_shop__products": "product_id"}
 #: The names of categories that the raw rows bring.
 CATEGORY_NAMES: Final = "stg_lake__category_names"
 #: All rows of events, new and known, before they are validated; and after.
 ROWS: Final = "int_events__new_rows"
 VALIDATED: Final = "int_events__validated"
-KINDS: Final = ("slice", "lookup", "fit", "past", "shop")
+KINDS: Final = ("slice", "lookup", "reference", "fit", "past", "shop")
 #: One of these columns says of which customers a row of a slice is.
 KEYS: Final = frozenset({"row_id", "identity", "customer_id", "session_id"})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The models to run, each list in the order in which they read each other. `normalize`: from raw rows to `NORMALIZED`. `slice`: from `ROWS` to the
-    feature marts `marts`. `shop`: those of the whole shop. `stored`: the tables that are read as the last build left them, of which `past` are
-    empty. `whole`: tables that only `shop`
-    reads."""
+    """The models to run, each list in the order in which they read each other. `normalize`: from raw rows to `NORMALIZED`, and to the models of
+    `reference`, of which it has the key columns. `slice`: from `ROWS` to the feature marts `marts`. `shop`: those of the whole shop. `stored`: the
+    tables that are read as the last build left them, of which `past` are empty. `whole`: tables that only `shop` reads."""
 
     normalize: list[Model]
+    reference: dict[str, str]
     slice: list[Model]
     shop: list[Model]
     stored: list[str]
@@ -66,12 +71,13 @@ def plan(models: Compiled) -> Plan:
     shop = [models.models[name] for name in sorted(reads) if _live(models, name) == "shop"]
     raw = {*RAW, CATEGORY_NAMES}
     of_raw = {name for name in models.models if _depends(models, name, raw)}
-    normalize = _ordered(models, [NORMALIZED], lambda model: model.is_view or model.name in of_raw, raw)
+    reference = {name: _reference_key(models, name) for name in sorted(reads) if _live(models, name) == "reference"}
+    normalize = _ordered(models, [NORMALIZED, *reference], lambda model: model.is_view or model.name in of_raw, raw)
     computed = {model.name for model in (*normalize, *found, *shop)} | given | raw
-    stored = (reads | {name for model in normalize for name in model.reads}) - computed
+    stored = (reads | {name for model in normalize for name in model.reads}) - computed | reference.keys()
     whole = {name for model in shop for name in model.reads} - given
     past = [name for name in sorted(stored) if _live(models, name) == "past"]
-    return Plan(normalize, found, shop, sorted(stored), past, sorted(whole), marts)
+    return Plan(normalize, reference, found, shop, sorted(stored), past, sorted(whole), marts)
 
 
 def _live(models: Compiled, name: str) -> str | None:
@@ -89,6 +95,17 @@ def _check(models: Compiled, model: Model, given: Collection[str]) -> None:
                 f"{model.name}: it is marked live: {model.live}, and reads {name}, which is computed from the events of all customers; take the mark "
                 f"off, or mark {name}, too (orchestration/live/plan.py)"
             )
+
+
+def _reference_key(models: Compiled, name: str) -> str:
+    """The column that says of which customer or product a row is."""
+    for raw, key in REFERENCE_KEYS.items():
+        if _depends(models, name, {raw}) and not _depends(models, name, {*RAW} - {raw}):
+            return key
+    raise FinegrainError(
+        f"{name}: it is marked live: reference, and is not computed from raw rows of customers or of products alone; take the mark off "
+        "(orchestration/live/plan.py)"
+    )
 
 
 def _depends(models: Compiled, name: str, on: Collection[str]) -> bool:

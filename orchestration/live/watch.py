@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from orchestration.config.hosts import LOOPBACK, on_loopback_only
-from orchestration.errors import FinegrainError, console, without_secrets
-from orchestration.ingest.stream.watch import EVERY, Form
+from orchestration.errors import console, without_secrets
+from orchestration.ingest.stream.watch import EVERY, Form, serve_metrics
 from orchestration.live.engine import Answered
 
 _SECONDS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -50,14 +49,7 @@ class LiveWatch:
         self._delays: deque[float] = deque(maxlen=_RECENT)
         self._began = self._reported = time.monotonic()
         if port is not None:
-            try:
-                server, _ = start_http_server(port, address, registry=self.registry)
-            except OSError as error:
-                raise FinegrainError(
-                    f"--metrics-port {port}: cannot listen on {address}: {error.strerror}; choose another port"
-                ) from None
-            if address in LOOPBACK:
-                server.set_app(on_loopback_only(make_wsgi_app(self.registry)))
+            serve_metrics(self.registry, port, address)
 
     def rests_on(self, built_from: int) -> None:
         """The build that features rest on from now on."""

@@ -1,3 +1,4 @@
+{{ config(meta={'live': 'reference'}) }}
 -- The login ids the shop's customer table knows, and since when.
 select
     user_id,

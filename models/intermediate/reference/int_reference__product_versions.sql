@@ -1,3 +1,4 @@
+{{ config(meta={'live': 'reference'}) }}
 -- What the catalogue said of each product, and from when on it said so. A version that arrived after a newer one was
 -- known is left out: it never was the truth of any moment.
 with versions as (

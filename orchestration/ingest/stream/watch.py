@@ -27,6 +27,18 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS: Final = (1, 10, 100, 1_000, 10_000, 50_000, 100_000, 500_000)
 
 
+def serve_metrics(registry: CollectorRegistry, port: int, address: str) -> None:
+    """Serve Prometheus metrics in a thread. Raises FinegrainError if the port is taken."""
+    try:
+        server, _ = start_http_server(port, address, registry=registry)
+    except OSError as error:
+        raise FinegrainError(
+            f"--metrics-port {port}: cannot listen on {address}: {error.strerror}; choose another port"
+        ) from None
+    if address in LOOPBACK:
+        server.set_app(on_loopback_only(make_wsgi_app(registry)))
+
+
 class Form(StrEnum):
     """The form of the reports."""
 
@@ -92,14 +104,7 @@ class Watch:
         self._size = Histogram("batch_rows", "Messages of a batch", buckets=_ROWS, **labels)
         self._up = Gauge("up", "1 while the stream answers", **labels)
         if port is not None:
-            try:
-                self._server, _ = start_http_server(port, address, registry=self._registry)
-            except OSError as error:
-                raise FinegrainError(
-                    f"--metrics-port {port}: cannot listen on {address}: {error.strerror}; choose another port"
-                ) from None
-            if address in LOOPBACK:
-                self._server.set_app(on_loopback_only(make_wsgi_app(self._registry)))
+            serve_metrics(self._registry, port, address)
 
     def took(self, rows: int, size: int) -> None:
         """Count messages taken from the stream."""
