@@ -217,13 +217,13 @@ class Engine:
             ") where a <> b except select a, b from state.live.neighbours"
         )
 
-    def pending(self) -> pa.Table:
-        """The new rows without an answer."""
-        return self.con.execute("from main.pending").to_arrow_table()
+    def unanswered(self) -> pa.Table:
+        """The new rows without an answer, and those that features do not see yet."""
+        return self.con.execute("from main.pending union all from main.awaited").to_arrow_table()
 
-    def ask_again(self, pending: pa.Table) -> None:
+    def ask_again(self, unanswered: pa.Table) -> None:
         """Add new rows that another engine has not answered."""
-        self.con.register("given", pending)
+        self.con.register("given", unanswered)
         self.con.execute("insert into main.pending from given where row_id not in (select row_id from main.pending)")
         self.con.unregister("given")
 
@@ -232,6 +232,11 @@ class Engine:
         """How many identities have new rows, or rows whose customer or product is known now, and no answer to them."""
         [(count,)] = self.con.execute("select count(distinct identity) from main.pending").fetchall()
         return int(count)
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there are rows that features do not see yet."""
+        return self._any("main.awaited")
 
     def answer(self, limit: int = BATCH) -> Answered | None:
         """Compute the features of the identities that have waited longest; None if none waits. `done` must follow once they are written."""

@@ -71,7 +71,7 @@ class Live:
         self.models: Compiled = compiled(where, project)
         self.plan = plan(self.models)
         self._stopping = threading.Event()
-        self._is_rebuilt = False
+        self._next: _Generation | None = None
         self._failure: BaseException | None = None
         self._progress = where.home / FOLDER / PROGRESS
 
@@ -82,7 +82,7 @@ class Live:
     def run(self, is_drained: Callable[[], bool] | None = None) -> None:
         """Follow the lake until stopped or, once `is_drained` says that nothing more comes, until all is written. Raises FinegrainError."""
         self.watch.note("reading the last build")
-        now = self._open()
+        now = self._open(states.PATIENCE)
         watcher = threading.Thread(target=self._follow_builds, args=(now.engine.state.snapshot,), daemon=True)
         watcher.start()
         try:
@@ -90,14 +90,14 @@ class Live:
             while not self._stopping.is_set():
                 if self._failure is not None:
                     raise self._failure
-                if self._is_rebuilt:
-                    self._is_rebuilt = False
+                if self._next is not None:
+                    fresh, self._next = self._next, None
                     # The build may have what was not answered yet, so that it does not come again.
-                    pending = now.engine.pending()
+                    unanswered = now.engine.unanswered()
                     now.close()
-                    now = self._open()
+                    now = fresh
                     self._catch_up(now)
-                    now.engine.ask_again(pending)
+                    now.engine.ask_again(unanswered)
                 was_drained = is_drained is not None and is_drained()
                 busy = self._retrying(lambda now=now: self._step(now))  # type: ignore[misc]
                 if not busy:
@@ -108,6 +108,8 @@ class Live:
             self._stopping.set()
             watcher.join()
             now.close()
+            if self._next is not None:
+                self._next.close()
 
     def _step(self, now: _Generation) -> bool:
         """Take in what came, and answer a batch; returns whether there was anything to do."""
@@ -117,7 +119,7 @@ class Live:
         waiting = now.engine.waiting
         self.watch.waits(waiting, now.feed.snapshot)
         if not waiting:
-            self._keep_progress(now.feed.snapshot)
+            self._keep_progress(now)
             return bool(came)
         began = time.monotonic()
         answered = now.engine.answer(self.batch)
@@ -130,8 +132,8 @@ class Live:
             written[mart] = self.store.write_from(now.engine.con, mart, identifier("out_" + mart))
         now.engine.done()
         self.watch.wrote(written, answered, computed - began, time.monotonic() - computed)
-        if waiting == answered.identities:
-            self._keep_progress(now.feed.snapshot)
+        if not now.engine.waiting:
+            self._keep_progress(now)
         return True
 
     def _retrying(self, work: Callable[[], bool]) -> bool:
@@ -149,11 +151,11 @@ class Live:
             if self._stopping.wait(PAUSE):
                 return False
 
-    def _open(self) -> _Generation:
-        """A new state of the last build, with its engine and feed."""
+    def _open(self, patience: float) -> _Generation:
+        """A new state of the last build, with its engine and feed. `patience`: how long to wait for a build that is writing, in seconds."""
         with ExitStack() as held:
             folder = held.enter_context(scratch(self.where.home / FOLDER, DRAFT))
-            state = states.create(self.where, self.plan, folder / "state.duckdb")
+            state = states.create(self.where, self.plan, folder / "state.duckdb", patience)
             feed = Feed(self.where, self.models, state.snapshot)
             held.callback(feed.close)
             engine = Engine(self.plan, state, feed.shapes(), folder / "spill")
@@ -177,13 +179,15 @@ class Live:
         )
 
     def _follow_builds(self, snapshot: int) -> None:
-        """Notice new builds."""
+        """Read each new build, for the thread that answers to take over."""
         try:
             while not self._stopping.wait(BUILDS):
+                if self._next is not None:
+                    continue
                 with contextlib.suppress(FinegrainError, duckdb.Error):  # a build is writing, or did not pass
                     newest = states.last_build(self.where)
                     if newest > snapshot:
-                        self._is_rebuilt, snapshot = True, newest
+                        self._next, snapshot = self._open(0.0), newest
         except BaseException as error:
             self._failure = error
 
@@ -195,8 +199,10 @@ class Live:
                 return int(kept["snapshot"])
         return -1
 
-    def _keep_progress(self, snapshot: int) -> None:
-        if snapshot == self.watch.written:
+    def _keep_progress(self, now: _Generation) -> None:
+        snapshot = now.feed.snapshot
+        # What features do not see yet is answered later: a restart has to come to it again.
+        if snapshot == self.watch.written or now.engine.awaits:
             return
         self.watch.written = snapshot
         text = json.dumps({"snapshot": snapshot, "models": self.models.digest, "store": self.store.backend.name})

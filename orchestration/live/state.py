@@ -13,7 +13,6 @@ These are in the schema `live`. Under their own names: reference data, fits, and
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -51,14 +50,15 @@ class State:
         return datetime.combine(self.as_of.date(), datetime.min.time()) + timedelta(days=DAYS + 1)
 
 
-def create(where: Settings, plan: Plan, file: Path) -> State:
-    """Copy what live features need from the last build to `file`. Waits while a build is writing the warehouse. Raises FinegrainError if the last build did
-    not pass."""
+def create(where: Settings, plan: Plan, file: Path, patience: float = PATIENCE) -> State:
+    """Copy what live features need from the last build to `file`. Waits while a build is writing the warehouse, for `patience` seconds. Raises FinegrainError
+    if it has not finished by then, or the last build did not pass."""
     con = duckdb.connect(config=warehouse.limits(file.parent / "spill"))
     stopping.interruptible(con)
     try:
-        _attach(con, where)
-        snapshot, as_of = _last_build(con, where)
+        _attach(con, where, patience)
+        snapshot = warehouse.last_build(con, where.warehouse)
+        [(as_of,)] = con.execute("select as_of from warehouse.main.int_identity__build").fetchall()
         con.execute("set timezone = 'UTC'")
         con.execute(f"attach {quote(str(file))} as state (row_group_size {ROW_GROUP})")
         con.execute(f"set variable pinned = {snapshot}::bigint")
@@ -73,8 +73,8 @@ def create(where: Settings, plan: Plan, file: Path) -> State:
     return State(file, snapshot, as_of)
 
 
-def _attach(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _attach(con: duckdb.DuckDBPyConnection, where: Settings, patience: float) -> None:
+    deadline = time.monotonic() + patience
     warehouse.must_exist(where.warehouse)
     while True:
         try:
@@ -90,19 +90,7 @@ def last_build(where: Settings) -> int:
     """The snapshot of the last build. Raises FinegrainError if it did not pass, or one is running."""
     with duckdb.connect() as con:
         warehouse.attach(con, where.warehouse)
-        return _last_build(con, where)[0]
-
-
-def _last_build(con: duckdb.DuckDBPyConnection, where: Settings) -> tuple[int, datetime]:
-    rows = []
-    with contextlib.suppress(duckdb.Error):
-        rows = con.execute(
-            "select b.status, b.built_from, m.as_of from warehouse.main.builds as b cross join warehouse.main.int_identity__build as m "
-            "order by b.number desc nulls last limit 1"
-        ).fetchall()
-    if not rows or rows[0][0] != "passed":
-        raise FinegrainError(f"the last build of {where.warehouse} did not pass; run `finegrain build` first")
-    return int(rows[0][1]), rows[0][2]
+        return warehouse.last_build(con, where.warehouse)
 
 
 def _check_keys(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:

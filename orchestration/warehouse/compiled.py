@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
@@ -168,7 +168,7 @@ class Answers:
         self.models = models
         self.con = duckdb.connect(config=warehouse.limits(folder / "spill"))
         warehouse.attach(self.con, where.warehouse)
-        self.built_from = self._last_build(where)
+        self.built_from = warehouse.last_build(self.con, where.warehouse)
         self.con.execute("detach warehouse")
         self.con.execute(f"attach {quote(str(where.warehouse))} as built (read_only)")
         self.con.execute(f"attach {quote(str(folder / 'warehouse.duckdb'))} as warehouse")
@@ -179,16 +179,6 @@ class Answers:
 
     def close(self) -> None:
         self.con.close()
-
-    def _last_build(self, where: Settings) -> int:
-        found: list[Any] = []
-        with contextlib.suppress(duckdb.Error):
-            found = self.con.execute(
-                "select status, is_whole, built_from from warehouse.main.builds order by number desc nulls last limit 1"
-            ).fetchall()
-        if not found or found[0][0] != "passed":
-            raise FinegrainError(f"the last build of {where.warehouse} did not pass; run `finegrain build` first")
-        return int(found[0][2])
 
     def ask(self, marts: Collection[str], spines: Mapping[str, str], *, as_views: bool = False) -> dict[str, str]:
         """Compute marts for the rows (key, as_of) of `spines`, a query by key; a key without one asks nothing. Returns the quoted name of each mart's table, which

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,18 @@ def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
         if "lock" in str(error).lower():
             raise FinegrainError(f"{warehouse} is being written by another process; wait until it has ended") from None
         raise FinegrainError(f"{warehouse} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def last_build(con: duckdb.DuckDBPyConnection, warehouse: Path) -> int:
+    """The lake snapshot of the last build of an attached warehouse. Raises FinegrainError if it did not pass."""
+    rows: list[Any] = []
+    with contextlib.suppress(duckdb.Error):
+        rows = con.execute(
+            "select status, built_from from warehouse.main.builds order by number desc nulls last limit 1"
+        ).fetchall()
+    if not rows or rows[0][0] != "passed":
+        raise FinegrainError(f"the last build of {warehouse} did not pass; run `finegrain build` first")
+    return int(rows[0][1])
 
 
 def last_arrival(con: duckdb.DuckDBPyConnection, database: str = "warehouse") -> datetime | None:
