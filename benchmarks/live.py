@@ -3,8 +3,8 @@
     python benchmarks/live.py --events 10000000 --keep FOLDER           # makes the shop in FOLDER, which takes a while, and measures
     python benchmarks/live.py --keep FOLDER --per-second 100 1000 5000  # measures with the shop that is there
 
-Events are page views, views, carts and purchases of the shop's own customers and visitors, a third of them of a few hundred who are there now. Probes, some ten
-a second, are asked for in the store every few milliseconds until their vector is newer than they are. FINEGRAIN_ONLINE_STORE says which store.
+Events are page views, views, carts and purchases of the shop's own customers and visitors, who come for some ten events, twenty seconds apart. Probes, some ten a
+second, are asked for in the store every few milliseconds until their vector is newer than they are. FINEGRAIN_ONLINE_STORE says which store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from stream import broker, make_topic
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAYS = 90
-ACTIVE = 400
+#: Seconds between two events of a visit, and the events of a visit.
+GAP, LENGTH = 20, 10
 PROBES = 10
 MAPPING = {
     "source": "shop_web",
@@ -82,14 +83,15 @@ def people(home: Path) -> list[tuple[str, str | None, str]]:
 PRODUCTS: list[str] = []
 
 
-def events(who: list[tuple[str, str | None, str]], seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def events(who: list[tuple[str, str | None, str]], per_second: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """(customer, event), without its times."""
-    pick = random.Random(seed)
-    active = pick.sample(who, ACTIVE)
+    pick = random.Random(per_second)
+    active = [pick.choice(who) for _ in range(GAP * per_second)]
     while True:
-        if pick.random() < 0.001:
-            active[pick.randrange(ACTIVE)] = pick.choice(who)
-        customer, user, visitor = pick.choice(active if pick.random() < 1 / 3 else who)
+        place = pick.randrange(len(active))
+        customer, user, visitor = active[place]
+        if pick.random() < 1 / LENGTH:
+            active[place] = pick.choice(who)
         kind = pick.choices(["page_view", "view_item", "add_to_cart", "purchase"], [30, 55, 12, 3])[0]
         event = {
             "event_id": str(uuid.UUID(int=pick.getrandbits(128))),

@@ -290,7 +290,9 @@ class Arrivals:
                 f"copy (select * from {read} where {arrives} >= $since and {arrives} < $upto) to '{to}' ({_WRITE[file.suffix]})",
                 {"since": self._since, "upto": upto},
             )
-            if self._part and duckdb.execute(f"select count(*) from {_READ[file.suffix].format(to)}").fetchall() == [(0,)]:
+            if self._part and duckdb.execute(f"select count(*) from {_READ[file.suffix].format(to)}").fetchall() == [
+                (0,)
+            ]:
                 to.unlink()
         self._since, self._part = upto, self._part + 1
         load(self.mappings, data=self.loaded, where=self.shop.where)
