@@ -27,10 +27,10 @@ from orchestration.warehouse import warehouse
 from orchestration.warehouse.compiled import BUILD, EVENTS, SPINES, Model
 
 #: Identities of which the new rows are answered at once.
-BATCH: Final = 400
+BATCH: Final = 1_000
 _STEPS: Final = 2
 #: Rows of identities that were asked about last, kept in memory: finding an identity in the state costs a millisecond or two.
-HOT_ROWS: Final = 200_000
+HOT_ROWS: Final = 500_000
 LINKS: Final = "int_identity__links"
 #: Models of raw rows that bring events.
 _OF_EVENTS: Final = [name for name in RAW if name not in REFERENCE_KEYS]
