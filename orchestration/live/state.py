@@ -134,22 +134,9 @@ def _copy_rows(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _places(con: duckdb.DuckDBPyConnection, database: str) -> dict[str, str]:
-    """The schema of each table of an attached database."""
-    found = con.execute(
-        "select table_name, table_schema from information_schema.tables where table_catalog = $database",
-        {"database": database},
-    )
-    return dict(found.fetchall())
-
-
 def _copy_tables(con: duckdb.DuckDBPyConnection, plan: Plan) -> None:
-    places = _places(con, "warehouse")
-    for name in plan.stored:
-        if name not in places:
-            raise FinegrainError(f"the warehouse has no {name}; run `finegrain build` first")
-        place = f"{identifier(places[name])}.{identifier(name)}"
-        con.execute(f"create schema if not exists state.{identifier(places[name])}")
+    for name, place in warehouse.places(con, "warehouse", plan.stored).items():
+        con.execute(f"create schema if not exists state.{place.partition('.')[0]}")
         rows = " limit 0" if name in plan.past else ""
         con.execute(f"create table state.{place} as from warehouse.{place}{rows}")
 
@@ -159,10 +146,8 @@ def _compute_shop(con: duckdb.DuckDBPyConnection, where: Settings, plan: Plan, f
     con.execute(f"attach {quote(str(where.warehouse))} as built (read_only)")
     con.execute("attach ':memory:' as warehouse; use warehouse; create schema if not exists main")
     con.execute(f"attach {quote(str(file))} as state")
-    places = _places(con, "built")
-    for name in plan.whole:
-        con.execute(f"create schema if not exists warehouse.{identifier(places[name])}")
-        place = f"{identifier(places[name])}.{identifier(name)}"
+    for place in warehouse.places(con, "built", plan.whole).values():
+        con.execute(f"create schema if not exists warehouse.{place.partition('.')[0]}")
         con.execute(f"create view warehouse.{place} as from built.{place}")
     day = quote(str(as_of.date()))
     for key, spine in SPINES.items():

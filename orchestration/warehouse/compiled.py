@@ -18,10 +18,9 @@ import duckdb
 
 from orchestration.config.project import PROJECT
 from orchestration.config.settings import Settings
-from orchestration.errors import FinegrainError
 from orchestration.lake import lake
 from orchestration.lake.locks import one_at_a_time, scratch
-from orchestration.sql.text import identifier, quote
+from orchestration.sql.text import quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.fingerprints import of_files
@@ -206,16 +205,8 @@ class Answers:
 
     def _see(self, names: Collection[str]) -> None:
         """Views of tables of the warehouse, under their own names."""
-        missing = sorted(set(names) - self._present)
-        places = self.con.execute(
-            "select table_schema, table_name from information_schema.tables where table_catalog = 'built' and list_contains($names, table_name)",
-            {"names": missing},
-        ).fetchall()
-        if absent := set(missing) - {name for _, name in places}:
-            raise FinegrainError(f"the warehouse has no {sorted(absent)[0]}; run `finegrain build` first")
-        for schema, name in places:
-            place = f"{identifier(schema)}.{identifier(name)}"
-            self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
+        for name, place in warehouse.places(self.con, "built", set(names) - self._present).items():
+            self.con.execute(f"create schema if not exists warehouse.{place.partition('.')[0]}")
             rows = f"select * from built.{place}"
             if name in self._given:
                 at_once = "event_at as available_at, event_at as known_from, event_day as arrival_day"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ import duckdb
 
 from orchestration.config.settings import Environment, variable
 from orchestration.errors import FinegrainError
-from orchestration.sql.text import quote
+from orchestration.sql.text import identifier, quote
 
 
 def limits(spill: Path) -> dict[str, Any]:
@@ -41,6 +42,20 @@ def attach(con: duckdb.DuckDBPyConnection, warehouse: Path) -> None:
         if "lock" in str(error).lower():
             raise FinegrainError(f"{warehouse} is being written by another process; wait until it has ended") from None
         raise FinegrainError(f"{warehouse} cannot be opened: {str(error).splitlines()[0]}") from None
+
+
+def places(con: duckdb.DuckDBPyConnection, database: str, names: Iterable[str]) -> dict[str, str]:
+    """Quoted schema and name, by name, of tables of a warehouse that is attached as `database`. Raises FinegrainError if one is missing."""
+    asked = sorted(names)
+    found = dict(
+        con.execute(
+            "select table_name, table_schema from information_schema.tables where table_catalog = $database and list_contains($names, table_name)",
+            {"database": database, "names": asked},
+        ).fetchall()
+    )
+    if missing := next((name for name in asked if name not in found), None):
+        raise FinegrainError(f"the warehouse has no {missing}; run `finegrain build` first")
+    return {name: f"{identifier(schema)}.{identifier(name)}" for name, schema in found.items()}
 
 
 def last_build(con: duckdb.DuckDBPyConnection, warehouse: Path) -> int:
