@@ -210,6 +210,8 @@ class LiveShop:
     def keys(self, mart: str) -> list[list[str]]:
         """All keys of a mart that the SQLite store has."""
         with sqlite3.connect(self.where.home / "store" / "online.sqlite") as con:
+            if not con.execute("select 1 from sqlite_master where name = ?", [mart]).fetchall():
+                return []
             return [_parts(row[0]) for row in con.execute(f'select key from "{mart}"').fetchall()]
 
     def parity(self) -> Parity:

@@ -32,8 +32,8 @@ def shop(built_shop: Settings, tmp_path: Path) -> LiveShop:
     return LiveShop.copy_of(built_shop, tmp_path / "home")
 
 
-def assert_equal(shop: LiveShop, at_least: int) -> None:
-    """Build, and compare each vector of the store."""
+def assert_equal(shop: LiveShop, at_least: int, without: str | None = None) -> None:
+    """Build, and compare each vector of the store. There are some of each mart but `without`."""
     shop.build()
     found = shop.parity()
     assert found.is_equal, [
@@ -41,7 +41,7 @@ def assert_equal(shop: LiveShop, at_least: int) -> None:
     ]
     assert found.marts.keys() == {*MARTS}
     assert not any(each.later for each in found.marts.values())
-    assert all(each.compared >= at_least for each in found.marts.values()), found
+    assert all(each.compared >= at_least for name, each in found.marts.items() if name != without), found
 
 
 def test_vectors_equal_a_build(shop: LiveShop) -> None:
@@ -410,4 +410,4 @@ def test_the_last_day_of_the_merchandise_store(built_shop: Settings, shared_data
             assert shop.live_from_the_lake()["rows"] > 100
         if number in (0, 3):
             shop.build()
-    assert_equal(shop, at_least=200)
+    assert_equal(shop, at_least=200, without="user_brand_features")  # it says no brand
