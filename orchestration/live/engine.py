@@ -82,8 +82,8 @@ class Engine:
         self.con.execute("create table main.hot as from state.live.rows limit 0")
         self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
         self._round = 0
-        #: Rows of the build that came again in another version: the lines of an order whose header changed.
-        self.con.execute("create table main.replaced (row_id bigint)")
+        #: Raw rows of the build that came again, with other rows of events: the lines of an order whose header changed.
+        self.con.execute("create table main.replaced (raw_table varchar, raw_rowid bigint)")
 
     def close(self) -> None:
         """Close the connection and the threads."""
@@ -112,8 +112,9 @@ class Engine:
             f"create or replace table main.taken as select hash(identity) as bucket, {columns} from main.{NORMALIZED} where identity is not null"
         )
         if any(name in raw for name in RAW[1:]):
-            self.con.execute("delete from state.live.since where row_id in (select row_id from main.taken)")
-            self.con.execute("insert into main.replaced select row_id from main.taken")
+            came_again = "select distinct raw_table, raw_rowid from main.taken"
+            self.con.execute(f"delete from state.live.since where (raw_table, raw_rowid) in ({came_again})")
+            self.con.execute(f"insert into main.replaced {came_again}")
         self.con.execute("insert into state.live.since by name from main.taken")
         self._connect_identities()
         if waits:
@@ -241,7 +242,7 @@ class Engine:
         self._warm()
         columns = ", ".join(map(identifier, self._columns))
         self.con.execute(
-            f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and row_id not in (from main.replaced) "
+            f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and (raw_table, raw_rowid) not in (from main.replaced) "
             f"union all select {columns} from state.live.since where identity in (from main.read)"
         )
 
