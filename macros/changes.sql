@@ -159,7 +159,9 @@ where ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as 
 {# Predicate: whether the keys of a row are among those that the change set of a model's meta names to it. #}
 {% macro in_change_set(meta, keys) -%}
 {%- if meta.change_condition -%}
-({{ keys | join(', ') }}) in (select ({{ key_of(keys, 'c', listed=true) }}) from {{ ref(meta.change_set) }} as c where {{ meta.change_condition }})
+({{ keys | join(', ') }}) in (
+    select ({{ key_of(keys, 'c', listed=true) }}) from {{ ref(meta.change_set) }} as c where {{ meta.change_condition }}
+)
 {%- else -%}
 {{ has_changed_key(ref(meta.change_set), keys, this.identifier) }}
 {%- endif -%}

@@ -6,8 +6,8 @@
     'anonymous_id', 'source_session_id', 'product_id', 'category', 'quantity', 'price', 'currency', 'is_currency_assumed', 'rate',
     'rate_quoted_on', 'price_reported', 'given_amount', 'given_amount_reported', 'discount', 'discount_reported', 'order_id', 'line_id',
     'has_bad_number', 'has_unusable_id', 'device', 'user_agent', 'country',
-    'consent', 'consent_meaning', 'properties', 'order_known_at', 'superseded_at', 'has_unknown_status', 'has_bad_order_money', 'needs_order',
-    'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
+    'consent', 'consent_meaning', 'properties', 'order_known_at', 'superseded_at', 'has_unknown_status', 'has_bad_order_money',
+    'needs_order', 'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
 ] + (pass_through_fields() | list) -%}
 {%- for column in columns %}{{ alias }}.{{ column }}{{ ",\n        " if not loop.last }}{% endfor -%}
 {%- endmacro %}

@@ -68,7 +68,7 @@ changes as (
         *,
         case when
             {% for column in taken %}
-            {{ column }} is distinct from lag({{ column }}) over in_order{{ " or" if not loop.last }}
+            lag({{ column }}) over in_order is distinct from {{ column }}{{ " or" if not loop.last }}
             {% endfor %}
             then 1 else 0
         end as is_change
