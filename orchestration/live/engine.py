@@ -277,10 +277,8 @@ class Engine:
             )
 
     def _set_moment(self, con: duckdb.DuckDBPyConnection) -> None:
-        """As a build's moment: just after all that has arrived (int_identity__build)."""
-        [(last,)] = con.execute(
-            f"select max(greatest(raw_available_at, event_at)) from main.{VALIDATED} where verdict = 'kept'"
-        ).fetchall()
+        """Just after all that has arrived, as a build's moment (int_identity__build), and after all that ended: here, nothing is known of its sessions."""
+        last = warehouse.last_change(con)
         if last is not None:
             self.as_of = max(self.as_of, last + timedelta(microseconds=1))
         if self.as_of >= self.state.last_day:

@@ -66,12 +66,11 @@ changes as (
 
     select
         *,
-        case when
+        (
             {% for column in taken %}
-            lag({{ column }}) over in_order is distinct from {{ column }}{{ " or" if not loop.last }}
+            (lag({{ column }}) over in_order is distinct from {{ column }}){{ " or" if not loop.last }}
             {% endfor %}
-            then 1 else 0
-        end as is_change
+        ) as is_change
     from newest
     window in_order as (partition by order_id order by raw_available_at)
 
@@ -81,7 +80,7 @@ numbered as (
 
     select
         *,
-        sum(is_change) over (
+        sum(case when is_change then 1 else 0 end) over (
             partition by order_id order by raw_available_at rows between unbounded preceding and current row
         ) as number
     from changes
