@@ -94,7 +94,7 @@ bought as (
         coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__order_items') }} as i
     left join orders as o
-        on i.order_id = o.order_id and i.raw_available_at < coalesce(o.known_until, timestamp '9999-12-31')
+        on i.order_id = o.order_id and coalesce(i.raw_available_at < o.known_until, true)
 
 ),
 
@@ -146,7 +146,7 @@ returned as (
         coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__refunds') }} as r
     left join orders as o
-        on r.order_id = o.order_id and r.raw_available_at < coalesce(o.known_until, timestamp '9999-12-31')
+        on r.order_id = o.order_id and coalesce(r.raw_available_at < o.known_until, true)
 
 )
 
