@@ -177,6 +177,7 @@ def product(position: str, arrived: datetime, product_id: str, **more: str) -> R
 
 FIRST_TOLD = event("web", "told#1", at(MONDAY, 60), at(MONDAY), anonymous_id="told", page="/first")
 BOUGHT = order("taken", at(MONDAY, 60), at(MONDAY), "taken").again(position=versioned("orders/taken", 1))
+UNSAID = order("unsaid", at(MONDAY, 60), at(MONDAY), "1")
 PERSON = Row("customers", "shop", "people.csv#1", at(MONDAY, -DAY), {"customer_id": "known"}, origin="database")
 ITEM = product("goods.csv#1", at(MONDAY, -DAY), "GOODS", brand="wrong", category="Shirts")
 RETURNED = event("web", "back#1", at(MONDAY, 60), at(MONDAY), anonymous_id="back")
@@ -316,6 +317,24 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
             ),
         ],
         [deletion(BOUGHT, at(MONDAY, 9e4), versioned("orders/taken", 2, "0"))],
+    ),
+    # States of an order: one fewer, and one more.
+    "a header that is gone": (
+        [
+            UNSAID,
+            line("unsaid", at(MONDAY, 60), "N1"),
+            order("unsaid", at(MONDAY, 900), at(MONDAY), "2"),
+            order("unsaid", at(MONDAY, 1800), at(MONDAY), "3"),
+        ],
+        [deletion(UNSAID, at(MONDAY, 9e4))],
+    ),
+    "a header between two": (
+        [
+            order("between", at(MONDAY, 60), at(MONDAY), "1"),
+            line("between", at(MONDAY, 60), "N1"),
+            order("between", at(MONDAY, 1800), at(MONDAY), "3"),
+        ],
+        [order("between", at(MONDAY, 900), at(MONDAY), "2")],
     ),
     # A catalogue that was unloaded: its products come back with other values, its customer does not come back.
     "a catalogue that is taken back": (
@@ -550,6 +569,23 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             "an order that is gone",
             "select event_day, product_id, units from int_tiles__identity_product where identity = 'u:taken'",
             [(MONDAY, "T2", 1)],
+        ),
+        (
+            "a header that is gone",
+            "select user_id, verdict, available_at, kept_until from int_events__validated where order_id = 'unsaid' order by 1",
+            [
+                ("2", "superseded", at(MONDAY, 900), at(MONDAY, 1800)),
+                ("3", "kept", at(MONDAY, 1800), None),
+            ],
+        ),
+        (
+            "a header between two",
+            "select user_id, verdict, available_at, kept_until from int_events__validated where order_id = 'between' order by 1",
+            [
+                ("1", "superseded", at(MONDAY, 60), at(MONDAY, 900)),
+                ("2", "superseded", at(MONDAY, 900), at(MONDAY, 1800)),
+                ("3", "kept", at(MONDAY, 1800), None),
+            ],
         ),
         (
             "a catalogue that is taken back",

@@ -399,9 +399,11 @@ valid_rows as {{ kept_once }} (
         and row_id not in (select r.row_id from ruled as r where {{ list_size('r.errors') }} > 0)
         -- What it rests on came after its end: it never counted.
         and row_id not in (
-            select j.row_id
-            from joined as j
-            where j.superseded_at <= {{ arrived_since('j', 'j.user_first_known_at', 'j.product_first_known_at') | indent(12) }}
+            select w.row_id
+            from candidates as w
+            left join users as u on w.user_id = u.user_id
+            left join products as p on w.product_id = p.product_id
+            where w.superseded_at is not null and w.superseded_at <= {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(12) }}
         )
 
 ),
