@@ -153,7 +153,7 @@ def test_orders_of_the_database(shop: LiveShop) -> None:
     # What that build has as of today is superseded: the cancelled order is paid after all, one is cancelled, and one was another's.
     shop.load(
         orders=[header(0, "paid", 120), header(3, "cancelled", 120), header(2, "paid", 120) | {"user_id": users[3]}],
-        order_items=[line(3, 9)],
+        order_items=[line(3, 9) | {"updated_at": at(120)}],
     )
     shop.live()
     assert_equal(shop, at_least=1)
