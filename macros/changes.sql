@@ -10,8 +10,9 @@
 create table if not exists {{ target.schema }}.change_journal (
     model varchar, row_id bigint, is_previous boolean, keys_changed boolean,
     identity varchar, anonymous_id varchar, product_id varchar, order_key varchar, session_id varchar,
-    event_day date, arrival_day date, changed_in bigint
+    event_day date, arrival_day date, until_day date, changed_in bigint
 );
+alter table {{ target.schema }}.change_journal add column if not exists until_day date;
 -- Of a model that is no longer there, nobody reads on.
 delete from {{ target.schema }}.watermarks where model not in (select r.model from {{ rules() }} as r);
 delete from {{ target.schema }}.change_journal
@@ -20,7 +21,7 @@ where changed_in <= (select min(coalesce(w.snapshot, -1)) from {{ target.schema 
 
 {# The columns of the journal that say where a row stood or stands. #}
 {% macro journal_keys() %}
-{{ return(['identity', 'anonymous_id', 'product_id', 'order_key', 'session_id', 'event_day', 'arrival_day']) }}
+{{ return(['identity', 'anonymous_id', 'product_id', 'order_key', 'session_id', 'event_day', 'arrival_day', 'until_day']) }}
 {% endmacro %}
 
 {# Predicate: true of the rows that a build has to work out: all in a full build, else those whose `keys` are in the change set past the
@@ -97,7 +98,7 @@ where {{ kept }}.as_of <> s.as_of
 {#- A session is cut again when a late event joins it to another: what was done, by whom and when stays the same. -#}
 {%- set has_versions = keys | length > 1 -%}
 {%- set further = ['event_type', 'event_at', 'available_at'] | select('in', names) | list -%}
-{%- set compared = journal | reject('in', ['session_id'] + (['arrival_day'] if has_versions else [])) | list + further -%}
+{%- set compared = journal | reject('in', ['session_id'] + (['arrival_day', 'until_day'] if has_versions else [])) | list + further -%}
 {%- set meta = config.get('meta') or {} -%}
 {%- set has_days = 'event_day' in names -%}
 create or replace temporary table rows_before as
@@ -105,7 +106,7 @@ select {{ key }}{{ ", event_day" if has_days }}
 from {{ kept }}
 where ({{ key }}) in (select {{ key_of(keys, 'm') }} from {{ made }} as m)
 {%- if meta.change_set %}
-    or {{ has_changed_key(ref(meta.change_set), meta.change_keys or [keys[0]], this.identifier) }}
+    or {{ in_change_set(meta, meta.change_keys or [keys[0]]) }}
 {%- endif %};
 -- The days spare most of a wide table; a row without one counts as changed.
 create or replace temporary table whole_rows_before as
@@ -153,6 +154,17 @@ where ({{ key }}) in (select {{ key_of(keys, 'b') }} from rows_before as b)
 insert into {{ kept }} ({{ columns | join(', ') }})
 select {{ columns | join(', ') }} from {{ made }}
 where ({{ key }}) not in (select {{ key_of(keys, 'u') }} from unchanged_rows as u)
+{%- endmacro %}
+
+{# Predicate: whether the keys of a row are among those that the change set of a model's meta names to it. #}
+{% macro in_change_set(meta, keys) -%}
+{%- if meta.change_condition -%}
+({{ keys | join(', ') }}) in (
+    select ({{ key_of(keys, 'c', listed=true) }}) from {{ ref(meta.change_set) }} as c where {{ meta.change_condition }}
+)
+{%- else -%}
+{{ has_changed_key(ref(meta.change_set), keys, this.identifier) }}
+{%- endif -%}
 {%- endmacro %}
 
 {# SQL: the columns of a key as one value or, `listed`, as columns. #}

@@ -6,8 +6,8 @@
     'anonymous_id', 'source_session_id', 'product_id', 'category', 'quantity', 'price', 'currency', 'is_currency_assumed', 'rate',
     'rate_quoted_on', 'price_reported', 'given_amount', 'given_amount_reported', 'discount', 'discount_reported', 'order_id', 'line_id',
     'has_bad_number', 'has_unusable_id', 'device', 'user_agent', 'country',
-    'consent', 'consent_meaning', 'properties', 'order_known_at', 'has_unknown_status', 'has_bad_order_money', 'needs_order',
-    'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
+    'consent', 'consent_meaning', 'properties', 'order_known_at', 'superseded_at', 'has_unknown_status', 'has_bad_order_money',
+    'needs_order', 'is_disordered', 'is_order_deleted', 'dedup_key', 'client_key', 'purchase_order_id'
 ] + (pass_through_fields() | list) -%}
 {%- for column in columns %}{{ alias }}.{{ column }}{{ ",\n        " if not loop.last }}{% endfor -%}
 {%- endmacro %}
@@ -28,42 +28,34 @@ greatest(
 )
 {%- endmacro %}
 
-{# Rows of `relation` that share their `key` with others, with their place among them: who was clean first comes first, so that a row
-   that waited for its customer does not displace a copy that features have seen. Positions differ by source and table; what
-   is left of ties is one row delivered twice, of which either may go first, and the items of one row. Only groups of two and more are
-   sorted, which spares a sort of everything. `before` is SQL that goes before the moment in the order. #}
-{% macro placed_in_group(relation, key, among, before=none) -%}
-{%- set in_order -%}
-order by
-                {{ before ~ "," if before }}
-                {{ clean_since('w', 'u.known_at', 'p.known_at') | indent(16) }},
-                w.raw_available_at, w.position, w.source, w.raw_table, w.row_id
-{%- endset -%}
+{# Rows of `relation` that share their `key` with others, with their place among those of their origin, the shop's database or not, and of
+   their state, if they are superseded: who was clean first comes first, so that a row that waited for its customer does not displace a
+   copy that features have seen. Positions differ by source and table; what is left of ties is one row delivered twice, of which either
+   may go first, and the items of one row. `database_since`: since when the database has reported any of them. Only groups of two and more
+   are sorted, which spares a sort of everything. #}
+{% macro placed_in_group(relation, key, among) -%}
     select
         w.row_id,
         w.event_at,
         w.{{ key }},
-        row_number() over (
-            partition by w.{{ key }}
-            {{ in_order }}
-        ) as place
-        {%- if before %},
         w.origin,
         row_number() over (
-            partition by w.{{ key }}, w.origin = 'database'
-            {{ in_order }}
-        ) as place_in_origin,
+            partition by w.{{ key }}, w.origin = 'database', w.superseded_at
+            order by
+                {{ clean_since('w', 'u.known_at', 'p.known_at') | indent(16) }},
+                w.raw_available_at, w.position, w.source, w.raw_table, w.row_id
+        ) as place,
+        max(case when w.origin = 'database' and w.superseded_at is null then 1 else 0 end) over (partition by w.{{ key }}) as in_database,
         min(case when w.origin = 'database' then {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(8) }} end) over (
             partition by w.{{ key }}
         ) as database_since
-        {%- endif %}
     from {{ relation }} as w
     left join users as u on w.user_id = u.user_id
     left join products as p on w.product_id = p.product_id
     where w.{{ key }} in ({{ among }})
 {%- endmacro %}
 
-{# Predicate: of rows that are kept, or were so until the shop's database reported them. #}
+{# Predicate: of rows that are kept, or were so until the shop's database reported or changed them. #}
 {% macro was_kept(alias) %}({{ alias }}.verdict = 'kept' or {{ alias }}.kept_until is not null){% endmacro %}
 
 {# SQL: the moment since when a copy is one: its own arrival. #}
@@ -81,23 +73,23 @@ select g.{{ key }} from {{ relation }} as g
 {%- endset -%}
     select
         row_id,
-        case when origin <> 'database' and place_in_origin = 1 then database_since else {{ from_the_first() }} end as since
+        case when place > 1 then {{ from_the_first() }} else database_since end as since
     from (
-    {{ placed_in_group(relation, key, among, "case when w.origin = 'database' then 0 else 1 end") }}
+    {{ placed_in_group(relation, key, among) }}
     ) as places
-    where place > 1
+    where place > 1 or (origin <> 'database' and in_database = 1)
 {%- endmacro %}
 
 {# Since when row `j` is a copy, by the list of copies joined as `alias`; null where it is none. For a group that was not touched, what was
-   found before. #}
-{% macro in_group(alias, key, stored, incremental, touched, touched_key) -%}
+   found before (`stored`). `value`: another column of the list. #}
+{% macro in_group(alias, key, stored, incremental, touched, touched_key, value='since') -%}
 {%- if incremental -%}
 case
             when {{ key }} is null then null
-            when {{ key }} in (select k.{{ touched_key }} from {{ touched }} as k) then {{ alias }}.since
+            when {{ key }} in (select k.{{ touched_key }} from {{ touched }} as k) then {{ alias }}.{{ value }}
             else j.{{ stored }}
         end
 {%- else -%}
-{{ alias }}.since
+{{ alias }}.{{ value }}
 {%- endif -%}
 {%- endmacro %}

@@ -75,6 +75,12 @@ end
 )
 {%- endmacro %}
 
+{# The number of a line or refund in an earlier state of its order (int_reference__orders), which takes the place of an item; in today's
+   state, it is the row's own. #}
+{% macro row_id_in_state(row_id, state_number) -%}
+{{ row_id }} + coalesce({{ state_number }}, 0) * 8
+{%- endmacro %}
+
 {# True where text is there and yet is no number. A case, and the narrow type first: a cast to a type wider than 18 digits
    takes a thousand times as long. #}
 {% macro not_a_number(column) -%}

@@ -28,8 +28,8 @@ cast(sum({{ counted }}) as bigint) as n,
 kept_by_day as {{ inlined() }} (
 
     {% for day, counted, condition in [
-        ('arrival_day', 1, "(verdict = 'kept' or arrival_day < cast(kept_until as date))"),
-        ('cast(kept_until as date)', -1, 'arrival_day < cast(kept_until as date)'),
+        ('arrival_day', 1, "(verdict = 'kept' or arrival_day < until_day)"),
+        ('until_day', -1, 'arrival_day < until_day'),
     ] %}
     select
         {{ day }} as arrival_day,

@@ -83,7 +83,7 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
             return con.execute(query).fetchall()
 
         verdicts = ask(
-            "select raw_table, source, position, raw_available_at, raw_rowid, verdict, reasons from int_events__validated "
+            "select raw_table, source, position, raw_available_at, raw_rowid, verdict, reasons from int_events__validated where verdict <> 'superseded' "
             "union all select raw_table, source, position, raw_available_at, raw_rowid, verdict, [reason] "
             "from int_reference__record_verdicts"
         )
@@ -97,7 +97,7 @@ def check_conserved(where: Settings, rows: list[Row]) -> None:
         quarantined = ask("select count(*) from marts.quarantined_events")
         readable = ask(
             "select row_id, dedup_key, client_key, purchase_order_id, verdict from int_events__validated "
-            "where raw_error is null and identity is not null and event_at is not null and event_type is not null"
+            "where verdict <> 'superseded' and raw_error is null and identity is not null and event_at is not null and event_type is not null"
         )
 
     # Each loaded row has one verdict.

@@ -4,13 +4,14 @@ A shop is built once with all of its rows, and once for each of a few times with
 the latter, with their sessions, are the versions that the former has as of that time; and so are all features. Then the other rows arrive
 there, too, and nothing moves.
 
-What arrives later are late and repeated events, logins that link visitors, and orders that the database reports after the web; but no second
-header of an order, which replaces the first at all times (docs/decisions/0019-clean-events-have-a-validity.md).
+What arrives later are late and repeated events, logins that link visitors, orders that the database reports after the web, and later headers of
+orders; but no header after which an order that the web has seen, too, breaks a rule (docs/decisions/0019-clean-events-have-a-validity.md).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from random import Random
@@ -39,7 +40,7 @@ MINUTE = timedelta(minutes=1)
 
 class Visits:
     """Visits of few people close in time, whose events arrive late, early or in order; some name no visitor, or a session of the source, and some end with
-    an order that the web and the shop's database report, one after the other."""
+    an order that the web and the shop's database report, one after the other. The database's order changes: it is paid or cancelled, and another's or of another time."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -94,7 +95,8 @@ class Visits:
         self, order: str, moment: datetime, visitor: str, user: str, session: str | None, is_logged_in: bool
     ) -> None:
         product = self.random.choice(("P0", "P1", "P2"))
-        if self.random.random() < 0.8:
+        is_on_the_web = self.random.random() < 0.8
+        if is_on_the_web:
             buyer = user if is_logged_in else None
             hit = {"event_type": "purchase", "order_id": order, "quantity": "1", "product_id": product}
             self._event(moment, visitor, buyer, session, **hit)
@@ -105,23 +107,58 @@ class Visits:
                 "anonymous_id": self.random.choice((None, None, visitor)),
                 "session_id": self.random.choice((None, None, session)),
                 "created_at": (moment + self.random.choice((0, 0, 1)) * MINUTE).isoformat(),
+                "status": self.random.choice(("new", "new", "on hold")),
+                "updated_at": moment.isoformat(),
             }
             line = {"order_id": order, "product_id": product, "quantity": "1", "price": "11", "line_id": "1"}
             self._add("orders", moment, header, source="shop", origin="database")
             self._add("order_items", moment, line, source="shop", origin="database")
+            if self.random.random() < 0.3:
+                self._add("order_items", moment, line, source="till", origin="database")
+            if self.random.random() < 0.3:
+                refund = {"order_id": order, "refund_id": order, "product_id": product, "amount": "11", "quantity": "1"}
+                refunded_at = moment + self.random.choice((1, 70, 1440)) * MINUTE
+                self._add(
+                    "refunds",
+                    refunded_at,
+                    {**refund, "refunded_at": refunded_at.isoformat()},
+                    source="shop",
+                    origin="database",
+                )
+            while self.random.random() < 0.5:
+                # It may arrive before a header that is older, and then says nothing.
+                moment += self.random.choice((1, 10, 60, 1440, 2000)) * MINUTE
+                header = {**header, **self._change(header, not is_on_the_web), "updated_at": moment.isoformat()}
+                self._add("orders", moment, header, source="shop", origin="database")
+
+    def _change(self, header: dict[str, Any], may_break_rules: bool) -> dict[str, Any]:
+        created_at = datetime.fromisoformat(header["created_at"])
+        changes: list[dict[str, Any]] = [
+            *[{"status": status} for status in ("paid", "cancelled", "cancelled", "on hold", "teleported")],
+            {"user_id": self.random.choice(("N1", "N2"))},
+            {"user_id": None, "anonymous_id": self.random.choice(("V1", "V2", "V3"))},
+            {"session_id": self.random.choice((None, "visit 0", "visit 1"))},
+            {"created_at": (created_at + self.random.choice((-45, -5, 1)) * MINUTE).isoformat()},
+            {"tax": self.random.choice(("none", "1"))},
+        ]
+        if may_break_rules:
+            changes += 2 * [{"paid_at": self.random.choice((None, (created_at - MINUTE).isoformat()))}]
+        return self.random.choice(changes)
 
 
 def shop_of(random: Random, events: int, visits: int) -> list[Row]:
-    """The rows of a shop, with one header of each order."""
-    rows, headers = [], set()
-    for row in ShopMaker(random).shop(events, orders=10) + Visits(random).visits(visits):
-        if row.table == "orders" and row.error is None:
-            order = (row.fields["order_id"] or "").strip()
-            if order in headers:
-                continue
-            headers.add(order)
-        rows.append(row)
-    return rows
+    """The rows of a shop. Of an order with several headers, of which one may break rules, the web has seen nothing."""
+    rows = ShopMaker(random).shop(events, orders=10)
+    headers = Counter(order_of(row) for row in rows if row.table == "orders")
+    several = {order for order, count in headers.items() if order and count > 1}
+    return [row for row in rows if row.table != "events" or order_of(row) not in several] + Visits(random).visits(
+        visits
+    )
+
+
+def order_of(row: Row) -> str | None:
+    order = row.fields.get("order_id")
+    return order.strip() if order else None
 
 
 def built(homes: Homes, name: str, rows: Iterable[Row], *selection: str) -> Settings:

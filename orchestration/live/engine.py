@@ -95,8 +95,8 @@ class Engine:
         self.con.execute("create table main.hot as from state.live.rows limit 0")
         self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
         self._round = 0
-        #: Rows of the build that came again in another version: the lines of an order whose header changed.
-        self.con.execute("create table main.replaced (row_id bigint)")
+        #: Raw rows of the build that came again, with other rows of events: the lines of an order whose header changed.
+        self.con.execute("create table main.replaced (raw_table varchar, raw_rowid bigint)")
 
     def close(self) -> None:
         """Close the connection and the threads."""
@@ -125,8 +125,9 @@ class Engine:
             f"create or replace table main.taken as select hash(identity) as bucket, {columns} from main.{NORMALIZED} where identity is not null"
         )
         if any(name in raw for name in _OF_EVENTS[1:]):
-            self.con.execute("delete from state.live.since where row_id in (select row_id from main.taken)")
-            self.con.execute("insert into main.replaced select row_id from main.taken")
+            came_again = "select distinct raw_table, raw_rowid from main.taken"
+            self.con.execute(f"delete from state.live.since where (raw_table, raw_rowid) in ({came_again})")
+            self.con.execute(f"insert into main.replaced {came_again}")
         self.con.execute("insert into state.live.since by name from main.taken")
         self._connect_identities()
         if waits:
@@ -312,7 +313,7 @@ class Engine:
         self._warm()
         columns = ", ".join(map(identifier, self._columns))
         self.con.execute(
-            f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and row_id not in (from main.replaced) "
+            f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and (raw_table, raw_rowid) not in (from main.replaced) "
             f"union all select {columns} from state.live.since where identity in (from main.read)"
         )
 
@@ -347,8 +348,12 @@ class Engine:
             )
 
     def _set_moment(self, con: duckdb.DuckDBPyConnection) -> None:
-        """As a build's moment, just after all that has arrived (int_identity__build), but without regard to clocks that are ahead: what comes next would be of the past."""
-        [(last,)] = con.execute(f"select max(raw_available_at) from main.{VALIDATED} where verdict = 'kept'").fetchall()
+        """As a build's moment, just after all that has arrived (int_identity__build), and after all that ended: here, nothing is known of its sessions. But clocks that
+        are ahead do not count, or what comes next would be of the past."""
+        [(last,)] = con.execute(
+            "select max(case when verdict = 'kept' then raw_available_at when kept_until <= now() at time zone 'UTC' then kept_until end) "
+            f"from main.{VALIDATED}"
+        ).fetchall()
         if last is not None:
             self.as_of = max(self.as_of, last + timedelta(microseconds=1))
         if self.as_of >= self.state.last_day:

@@ -74,7 +74,7 @@ def parity(
     found: dict[str, OfMart] = {}
     with OnlineStore(where) as store, answers(where, models) as opened:
         opened.con.execute("set timezone = 'UTC'")
-        limit = warehouse.last_arrival(opened.con, "built")
+        limit = warehouse.last_change(opened.con, "built")
         for mart in keys or plan(models).marts:
             names = keys_of(store.mart(mart))
             asked = keys[mart] if keys else _sample(where, mart, names, sample)

@@ -154,7 +154,7 @@ create temp table validated as
         min(epoch_us(event_at)) as event_at,
         min(category) as category
     from int_events__validated
-    where source in {sources}
+    where source in {sources} and verdict <> 'superseded'
         and (verdict <> 'kept' or (source, position) in (select (t.source, t.position) from truth as t))
     group by raw_table, source, position;
 create temp table cleaned as

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +74,17 @@ def last_arrival(con: duckdb.DuckDBPyConnection, database: str = "warehouse") ->
     """The last moment that the built events know of, in UTC; None if there are none. `database`: the name by which the warehouse is attached."""
     [(moment,)] = con.execute(
         f"select max(greatest(raw_available_at, event_at)) from {database}.main.int_events__validated where verdict = 'kept'"
+    ).fetchall()
+    return cast(datetime | None, moment)
+
+
+def last_change(con: duckdb.DuckDBPyConnection, database: str = "warehouse") -> datetime | None:
+    """The last moment at which the built events changed, in UTC: when one arrived, or was replaced by another or by a later state of its order; None if there
+    are none. What replaces them may be dated in the future, and does not count then."""
+    [(moment,)] = con.execute(
+        "select max(case when verdict = 'kept' then greatest(raw_available_at, event_at) when kept_until <= $now then kept_until end) "
+        f"from {database}.main.int_events__validated",
+        {"now": datetime.now(UTC).replace(tzinfo=None)},
     ).fetchall()
     return cast(datetime | None, moment)
 

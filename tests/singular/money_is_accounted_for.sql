@@ -94,7 +94,7 @@ headers as (
         h.created_at
     from {{ ref('int_reference__orders') }} as h
     left join {{ seed('order_statuses') }} as s on {{ status_spelling('h.raw_status') }} = s.raw_status
-    where not h.is_deleted
+    where h.known_until is null and not h.is_deleted
 
 ),
 

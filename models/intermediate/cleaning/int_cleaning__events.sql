@@ -7,8 +7,9 @@
 ) }}
 -- Kept events with cleaned values beside the raw ones. A value of event day D is treated with the fits of day D-2.
 --
--- An event has a version for each session that it was in, and for as long as it was kept: the versions with known_from <= t < known_to are
--- the clean events that a build of all that had arrived by t would have. Those of today have no known_to.
+-- An event has a version for each session that it was in, and for as long as it was kept; a line of an order, for each state of its order.
+-- The versions with known_from <= t < known_to are the clean events that a build of all that had arrived by t would have. Those of today
+-- have no known_to.
 {% set groups = outlier_groups() %}
 with events as (
 

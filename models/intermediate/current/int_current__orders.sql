@@ -31,7 +31,7 @@ select
     coalesce(h.is_tax_included, true) as is_tax_included,
     r.rate as exchange_rate
 from orders as o
-left join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and not h.is_deleted
+left join {{ ref('int_reference__orders') }} as h on o.database_order_id = h.order_id and h.known_until is null and not h.is_deleted
 left join {{ ref('int_reference__exchange_rates') }} as r
     on coalesce(h.currency, o.currency) = r.currency and o.rate_day = r.rate_date
 where o.order_key is not null

@@ -18,12 +18,15 @@ days as (
     from {{ ref('int_events__validated') }}
     where arrival_day >= (select min(f.first_day) from first_days as f)
     union
-    select cast(kept_until as date) as arrival_day
+    select until_day as arrival_day
     from {{ ref('int_events__validated') }}
-    where kept_until >= (select min(f.first_day) from first_days as f)
+    where until_day >= (select min(f.first_day) from first_days as f)
     union
     select arrival_day from {{ ref('int_events__changed_rows') }}
     where arrival_day is not null
+    union
+    select until_day from {{ ref('int_events__changed_rows') }}
+    where until_day is not null
 
 )
 

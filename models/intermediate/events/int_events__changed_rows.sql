@@ -7,6 +7,7 @@ select
     identity,
     anonymous_id,
     arrival_day,
+    until_day,
     changed_in
 from {{ source('bookkeeping', 'change_journal') }}
 where model = 'int_events__validated'

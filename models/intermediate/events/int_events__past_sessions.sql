@@ -9,8 +9,8 @@
 --
 -- Most events arrive in order, and an event that follows all others of a visit changes nothing about them. So the events of each visitor
 -- are cut into islands, beyond which nothing reaches, and only the moments at which an island changed are looked at: the arrival of
--- an event before others, or the end of one that the shop's database replaced. At each of them the events that had arrived before are
--- divided into sessions by the same SQL as those of today.
+-- an event before others, or the end of one that the shop's database replaced or changed. At each of them the events that had arrived
+-- before are divided into sessions by the same SQL as those of today.
 --
 -- An event is looked at among the events of each visitor that it may have belonged to, and its sessions are those of that visitor.
 -- depends_on: {{ ref('int_events__changed_visitors') }}
@@ -232,6 +232,7 @@ spans as (
 
     select
         e.*,
+        case when e.kept_until is null then e.arrived_at end as lasting_at,
         least(e.event_at, s.begins_at, h.begins_at) as begins_at,
         greatest(e.event_at, s.ends_at, h.ends_at) + {{ reach }} as reaches_to
     from events as e
@@ -271,13 +272,14 @@ overtaken as (
         min(arrived_at) over (
             partition by owner, island order by event_at desc, event_id desc rows between unbounded preceding and 1 preceding
         ) < arrived_at as is_late,
-        -- What changes nothing about the sessions of others: an event within a session of the source, or between two that stand together.
+        -- What changes nothing about the sessions of others: an event within a session of the source, or between two that stand together
+        -- (and go on to do so).
         not has_dependents and case
             when source_session_id is not null
-                then min(arrived_at) over (in_session rows between unbounded preceding and 1 preceding) <= arrived_at
+                then min(lasting_at) over (in_session rows between unbounded preceding and 1 preceding) <= arrived_at
             else
-                lag(arrived_at) over in_session <= arrived_at
-                and lead(arrived_at) over in_session <= arrived_at
+                lag(lasting_at) over in_session <= arrived_at
+                and lead(lasting_at) over in_session <= arrived_at
                 and lead(event_at) over in_session <= lag(event_at) over in_session + {{ minutes(var('session_gap_minutes')) }}
                 and coalesce(
                     min(user_id) over (partition by owner, island) = max(user_id) over (partition by owner, island), true

@@ -1,5 +1,6 @@
 {{ config(materialized='view') }}
--- Every event-bearing raw row that this build has to validate, from all sources, in one shape.
+-- Every event-bearing raw row that this build has to validate, from all sources, in one shape. A line or a refund has a row for each state
+-- of its order that it had arrived in, or before. All but today's are superseded.
 {% set shared = [
     'row_id', 'raw_table', 'raw_rowid', 'source', 'position', 'origin', 'time_zone', 'expects', 'raw_error', 'ingested_at',
     'raw_available_at', 'client_event_id', 'event_name', 'event_at', 'is_odd_local_time', 'user_id', 'anonymous_id',
@@ -20,6 +21,7 @@ tracked as (
         cast(null as decimal(18, 4)) as given_amount,
         cast(null as decimal(18, 4)) as discount,
         cast(null as timestamp) as order_known_at,
+        cast(null as timestamp) as superseded_at,
         false as has_unknown_status,
         false as has_bad_order_money,
         false as needs_order,
@@ -32,6 +34,7 @@ tracked as (
         cast(null as decimal(18, 4)) as given_amount,
         cast(null as decimal(18, 4)) as discount,
         cast(null as timestamp) as order_known_at,
+        cast(null as timestamp) as superseded_at,
         false as has_unknown_status,
         false as has_bad_order_money,
         false as needs_order,
@@ -44,7 +47,7 @@ tracked as (
 bought as (
 
     select
-        i.row_id,
+        {{ row_id_in_state('i.row_id', 'o.state_number') }} as row_id,
         i.raw_table,
         i.raw_rowid,
         i.source,
@@ -83,20 +86,22 @@ bought as (
         i.amount as given_amount,
         coalesce(i.discount, {{ taken_off('i.price', 'i.quantity', 'i.amount') }}) as discount,
         o.known_at as order_known_at,
+        o.known_until as superseded_at,
         coalesce(o.has_unknown_status, false) as has_unknown_status,
         coalesce(o.has_bad_money, false) as has_bad_order_money,
         true as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
         coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__order_items') }} as i
-    left join orders as o on i.order_id = o.order_id
+    left join orders as o
+        on i.order_id = o.order_id and coalesce(i.raw_available_at < o.known_until, true)
 
 ),
 
 returned as (
 
     select
-        r.row_id,
+        {{ row_id_in_state('r.row_id', 'o.state_number') }} as row_id,
         r.raw_table,
         r.raw_rowid,
         r.source,
@@ -133,13 +138,15 @@ returned as (
         r.amount as given_amount,
         cast(null as decimal(18, 4)) as discount,
         o.known_at as order_known_at,
+        o.known_until as superseded_at,
         false as has_unknown_status,
         false as has_bad_order_money,
         {{ known_id('r.order_id') }} is not null as needs_order,
         coalesce(o.is_disordered, false) as is_disordered,
         coalesce(o.is_deleted, false) as is_order_deleted
     from {{ ref('stg_shop__refunds') }} as r
-    left join orders as o on r.order_id = o.order_id
+    left join orders as o
+        on r.order_id = o.order_id and coalesce(r.raw_available_at < o.known_until, true)
 
 )
 

@@ -2,13 +2,18 @@
     materialized='incremental',
     incremental_strategy='changes',
     unique_key='row_id',
-    meta={'live': 'slice'},
+    meta={
+        'live': 'slice', 'change_set': 'int_events__new_rows', 'change_keys': ['raw_table', 'raw_rowid'], 'change_condition': 'true',
+    },
     post_hook="{{ move_watermark('int_events__new_rows') }}",
 ) }}
 -- Every raw row of an event, each with its verdict: kept, duplicate or quarantined, and why.
 --
 -- Errors first: a row that breaks an error rule is quarantined, and only a row that breaks none can make another its
 -- duplicate. Otherwise a rejected row would hide its own correction.
+--
+-- A line in an earlier state of its order is superseded. It was kept until the next state, if it would be kept but for that, and goes
+-- before the web's hits and copies as today's rows do; but it is no copy of a row of another state.
 --
 -- An incremental build validates new rows and, again, rows that share a group with them (a deduplication key, an order, a
 -- busy day of one identity), that waited for a customer, a product or an order, whose exchange rate or list price has
@@ -52,14 +57,6 @@ newly_deleted as (
 
 ),
 
-changed as (
-
-    select row_id from new_rows
-    union all
-    select row_id from newly_deleted
-
-),
-
 replaced as (
 
     select
@@ -72,7 +69,8 @@ replaced as (
         t.event_at,
         t.event_day
     from {{ this }} as t
-    where t.row_id in (select c.row_id from changed as c)
+    where (t.raw_table, t.raw_rowid) in (select (a.raw_table, a.raw_rowid) from new_rows as a)
+        or t.row_id in (select d.row_id from newly_deleted as d)
 
 ),
 
@@ -210,7 +208,8 @@ known_rows as (
 
     select t.row_id, t.event_day
     from {{ this }} as t
-    where t.row_id not in (select a.row_id from new_rows as a)
+    -- Of a raw row that came again, the states that it has now are new rows, and it has no other.
+    where (t.raw_table, t.raw_rowid) not in (select (a.raw_table, a.raw_rowid) from new_rows as a)
         and (
             t.row_id in (select n.row_id from newly_deleted as n)
             or t.dedup_key in (select k.dedup_key from touched_keys as k)
@@ -262,6 +261,7 @@ candidates as {{ kept_once }} (
         cast(null as timestamp) as duplicate_key_since,
         cast(null as timestamp) as duplicate_client_key_since,
         cast(null as timestamp) as repeated_order_since,
+        cast(null as timestamp) as repeated_order_until,
         false as is_over_rate,
         {% endif %}
         {{ arrived_columns('a') }}
@@ -272,6 +272,7 @@ candidates as {{ kept_once }} (
         k.duplicate_key_since,
         k.duplicate_client_key_since,
         k.repeated_order_since,
+        k.repeated_order_until,
         k.is_over_rate,
         {{ arrived_columns('k') }}
     from known as k
@@ -396,6 +397,14 @@ valid_rows as {{ kept_once }} (
     from candidates
     where {{ is_whole }}
         and row_id not in (select r.row_id from ruled as r where {{ list_size('r.errors') }} > 0)
+        -- What it rests on came after its end: it never counted.
+        and row_id not in (
+            select w.row_id
+            from candidates as w
+            left join users as u on w.user_id = u.user_id
+            left join products as p on w.product_id = p.product_id
+            where w.superseded_at is not null and w.superseded_at <= {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(12) }}
+        )
 
 ),
 
@@ -411,12 +420,16 @@ duplicate_client_keys as (
 
 ),
 
--- An order counts as the shop's database reports it, if it does; else by the hit of it that arrived first.
+-- An order counts as the shop's database reports it, if it does; else by the hit of it that arrived first. That hit counts until the
+-- database first reports the order in a state that counts; and, if no state of today does, from the end of the last that did. Times in
+-- between are not made out: before the database's first report, such a hit is not seen; nor is a hit between two states that count, while
+-- one does not (docs/decisions/0019-clean-events-have-a-validity.md).
 order_origins as (
 
     select
         w.purchase_order_id,
-        max(case when w.origin = 'database' then 1 else 0 end) as in_database,
+        max(case when w.origin = 'database' and w.superseded_at is null then 1 else 0 end) as in_database,
+        max(w.superseded_at) as database_until,
         min(case when w.origin = 'database' then {{ arrived_since('w', 'u.known_at', 'p.known_at') | indent(8) }} end) as database_since,
         count(distinct case when w.origin = 'database' then null else w.event_at end) as web_moments
     from valid_rows as w
@@ -444,11 +457,15 @@ repeated_orders as (
 
     select
         w.row_id,
-        case when w.event_at = coalesce(f.first_hit_at, w.event_at) then t.database_since else {{ from_the_first() }} end as since
+        case
+            when w.event_at <> f.first_hit_at then {{ from_the_first() }}
+            when t.in_database = 1 then t.database_since
+        end as since,
+        case when t.in_database = 0 and w.event_at = coalesce(f.first_hit_at, w.event_at) then t.database_until end as ended_at
     from valid_rows as w
     inner join order_origins as t on w.purchase_order_id = t.purchase_order_id
     left join first_hits as f on w.purchase_order_id = f.purchase_order_id
-    where w.origin <> 'database' and (t.in_database = 1 or w.event_at <> f.first_hit_at)
+    where w.origin <> 'database' and (t.database_since is not null or w.event_at <> f.first_hit_at)
 
 ),
 
@@ -466,7 +483,10 @@ with_duplicates as (
         ) }} as client_key_since,
         {{ in_group(
             'ro', 'j.purchase_order_id', 'repeated_order_since', incremental, 'touched_orders', 'purchase_order_id'
-        ) }} as order_since
+        ) }} as order_since,
+        {{ in_group(
+            'ro', 'j.purchase_order_id', 'repeated_order_until', incremental, 'touched_orders', 'purchase_order_id', 'ended_at'
+        ) }} as order_until
     from joined as j
     left join ruled as r on j.row_id = r.row_id
     left join duplicate_keys as dk on j.row_id = dk.row_id
@@ -480,6 +500,7 @@ decided as (
     select
         r.*,
         case
+            when r.superseded_at is not null then 'superseded'
             when {{ list_size('r.errors') }} > 0 then 'quarantined'
             when coalesce(r.key_since, r.client_key_since, r.order_since) is not null then 'duplicate'
             else 'kept'
@@ -492,9 +513,12 @@ decided as (
                 ('repeated_order', 'r.order_since is not null'),
             ]) }}
         end as reasons,
-        {{ arrived_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as arrived_at,
-        {{ clean_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(8) }} as available_at,
-        least(r.key_since, r.client_key_since, r.order_since) as copy_since
+        greatest(
+            {{ arrived_since('r', 'r.user_first_known_at', 'r.product_first_known_at') | indent(12) }}, r.order_until
+        ) as arrived_at,
+        case
+            when {{ list_size('r.errors') }} = 0 then least(r.key_since, r.client_key_since, r.order_since, r.superseded_at)
+        end as ends_at
     from with_duplicates as r
 
 ),
@@ -503,7 +527,8 @@ dated as (
 
     select
         *,
-        case when verdict = 'duplicate' and copy_since > available_at then copy_since end as kept_until
+        greatest(event_at, arrived_at) as available_at,
+        case when ends_at > greatest(event_at, arrived_at) then ends_at end as kept_until
     from decided
 
 )
@@ -521,6 +546,7 @@ select
     d.key_since as duplicate_key_since,
     d.client_key_since as duplicate_client_key_since,
     d.order_since as repeated_order_since,
+    d.order_until as repeated_order_until,
     d.is_too_many as is_over_rate,
 
     ---------- what it rests on
@@ -530,6 +556,7 @@ select
     d.available_at,
     d.kept_until,
     case when d.verdict = 'kept' or d.kept_until is not null then cast(d.available_at as date) end as arrival_day,
+    cast(d.kept_until as date) as until_day,
 
     ---------- what the catalogue said by then
     v.brand,

@@ -5,6 +5,7 @@ with verdicts as (
 
     select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
     from {{ ref('int_events__validated') }}
+    where verdict <> 'superseded'
     union all
     select raw_table, raw_rowid, source, cast(raw_available_at as date) as arrival_day, verdict
     from {{ ref('int_reference__record_verdicts') }}
