@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
+import shutil
 import signal
 import sqlite3
 import time
@@ -386,6 +388,39 @@ def test_a_failed_build_is_refused(shop: LiveShop) -> None:
         con.execute("update main.builds set status = 'failed'")
     with pytest.raises(FinegrainError, match=r"the last build of .* did not pass; run `finegrain build` first"):
         shop.live()
+
+
+def test_it_waits_for_a_build(shop: LiveShop) -> None:
+    """With --wait, it loads and answers to Prometheus until a build has passed, and then goes on."""
+    passed = shop.where.warehouse.rename(shop.where.home / "passed.duckdb")
+    failed = Path(shutil.copy(passed, shop.where.home / "failed.duckdb"))
+    with duckdb.connect(str(failed)) as con:
+        con.execute("update main.builds set status = 'failed'")
+    shop.add(60)
+    [port] = free_ports(1)
+    process = shop.start("--wait", "--metrics-port", str(port))
+    try:
+        wait_for(lambda: re.search(r"finegrain_stream_rows_total(\{.*\})? [1-9]", metrics(port)), process)
+        failed.rename(shop.where.warehouse)
+        time.sleep(6)
+        assert process.poll() is None and "finegrain_live_up 0.0" in metrics(port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and time.monotonic() - began < 10
+    assert err.count("live: waits for a build that has passed: ") == 1, err
+
+    process = shop.start("--wait", "--metrics-port", str(port))
+    try:
+        wait_for(lambda: "finegrain_live_up 0.0" in metrics(port), process)
+        passed.rename(shop.where.warehouse)
+        wait_for(lambda: vectors_since(shop) > 0, process)
+        assert "finegrain_live_up 1.0" in metrics(port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
 
 
 @pytest.mark.soak

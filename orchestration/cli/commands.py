@@ -355,6 +355,9 @@ def live(
     table: Annotated[str | None, typer.Argument(help="The raw table, if the mapping has several streams.")] = None,
     data: Annotated[str | None, typer.Option(help="Base folder of a folder stream's relative path.")] = None,
     drain: Annotated[bool, typer.Option("--drain", help="Exit when all that came is written to the store.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="If there is no build that has passed, wait for one instead of exiting.")
+    ] = False,
     age: Annotated[
         float, typer.Option(min=0.01, help="Land a batch of the stream this many seconds after its first message.")
     ] = 0.1,
@@ -376,6 +379,7 @@ def live(
         table,
         data,
         drain=drain,
+        wait=wait,
         limits=replace(LIMITS, age=age),
         form=form,
         port=metrics_port,

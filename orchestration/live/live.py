@@ -62,22 +62,25 @@ class _Generation:
 
 
 class Live:
-    """The process. `run` returns after `stop`, or with `drain` once all that came is written."""
+    """The process. `run` returns once `stopping` is set, after the batch at hand, or with `drain` once all that came is written."""
 
     def __init__(
-        self, where: Settings, store: OnlineStore, watch: LiveWatch, *, project: Path = PROJECT, batch: int = BATCH
+        self,
+        where: Settings,
+        store: OnlineStore,
+        watch: LiveWatch,
+        stopping: threading.Event,
+        *,
+        project: Path = PROJECT,
+        batch: int = BATCH,
     ) -> None:
         self.where, self.store, self.watch, self.batch = where, store, watch, batch
         self.models: Compiled = compiled(where, project)
         self.plan = plan(self.models)
-        self._stopping = threading.Event()
+        self._stopping = stopping
         self._next: _Generation | None = None
         self._failure: BaseException | None = None
         self._progress = where.home / FOLDER / PROGRESS
-
-    def stop(self) -> None:
-        """Stop after the batch at hand. Safe to call from a signal handler."""
-        self._stopping.set()
 
     def run(self, is_drained: Callable[[], bool] | None = None) -> None:
         """Follow the lake until stopped or, once `is_drained` says that nothing more comes, until all is written. Raises FinegrainError."""
@@ -217,6 +220,7 @@ def live(
     data: str | Path | None = None,
     *,
     drain: bool = False,
+    wait: bool = False,
     limits: Limits = LIMITS,
     form: Form = Form.none,
     port: int | None = None,
@@ -226,24 +230,42 @@ def live(
     project: Path = PROJECT,
 ) -> dict[str, Any]:
     """Serve live features until SIGTERM or SIGINT or, with `drain`, until the stream is drained and all vectors are written. With a `mapping`, its stream is
-    loaded in the same process (orchestration/ingest/stream); else loaders run elsewhere. Returns totals. Raises FinegrainError."""
+    loaded in the same process (orchestration/ingest/stream); else loaders run elsewhere. With `wait`, it first waits until there is a build that has passed,
+    and loads meanwhile. Returns totals. Raises FinegrainError."""
     where = where or settings()
     watch = LiveWatch(form, port, address)
-    with OnlineStore(where) as store, lake.held_open(where):
-        follower = Live(where, store, watch, project=project, batch=batch)
-        loading = None if mapping is None else _Loading(mapping, table, data, drain, limits, watch, where)
-        try:
-            with _signals(follower, loading):
+    stopping = threading.Event()
+    loading = None if mapping is None else _Loading(mapping, table, data, drain, limits, watch, where)
+    try:
+        with _signals(stopping, loading):
+            if wait:
                 if loading is not None:
                     loading.start()
-                follower.run(_drained(loading) if drain else None)
-        finally:
-            if loading is not None:
-                loading.end()
-            watch.close()
-        if loading is not None and loading.failure is not None:
-            raise loading.failure
+                _wait_for_build(where, watch, stopping)
+            if not stopping.is_set():
+                with OnlineStore(where) as store, lake.held_open(where):
+                    follower = Live(where, store, watch, stopping, project=project, batch=batch)
+                    if loading is not None and not wait:
+                        loading.start()
+                    follower.run(_drained(loading) if drain else None)
+    finally:
+        if loading is not None:
+            loading.end()
+        watch.close()
+    if loading is not None and loading.failure is not None:
+        raise loading.failure
     return watch.as_dict()
+
+
+def _wait_for_build(where: Settings, watch: LiveWatch, stopping: threading.Event) -> None:
+    """Wait until the last build has passed, or until stopped."""
+    while not stopping.is_set():
+        try:
+            states.last_build(where)
+            return
+        except (FinegrainError, duckdb.Error) as error:
+            watch.trouble(f"waits for a build that has passed: {error}")
+        stopping.wait(BUILDS)
 
 
 def _drained(loading: _Loading | None) -> Callable[[], bool]:
@@ -315,17 +337,17 @@ class _Loading(threading.Thread):
 
 
 @contextlib.contextmanager
-def _signals(follower: Live, loading: _Loading | None) -> Iterator[None]:
+def _signals(stopping: threading.Event, loading: _Loading | None) -> Iterator[None]:
     """SIGTERM and SIGINT stop the process gracefully; a second signal at once."""
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
         if loading is not None:
             loading.stop_loading()
-        follower.stop()
+        stopping.set()
 
     if loading is not None:
-        loading.on_failure(follower.stop)
+        loading.on_failure(stopping.set)
     before = {}
     with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
         for number in (signal.SIGTERM, signal.SIGINT):
