@@ -45,13 +45,11 @@ FLOWS = {
     ("dagster", "postgres", 5432),
     ("dagster", "loader", 9109),
     ("dagster", "redis", 6379),
-    ("live", "redis", 6379),
 }
-COME_IN = {("ingress-nginx", "dagster", 3000), ("monitoring", "loader", 9109), ("monitoring", "live", 9109)}
+COME_IN = {("ingress-nginx", "dagster", 3000), ("monitoring", "loader", 9109), ("monitoring", "dagster", 9109)}
 GO_OUT: dict[str, set[Any]] = {
     "loader": {443, 9092, 9093, ("kube-system", 53)},
     "dagster": {443, 465, 587, ("kube-system", 53)},
-    "live": {9092, 9093, ("kube-system", 53)},
     "postgres": set(),
     "redis": set(),
 }
@@ -138,10 +136,6 @@ def complaint_of_command(arguments: list[str]) -> str | None:
     except Exception as error:  # errors of the command line itself, and those that its callbacks raise
         return error.format_message() if hasattr(error, "format_message") else repr(error)
     return None
-
-
-def knows(command: str) -> bool:
-    return command in typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -470,14 +464,10 @@ def commands_are_commands(base: Base) -> Iterator[str]:
     for where, _, container in base.containers():
         if not container["image"].startswith("finegrain:"):
             continue
-        name = where.partition("/")[0]
         arguments = container.get("args", [])
         if "command" in container:
             yield f"{where}: the image's own command is put aside"
-        waits = arguments[:1] == ["live"] and not knows("live")
-        if waits and base.get("Deployment", name)["spec"].get("replicas") != 0:
-            yield f"{where}: `finegrain live` is not there, so there must be 0 replicas"
-        if not waits and (said := complaint_of_command(arguments)) is not None:
+        if (said := complaint_of_command(arguments)) is not None:
             yield f"{where}: finegrain {shlex.join(arguments)}: {said}"
         for probe in PROBES:
             command = container.get(probe, {}).get("exec", {}).get("command")
@@ -509,11 +499,29 @@ def stops_and_starts_in_order(base: Base) -> Iterator[str]:
         yield "dagster: two of it may run at once"
 
 
+def live_is_beside_the_builds(base: Base) -> Iterator[str]:
+    """It reads the warehouse that the daemon's runs write, and both write to the online store."""
+    daemon, live = (first(base, "dagster", name) for name in ("daemon", "live"))
+    homes = [
+        {mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/var/lib/finegrain"}
+        for container in (daemon, live)
+    ]
+    if homes[0] != homes[1]:
+        yield "live: its home is not that of the builds"
+    if "--wait" not in live["args"]:
+        yield "live: it ends while there is no build, so that its pod is not ready"
+    for container in (daemon, live):
+        for name in sorted(
+            {"FINEGRAIN_ONLINE_STORE", "FINEGRAIN_ONLINE_STORE_PASSWORD"} - base.variables_of(container)
+        ):
+            yield f"{container['name']}: it has no {name}"
+
+
 Rule = Callable[[Base], Iterator[str]]
 RULES: list[Rule] = [
     fits_the_schemas, quantities_are_quantities, is_not_root, is_locked_down, is_probed, is_limited, secrets_are_references,
     images_are_fixed, has_no_token, is_told_of_no_services, selectors_find_pods, only_who_must_can_reach, references_are_there,
-    kustomization_is_whole, commands_are_commands, settings_are_known, stops_and_starts_in_order,
+    kustomization_is_whole, commands_are_commands, settings_are_known, stops_and_starts_in_order, live_is_beside_the_builds,
 ]  # fmt: skip
 
 
@@ -543,21 +551,22 @@ def env(name: str, **said: Any) -> dict[str, Any]:
 
 #: What each rule must refuse: the change, and a word of the error.
 BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
-    (fits_the_schemas, "replica", lambda b: b.get("Deployment", "live")["spec"].update(replica=0)),
+    (fits_the_schemas, "replica", lambda b: b.get("Deployment", "dagster")["spec"].update(replica=0)),
     (fits_the_schemas, "is not of type", lambda b: b.get("Service", "redis")["spec"]["ports"][0].update(port="6379")),
     (fits_the_schemas, "required", lambda b: b.get("StatefulSet", "redis")["spec"].pop("selector")),
-    (fits_the_schemas, "Couldn't find schema", lambda b: b.get("Deployment", "live").update(apiVersion="extensions/v1beta1")),
+    (fits_the_schemas, "Couldn't find schema", lambda b: b.get("Deployment", "dagster").update(apiVersion="extensions/v1beta1")),
     (quantities_are_quantities, "1GB", lambda b: first(b, "loader")["resources"]["limits"].update(memory="1GB")),
     (is_not_root, "runAsNonRoot", lambda b: b.pod("loader")["securityContext"].pop("runAsNonRoot")),
     (is_not_root, "runAsUser", lambda b: b.pod("redis")["securityContext"].update(runAsUser=0)),
     (is_not_root, "runAsUser", lambda b: first(b, "dagster", "daemon")["securityContext"].update(runAsUser=0)),
     (is_locked_down, "root file system", lambda b: first(b, "postgres")["securityContext"].pop("readOnlyRootFilesystem")),
-    (is_locked_down, "Escalation", lambda b: first(b, "live")["securityContext"].update(allowPrivilegeEscalation=True)),
+    (is_locked_down, "Escalation", lambda b: first(b, "dagster", "live")["securityContext"].update(allowPrivilegeEscalation=True)),
     (is_locked_down, "capabilities", lambda b: first(b, "loader")["securityContext"].update(capabilities={"add": ["NET_ADMIN"], "drop": ["ALL"]})),
     (is_locked_down, "seccompProfile", lambda b: b.pod("loader")["securityContext"].pop("seccompProfile")),
     (is_locked_down, "host", lambda b: b.pod("loader").update(hostNetwork=True)),
     (is_locked_down, "host", lambda b: b.pod("redis")["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
     (is_probed, "livenessProbe", lambda b: first(b, "dagster", "daemon").pop("livenessProbe")),
+    (is_probed, "readinessProbe", lambda b: first(b, "dagster", "live").pop("readinessProbe")),
     (is_probed, "startupProbe", lambda b: first(b, "postgres").pop("startupProbe")),
     (is_probed, "does not name", lambda b: first(b, "loader")["readinessProbe"]["httpGet"].update(port="http")),
     (is_limited, "limits of memory", lambda b: first(b, "redis")["resources"]["limits"].pop("memory")),
@@ -580,14 +589,16 @@ BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
     (has_no_token, "is mounted", lambda b: b.pod("redis").update(automountServiceAccountToken=True)),
     (has_no_token, "no ServiceAccount", lambda b: b.pod("redis").update(serviceAccountName="default")),
     (is_told_of_no_services, "dagster", lambda b: b.pod("dagster").pop("enableServiceLinks")),
-    (selectors_find_pods, "its own pods", lambda b: b.get("Deployment", "live")["spec"]["selector"].update(matchLabels={"app.kubernetes.io/name": "alive"})),
+    (selectors_find_pods, "its own pods", lambda b: b.get("Deployment", "loader")["spec"]["selector"].update(matchLabels={"app.kubernetes.io/name": "alive"})),
     (selectors_find_pods, "Service redis", lambda b: b.get("Service", "redis")["spec"].update(selector={"app": "redis"})),
     (selectors_find_pods, "the port", lambda b: b.get("Service", "dagster")["spec"]["ports"][0].update(targetPort="https")),
     (selectors_find_pods, "PodDisruptionBudget", lambda b: b.get("PodDisruptionBudget", "redis")["spec"]["selector"].update(matchLabels={"app": "x"})),
     (selectors_find_pods, "NetworkPolicy loader", lambda b: policy(b, "loader").update(podSelector={"matchLabels": {"app": "x"}})),
     (selectors_find_pods, "a peer", lambda b: policy(b, "loader")["egress"][0]["to"][0].update(podSelector={"matchLabels": {"app": "x"}})),
-    (selectors_find_pods, "no pod daemon", lambda b: policy(b, "redis")["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0].update(values=["live", "daemon"])),
+    (selectors_find_pods, "no pod daemon", lambda b: policy(b, "postgres")["ingress"][0]["from"][0]["podSelector"]["matchExpressions"][0].update(values=["loader", "daemon"])),
     (only_who_must_can_reach, "loader can reach redis", lambda b: (policy(b, "redis").update(ingress=[{}]), policy(b, "loader")["egress"].append({"to": [{"podSelector": {}}]}))),
+    (only_who_must_can_reach, "from monitoring one cannot come to dagster:9109", lambda b: policy(b, "dagster")["ingress"].pop()),
+    (only_who_must_can_reach, "dagster cannot reach redis:6379", lambda b: policy(b, "dagster")["egress"].pop(2)),
     (only_who_must_can_reach, "cannot reach postgres", lambda b: policy(b, "postgres").update(ingress=[])),
     (only_who_must_can_reach, "redis goes out to ['anything']", lambda b: b.files["networkpolicies.yaml"].pop(0)),
     (only_who_must_can_reach, "goes out", lambda b: policy(b, "loader")["egress"][1]["ports"].append({"port": 22})),
@@ -597,7 +608,7 @@ BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
     (references_are_there, "ConfigMap", lambda b: b.files["configmap.yaml"].pop()),
     (references_are_there, "ConfigMap", lambda b: first(b, "loader")["envFrom"][0]["configMapRef"].update(name="x")),
     (references_are_there, "PersistentVolumeClaim", lambda b: b.files["volumes.yaml"].clear()),
-    (references_are_there, "Secret other", lambda b: b.pod("live")["volumes"].append({"name": "x", "secret": {"secretName": "other"}})),
+    (references_are_there, "Secret other", lambda b: b.pod("dagster")["volumes"].append({"name": "x", "secret": {"secretName": "other"}})),
     (references_are_there, "mounted and not there", lambda b: b.pod("postgres")["volumes"].pop()),
     (references_are_there, "mounted nowhere", lambda b: first(b, "redis")["volumeMounts"].pop()),
     (references_are_there, "no Service", lambda b: b.get("StatefulSet", "redis")["spec"].update(serviceName="x")),
@@ -605,22 +616,27 @@ BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
     (references_are_there, "HorizontalPodAutoscaler", lambda b: b.get("HorizontalPodAutoscaler", "loader")["spec"]["scaleTargetRef"].update(name="x")),
     (references_are_there, "no PodDisruptionBudget", lambda b: b.files["dagster.yaml"].pop()),
     (references_are_there, "two of", lambda b: b.files["volumes.yaml"].append(b.files["volumes.yaml"][0])),
-    (kustomization_is_whole, "not listed", lambda b: b.kustomization["resources"].remove("live.yaml")),
+    (kustomization_is_whole, "not listed", lambda b: b.kustomization["resources"].remove("loader.yaml")),
     (kustomization_is_whole, "not there", lambda b: b.kustomization["resources"].append("extra.yaml")),
     (kustomization_is_whole, "is not made", lambda b: b.kustomization.update(namespace="other")),
     (kustomization_is_whole, "another namespace", lambda b: b.get("Service", "redis")["metadata"].update(namespace="default")),
     (commands_are_commands, "No such option", lambda b: first(b, "loader")["args"].append("--metric-port")),
     (commands_are_commands, "valid integer", lambda b: first(b, "loader").update(args=["stream", "shop.yml", "--rows", "many"])),
+    (commands_are_commands, "No such option", lambda b: first(b, "dagster", "live")["args"].append("--waits")),
     (commands_are_commands, "Missing argument", lambda b: first(b, "loader").update(args=["stream", "--json"])),
     (commands_are_commands, "is not one of", lambda b: first(b, "dagster", "daemon").update(args=["dagster", "deamon"])),
     (commands_are_commands, "No such command", lambda b: first(b, "dagster", "webserver").update(args=["webserver"])),
     (commands_are_commands, "put aside", lambda b: first(b, "loader").update(command=["finegrain"])),
     (commands_are_commands, "liveness-chek", lambda b: first(b, "dagster", "daemon")["livenessProbe"]["exec"].update(command=["dagster-daemon", "liveness-chek"])),
     (settings_are_known, "knows FINEGRAIN_LAKE_CATALOGUE", lambda b: b.get("ConfigMap", "finegrain")["data"].update(FINEGRAIN_LAKE_CATALOGUE="x")),
-    (settings_are_known, "example.env", lambda b: first(b, "live")["env"].append(env("FINEGRAIN_SERVICES", value="x"))),
+    (settings_are_known, "example.env", lambda b: first(b, "dagster", "live")["env"].append(env("FINEGRAIN_SERVICES", value="x"))),
     (stops_and_starts_in_order, "killed", lambda b: b.pod("loader").pop("terminationGracePeriodSeconds")),
     (stops_and_starts_in_order, "two", lambda b: b.get("Deployment", "dagster")["spec"].update(strategy={"type": "RollingUpdate"})),
     (stops_and_starts_in_order, "two", lambda b: b.get("Deployment", "dagster")["spec"].update(replicas=2)),
+    (live_is_beside_the_builds, "home is not", lambda b: first(b, "dagster", "live").update(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}])),
+    (live_is_beside_the_builds, "no build", lambda b: first(b, "dagster", "live")["args"].remove("--wait")),
+    (live_is_beside_the_builds, "live: it has no FINEGRAIN_ONLINE_STORE_PASSWORD", lambda b: first(b, "dagster", "live")["env"].pop(3)),
+    (live_is_beside_the_builds, "daemon: it has no FINEGRAIN_ONLINE_STORE", lambda b: b.get("ConfigMap", "finegrain")["data"].pop("FINEGRAIN_ONLINE_STORE")),
 ]  # fmt: skip
 
 
@@ -638,13 +654,6 @@ def test_every_rule_is_shown_to_refuse() -> None:
     assert {rule for rule, *_ in BROKEN} == set(RULES)
     assert {rule for rule, *_ in BROKEN_COMPOSE} == set(COMPOSE_RULES)
     assert {rule for rule, *_ in BROKEN_IMAGE} == set(IMAGE_RULES)
-
-
-def test_live_waits_for_its_command(base: Base) -> None:
-    """It has 0 replicas while the command does not exist; once it exists, it must accept the arguments."""
-    broken = copy.deepcopy(base)
-    broken.get("Deployment", "live")["spec"]["replicas"] = 1
-    assert knows("live") or any("0 replicas" in each for each in commands_are_commands(broken))
 
 
 def test_the_files_of_the_configmap_are_read_by_finegrain(base: Base, tmp_path: Path) -> None:
@@ -772,6 +781,14 @@ def services_run_commands(compose: Compose) -> Iterator[str]:
                     compile(words[2], name, "exec")
 
 
+def services_share_the_home(compose: Compose) -> Iterator[str]:
+    for name in ("webserver", "daemon", "live"):
+        if "home:/var/lib/finegrain" not in compose["services"][name]["volumes"]:
+            yield f"{name}: its home is not that of the builds"
+    if "--wait" not in compose["services"]["live"]["command"]:
+        yield "live: it ends while there is no build"
+
+
 ComposeRule = Callable[[Compose], Iterator[str]]
 COMPOSE_RULES: list[ComposeRule] = [
     services_are_of_a_form,
@@ -779,6 +796,7 @@ COMPOSE_RULES: list[ComposeRule] = [
     services_name_what_is_there,
     services_get_what_is_known,
     services_run_commands,
+    services_share_the_home,
 ]
 
 
@@ -827,6 +845,9 @@ BROKEN_COMPOSE: list[tuple[ComposeRule, str, Callable[[Compose], Any]]] = [
     (services_run_commands, "No such option", lambda c: service(c, "loader")["command"].append("--metric-port")),
     (services_run_commands, "is not one of", lambda c: service(c, "daemon").update(command=["dagster", "deamon"])),
     (services_run_commands, "there is no", lambda c: service(c, "daemon").update(healthcheck={"test": ["CMD", "dagster-daemon", "alive"]})),
+    (services_run_commands, "No such option", lambda c: service(c, "live")["command"].append("--waits")),
+    (services_share_the_home, "not that of the builds", lambda c: service(c, "live").update(volumes=["kafka:/var/lib/finegrain"])),
+    (services_share_the_home, "no build", lambda c: service(c, "live")["command"].remove("--wait")),
 ]  # fmt: skip
 
 
@@ -855,8 +876,9 @@ class NoAliases(yaml.SafeDumper):
 def test_the_example_environment(project: Path) -> None:
     text = (DEPLOY / "example.env").read_text("utf-8")
     values = dict(re.findall(r"(?m)^([A-Z][A-Z0-9_]*)=(.*)$", text))
-    assert values.keys() >= {"PGPASSWORD", "FINEGRAIN_DAGSTER_STORAGE", "REDIS_PASSWORD", "FINEGRAIN_LAKE_CATALOG"}
-    assert example_names() - known() == {"REDIS_PASSWORD"}  # Redis's own, until something here reads from it
+    passwords = {"PGPASSWORD", "FINEGRAIN_DAGSTER_STORAGE", "FINEGRAIN_ONLINE_STORE_PASSWORD"}
+    assert values.keys() >= {*passwords, "FINEGRAIN_LAKE_CATALOG", "FINEGRAIN_ONLINE_STORE"}
+    assert example_names() <= known()
     for name, value in values.items():
         assert not _SECRETIVE.search(name) or "throwaway" in value, f"{name} might be somebody's"
         assert name == "FINEGRAIN_DAGSTER_STORAGE" or not _WITH_PASSWORD.search(value)
@@ -985,12 +1007,21 @@ def unpacks_every_extension(steps: list[Step]) -> Iterator[str]:
             yield f"DuckDB's {name} is not unpacked"
 
 
-def holds_dagster(steps: list[Step]) -> Iterator[str]:
-    """One image is for loaders and for Dagster's processes."""
+#: What an image must hold beside what loads, builds and publishes: a package, and what needs it.
+PARTS = {
+    "dagster-webserver": "the daemon and the webserver run",
+    "redis": "`finegrain live` and materializing need",
+    "feast": "`finegrain store apply` needs",
+}
+
+
+def holds_every_part(steps: list[Step]) -> Iterator[str]:
+    """One image is for all processes."""
     runs = " ".join(step.rest for step in steps if step.word == "RUN")
-    for lock in re.findall(r" -r (\S+)", runs):
-        if not re.search(r"^dagster-webserver==", (PROJECT / lock).read_text("utf-8"), re.M):
-            yield f"{lock} is without Dagster, which the daemon and the webserver run"
+    locks = "\n".join((PROJECT / lock).read_text("utf-8") for lock in re.findall(r" -r (\S+)", runs))
+    for package, why in PARTS.items():
+        if not re.search(rf"^{package}(\[.*\])?==", locks, re.M):
+            yield f"no lock has {package}, which {why}"
 
 
 ImageRule = Callable[[list[Step]], Iterator[str]]
@@ -1000,7 +1031,7 @@ IMAGE_RULES: list[ImageRule] = [
     copies_what_is_there,
     tells_what_is_known,
     unpacks_every_extension,
-    holds_dagster,
+    holds_every_part,
 ]
 
 
@@ -1035,7 +1066,9 @@ BROKEN_IMAGE: list[tuple[ImageRule, str, str, str]] = [
     (tells_what_is_known, "in the image", "PYTHONUNBUFFERED=1", "PGPASSWORD=x"),
     (tells_what_is_known, "DAGSTER_HOME", r"DAGSTER_HOME=\S+", "PYTHONX=1"),
     (unpacks_every_extension, "httpfs", "'httpfs', ", ""),
-    (holds_dagster, "without Dagster", "requirements-dagster.lock", "requirements.lock"),
+    (holds_every_part, "dagster-webserver", "requirements-dagster.lock", "requirements.lock"),
+    (holds_every_part, "redis", " -r requirements-store.lock", ""),
+    (holds_every_part, "feast", "requirements-store.lock", "requirements.lock"),
 ]  # fmt: skip
 
 
