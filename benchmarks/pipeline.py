@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import date, timedelta
 from pathlib import Path
@@ -52,8 +53,16 @@ FEATURES = {
 }
 
 
-def run(home: Path, *command: str) -> tuple[float, float, str]:
-    """(seconds, peak memory in MiB, standard output) of one Python command."""
+class TookTooLong(Exception):
+    """A command was ended because it took too long; `peak` is its peak memory in MiB."""
+
+    def __init__(self, peak: float) -> None:
+        super().__init__()
+        self.peak = peak
+
+
+def run(home: Path, *command: str, at_most: float | None = None) -> tuple[float, float, str]:
+    """(seconds, peak memory in MiB, standard output) of one Python command. Raises TookTooLong after `at_most` seconds."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
@@ -62,12 +71,19 @@ def run(home: Path, *command: str) -> tuple[float, float, str]:
             env={**os.environ, "FINEGRAIN_HOME": str(home)},
             stdout=out,
         )
+        ending = threading.Timer(at_most or threading.TIMEOUT_MAX, process.kill)
+        ending.daemon = True
+        ending.start()
         _, status, usage = os.wait4(process.pid, 0)
+        ending.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
+        seconds, peak = time.monotonic() - started, usage.ru_maxrss / 1024
+        if at_most and seconds >= at_most:
+            raise TookTooLong(peak)
         if process.returncode:
             sys.exit(f"{' '.join(command)} failed")
         out.seek(0)
-        return time.monotonic() - started, usage.ru_maxrss / 1024, out.read()
+        return seconds, peak, out.read()
 
 
 def main() -> None:

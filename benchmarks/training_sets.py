@@ -1,0 +1,286 @@
+"""Training sets: `finegrain training-set` beside a range join by hand in DuckDB SQL and Polars, and beside Feast's join over daily snapshots.
+
+    python benchmarks/training_sets.py --home HOME [--rows 100000 1000000] [--days 3] [--keep FOLDER]
+
+HOME has a built shop, which is only read. Each way is a process of its own. Spines are random: a customer, and a moment at which they were known. All values
+of the same features are compared; one that differs by more than 1e-9 ends the benchmark.
+
+Feast joins snapshots of `days` days, for a spine of these days: half of its rows ask for the moment of a snapshot, where all values have to be the same, the
+others for a moment of the day after it. How many of these are out of date is counted. --days 0 leaves Feast out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import pipeline  # noqa: E402
+from by_hand import FEATURES, MART, export  # noqa: E402
+
+from orchestration.config.settings import Settings, settings  # noqa: E402
+from orchestration.features.catalog import declared  # noqa: E402
+from orchestration.features.history import features_of  # noqa: E402
+from orchestration.sql.text import identifier, quote  # noqa: E402
+
+#: Features that differ as soon as time has passed.
+CLOCKS = {each for each in FEATURES if each.startswith(("hours_", "tenure_"))} | {"days_to_expected_order"}
+#: Features of which the benchmark says how many rows are out of date.
+SHOWN = ("views_24h", "views_7d", "views_lifetime", "orders_lifetime", "revenue_90d")
+HAND = "counts, sums, orders, recency"
+
+
+def write_spine(where: Settings, rows: int, file: Path) -> None:
+    """Random customers at random moments, of the time for which each was known. The same rows for the same shop."""
+    with duckdb.connect(str(where.warehouse), read_only=True) as con:
+        con.execute(
+            f"""
+            copy (
+                with customers as (
+                    select l.*, row_number() over (order by l.identity, l.known_from) - 1 as number, count(*) over () as all_of_them
+                    from int_identity__links as l cross join int_identity__build as b
+                    where l.known_from < b.as_of
+                )
+                select distinct
+                    c.customer_id,
+                    c.known_from + to_microseconds(cast(hash(i, 'when') % 1000000 / 1e6 * date_diff(
+                        'microsecond', c.known_from, least(coalesce(c.known_to, b.as_of), b.as_of)
+                    ) as bigint)) as as_of
+                from range({rows * 11 // 10}) as t (i)
+                inner join customers as c on hash(i, 'who') % c.all_of_them = c.number
+                cross join int_identity__build as b
+                order by hash(customer_id, as_of)
+                limit {rows}
+            ) to {quote(str(file))} (format parquet)
+            """
+        )
+
+
+def write_spine_of_snapshots(where: Settings, rows: int, file: Path) -> None:
+    """Random customers of the snapshots: at the moment of the snapshot, and as many at a moment of the day after it."""
+    duckdb.sql(
+        f"""
+        copy (
+            select
+                customer_id,
+                as_of + to_microseconds(case when number % 2 = 0 then 0 else 1000000 * (1 + hash(customer_id, as_of) % 86399) end) as as_of,
+                number % 2 = 0 as is_moment
+            from (
+                select customer_id, as_of, row_number() over (order by hash(customer_id, as_of)) as number
+                from {quote(str(where.published / "history" / "day=*" / f"{MART}.parquet"))}
+            )
+            where number <= {rows}
+        ) to {quote(str(file))} (format parquet)
+        """
+    )
+
+
+def differences(
+    ours: Path, others: Path, names: Sequence[str], prefix: str = f"{MART}__", rows: str = "true"
+) -> dict[str, int]:
+    """By feature, in how many rows the values differ: numbers by more than 1e-9 of what they are. Both files have to have the same rows; `rows` is a condition on
+    those that are compared. With the key None, the number of rows in which any value but `CLOCKS` differs; with "", the number that was compared."""
+    with duckdb.connect() as con:
+        a, b = f"read_parquet({quote(str(ours))})", f"read_parquet({quote(str(others))})"
+        kinds = {name: kind for name, kind, *_ in con.execute(f"describe from {a}").fetchall()}
+
+        def differs(name: str) -> str:
+            one, other = f"a.{identifier(prefix + name)}", f"b.{identifier(name)}"
+            if kinds[prefix + name].startswith(("VARCHAR", "ENUM")):
+                return f"(cast({one} as varchar) is distinct from cast({other} as varchar))"
+            one, other = f"cast({one} as double)", f"cast({other} as double)"
+            return f"(({one} is null) <> ({other} is null) or coalesce(abs({one} - {other}) > 1e-9 * greatest(1, abs({one})), false))"
+
+        counts = ", ".join(f"count(*) filter ({differs(name)}) as {identifier(name)}" for name in names)
+        some = " or ".join(differs(name) for name in names if name not in CLOCKS)
+        found = con.execute(
+            f'select {counts}, count(*) filter ({some}) as "any", count(*) as "rows" from {a} as a inner join {b} as b '
+            f"on a.customer_id = b.customer_id and a.as_of = b.as_of where {rows}"
+        ).fetchone()
+        [sizes] = con.execute(f"select (select count(*) from {a}), (select count(*) from {b})").fetchall()
+    assert found is not None
+    values = dict(zip([*names, "any", "rows"], found, strict=True))
+    if rows == "true" and set(sizes) != {values["rows"]}:
+        sys.exit(f"{ours} has {sizes[0]:,} rows and {others} {sizes[1]:,}, and {values['rows']:,} are in both")
+    return values
+
+
+def must_be_alike(found: dict[str, int], what: str) -> None:
+    wrong = {name: count for name, count in found.items() if count and name not in ("any", "rows")}
+    if wrong or not found["rows"]:
+        sys.exit(f"{what} has other values than finegrain, in so many of {found['rows']:,} rows: {wrong}")
+
+
+class Benchmark:
+    """Runs the ways in processes of their own, in a home of its own below `folder`, on the warehouse of a built shop."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.where = replace(settings(), home=folder / "home", published=folder / "published")
+        os.environ |= self.where.environment()
+        self.results: list[dict[str, Any]] = []
+
+    def finegrain(self, spine: Path, out: Path, features: str) -> Sequence[str]:
+        return [
+            "-m",
+            "orchestration.cli",
+            "training-set",
+            str(spine),
+            "--out",
+            str(out),
+            "--features",
+            features,
+            "--json",
+        ]
+
+    def time(self, rows: int, way: str, features: str, command: Sequence[str], *, kept: bool = True) -> bool:
+        """Measure a command; whether it ended in time."""
+        try:
+            seconds, peak, _ = pipeline.run(self.where.home, *command, at_most=self.seconds)
+        except pipeline.TookTooLong as error:
+            seconds, peak = None, error.peak
+        if kept:
+            self.results.append({"rows": rows, "way": way, "features": features, "seconds": seconds, "peak_mib": peak})
+        return seconds is not None
+
+    def warm_up(self) -> None:
+        """The first training set of a project compiles its models."""
+        write_spine(self.where, 10, self.folder / "few.parquet")
+        self.time(
+            10,
+            "finegrain, the first time",
+            "all",
+            self.finegrain(self.folder / "few.parquet", self.folder / "few", MART),
+        )
+
+    def by_hand(self, rows: int) -> None:
+        """finegrain, and the range join by hand."""
+        spine = self.folder / f"spine-{rows}.parquet"
+        write_spine(self.where, rows, spine)
+        wanted = ",".join(f"{MART}.{name}" for name in FEATURES)
+        ours = self.folder / f"ours-{rows}"
+        self.time(rows, "finegrain", "all", self.finegrain(spine, self.folder / f"all-{rows}", MART))
+        self.time(rows, "finegrain", HAND, self.finegrain(spine, ours, wanted))
+        for way, name in (("sql", "DuckDB SQL by hand"), ("polars", "Polars by hand")):
+            out = self.folder / f"{way}-{rows}.parquet"
+            command = [
+                "benchmarks/by_hand.py",
+                way,
+                "--spine",
+                str(spine),
+                "--out",
+                str(out),
+                "--events",
+                str(self.folder / "events"),
+            ]
+            if self.time(rows, name, HAND, command):
+                must_be_alike(differences(ours / "all.parquet", out, FEATURES), name)
+
+    def snapshots(self, days: int) -> float:
+        """Features of the last whole days; returns seconds a day."""
+        with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
+            [(last,)] = con.execute("select as_of_day from int_identity__build").fetchall()
+        started = time.monotonic()
+        features_of([last - timedelta(days=2 + each) for each in range(days)], self.where)
+        return (time.monotonic() - started) / days
+
+    def feast(self, rows: int) -> dict[str, int]:
+        """finegrain, and Feast's join; returns in how many rows of moments within a day Feast is out of date."""
+        spine, out = self.folder / f"days-{rows}.parquet", self.folder / f"feast-{rows}.parquet"
+        write_spine_of_snapshots(self.where, rows, spine)
+        ours = self.folder / f"ours-days-{rows}"
+        [(rows,)] = duckdb.sql(f"select count(*) from {quote(str(spine))}").fetchall()
+        self.time(rows, "finegrain, days of the snapshots", "all", self.finegrain(spine, ours, MART))
+        if not self.time(
+            rows,
+            "Feast on daily snapshots",
+            "all",
+            ["benchmarks/by_hand.py", "feast", "--spine", str(spine), "--out", str(out)],
+        ):
+            return {}
+        [mart] = [each for each in declared() if each.name == MART]
+        names = [each.name for each in mart.features]
+        must_be_alike(
+            differences(ours / "all.parquet", out, names, rows="is_moment"), "Feast, at the moment of a snapshot,"
+        )
+        return differences(ours / "all.parquet", out, names, rows="not is_moment")
+
+
+def main() -> None:
+    """Run the ways and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--home", type=Path, required=True, help="the home of a built shop")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--days", type=int, default=3, help="daily snapshots for Feast")
+    parser.add_argument("--seconds", type=float, default=600, help="a way that takes longer is ended")
+    parser.add_argument("--keep", type=Path, help="folder to work in, kept afterwards")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    given = parser.parse_args()
+    os.environ["FINEGRAIN_HOME"] = str(given.home.resolve())
+    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="finegrain-bench-") as folder:
+        bench = Benchmark(Path(folder).resolve(), given.seconds)
+        print(json.dumps(run(bench, given.rows, given.days))) if given.json else show(
+            run(bench, given.rows, given.days)
+        )
+
+
+def run(bench: Benchmark, sizes: Sequence[int], days: int) -> dict[str, Any]:
+    """Everything, for spines of these sizes."""
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    export(bench.where, bench.folder / "events")
+    bench.warm_up()
+    for rows in sizes:
+        bench.by_hand(rows)
+    found: dict[str, Any] = {"results": bench.results}
+    if days:
+        found["seconds_a_snapshot"] = bench.snapshots(days)
+        pipeline.run(bench.where.home, "-m", "orchestration.cli", "store", "apply")
+        found["out_of_date"] = [bench.feast(rows) for rows in sizes]
+    return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what was found."""
+    console = Console(width=120)
+    table = Table("rows", "way", "features", "seconds", "peak MiB", "times finegrain's", box=None)
+    base: dict[tuple[int, str], float] = {}
+    for each in found["results"]:
+        seconds, key = each["seconds"], (each["rows"], each["features"])
+        if each["way"].startswith("finegrain"):
+            base[key] = seconds
+        ratio = (
+            f"{seconds / base[key]:.2f}"
+            if seconds and base.get(key) and not each["way"].startswith("finegrain")
+            else ""
+        )
+        took = f"{seconds:.1f}" if seconds else "not in time"
+        table.add_row(f"{each['rows']:,}", each["way"], each["features"], took, f"{each['peak_mib']:,.0f}", ratio)
+    console.print(table)
+    if "seconds_a_snapshot" in found:
+        console.print(f"a snapshot of all feature marts took {found['seconds_a_snapshot']:.0f} s a day")
+    for each in found.get("out_of_date", []):
+        if each:
+            shown = ", ".join(f"{name} {each[name]:,}" for name in SHOWN)
+            console.print(
+                f"Of {each['rows']:,} rows within a day, Feast is out of date in {each['any']:,}, not counting recency and tenure: {shown}"
+            )
+
+
+if __name__ == "__main__":
+    main()
