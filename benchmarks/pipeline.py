@@ -53,8 +53,8 @@ FEATURES = {
 }
 
 
-class TookTooLong(Exception):
-    """A command was ended because it took too long; `peak` is its peak memory in MiB."""
+class Unfinished(Exception):
+    """A command failed, or was ended because it took too long. `peak`: its peak memory in MiB."""
 
     def __init__(self, peak: float) -> None:
         super().__init__()
@@ -62,7 +62,8 @@ class TookTooLong(Exception):
 
 
 def run(home: Path, *command: str, at_most: float | None = None) -> tuple[float, float, str]:
-    """(seconds, peak memory in MiB, standard output) of one Python command. Raises TookTooLong after `at_most` seconds."""
+    """(seconds, peak memory in MiB, standard output) of one Python command. A failure ends the benchmark. With `at_most`, it raises Unfinished, and the command
+    is ended after so many seconds."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
@@ -71,15 +72,15 @@ def run(home: Path, *command: str, at_most: float | None = None) -> tuple[float,
             env={**os.environ, "FINEGRAIN_HOME": str(home)},
             stdout=out,
         )
-        ending = threading.Timer(at_most or threading.TIMEOUT_MAX, process.kill)
+        ending = threading.Timer(threading.TIMEOUT_MAX if at_most is None else at_most, process.kill)
         ending.daemon = True
         ending.start()
         _, status, usage = os.wait4(process.pid, 0)
         ending.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds, peak = time.monotonic() - started, usage.ru_maxrss / 1024
-        if at_most and seconds >= at_most:
-            raise TookTooLong(peak)
+        if process.returncode and at_most is not None:
+            raise Unfinished(peak)
         if process.returncode:
             sys.exit(f"{' '.join(command)} failed")
         out.seek(0)

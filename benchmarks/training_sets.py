@@ -43,7 +43,8 @@ from orchestration.sql.text import identifier, quote  # noqa: E402
 CLOCKS = {each for each in FEATURES if each.startswith(("hours_", "tenure_"))} | {"days_to_expected_order"}
 #: Features of which the benchmark says how many rows are out of date.
 SHOWN = ("views_24h", "views_7d", "views_lifetime", "orders_lifetime", "revenue_90d")
-HAND = "counts, sums, orders, recency"
+#: What is asked for: the features that are also computed by hand, and all features in the days of the snapshots.
+HAND, IN_DAYS = f"{len(FEATURES)} by hand", "all, in these days"
 
 
 def write_spine(where: Settings, rows: int, file: Path) -> None:
@@ -79,7 +80,7 @@ def write_spine_of_snapshots(where: Settings, rows: int, file: Path) -> None:
         copy (
             select
                 customer_id,
-                as_of + to_microseconds(case when number % 2 = 0 then 0 else 1000000 * (1 + hash(customer_id, as_of) % 86399) end) as as_of,
+                as_of + to_seconds(case when number % 2 = 0 then 0 else 1 + hash(customer_id, as_of) % 86399 end) as as_of,
                 number % 2 = 0 as is_moment
             from (
                 select customer_id, as_of, row_number() over (order by hash(customer_id, as_of)) as number
@@ -91,44 +92,43 @@ def write_spine_of_snapshots(where: Settings, rows: int, file: Path) -> None:
     )
 
 
-def differences(
-    ours: Path, others: Path, names: Sequence[str], prefix: str = f"{MART}__", rows: str = "true"
-) -> dict[str, int]:
-    """By feature, in how many rows the values differ: numbers by more than 1e-9 of what they are. Both files have to have the same rows; `rows` is a condition on
-    those that are compared. With the key None, the number of rows in which any value but `CLOCKS` differs; with "", the number that was compared."""
+def differences(ours: Path, others: Path, names: Sequence[str], rows: str = "true") -> dict[str, int]:
+    """By feature, in how many rows two files differ: in numbers by more than 1e-9 of what they are. `ours` is a training set, whose features have the name of
+    the mart before theirs. `any`: rows in which a value differs that is not one of `CLOCKS`; `rows`: how many were compared. `rows` is a condition on `ours`,
+    which is called a. Ends the benchmark if a row of one file is not in the other."""
     with duckdb.connect() as con:
         a, b = f"read_parquet({quote(str(ours))})", f"read_parquet({quote(str(others))})"
         kinds = {name: kind for name, kind, *_ in con.execute(f"describe from {a}").fetchall()}
 
         def differs(name: str) -> str:
-            one, other = f"a.{identifier(prefix + name)}", f"b.{identifier(name)}"
-            if kinds[prefix + name].startswith(("VARCHAR", "ENUM")):
-                return f"(cast({one} as varchar) is distinct from cast({other} as varchar))"
+            one, other = f"a.{identifier(f'{MART}__{name}')}", f"b.{identifier(name)}"
+            if kinds[f"{MART}__{name}"].startswith(("VARCHAR", "ENUM")):
+                return f"cast({one} as varchar) is distinct from cast({other} as varchar)"
             one, other = f"cast({one} as double)", f"cast({other} as double)"
-            return f"(({one} is null) <> ({other} is null) or coalesce(abs({one} - {other}) > 1e-9 * greatest(1, abs({one})), false))"
+            return f"({one} is null) <> ({other} is null) or coalesce(abs({one} - {other}) > 1e-9 * greatest(1, abs({one})), false)"
 
-        counts = ", ".join(f"count(*) filter ({differs(name)}) as {identifier(name)}" for name in names)
-        some = " or ".join(differs(name) for name in names if name not in CLOCKS)
-        found = con.execute(
-            f'select {counts}, count(*) filter ({some}) as "any", count(*) as "rows" from {a} as a inner join {b} as b '
-            f"on a.customer_id = b.customer_id and a.as_of = b.as_of where {rows}"
-        ).fetchone()
-        [sizes] = con.execute(f"select (select count(*) from {a}), (select count(*) from {b})").fetchall()
-    assert found is not None
-    values = dict(zip([*names, "any", "rows"], found, strict=True))
-    if rows == "true" and set(sizes) != {values["rows"]}:
-        sys.exit(f"{ours} has {sizes[0]:,} rows and {others} {sizes[1]:,}, and {values['rows']:,} are in both")
-    return values
+        some = " or ".join(f"({differs(name)})" for name in names if name not in CLOCKS)
+        columns = {**{name: differs(name) for name in names}, "any": some, "rows": "true"}
+        counts = ", ".join(f"count(*) filter ({condition})" for condition in columns.values())
+        both = f"{a} as a inner join {b} as b on a.customer_id = b.customer_id and a.as_of = b.as_of"
+        [sizes] = con.execute(
+            f"select (select count(*) from {a}), (select count(*) from {b}), (select count(*) from {both})"
+        ).fetchall()
+        if len(set(sizes)) > 1:
+            sys.exit(f"{ours} has {sizes[0]:,} rows and {others} {sizes[1]:,}, and {sizes[2]:,} are in both")
+        [found] = con.execute(f"select {counts} from {both} where {rows}").fetchall()
+    return dict(zip(columns, found, strict=True))
 
 
 def must_be_alike(found: dict[str, int], what: str) -> None:
+    """End the benchmark unless rows were compared, and none differs."""
     wrong = {name: count for name, count in found.items() if count and name not in ("any", "rows")}
     if wrong or not found["rows"]:
         sys.exit(f"{what} has other values than finegrain, in so many of {found['rows']:,} rows: {wrong}")
 
 
 class Benchmark:
-    """Runs the ways in processes of their own, in a home of its own below `folder`, on the warehouse of a built shop."""
+    """Runs each way in a process of its own, on the warehouse of a built shop and in a home of its own below `folder`. A way is ended after `seconds`."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds = folder, seconds
@@ -136,8 +136,22 @@ class Benchmark:
         os.environ |= self.where.environment()
         self.results: list[dict[str, Any]] = []
 
-    def finegrain(self, spine: Path, out: Path, features: str) -> Sequence[str]:
-        return [
+    def time(self, rows: int, way: str, features: str, command: Sequence[str]) -> bool:
+        """Measure a command; whether it finished."""
+        seconds = None
+        try:
+            seconds, peak, _ = pipeline.run(self.where.home, *command, at_most=self.seconds)
+        except pipeline.Unfinished as error:
+            peak = error.peak
+        self.results.append({"rows": rows, "way": way, "features": features, "seconds": seconds, "peak_mib": peak})
+        return seconds is not None
+
+    def finegrain(
+        self, spine: Path, out: Path, features: str, names: Sequence[str] = ("*",), way: str = "finegrain"
+    ) -> Path:
+        """Measure `finegrain training-set`; returns its file."""
+        wanted = ",".join(f"{MART}.{name}" for name in names)
+        command = [
             "-m",
             "orchestration.cli",
             "training-set",
@@ -145,52 +159,33 @@ class Benchmark:
             "--out",
             str(out),
             "--features",
-            features,
+            wanted,
             "--json",
         ]
+        [(rows,)] = duckdb.sql(f"select count(*) from {quote(str(spine))}").fetchall()
+        if not self.time(rows, way, features, command):
+            sys.exit("finegrain training-set failed, or took too long")
+        return out / "all.parquet"
 
-    def time(self, rows: int, way: str, features: str, command: Sequence[str], *, kept: bool = True) -> bool:
-        """Measure a command; whether it ended in time."""
-        try:
-            seconds, peak, _ = pipeline.run(self.where.home, *command, at_most=self.seconds)
-        except pipeline.TookTooLong as error:
-            seconds, peak = None, error.peak
-        if kept:
-            self.results.append({"rows": rows, "way": way, "features": features, "seconds": seconds, "peak_mib": peak})
-        return seconds is not None
+    def by(self, way: str, spine: Path, out: Path) -> list[str]:
+        return ["benchmarks/by_hand.py", way, "--spine", str(spine), "--out", str(out)]
 
     def warm_up(self) -> None:
         """The first training set of a project compiles its models."""
-        write_spine(self.where, 10, self.folder / "few.parquet")
-        self.time(
-            10,
-            "finegrain, the first time",
-            "all",
-            self.finegrain(self.folder / "few.parquet", self.folder / "few", MART),
-        )
+        spine = self.folder / "few.parquet"
+        write_spine(self.where, 10, spine)
+        self.finegrain(spine, self.folder / "few", "all", way="finegrain, the first time")
 
     def by_hand(self, rows: int) -> None:
         """finegrain, and the range join by hand."""
         spine = self.folder / f"spine-{rows}.parquet"
         write_spine(self.where, rows, spine)
-        wanted = ",".join(f"{MART}.{name}" for name in FEATURES)
-        ours = self.folder / f"ours-{rows}"
-        self.time(rows, "finegrain", "all", self.finegrain(spine, self.folder / f"all-{rows}", MART))
-        self.time(rows, "finegrain", HAND, self.finegrain(spine, ours, wanted))
+        self.finegrain(spine, self.folder / f"all-{rows}", "all")
+        ours = self.finegrain(spine, self.folder / f"ours-{rows}", HAND, FEATURES)
         for way, name in (("sql", "DuckDB SQL by hand"), ("polars", "Polars by hand")):
             out = self.folder / f"{way}-{rows}.parquet"
-            command = [
-                "benchmarks/by_hand.py",
-                way,
-                "--spine",
-                str(spine),
-                "--out",
-                str(out),
-                "--events",
-                str(self.folder / "events"),
-            ]
-            if self.time(rows, name, HAND, command):
-                must_be_alike(differences(ours / "all.parquet", out, FEATURES), name)
+            if self.time(rows, name, HAND, [*self.by(way, spine, out), "--events", str(self.folder / "events")]):
+                must_be_alike(differences(ours, out, FEATURES), name)
 
     def snapshots(self, days: int) -> float:
         """Features of the last whole days; returns seconds a day."""
@@ -200,26 +195,21 @@ class Benchmark:
         features_of([last - timedelta(days=2 + each) for each in range(days)], self.where)
         return (time.monotonic() - started) / days
 
-    def feast(self, rows: int) -> dict[str, int]:
-        """finegrain, and Feast's join; returns in how many rows of moments within a day Feast is out of date."""
+    def feast(self, rows: int) -> dict[str, dict[str, int]]:
+        """finegrain, and Feast's join; returns the differences of rows within a day: of all, and of those whose customer did something since the snapshot."""
         spine, out = self.folder / f"days-{rows}.parquet", self.folder / f"feast-{rows}.parquet"
         write_spine_of_snapshots(self.where, rows, spine)
-        ours = self.folder / f"ours-days-{rows}"
-        [(rows,)] = duckdb.sql(f"select count(*) from {quote(str(spine))}").fetchall()
-        self.time(rows, "finegrain, days of the snapshots", "all", self.finegrain(spine, ours, MART))
-        if not self.time(
-            rows,
-            "Feast on daily snapshots",
-            "all",
-            ["benchmarks/by_hand.py", "feast", "--spine", str(spine), "--out", str(out)],
-        ):
+        file = self.finegrain(spine, self.folder / f"ours-days-{rows}", IN_DAYS)
+        if not self.time(rows, "Feast, daily snapshots", IN_DAYS, self.by("feast", spine, out)):
             return {}
         [mart] = [each for each in declared() if each.name == MART]
         names = [each.name for each in mart.features]
-        must_be_alike(
-            differences(ours / "all.parquet", out, names, rows="is_moment"), "Feast, at the moment of a snapshot,"
-        )
-        return differences(ours / "all.parquet", out, names, rows="not is_moment")
+        must_be_alike(differences(file, out, names, "a.is_moment"), "Feast, at the moment of a snapshot,")
+        since = f"a.{MART}__hours_since_session * 3600 < epoch(a.as_of) - epoch(cast(a.as_of as date))"
+        return {
+            "all": differences(file, out, names, "not a.is_moment"),
+            "of customers seen since the snapshot": differences(file, out, names, f"not a.is_moment and {since}"),
+        }
 
 
 def main() -> None:
@@ -234,10 +224,11 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["FINEGRAIN_HOME"] = str(given.home.resolve())
     with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory(prefix="finegrain-bench-") as folder:
-        bench = Benchmark(Path(folder).resolve(), given.seconds)
-        print(json.dumps(run(bench, given.rows, given.days))) if given.json else show(
-            run(bench, given.rows, given.days)
-        )
+        found = run(Benchmark(Path(folder).resolve(), given.seconds), given.rows, given.days)
+    if given.json:
+        print(json.dumps(found))
+    else:
+        show(found)
 
 
 def run(bench: Benchmark, sizes: Sequence[int], days: int) -> dict[str, Any]:
@@ -259,26 +250,23 @@ def show(found: dict[str, Any]) -> None:
     """Print what was found."""
     console = Console(width=120)
     table = Table("rows", "way", "features", "seconds", "peak MiB", "times finegrain's", box=None)
-    base: dict[tuple[int, str], float] = {}
+    ours = {
+        (each["rows"], each["features"]): each["seconds"] for each in found["results"] if each["way"] == "finegrain"
+    }
     for each in found["results"]:
-        seconds, key = each["seconds"], (each["rows"], each["features"])
-        if each["way"].startswith("finegrain"):
-            base[key] = seconds
-        ratio = (
-            f"{seconds / base[key]:.2f}"
-            if seconds and base.get(key) and not each["way"].startswith("finegrain")
-            else ""
-        )
-        took = f"{seconds:.1f}" if seconds else "not in time"
-        table.add_row(f"{each['rows']:,}", each["way"], each["features"], took, f"{each['peak_mib']:,.0f}", ratio)
+        seconds, of_ours = each["seconds"], ours.get((each["rows"], each["features"]))
+        table.add_row(
+            f"{each['rows']:,}", each["way"], each["features"], f"{seconds:.1f}" if seconds else "unfinished", f"{each['peak_mib']:,.0f}",
+            f"{seconds / of_ours:.2f}" if seconds and of_ours else "",
+        )  # fmt: skip
     console.print(table)
     if "seconds_a_snapshot" in found:
         console.print(f"a snapshot of all feature marts took {found['seconds_a_snapshot']:.0f} s a day")
-    for each in found.get("out_of_date", []):
-        if each:
+    for kinds in found.get("out_of_date", []):
+        for kind, each in kinds.items():
             shown = ", ".join(f"{name} {each[name]:,}" for name in SHOWN)
             console.print(
-                f"Of {each['rows']:,} rows within a day, Feast is out of date in {each['any']:,}, not counting recency and tenure: {shown}"
+                f"rows within a day, {kind}: {each['rows']:,}; in Feast out of date: {each['any']:,} ({shown})"
             )
 
 
