@@ -54,18 +54,26 @@ def write_spine(where: Settings, rows: int, file: Path) -> None:
             f"""
             copy (
                 with customers as (
-                    select l.*, row_number() over (order by l.identity, l.known_from) - 1 as number, count(*) over () as all_of_them
-                    from int_identity__links as l cross join int_identity__build as b
+                    select
+                        l.customer_id,
+                        l.known_from,
+                        least(coalesce(l.known_to, b.as_of), b.as_of) as known_to,
+                        row_number() over (order by l.identity, l.known_from) - 1 as number
+                    from int_identity__links as l
+                    cross join int_identity__build as b
                     where l.known_from < b.as_of
+                ),
+
+                drawn as (
+                    select hash(i, 'who') % (select count(*) from customers) as number, hash(i, 'when') % 1000000 / 1e6 as part
+                    from range({rows * 11 // 10}) as t (i)
                 )
+
                 select distinct
                     c.customer_id,
-                    c.known_from + to_microseconds(cast(hash(i, 'when') % 1000000 / 1e6 * date_diff(
-                        'microsecond', c.known_from, least(coalesce(c.known_to, b.as_of), b.as_of)
-                    ) as bigint)) as as_of
-                from range({rows * 11 // 10}) as t (i)
-                inner join customers as c on hash(i, 'who') % c.all_of_them = c.number
-                cross join int_identity__build as b
+                    c.known_from + to_microseconds(cast(d.part * date_diff('microsecond', c.known_from, c.known_to) as bigint)) as as_of
+                from drawn as d
+                inner join customers as c on d.number = c.number
                 order by hash(customer_id, as_of)
                 limit {rows}
             ) to {quote(str(file))} (format parquet)
