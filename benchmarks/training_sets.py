@@ -146,13 +146,10 @@ class Benchmark:
 
     def time(self, rows: int, way: str, features: str, command: Sequence[str]) -> bool:
         """Measure a command; whether it finished."""
-        seconds = None
-        try:
-            seconds, peak, _ = pipeline.run(self.where.home, *command, at_most=self.seconds)
-        except pipeline.Unfinished as error:
-            peak = error.peak
-        self.results.append({"rows": rows, "way": way, "features": features, "seconds": seconds, "peak_mib": peak})
-        return seconds is not None
+        ran = pipeline.run(self.where.home, *command, at_most=self.seconds)
+        measured = {"seconds": ran.seconds, "cpu_seconds": ran.cpu, "peak_mib": ran.peak, "finished": ran.finished}
+        self.results.append({"rows": rows, "way": way, "features": features, **measured})
+        return ran.finished
 
     def finegrain(
         self, spine: Path, out: Path, features: str, names: Sequence[str] = ("*",), way: str = "finegrain"
@@ -257,15 +254,13 @@ def run(bench: Benchmark, sizes: Sequence[int], days: int) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """Print what was found."""
     console = Console(width=120)
-    table = Table("rows", "way", "features", "seconds", "peak MiB", "times finegrain's", box=None)
-    ours = {
-        (each["rows"], each["features"]): each["seconds"] for each in found["results"] if each["way"] == "finegrain"
-    }
+    table = Table("rows", "way", "features", "seconds", "CPU s", "peak MiB", "times finegrain's", box=None)
+    ours = {(each["rows"], each["features"]): each for each in found["results"] if each["way"] == "finegrain"}
     for each in found["results"]:
-        seconds, of_ours = each["seconds"], ours.get((each["rows"], each["features"]))
+        of_ours = ours.get((each["rows"], each["features"]))
         table.add_row(
-            f"{each['rows']:,}", each["way"], each["features"], f"{seconds:.1f}" if seconds else "unfinished", f"{each['peak_mib']:,.0f}",
-            f"{seconds / of_ours:.2f}" if seconds and of_ours else "",
+            f"{each['rows']:,}", each["way"], each["features"], f"{each['seconds']:.1f}", f"{each['cpu_seconds']:.1f}", f"{each['peak_mib']:,.0f}",
+            "unfinished" if not each["finished"] else f"{each['seconds'] / of_ours['seconds']:.2f}" if of_ours else "",
         )  # fmt: skip
     console.print(table)
     if "seconds_a_snapshot" in found:
