@@ -17,12 +17,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import duckdb
 from rich.console import Console
@@ -39,6 +41,7 @@ from orchestration.features.catalog import declared  # noqa: E402
 from orchestration.features.history import features_of  # noqa: E402
 from orchestration.sql.text import identifier, quote  # noqa: E402
 
+P, T = ParamSpec("P"), TypeVar("T")
 #: Features that differ as soon as time has passed.
 CLOCKS = {each for each in FEATURES if each.startswith(("hours_", "tenure_"))} | {"days_to_expected_order"}
 #: Features of which the benchmark says how many rows are out of date.
@@ -103,7 +106,7 @@ def write_spine_of_snapshots(where: Settings, rows: int, file: Path) -> None:
 def differences(ours: Path, others: Path, names: Sequence[str], rows: str = "true") -> dict[str, int]:
     """By feature, in how many rows two files differ: in numbers by more than 1e-9 of what they are. `ours` is a training set, whose features have the name of
     the mart before theirs. `any`: rows in which a value differs that is not one of `CLOCKS`; `rows`: how many were compared. `rows` is a condition on `ours`,
-    which is called a. Ends the benchmark if a row of one file is not in the other."""
+    which is called a. Raises ValueError if a row of one file is not in the other."""
     with duckdb.connect() as con:
         a, b = f"read_parquet({quote(str(ours))})", f"read_parquet({quote(str(others))})"
         kinds = {name: kind for name, kind, *_ in con.execute(f"describe from {a}").fetchall()}
@@ -123,7 +126,7 @@ def differences(ours: Path, others: Path, names: Sequence[str], rows: str = "tru
             f"select (select count(*) from {a}), (select count(*) from {b}), (select count(*) from {both})"
         ).fetchall()
         if len(set(sizes)) > 1:
-            sys.exit(f"{ours} has {sizes[0]:,} rows and {others} {sizes[1]:,}, and {sizes[2]:,} are in both")
+            raise ValueError(f"{ours} has {sizes[0]:,} rows and {others} {sizes[1]:,}, and {sizes[2]:,} are in both")
         [found] = con.execute(f"select {counts} from {both} where {rows}").fetchall()
     return dict(zip(columns, found, strict=True))
 
@@ -133,6 +136,13 @@ def must_be_alike(found: dict[str, int], what: str) -> None:
     wrong = {name: count for name, count in found.items() if count and name not in ("any", "rows")}
     if wrong or not found["rows"]:
         sys.exit(f"{what} has other values than finegrain, in so many of {found['rows']:,} rows: {wrong}")
+
+
+def aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a process of its own: on Linux, the peak memory of a command is at least that of the process that starts it. What DuckDB prints
+    there goes to standard error."""
+    with ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1)) as pool:
+        return pool.submit(work, *args, **kwargs).result()
 
 
 class Benchmark:
@@ -178,42 +188,44 @@ class Benchmark:
     def warm_up(self) -> None:
         """The first training set of a project compiles its models."""
         spine = self.folder / "few.parquet"
-        write_spine(self.where, 10, spine)
+        aside(write_spine, self.where, 10, spine)
         self.finegrain(spine, self.folder / "few", "all", way="finegrain, the first time")
 
     def by_hand(self, rows: int) -> None:
         """finegrain, and the range join by hand."""
         spine = self.folder / f"spine-{rows}.parquet"
-        write_spine(self.where, rows, spine)
+        aside(write_spine, self.where, rows, spine)
         self.finegrain(spine, self.folder / f"all-{rows}", "all")
         ours = self.finegrain(spine, self.folder / f"ours-{rows}", HAND, FEATURES)
         for way, name in (("sql", "DuckDB SQL by hand"), ("polars", "Polars by hand")):
             out = self.folder / f"{way}-{rows}.parquet"
             if self.time(rows, name, HAND, [*self.by(way, spine, out), "--events", str(self.folder / "events")]):
-                must_be_alike(differences(ours, out, FEATURES), name)
+                must_be_alike(aside(differences, ours, out, FEATURES), name)
 
     def snapshots(self, days: int) -> float:
         """Features of the last whole days; returns seconds a day."""
         with duckdb.connect(str(self.where.warehouse), read_only=True) as con:
             [(last,)] = con.execute("select as_of_day from int_identity__build").fetchall()
         started = time.monotonic()
-        features_of([last - timedelta(days=2 + each) for each in range(days)], self.where)
+        aside(features_of, [last - timedelta(days=2 + each) for each in range(days)], self.where)
         return (time.monotonic() - started) / days
 
     def feast(self, rows: int) -> dict[str, dict[str, int]]:
         """finegrain, and Feast's join; returns the differences of rows within a day: of all, and of those whose customer did something since the snapshot."""
         spine, out = self.folder / f"days-{rows}.parquet", self.folder / f"feast-{rows}.parquet"
-        write_spine_of_snapshots(self.where, rows, spine)
+        aside(write_spine_of_snapshots, self.where, rows, spine)
         file = self.finegrain(spine, self.folder / f"ours-days-{rows}", IN_DAYS)
         if not self.time(rows, "Feast, daily snapshots", IN_DAYS, self.by("feast", spine, out)):
             return {}
         [mart] = [each for each in declared() if each.name == MART]
         names = [each.name for each in mart.features]
-        must_be_alike(differences(file, out, names, "a.is_moment"), "Feast, at the moment of a snapshot,")
+        must_be_alike(aside(differences, file, out, names, "a.is_moment"), "Feast, at the moment of a snapshot,")
         since = f"a.{MART}__hours_since_session * 3600 < epoch(a.as_of) - epoch(cast(a.as_of as date))"
         return {
-            "all": differences(file, out, names, "not a.is_moment"),
-            "of customers seen since the snapshot": differences(file, out, names, f"not a.is_moment and {since}"),
+            "all": aside(differences, file, out, names, "not a.is_moment"),
+            "of customers seen since the snapshot": aside(
+                differences, file, out, names, f"not a.is_moment and {since}"
+            ),
         }
 
 
@@ -239,7 +251,7 @@ def main() -> None:
 def run(bench: Benchmark, sizes: Sequence[int], days: int) -> dict[str, Any]:
     """Everything, for spines of these sizes."""
     bench.folder.mkdir(parents=True, exist_ok=True)
-    export(bench.where, bench.folder / "events")
+    aside(export, bench.where, bench.folder / "events")
     bench.warm_up()
     for rows in sizes:
         bench.by_hand(rows)
