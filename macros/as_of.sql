@@ -51,7 +51,7 @@ from (
 {%- endmacro %}
 
 {# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. DuckDB reads
-   only events of the days that `members` asks for, by itself. #}
+   only events of the days that few `members` ask for, by itself; for many, that few events have ended has to be said. #}
 {% macro as_of_open_events(members, entity, link) -%}
 select
     m.{{ entity }}{{ ' as entity_key' if entity == link }},
@@ -77,6 +77,7 @@ inner join {{ ref('int_cleaning__events') }} as e
     and e.arrival_day < m.as_of_day
     and e.known_to > m.as_of
     and e.event_at < m.as_of
+where e.until_day is not null
 {%- endmacro %}
 
 {# The visible events of the 24 hours before each as_of. #}
