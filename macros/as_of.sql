@@ -50,8 +50,8 @@ from (
 ) as open_tiles
 {%- endmacro %}
 
-{# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. DuckDB reads
-   only events of the days that few `members` ask for, by itself; for many, that few events have ended has to be said. #}
+{# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. By
+   itself, DuckDB reads only events of the days that a few `members` ask for; for many, that few events have ended has to be said. #}
 {% macro as_of_open_events(members, entity, link) -%}
 select
     m.{{ entity }}{{ ' as entity_key' if entity == link }},
