@@ -19,10 +19,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import psutil
@@ -52,8 +53,18 @@ FEATURES = {
 }
 
 
-def run(home: Path, *command: str) -> tuple[float, float, str]:
-    """(seconds, peak memory in MiB, standard output) of one Python command."""
+class Ran(NamedTuple):
+    """What a command took: seconds, peak memory in MiB, seconds of CPU of all cores together; and what it printed. `finished`: it did not fail."""
+
+    seconds: float
+    peak: float
+    cpu: float
+    out: str
+    finished: bool
+
+
+def run(home: Path, *command: str, at_most: float | None = None) -> Ran:
+    """Run one Python command. A failure ends the benchmark, except with `at_most`: then the command is ended after so many seconds, and may fail."""
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
@@ -62,12 +73,22 @@ def run(home: Path, *command: str) -> tuple[float, float, str]:
             env={**os.environ, "FINEGRAIN_HOME": str(home)},
             stdout=out,
         )
+        ending = threading.Timer(threading.TIMEOUT_MAX if at_most is None else at_most, process.kill)
+        ending.daemon = True
+        ending.start()
         _, status, usage = os.wait4(process.pid, 0)
+        ending.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+        if process.returncode and at_most is None:
             sys.exit(f"{' '.join(command)} failed")
         out.seek(0)
-        return time.monotonic() - started, usage.ru_maxrss / 1024, out.read()
+        return Ran(
+            time.monotonic() - started,
+            usage.ru_maxrss / 1024,
+            usage.ru_utime + usage.ru_stime,
+            out.read(),
+            not process.returncode,
+        )
 
 
 def main() -> None:
@@ -93,10 +114,10 @@ def measure(home: Path, events: int) -> None:
     answers: dict[str, Any] = {}
 
     def stage(name: str, *arguments: str) -> None:
-        seconds, peak, out = run(home, "-m", "orchestration.cli", *arguments)
-        stages.append((name, seconds, peak))
+        ran = run(home, "-m", "orchestration.cli", *arguments)
+        stages.append((name, ran.seconds, ran.peak))
         if "--json" in arguments:
-            answers[name] = json.loads(out)
+            answers[name] = json.loads(ran.out)
 
     stage("simulate", "simulate", "--events", str(events), "--out", shop)
     more, next_day = hold_back(home / "shop", max(events // 1000, 1))
@@ -113,12 +134,12 @@ def measure(home: Path, events: int) -> None:
     stage("build the next day", "build", "--json")
 
     floor, frames = home / "floor.duckdb", home / "frames"
-    seconds, peak, _ = run(home, "benchmarks/floor.py", "--keep", str(floor))
-    stages.append(("the floor: benchmarks/floor.sql", seconds, peak))
+    ran = run(home, "benchmarks/floor.py", "--keep", str(floor))
+    stages.append(("the floor: benchmarks/floor.sql", ran.seconds, ran.peak))
     run(home, "benchmarks/dataframes.py", str(frames), "--export-from", str(home / "warehouse.duckdb"))
     for engine in ENGINES if events <= PANDAS_UP_TO else ENGINES[:1]:
-        seconds, peak, _ = run(home, "benchmarks/dataframes.py", str(frames), "--engine", engine)
-        stages.append((f"features alone, in {engine}", seconds, peak))
+        ran = run(home, "benchmarks/dataframes.py", str(frames), "--engine", engine)
+        stages.append((f"features alone, in {engine}", ran.seconds, ran.peak))
 
     console = Console(width=110)
     memory = psutil.virtual_memory().total / 2**30

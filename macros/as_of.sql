@@ -19,7 +19,9 @@
     and coalesce({{ tile }}.until_day, date '9999-12-31') {{ '>=' if at_its_begin else '>' }} {{ as_of_day }}
 {%- endmacro %}
 
-{# CTE bodies. `members`: the spine with the identities that were known, at as_of, to be each customer's. #}
+{# CTE bodies. `members`: the spine with the identities that were known, at as_of, to be each customer's. The validity is one condition (a
+   comparison with an open end is null): with comparisons in the join, DuckDB expects twenty times as many rows as there are, and builds the
+   hash tables of the joins with `members` from all events. #}
 {% macro as_of_members(spine, key='customer_id') -%}
 select
     s.{{ key }},
@@ -28,7 +30,7 @@ select
     l.identity
 from {{ spine }} as s
 inner join {{ ref('int_identity__links') }} as l
-    on s.{{ key }} = l.{{ key }} and {{ finegrain.is_valid_at('s.as_of', 'l.known_from', 'l.known_to') }}
+    on s.{{ key }} = l.{{ key }} and coalesce(l.known_from <= s.as_of and s.as_of < l.known_to, l.known_from <= s.as_of)
 {%- endmacro %}
 
 {# The rows of a tile that were visible at each as_of, as (entity, as_of, as_of_day) and the tile's own columns: `members` is a
@@ -48,7 +50,8 @@ from (
 ) as open_tiles
 {%- endmacro %}
 
-{# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. #}
+{# The visible events that arrived or ended on as_of's own day, which no tile may speak for. Two joins, since one on an `or` is slow. By
+   itself, DuckDB reads only events of the days that a few `members` ask for; for many, that few events have ended has to be said. #}
 {% macro as_of_open_events(members, entity, link) -%}
 select
     m.{{ entity }}{{ ' as entity_key' if entity == link }},
@@ -61,7 +64,6 @@ inner join {{ ref('int_cleaning__events') }} as e
     and e.arrival_day = m.as_of_day
     and {{ finegrain.is_valid_at('m.as_of', 'e.known_from', 'e.known_to') }}
     and e.event_at < m.as_of
-where e.arrival_day >= (select min(d.as_of_day) from {{ members }} as d)
 union all
 select
     m.{{ entity }}{{ ' as entity_key' if entity == link }},
@@ -75,7 +77,7 @@ inner join {{ ref('int_cleaning__events') }} as e
     and e.arrival_day < m.as_of_day
     and e.known_to > m.as_of
     and e.event_at < m.as_of
-where e.until_day >= (select min(d.as_of_day) from {{ members }} as d)
+where e.until_day is not null
 {%- endmacro %}
 
 {# The visible events of the 24 hours before each as_of. #}
@@ -90,7 +92,6 @@ inner join {{ ref('int_cleaning__events') }} as e
     and e.event_at >= m.as_of - interval 24 hour
     and e.event_at < m.as_of
     and {{ finegrain.is_valid_at('m.as_of', 'e.known_from', 'e.known_to') }}
-where e.event_day >= (select {{ finegrain.add_days('min(d.as_of_day)', -1) }} from {{ members }} as d)
 {%- endmacro %}
 
 {# The windows made of days, as [suffix, days]; lifetime has none. #}

@@ -4,17 +4,22 @@ by column. This is also an independent implementation of the whole pipeline."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import by_hand
 import dataframes
 import duckdb
 import floor
 import pytest
+import training_sets
 
 from orchestration.config.settings import Settings
+from orchestration.features.training import training_set
 from orchestration.mapping.contracts import pass_through_fields
 
 KEYS = {
@@ -146,6 +151,85 @@ def test_each_runs_as_a_command(built_shop: Settings, files: Path) -> None:
         report = json.loads(done.stdout)
         assert report["seconds"] > 0
         assert report["peak_mib"] > 0
+
+
+# ------------------------------------------------------------------------------------------------ training sets
+
+
+@pytest.fixture(scope="module")
+def spine(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Customers at random moments, and at moments between an event and its late arrival."""
+    folder = tmp_path_factory.mktemp("spine")
+    training_sets.write_spine(built_shop, 1500, folder / "random.parquet")
+    with duckdb.connect(str(built_shop.warehouse), read_only=True) as con:
+        con.execute(
+            f"copy (from '{folder}/random.parquet' union select l.customer_id, e.event_at + interval 1 second from int_cleaning__events as e "
+            "join int_identity__links as l on e.identity = l.identity and l.known_from <= e.event_at + interval 1 second "
+            f"and l.known_to is null where e.known_from > e.event_at + interval 1 minute) to '{folder}/spine.parquet'"
+        )
+    return folder / "spine.parquet"
+
+
+@pytest.fixture(scope="module")
+def ours(built_shop: Settings, spine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The features that are also computed by hand."""
+    out = tmp_path_factory.mktemp("ours") / "set"
+    training_set(out, spine=spine, features=[f"user_features.{name}" for name in by_hand.FEATURES], where=built_shop)
+    return out / "all.parquet"
+
+
+def rows_by_hand(way: str, spine: Path, out: Path, where: Settings) -> None:
+    if way == "sql":
+        by_hand.in_sql(spine, out, where)
+    else:
+        by_hand.export(where, out.parent / "events")
+        by_hand.in_polars(spine, out, out.parent / "events")
+
+
+@pytest.mark.parametrize("way", ["sql", "polars"])
+def test_range_joins_by_hand_equal_a_training_set(
+    built_shop: Settings, spine: Path, ours: Path, way: str, tmp_path: Path
+) -> None:
+    rows_by_hand(way, spine, tmp_path / "rows.parquet", built_shop)
+    found = training_sets.differences(ours, tmp_path / "rows.parquet", by_hand.FEATURES)
+    assert found.pop("rows") > 1500
+    assert {name: count for name, count in found.items() if count} == {}
+
+
+@pytest.mark.parametrize("way", ["sql", "polars"])
+def test_what_is_late_makes_a_difference_to_range_joins(
+    built_shop: Settings, spine: Path, ours: Path, way: str, tmp_path: Path
+) -> None:
+    """A join that only asks for event_at < as_of sees what had not arrived. So the rows of the test above are able to show it."""
+    warehouse = tmp_path / "warehouse.duckdb"
+    with duckdb.connect(str(warehouse)) as con:
+        con.execute(f"attach '{built_shop.warehouse}' as built (read_only)")
+        con.execute("create table int_identity__links as from built.int_identity__links")
+        con.execute(
+            "create table int_cleaning__events as select * replace (event_at as known_from) from built.int_cleaning__events where known_to is null"
+        )
+    rows_by_hand(way, spine, tmp_path / "rows.parquet", replace(built_shop, warehouse=warehouse))
+    found = training_sets.differences(ours, tmp_path / "rows.parquet", by_hand.FEATURES)
+    assert 0 < found["views_lifetime"] < found["rows"] / 2 and found["any"] >= found["views_lifetime"]
+
+
+@pytest.mark.long
+def test_training_sets_are_measured(built_shop: Settings) -> None:
+    """As a command, with Feast: all features of the mart are the same at the moment of a snapshot, or the command fails."""
+    command = [
+        sys.executable,
+        str(Path(training_sets.__file__)),
+        *("--home", str(built_shop.home), "--rows", "300", "--days", "2", "--json"),
+    ]
+    environment = {**os.environ, "FINEGRAIN_EXTENSIONS": str(built_shop.extensions)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    ways = {each["way"] for each in found["results"] if each["finished"] and each["peak_mib"] > 100}
+    assert {"finegrain", "DuckDB SQL by hand", "Polars by hand", "Feast, daily snapshots"} <= ways
+    [out_of_date] = found["out_of_date"]
+    of_all, of_seen = out_of_date.values()
+    assert of_all["rows"] == 150 > of_all["any"] >= of_seen["any"] == of_seen["rows"] > 0
 
 
 @pytest.mark.long

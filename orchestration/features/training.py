@@ -210,6 +210,22 @@ def _write(
     [(left_out,)] = con.execute("select count(*) from placed where split is null").fetchall()
     parts = -(-spine.rows // part)
     unknown = dict.fromkeys(asked, 0)
+    files = dict.fromkeys(["train", "valid", "test"] if splits else ["all"], 0)
+    categorical = sorted(
+        f"{mart}__{name}"
+        for mart, names in categorical_columns().items()
+        for name in names
+        if name in asked.get(mart, ())
+    )
+
+    def copy(query: str, file: Path) -> int:
+        """Write a Parquet file; returns its rows."""
+        kinds = kinds_for_arrow(con, query, categorical, folder)
+        [(rows,)] = con.execute(
+            f"copy ({query}) to {quote(str(file))} (format parquet, compression zstd, {kinds})"
+        ).fetchall()
+        return int(rows)
+
     with console.progress("training set", parts, quiet=quiet) as advance:
         for number in range(parts):
             con.execute(
@@ -226,31 +242,22 @@ def _write(
             flags = ", ".join(identifier(f"found {mart}") for mart in asked)
             kept = f"select * exclude (spine_row, split, period_at, place, {flags}) from answered"
             for (split,) in con.execute("select distinct split from answered").fetchall():
-                file = folder / f"{split}-{number:06}.parquet"
-                con.execute(
-                    f"copy ({kept} where split = {quote(split)} order by place) to {quote(str(file))} (format parquet, compression zstd)"
+                files[split] += copy(
+                    f"{kept} where split = {quote(split)} order by place", folder / f"{split}-{number:06}.parquet"
                 )
             advance(1, f"part {number + 1} of {parts}")
     con.execute("drop table if exists answered")
     con.execute("set preserve_insertion_order = true")
-    categorical = sorted(
-        f"{mart}__{name}"
-        for mart, names in categorical_columns().items()
-        for name in names
-        if name in asked.get(mart, ())
-    )
-    files = {}
-    for split in ["train", "valid", "test"] if splits else ["all"]:
-        written = sorted(folder.glob(f"{split}-*.parquet"))
-        if not written:
+    for split, rows in files.items():
+        if not rows:
             raise FinegrainError(f"{spine.source}: no row falls into {split}; choose other times for --split")
-        query = f"from read_parquet({[str(file) for file in written]})"
-        kinds = kinds_for_arrow(con, query, categorical, folder)
-        [(files[split],)] = con.execute(
-            f"copy ({query}) to {quote(str(out / f'{split}.parquet'))} (format parquet, compression zstd, {kinds})"
-        ).fetchall()
-        for file in written:
-            file.unlink()
+        first, *others = sorted(folder.glob(f"{split}-*.parquet"))
+        if others:
+            copy(f"from read_parquet({[str(file) for file in (first, *others)]})", out / f"{split}.parquet")
+            for file in (first, *others):
+                file.unlink()
+        else:
+            first.rename(out / f"{split}.parquet")
     (out / VOCABULARY).write_text(
         json.dumps(_vocabulary(con, out / f"{next(iter(files))}.parquet", categorical)), "utf-8"
     )
@@ -294,7 +301,7 @@ def _ask(
         moments[mart] = "period_at" if by & PERIODIC else "as_of"
         for key in by:
             spines[key] = f"select {identifier(key)}, {moments[mart]} as as_of from part" if key in spine.keys else None
-    tables = opened.ask(list(asked), {key: query for key, query in spines.items() if query})
+    tables = opened.ask(list(asked), {key: query for key, query in spines.items() if query}, as_views=True)
     columns, joins = [], []
     for mart, names in asked.items():
         alias = identifier(f"of {mart}")
