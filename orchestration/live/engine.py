@@ -93,6 +93,8 @@ class Engine:
             "create table main.pending (row_id bigint, identity varchar, anonymous_id varchar, product_id varchar, came_at timestamp)"
         )
         self.con.execute("create table main.hot as from state.live.rows limit 0")
+        #: Rows that came after the build. Not in the file: each write there waits for the disk. DuckDB spills them if there are too many.
+        self.con.execute("create table main.since as from state.live.rows limit 0")
         self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
         self._round = 0
         #: Raw rows of the build that came again, with other rows of events: the lines of an order whose header changed.
@@ -126,9 +128,9 @@ class Engine:
         )
         if any(name in raw for name in _OF_EVENTS[1:]):
             came_again = "select distinct raw_table, raw_rowid from main.taken"
-            self.con.execute(f"delete from state.live.since where (raw_table, raw_rowid) in ({came_again})")
+            self.con.execute(f"delete from main.since where (raw_table, raw_rowid) in ({came_again})")
             self.con.execute(f"insert into main.replaced {came_again}")
-        self.con.execute("insert into state.live.since by name from main.taken")
+        self.con.execute("insert into main.since by name from main.taken")
         self._connect_identities()
         if waits:
             self.con.execute(
@@ -184,7 +186,7 @@ class Engine:
         ).fetchall()
         among = {"user_id": f"bucket in ({', '.join(map(str, buckets)) or 'null'})", "product_id": "true"}
         for key, expected in _EXPECTED.items():
-            for rows in ("state.live.rows", "state.live.since"):
+            for rows in ("state.live.rows", "main.since"):
                 self.con.execute(
                     "insert into main.awaited select r.row_id, r.identity, r.anonymous_id, r.product_id, n.known_at "
                     f"from (select * from {rows} where {among[key]} and expects like '%{expected}%') as r "
@@ -314,7 +316,7 @@ class Engine:
         columns = ", ".join(map(identifier, self._columns))
         self.con.execute(
             f"create or replace table main.{ROWS} as select {columns} from main.hot where identity in (from main.read) and (raw_table, raw_rowid) not in (from main.replaced) "
-            f"union all select {columns} from state.live.since where identity in (from main.read)"
+            f"union all select {columns} from main.since where identity in (from main.read)"
         )
 
     def _warm(self) -> None:

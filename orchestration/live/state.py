@@ -6,9 +6,8 @@ The tables of the file:
     rows          every row of an event that the build knew, sorted by `bucket`, a hash of its identity
     neighbours    identities whose rows bear upon each other: a login and a visitor seen together, two identities of one order
     orders        the identities of each order
-    since         rows that came after the build, added while live features run
 
-These are in the schema `live`. Under their own names: reference data, fits, and the models of the whole shop, for the day of the build and `DAYS` after it.
+These are in the schema `live`; what new rows say of the last two is added while live features run. Under their own names: reference data, fits, and the models of the whole shop, for the day of the build and `DAYS` after it.
 """
 
 from __future__ import annotations
@@ -120,7 +119,6 @@ def _copy_rows(con: duckdb.DuckDBPyConnection) -> None:
         f"create table state.live.rows as select hash(identity) as bucket, {', '.join(columns)} from {validated} "
         "where identity is not null order by bucket, event_at"
     )
-    con.execute("create table state.live.since as from state.live.rows limit 0")
     con.execute(
         f"create table state.live.orders as select distinct purchase_order_id, identity from {validated} "
         "where purchase_order_id is not null and identity is not null"
