@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from orchestration.errors import FinegrainError
 from orchestration.live.plan import CATEGORY_NAMES, NORMALIZED, RAW, REFERENCE_KEYS, ROWS, VALIDATED, Plan
-from orchestration.live.state import State
+from orchestration.live.state import State, neighbours_of, orders_of
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.compiled import BUILD, EVENTS, SPINES, Model
@@ -210,16 +210,10 @@ class Engine:
 
     def _connect_identities(self) -> None:
         self.con.execute(
-            "insert into state.live.orders select distinct purchase_order_id, identity from main.taken where purchase_order_id is not null "
-            "except select purchase_order_id, identity from state.live.orders"
+            f"insert into state.live.orders {orders_of('main.taken')} except select purchase_order_id, identity from state.live.orders"
         )
         self.con.execute(
-            "insert into state.live.neighbours select a, b from ("
-            "select unnest([identity, 'a:' || anonymous_id]) as a, unnest(['a:' || anonymous_id, identity]) as b from main.taken "
-            "where user_id is not null and anonymous_id is not null "
-            "union all select unnest([x.identity, y.identity]) as a, unnest([y.identity, x.identity]) as b from main.taken as x "
-            "inner join state.live.orders as y on x.purchase_order_id = y.purchase_order_id"
-            ") where a <> b except select a, b from state.live.neighbours"
+            f"insert into state.live.neighbours {neighbours_of('main.taken')} except select a, b from state.live.neighbours"
         )
 
     def unanswered(self) -> pa.Table:

@@ -119,15 +119,22 @@ def _copy_rows(con: duckdb.DuckDBPyConnection) -> None:
         f"create table state.live.rows as select hash(identity) as bucket, {', '.join(columns)} from {validated} "
         "where identity is not null order by bucket, event_at"
     )
-    con.execute(
-        f"create table state.live.orders as select distinct purchase_order_id, identity from {validated} "
-        "where purchase_order_id is not null and identity is not null"
-    )
-    con.execute(
-        "create table state.live.neighbours as select distinct a, b from ("
-        f"select unnest([identity, 'a:' || anonymous_id]) as a, unnest(['a:' || anonymous_id, identity]) as b from {validated} "
+    con.execute(f"create table state.live.orders as {orders_of(validated)}")
+    con.execute(f"create table state.live.neighbours as {neighbours_of(validated)}")
+
+
+def orders_of(rows: str) -> str:
+    """SQL of the orders and identities of a table of events."""
+    return f"select distinct purchase_order_id, identity from {rows} where purchase_order_id is not null and identity is not null"
+
+
+def neighbours_of(rows: str) -> str:
+    """SQL of the identities that bear upon each other, by a table of events and the known orders, which have those of the table."""
+    return (
+        "select distinct a, b from ("
+        f"select unnest([identity, 'a:' || anonymous_id]) as a, unnest(['a:' || anonymous_id, identity]) as b from {rows} "
         "where user_id is not null and anonymous_id is not null and identity is not null "
-        "union all select x.identity as a, y.identity as b from state.live.orders as x "
+        f"union all select unnest([x.identity, y.identity]) as a, unnest([y.identity, x.identity]) as b from ({orders_of(rows)}) as x "
         "inner join state.live.orders as y on x.purchase_order_id = y.purchase_order_id) where a <> b"
     )
 
