@@ -1,6 +1,6 @@
 -- The states of each order: what events take from its header (their buyer, moment and currency, what they count as, and rules that they
 -- break), and from when until when a build would have found it so. A header that says the same of all this changes no state, nor does one
--- that arrives after a newer one. Today's state has no known_until. Of an order that is gone, the states of what was said.
+-- that arrives after a newer one. Today's state has no known_until. Of a deleted order, the states that it had.
 {% set taken = [
     'user_id', 'anonymous_id', 'source_session_id', 'currency', 'created_at', 'event_type', 'has_unknown_status', 'has_bad_money',
     'is_disordered'
