@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, make_wsgi_app, start_http_server
 from rich.live import Live
@@ -27,8 +28,8 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS: Final = (1, 10, 100, 1_000, 10_000, 50_000, 100_000, 500_000)
 
 
-def serve_metrics(registry: CollectorRegistry, port: int, address: str) -> None:
-    """Serve Prometheus metrics in a thread. Raises FinegrainError if the port is taken."""
+def serve_metrics(registry: CollectorRegistry, port: int, address: str) -> WSGIServer:
+    """Serve Prometheus metrics in a thread, until the server is shut down. Raises FinegrainError if the port is taken."""
     try:
         server, _ = start_http_server(port, address, registry=registry)
     except OSError as error:
@@ -37,6 +38,7 @@ def serve_metrics(registry: CollectorRegistry, port: int, address: str) -> None:
         ) from None
     if address in LOOPBACK:
         server.set_app(on_loopback_only(make_wsgi_app(registry)))
+    return server
 
 
 class Form(StrEnum):
@@ -104,7 +106,7 @@ class Watch:
         self._size = Histogram("batch_rows", "Messages of a batch", buckets=_ROWS, **labels)
         self._up = Gauge("up", "1 while the stream answers", **labels)
         if port is not None:
-            serve_metrics(self._registry, port, address)
+            self._server = serve_metrics(self._registry, port, address)
 
     def took(self, rows: int, size: int) -> None:
         """Count messages taken from the stream."""
