@@ -186,6 +186,7 @@ def test_every_raw_row_has_one_verdict_and_the_counts_add_up(homes: Homes, seed:
     check_one_shop(homes, seed)
 
 
+@pytest.mark.long
 def test_what_a_database_deletes_leaves_the_marts(
     homes: Homes, postgres: Postgres, postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def the_join_of_the_page(project: Path) -> str:
     return str(sql)
 
 
+@pytest.mark.long
 def test_labels_find_the_customers_of_an_old_file(
     homes: Homes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

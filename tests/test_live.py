@@ -175,6 +175,7 @@ def vectors_of(shop: LiveShop, users: list[str]) -> list[Vector | None]:
         return store.read("user_features", [customers[user] for user in users])
 
 
+@pytest.mark.long
 def test_customers_and_products_that_come_later(shop: LiveShop) -> None:
     """Events that waited for their customer or product count once it is known, without a build; a new version of a product counts for what comes after it."""
 

@@ -628,6 +628,7 @@ def test_cases_have_the_expected_results(
 # --- what is built is not built again ------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_building_again_changes_nothing(homes: Homes, cases: tuple[Settings, Settings]) -> None:
     """Neither at once nor when the lake has changed without new rows; and of a new event only its own rows are
     built."""

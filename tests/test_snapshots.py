@@ -65,6 +65,7 @@ def held(home: Settings, name: str, columns: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+@pytest.mark.long
 def test_a_version_begins_and_ends_with_builds(shop: Settings) -> None:
     segments = ("customer_segments_history", "customer_id, rfm_segment")
     first = history(shop, *segments)
