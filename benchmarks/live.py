@@ -94,7 +94,7 @@ def events(who: list[tuple[str, str | None, str]], per_second: int) -> Iterator[
             active[place] = pick.choice(who)
         kind = pick.choices(["page_view", "view_item", "add_to_cart", "purchase"], [30, 55, 12, 3])[0]
         event = {
-            "event_id": str(uuid.UUID(int=pick.getrandbits(128))),
+            "event_id": str(uuid.uuid4()),  # not those of an earlier run on the same shop, of which it would be a copy
             "event_type": kind,
             "anonymous_id": visitor,
             "device": "mobile",
@@ -109,7 +109,7 @@ def events(who: list[tuple[str, str | None, str]], per_second: int) -> Iterator[
                 "currency": "EUR",
             }
         if kind == "purchase":
-            event["order_id"] = f"o{pick.getrandbits(48):x}"
+            event["order_id"] = f"o{uuid.uuid4().hex}"
         yield customer, event
 
 
