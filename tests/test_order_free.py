@@ -319,7 +319,7 @@ CASES: dict[str, tuple[list[Row], list[Row]]] = {
         [deletion(BOUGHT, at(MONDAY, 9e4), versioned("orders/taken", 2, "0"))],
     ),
     # States of an order: one fewer, and one more.
-    "a header that is gone": (
+    "a deleted header": (
         [
             UNSAID,
             line("unsaid", at(MONDAY, 60), "N1"),
@@ -571,7 +571,7 @@ def test_cases_do_not_depend_on_order(cases: tuple[Settings, Settings]) -> None:
             [(MONDAY, "T2", 1)],
         ),
         (
-            "a header that is gone",
+            "a deleted header",
             "select user_id, verdict, available_at, kept_until from int_events__validated where order_id = 'unsaid' order by 1",
             [
                 ("2", "superseded", at(MONDAY, 900), at(MONDAY, 1800)),
