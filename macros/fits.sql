@@ -101,7 +101,8 @@ case when {{ value }} is not null then 5 * (
 {#
   Fits of one histogram table: for each (measure, group_by, group_key) and each day on which something new arrived in
   it, the quantiles, the most frequent value (of equals the smallest), means and deviations of all that had arrived by
-  the end of that day.
+  the end of that day. A group whose events were all superseded by then has a fit of none, n = 0 and the rest null, which
+  replaces the earlier one.
 
   `tiles`: a relation with arrival_day, measure, group_by, group_key, bucket and the sums of value_sums().
   `first_day`: SQL of the first day to make fits for, or none for all; what came before it is added up into one.
@@ -222,7 +223,7 @@ where d.valid_on >= {{ first_day }}
 {%- endmacro %}
 
 {# Fits of a table of counts: for each group and day, the most frequent value of all that had arrived by then; of
-   equally frequent ones the first in alphabetical order. `tiles` has arrival_day, measure, group_by, group_key,
+   equally frequent ones the first in alphabetical order; null where none is left. `tiles` has arrival_day, measure, group_by, group_key,
    observed and n. #}
 {% macro mode_fits(tiles, first_day=none) -%}
 {%- set keys = 'measure, group_by, group_key' -%}
@@ -285,7 +286,7 @@ ranked as (
 select
     {{ keys }},
     valid_on,
-    observed as most_frequent,
+    case when n > 0 then observed end as most_frequent,
     cast(n as bigint) as n,
     cast(all_n as bigint) as all_n
 from ranked

@@ -219,7 +219,7 @@ def test_training_sets_are_measured(built_shop: Settings) -> None:
     command = [
         sys.executable,
         str(Path(training_sets.__file__)),
-        *("--home", str(built_shop.home), "--rows", "300", "--days", "2", "--json"),
+        *("--home", str(built_shop.home), "--rows", "200", "--days", "2", "--json"),
     ]
     environment = {**os.environ, "FINEGRAIN_EXTENSIONS": str(built_shop.extensions)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -229,7 +229,7 @@ def test_training_sets_are_measured(built_shop: Settings) -> None:
     assert {"finegrain", "DuckDB SQL by hand", "Polars by hand", "Feast, daily snapshots"} <= ways
     [out_of_date] = found["out_of_date"]
     of_all, of_seen = out_of_date.values()
-    assert of_all["rows"] == 150 > of_all["any"] >= of_seen["any"] == of_seen["rows"] > 0
+    assert of_all["rows"] == 100 > of_all["any"] >= of_seen["any"] == of_seen["rows"] > 0
 
 
 @pytest.mark.long

@@ -81,8 +81,9 @@ labels_of_types as (
     select
         m.group_key as event_type,
         d.fit_day,
-        {{ last_by("case when m.measure = 'device' then m.most_frequent end", 'm.valid_on') }} as device,
-        {{ last_by("case when m.measure = 'country' then m.most_frequent end", 'm.valid_on') }} as country
+        -- Empty where the last fit is of no events, so that it is not passed over for an earlier one.
+        nullif({{ last_by("case when m.measure = 'device' then coalesce(m.most_frequent, '') end", 'm.valid_on') }}, '') as device,
+        nullif({{ last_by("case when m.measure = 'country' then coalesce(m.most_frequent, '') end", 'm.valid_on') }}, '') as country
     from days as d
     inner join modes as m on d.fit_day >= m.valid_on
     where m.group_by = 'event_type'
