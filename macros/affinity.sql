@@ -59,7 +59,7 @@ group by {{ keys | join(', ') }}, order_key
 {%- set longest = var('half_lives') | max -%}
 {%- set keys = ['customer_id', 'as_of', kind] -%}
 {#- An incremental build gathers the few rows that it reads once; a full one would have to keep them all. -#}
-{%- set products = 'select * from products' if is_incremental() else as_of_tiles('identity_product') -%}
+{%- set products = 'select * from products' if is_incremental() else as_of_tiles('identity_product', open_events='open_events') -%}
 {%- set kinds = '(select * from (' ~ products ~ ') as tiles where ' ~ kind ~ ' is not null) as tiles_with_kind' -%}
 with {{ asked_members('not is_hours_only') }},
 
@@ -67,7 +67,7 @@ with {{ asked_members('not is_hours_only') }},
 
 products as (
 
-    {{ as_of_tiles('identity_product') | indent(4) }}
+    {{ as_of_tiles('identity_product', open_events='open_events') | indent(4) }}
 
 ),
 
@@ -112,7 +112,7 @@ distinct_products as (
 
 orders as (
 
-    {{ as_of_tiles('product_order') | indent(4) }}
+    {{ as_of_tiles('product_order', open_events='open_events') | indent(4) }}
 
 ),
 

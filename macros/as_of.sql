@@ -34,8 +34,9 @@ inner join {{ ref('int_identity__links') }} as l
 {%- endmacro %}
 
 {# The rows of a tile that were visible at each as_of, as (entity, as_of, as_of_day) and the tile's own columns: `members` is a
-   CTE with entity, as_of, as_of_day and `link`. Where entity and link are one column, the entity is called entity_key. #}
-{% macro as_of_tiles(tile, members='members', entity='customer_id', link='identity') -%}
+   CTE with entity, as_of, as_of_day and `link`. Where entity and link are one column, the entity is called entity_key.
+   `open_events`: a CTE with as_of_open_events() of the same, so that several tiles read the events once. #}
+{% macro as_of_tiles(tile, members='members', entity='customer_id', link='identity', open_events=none) -%}
 select m.{{ entity }}{{ ' as entity_key' if entity == link }}, m.as_of, m.as_of_day, t.*
 from {{ members }} as m
 inner join {{ ref('int_tiles__' ~ tile) }} as t on m.{{ link }} = t.{{ link }} and {{ finegrain.is_closed_by('m.as_of_day', 't') }}
@@ -44,7 +45,7 @@ select *
 from (
     {{ finegrain.tile_rows(
         tile,
-        "(" ~ finegrain.as_of_open_events(members, entity, link) ~ ") as open_events",
+        open_events or "(" ~ finegrain.as_of_open_events(members, entity, link) ~ ") as open_events",
         also=['entity_key' if entity == link else entity, 'as_of', 'as_of_day']
     ) | indent(4) }}
 ) as open_tiles

@@ -16,7 +16,7 @@ where {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c where {{ 
 {%- endif %}
 {%- endmacro %}
 
-{# CTEs: the customers and moments, `asked`, and `members`, the identities that were known to be theirs. #}
+{# CTEs: the customers and moments, `asked`; `members`, the identities that were known to be theirs; and the `open_events` of these. #}
 {% macro asked_members(condition='true') -%}
 asked as (
 
@@ -27,6 +27,12 @@ asked as (
 members as (
 
     {{ as_of_members('asked') | indent(4) }}
+
+),
+
+open_events as (
+
+    {{ as_of_open_events('members', 'customer_id', 'identity') | indent(4) }}
 
 )
 {%- endmacro %}

@@ -31,8 +31,8 @@ from orchestration.warehouse import warehouse
 from orchestration.warehouse.compiled import Answers, Compiled, answers, compiled
 from orchestration.warehouse.publish import categorical_columns, kinds_for_arrow
 
-#: Rows of a spine that are computed at once. Of user_features, a million take some 4 GB, most of which DuckDB can spill.
-PART: Final = 1_000_000
+#: Rows of a spine that are computed at once. Of user_features, these take 2 to 3 GB; a million takes more than 4, and as long.
+PART: Final = 125_000
 #: Marts of products and categories compare each with all others, so they are computed once a period, as of its begin, like a build that runs once a
 #: period. Keys of spines for which this holds.
 PERIODIC: Final = frozenset({"product_id", "category"})
@@ -232,21 +232,16 @@ def _write(
                 f"create or replace temp view part as from placed where split is not null "
                 f"and place > {number * part} and place <= {(number + 1) * part}"
             )
-            query = _ask(opened, models, spine, asked, marts)
-            con.execute(f"create or replace temp table answered as {query}")
-            for mart in asked:
-                [(missing,)] = con.execute(
-                    f"select count(*) from answered where not {identifier('found ' + mart)}"
-                ).fetchall()
+            query, joins = _ask(opened, models, spine, asked, marts)
+            for mart, join in joins.items():
+                [(missing,)] = con.execute(f"select count(*) from part as p anti {join}").fetchall()
                 unknown[mart] += missing
-            flags = ", ".join(identifier(f"found {mart}") for mart in asked)
-            kept = f"select * exclude (spine_row, split, period_at, place, {flags}) from answered"
-            for (split,) in con.execute("select distinct split from answered").fetchall():
+            kept = f"select * exclude (spine_row, split, period_at, place) from ({query})"
+            for (split,) in con.execute("select distinct split from part").fetchall():
                 files[split] += copy(
                     f"{kept} where split = {quote(split)} order by place", folder / f"{split}-{number:06}.parquet"
                 )
             advance(1, f"part {number + 1} of {parts}")
-    con.execute("drop table if exists answered")
     con.execute("set preserve_insertion_order = true")
     for split, rows in files.items():
         if not rows:
@@ -293,8 +288,8 @@ def _begin_of_period(period: timedelta) -> str:
 
 def _ask(
     opened: Answers, models: Compiled, spine: Spine, asked: Mapping[str, Sequence[str]], marts: Mapping[str, Mart]
-) -> str:
-    """Compute the marts for the rows of `part`; returns the query that joins them."""
+) -> tuple[str, dict[str, str]]:
+    """Compute the marts for the rows of `part`; returns the query of these with their features, and by mart the join of it to `part`, which is called p."""
     spines, moments = {}, {}
     for mart in asked:
         by = models.spines(mart)
@@ -302,13 +297,12 @@ def _ask(
         for key in by:
             spines[key] = f"select {identifier(key)}, {moments[mart]} as as_of from part" if key in spine.keys else None
     tables = opened.ask(list(asked), {key: query for key, query in spines.items() if query}, as_views=True)
-    columns, joins = [], []
+    columns: list[str] = []
+    joins: dict[str, str] = {}
     for mart, names in asked.items():
         alias = identifier(f"of {mart}")
         on = [f"p.{identifier(key)} = {alias}.{identifier(key)}" for key in keys_of(marts[mart])]
-        joins.append(
-            f"left join {tables[mart]} as {alias} on {' and '.join([*on, f'p.{moments[mart]} = {alias}.as_of'])}"
-        )
+        joins[mart] = f"join {tables[mart]} as {alias} on {' and '.join([*on, f'p.{moments[mart]} = {alias}.as_of'])}"
         kinds = {name: kind for name, kind, *_ in opened.con.execute(f"describe {tables[mart]}").fetchall()}
         for name in names:
             value = f"{alias}.{identifier(name)}"
@@ -316,8 +310,10 @@ def _ask(
             kind = "double" if kinds[name].startswith("DECIMAL") else {"BOOLEAN": "utinyint"}.get(kinds[name])
             value = f"cast({value} as {kind})" if kind else value
             columns.append(f"{value} as {identifier(f'{mart}__{name}')}")
-        columns.append(f"{alias}.as_of is not null as {identifier(f'found {mart}')}")
-    return f"select p.*, {', '.join(columns)} from part as p {' '.join(joins)}"
+    return (
+        f"select p.*, {', '.join(columns)} from part as p {' '.join(f'left {join}' for join in joins.values())}",
+        joins,
+    )
 
 
 def _about(

@@ -16,25 +16,25 @@ with {{ asked_members() }},
 
 days as (
 
-    {{ as_of_tiles('identity_day') | indent(4) }}
+    {{ as_of_tiles('identity_day', open_events='open_events') | indent(4) }}
 
 ),
 
 products as (
 
-    {{ as_of_tiles('identity_product') | indent(4) }}
+    {{ as_of_tiles('identity_product', open_events='open_events') | indent(4) }}
 
 ),
 
 sessions as (
 
-    {{ as_of_tiles('identity_session') | indent(4) }}
+    {{ as_of_tiles('identity_session', open_events='open_events') | indent(4) }}
 
 ),
 
 orders as (
 
-    {{ as_of_tiles('identity_order') | indent(4) }}
+    {{ as_of_tiles('identity_order', open_events='open_events') | indent(4) }}
 
 ),
 
@@ -99,7 +99,9 @@ by_day as (
 
 active_days as (
 
-    {{ distinct_by_days('active_days', 'event_day', '(' ~ as_of_tiles('identity_day') ~ ') as days') | indent(4) }}
+    {{ distinct_by_days(
+        'active_days', 'event_day', '(' ~ as_of_tiles('identity_day', open_events='open_events') ~ ') as days'
+    ) | indent(4) }}
 
 ),
 

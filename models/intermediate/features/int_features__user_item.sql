@@ -29,19 +29,19 @@ with {{ asked_members() }},
 
 products as (
 
-    {{ as_of_tiles('identity_product') | indent(4) }}
+    {{ as_of_tiles('identity_product', open_events='open_events') | indent(4) }}
 
 ),
 
 item_orders as (
 
-    {{ as_of_tiles('product_order') | indent(4) }}
+    {{ as_of_tiles('product_order', open_events='open_events') | indent(4) }}
 
 ),
 
 orders as (
 
-    {{ as_of_tiles('identity_order') | indent(4) }}
+    {{ as_of_tiles('identity_order', open_events='open_events') | indent(4) }}
 
 ),
 

@@ -2,35 +2,13 @@
 {% set state = ref('int_features__user') %}
 {% set rates = [('view_to_cart', 'cart_adds', 'views'), ('cart_to_unit', 'units', 'cart_adds')] %}
 {% set rfm_window = var('rfm_days') ~ 'd' %}
-with rfm_values as (
-
-    select customer_id, as_of, 'recency_days' as measure, {{ hours_between('last_order_at', 'as_of') }} / 24 as score_of from {{ state }}
-    where last_order_at is not null
-    union all
-    select customer_id, as_of, 'orders' as measure, cast(orders_{{ rfm_window }} as double) as score_of from {{ state }}
-    where orders_{{ rfm_window }} > 0
-    union all
-    select customer_id, as_of, 'revenue' as measure, cast(revenue_{{ rfm_window }} as double) as score_of from {{ state }}
-    where orders_{{ rfm_window }} > 0
-
-),
-
-rfm as (
-
-    select
-        v.customer_id,
-        v.as_of,
-        max(case when v.measure = 'recency_days' then b.score end) as rfm_recency_score,
-        max(case when v.measure = 'orders' then b.score end) as rfm_frequency_score,
-        max(case when v.measure = 'revenue' then b.score end) as rfm_monetary_score
-    from rfm_values as v
-    inner join {{ seed('rfm_bounds') }} as b
-        on v.measure = b.measure and v.score_of >= b.at_least and (v.score_of < b.below or b.below is null)
-    group by v.customer_id, v.as_of
-
-),
-
-final as (
+{% set ordered = 's.orders_' ~ rfm_window ~ ' > 0' %}
+{% set rfm_measures = [
+    ('rr', 'recency_days', hours_between('s.last_order_at', 's.as_of') ~ ' / 24', 's.last_order_at is not null'),
+    ('rf', 'orders', 'cast(s.orders_' ~ rfm_window ~ ' as double)', ordered),
+    ('rm', 'revenue', 'cast(s.revenue_' ~ rfm_window ~ ' as double)', ordered),
+] %}
+with final as (
 
     select
         ---------- key
@@ -90,16 +68,22 @@ final as (
         {% endfor %}
 
         ---------- segment
-        cast(f.rfm_recency_score as integer) as rfm_recency_score,
-        cast(f.rfm_frequency_score as integer) as rfm_frequency_score,
-        cast(f.rfm_monetary_score as integer) as rfm_monetary_score,
+        cast(rr.score as integer) as rfm_recency_score,
+        cast(rf.score as integer) as rfm_frequency_score,
+        cast(rm.score as integer) as rfm_monetary_score,
         g.segment as rfm_segment
     from {{ state }} as s
     cross join {{ ref('int_identity__build') }} as b
     left join {{ ref('int_features__shop') }} as h on cast(s.as_of as date) = h.as_of_day
-    left join rfm as f on s.customer_id = f.customer_id and s.as_of = f.as_of
-    left join {{ seed('rfm_segments') }} as g
-        on f.rfm_recency_score = g.recency_score and f.rfm_frequency_score = g.frequency_score
+    {% for alias, measure, value, condition in rfm_measures %}
+    left join {{ seed('rfm_bounds') }} as {{ alias }}
+        on
+            {{ alias }}.measure = '{{ measure }}'
+            and {{ condition }}
+            and {{ value }} >= {{ alias }}.at_least
+            and ({{ value }} < {{ alias }}.below or {{ alias }}.below is null)
+    {% endfor %}
+    left join {{ seed('rfm_segments') }} as g on rr.score = g.recency_score and rf.score = g.frequency_score
 
 )
 
