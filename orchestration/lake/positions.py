@@ -48,8 +48,12 @@ class Stream:
 
     @property
     def condition(self) -> str:
-        """SQL: whether a row of raw.positions belongs to this stream."""
-        return f"source = {quote(self.source)} and raw_table = {quote(self.table)} and place = {quote(self.stream_id)}"
+        """SQL: whether a row of raw.positions belongs to this stream.
+
+        Compared as rows: for a condition on a column, DuckLake looks through its statistics of every column of every file of the lake, six times.
+        """
+        values = ", ".join(map(quote, (self.source, self.table, self.stream_id)))
+        return f"row(source, raw_table, place) = row({values})"
 
 
 class Fenced(Exception):
