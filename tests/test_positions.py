@@ -57,6 +57,20 @@ def test_a_move_from_elsewhere_is_refused(where: Settings) -> None:
     con.close()
 
 
+def test_a_move_costs_the_same_however_many_files_the_lake_has(where: Settings) -> None:
+    """DuckLake reads its statistics of all columns of all files for a condition on a column."""
+    with lake.connect(where) as con:
+        with lake.writing(con, where):
+            step(con, None, Position("0", "10"))
+        con.execute("call enable_logging('QueryLog')")
+        with lake.writing(con, where):
+            move(con, STREAM, {"0": (Position("0", "10"), Position("0", "20"))}, NOW)
+            positions(con, STREAM)
+        said = [text for (text,) in con.execute("select message from duckdb_logs").fetchall()]
+        assert any("ducklake_inlined_data" in text for text in said)
+        assert not [text for text in said if "ducklake_file_column_stats" in text]
+
+
 def test_of_two_that_move_at_once_one_lands(where: Settings) -> None:
     """Both have read the position before either commits, like a paused loader and its successor on two machines."""
     one, two = lake.connect(where), lake.connect(where)
