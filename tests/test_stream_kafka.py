@@ -188,7 +188,8 @@ def test_a_paused_loader_whose_partitions_were_reassigned_lands_nothing(shop: Sh
     other.send_signal(signal.SIGTERM)
     said += other.communicate(timeout=60)[1]
     # Both may claim at once what is assigned again; one then waits for the other.
-    assert all(line.startswith("waiting for another finegrain process") for line in said.splitlines())
+    wait_for_claim = "waiting for another finegrain process that holds the lock on this lake: claim shop events kafka:"
+    assert all(line.startswith(wait_for_claim) for line in said.splitlines())
     assert shop.is_whole()
 
 
