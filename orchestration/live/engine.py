@@ -40,8 +40,8 @@ _NAMING: Final = (RAW[0], "base_shop__products")
 _EXPECTED: Final = {"user_id": "customers", "product_id": "products"}
 #: The model after which each question is asked: whatever reads the question waits for it.
 _ASKED_BY: Final = {BUILD: VALIDATED, SPINES["customer_id"]: LINKS, SPINES["session_id"]: EVENTS}
-#: Of the marts with a row for each customer and something else, those of which only the keys of the new rows are written, unless there is an order among
-#: these. A customer has hundreds of them.
+#: Of the marts with a row for each customer and something else, those of which only the keys of the new rows are written, and all of a customer who has an
+#: order among these. A customer has hundreds of them.
 _OF_TOUCHED: Final = {"user_item_features": "product_id"}
 
 
@@ -95,6 +95,9 @@ class Engine:
         self.con.execute("create table main.hot as from state.live.rows limit 0")
         #: Rows that came after the build. Not in the file: each write there waits for the disk. DuckDB spills them if there are too many.
         self.con.execute("create table main.since as from state.live.rows limit 0")
+        # What new rows say of these is added, to copies in memory for the same reason.
+        self.con.execute("create table main.orders as from state.live.orders")
+        self.con.execute("create table main.neighbours as from state.live.neighbours")
         self.con.execute("create table main.hot_identities (identity varchar, used bigint)")
         self._round = 0
         #: Raw rows of the build that came again, with other rows of events: the lines of an order whose header changed.
@@ -209,11 +212,10 @@ class Engine:
         return bool(self.con.execute(f"select exists (from {table})").fetchall()[0][0])
 
     def _connect_identities(self) -> None:
+        self.con.execute(f"insert into main.orders {orders_of('main.taken')}")
+        self.con.execute(f"create or replace temp table fresh as {neighbours_of('main.taken', 'main.orders')}")
         self.con.execute(
-            f"insert into state.live.orders {orders_of('main.taken')} except select purchase_order_id, identity from state.live.orders"
-        )
-        self.con.execute(
-            f"insert into state.live.neighbours {neighbours_of('main.taken')} except select a, b from state.live.neighbours"
+            "insert into main.neighbours from fresh except from main.neighbours where bucket in (select bucket from fresh)"
         )
 
     def unanswered(self) -> pa.Table:
@@ -339,8 +341,8 @@ class Engine:
     def _widen(self, table: str) -> None:
         for _ in range(_STEPS):
             self.con.execute(
-                f"insert into main.{table} select distinct n.b from state.live.neighbours as n where n.a in (from main.{table}) and n.b is not null "
-                f"except from main.{table}"
+                f"insert into main.{table} select n.b from main.neighbours as n where n.bucket in (select hash(identity) from main.{table}) "
+                f"and n.a in (from main.{table}) and n.b is not null except from main.{table}"
             )
 
     def _set_moment(self, con: duckdb.DuckDBPyConnection) -> None:
@@ -384,6 +386,7 @@ class Engine:
         if column is None:
             return f"select * from {relation}"
         return (
-            f"select * from {relation} as m where m.{column} in (select t.{column} from main.touched as t) or exists ("
-            f"select 1 from main.{EVENTS} as e where e.order_key is not null and e.row_id in (select t.row_id from main.touched as t))"
+            f"select * from {relation} as m where m.{column} in (select t.{column} from main.touched as t) or m.customer_id in ("
+            f"select l.customer_id from main.{LINKS} as l inner join main.{EVENTS} as e on l.identity = e.identity "
+            "where e.order_key is not null and e.row_id in (select t.row_id from main.touched as t))"
         )
