@@ -94,6 +94,6 @@ class Feed:
         """How many rows ever came into each raw table. Neither compaction nor deletion changes that."""
         found = self._con.execute(
             "select t.table_name, s.next_row_id from __ducklake_metadata_lake.ducklake_table_stats as s "
-            "inner join ducklake_table_info('lake') as t on s.table_id = t.table_id"
+            "inner join __ducklake_metadata_lake.ducklake_table as t on s.table_id = t.table_id where t.end_snapshot is null"
         ).fetchall()
         return {str(table): int(count) for table, count in found}
