@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import re
 import shutil
@@ -234,6 +235,45 @@ def test_customers_and_products_that_come_later(shop: LiveShop) -> None:
         shop.stream(view(4, user, "new product", 37))
         shop.live()
         assert seen() == {"new user": 1, "user": 3, "o": 1, "n": 1}
+    assert_equal(shop, at_least=1)
+
+
+def test_an_event_of_a_clock_that_is_ahead(shop: LiveShop) -> None:
+    """It counts once its moment has come, also if the process was restarted meanwhile; and nothing else is computed again for it."""
+
+    def come(number: int, happened: int, received: int) -> dict[str, Any]:
+        at = {
+            name: f"{(shop.begin + timedelta(minutes=minutes)).isoformat()}Z"
+            for name, minutes in (("event_at", happened), ("received_at", received))
+        }
+        event = {
+            "event_id": f"view {number}",
+            "event_type": "view_item",
+            "product_id": shop.products[0],
+            "price": 10,
+            "currency": "EUR",
+        }
+        shop.stream({**event, "user_id": users[number], **at})
+        done = shop.live()
+        written = json.loads((shop.where.home / "live" / "progress.json").read_text())
+        assert written["snapshot"] == done["snapshot"]
+        return done
+
+    def views() -> list[int]:
+        return [vector.values["views_24h"] if vector else 0 for vector in vectors_of(shop, users[:3])]
+
+    quiet = "select user_id from main.int_cleaning__events where user_id is not null group by 1 having max(event_at) < $begin - interval 2 day order by 1"
+    found = ask(shop, quiet, begin=shop.begin)
+    users = [user for [user] in found]
+    assert come(0, happened=34, received=30)["identities"] == 1
+    assert views() == [0, 0, 0]
+    # Its moment has not come.
+    assert come(1, happened=31, received=31)["identities"] == 2
+    assert views() == [0, 1, 0]
+    assert come(2, happened=35, received=35)["identities"] == 2
+    assert views() == [1, 1, 1]
+    # By now it is answered.
+    assert come(3, happened=36, received=36)["identities"] == 1
     assert_equal(shop, at_least=1)
 
 

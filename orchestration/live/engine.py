@@ -80,6 +80,8 @@ class Engine:
         self._shapes = shapes
         self._filled: set[str] = set()
         self._raw_of = self._raw_models()
+        #: By key, the table that says since when a customer or product is known.
+        self._references = {key: model.relation for model in plan.normalize if (key := plan.reference.get(model.name))}
         self._set_raw(shapes)
         for model in plan.normalize:
             if model.name not in self._raw_of:
@@ -118,9 +120,9 @@ class Engine:
             self.con.execute(f"create schema if not exists warehouse.{identifier(schema)}")
             self.con.execute(f"create table warehouse.{place} as from state.{place}")
 
-    def take(self, raw: Mapping[str, pa.Table], snapshot: int, *, waits: bool = True) -> None:
-        """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake. Their identities
-        wait for an answer, unless not `waits`."""
+    def take(self, raw: Mapping[str, pa.Table], snapshot: int, *, answered: datetime | None = None) -> None:
+        """Take raw rows in (by the name of their model in `RAW`), up to a snapshot of the lake. Their identities wait for an answer, but for those that were
+        answered as of a moment."""
         self.con.execute(f"set variable pinned = {snapshot}::bigint")
         emptied = {name: self._shapes[name] for name in self._filled if name not in raw}
         self._set_raw({**emptied, **raw})
@@ -135,13 +137,22 @@ class Engine:
             self.con.execute(f"insert into main.replaced {came_again}")
         self.con.execute("insert into main.since by name from main.taken")
         self._connect_identities()
-        if waits:
-            self.con.execute(
-                "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
-            )
+        self.con.execute(
+            "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken "
+            f"where $answered is null or {self._is_later()}",
+            {"answered": answered},
+        )
         self.snapshot = snapshot
         self._await_rows()
         self._end_waits()
+
+    def _is_later(self) -> str:
+        """SQL: whether an answer as of `$answered` may not have seen a row, since the row, its customer or its product was not known by then."""
+        of_references = [
+            f"coalesce({key} in (select {key} from {relation} where known_at > $answered::timestamp), false)"
+            for key, relation in self._references.items()
+        ]
+        return " or ".join(["greatest(event_at, raw_available_at) > $answered::timestamp", *of_references])
 
     def _raw_models(self) -> dict[str, set[str]]:
         """By model that is kept as a table, the models of raw rows that it is made of: those that read raw rows, and tables of a build. They have some thousand
@@ -233,11 +244,6 @@ class Engine:
         """How many identities have new rows, or rows whose customer or product is known now, and no answer to them."""
         [(count,)] = self.con.execute("select count(distinct identity) from main.pending").fetchall()
         return int(count)
-
-    @property
-    def awaits(self) -> bool:
-        """Whether there are rows that features do not see yet."""
-        return self._any("main.awaited")
 
     def answer(self, limit: int = BATCH) -> Answered | None:
         """Compute the features of the identities that have waited longest; None if none waits. `done` must follow once they are written."""

@@ -1,7 +1,7 @@
 """`finegrain live`: follows the lake, computes the features of the customers of whom rows came, and writes them to the online store.
 
 Nothing of its own is lost in a crash: the rows are in the lake, vectors are written under the store's guard on as_of, and the snapshot up to which all of
-them are written is kept in a file. A restart computes the vectors of all that came after it, each once, as of now. When it falls behind, it does the same:
+them are written is kept in a file, with their as_of. A restart computes the vectors of all that came after it, each once, as of now. When it falls behind, it does the same:
 identities wait, not rows, and an answer to one is of all its rows.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,12 +168,12 @@ class Live:
 
     def _catch_up(self, fresh: _Generation) -> None:
         """Take in what came after the build. What came by the snapshot up to which vectors are written does not wait for an answer."""
-        written = self._written()
+        written, as_of = self._written()
 
         def work() -> bool:
             if fresh.feed.snapshot < written:
                 came = fresh.feed.read(written)
-                fresh.engine.take(came, fresh.feed.snapshot, waits=False)
+                fresh.engine.take(came, fresh.feed.snapshot, answered=as_of)
             return True
 
         self._retrying(work)
@@ -194,21 +195,24 @@ class Live:
         except BaseException as error:
             self._failure = error
 
-    def _written(self) -> int:
-        """The snapshot up to which all vectors are written; -1 if that is not known, or they were of other models."""
+    def _written(self) -> tuple[int, datetime | None]:
+        """The snapshot up to which all vectors are written, and their as_of; -1 if that is not known, or they were of other models."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._progress.read_text("utf-8"))
             if kept["models"] == self.models.digest and kept["store"] == self.store.backend.name:
-                return int(kept["snapshot"])
-        return -1
+                return int(kept["snapshot"]), datetime.fromisoformat(kept["as_of"])
+        return -1, None
 
     def _keep_progress(self, now: _Generation) -> None:
         snapshot = now.feed.snapshot
-        # What features do not see yet is answered later: a restart has to come to it again.
-        if snapshot == self.watch.written or now.engine.awaits:
+        if snapshot == self.watch.written:
             return
         self.watch.written = snapshot
-        text = json.dumps({"snapshot": snapshot, "models": self.models.digest, "store": self.store.backend.name})
+        # By its as_of, a restart finds the rows that features did not see yet.
+        as_of = now.engine.as_of.isoformat()
+        text = json.dumps(
+            {"snapshot": snapshot, "as_of": as_of, "models": self.models.digest, "store": self.store.backend.name}
+        )
         draft = self._progress.with_suffix(".new")
         draft.write_text(text, "utf-8")
         draft.replace(self._progress)
