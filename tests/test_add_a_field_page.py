@@ -69,7 +69,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_page_does_what_it_says(copy: Path, tmp_path: Path, extensions: Path) -> None:
     where = Settings.below(tmp_path / "home", extensions)
     before_changes = digests(copy)

@@ -66,7 +66,7 @@ def test_the_diagram_has_the_rooms_of_the_table() -> None:
     assert diagram == ["staging", *table, "marts"]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_example_gives_what_the_page_shows(tmp_path: Path, extensions: Path) -> None:
     blocks = dict(re.findall(r"^```\w+ ([\w.]+)\n(.*?)^```", PAGE, re.S | re.M))
     (tmp_path / "clicks").mkdir()

@@ -213,7 +213,7 @@ def test_what_is_late_makes_a_difference_to_range_joins(
     assert 0 < found["views_lifetime"] < found["rows"] / 2 and found["any"] >= found["views_lifetime"]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_training_sets_are_measured(built_shop: Settings) -> None:
     """As a command, with Feast: all features of the mart are the same at the moment of a snapshot, or the command fails."""
     command = [

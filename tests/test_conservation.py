@@ -346,7 +346,7 @@ def map_a_shop(mapping: Path, is_right: bool) -> None:
     mapping.write_text(yaml.safe_dump({"source": "shop", "tables": tables}))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_corrected_mapping_gives_what_the_right_one_would_have_given(homes: Homes, tmp_path: Path) -> None:
     """With `load --remap` and incremental builds, and the ledger has the former rows. The same holds for unloading everything and loading again."""
     for name, text in (("visits", VISITS), ("catalogue", CATALOGUE), ("people", PEOPLE)):

@@ -431,7 +431,7 @@ def test_a_run_that_is_stopped_is_not_tried_again(shop: Shop, monkeypatch: pytes
     assert not [event for event in done.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_crash_in_the_middle_of_a_build_is_repaired(shop: Shop) -> None:
     """The build job is killed, including dbt, while models are built; the published version stays, and the next run repairs the warehouse."""
 
@@ -541,7 +541,7 @@ def failures(done: dg.ExecuteInProcessResult) -> list[str]:
     ]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
     deliver(shop, "b.csv", [("m3", "2025-04-08T12:00:00Z", "2025-04-08T12:00:05Z")])
     assert shop.run("connectors").success

@@ -242,7 +242,7 @@ def test_a_label_or_a_comment_rebuilds_no_incremental_model(homes: Homes, copy: 
     assert done.notes == []
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_rules_of_events_rebuild_what_follows_from_them(homes: Homes, copy: Path) -> None:
     """A rule of sessions, one of verdicts, and a seed that reaches the verdicts through tables and views."""
     events = {"int_events__validated", "int_events__sessionized"}

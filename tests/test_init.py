@@ -351,7 +351,7 @@ def test_its_marts_are_published_catalogued_and_traced(shop: Shop) -> None:
     assert "events.event_type" in origin["conditions"] and "shop_category_map" in mart["lineage"]["seeds"]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_what_did_not_change_is_left_and_what_changed_is_built(shop: Shop) -> None:
     """By bare dbt: nothing new; then a seed whose row goes before finegrain's, and a var."""
     before, cleaned = shop.state("book_features"), shop.state("int_cleaning__events")

@@ -306,7 +306,7 @@ for _ in range(10):
 """
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_no_read_during_upkeep_shows_less_than_was_committed(home: Settings) -> None:
     """Thousands of reads, next to a loader and continuous upkeep, on a SQLite catalogue."""
     con, number = lake.connect(home), 0

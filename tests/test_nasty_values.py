@@ -317,7 +317,7 @@ def test_no_value_in_any_raw_column_fails_a_build_an_audit_or_a_publish(built: S
     assert {table for (table,) in found} == set(RAW_TABLES)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_no_combination_of_values_fails_a_build_an_audit_or_a_publish(homes: Homes) -> None:
     """Rows with nasty values in up to six columns at once, of a few people, products and orders; a full and an
     incremental build."""

@@ -107,7 +107,7 @@ ONE_EXAMPLE_IS_LONG = settings(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cut", [batches_of, batches_of_a_day])
+@pytest.mark.parametrize("cut", [batches_of, pytest.param(batches_of_a_day, marks=pytest.mark.soak)])
 def test_incremental_builds_equal_one_full_refresh(
     homes: Homes, cut: Callable[[Random, list[Row], int], list[list[Row]]]
 ) -> None:
@@ -131,7 +131,7 @@ OTHER_RULES = """
 """
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_incremental_builds_equal_one_full_refresh_by_other_rules(homes: Homes) -> None:
     check_one_shop(homes, 5 if os.environ.get("CI") else randrange(2**32), 3, rules=OTHER_RULES)
 

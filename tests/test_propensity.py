@@ -302,7 +302,7 @@ def clean_hits(shop: shops.Shop) -> pd.DataFrame:
     return hits[~is_order | (hits["at"] == first)]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_merchandise_store(store: tuple[shops.Shop, Path, dict[str, Any]]) -> None:
     """Labels and features as of each row are what pandas computes from the raw file; those of the leak are not."""
     shop, home, results = store

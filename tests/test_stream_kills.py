@@ -2,7 +2,7 @@
 
 The loaders are real processes of one consumer group on a real broker; they are forked from a process that has imported
 everything, so that they start quickly and a kill is likely to hit a batch. With each kind of catalogue loaders are
-killed 100 times on CI, 40 times elsewhere (`make test-long`), and 1,000 times by `make soak`."""
+killed 50 times on CI, 40 times elsewhere (`make test-long`), and 1,000 times by `make soak`."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def at_work(lives: dict[Path, Life], chance: random.Random) -> tuple[Path, Life]
 
 @pytest.mark.long
 def test_every_event_is_once_in_the_lake(kafka: Kafka, catalogue: Settings, tmp_path: Path) -> None:
-    kill_loaders(kafka, tmp_path, catalogue, kills=100 if "CI" in os.environ else 40, seed=1)
+    kill_loaders(kafka, tmp_path, catalogue, kills=50 if "CI" in os.environ else 40, seed=1)
 
 
 @pytest.mark.soak
