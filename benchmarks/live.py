@@ -114,7 +114,7 @@ def events(who: list[tuple[str, str | None, str]], per_second: int) -> Iterator[
 
 
 def measure(
-    home: Path, servers: str, per_second: int, seconds: float, who: list[tuple[str, str | None, str]], age: float
+    home: Path, servers: str, per_second: int, seconds: float, who: list[tuple[str, str | None, str]], options: list[str]
 ) -> dict[str, Any]:
     """Start the process, produce, and watch the store."""
     os.environ["FINEGRAIN_HOME"] = str(home)
@@ -129,7 +129,7 @@ def measure(
     mapping.write_text(json.dumps(entry))
     errors = (home / "bench.err").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestration.cli", "live", str(mapping), "--age", str(age), "--json"],
+        [sys.executable, "-m", "orchestration.cli", "live", str(mapping), *options, "--json"],
         cwd=PROJECT,
         env={**os.environ, "FINEGRAIN_HOME": str(home)},
         stdout=subprocess.PIPE,
@@ -142,7 +142,8 @@ def measure(
         target=lambda: reports.extend(json.loads(line) for line in process.stdout or ()), daemon=True
     )
     reading.start()
-    while not any(report["snapshot"] for report in reports):
+    # All that came since the build has to be answered first.
+    while not any(report["snapshot"] and not report["waiting"] for report in reports):
         assert process.poll() is None, (home / "bench.err").read_text()
         time.sleep(0.2)
     probes: dict[str, list[float]] = {}
@@ -230,9 +231,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="the shop's home, kept afterwards")
     parser.add_argument("--per-second", type=int, nargs="+", default=[100, 1_000, 5_000])
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--age", type=float, default=0.1, help="the loader's --age")
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    given, options = parser.parse_known_args()  # all else is for `finegrain live`
     with tempfile.TemporaryDirectory(prefix="finegrain-bench-") as folder:
         home = (given.keep or Path(folder)).resolve()
         if given.events or given.keep is None:
@@ -241,7 +241,7 @@ def main() -> None:
         found = []
         with broker() as servers:
             for per_second in given.per_second:
-                found.append(measure(home, servers, per_second, given.seconds, who, given.age))
+                found.append(measure(home, servers, per_second, given.seconds, who, options))
                 if given.json:
                     print(json.dumps(found[-1]))
     if not given.json:

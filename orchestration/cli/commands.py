@@ -361,7 +361,7 @@ def live(
     age: Annotated[
         float, typer.Option(min=0.01, help="Land a batch of the stream this many seconds after its first message.")
     ] = 0.1,
-    batch: Annotated[int, typer.Option(min=1, help="Identities to compute at once.")] = 400,
+    batch: Annotated[int, typer.Option(min=1, help="Identities to compute at once.")] = 2_000,
     metrics_port: Annotated[int | None, typer.Option(help="Port for Prometheus metrics; off by default.")] = None,
     metrics_address: Annotated[str, typer.Option(help="The address that serves the metrics.")] = "127.0.0.1",
     as_json: Annotated[
