@@ -27,7 +27,7 @@ from orchestration.warehouse import warehouse
 from orchestration.warehouse.compiled import BUILD, EVENTS, SPINES, Model
 
 #: Identities of which the new rows are answered at once.
-BATCH: Final = 1_000
+BATCH: Final = 2_000
 _STEPS: Final = 2
 #: Rows of identities that were asked about last, kept in memory: finding an identity in the state costs a millisecond or two.
 HOT_ROWS: Final = 500_000
@@ -137,11 +137,11 @@ class Engine:
             self.con.execute(f"insert into main.replaced {came_again}")
         self.con.execute("insert into main.since by name from main.taken")
         self._connect_identities()
-        self.con.execute(
-            "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken "
-            f"where $answered is null or {self._is_later()}",
-            {"answered": answered},
-        )
+        waits = "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
+        if answered is None:
+            self.con.execute(waits)
+        else:
+            self.con.execute(f"{waits} where {self._is_later()}", {"answered": answered})
         self.snapshot = snapshot
         self._await_rows()
         self._end_waits()
