@@ -137,7 +137,9 @@ class Engine:
             self.con.execute(f"insert into main.replaced {came_again}")
         self.con.execute("insert into main.since by name from main.taken")
         self._connect_identities()
-        waits = "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
+        waits = (
+            "insert into main.pending select row_id, identity, anonymous_id, product_id, ingested_at from main.taken"
+        )
         if answered is None:
             self.con.execute(waits)
         else:
