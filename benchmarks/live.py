@@ -114,7 +114,12 @@ def events(who: list[tuple[str, str | None, str]], per_second: int) -> Iterator[
 
 
 def measure(
-    home: Path, servers: str, per_second: int, seconds: float, who: list[tuple[str, str | None, str]], options: list[str]
+    home: Path,
+    servers: str,
+    per_second: int,
+    seconds: float,
+    who: list[tuple[str, str | None, str]],
+    options: list[str],
 ) -> dict[str, Any]:
     """Start the process, produce, and watch the store."""
     os.environ["FINEGRAIN_HOME"] = str(home)
