@@ -41,7 +41,7 @@ asked as (
 
 ),
 
--- Of the groups asked for alone: an as-of join sorts all that it gets. (The key says nearly all, and one text is looked up faster than three.)
+-- Of the groups asked for alone: an as-of join sorts all that it gets. (By the key alone: one text is looked up faster than three.)
 fits as (
 
     select f.*
