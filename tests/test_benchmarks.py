@@ -232,7 +232,7 @@ def test_training_sets_are_measured(built_shop: Settings) -> None:
     assert of_all["rows"] == 100 > of_all["any"] >= of_seen["any"] == of_seen["rows"] > 0
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_online_reads_are_measured() -> None:
     """Which also compares what all stores give."""
     command = [

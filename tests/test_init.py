@@ -316,7 +316,7 @@ def rows(shop: Shop, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_its_measure_seeds_and_vars_take_effect(shop: Shop) -> None:
     kinds = {
         row["product"]: {"Novels": "books"}.get(row["category"], row["category"]) for row in rows(shop, "products")
@@ -337,7 +337,7 @@ def test_its_measure_seeds_and_vars_take_effect(shop: Shop) -> None:
     assert not [name for name in columns if name.startswith("book_views")] and "views_30d" in columns
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_its_marts_are_published_catalogued_and_traced(shop: Shop) -> None:
     shop.run("finegrain", "publish")
     database = shop.folder / "var" / "published" / "finegrain.duckdb"
@@ -377,7 +377,7 @@ def test_what_did_not_change_is_left_and_what_changed_is_built(shop: Shop) -> No
             path.write_text(text, "utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("measure", "says"),
     [
@@ -403,7 +403,7 @@ def test_a_measure_that_cannot_be_is_named(shop: Shop, measure: dict[str, Any], 
     assert done.returncode != 0 and f"shop_measures: {says}" in done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_dagster_shows_it(shop: Shop) -> None:
     pytest.importorskip("dagster")
     found = shop.run(

@@ -305,7 +305,7 @@ def built(homes: Homes) -> Settings:
     return where
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_no_value_in_any_raw_column_fails_a_build_an_audit_or_a_publish(built: Settings) -> None:
     """And every row of every table has a verdict; each table has both kept rows, which go through all models, and
     others."""
@@ -383,7 +383,7 @@ def test_an_amount_is_exact_and_no_more_than_a_row_may_be_worth(price: Decimal, 
     assert duckdb.sql(f"select {amount}").fetchall() == [(expected,)]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_impossible_amounts_are_quarantined_and_never_reported(built: Settings) -> None:
     """Prices of 10^14 and more, in a currency that is converted, of events, lines, refunds and products."""
     with duckdb.connect(str(built.warehouse), read_only=True) as con:
@@ -406,7 +406,7 @@ def test_impossible_amounts_are_quarantined_and_never_reported(built: Settings) 
         assert absurd > 8
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_impossible_values_of_customers_and_products_are_null(built: Settings) -> None:
     """The limits themselves are allowed: 10^11 of income, 10^9 grams, households of 100, births since 1850."""
     with duckdb.connect(str(built.published / "finegrain.duckdb"), read_only=True) as con:
@@ -424,7 +424,7 @@ def test_impossible_values_of_customers_and_products_are_null(built: Settings) -
         assert most == 240
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_an_event_with_too_many_items_is_malformed_as_a_whole(built: Settings) -> None:
     """200 and 511 items are as many rows; 512 and 1,500 are one row each, quarantined."""
     with duckdb.connect(str(built.warehouse), read_only=True) as con:

@@ -253,7 +253,7 @@ def of_same_rows(rows: dict[str, variants.Rows]) -> None:
         assert before.keys.as_of.max() < after.keys.as_of.min()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_the_simulated_shop(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs where no real data is. Its visitors log in: raw counts see the login or the visitor, finegrain both."""
     monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
