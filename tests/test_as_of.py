@@ -221,6 +221,7 @@ def wrong_features(
 LONG = settings(phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None)
 
 
+@pytest.mark.long
 @settings(LONG, max_examples=1)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_features_are_what_the_clean_events_say(homes: Homes, seed: int) -> None:

@@ -178,6 +178,7 @@ def check_one_shop(homes: Homes, seed: int) -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.long
 @settings(
     phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), deadline=None, max_examples=1
 )

@@ -238,6 +238,7 @@ def test_customers_and_products_that_come_later(shop: LiveShop) -> None:
     assert_equal(shop, at_least=1)
 
 
+@pytest.mark.long
 def test_an_event_of_a_clock_that_is_ahead(shop: LiveShop) -> None:
     """It counts once its moment has come, also if the process was restarted meanwhile; and nothing else is computed again for it."""
 
