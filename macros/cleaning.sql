@@ -34,19 +34,29 @@
     from (
         select column_name, group_by from {{ seed('outlier_rules') }}
         union all
-        select column_name, group_by from {{ seed('imputation_rules') }} where record = '{{ record }}'
+        select column_name, group_by from {{ seed('imputation_rules') }} where record = '{{ record }}' and action = 'impute'
     ) as named
     where column_name = '{{ column }}' and group_by = '{{ group_by }}'
 ) > 0
 {%- endmacro %}
 
+{# SQL: whether the gaps of this column are filled by this method. #}
+{% macro is_imputed_by(record, column, method) -%}
+(
+    select count(*)
+    from {{ seed('imputation_rules') }}
+    where record = '{{ record }}' and column_name = '{{ column }}' and method = '{{ method }}' and action = 'impute'
+) > 0
+{%- endmacro %}
+
 {# SQL: seeds/imputation_rules.csv for one kind of record, as one row: of each column, whether its gaps are filled (of_…), with the most
-   frequent value instead of the median (by_mode_…), and within which group (…_by). #}
+   frequent value instead of the median (by_mode_…) or by a model (by_model_…), and within which group (…_by). #}
 {% macro imputation_of(record, columns) -%}
 select
     {%- for column in columns %}
     coalesce(max(case when column_name = '{{ column }}' then action end) = 'impute', false) as of_{{ column }},
     coalesce(max(case when column_name = '{{ column }}' then method end) = 'mode', false) as by_mode_{{ column }},
+    coalesce(max(case when column_name = '{{ column }}' and action = 'impute' then method end) = 'model', false) as by_model_{{ column }},
     max(case when column_name = '{{ column }}' then group_by end) as {{ column }}_by,
     {%- endfor %}
     count(*) as rules

@@ -47,7 +47,13 @@ BOOKKEEPING = frozenset({"arrived_in", "built_from", "built_in", "changed_in", "
 #: events that moved. Cleaned values show if bounds are wrong.
 UNCOMPARED = frozenset(
     {
-        *("build_failures", "builds", "int_events__new_rows", "int_cleaning__outlier_bounds"),
+        *(
+            "build_failures",
+            "builds",
+            "int_events__new_rows",
+            "int_cleaning__outlier_bounds",
+            "int_cleaning__product_categories",
+        ),
         *("change_journal", "reads", "rules", "states", "watermarks"),
         *(
             "int_events__changed_days",

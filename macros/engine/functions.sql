@@ -245,3 +245,32 @@ cast(range(cast({{ first }} as timestamp), cast({{ end }} as timestamp), interva
 {# After the `as` of a small CTE: work it out once, before what reads it. DuckDB would join all of them in one go, in a bad order. #}
 {% macro duckdb__kept_once() %}materialized{% endmacro %}
 {% macro default__kept_once() %}{% endmacro %}
+
+{% macro vector(values) %}{{ return(adapter.dispatch('vector', 'finegrain')(values)) }}{% endmacro %}
+{# Numbers as one value of single precision, of which dot() takes the scalar product. #}
+{% macro duckdb__vector(values) -%}
+cast([{{ values | join(', ') }}] as float[{{ values | length }}])
+{%- endmacro %}
+
+{% macro dot(left, right) %}{{ return(adapter.dispatch('dot', 'finegrain')(left, right)) }}{% endmacro %}
+{% macro duckdb__dot(left, right) %}array_inner_product({{ left }}, {{ right }}){% endmacro %}
+
+{% macro element(values, position) %}{{ return(adapter.dispatch('element', 'finegrain')(values, position)) }}{% endmacro %}
+{# An element of a list or vector, from 1. #}
+{% macro duckdb__element(values, position) %}{{ values }}[{{ position }}]{% endmacro %}
+
+{% macro smallest(order, value, count) %}{{ return(adapter.dispatch('smallest', 'finegrain')(order, value, count)) }}{% endmacro %}
+{# Aggregate: the smallest pairs of (`order`, `value`), in order, as a list of structs with these two fields. #}
+{% macro duckdb__smallest(order, value, count) -%}
+min(struct_pack(rank_by := {{ order }}, chosen := {{ value }}), {{ count }})
+{%- endmacro %}
+
+{% macro quantile(value, share) %}{{ return(adapter.dispatch('quantile', 'finegrain')(value, share)) }}{% endmacro %}
+{# Aggregate: an interpolated quantile, as a double. #}
+{% macro duckdb__quantile(value, share) %}quantile_cont(cast({{ value }} as double), {{ share }}){% endmacro %}
+
+{% macro words(text) %}{{ return(adapter.dispatch('words', 'finegrain')(text)) }}{% endmacro %}
+{# The distinct words of a text, in lower case: runs of two letters or digits and more, of any script; a list. #}
+{% macro duckdb__words(text) -%}
+list_distinct(regexp_extract_all(lower({{ text }}), '[\p{L}\p{N}]{2,}'))
+{%- endmacro %}

@@ -93,7 +93,7 @@ labels_of_types as (
 
 imputations as (
 
-    {{ imputation_of('event', ['price', 'quantity', 'device', 'country']) | indent(4) }}
+    {{ imputation_of('event', ['price', 'quantity', 'device', 'country', 'category']) | indent(4) }}
 
 ),
 
@@ -115,12 +115,16 @@ fitted as (
         coalesce(s.known_to, e.kept_until) as known_to,
         coalesce(s.known_to = e.kept_until, s.known_to is null) as is_last_version,
         coalesce(case when i.device_by = 'event_type' then t.device end, l.device) as frequent_device,
-        coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country
+        coalesce(case when i.country_by = 'event_type' then t.country end, l.country) as frequent_country,
+        k.category as usual_category,
+        case when k.category is not null then k.confidence end as category_confidence
     from events as e
     cross join imputations as i
     left join sessions as s on e.row_id = s.row_id
     left join labels as l on e.fit_day = l.fit_day
     left join labels_of_types as t on e.event_type = t.event_type and e.fit_day = t.fit_day
+    left join {{ ref('int_cleaning__product_categories') }} as k
+        on e.product_category is null and i.of_category and e.product_id = k.product_id and e.fit_day = k.fit_day
     {% for measure, chain in groups.items() %}
     {% for group_by, column, alias in chain %}
     left join {{ ref('int_cleaning__outlier_bounds') }} as {{ alias }}
@@ -206,7 +210,9 @@ select
 
     ---------- product
     product_id,
-    product_category as category,
+    coalesce(product_category, usual_category) as category,
+    product_category is null and product_id is not null as category_was_missing,
+    category_confidence,
     brand,
     order_id,
     {{ order_key() }} as order_key,

@@ -1,5 +1,5 @@
--- The newest profile of every customer in the shop's table, with gaps filled as seeds/imputation_rules.csv says: by the
--- fit of the day that was closed two days before the build.
+-- The newest profile of every customer in the shop's table, with gaps filled as seeds/imputation_rules.csv says: by the fit of the day that
+-- was closed two days before the build, by customers like them, or by what they do.
 with versions as (
 
     select
@@ -79,9 +79,17 @@ usual_labels as (
 fitted as (
 
     select
-        v.*,
+        {% for column, other in [('gender', 'country'), ('country', 'gender')] %}
+        case
+            when r.by_model_{{ column }} then p{{ column[0] }}.label
+            when r.of_{{ column }}
+                then coalesce(case when r.{{ column }}_by = '{{ other }}' then l{{ other[0] }}.{{ column }} end, la.{{ column }})
+        end as usual_{{ column }},
+        p{{ column[0] }}.confidence as {{ column }}_confidence,
+        {% endfor %}
         {% for column in ['birth_year', 'household_size', 'income'] %}
         case
+            when kn.{{ column }} is not null then kn.{{ column }}
             when r.of_{{ column }} and r.{{ column }}_by = 'country' then coalesce(nc.{{ column }}, na.{{ column }})
             when r.of_{{ column }} and r.{{ column }}_by = 'gender' then coalesce(ng.{{ column }}, na.{{ column }})
             when r.of_{{ column }} then na.{{ column }}
@@ -90,14 +98,18 @@ fitted as (
         {% for bound in ['low', 'high', 'scale', 'action'] %}
         {{ narrowest([['country', 'country', 'ic'], ['gender', 'gender', 'ig'], ['all', "'all'", 'ia']], bound) }} as income_{{ bound }},
         {% endfor %}
-        case when r.of_gender then coalesce(case when r.gender_by = 'country' then lc.gender end, la.gender) end as usual_gender,
-        case when r.of_country then coalesce(case when r.country_by = 'gender' then lg.country end, la.country) end as usual_country
+        v.*
     from versions as v
     cross join rules as r
     {% for relation, initial in [('usual_numbers', 'n'), ('usual_labels', 'l'), ('income_limits', 'i')] %}
     left join {{ relation }} as {{ initial }}c on {{ initial }}c.group_by = 'country' and v.country = {{ initial }}c.group_key
     left join {{ relation }} as {{ initial }}g on {{ initial }}g.group_by = 'gender' and v.gender = {{ initial }}g.group_key
     left join {{ relation }} as {{ initial }}a on {{ initial }}a.group_by = 'all'
+    {% endfor %}
+    left join {{ ref('int_current__customer_neighbours') }} as kn on v.user_id = kn.user_id
+    {% for column in ['gender', 'country'] %}
+    left join {{ ref('int_current__customer_labels') }} as p{{ column[0] }}
+        on v.user_id = p{{ column[0] }}.user_id and p{{ column[0] }}.column_name = '{{ column }}'
     {% endfor %}
     where v.recency = 1
 
@@ -122,8 +134,10 @@ select
     t.birth_year is null as birth_year_was_missing,
     coalesce(t.gender, t.usual_gender) as gender,
     t.gender is null as gender_was_missing,
+    t.gender_confidence,
     coalesce(t.country, t.usual_country) as country,
     t.country is null as country_was_missing,
+    t.country_confidence,
     coalesce(t.household_size, cast(round(t.usual_household_size) as integer)) as household_size,
     t.household_size is null as household_size_was_missing,
     coalesce(

@@ -95,8 +95,9 @@ fitted as (
         {% for bound in ['low', 'high', 'scale', 'action'] %}
         {{ narrowest([['category', 'category', 'lc'], ['all', "'all'", 'la']], bound) }} as {{ bound }},
         {% endfor %}
-        coalesce(lc.usual, la.usual) as usual
+        coalesce(n.weight_grams, lc.usual, la.usual) as usual
     from joined as j
+    left join {{ ref('int_current__product_neighbours') }} as n on j.product_id = n.product_id
     left join limits as lc on lc.group_by = 'category' and j.category = lc.group_key
     left join limits as la on la.group_by = 'all'
 

@@ -16,6 +16,8 @@ select
     e.available_at,
     e.product_id,
     e.category,
+    e.category_was_missing,
+    e.category_confidence,
     e.brand,
     e.order_key,
     e.order_id,

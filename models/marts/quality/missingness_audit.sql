@@ -1,7 +1,7 @@
 -- How many values are missing, by source and type of event. Where the share differs much between types, values are not missing at random.
-{% set imputed = ['price', 'quantity', 'device', 'country'] %}
+{% set imputed = ['price', 'quantity', 'device', 'country', 'category'] %}
 {% set plain = [
-    'user_id', 'anonymous_id', 'product_id', 'category', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer',
+    'user_id', 'anonymous_id', 'product_id', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer',
     'campaign', 'list_price',
 ] %}
 {% set of_customers = ['birth_year', 'gender', 'country', 'household_size', 'income'] %}

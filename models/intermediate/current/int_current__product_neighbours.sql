@@ -1,0 +1,52 @@
+-- What products at their price weigh, for weights that are filled by k nearest neighbours (seeds/imputation_rules.csv): within the
+-- category, or among all. Learned from what the catalogue said two days before the build.
+with build as (
+
+    select as_of, {{ add_days('as_of_day', 1 - var('fit_lag_days')) }} as fit_end from {{ ref('int_identity__build') }}
+
+),
+
+rules as (
+
+    select group_by, coalesce(neighbours, 20) as k
+    from {{ seed('imputation_rules') }}
+    where record = 'product' and column_name = 'weight' and method = 'knn' and action = 'impute'
+
+),
+
+{% for relation, moment in [('asked', 'b.as_of'), ('reference', 'b.fit_end')] %}
+{{ relation }} as (
+
+    select
+        v.product_id as key,
+        case when r.group_by = 'category' then coalesce('category:' || v.category, 'none') else 'all' end as group_key,
+        v.weight_grams,
+        r.k,
+        round(ln(nullif(greatest(v.price, 0), 0)), 4) as price,
+        case when v.weight_grams > 0 then round(ln(v.weight_grams), 4) end as weight
+    from {{ ref('int_reference__product_versions') }} as v
+    cross join rules as r
+    inner join build as b on {{ is_valid_at(moment, 'v.known_at', 'v.known_until') }}
+    where {{ "v.weight_grams is null" if relation == 'asked' else "v.weight_grams is not null" }}
+
+),
+
+{% endfor %}
+gaps as (
+
+    select
+        key,
+        group_key,
+        1 as position,
+        k
+    from asked
+
+),
+
+{{ imputed_by_neighbours(['weight', 'price']) }}
+
+select
+    key as product_id,
+    exp(value) as weight_grams,
+    neighbours
+from imputed
