@@ -185,6 +185,7 @@ scores as (
             g.gain as score
         from asked as a
         inner join token_gains as g on a.fit_day = g.fit_day and a.feature = g.feature and a.token = g.token
+        inner join label_totals as l on g.fit_day = l.fit_day and g.label = l.label and l.feature = 'label'
     ) as parts
     group by key, fit_day, label
 

@@ -1,7 +1,7 @@
 {#
-  Imputation by k nearest neighbours. Rows are compared in the columns that both have: the distance is the mean squared difference of their
-  scaled values (as in scikit-learn's KNNImputer, "nan-Euclidean"), or one minus their cosine. A gap gets the mean of the k nearest rows that
-  have a value, weighted by one over the distance.
+  Imputation by k nearest neighbours. Rows are compared in the columns that both have: the distance is the root mean square difference of their
+  scaled values (as in scikit-learn's KNNImputer, "nan-Euclidean"), or the root of one minus their cosine. A gap gets the mean of the k nearest
+  rows that have a value, weighted by one over the distance.
 
   In large groups the nearest rows are looked for in the cells of the nearest centres alone (an inverted file index, as in FAISS), so a few
   may be missed; a group of `cell_size()` rows or fewer is searched whole.
@@ -151,7 +151,7 @@ candidates as (
         g.group_key,
         g.position,
         g.k,
-        n.found.rank_by as distance,
+        n.found.rank_by as squared_distance,
         {{ element('r.x', 'g.position') }} as scaled_value,
         row_number() over (partition by g.key, g.group_key, g.position order by n.found.rank_by, n.found.chosen) as place
     from gaps as g
@@ -172,7 +172,7 @@ means as (
         sum(weight * cast(round(scaled_value * 1000000) as decimal(19, 0))) / sum(weight) / 1000000.0 as scaled_value,
         cast(count(*) as bigint) as neighbours
     from (
-        select *, cast(round(1000000 / greatest(cast(distance as double), 0.0001)) as decimal(19, 0)) as weight
+        select *, cast(round(1000000 / greatest(sqrt(greatest(cast(squared_distance as double), 0)), 0.01)) as decimal(19, 0)) as weight
         from candidates
         where place <= k
     ) as weighted
@@ -213,7 +213,7 @@ imputed as (
 {{ return(found) }}
 {%- endmacro %}
 
-{# SQL of the distance of two rows with the vectors x, x_square and known; infinite where they have no column in common. #}
+{# SQL of the squared distance of two rows with the vectors x, x_square and known; infinite where they have no column in common. #}
 {% macro _distance(left, right) -%}
 {%- set shared = dot(left ~ '.known', right ~ '.known') -%}
 {%- set product = dot(left ~ '.x', right ~ '.x') -%}

@@ -40,6 +40,17 @@ VARS = {
 EVENT_TABLES = ("events", "ga4_events", "order_items", "refunds")
 RECORD_TABLES = ("customers", "products", "orders")
 
+#: Gaps are filled by neighbours and by models, where these can.
+BY_MODELS = """
+    update imputation_rules set
+        action = 'impute', neighbours = 3, min_confidence = 0.3,
+        method = case
+            when column_name in ('category', 'gender') or (record = 'customer' and column_name = 'country') then 'model'
+            when record = 'event' then method
+            else 'knn'
+        end
+"""
+
 #: Columns in which two warehouses of the same rows may differ: the build or lake snapshot of a row, and numbers that depend on the
 #: order of loading.
 BOOKKEEPING = frozenset({"arrived_in", "built_from", "built_in", "changed_in", "priced_in", "raw_rowid", "row_id"})

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plainly import Shop
-from small_shops import FIRST_DAY, VARS, Homes, Row, ShopMaker, at, land
+from small_shops import BY_MODELS, FIRST_DAY, VARS, Homes, Row, ShopMaker, at, land
 from test_as_of import LONG, MARTS, SPINES, clean_events, everything, rows_of, unequal
 
 from orchestration.config.settings import Settings
@@ -163,6 +163,8 @@ def order_of(row: Row) -> str | None:
 
 def built(homes: Homes, name: str, rows: Iterable[Row], *selection: str) -> Settings:
     home = homes.make(name)
+    with duckdb.connect(str(home.warehouse)) as con:
+        con.execute(BY_MODELS)
     land(home, rows)
     homes.run(home, *selection)
     return home

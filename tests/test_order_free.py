@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import Homes, Row, ShopMaker, at, deletion, differences, land, versioned
+from small_shops import BY_MODELS, Homes, Row, ShopMaker, at, deletion, differences, land, versioned
 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
@@ -104,18 +104,6 @@ ONE_EXAMPLE_IS_LONG = settings(
     deadline=None,
     print_blob=True,
 )
-
-
-#: Gaps are filled by neighbours and by models, where these can.
-BY_MODELS = """
-    update imputation_rules set
-        action = 'impute', neighbours = 3, min_confidence = 0.3,
-        method = case
-            when column_name in ('category', 'gender') or (record = 'customer' and column_name = 'country') then 'model'
-            when record = 'event' then method
-            else 'knn'
-        end
-"""
 
 
 @pytest.mark.long

@@ -1084,6 +1084,26 @@ def bench_cleaning(
         raise typer.Exit(1)
 
 
+@bench_app.command("imputation")
+def bench_imputation(
+    rows: Annotated[int, typer.Option(min=100, help="Rows of the matrix that is timed.")] = 50_000,
+    columns: Annotated[int, typer.Option(min=2, max=200, help="Its columns.")] = 50,
+    hits: Annotated[
+        Path | None, typer.Option(help="The Merchandise Store's Parquet file, for the categories of its products.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hide known values, fill them in, and compare with the true ones, beside scikit-learn."""
+    from orchestration.config.settings import settings
+    from orchestration.quality.imputation_score import score, table
+
+    scores = score(settings(), rows=rows, columns=columns, hits=hits)
+    if as_json:
+        console.show_json([each.as_dict() for each in scores])
+    else:
+        console.out().print(table(scores))
+
+
 @bench_app.command("features")
 def bench_features(
     shop: Annotated[
