@@ -93,7 +93,7 @@ def telling_moments(random: Random, events: list[Event], count: int) -> list[dat
 
 
 #: Rounded to six decimals, so that the order of summing does not matter: deviations and decayed weights (rounded once per tile).
-KEPT_TO = {"price_std": 1e-6, "order_gap_days": 1e-6, "views_ema": 1e-5}
+KEPT_TO = {"price_std": 1e-6, "order_gap_days": 1e-6, "views_ema": 1e-5, "price_ema": 1e-5}
 
 
 def agree(one: Any, other: Any, absolute: float) -> bool:

@@ -58,6 +58,23 @@ def features(project: Project) -> Iterator[Feature]:
             "events per day",
             "lifetime",
         )
+    for measure, unit in (("views", "events"), ("units", "units")):
+        yield Feature(
+            f"{measure}_trimmed_mean_30d",
+            "double",
+            f"Mean of {measure} a day{{}}, whole days before today alone, without the three days with the most and the three with the least",
+            f"{unit} per day",
+            "30d",
+        )
+    yield Feature(
+        "days_averaged_30d",
+        "bigint",
+        "Whole days before today since the product was first known, at most 30. Moving averages of more days are still warming up: they "
+        "count the days before as 0",
+        "days",
+        "30d",
+        range=(0, 30),
+    )
     yield from trends()
     unknown = "unknown to the catalogue and to its events"
     yield Feature(
@@ -92,6 +109,22 @@ def features(project: Project) -> Iterator[Feature]:
         "price_mean_30d",
         "double",
         "Mean price at which it was viewed, put into the cart or bought{}",
+        MONEY,
+        "30d",
+        "no event with a price",
+    )
+    yield Feature(
+        "price_trimmed_mean_30d",
+        "double",
+        "Mean of the days' mean prices{}, without the tenth of the days with the highest and the tenth with the lowest, rounded down",
+        MONEY,
+        "30d",
+        "no event with a price",
+    )
+    yield Feature(
+        "price_ema_7d",
+        "double",
+        "Exponential moving average of the days' mean prices{}, today's too, with a half-life of 7 days",
         MONEY,
         "30d",
         "no event with a price",

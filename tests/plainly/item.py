@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from plainly import (
@@ -113,6 +113,22 @@ def item_alone(mine: list[Event], version: dict[str, Any] | None, as_of: datetim
         weights = [0.5 ** (age / span) for age in range(1, 2000)]
         views = sum(len(of_type(events, "view_item")) * weights[age - 1] for age, events in days.items())
         found[f"views_ema_{span}d"] = views / sum(weights)
+    for measure in ("views", "units"):
+        by_day = sorted(float(sums(days.get(age, []))[measure]) for age in range(1, 31))
+        found[f"{measure}_trimmed_mean_30d"] = sum(by_day[3:-3]) / 24
+    recent = {
+        day: (sum(prices, Decimal(0)) / len(prices)).quantize(Decimal("0.0001"), ROUND_HALF_UP)
+        for day, prices in daily.items()
+        if day >= as_of.date() - 30 * DAY
+    }
+    weights = {day: 0.5 ** ((as_of.date() - day).days / 7) for day in recent}
+    weighted = sum(weights[day] * float(price) for day, price in recent.items())
+    found["price_ema_7d"] = weighted / sum(weights.values()) if recent else None
+    means = sorted(recent.values())
+    cut = len(means) // 10
+    middle = means[cut : len(means) - cut]
+    found["price_trimmed_mean_30d"] = float(sum(middle) / len(middle)) if middle else None
+    found["days_averaged_30d"] = min(max((as_of.date() - min(born).date()).days, 0), 30)
     return found
 
 

@@ -1,5 +1,9 @@
 {% set offers = ref('int_features__offers') %}
 {% set rate_windows = ['30d', 'lifetime'] %}
+{% set weight = 'cast(round(power(0.5, ' ~ days_between('event_day', 'as_of_day') ~ ' / 7.0) * 1000000000) as bigint)' %}
+{% set middle_price %}
+case when price_place > floor(priced_days / 10.0) and price_place <= priced_days - floor(priced_days / 10.0) then price end
+{%- endset %}
 with spine as (
 
     select product_id, as_of from {{ ref('int_features__product_spine') }}
@@ -61,6 +65,59 @@ by_day as (
         max(last_at) as last_seen_at,
         max(last_order_at) as last_order_at
     from days
+    group by product_id, as_of
+
+),
+
+-- Each day of the last month by itself, ranked: of a tenth of the days at either end, trimmed means take no notice.
+daily as (
+
+    select
+        product_id,
+        as_of,
+        as_of_day,
+        event_day,
+        sum(views) as views,
+        sum(units) as units,
+        {{ mean_of('sum(price_total)', 'sum(priced_events)') }} as price
+    from days
+    where {{ in_window(30) }}
+    group by product_id, as_of, as_of_day, event_day
+
+),
+
+placed as (
+
+    select
+        *,
+        {% for measure in ['views', 'units'] %}
+        row_number() over (partition by product_id, as_of, event_day < as_of_day order by {{ measure }} desc) as {{ measure }}_place,
+        {% endfor %}
+        row_number() over (partition by product_id, as_of order by price asc nulls last) as price_place,
+        count(price) over (partition by product_id, as_of) as priced_days
+    from daily
+
+),
+
+trimmed as (
+
+    select
+        product_id,
+        as_of,
+        {% for measure in ['views', 'units'] %}
+        -- Of thirty days, of which those without a row have none.
+        cast(coalesce(sum(
+            case when event_day < as_of_day and {{ measure }}_place between 4 and 27 then {{ measure }} end
+        ), 0) as double) / 24 as {{ measure }}_trimmed_mean_30d,
+        {% endfor %}
+        -- In whole weights, so that order never shows.
+        {{ share(
+            'sum(price * ' ~ weight ~ ')', 'sum(case when price is not null then ' ~ weight ~ ' end)'
+        ) }} as price_ema_7d,
+        {{ share(
+            'sum(' ~ middle_price ~ ')', 'count(' ~ middle_price ~ ')'
+        ) }} as price_trimmed_mean_30d
+    from placed
     group by product_id, as_of
 
 ),
@@ -185,6 +242,9 @@ final as (
         {% for half_life in var('half_lives') %}
         i.views_ema_{{ half_life }}d,
         {% endfor %}
+        coalesce(t.views_trimmed_mean_30d, 0) as views_trimmed_mean_30d,
+        coalesce(t.units_trimmed_mean_30d, 0) as units_trimmed_mean_30d,
+        least(greatest({{ days_between('cast(i.born_at as date)', 'cast(s.as_of as date)') }}, 0), 30) as days_averaged_30d,
         {{ trend('i', 'views') }} as views_trend_7d_30d,
         {{ trend('i', 'units') }} as units_trend_7d_30d,
 
@@ -193,6 +253,8 @@ final as (
         i.brand,
         i.price_now,
         i.price_mean_30d,
+        t.price_trimmed_mean_30d,
+        t.price_ema_7d,
         {{ share('i.price_now', 'i.price_mean_30d') }} as price_to_mean_30d,
         i.price_percentile_in_category
     from spine as s
@@ -200,6 +262,7 @@ final as (
     inner join ranked as i on s.product_id = i.product_id and s.as_of = i.as_of
     left join recent as r on s.product_id = r.product_id and s.as_of = r.as_of
     left join by_users as u on s.product_id = u.product_id and s.as_of = u.as_of
+    left join trimmed as t on s.product_id = t.product_id and s.as_of = t.as_of
 
 )
 
