@@ -217,3 +217,31 @@ predicted as (
 
 )
 {%- endmacro %}
+
+{# CTE body: what is known of products beside their category, as tokens, and since which day: the words of their titles, their brands, and their
+   prices by powers of two. `condition`: of which versions v of the catalogue. #}
+{% macro product_tokens(condition) -%}
+select
+    product_id,
+    feature,
+    token,
+    min(cast(known_at as date)) as known_on
+from (
+    {% for feature, token in [
+        ('word', unfold(words('v.title'))),
+        ('brand', 'lower(v.brand)'),
+        ('price', 'case when v.price > 0 then cast(cast(floor(ln(v.price) / ln(2)) as integer) as varchar) end'),
+    ] %}
+    select
+        v.product_id,
+        '{{ feature }}' as feature,
+        {{ token }} as token,
+        v.known_at
+    from {{ ref('int_reference__product_versions') }} as v
+    where {{ condition }}
+    {{ "union all" if not loop.last }}
+    {% endfor %}
+) as tokens
+where token <> ''
+group by product_id, feature, token
+{%- endmacro %}

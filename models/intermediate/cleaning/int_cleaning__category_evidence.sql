@@ -39,6 +39,12 @@ changes as (
 
 ),
 
+tokens as (
+
+    {{ product_tokens(is_imputed_by('event', 'category', 'model')) | indent(4) }}
+
+),
+
 labels as (
 
     select
@@ -76,5 +82,5 @@ select
     l.label,
     cast(sum(l.n) as bigint) as n
 from labels as l
-inner join {{ ref('int_cleaning__product_tokens') }} as t on l.product_id = t.product_id
+inner join tokens as t on l.product_id = t.product_id
 group by greatest(l.arrival_day, t.known_on), t.feature, t.token, l.label

@@ -35,6 +35,12 @@ of_product as (
 
 ),
 
+tokens as (
+
+    {{ product_tokens('v.product_id in (select o.product_id from of_product as o where o.category is null)') | indent(4) }}
+
+),
+
 -- What the catalogue said before the day of the event.
 asked as (
 
@@ -44,7 +50,7 @@ asked as (
         t.feature,
         t.token
     from of_product as o
-    inner join {{ ref('int_cleaning__product_tokens') }} as t
+    inner join tokens as t
         on o.product_id = t.product_id and t.known_on < {{ add_days('o.fit_day', var('fit_lag_days')) }}
     where o.category is null
 
