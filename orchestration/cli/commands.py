@@ -547,9 +547,10 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish the audited marts to readers, in one atomic step."""
+    from orchestration.quality.alerts import read_rules
     from orchestration.warehouse.publish import publish as run
 
-    done = run(past=past)
+    done = run(past=past, renewed_within=read_rules().freshness.published)
     if as_json:
         console.show_json(done.as_dict())
         return
@@ -559,6 +560,28 @@ def publish(
     console.out().print(table)
     what = f"published in {done.seconds:.1f} s" if done.is_new else "this build is published already"
     console.out().print(f"{what}: {done.folder.parent.parent / 'finegrain.duckdb'} (lake snapshot {done.built_from})")
+
+
+@app.command()
+def contracts(
+    mapping: Annotated[
+        str | None, typer.Argument(help="A mapping file, or a folder of them; without one, only the marts' contracts.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where they are written; created if needed.")] = Path(
+        "contracts"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write the contracts of the marts and of mappings as Open Data Contracts (ODCS 3.1)."""
+    from orchestration.quality.data_contracts import data_contracts as run
+
+    written = run(out, mapping)
+    if as_json:
+        console.show_json({kind: [str(path) for path in paths] for kind, paths in written.items()})
+        return
+    for kind, paths in written.items():
+        if paths:
+            console.out().print(f"wrote {len(paths)} contracts of {kind} to {console.shown(out / kind)}", markup=False)
 
 
 @app.command()

@@ -24,6 +24,8 @@ API_VERSION: Final = "v3.1.0"
 SUFFIX: Final = ".odcs.yaml"
 #: What ODCS calls the formats of a mapping.
 _FORMATS: Final = {"csv": "csv", "parquet": "parquet", "jsonl": "json"}
+#: libyaml's writer, where PyYAML was built with it.
+_DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def contract(
@@ -46,7 +48,12 @@ def contract(
 
 def sla(hours: float, what: str) -> dict[str, Any]:
     """A service level: something happens at least once in so many hours."""
-    return {"property": "frequency", "value": hours, "unit": "h", "description": f"{what} at least every {hours:g} hours"}
+    return {
+        "property": "frequency",
+        "value": hours,
+        "unit": "h",
+        "description": f"{what} at least every {hours:g} hours",
+    }
 
 
 def custom(values: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -64,7 +71,8 @@ def write(contract: Mapping[str, Any], folder: Path) -> Path:
     """Write a contract into a folder, which is made if needed. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{contract['name']}{SUFFIX}"
-    path.write_text(yaml.safe_dump(dict(contract), sort_keys=False, allow_unicode=True, width=120), "utf-8")
+    text = yaml.dump(dict(contract), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=120)
+    path.write_text(text, "utf-8")
     return path
 
 
@@ -85,7 +93,9 @@ def said(text: str, project: Path = PROJECT) -> str:
 def _docs(project: Path) -> dict[str, str]:
     texts = [path.read_text("utf-8") for root in roots(project) for path in sorted((root / "models").rglob("*.md"))]
     return {
-        name: text for each in texts for name, text in re.findall(r"{%-? docs (\w+) -?%}(.*?){%-? enddocs -?%}", each, re.S)
+        name: text
+        for each in texts
+        for name, text in re.findall(r"{%-? docs (\w+) -?%}(.*?){%-? enddocs -?%}", each, re.S)
     }
 
 

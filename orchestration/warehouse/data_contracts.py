@@ -7,7 +7,7 @@ which `datacontract test` runs on the published marts. Any other is named in wor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,23 +46,29 @@ _SAME_AS: Final = {
 }
 
 
-def of_marts(where: Settings, renewed_within: float | None = None, project: Path = PROJECT) -> dict[str, dict[str, Any]]:
+def of_marts(
+    where: Settings, renewed_within: float | None = None, project: Path = PROJECT
+) -> dict[str, dict[str, Any]]:
     """The contract of each mart that declares its columns, by name. `where`: where the marts are published. `renewed_within`: hours within
     which they are published again."""
-    found = {}
-    for root in roots(project):
-        folder = root / "models" / MARTS
-        for path in sorted(folder.rglob("*.yml")):
-            owner = owner_of_folder(root, path.parent.relative_to(root / "models").as_posix())
-            for model in (yaml.load(path.read_text("utf-8"), Loader=FAST) or {}).get("models") or []:
-                if model.get("columns"):
-                    found[model["name"]] = _of_mart(model, owner, where, renewed_within)
-    return dict(sorted(found.items()))
+    declared = {
+        model["name"]: (model, owner_of_folder(root, path.parent.relative_to(root / "models").as_posix()))
+        for root in roots(project)
+        for path in sorted((root / "models" / MARTS).rglob("*.yml"))
+        for model in (yaml.load(path.read_text("utf-8"), Loader=FAST) or {}).get("models") or []
+        if model.get("columns")
+    }
+    levels = [sla(renewed_within, "The marts are published")] if renewed_within else []
+    return {
+        name: _of_mart(model, owner, where, declared) | ({"slaProperties": levels} if levels else {})
+        for name, (model, owner) in sorted(declared.items())
+    }
 
 
-def _of_mart(model: Mapping[str, Any], owner: str, where: Settings, renewed_within: float | None) -> dict[str, Any]:
+def _of_mart(model: Mapping[str, Any], owner: str, where: Settings, marts: Collection[str]) -> dict[str, Any]:
+    """The contract of a model; `marts` are the names of all that have one."""
     name, meta = model["name"], _meta(model)
-    found = contract(
+    return contract(
         "marts",
         name,
         said(model.get("description", "")),
@@ -76,12 +82,11 @@ def _of_mart(model: Mapping[str, Any], owner: str, where: Settings, renewed_with
                 "format": "parquet",
             },
         ],
-        schema=[_table(model)],
+        schema=[_table(model, marts)],
     )
-    return {**found, **({"slaProperties": [sla(renewed_within, "The marts are published")]} if renewed_within else {})}
 
 
-def _table(model: Mapping[str, Any]) -> dict[str, Any]:
+def _table(model: Mapping[str, Any], marts: Collection[str]) -> dict[str, Any]:
     name, grain = model["name"], _meta(model).get("grain")
     tests = list(_tests(model, ""))
     key = _primary_key(model, tests)
@@ -89,7 +94,7 @@ def _table(model: Mapping[str, Any]) -> dict[str, Any]:
     quality: list[dict[str, Any]] = []
     declares_ranges = False
     for test, column, arguments, config in tests:
-        rule = None if config.get("where") else _translated(test, column, arguments, properties)
+        rule = None if config.get("where") else _translated(test, column, arguments, properties, marts)
         if rule is None:
             quality.append(text_rule(_in_words(test, column, arguments, config)))
         else:
@@ -146,8 +151,10 @@ def _type(data_type: str) -> dict[str, Any]:
     """A DuckDB type in ODCS."""
     if not data_type:
         return {}
-    if data_type.endswith("[]"):
-        return {"logicalType": "array", "physicalType": data_type, "items": {"name": "item", **_type(data_type[:-2])}}
+    if data_type.endswith(
+        "[]"
+    ):  # without its physical type: datacontract-cli reads none of a list, and takes that of the items
+        return {"logicalType": "array", "items": {"name": "item", **_type(data_type[:-2])}}
     if _WHOLE.fullmatch(data_type):
         return {"logicalType": "integer", "physicalType": data_type}
     logical = next((word for start, word in _LOGICAL if data_type.startswith(start)), "string")
@@ -166,9 +173,11 @@ def _tests(part: Mapping[str, Any], column: str) -> Iterator[_Test]:
         if isinstance(each, str):
             yield each, column, {}, {}
             continue
-        name, given = next((pair for pair in each.items() if isinstance(pair[1], dict)), (None, None))
-        if name is None or given is None:  # {name: …, test_name: …}, or a test with nothing to it
-            name, given = each.get("test_name") or next(iter(each)), each
+        if "test_name" in each:
+            name, given = each["test_name"], each
+        else:
+            [(name, given)] = each.items()
+        given = given or {}
         arguments = dict(given.get("arguments") or {k: v for k, v in given.items() if k not in _NOT_ARGUMENTS})
         yield name, arguments.pop("column_name", column), arguments, given.get("config") or {}
     for each in part.get("columns") or []:
@@ -189,13 +198,17 @@ def _primary_key(model: Mapping[str, Any], tests: list[_Test]) -> list[str]:
         arguments.get("column_list", []) if test.endswith("expect_compound_columns_to_be_unique") else [column]
         for test, column, arguments, config in tests
         if (_SAME_AS.get(test, test) == "unique" or test.endswith("expect_compound_columns_to_be_unique"))
-        and not config.get("where")
+        and not (config.get("where") or arguments.get("row_condition"))
     ]
     return next((list(key) for key in sorted(keys, key=len) if never_null.issuperset(key)), [])
 
 
 def _translated(
-    test: str, column: str, arguments: Mapping[str, Any], properties: dict[str, dict[str, Any]]
+    test: str,
+    column: str,
+    arguments: Mapping[str, Any],
+    properties: dict[str, dict[str, Any]],
+    marts: Collection[str],
 ) -> list[dict[str, Any]] | None:
     """A test as quality rules, or as something that its column says; None if ODCS has no word for it."""
     name = _SAME_AS.get(test, test).removeprefix("dbt_expectations.")
@@ -208,7 +221,7 @@ def _translated(
     if name == "relationships" and own:
         target = re.search(r"(\w+)['\"]\s*\)\s*$", str(arguments.get("to", "")))
         field = str(arguments.get("field", ""))
-        if target is None or not (_ID.fullmatch(target[1]) and _ID.fullmatch(field)):
+        if target is None or target[1] not in marts or not (_ID.fullmatch(target[1]) and _ID.fullmatch(field)):
             return None
         own["relationships"] = [{"to": f"{target[1]}{SUFFIX}#/schema/{target[1]}/properties/{field}"}]
         return []
@@ -235,7 +248,10 @@ def _translated(
             return []
         return [{"type": "library", "metric": "duplicateValues", "arguments": {"properties": columns}, "mustBe": 0}]
     if name == "every_row":
-        return [_sql(f"not ({said(rule)})", what) if "{{" not in said(rule) else text_rule(what) for what, rule in arguments["rules"].items()]
+        return [
+            _sql(f"not ({said(rule)})", what) if "{{" not in said(rule) else text_rule(what)
+            for what, rule in arguments["rules"].items()
+        ]
     if name == "one_value_per_key":
         key, value = arguments["key"], arguments["value"]
         rule = _sql("", f"all rows of one {key} hold one {value}")
@@ -252,13 +268,20 @@ def _of_column(own: dict[str, Any], rule: Mapping[str, Any]) -> list[dict[str, A
 
 def _sql(condition: str, what: str) -> dict[str, Any]:
     """A rule that no row may fulfil the condition. As in dbt, one that is null is not fulfilled."""
-    return {"type": "sql", "description": what, "query": f"select count(*) from ${{table}} where {condition}", "mustBe": 0}
+    return {
+        "type": "sql",
+        "description": what,
+        "query": f"select count(*) from ${{table}} where {condition}",
+        "mustBe": 0,
+    }
 
 
 def _between(own: dict[str, Any], low: Any, high: Any) -> list[dict[str, Any]] | None:
     bounds = {"minimum": low, "maximum": high}
     limits = {name: bound for name, bound in bounds.items() if bound is not None}
-    if own.get("logicalType") not in ("integer", "number") or not all(isinstance(each, int | float) for each in limits.values()):
+    if own.get("logicalType") not in ("integer", "number") or not all(
+        isinstance(each, int | float) for each in limits.values()
+    ):
         return None
     own["logicalTypeOptions"] = {**own.get("logicalTypeOptions", {}), **limits}
     return []
