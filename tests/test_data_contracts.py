@@ -83,7 +83,7 @@ LARGE = ("user_brand_features", "user_category_features", "category_features", "
 BREAKAGES = {
     "dim_customers": {
         "alter table dim_customers alter birth_year type varchar": "field birth_year has type integer",
-        "insert into dim_customers from dim_customers limit 1": "primary key field customer_id has no duplicate",
+        "insert into dim_customers from dim_customers limit 1": "field customer_id has no duplicate",
         "update dim_customers set household_size = -4": "household of one or more",
     },
     "fct_orders": {
