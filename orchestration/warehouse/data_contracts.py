@@ -234,7 +234,7 @@ def _translated(
         return _between(own, arguments.get("min_value"), arguments.get("max_value"))
     if name == "expect_table_row_count_to_be_between":
         low, high = arguments.get("min_value"), arguments.get("max_value")
-        bounds = (
+        bounds: dict[str, Any] = (
             {"mustBeBetween": [low, high]}
             if low is not None and high is not None
             else {"mustBeGreaterOrEqualTo": low}
