@@ -632,6 +632,33 @@ def catalog(
         show(found, console.out(), in_full=in_full)
 
 
+@app.command("suggest-tests")
+def suggest_tests(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="Models of the warehouse.")],
+    published: Annotated[
+        bool, typer.Option("--published", help="Look at the published marts instead of the warehouse.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(min=1_000, metavar="ROWS", help="Rows in which patterns and compound keys are looked for.")
+    ] = 100_000,
+    confidence: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.9999, help="How sure to be that at most 1 in 20 rows breaks a suggested rule."),
+    ] = 0.95,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a new file instead of printing.")] = None,
+) -> None:
+    """Suggest dbt tests for tables from what is in them, as YAML to read, change and keep."""
+    from orchestration.quality.suggestions import suggest as run
+    from orchestration.quality.suggestions import write as save
+
+    text = run(tables, published=published, sample=sample, confidence=confidence)
+    if write is None:
+        sys.stdout.write(text)
+    else:
+        save(text, write)
+        console.out().print(f"wrote {console.shown(write)}", markup=False)
+
+
 @app.command("training-set")
 def training_set(
     spine: Annotated[

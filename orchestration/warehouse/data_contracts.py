@@ -88,7 +88,7 @@ def _of_mart(model: Mapping[str, Any], owner: str, where: Settings, marts: Colle
 
 def _table(model: Mapping[str, Any], marts: Collection[str]) -> dict[str, Any]:
     name, grain = model["name"], _meta(model).get("grain")
-    tests = list(_tests(model, ""))
+    tests = list(tests_of(model))
     key = _primary_key(model, tests)
     properties = {column["name"]: _property(column, key) for column in model["columns"]}
     quality: list[dict[str, Any]] = []
@@ -167,7 +167,7 @@ def _type(data_type: str) -> dict[str, Any]:
 _Test = tuple[str, str, dict[str, Any], dict[str, Any]]
 
 
-def _tests(part: Mapping[str, Any], column: str) -> Iterator[_Test]:
+def tests_of(part: Mapping[str, Any], column: str = "") -> Iterator[_Test]:
     """The tests of a model or column. dbt knows four ways to write one."""
     for each in part.get("data_tests") or part.get("tests") or []:
         if isinstance(each, str):
@@ -181,7 +181,7 @@ def _tests(part: Mapping[str, Any], column: str) -> Iterator[_Test]:
         arguments = dict(given.get("arguments") or {k: v for k, v in given.items() if k not in _NOT_ARGUMENTS})
         yield name, arguments.pop("column_name", column), arguments, given.get("config") or {}
     for each in part.get("columns") or []:
-        yield from _tests(each, each["name"])
+        yield from tests_of(each, each["name"])
 
 
 _NOT_ARGUMENTS: Final = {"name", "description", "config", "test_name", "arguments", "meta", "tags"}
