@@ -10,9 +10,8 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
@@ -44,12 +43,11 @@ _KEY_NAME: Final = re.compile(r"(^|_)(id|key|code|sku|uuid|guid|hash|number|no)$
 _WHOLE: Final = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
 _NUMBER: Final = re.compile(rf"{_WHOLE.pattern}|DOUBLE|FLOAT|DECIMAL.*")
 
-Bound = int | float | Decimal | date | datetime
-
 
 @dataclass
 class Column:
-    """Of one column: its rows with a value, about how many distinct values it has, and its least and greatest (finite) value. `values`: the rows of each
+    """Of one column: its rows with a value, about how many distinct values it has, and the least and greatest of its numbers that are finite, or of the years
+    of its times. `infinite`: the rows of the others. `values`: the rows of each
     value, if there are few values; `halves`: in how many halves of the table the rarest of these is. `pattern`: what all texts match, and what that is.
     `is_unique`: whether no value is there twice. `parent`: a model and its key column which holds all values."""
 
@@ -57,8 +55,8 @@ class Column:
     kind: str
     rows: int
     distinct: int
-    low: Bound | None = None
-    high: Bound | None = None
+    low: int | float | Decimal | None = None
+    high: int | float | Decimal | None = None
     infinite: int = 0
     values: dict[str, int] | None = None
     halves: int = 0
@@ -80,12 +78,17 @@ class Column:
 
     @property
     def is_moment(self) -> bool:
-        return self.kind.startswith(("DATE", "TIMESTAMP"))
+        return self.kind in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 
     @property
     def may_be_key(self) -> bool:
         """Whether its values can identify a row: those of a measure are distinct only by chance."""
-        return self.is_text or self.kind == "UUID" or (self.is_whole and _KEY_NAME.search(self.name) is not None)
+        is_named = _KEY_NAME.search(self.name) is not None
+        return (
+            self.kind == "UUID"
+            or (self.is_text and (is_named or self.pattern is not None))
+            or (self.is_whole and is_named)
+        )
 
 
 @dataclass
@@ -98,10 +101,15 @@ class Profile:
 
 
 def profile(
-    con: duckdb.DuckDBPyConnection, table: str, *, sample: int, parents: Mapping[str, list[tuple[str, str]]]
+    con: duckdb.DuckDBPyConnection,
+    table: str,
+    *,
+    sample: int,
+    parents: Mapping[str, list[tuple[str, str]]],
+    finds_key: bool = True,
 ) -> Profile:
     """Profile a table. `table`: its quoted name; `sample`: the rows in which patterns and keys are looked for; `parents`: by name of a column,
-    the models that have it as their key, with the quoted name of each."""
+    the models that have it as their key, with the quoted name of each; `finds_key`: whether to look for a key of several columns."""
     kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe {table}").fetchall()}
     rows, columns = _counted(con, table, kinds)
     found = Profile(rows, columns)
@@ -114,7 +122,7 @@ def profile(
     for each in columns:
         if each.may_be_key and each.rows and each.distinct > 0.8 * each.rows:
             each.is_unique = not _repeats(con, table, [each.name])
-    if not any(each.is_unique and each.rows == rows for each in columns):
+    if finds_key and not any(each.is_unique and each.rows == rows for each in columns):
         found.key = _key(con, table, part, found)
     for each in columns:
         for model, place in parents.get(each.name, []):
@@ -133,7 +141,8 @@ def _counted(con: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str
         asked += [f"count({name})", f"approx_count_distinct({name})"]
         if each.is_number or each.is_moment:
             is_finite = f"isfinite({name})" if each.kind in ("DOUBLE", "FLOAT") or each.is_moment else "true"
-            asked += [f"{end}({name}) filter ({is_finite})" for end in ("min", "max")]
+            number = f"year({name})" if each.is_moment else name
+            asked += [f"{end}({number}) filter ({is_finite})" for end in ("min", "max")]
             asked.append(f"count(*) filter (not {is_finite})")
     [answers] = con.execute(f"select {', '.join(asked)} from {table}").fetchall()
     answer = iter(answers)
@@ -177,26 +186,23 @@ def _patterns(con: duckdb.DuckDBPyConnection, part: str, columns: Iterable[Colum
     return found
 
 
+#: Runs of digits (9), small letters (a) and capitals (A), with marks between them.
+_SHAPE: Final = re.compile("[9aA]?([-_./:|#+@][9aA]+|[9aA]){0,11}")
+_RUNS: Final = {"9": "[0-9]", "a": "[a-z]", "A": "[A-Z]"}
+
+
 def _of_shapes(shapes: list[str], shortest: int, longest: int) -> tuple[str, str] | None:
-    """A regular expression of texts of these shapes: 9, a and A stand for runs of digits, small letters and capitals; other characters for themselves."""
-    if (
-        not shapes
-        or len(shapes) > SHAPES
-        or not all(re.fullmatch(r"[9aA]?([-_./:|#+@][9aA]+|[9aA]){0,11}", each) for each in shapes)
-    ):
+    """A regular expression of texts of these shapes. Those without a digit are words, of which the next may look otherwise."""
+    if not 0 < len(shapes) <= SHAPES or not all("9" in each and _SHAPE.fullmatch(each) for each in shapes):
         return None
     length = f"{{{shortest}}}" if shortest == longest else "+"
-    runs = {"9": "[0-9]", "a": "[a-z]", "A": "[A-Z]"}
     bodies = [
-        "".join(runs[mark] + (length if len(shape) == 1 else "+") if mark in runs else f"[{mark}]" for mark in shape)
+        "".join(_RUNS[mark] + (length if len(shape) == 1 else "+") if mark in _RUNS else f"[{mark}]" for mark in shape)
         for shape in sorted(shapes)
     ]
-    # Letters alone are words, of which the next may look otherwise.
-    if not any("9" in shape or len(shape) > 1 for shape in shapes):
-        return None
-    return (f"^{bodies[0]}$" if len(bodies) == 1 else f"^({'|'.join(bodies)})$"), "one shape" if len(
-        bodies
-    ) == 1 else f"{len(bodies)} shapes"
+    if len(bodies) == 1:
+        return f"^{bodies[0]}$", "one shape"
+    return f"^({'|'.join(bodies)})$", f"{len(bodies)} shapes"
 
 
 def _check(
@@ -205,7 +211,7 @@ def _check(
     """On all rows: which values columns of few values have, and whether all texts match the patterns found in the sample."""
     columns = list(columns)
     # The first time that differs between rows; without one, the halves are of any rows.
-    moment = next((each for each in columns if each.is_moment and each.distinct > 1 and each.low != each.high), None)
+    moment = next((each for each in columns if each.kind in ("DATE", "TIMESTAMP") and each.distinct > 1), None)
     if moment is not None:
         name = identifier(moment.name)
         middle = f"{name} < (select approx_quantile({name}, 0.5) from {table} where isfinite({name}))"
@@ -259,7 +265,7 @@ def _key(con: duckdb.DuckDBPyConnection, table: str, part: str, found: Profile) 
     candidates = [
         each
         for each in found.columns
-        if each.rows == found.rows and each.distinct > 1 and (each.may_be_key or each.is_moment or each.kind == "DATE")
+        if each.rows == found.rows and each.distinct > 1 and (each.may_be_key or each.is_text or each.is_moment)
     ]
     # Names that are those of keys go first; of these, columns of many values.
     candidates.sort(key=lambda each: (_KEY_NAME.search(each.name) is None, -each.distinct))

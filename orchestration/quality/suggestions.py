@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from orchestration.quality.profile import Column, Profile, profile
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.data_contracts import tests_of
+from orchestration.warehouse.publish import SCHEMA
 
 #: The share of rows that may break a suggested rule, at the confidence asked for.
 RARE: Final = 0.05
@@ -62,8 +62,8 @@ class Test:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """For one model: tests of the whole table, and its columns with their tests. `file`: the YAML that declares it today. `untested`: columns of
-    which dbt cannot name a test."""
+    """For one model: tests of the whole table, and its columns with their tests. `file`: the YAML that declares it today. `has_contract`: whether the
+    types of all columns are suggested as a contract; `least`: the rows that tests are suggested from."""
 
     model: str
     rows: int
@@ -71,10 +71,8 @@ class Suggestion:
     tests: list[Test]
     columns: list[tuple[Column, list[Test]]]
     has_contract: bool
+    least: int
     keywords: frozenset[str]
-
-    def __bool__(self) -> bool:
-        return bool(self.tests or any(tests for _, tests in self.columns))
 
 
 @dataclass
@@ -108,22 +106,22 @@ def suggest(
                 f"there is no table {shown(unknown)} in {'the published marts' if published else 'the warehouse'}"
                 + (f"; did you mean {near[0]}?" if near else "; name a model that has been built")
             )
-        parents = _parents(declared, places)
+        parents = _parents(declared, {name: place for name, place in places.items() if published or _is_mart(place)})
         keywords = frozenset(
             str(word)
             for (word,) in con.execute(
                 "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
             ).fetchall()
         )
+
+        def look(name: str) -> Profile:
+            # A model that marts are made of cannot wait for one of them.
+            known = parents if published or _is_mart(places[name]) else {}
+            finds_key = name not in declared or not _has_key(declared[name].model)
+            return profile(con, places[name], sample=sample, parents=known, finds_key=finds_key)
+
         found = [
-            suggestion(
-                name,
-                profile(con, places[name], sample=sample, parents=parents),
-                confidence,
-                declared.get(name),
-                keywords,
-            )
-            for name in dict.fromkeys(tables)
+            suggestion(name, look(name), confidence, declared.get(name), keywords) for name in dict.fromkeys(tables)
         ]
     return written(found, project)
 
@@ -156,6 +154,14 @@ def _places(con: duckdb.DuckDBPyConnection, where: Settings, published: bool) ->
         "and not (table_schema = 'main' and table_name in ('builds', 'states', 'watermarks', 'build_failures')) and table_schema <> 'audit'"
     ).fetchall()
     return {name: f"warehouse.{identifier(schema)}.{identifier(name)}" for schema, name in sorted(found)}
+
+
+def _is_mart(place: str) -> bool:
+    return place.startswith(f"warehouse.{identifier(SCHEMA)}.")
+
+
+def _has_key(model: Mapping[str, Any]) -> bool:
+    return any(_plain(test) in ("unique", "compound") for test, *_ in tests_of(model))
 
 
 def _declared(project: Path) -> dict[str, _Declared]:
@@ -204,26 +210,25 @@ def suggestion(
 ) -> Suggestion:
     """What a profile suggests for a model, without what it has already."""
     model: Mapping[str, Any] = declared.model if declared else {}
-    has = {(_plain(test), column) for test, column, _, _ in tests_of(model)}
+    has = {
+        (_plain(test), column)
+        for test, column, arguments, config in tests_of(model)
+        if not (config.get("where") or arguments.get("row_condition"))
+    }
     has |= {("not_null", column) for column in _never_null(model)}
     own = {column["name"]: column for column in model.get("columns") or []}
     if ("ranges_as_declared", "") in has:
-        has |= {
-            ("between", name)
-            for name, column in own.items()
-            if "range" in ((column.get("config") or {}).get("meta") or {})
-        }
+        for column_name, column_of in own.items():
+            meta = (column_of.get("config") or {}).get("meta") or {}
+            has |= {("between", column_name)} if "range" in meta else set()
+            has |= {("not_null", column_name)} if meta.get("null_means") == "never null" else set()
     least = least_rows(confidence)
     tests, columns = [], []
     if found.rows >= least and ("row_count", "") not in has:
-        low, high = outward(found.rows, found.rows * 3, whole=True)
-        tests.append(
-            Test(
-                f"{_EXPECT}table_row_count_to_be_between",
-                {"min_value": max(1, low // 2), "max_value": high},
-                f"{found.rows:,} rows",
-            )
-        )
+        half = Decimal(found.rows) / 2
+        step = Decimal(1).scaleb(half.adjusted())
+        bounds = {"min_value": int(half // step * step), "max_value": int(_beyond(half * 5))}
+        tests.append(Test(f"{_EXPECT}table_row_count_to_be_between", bounds, f"{found.rows:,} rows"))
     if found.key and ("compound", "") not in has and found.rows >= least:
         listed = [_quoted(each, keywords) for each in found.key]
         tests.append(
@@ -234,19 +239,17 @@ def suggestion(
             )
         )
     for column in found.columns:
-        # dbt puts names between quotes without escaping them.
-        fits = '"' not in column.name and "{" not in column.name
-        wanted = (
-            [each for each in _of_column(column, found.rows, least) if (_plain(each.name), column.name) not in has]
-            if fits
-            else []
-        )
-        columns.append((column, wanted))
-    fits = all('"' not in column.name and "{" not in column.name for column in found.columns)
+        wanted = _of_column(column, found.rows, least) if _can_be_named(column.name) else ()
+        columns.append((column, [each for each in wanted if (_plain(each.name), column.name) not in has]))
+    can_be_named = all(_can_be_named(column.name) for column in found.columns)
     has_types = all((own.get(column.name) or {}).get("data_type") for column in found.columns)
-    return Suggestion(
-        name, found.rows, declared.file if declared else None, tests, columns, fits and not has_types, keywords
-    )
+    file = declared.file if declared else None
+    return Suggestion(name, found.rows, file, tests, columns, can_be_named and not has_types, least, keywords)
+
+
+def _can_be_named(column: str) -> bool:
+    """Whether dbt can name a column: it puts names between quotes without escaping them, and reads {{ … }} as Jinja."""
+    return '"' not in column and "{" not in column and column.isprintable()
 
 
 #: Tests that say the same, by the end of their names.
@@ -286,14 +289,11 @@ def _of_column(column: Column, rows: int, least: int) -> Iterator[Test]:
     if column.parent is not None:
         model, key = column.parent
         yield Test("relationships", {"to": f"ref('{model}')", "field": key}, f"{column.rows:,} values are all there")
-    is_set = False
-    if column.values and _is_set(column):
-        is_set = True
-        yield Test(
-            "accepted_values",
-            {"values": list(column.values)},
-            f"the same {len(column.values)} in both halves of {column.rows:,} values",
-        )
+    is_set = _is_set(column)
+    if is_set:
+        values = list(column.values or {})
+        evidence = f"the same {len(values)} in both halves of {column.rows:,} values"
+        yield Test("accepted_values", {"values": values}, evidence)
     if column.pattern is not None and not is_set and column.parent is None:
         regex, what = column.pattern
         yield Test(f"{_EXPECT}column_values_to_match_regex", {"regex": regex}, f"{column.rows:,} values: {what}")
@@ -304,16 +304,14 @@ def _of_column(column: Column, rows: int, least: int) -> Iterator[Test]:
 def _range(column: Column) -> Iterator[Test]:
     low, high = column.low, column.high
     name, evidence = f"{_EXPECT}column_values_to_be_between", f"{column.rows:,} values, rounded outward"
-    if isinstance(low, date):  # a datetime is a date
-        if low.year > 2:
-            kind = "timestamp" if isinstance(low, datetime) else "date"
+    assert low is not None and high is not None
+    if column.is_moment:  # there is no end to what comes
+        if low > 2 and column.distinct > 1:
+            kind = column.kind.partition(" ")[0].lower()
             yield Test(
-                name,
-                {"min_value": f"{kind} '{low.year - 1:04}-01-01'"},
-                f"{column.rows:,} values, the first in {low.year}",
+                name, {"min_value": f"{kind} '{int(low) - 1:04}-01-01'"}, f"{column.rows:,} values, the first in {low}"
             )
         return
-    assert isinstance(low, int | float | Decimal) and isinstance(high, int | float | Decimal)
     if max(abs(Decimal(low)), abs(Decimal(high))) > ABSURD:
         return
     if column.is_unique or low == high:  # a number that goes up, or always the same
@@ -328,7 +326,8 @@ def _is_set(column: Column) -> bool:
     """Whether the values of a column are a set that one can write down."""
     values = column.values or {}
     return (
-        column.halves == 2
+        len(values) > 1
+        and column.halves == 2
         and min(values.values()) >= ROWS_A_VALUE
         and column.rows >= ROWS_A_SET * len(values)
         and not _PERSONAL.search(column.name)
@@ -340,7 +339,7 @@ def _is_set(column: Column) -> bool:
 
 def outward(low: float | Decimal, high: float | Decimal, *, whole: bool) -> tuple[Any, Any]:
     """A range around this one, of round numbers: 0 or 1 where they are natural, else up to five times as far from 0, or, for values in a narrow
-    band such as years, as far again on both sides. Both are whole if asked for."""
+    band such as years, as far again on both sides. Whole numbers go to 10 at least."""
     with localcontext() as context:
         context.prec = 80
         first, last = Decimal(str(low)), Decimal(str(high))
@@ -352,8 +351,8 @@ def outward(low: float | Decimal, high: float | Decimal, *, whole: bool) -> tupl
             found = tuple(sorted(-each for each in _band(-last, -first)))  # type: ignore[assignment]
         else:
             found = (-_beyond(-first), _beyond(last))
-        if whole:
-            return math.floor(found[0]), math.ceil(found[1])
+        if whole:  # of a count that was 1, 3 is no surprise
+            return math.floor(found[0]), max(math.ceil(found[1]), 10 if last > 0 else 0)
         return tuple(_number(each) for each in found)  # type: ignore[return-value]
 
 
@@ -392,17 +391,20 @@ def written(suggestions: Iterable[Suggestion], project: Path = PROJECT) -> str:
             if each.file
             else ""
         )
-        lines.append(f"  - name: {_scalar(each.model)}  # {each.rows:,} rows{file}")
+        few = f"; too few for tests, which need {each.least:,} at this confidence" if each.rows < each.least else ""
+        lines.append(f"  - name: {_scalar(each.model)}  # {each.rows:,} rows{few}{file}")
         if each.has_contract:
             lines.append("    config: {contract: {enforced: true}}")
         if each.tests:
             lines += ["    data_tests:", *(line for test in each.tests for line in _test(test, "      "))]
-        lines.append("    columns:")
-        for column, tests in each.columns:
+        shown_columns = each.columns if each.has_contract else [pair for pair in each.columns if pair[1]]
+        lines += ["    columns:"] * bool(shown_columns)
+        for column, tests in shown_columns:
             lines.append(f"      - name: {_scalar(column.name)}")
             if _quoted(column.name, each.keywords) != column.name:
                 lines.append("        quote: true")
-            lines.append(f"        data_type: {_scalar(column.kind.lower())}")
+            if each.has_contract:
+                lines.append(f"        data_type: {_scalar(column.kind.lower())}")
             if tests:
                 lines += ["        data_tests:", *(line for test in tests for line in _test(test, "          "))]
     return "\n".join(lines) + "\n"
