@@ -314,7 +314,7 @@ def _range(column: Column) -> Iterator[Test]:
         return
     if max(abs(Decimal(low)), abs(Decimal(high))) > ABSURD:
         return
-    if column.is_unique or low == high:  # a number that goes up, or always the same
+    if column.may_be_key or low == high:  # a number that goes up, or always the same
         if low >= 0:
             yield Test(name, {"min_value": 0}, f"{column.rows:,} values")
         return
