@@ -67,10 +67,10 @@ def text_rule(text: str) -> dict[str, Any]:
     return {"type": "text", "description": text}
 
 
-def write(contract: Mapping[str, Any], folder: Path) -> Path:
-    """Write a contract into a folder, which is made if needed. Raises OSError."""
+def write(contract: Mapping[str, Any], folder: Path, name: str | None = None) -> Path:
+    """Write a contract into a folder, which is made if needed, under its own name or another. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{contract['name']}{SUFFIX}"
+    path = folder / f"{name or contract['name']}{SUFFIX}"
     text = yaml.dump(dict(contract), Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=120)
     path.write_text(text, "utf-8")
     return path
@@ -129,9 +129,10 @@ def _server(each: NumberedEntry, database: str | None) -> dict[str, Any]:
     if entry.files:
         kind = _FORMATS.get(entry.format or format_of(entry.files[0]) or "", "")
         kind_of = {"format": kind} if kind else {}
-        if entry.files[0].startswith("s3://"):
-            return {**name, "type": "s3", "location": entry.files[0], **kind_of}
-        return {**name, "type": "local", "path": entry.files[0], **({"format": "csv"} | kind_of)}
+        place = without_secrets(entry.files[0])
+        if place.startswith("s3://"):
+            return {**name, "type": "s3", "location": place, **kind_of}
+        return {**name, "type": "local", "path": place, **({"format": "csv"} | kind_of)}
     if entry.stream is not None and entry.stream.kafka is not None:
         host = without_secrets(str(entry.stream.settings.get("bootstrap.servers", "")))
         return {**name, "type": "kafka", "host": host, "format": "json"}
@@ -148,7 +149,7 @@ def _object(each: NumberedEntry) -> dict[str, Any]:
     kind, place = next(
         (kind, place)
         for kind, place in (
-            ("file", ", ".join(entry.files)),
+            ("file", without_secrets(", ".join(entry.files))),
             ("topic", entry.stream and entry.stream.stream_id),
             ("table", entry.table),
             ("resource", entry.http and without_secrets(entry.http.url)),

@@ -23,7 +23,7 @@ from orchestration.config.project import PROJECT, roots
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Settings, settings
 from orchestration.config.yaml_file import FAST
-from orchestration.errors import FinegrainError
+from orchestration.errors import FinegrainError, console, stopping
 from orchestration.errors.console import shown
 from orchestration.lake.locks import scratch
 from orchestration.quality.alerts import scrub
@@ -98,7 +98,12 @@ def suggest(
     unknown table, or where there is nothing to read."""
     where = where or settings()
     declared = _declared(project)
-    with scratch(where.home, ".suggest-") as spill, duckdb.connect(config=warehouse.limits(spill)) as con:
+    with (
+        scratch(where.home, ".suggest-") as spill,
+        duckdb.connect(config=warehouse.limits(spill)) as con,
+        console.progress("suggest tests", len(tables)) as advance,
+    ):
+        stopping.interruptible(con)
         places = _places(con, where, published)
         if unknown := next((name for name in tables if name not in places), None):
             near = difflib.get_close_matches(unknown, places, 1)
@@ -115,6 +120,7 @@ def suggest(
         )
 
         def look(name: str) -> Profile:
+            advance(1, name)
             # A model that marts are made of cannot wait for one of them.
             known = parents if published or _is_mart(places[name]) else {}
             finds_key = name not in declared or not _has_key(declared[name].model)

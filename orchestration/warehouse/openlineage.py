@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,20 +128,20 @@ class Recording:
 
         self._send(events)
 
-    def _send(self, events: Any) -> None:
+    def _send(self, events: Callable[[], Iterable[RunEvent]]) -> None:
         """Send events, which are made by a function, one after the other, until one does not arrive."""
         if self._transport is None or self.notes:
             return
-        began = time.monotonic()
         try:
             for event in events():
-                if self._spent + time.monotonic() - began > ALL_PATIENCE:
+                if self._spent > ALL_PATIENCE:
                     raise TimeoutError(f"all events together take more than {ALL_PATIENCE:g} seconds")
+                began = time.monotonic()
                 self._transport.emit(event)
+                self._spent += time.monotonic() - began
         except Exception as error:  # of whatever kind: a build does not fail because of its lineage
             why = without_secrets(str(error).splitlines()[0] if str(error) else type(error).__name__)
             self.notes.append(f"the build's lineage was not sent completely (FINEGRAIN_OPENLINEAGE): {why}")
-        self._spent += time.monotonic() - began
 
     # ------------------------------------------------------------------------------------------------ events
 
