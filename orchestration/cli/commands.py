@@ -653,7 +653,7 @@ def suggest_tests(
 
     text = run(tables, published=published, sample=sample, confidence=confidence)
     if write is None:
-        sys.stdout.write(text)
+        console.plain(sys.stdout, soft_wrap=True).print(text, end="")  # whole lines, also on a narrow terminal
     else:
         save(text, write)
         console.out().print(f"wrote {console.shown(write)}", markup=False)
