@@ -65,7 +65,8 @@ def test_contracts_are_valid_and_published_marts_keep_them(shop: Settings, tmp_p
     assert [path.name for path in published] == sorted(path.name for path in (tmp_path / "marts").iterdir())
     small = [path for path in published if path.stem.split(".")[0] not in LARGE]
     files = [path for path in small if path.name.split(".")[0] in ("dim_customers", "fct_orders", "session_features")]
-    jobs = [f"lint:{path}" for path in (*mappings, *published)]
+    # A test lints, too.
+    jobs = [f"lint:{path}" for path in (*mappings, *sorted(set(published) - set(small)))]
     jobs += [*(f"published:{path}" for path in small), *(f"parquet:{path}" for path in files)]
     said = checked(jobs)
     assert {job: each["failed"] for job, each in said.items() if each["failed"]} == {}
