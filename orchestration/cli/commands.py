@@ -581,7 +581,7 @@ def contracts(
         return
     for kind, paths in written.items():
         if paths:
-            console.out().print(f"wrote {len(paths)} contracts of {kind} to {console.shown(out / kind)}", markup=False)
+            console.out().print(f"contracts of {kind}: {len(paths)}, in {console.shown(out / kind)}", markup=False)
 
 
 @app.command()
