@@ -177,7 +177,8 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
 @pytest.fixture(scope="session")
 def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
     """A simulated shop of 3,000 events over 20 days (including a clock change), loaded and built, for tests that only read it: copy what you
-    change. Its files are in `home / "shop"`. The first worker that needs it creates it for all."""
+    change. Its files are in `home / "shop"`, and the lineage events of its build in `home / "openlineage.jsonl"`. The first worker that needs it creates it
+    for all."""
     from orchestration.ingest.load import load
     from orchestration.simulation.simulate import simulate
     from orchestration.warehouse.build import build
@@ -188,7 +189,9 @@ def built_shop(shared_by_workers: Path, extensions: Path) -> Settings:
         if not (where.home / "is-built").exists():
             simulate(where.home / "shop", events=3000, days=20, start=date(2025, 3, 20))
             load(PROJECT / "examples" / "simulated_shop", data=where.home / "shop", where=where)
-            done = build(where=where)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("FINEGRAIN_OPENLINEAGE", str(where.home / "openlineage.jsonl"))
+                done = build(where=where)
             assert done.passed, [(node.name, node.message) for node in done.failed]
             lineage(where)
             (where.home / "is-built").touch()

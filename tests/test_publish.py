@@ -500,7 +500,7 @@ def test_publishes_that_are_killed_leave_nothing_behind(shop: Settings) -> None:
     same_as_the_warehouse(shop, publish(shop))
     for _ in range(2):
         left = {path.name for path in shop.published.iterdir()}
-        assert left == {".lock", "current", "finegrain.duckdb", "parquet", "versions"}
+        assert left == {".lock", "contracts", "current", "finegrain.duckdb", "parquet", "versions"}
         assert len(list((shop.published / "versions").iterdir())) <= 2
         assert not publish(shop).is_new
 

@@ -28,6 +28,7 @@ LEFT: Final = {
     "replay": "finished batches have landed, and the others are still waiting: run it again",
     "build": "the warehouse is incomplete, and the published marts are unchanged: run finegrain build again",
     "publish": "the published marts are complete, in the new or the previous version: run it again",
+    "contracts": "some contracts are not written: run it again",
     "demo": "finished steps are kept, and the published marts are complete: run it again",
     "lake": "the lake is consistent, and the next maintenance does the rest",
     "store": "no vector in the online store is older than it was: run it again",

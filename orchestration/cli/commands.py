@@ -547,9 +547,10 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish the audited marts to readers, in one atomic step."""
+    from orchestration.quality.alerts import read_rules
     from orchestration.warehouse.publish import publish as run
 
-    done = run(past=past)
+    done = run(past=past, renewed_within=read_rules().freshness.published)
     if as_json:
         console.show_json(done.as_dict())
         return
@@ -559,6 +560,28 @@ def publish(
     console.out().print(table)
     what = f"published in {done.seconds:.1f} s" if done.is_new else "this build is published already"
     console.out().print(f"{what}: {done.folder.parent.parent / 'finegrain.duckdb'} (lake snapshot {done.built_from})")
+
+
+@app.command()
+def contracts(
+    mapping: Annotated[
+        str | None, typer.Argument(help="A mapping file, or a folder of them; without one, only the marts' contracts.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where they are written; created if needed.")] = Path(
+        "contracts"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write the contracts of the marts and of mappings as Open Data Contracts (ODCS 3.1)."""
+    from orchestration.quality.data_contracts import data_contracts as run
+
+    written = run(out, mapping)
+    if as_json:
+        console.show_json({kind: [str(path) for path in paths] for kind, paths in written.items()})
+        return
+    for kind, paths in written.items():
+        if paths:
+            console.out().print(f"contracts of {kind}: {len(paths)}, in {console.shown(out / kind)}", markup=False)
 
 
 @app.command()
@@ -607,6 +630,33 @@ def catalog(
         console.out().print(f"wrote {write}: {sum(len(each.features) for each in found.marts)} features")
     else:
         show(found, console.out(), in_full=in_full)
+
+
+@app.command("suggest-tests")
+def suggest_tests(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE", help="Models of the warehouse.")],
+    published: Annotated[
+        bool, typer.Option("--published", help="Look at the published marts instead of the warehouse.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(min=1_000, metavar="ROWS", help="Rows in which patterns and compound keys are looked for.")
+    ] = 100_000,
+    confidence: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.9999, help="How sure to be that at most 1 in 20 rows breaks a suggested rule."),
+    ] = 0.95,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a new file instead of printing.")] = None,
+) -> None:
+    """Suggest dbt tests for tables from what is in them, as YAML to read, change and keep."""
+    from orchestration.quality.suggestions import suggest as run
+    from orchestration.quality.suggestions import write as save
+
+    text = run(tables, published=published, sample=sample, confidence=confidence)
+    if write is None:
+        console.plain(sys.stdout, soft_wrap=True).print(text, end="")  # whole lines, also on a narrow terminal
+    else:
+        save(text, write)
+        console.out().print(f"wrote {console.shown(write)}", markup=False)
 
 
 @app.command("training-set")

@@ -14,6 +14,7 @@ from orchestration.config.settings import PACKAGE, SIMULATION, Settings, setting
 from orchestration.errors import console
 from orchestration.ingest.load import LoadReport, load
 from orchestration.quality.account import account
+from orchestration.quality.alerts import read_rules
 from orchestration.simulation.simulate import simulate
 from orchestration.warehouse.build import Node, build
 from orchestration.warehouse.publish import publish
@@ -42,7 +43,7 @@ def demo(data: str, *, events: int) -> bool:
         _show_failures(done.failed)
         return False
     with _stage("publish", seconds) as say:
-        published = publish(where)
+        published = publish(where, renewed_within=read_rules().freshness.published)
         say(f"{len(published.marts)} marts" + ("" if published.is_new else ", published already"))
     out.print()
     account(where).show(out)

@@ -118,6 +118,15 @@ def is_installed(project: Path) -> bool:
     return project == _own() and project.name == "dbt"
 
 
+def owner_of_folder(project: Path, folder: str) -> str:
+    """Who owns the models of a folder below models/, as dbt_project.yml says (`+meta: {owner: …}`); empty if it does not."""
+    level, owner = _read(project).get("models") or {}, ""
+    for name in (name_of(project), *folder.split("/")):
+        level = level.get(name) or {}
+        owner = (level.get("+meta") or {}).get("owner", owner)
+    return str(owner)
+
+
 # ------------------------------------------------------------------------------------------------- vars and seeds
 
 

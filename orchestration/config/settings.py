@@ -200,6 +200,19 @@ class Environment(BaseSettings):
         unset="0",
     )
 
+    openlineage: str | None = _setting(
+        AliasChoices("FINEGRAIN_OPENLINEAGE", "OPENLINEAGE_URL"),
+        _BUILDS,
+        "where builds send their [lineage](../how-to/lineage.md): a server, `https://host:port`, or a file to which events are appended",
+    )
+    openlineage_endpoint: str = _setting(
+        "OPENLINEAGE_ENDPOINT", _BUILDS, "the path of that server to which events are sent", "api/v1/lineage"
+    )
+    openlineage_api_key: SecretStr | None = _setting("OPENLINEAGE_API_KEY", _BUILDS, "the key of that server")
+    openlineage_namespace: str = _setting(
+        "OPENLINEAGE_NAMESPACE", _BUILDS, "the namespace of the jobs in those events", "finegrain"
+    )
+
     # A loader's client queue and two batches come on top.
     stream_memory: str = _setting(
         "FINEGRAIN_STREAM_MEMORY",
@@ -327,6 +340,16 @@ class Environment(BaseSettings):
         if not is_server(value.strip()):
             raise ValueError("FINEGRAIN_S3_ENDPOINT is not a server address; write it like https://host:port")
         return value.strip()
+
+    @field_validator("openlineage", mode="before")
+    @classmethod
+    def _openlineage(cls, value: str) -> str:
+        text = value.strip()
+        if "://" in text and not is_server(text):
+            raise ValueError(
+                "FINEGRAIN_OPENLINEAGE (OPENLINEAGE_URL) is neither a server, as in https://host:port, nor a file; a key goes into OPENLINEAGE_API_KEY"
+            )
+        return text
 
     @field_validator("online_store", mode="before")
     @classmethod

@@ -178,7 +178,7 @@ def published(
     )
     def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with clear():
-            done = publish()
+            done = publish(renewed_within=rules.freshness.published)
             traced = lineage()
         asked = {key.path[-1] for key in context.selected_asset_keys}
         for name in sorted(asked.intersection(done.renewed)):

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestration.config.project import PROJECT, roots
+from orchestration.config.project import PROJECT, owner_of_folder, roots
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import SIMULATION, Settings, settings
 from orchestration.config.yaml_file import FAST
@@ -238,22 +238,12 @@ def declared(project: Path = PROJECT) -> list[Mart]:
     the model, else of the model's folder."""
     found = []
     for root in roots(project):
-        owner = _owner_of_folder(root, FEATURES)
+        owner = owner_of_folder(root, FEATURES)
         for path in sorted((root / "models" / FEATURES).glob("*.yml")):
             for model in yaml.load(path.read_text("utf-8"), Loader=FAST).get("models", []):
                 if "columns" in model:
                     found.append(_mart(model, owner))
     return sorted(found, key=lambda mart: mart.name)
-
-
-def _owner_of_folder(project: Path, folder: str) -> str:
-    """Who owns the models of a folder below models/, as dbt_project.yml says (`+meta: {owner: …}`)."""
-    config = yaml.safe_load((project / "dbt_project.yml").read_text("utf-8"))
-    level, owner = config.get("models") or {}, ""
-    for name in (config["name"], *folder.split("/")):
-        level = level.get(name) or {}
-        owner = (level.get("+meta") or {}).get("owner", owner)
-    return owner
 
 
 def _mart(model: Mapping[str, Any], owner: str) -> Mart:

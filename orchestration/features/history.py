@@ -26,7 +26,7 @@ from orchestration.lake.locks import one_at_a_time, scratch
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import arguments, run_dbt
-from orchestration.warehouse.lineage import feature_marts
+from orchestration.warehouse.lineage import select_marts
 from orchestration.warehouse.publish import DRAFT, categorical_columns, kinds_for_arrow, point
 
 #: The lock for changing the history.
@@ -50,7 +50,7 @@ def features_of(days: Sequence[date], where: Settings | None = None) -> dict[str
 
 def _features(day: date, where: Settings, folder: Path) -> dict[str, int]:
     # Leave out tests that also read marts outside the selection, which have another as_of.
-    selected = [f"+{each}" for each in feature_marts()]
+    selected = [f"+{each}" for each in select_marts()]
     asked = [*arguments(where), "--select", *selected, "--indirect-selection", "buildable"]
     done = run_dbt(asked, where=where, moment=(day + timedelta(days=1)).isoformat())
     if not done.passed:

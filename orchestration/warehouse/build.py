@@ -23,6 +23,7 @@ from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.sql.text import identifier
 from orchestration.warehouse import warehouse
+from orchestration.warehouse.openlineage import recording
 from orchestration.warehouse.pin import as_of, pin
 from orchestration.warehouse.pin import snapshot as pinned_snapshot
 
@@ -35,7 +36,8 @@ WIDE, KEYS = 8, 2
 @dataclass
 class Node:
     """One model, seed, snapshot or test of a run. `seconds` is wall time; `failures` counts a test's failing rows, of
-    which `rows` are the first few, kept whole in the warehouse's table `kept_in`; `asks` are its arguments."""
+    which `rows` are the first few, kept whole in the warehouse's table `kept_in`; `test` is what a generic test is called, and `asks` are its
+    arguments."""
 
     name: str
     kind: str
@@ -45,6 +47,7 @@ class Node:
     failures: int = 0
     kept_in: str | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    test: str = ""
     asks: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -262,6 +265,7 @@ def _node(result: Any) -> Node:
         message=result.message,
         failures=int(result.failures or 0),
         kept_in=kept_in,
+        test=str(getattr(getattr(node, "test_metadata", None), "name", "") or ""),
         asks=dict(getattr(getattr(node, "test_metadata", None), "kwargs", None) or {}),
     )
 
@@ -318,10 +322,12 @@ def build(
             return Build([], seconds, seconds, notes(where), unchanged_since=number)
     with (
         environment(where, **audit(full_audit), **extra),
+        recording(where) as record,
         console.progress("build", 1, quiet=quiet) as advance,
     ):
 
         def follow(name: str, number: int, of: int) -> None:
+            record.started(name)
             advance(1 / of, name)
 
         done = run_dbt(
@@ -330,7 +336,8 @@ def build(
             moment=moment,
             on_node=follow,
         )
-    done.notes += notes(where)
+    record.ended(done)
+    done.notes += [*notes(where), *record.notes]
     return done
 
 

@@ -24,7 +24,7 @@ from orchestration.sql.text import quote
 from orchestration.warehouse import warehouse
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.fingerprints import of_files
-from orchestration.warehouse.lineage import feature_marts
+from orchestration.warehouse.lineage import select_marts
 from orchestration.warehouse.pin import pin
 
 #: The spine that a key asks for features: models that have the rows (key, as_of) of a build, and here those of the caller.
@@ -121,7 +121,7 @@ def _compile(where: Settings, project: Path, arguments: Sequence[str], digest: s
         # An empty warehouse of its own: a build may be writing to the other one. Compiling reads no table.
         aside = replace(where, warehouse=folder / "warehouse.duckdb")
         target = where.home / FOLDER
-        selected = [f"+{each}" for each in (*feature_marts(), *EVENTS_OF.values())]
+        selected = [f"+{each}" for each in (*select_marts(), *EVENTS_OF.values())]
         asked = [
             "compile",
             "--full-refresh",

@@ -35,8 +35,9 @@ _LAKE_COLUMNS: Final = ("rowid", "snapshot_id")
 _DICTIONARIES: Final = ("exchange_rates",)
 #: The moment of which features are is what a spine asks, whatever it was made of.
 ASKED: Final = "as_of"
-#: Where the feature marts are below models/.
-FEATURES: Final = "marts/features"
+#: Where the marts are below models/, and of them those of features.
+MARTS: Final = "marts"
+FEATURES: Final = f"{MARTS}/features"
 
 
 class NotTracedError(Exception):
@@ -119,7 +120,7 @@ class Lineage:
 
 
 def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, Lineage]:
-    """The lineage of each feature mart, by name. It follows from the project's files alone and is kept below the home until
+    """The lineage of each mart, by name. It follows from the project's files alone and is kept below the home until
     they change: dbt takes a while to compile them. Raises FinegrainError where dbt cannot."""
     where = where or settings()
     kept = where.home / "lineage.json"
@@ -133,7 +134,7 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     found = {
         node["name"]: tracer.mart(name)
         for name, node in sorted(manifest["nodes"].items())
-        if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{FEATURES}/")
+        if node["resource_type"] == "model" and node["original_file_path"].startswith(f"models/{MARTS}/")
     }
     stored = {"of": fingerprint, "marts": {mart: each.as_dict() for mart, each in found.items()}}
     with scratch(kept.parent, ".draft-") as folder:
@@ -143,10 +144,10 @@ def lineage(where: Settings | None = None, *, quiet: bool = True) -> dict[str, L
     return found
 
 
-def feature_marts() -> list[str]:
-    """What selects the feature marts in dbt: finegrain's, and those of the project that have the same folder."""
-    having = [root for root in roots() if (root / "models" / FEATURES).is_dir()]
-    return [".".join(("fqn:" + name_of(root), *FEATURES.split("/"))) for root in having]
+def select_marts(folder: str = FEATURES) -> list[str]:
+    """What selects the marts of a folder in dbt: finegrain's, and those of the project that have the same folder."""
+    having = [root for root in roots() if (root / "models" / folder).is_dir()]
+    return [".".join(("fqn:" + name_of(root), *folder.split("/"))) for root in having]
 
 
 def _fingerprint(project: Path) -> str:
@@ -170,7 +171,7 @@ def _compiled(where: Settings, *, quiet: bool) -> dict[str, Any]:
         console.progress("trace lineage", 1, quiet=quiet) as advance,
     ):
         arguments = ["compile", "--full-refresh", "--target-path", str(folder)]
-        arguments += ["--select", *(f"+{each},resource_type:model" for each in feature_marts())]
+        arguments += ["--select", *(f"+{each},resource_type:model" for each in select_marts(MARTS))]
         run_dbt(
             arguments,
             where=Settings.below(folder / "home", where.extensions),

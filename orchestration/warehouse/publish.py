@@ -3,6 +3,7 @@
     published/
       finegrain.duckdb -> current/finegrain.duckdb      what BI tools open
       parquet          -> current/parquet               one folder a mart, of one file or of one a period
+      contracts        -> current/contracts             one Open Data Contract a mart
       current          -> versions/<snapshot>-<build>   the link that a publish swaps
       versions/                                         it and the one before; an open reader keeps the file it opened
 
@@ -34,11 +35,15 @@ from orchestration.config.settings import Settings, settings
 from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError, stopping
 from orchestration.lake.locks import one_at_a_time, scratch
+from orchestration.mapping.data_contracts import write
 from orchestration.sql.text import identifier, quote
 from orchestration.warehouse import warehouse
+from orchestration.warehouse.data_contracts import of_marts
 
 #: The schema of the warehouse whose every table and view is published.
 SCHEMA: Final = "marts"
+#: The folder of the marts' contracts in a version.
+CONTRACTS: Final = "contracts"
 #: What the names of folders begin with in which something is made that is not yet published.
 DRAFT: Final = ".draft-"
 #: The key of a Parquet file under which readers that know Arrow (pandas, Polars) look for the types of its columns.
@@ -80,12 +85,14 @@ def published_at(where: Settings | None = None) -> datetime | None:
     return datetime.fromisoformat(_about(folder)["published_at"]).astimezone(UTC).replace(tzinfo=None)
 
 
-def publish(where: Settings | None = None, *, past: bool = False) -> Publication:
+def publish(where: Settings | None = None, *, past: bool = False, renewed_within: float | None = None) -> Publication:
     """Publish the warehouse's marts. Raises FinegrainError and changes nothing unless the last write to the warehouse was a complete `dbt build`
     with all tests passed. A build of an earlier time than the published one (`finegrain build --as-of`) is published only with `past`.
 
     After a complete build was published, builds of some marts with all their upstream models may be published, too, if their tests pass; only
-    those marts are replaced."""
+    those marts are replaced.
+
+    `renewed_within`: hours within which the marts are to be published again, for their contracts."""
     where = where or settings()
     started = time.monotonic()
     warehouse.must_exist(where.warehouse)
@@ -118,6 +125,9 @@ def publish(where: Settings | None = None, *, past: bool = False) -> Publication
                 "marts": marts,
                 "renewed": sorted(marts) if last.marts is None else last.marts,
             }
+            for mart, contract in of_marts(where, renewed_within).items():
+                if mart in marts:
+                    write(contract, draft / CONTRACTS)
             (draft / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n", "utf-8")
             for path in (draft, draft / DATABASE):
                 _sync(path)
@@ -127,7 +137,9 @@ def publish(where: Settings | None = None, *, past: bool = False) -> Publication
             point(where.published / "current", Path("versions") / name)
         # Each time, since a publish may have been killed on its way here.
         point(where.published / DATABASE, Path("current") / DATABASE)
-        point(where.published / "parquet", Path("current") / "parquet")
+        for part in ("parquet", CONTRACTS):
+            if (folder / part).exists():  # an earlier version of finegrain published no contracts
+                point(where.published / part, Path("current") / part)
         _forget(folder)
     renewed = list(_about(folder)["renewed"])
     return Publication(
