@@ -1,5 +1,5 @@
 {#
-  Naive Bayes over counts that add up: which label something has, judged by its tokens (the words of a title, a brand, a price band). A
+  Naive Bayes over counts that add up: the most probable label of something, by its tokens (the words of a title, a brand, a price band). A
   token's probability under a label is (n + p) / (N + 1): n of the label's N tokens of this feature are this one, and p is the token's share
   among all labels. What was never counted says nothing.
 #}
@@ -211,15 +211,17 @@ predicted as (
         fit_day,
         min(case when place = 1 then label end) as label,
         -- One over the sum of all probabilities, in units of the best one's.
-        round(1 / cast(sum(cast(exp(cast(greatest(score - best, -40000000) as double) / 1000000) as decimal(18, 9))) as double), 4) as confidence
+        round(
+            1 / cast(sum(cast(exp(cast(greatest(score - best, -40000000) as double) / 1000000) as decimal(18, 9))) as double), 4
+        ) as confidence
     from ranked
     group by key, fit_day
 
 )
 {%- endmacro %}
 
-{# CTE body: what is known of products beside their category, as tokens, and since which day: the words of their titles, their brands, and their
-   prices by powers of two. `condition`: of which versions v of the catalogue. #}
+{# CTE body: what is known of products beside their category, as tokens, and since which day: the words of their titles, their brands, and
+   their prices by powers of two. `condition`: of which versions v of the catalogue. #}
 {% macro product_tokens(condition) -%}
 select
     product_id,

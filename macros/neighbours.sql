@@ -1,14 +1,16 @@
 {#
-  Imputation by k nearest neighbours. Rows are compared in the columns that both have: the distance is the root mean square difference of their
-  scaled values (as in scikit-learn's KNNImputer, "nan-Euclidean"), or the root of one minus their cosine. A gap gets the mean of the k nearest
-  rows that have a value, weighted by one over the distance.
+  Imputation by k nearest neighbours. Rows are compared in the columns that both have: the distance is the root mean square difference of
+  their scaled values (as in scikit-learn's KNNImputer, "nan-Euclidean"), or the root of one minus their cosine. A gap gets the mean of the
+  k nearest rows that have a value, weighted by one over the distance.
 
   In large groups the nearest rows are looked for in the cells of the nearest centres alone (an inverted file index, as in FAISS), so a few
   may be missed; a group of `cell_size()` rows or fewer is searched whole.
 #}
 
-{# The reference rows up to which a group is searched whole; of larger ones, the number of cells that are searched. #}
+{# The reference rows up to which a group is searched whole. #}
 {% macro cell_size() %}1000{% endmacro %}
+
+{# The cells that are searched. #}
 {% macro searched_cells() %}8{% endmacro %}
 
 {# The nearest rows that are looked at for each gap: of these, the k nearest that have a value count. #}
@@ -220,8 +222,14 @@ imputed as (
 {%- set of_left = dot(left ~ '.x_square', right ~ '.known') -%}
 {%- set of_right = dot(left ~ '.known', right ~ '.x_square') -%}
 {%- if var('knn_metric') == 'cosine' -%}
-case when {{ of_left }} > 0 and {{ of_right }} > 0 then 1 - {{ product }} / sqrt({{ of_left }} * {{ of_right }}) else {{ nothing_in_common() }} end
+case
+    when {{ of_left }} > 0 and {{ of_right }} > 0 then 1 - {{ product }} / sqrt({{ of_left }} * {{ of_right }})
+    else {{ nothing_in_common() }}
+end
 {%- else -%}
-case when {{ shared }} > 0 then greatest({{ of_left }} + {{ of_right }} - 2 * {{ product }}, 0) / {{ shared }} else {{ nothing_in_common() }} end
+case
+    when {{ shared }} > 0 then greatest({{ of_left }} + {{ of_right }} - 2 * {{ product }}, 0) / {{ shared }}
+    else {{ nothing_in_common() }}
+end
 {%- endif -%}
 {%- endmacro %}

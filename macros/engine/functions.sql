@@ -253,6 +253,7 @@ cast([{{ values | join(', ') }}] as float[{{ values | length }}])
 {%- endmacro %}
 
 {% macro dot(left, right) %}{{ return(adapter.dispatch('dot', 'finegrain')(left, right)) }}{% endmacro %}
+{# The scalar product of two vectors. #}
 {% macro duckdb__dot(left, right) %}array_inner_product({{ left }}, {{ right }}){% endmacro %}
 
 {% macro element(values, position) %}{{ return(adapter.dispatch('element', 'finegrain')(values, position)) }}{% endmacro %}
