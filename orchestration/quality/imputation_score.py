@@ -175,8 +175,8 @@ def by_neighbours(sql: str, values: Floats, k: int = NEIGHBOURS) -> Floats:
 
 
 def _by_sklearn(values: Floats, method: str, k: int = NEIGHBOURS) -> Floats:
-    from sklearn.impute import KNNImputer, SimpleImputer
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.impute import KNNImputer, SimpleImputer  # type: ignore[import-untyped]
+    from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
     if method == "median":
         return np.asarray(SimpleImputer(strategy="median").fit_transform(values))
@@ -340,8 +340,8 @@ def _categories(where: Settings, hits: Path, seed: int) -> list[Score]:
         most_frequent = max(sorted(set(labels)), key=labels.count)
         found.append(Score(data, how, "most frequent", None, _right(dict.fromkeys(truth, most_frequent), truth), 1.0))
         if find_spec("sklearn"):
-            from sklearn.feature_extraction.text import CountVectorizer
-            from sklearn.naive_bayes import MultinomialNB
+            from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+            from sklearn.naive_bayes import MultinomialNB  # type: ignore[import-untyped]
 
             words = CountVectorizer(binary=True)
             model = MultinomialNB().fit(words.fit_transform([title for _, title, *_ in train]), labels)
