@@ -1,27 +1,17 @@
 -- How many values are missing, by source and type of event. Where the share differs much between types, values are not missing at random.
-{% set imputed = ['price', 'quantity', 'device', 'country', 'category'] %}
-{% set plain = [
-    'user_id', 'anonymous_id', 'product_id', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer',
-    'campaign', 'list_price',
-] %}
 {% set of_customers = ['birth_year', 'gender', 'country', 'household_size', 'income'] %}
 {% set of_products = ['title', 'brand', 'category'] %}
 with events as (
 
     select
-        {% for column in plain %}
-        count(*) - count({{ column }}) as without_{{ column }},
-        0 as imputed_{{ column }},
-        {% endfor %}
-        {% for column in imputed %}
-        count(case when {{ column }}_was_missing then 1 end) as without_{{ column }},
-        count(case when {{ column }}_was_missing and {{ column }} is not null then 1 end) as imputed_{{ column }},
+        {% for column in audited_columns() %}
+        sum(case when {{ is_in_pattern('missing', column) }} then events else 0 end) as without_{{ column }},
+        sum(case when {{ is_in_pattern('imputed', column) }} then events else 0 end) as imputed_{{ column }},
         {% endfor %}
         source,
         event_type,
-        count(*) as all_rows
-    from {{ ref('int_cleaning__events') }}
-    where known_to is null
+        sum(events) as all_rows
+    from {{ ref('int_tiles__missing_patterns') }}
     group by source, event_type
 
 ),
@@ -58,7 +48,7 @@ products as (
 long as (
 
     {% for record, relation, source, event_type, columns in [
-        ('event', 'events', 'source', 'event_type', plain + imputed),
+        ('event', 'events', 'source', 'event_type', audited_columns()),
         ('customer', 'profiles', 'source', "'all'", of_customers),
         ('product', 'products', "'catalogue'", "'all'", of_products + ['weight']),
     ] %}
