@@ -75,13 +75,17 @@ case when {{ metric }} in ({{ metrics_on_log_scale() }}) then greatest(exp({{ va
 {# The metrics that are forecast on logarithms. #}
 {% macro metrics_on_log_scale() %}'volume', 'mean', 'median'{% endmacro %}
 
-{# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of at least one row more
-   and one less, so that a share that was always 0 or 1 has some), others none. #}
+{# How many rows a visit has, roughly: rows of one visit resemble each other, so that chance moves a metric as if there were fewer rows. #}
+{% macro rows_per_visit() %}{{ return(10) }}{% endmacro %}
+
+{# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of one row more with it and
+   one without, so that a share that was always 0 or 1 has some), others none. #}
 {% macro sampling_variance(metric, forecast, n) -%}
 case
-    when {{ metric }} = 'volume' then exp(-{{ forecast }})
+    when {{ metric }} = 'volume' then {{ rows_per_visit() }} * exp(-{{ forecast }})
     when {{ metric }} in ('completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share')
-        then ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2) * (1 - ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2)) / {{ n }}
+        then {{ rows_per_visit() }} * ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2)
+            * (1 - ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2)) / {{ n }}
     else 0
 end
 {%- endmacro %}

@@ -160,6 +160,9 @@ def simulate(
     days: Annotated[int, typer.Option(help="Days of history.")] = 90,
     start: Annotated[str, typer.Option(metavar="DATE", help="The first day.")] = "2025-01-06",
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 7,
+    incidents: Annotated[
+        bool, typer.Option("--incidents", help="Plant incidents: a source stops, a currency is wrong, and others, each on a day of its own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the files of a simulated shop, with a list of the errors planted in them."""
@@ -177,7 +180,7 @@ def simulate(
             advance(done / total - before, "")
             before = done / total
 
-        summary = run(out, events=events, seed=seed, days=days, start=first, progress=follow)
+        summary = run(out, events=events, seed=seed, days=days, start=first, incidents=incidents, progress=follow)
     if as_json:
         console.show_json({"out": summary.out, "rows": summary.rows, "truth": summary.truth})
         return
