@@ -45,6 +45,11 @@ cast(floor({{ log_bucket(value) }} / 10.0) as integer)
 {# Of how many labels of a day and source the rows are counted, the most frequent ones; the rest count together. #}
 {% macro labels_counted() %}{{ return(100) }}{% endmacro %}
 
+{# After the `as` of a CTE that many others read: an incremental build gathers its few rows once, a full one scans the table for each. #}
+{% macro gathered_once() -%}
+{{ '' if is_incremental() else inlined() }}
+{%- endmacro %}
+
 {# SQL: the verdict on a row at the end of the day it arrived on, so that what arrives later does not change it: a row that waited longer
    for its customer or product was quarantined, and one that became a duplicate later was kept. #}
 {% macro verdict_of_the_day(alias) -%}

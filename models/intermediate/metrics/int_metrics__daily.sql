@@ -7,10 +7,8 @@
 -- What a metric of any day, or of several, is made of: counts of the rows that arrived, by raw table, source and segment. Rows count
 -- whatever their verdict, but for those that their source deleted. Lines of orders count once, in the state that their order has now.
 -- A day and source has at most some 1,500 rows, however many events it has.
-{% set incremental = is_incremental() %}
-{% set kept_once = '' if incremental else inlined() %}
 {% set keys = 'arrival_day, raw_table, source' %}
-with arrived as {{ kept_once }} (
+with arrived as {{ gathered_once() }} (
 
     select
         cast(v.raw_available_at as date) as arrival_day,

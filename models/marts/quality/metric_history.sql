@@ -399,7 +399,7 @@ metrics as (
         {{ series }},
         column_name,
         day,
-        1 - cast(missing as double) / all_rows as value,
+        cast(all_rows - missing as double) / all_rows as value,
         all_rows as n
     from completeness
     where all_rows > 0 and ever_given > 0
@@ -412,7 +412,7 @@ metrics as (
         g.source as segment_value,
         g.column_name,
         g.day,
-        i.distinct_values / g.given as value,
+        least(i.distinct_values / g.given, 1) as value,
         g.given as n
     from given as g
     inner join distinct_ids as i
