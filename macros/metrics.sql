@@ -50,6 +50,21 @@ cast(floor({{ log_bucket(value) }} / 10.0) as integer)
 {{ '' if is_incremental() else inlined() }}
 {%- endmacro %}
 
+{# SQL: the columns of a row of int_metrics__daily, after its keys of day, table and source. #}
+{% macro metric_state(state, column, n, bucket="'all'", total='null', sketch=none, segment="'source'", segment_value='source') -%}
+arrival_day,
+raw_table,
+source,
+{{ segment }} as segment,
+{{ segment_value }} as segment_value,
+'{{ column }}' as column_name,
+'{{ state }}' as state,
+{{ bucket }} as bucket,
+cast({{ n }} as bigint) as n,
+cast({{ total }} as decimal(38, 4)) as total,
+{{ sketch or no_numbers() }} as sketch
+{%- endmacro %}
+
 {# SQL: the verdict on a row at the end of the day it arrived on, so that what arrives later does not change it: a row that waited longer
    for its customer or product was quarantined, and one that became a duplicate later was kept. #}
 {% macro verdict_of_the_day(alias) -%}
@@ -69,12 +84,18 @@ end
 
 {# SQL: a value of a metric on the scale on which it is forecast: logarithms of counts and amounts, since these change by factors. #}
 {% macro on_forecast_scale(metric, value) -%}
-case when {{ metric }} in ({{ metrics_on_log_scale() }}) then ln(1 + greatest({{ value }}, 0)) else {{ value }} end
+case
+    when {{ metric }} in ({{ metrics_on_log_scale() }}) then ln(1 + greatest({{ value }}, 0))
+    else {{ value }}
+end
 {%- endmacro %}
 
 {# SQL: the opposite. #}
 {% macro from_forecast_scale(metric, value) -%}
-case when {{ metric }} in ({{ metrics_on_log_scale() }}) then greatest(exp({{ value }}) - 1, 0) else {{ value }} end
+case
+    when {{ metric }} in ({{ metrics_on_log_scale() }}) then greatest(exp({{ value }}) - 1, 0)
+    else {{ value }}
+end
 {%- endmacro %}
 
 {# The metrics that are forecast on logarithms. #}
@@ -86,11 +107,11 @@ case when {{ metric }} in ({{ metrics_on_log_scale() }}) then greatest(exp({{ va
 {# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of one row more with it and
    one without, so that a share that was always 0 or 1 has some), others none. #}
 {% macro sampling_variance(metric, forecast, n) -%}
+{%- set share = '(' ~ forecast ~ ' * ' ~ n ~ ' + 1) / (' ~ n ~ ' + 2)' -%}
 case
     when {{ metric }} = 'volume' then {{ rows_per_visit() }} * exp(-{{ forecast }})
     when {{ metric }} in ('completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share')
-        then {{ rows_per_visit() }} * ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2)
-            * (1 - ({{ forecast }} * {{ n }} + 1) / ({{ n }} + 2)) / {{ n }}
+        then {{ rows_per_visit() }} * {{ share }} * (1 - {{ share }}) / {{ n }}
     else 0
 end
 {%- endmacro %}

@@ -8,6 +8,7 @@
 -- whatever their verdict, but for those that their source deleted. Lines of orders count once, in the state that their order has now.
 -- A day and source has at most some 1,500 rows, however many events it has.
 {% set keys = 'arrival_day, raw_table, source' %}
+{% set counted_label = "case when place <= " ~ labels_counted() ~ " then label else 'other' end" %}
 with arrived as {{ gathered_once() }} (
 
     select
@@ -33,28 +34,25 @@ with arrived as {{ gathered_once() }} (
 
 counted as (
 
+    {% for segment, value in [
+        ('source', 'source'), ('event_type', "coalesce(event_type, 'unknown')"), ('device', "coalesce(device, 'unknown')"),
+    ] %}
     select
-        {{ keys }},
-        case
-            when grouping(event_type) = 0 then 'event_type'
-            when grouping(device) = 0 then 'device'
-            else 'source'
-        end as segment,
-        case
-            when grouping(event_type) = 0 then coalesce(event_type, 'unknown')
-            when grouping(device) = 0 then coalesce(device, 'unknown')
-            else source
-        end as segment_value,
-        count(*) as all_rows,
-        max(second_of_day) as last_second,
         {% for verdict in ['kept', 'duplicate', 'quarantined'] %}
         {{ count_if("verdict = '" ~ verdict ~ "'") }} as {{ verdict }},
         {% endfor %}
         {% for column in completeness_columns() %}
-        {{ count_if(column ~ ' is null') }} as without_{{ column }}{{ "," if not loop.last }}
+        {{ count_if(column ~ ' is null') }} as without_{{ column }},
         {% endfor %}
+        {{ keys }},
+        '{{ segment }}' as segment,
+        {{ value }} as segment_value,
+        count(*) as all_rows,
+        max(second_of_day) as last_second
     from arrived
-    group by grouping sets (({{ keys }}), ({{ keys }}, event_type), ({{ keys }}, device))
+    group by {{ keys }}, {{ value }}
+    {{ "union all" if not loop.last }}
+    {% endfor %}
 
 ),
 
@@ -63,7 +61,7 @@ counted as (
 
     select
         *,
-        row_number() over (partition by {{ keys }} order by n desc, label) as place
+        row_number() over (partition by {{ keys }} order by n desc, label asc) as place
     from (
         select {{ keys }}, {{ column }} as label, count(*) as n
         from arrived
@@ -80,9 +78,9 @@ counted as (
     select
         *,
         max(n) over (partition by {{ keys }}) as most,
-        row_number() over (partition by {{ keys }} order by hash) as place
+        row_number() over (partition by {{ keys }} order by id_number) as place
     from (
-        select {{ keys }}, {{ number_of_hash(id_hash([column])) }} as hash, count(*) as n
+        select {{ keys }}, {{ number_of_hash(id_hash([column])) }} as id_number, count(*) as n
         from arrived
         where {{ column }} is not null
         group by {{ keys }}, {{ column }}
@@ -97,46 +95,34 @@ states as (
         ('rows', 'all', 'all_rows'), ('last_second', 'all', 'last_second'),
         ('verdict', 'kept', 'kept'), ('verdict', 'duplicate', 'duplicate'), ('verdict', 'quarantined', 'quarantined'),
     ] %}
-    select
-        {{ keys }},
-        segment,
-        segment_value,
-        'row' as column_name,
-        '{{ state }}' as state,
-        '{{ bucket }}' as bucket,
-        {{ n }} as n,
-        cast(null as decimal(38, 4)) as total,
-        {{ no_numbers() }} as sketch
+    select {{ metric_state(state, 'row', n, "'" ~ bucket ~ "'", segment='segment', segment_value='segment_value') | indent(8) }}
     from counted
     union all
     {% endfor %}
     {% for column in completeness_columns() %}
-    select
-        {{ keys }}, segment, segment_value, '{{ column }}', 'nulls', 'all', without_{{ column }}, null, {{ no_numbers() }}
+    select {{ metric_state('nulls', column, 'without_' ~ column, segment='segment', segment_value='segment_value') | indent(8) }}
     from counted
     where segment <> '{{ column }}'
     union all
     {% endfor %}
     {% for column, (value, bucket) in number_columns().items() %}
     select
-        {{ keys }}, 'source', source, '{{ column }}', 'histogram', cast({{ bucket }} as varchar), count(*),
-        sum(cast({{ value }} as decimal(18, 4))), {{ no_numbers() }}
+        {{ metric_state(
+            'histogram', column, 'count(*)', 'cast(' ~ bucket ~ ' as varchar)', total='sum(cast(' ~ value ~ ' as decimal(18, 4)))'
+        ) | indent(8) }}
     from arrived
     where {{ value }} is not null
     group by {{ keys }}, {{ bucket }}
     union all
     {% endfor %}
     {% for column in label_columns() %}
-    select
-        {{ keys }}, 'source', source, '{{ column }}', 'labels',
-        case when place <= {{ labels_counted() }} then label else 'other' end, cast(sum(n) as bigint), null, {{ no_numbers() }}
+    select {{ metric_state('labels', column, 'sum(n)', counted_label) | indent(8) }}
     from {{ column }}_counts
-    group by {{ keys }}, case when place <= {{ labels_counted() }} then label else 'other' end
+    group by {{ keys }}, {{ counted_label }}
     union all
     {% endfor %}
     {% for column in id_columns() %}
-    select
-        {{ keys }}, 'source', source, '{{ column }}', 'ids', 'all', max(most), null, {{ collect('hash') }}
+    select {{ metric_state('ids', column, 'max(most)', sketch=collect('id_number')) | indent(8) }}
     from {{ column }}_counts
     where place <= {{ sketch_size() }}
     group by {{ keys }}
@@ -154,7 +140,7 @@ select
     column_name,
     state,
     bucket,
-    cast(n as bigint) as n,
-    cast(total as decimal(38, 4)) as total,
+    n,
+    total,
     sketch
 from states

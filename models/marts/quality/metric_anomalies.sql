@@ -41,12 +41,10 @@ followed as (
 scaled as (
 
     select
-        h.*,
-        {{ on_forecast_scale('h.metric', 'h.value') }} as scaled
-    from history as h
-    where ({% for name in keys %}h.{{ name }}{{ ", " if not loop.last }}{% endfor %}) in (
-        select ({% for name in keys %}f.{{ name }}{{ ", " if not loop.last }}{% endfor %}) from followed as f
-    )
+        *,
+        {{ on_forecast_scale('metric', 'value') | indent(8) }} as scaled
+    from history
+    where ({{ key }}) in (select ({{ key_of(keys, 'f', listed=true) }}) from followed as f)
 
 ),
 
@@ -91,12 +89,17 @@ compared as (
         e.built_from,
         e.forecast,
         greatest(cast(e.n as double), e.usual_n) as rests_on,
-        -- A median absolute error of 1 is a standard deviation of 1.4826 if errors are normal. What chance alone does to so few rows is added.
-        sqrt(power(1.4826 * e.usual_error, 2) + {{ sampling_variance('e.metric', 'e.forecast', 'e.n') }}) as spread
+        -- A median absolute error of 1 is a standard deviation of 1.4826, if errors are normal. What chance does to so few rows is added.
+        sqrt(power(1.4826 * e.usual_error, 2) + {{ sampling_variance('e.metric', 'e.forecast', 'e.n') | indent(8) }}) as spread
     from errors as e
     inner join followed as f
-        on {% for name in keys %}e.{{ name }} = f.{{ name }}{{ " and " if not loop.last }}{% endfor %}
-
+        on
+            e.metric = f.metric
+            and e.table_name = f.table_name
+            and e.source = f.source
+            and e.segment = f.segment
+            and e.segment_value = f.segment_value
+            and e.column_name = f.column_name
     where e.day >= {{ add_days('f.first_day', var('metric_warm_up_days')) }}
 
 ),
@@ -105,10 +108,13 @@ bounded as (
 
     select
         *,
-        case when method = 'forecast' then greatest(
-            sensitivity * spread,
-            case when metric in ({{ metrics_on_log_scale() }}) then ln(min_change) else min_change end
-        ) end as margin
+        case
+            when method = 'forecast'
+                then greatest(
+                        sensitivity * spread,
+                        case when metric in ({{ metrics_on_log_scale() }}) then ln(min_change) else min_change end
+                    )
+        end as margin
     from compared
 
 ),

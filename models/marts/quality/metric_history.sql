@@ -3,6 +3,7 @@
 -- it, all of them, also those that were anomalous themselves. Numbers are compared by buckets about 22 % wide.
 {% set series = 'table_name, source, segment, segment_value' %}
 {% set column_keys = 'table_name, source, column_name' %}
+{% set day_ends = 'least(cast(' ~ add_days('d.day', 1) ~ ' as timestamp), b.as_of)' %}
 with build as (
 
     select as_of, as_of_day, built_from from {{ ref('int_identity__build') }}
@@ -42,12 +43,10 @@ counted as (
         d.segment,
         d.segment_value,
         d.arrival_day as day,
-        {% for name, state, bucket in [
-            ('all_rows', 'rows', 'all'), ('duplicates', 'verdict', 'duplicate'), ('quarantined', 'verdict', 'quarantined'),
-            ('last_second', 'last_second', 'all'),
-        ] %}
-        max(case when d.state = '{{ state }}' and d.bucket = '{{ bucket }}' then d.n end) as {{ name }}{{ "," if not loop.last }}
-        {% endfor %}
+        max(case when d.state = 'rows' then d.n end) as all_rows,
+        max(case when d.state = 'verdict' and d.bucket = 'duplicate' then d.n end) as duplicates,
+        max(case when d.state = 'verdict' and d.bucket = 'quarantined' then d.n end) as quarantined,
+        max(case when d.state = 'last_second' then d.n end) as last_second
     from {{ ref('int_metrics__daily') }} as d
     inner join build as b on d.arrival_day <= b.as_of_day
     where d.column_name = 'row'
@@ -111,12 +110,11 @@ days as (
         coalesce(w.all_rows, 0) as all_rows,
         w.duplicates,
         w.quarantined,
-        {{ last_known('case when w.all_rows > 0 then c.day end') }} over arrivals as last_day,
-        {{ last_known('w.last_second') }} over arrivals as last_second
+        {{ last_known('cast(w.day as timestamp) + w.last_second * interval 1 second') }} over arrivals as last_arrival_at
     from calendar as c
     left join with_all as w
         on c.table_name = w.table_name and c.source = w.source and c.segment = w.segment
-        and c.segment_value = w.segment_value and c.day = w.day
+            and c.segment_value = w.segment_value and c.day = w.day
     window arrivals as (
         partition by c.table_name, c.source, c.segment, c.segment_value
         order by c.day
@@ -164,19 +162,19 @@ completeness as (
     from nulls as n
     inner join days as d
         on n.table_name = d.table_name and n.source = d.source and n.segment = d.segment
-        and n.segment_value = d.segment_value and n.day = d.day
+            and n.segment_value = d.segment_value and n.day = d.day
 
 ),
 
 -- Sketches of the sources of a table merge into one of the table: the smallest hashes of all.
-hashes as (
+id_numbers as (
 
     select
         table_name,
         source,
         column_name,
         arrival_day,
-        {{ unfold('sketch') }} as hash
+        {{ unfold('sketch') }} as id_number
     from states
     where state = 'ids'
 
@@ -189,9 +187,9 @@ merged as (
         'all' as source,
         column_name,
         arrival_day,
-        hash,
-        row_number() over (partition by table_name, column_name, arrival_day order by hash) as place
-    from (select distinct table_name, column_name, arrival_day, hash from hashes) as hashes_of_table
+        id_number,
+        row_number() over (partition by table_name, column_name, arrival_day order by id_number) as place
+    from (select distinct table_name, column_name, arrival_day, id_number from id_numbers) as numbers_of_table
 
 ),
 
@@ -202,12 +200,12 @@ distinct_ids as (
         arrival_day as day,
         case
             when count(*) < {{ sketch_size() }} then cast(count(*) as double)
-            else ({{ sketch_size() }} - 1) * cast(1152921504606846976 as double) / max(hash)
+            else ({{ sketch_size() }} - 1) * cast(1152921504606846976 as double) / max(id_number)
         end as distinct_values
     from (
-        select {{ column_keys }}, arrival_day, hash from hashes
+        select {{ column_keys }}, arrival_day, id_number from id_numbers
         union all
-        select {{ column_keys }}, arrival_day, hash from merged where place <= {{ sketch_size() }}
+        select {{ column_keys }}, arrival_day, id_number from merged where place <= {{ sketch_size() }}
     ) as sketches
     group by {{ column_keys }}, arrival_day
 
@@ -274,10 +272,10 @@ grid as (
         group by {{ column_keys }}, state, bucket
     ) as k
     inner join calendar as c
-        on k.table_name = c.table_name and k.source = c.source and c.segment = 'source' and c.day >= k.first_day
+        on k.table_name = c.table_name and k.source = c.source and c.segment = 'source' and k.first_day <= c.day
     left join buckets as b
         on k.table_name = b.table_name and k.source = b.source and k.column_name = b.column_name
-        and k.bucket = b.bucket and c.day = b.day
+            and k.bucket = b.bucket and c.day = b.day
 
 ),
 
@@ -349,7 +347,10 @@ numbers as (
         ) as running_n,
         bucket
     from buckets
-    where state = 'histogram' and column_name in ('{{ measured_columns() | join("', '") }}')
+    where state = 'histogram'
+        and column_name in (
+            '{{ measured_columns() | join("', '") }}'
+        )
     window of_day as (partition by {{ column_keys }}, day)
 
 ),
@@ -370,25 +371,22 @@ levels as (
 
 metrics as (
 
-    {% for metric, value, n, condition in [
-        ('volume', 'cast(all_rows as double)', 'all_rows', "d.day < b.as_of_day"),
-        ('duplicate_share', 'cast(duplicates as double) / all_rows', 'all_rows', "d.day < b.as_of_day and all_rows > 0"),
-        ('quarantined_share', 'cast(quarantined as double) / all_rows', 'all_rows', "d.day < b.as_of_day and all_rows > 0"),
-        (
-            'freshness',
-            'cast(greatest('
-            ~ whole_seconds('cast(last_day as timestamp)', 'least(cast(' ~ add_days('d.day', 1) ~ ' as timestamp), b.as_of)')
-            ~ ' - last_second, 0) as double) / 3600',
-            'all_rows', "segment in ('all', 'source')"
-        ),
+    {% for metric, value, condition in [
+        ('volume', 'cast(d.all_rows as double)', 'd.day < b.as_of_day'),
+        ('duplicate_share', 'cast(d.duplicates as double) / d.all_rows', 'd.day < b.as_of_day and d.all_rows > 0'),
+        ('quarantined_share', 'cast(d.quarantined as double) / d.all_rows', 'd.day < b.as_of_day and d.all_rows > 0'),
+        ('freshness', 'greatest(' ~ hours_between('d.last_arrival_at', day_ends) ~ ', 0)', "d.segment in ('all', 'source')"),
     ] %}
     select
         '{{ metric }}' as metric,
-        {{ series }},
+        d.table_name,
+        d.source,
+        d.segment,
+        d.segment_value,
         'row' as column_name,
-        day,
+        d.day,
         {{ value }} as value,
-        {{ n }} as n
+        d.all_rows as n
     from days as d
     cross join build as b
     where {{ condition }}
