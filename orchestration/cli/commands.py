@@ -1087,6 +1087,37 @@ def bench_cleaning(
         raise typer.Exit(1)
 
 
+@bench_app.command("anomalies")
+def bench_anomalies(
+    events: Annotated[int, typer.Option(help="Events of the shop without incidents; the other has as many a day.")] = 200_000,
+    days: Annotated[int, typer.Option(help="Days of the shop without incidents.")] = 180,
+    seed: Annotated[int, typer.Option(help="Of both shops. Rules were tuned on 7.")] = 11,
+    as_json: Json = False,
+) -> None:
+    """Score the detection of anomalies: which planted incidents it finds, after how many builds, and how many false alarms it raises."""
+    from orchestration.cli.anomalies import bench
+    from orchestration.quality.anomaly_score import tables
+
+    score = bench(events=events, days=days, seed=seed, quiet=as_json)
+    if as_json:
+        console.show_json(
+            {
+                "incidents": [vars(each) for each in score.incidents],
+                "alarms": [{**vars(each), "is_false": each.is_false} for each in score.alarms],
+                "tested_days": score.tested_days,
+                "false_alarms": score.false_alarms,
+                "false_alarms_per_month": score.false_alarms_per_month,
+                "fails": score.fails,
+            }
+        )
+    else:
+        for table in tables(score):
+            console.out().print(table)
+        console.out().print(f"{score.false_alarms} false alarms: {score.false_alarms_per_month:.2f} a month")
+    if score.fails:
+        raise typer.Exit(1)
+
+
 @bench_app.command("features")
 def bench_features(
     shop: Annotated[
