@@ -150,7 +150,7 @@ nulls as (
 
 ),
 
--- A column that a segment never has says nothing.
+-- A column that a segment never had says nothing.
 completeness as (
 
     select
@@ -158,7 +158,9 @@ completeness as (
         d.all_rows,
         sum(d.all_rows - n.missing) over (
             partition by n.table_name, n.source, n.segment, n.segment_value, n.column_name
-        ) as ever_given
+            order by n.day
+            rows between unbounded preceding and current row
+        ) as given_so_far
     from nulls as n
     inner join days as d
         on n.table_name = d.table_name and n.source = d.source and n.segment = d.segment
@@ -400,7 +402,7 @@ metrics as (
         cast(all_rows - missing as double) / all_rows as value,
         all_rows as n
     from completeness
-    where all_rows > 0 and ever_given > 0
+    where all_rows > 0 and given_so_far > 0
     union all
     select
         'distinctness' as metric,
