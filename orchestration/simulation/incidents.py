@@ -46,9 +46,11 @@ def _stop(_: World, rows: Rows) -> Rows:
 
 
 def _double(_: World, rows: Rows) -> Rows:
-    copies = {**rows, "kind": np.full(size(rows), KIND["exact_duplicate"], np.int8)}
-    copies["detail"] = np.full(size(rows), DETAIL["same bytes"], np.int8)
-    return join([rows, copies])
+    # A copy of a row that is dirty already is as dirty: of a malformed line there are two.
+    clean = rows["kind"] == 0
+    kind = np.where(clean, KIND["exact_duplicate"], rows["kind"]).astype(rows["kind"].dtype)
+    detail = np.where(clean, DETAIL["same bytes"], rows["detail"]).astype(rows["detail"].dtype)
+    return join([rows, {**rows, "kind": kind, "detail": detail}])
 
 
 def _flip_currency(_: World, rows: Rows) -> Rows:
