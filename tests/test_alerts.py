@@ -884,12 +884,27 @@ def test_what_is_of_poor_quality(counts: tuple[int, ...], said: list[tuple[str, 
 
 
 def test_an_incident_of_many_metrics_is_one_problem_for_each_owner() -> None:
-    stops = {"metric": "volume", "segment": "source", "segment_value": "web", "column_name": "row", "value": 0.0, "expected": 812.25, "low": 90.0, "high": None}
+    stops = {
+        "metric": "volume",
+        "segment": "source",
+        "segment_value": "web",
+        "column_name": "row",
+        "value": 0.0,
+        "expected": 812.25,
+        "low": 90.0,
+        "high": None,
+    }
     empty = {
         "metric": "completeness", "segment": "device", "segment_value": "mobile", "column_name": "price", "value": 0.5,
         "expected": None, "low": 0.6, "high": 0.9,
     }  # fmt: skip
-    newest = {"day": date(2025, 3, 2), "source": "web", "owner": "data-engineering", "severity": "error", "rules": ["by_device", "volume"]}
+    newest = {
+        "day": date(2025, 3, 2),
+        "source": "web",
+        "owner": "data-engineering",
+        "severity": "error",
+        "rules": ["by_device", "volume"],
+    }
     found = [
         newest | {"clearest": [stops, empty]},
         newest | {"owner": "personalization", "severity": "warn", "rules": ["by_device"], "clearest": [empty]},
@@ -911,10 +926,20 @@ def test_an_incident_of_many_metrics_is_one_problem_for_each_owner() -> None:
 
 def test_an_anomaly_is_reported_once_until_it_changes_or_is_over(web: Sink) -> None:
     def problems(rules: list[str]) -> list[Problem]:
-        of_day = {"day": date(2025, 3, 2), "source": "web", "owner": "data-engineering", "severity": "error", "rules": rules, "clearest": []}
+        of_day = {
+            "day": date(2025, 3, 2),
+            "source": "web",
+            "owner": "data-engineering",
+            "severity": "error",
+            "rules": rules,
+            "clearest": [],
+        }
         return anomalous([of_day] if rules else [])
 
-    outcomes = [look(*problems(rules), channels=[Webhook(web.url)]) for rules in (["volume"], ["volume"], ["top_id", "volume"], [])]
+    outcomes = [
+        look(*problems(rules), channels=[Webhook(web.url)])
+        for rules in (["volume"], ["volume"], ["top_id", "volume"], [])
+    ]
     key = "anomaly:web (data-engineering)"
     assert [(each.opened, each.changed, each.recovered) for each in outcomes] == [
         ([key], [], []),

@@ -65,7 +65,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, extensions: Path) -> Shop:
 
     def build(*models: str, moment: date) -> None:
         done = run_dbt(
-            ["build", "--exclude-resource-type", "test", "unit_test", "--select", *models], where=where, moment=f"{moment}T00:00:00"
+            ["build", "--exclude-resource-type", "test", "unit_test", "--select", *models],
+            where=where,
+            moment=f"{moment}T00:00:00",
         )
         assert not done.failed
         history[moment] = frame(where.warehouse, "select * exclude (as_of, built_from) from marts.metric_history")
@@ -100,7 +102,10 @@ def test_what_is_said_of_a_day_does_not_change_when_the_next_days_come(shop: Sho
     for day in shop.history:
         for then, now in ((shop.history[day], last_history), (shop.anomalies[day], last_anomalies)):
             # Of the build's own day only freshness is known yet.
-            closed = [frame[frame["day"] < pd.Timestamp(day)].sort_values([*frame.columns]).reset_index(drop=True) for frame in (then, now)]
+            closed = [
+                frame[frame["day"] < pd.Timestamp(day)].sort_values([*frame.columns]).reset_index(drop=True)
+                for frame in (then, now)
+            ]
             pd.testing.assert_frame_equal(*closed)
     first = min(shop.history)
     assert first < shop.last
@@ -121,7 +126,10 @@ def test_a_score_counts_false_alarms_by_month() -> None:
     day = date(2025, 1, 1)
     true, false = Alarm(day, "web", ["volume"], 0.1), Alarm(day, "app", ["volume"], 0.09)
     found = Found("source_stops", "web", day, "", ["volume"], 1)
-    assert (Score([found], [true, false], 60).false_alarms_per_month, Score([found], [true, false], 60).fails) == (0.5, False)
+    assert (Score([found], [true, false], 60).false_alarms_per_month, Score([found], [true, false], 60).fails) == (
+        0.5,
+        False,
+    )
     assert Score([found], [false, false], 59).fails
     assert Score([Found("source_stops", "web", day, "", ["volume"], 2)], [], 60).fails
 
@@ -157,7 +165,9 @@ def rows_of(shop: Shop) -> pl.DataFrame:
     )
     found["lateness"] = np.trunc((found["raw_available_at"] - found["event_at"]) / pd.Timedelta(seconds=1))
     found["hour"] = found["event_at"].dt.hour
-    found["event_type"] = found["raw_table"].map({"order_items": "purchase", "refunds": "refund"}).fillna(found["event_type"])
+    found["event_type"] = (
+        found["raw_table"].map({"order_items": "purchase", "refunds": "refund"}).fillna(found["event_type"])
+    )
     for name in ("price", "price_reported", "quantity"):
         found[name] = found[name].astype(float)
     columns = [
@@ -173,13 +183,16 @@ def history_of(shop: Shop, **where: str) -> dict[tuple[Any, ...], float]:
     for name, value in where.items():
         found = found[found[name] == value]
     return {
-        (row.table_name, row.source, row.segment_value, row.column_name, row.day.date()): row.value for row in found.itertuples()
+        (row.table_name, row.source, row.segment_value, row.column_name, row.day.date()): row.value
+        for row in found.itertuples()
     }
 
 
 def keyed(found: pl.DataFrame, column: str, *by: str) -> dict[tuple[Any, ...], float]:
     return {
-        (row["raw_table"], row["source"], *(row[name] or "unknown" for name in by), column, row["day"].date()): row["value"]
+        (row["raw_table"], row["source"], *(row[name] or "unknown" for name in by), column, row["day"].date()): row[
+            "value"
+        ]
         for row in found.iter_rows(named=True)
     }
 
@@ -187,7 +200,11 @@ def keyed(found: pl.DataFrame, column: str, *by: str) -> dict[tuple[Any, ...], f
 @pytest.mark.parametrize("metric", ["duplicate_share", "quarantined_share"])
 def test_shares_of_verdicts(shop: Shop, metric: str) -> None:
     verdict = metric.removesuffix("_share").replace("duplicate", "duplicate")
-    expected = rows_of(shop).group_by("raw_table", "source", "day", "device").agg((pl.col("verdict_then") == verdict).mean().alias("value"))
+    expected = (
+        rows_of(shop)
+        .group_by("raw_table", "source", "day", "device")
+        .agg((pl.col("verdict_then") == verdict).mean().alias("value"))
+    )
     assert history_of(shop, metric=metric, segment="device") == pytest.approx(keyed(expected, "row", "device"))
 
 
@@ -209,22 +226,32 @@ def test_volume_with_days_without_rows(shop: Shop) -> None:
 @pytest.mark.parametrize("column", ["price", "user_id", "consent"])
 def test_completeness_by_device(shop: Shop, column: str) -> None:
     rows = rows_of(shop)
-    expected = rows.group_by("raw_table", "source", "day", "device").agg(pl.col(column).is_not_null().mean().alias("value"))
+    expected = rows.group_by("raw_table", "source", "day", "device").agg(
+        pl.col(column).is_not_null().mean().alias("value")
+    )
     # A column says nothing before it is first given.
     first = rows.drop_nulls(column).group_by("raw_table", "source", "device").agg(pl.col("day").min().alias("first"))
-    expected = expected.join(first, on=["raw_table", "source", "device"], nulls_equal=True).filter(pl.col("day") >= pl.col("first"))
-    assert history_of(shop, metric="completeness", segment="device", column_name=column) == pytest.approx(keyed(expected, column, "device"))
+    expected = expected.join(first, on=["raw_table", "source", "device"], nulls_equal=True).filter(
+        pl.col("day") >= pl.col("first")
+    )
+    assert history_of(shop, metric="completeness", segment="device", column_name=column) == pytest.approx(
+        keyed(expected, column, "device")
+    )
 
 
 @pytest.mark.parametrize("column", ["user_id", "anonymous_id", "product_id"])
 def test_distinct_ids_and_the_most_frequent_one(shop: Shop, column: str) -> None:
     values = rows_of(shop).drop_nulls(column)
     by = ["raw_table", "source", "day"]
-    top = values.group_by(*by, column).len().group_by(by).agg((pl.col("len").max() / pl.col("len").sum()).alias("value"))
+    top = (
+        values.group_by(*by, column).len().group_by(by).agg((pl.col("len").max() / pl.col("len").sum()).alias("value"))
+    )
     assert history_of(shop, metric="top_share", column_name=column) == pytest.approx(
         {(t, s, s, c, d): value for (t, s, c, d), value in keyed(top, column).items()}
     )
-    distinct = values.group_by(by).agg((pl.col(column).n_unique() / pl.len()).alias("value"), pl.col(column).n_unique().alias("n"))
+    distinct = values.group_by(by).agg(
+        (pl.col(column).n_unique() / pl.len()).alias("value"), pl.col(column).n_unique().alias("n")
+    )
     found = history_of(shop, metric="distinctness", column_name=column, segment="source")
     assert len(found) == len(distinct)
     for row in distinct.iter_rows(named=True):
@@ -236,7 +263,10 @@ def test_distinct_ids_and_the_most_frequent_one(shop: Shop, column: str) -> None
 
 @pytest.mark.parametrize("column", ["price", "price_reported", "quantity", "lateness"])
 def test_means_and_medians(shop: Shop, column: str) -> None:
-    means, medians = history_of(shop, metric="mean", column_name=column), history_of(shop, metric="median", column_name=column)
+    means, medians = (
+        history_of(shop, metric="mean", column_name=column),
+        history_of(shop, metric="median", column_name=column),
+    )
     groups = rows_of(shop).drop_nulls(column).group_by("raw_table", "source", "day").agg(column)
     assert len(means) == len(medians) == len(groups)
     for table, source, day, values in groups.iter_rows():
@@ -252,13 +282,17 @@ def test_drift_against_the_days_before(shop: Shop, column: str) -> None:
     psi, ks = history_of(shop, metric="psi", column_name=column), history_of(shop, metric="ks", column_name=column)
     is_number = column in ("price", "lateness", "hour")
     counts: dict[tuple[str, str], dict[date, Counter[Any]]] = {}
-    for table, source, day, value in rows_of(shop).drop_nulls(column).select("raw_table", "source", "day", column).iter_rows():
+    for table, source, day, value in (
+        rows_of(shop).drop_nulls(column).select("raw_table", "source", "day", column).iter_rows()
+    ):
         place = bucket(value) if is_number and column != "hour" else value
         counts.setdefault((table, source), {}).setdefault(day.date(), Counter())[place] += 1
     checked = 0
     for (table, source), by_day in counts.items():
         for day, now in by_day.items():
-            before: Counter[Any] = sum((by_day.get(day - timedelta(days=back), Counter()) for back in range(1, REFERENCE_DAYS + 1)), Counter())
+            before: Counter[Any] = sum(
+                (by_day.get(day - timedelta(days=back), Counter()) for back in range(1, REFERENCE_DAYS + 1)), Counter()
+            )
             key = (table, source, source, column, day)
             if not before:
                 assert key not in psi
@@ -333,7 +367,11 @@ def detected(series: pd.DataFrame, rule: dict[str, str]) -> set[date]:
             low, high = (float(rule[name]) if rule[name] else math.nan for name in ("at_least", "at_most"))
             is_out, rests_on = series["value"].iloc[number] < low or series["value"].iloc[number] > high, counts[number]
         else:
-            error = 1.4826 * float(np.median([abs(values[at] - forecasts[at]) for at in recent if not math.isnan(forecasts[at])] or [math.nan]))
+            error = 1.4826 * float(
+                np.median(
+                    [abs(values[at] - forecasts[at]) for at in recent if not math.isnan(forecasts[at])] or [math.nan]
+                )
+            )
             spread = math.sqrt(error**2 + sampling_variance(metric, forecasts[number], counts[number]))
             change = float(rule["min_change"])
             margin = max(float(rule["sensitivity"]) * spread, math.log(change) if metric in ON_LOG_SCALE else change)
@@ -357,7 +395,9 @@ def test_anomalies_are_what_the_rules_say(shop: Shop) -> None:
             if rests_on_rule(rule, series.iloc[0]):
                 expected |= {(rule["rule_id"], *key, day) for day in detected(series, rule)}
     found = shop.anomalies[shop.last]
-    assert {(row.rule_id, *(getattr(row, name) for name in SERIES), row.day.date()) for row in found.itertuples()} == expected
+    assert {
+        (row.rule_id, *(getattr(row, name) for name in SERIES), row.day.date()) for row in found.itertuples()
+    } == expected
     assert len(expected) >= len(INCIDENTS)
 
 
@@ -372,19 +412,32 @@ COLUMNS = (
 
 
 @pytest.fixture(scope="module")
-def states(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[dict[str, Any]]], list[tuple[Any, ...]]]:
+def states(
+    shop: Shop, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[list[dict[str, Any]]], list[tuple[Any, ...]]]:
     """int_metrics__daily's own SQL, of a full build, over any rows."""
     target = tmp_path_factory.mktemp("target")
-    run_dbt(["compile", "--full-refresh", "--target-path", str(target), "--select", "int_metrics__daily"], where=shop.where)
+    run_dbt(
+        ["compile", "--full-refresh", "--target-path", str(target), "--select", "int_metrics__daily"], where=shop.where
+    )
     [file] = (target / "compiled").rglob("int_metrics__daily.sql")
     sql = file.read_text("utf-8")
 
     def of(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         with duckdb.connect() as con:
-            con.execute(f"attach ':memory:' as warehouse; create table warehouse.main.int_events__validated ({COLUMNS})")
-            table = pd.DataFrame(rows, columns=[column.split()[0] for column in COLUMNS.split(", ") if not column[0].isdigit() and " " in column])
+            con.execute(
+                f"attach ':memory:' as warehouse; create table warehouse.main.int_events__validated ({COLUMNS})"
+            )
+            table = pd.DataFrame(
+                rows,
+                columns=[
+                    column.split()[0] for column in COLUMNS.split(", ") if not column[0].isdigit() and " " in column
+                ],
+            )
             con.register("rows", table.astype(object).where(table.notna(), None))
-            con.execute("insert into warehouse.main.int_events__validated by name select * replace (['x'] as reasons) from rows")
+            con.execute(
+                "insert into warehouse.main.int_events__validated by name select * replace (['x'] as reasons) from rows"
+            )
             return con.execute(sql).fetchall()
 
     return of
@@ -421,7 +474,8 @@ def merged(parts: list[list[tuple[Any, ...]]]) -> dict[tuple[Any, ...], tuple[An
         have[1] = total if have[1] is None else have[1] + (total or 0)
         have[2] |= set(sketch or ())
     return {
-        key: (None if key[6] == "ids" else n, total, sorted(numbers)[:256]) for key, (n, total, numbers) in found.items()
+        key: (None if key[6] == "ids" else n, total, sorted(numbers)[:256])
+        for key, (n, total, numbers) in found.items()
     }
 
 
@@ -435,7 +489,9 @@ def test_states_of_parts_add_up_to_those_of_the_whole(
     assert merged([states(part) for part in parts if part]) == merged([states(rows)])
 
 
-def test_a_sketch_keeps_the_smallest_hashes_of_all_ids(states: Callable[[list[dict[str, Any]]], list[tuple[Any, ...]]]) -> None:
+def test_a_sketch_keeps_the_smallest_hashes_of_all_ids(
+    states: Callable[[list[dict[str, Any]]], list[tuple[Any, ...]]],
+) -> None:
     ids = [f"u{number}" for number in range(1000)]
     row = {"verdict": "kept", "raw_table": "events", "source": "web", "raw_available_at": datetime(2025, 1, 1)}
     [sketched] = [each for each in states([row | {"user_id": each} for each in [*ids, "u7", "u7"]]) if each[6] == "ids"]
@@ -454,7 +510,10 @@ def test_rows_of_later_days_do_not_change_a_day_of_a_dirty_shop(homes: Homes) ->
     day = sorted(row.available_at for row in rows)[len(rows) // 2].date()
     where = homes.make("metrics")
     history = []
-    for part in ([row for row in rows if row.available_at.date() < day], [row for row in rows if row.available_at.date() >= day]):
+    for part in (
+        [row for row in rows if row.available_at.date() < day],
+        [row for row in rows if row.available_at.date() >= day],
+    ):
         land(where, part)
         homes.run(where, "--select", "+metric_anomalies")
         found = frame(where.warehouse, "select * exclude (as_of, built_from) from marts.metric_history")

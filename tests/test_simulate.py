@@ -160,12 +160,16 @@ def test_incidents_change_what_their_source_delivers_on_their_day_alone(tmp_path
     con.execute("set timezone = 'UTC'")
     planted = {
         incident: (source, day)
-        for incident, source, day in con.execute(f"select incident, source, day from '{tmp_path}/ill/truth/incidents.parquet'").fetchall()
+        for incident, source, day in con.execute(
+            f"select incident, source, day from '{tmp_path}/ill/truth/incidents.parquet'"
+        ).fetchall()
     }
     assert list(planted) == [incident.name for incident in INCIDENTS]
     # The app's files are one a day.
     days = {day: f"ga4/events_{day:%Y%m%d}.parquet" for source, day in planted.values() if source == "shop_app"}
-    assert {name for name in plain if name.startswith(("ga4", "store", "database")) and ill.get(name) != plain[name]} == set(days.values())
+    assert {
+        name for name in plain if name.startswith(("ga4", "store", "database")) and ill.get(name) != plain[name]
+    } == set(days.values())
     assert days[planted["source_stops"][1]] not in ill
     # Lines of the web shop that could be read, by the day they arrived.
     for name in ("plain", "ill"):
@@ -182,13 +186,20 @@ def test_incidents_change_what_their_source_delivers_on_their_day_alone(tmp_path
     assert {day for (day,) in con.execute("select distinct day from apart").fetchall()} == set(web.values())
 
     def both(query: str, incident: str) -> list[Any]:
-        return [con.execute(f"select {query} from {name} where day = ?", [web[incident]]).fetchall()[0] for name in ("plain", "ill")]
+        return [
+            con.execute(f"select {query} from {name} where day = ?", [web[incident]]).fetchall()[0]
+            for name in ("plain", "ill")
+        ]
 
     (before,), (after,) = both("count(*)", "source_doubles")
     assert after == 2 * before
-    (before, _), (after, sek) = both("count(*) filter (currency = 'EUR'), count(*) filter (currency = 'SEK')", "currency_flips")
+    (before, _), (after, sek) = both(
+        "count(*) filter (currency = 'EUR'), count(*) filter (currency = 'SEK')", "currency_flips"
+    )
     assert after == 0 < before < sek
-    (before, others), (after, still) = both("count(price) filter (device = 'mobile'), count(price) filter (device <> 'mobile')", "null_for_device")
+    (before, others), (after, still) = both(
+        "count(price) filter (device = 'mobile'), count(price) filter (device <> 'mobile')", "null_for_device"
+    )
     assert after == 0 < before and others == still
     (before,), (after,) = both("max(epoch(t))", "clock_shift")
     assert before - after == 3600

@@ -60,7 +60,7 @@ def _build(where: Settings, *models: str, moment: date | None = None) -> None:
     done = run_dbt(
         ["build", "--exclude-resource-type", "test", "unit_test", "--select", *models],
         where=where,
-        moment=moment and f"{moment.isoformat()}T00:00:00",
+        moment=None if moment is None else f"{moment.isoformat()}T00:00:00",
     )
     if done.failed:
         raise FinegrainError(f"{done.failed[0].name} failed: {done.failed[0].message}")

@@ -161,7 +161,11 @@ def simulate(
     start: Annotated[str, typer.Option(metavar="DATE", help="The first day.")] = "2025-01-06",
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 7,
     incidents: Annotated[
-        bool, typer.Option("--incidents", help="Plant incidents: a source stops, a currency is wrong, and others, each on a day of its own.")
+        bool,
+        typer.Option(
+            "--incidents",
+            help="Plant incidents: a source stops, a currency is wrong, and others, each on a day of its own.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -1089,7 +1093,9 @@ def bench_cleaning(
 
 @bench_app.command("anomalies")
 def bench_anomalies(
-    events: Annotated[int, typer.Option(help="Events of the shop without incidents; the other has as many a day.")] = 200_000,
+    events: Annotated[
+        int, typer.Option(help="Events of the shop without incidents; the other has as many a day.")
+    ] = 200_000,
     days: Annotated[int, typer.Option(help="Days of the shop without incidents.")] = 180,
     seed: Annotated[int, typer.Option(help="Of both shops. Rules were tuned on 7.")] = 11,
     as_json: Json = False,

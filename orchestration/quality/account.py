@@ -102,11 +102,20 @@ class Account:
             out.print(table)
             out.print()
         if self.anomalies:
-            table = _table(f"Anomalies of the last {ANOMALY_DAYS} closed days", "day", "source", "severity", "rules", "the clearest")
-            for column in table.columns:
-                column.justify = "left"
+            table = _table(
+                f"Anomalies of the last {ANOMALY_DAYS} closed days",
+                "day",
+                "source",
+                "severity",
+                "rules",
+                "the clearest",
+            )
+            for each in table.columns:
+                each.justify = "left"
             for row in self.anomalies:
-                table.add_row(str(row["day"]), row["source"], row["severity"], ", ".join(row["rules"]), said(row["clearest"][0]))
+                table.add_row(
+                    str(row["day"]), row["source"], row["severity"], ", ".join(row["rules"]), said(row["clearest"][0])
+                )
             out.print(table)
             out.print()
         if self.stale_rates:

@@ -127,7 +127,11 @@ def tables(score: Score) -> list[Table]:
         quiet.add_column(name)
     for alarm in score.alarms:
         quiet.add_row(
-            str(alarm.day), alarm.source, ", ".join(alarm.rules), f"{alarm.bot_share:.0%}", "false" if alarm.is_false else "a bot"
+            str(alarm.day),
+            alarm.source,
+            ", ".join(alarm.rules),
+            f"{alarm.bot_share:.0%}",
+            "false" if alarm.is_false else "a bot",
         )
     return [planted, quiet]
 

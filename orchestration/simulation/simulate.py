@@ -71,7 +71,9 @@ def simulate(
     if seed < 0:
         raise FinegrainError(f"seed is {seed}; give --seed 0 or more")
     if incidents and days < NEEDED_DAYS:
-        raise FinegrainError(f"days is {days}; incidents need a history of {NEEDED_DAYS} days: give --days {NEEDED_DAYS}")
+        raise FinegrainError(
+            f"days is {days}; incidents need a history of {NEEDED_DAYS} days: give --days {NEEDED_DAYS}"
+        )
     _prepare_folder(out)
     world = World.make(events, seed, days, start)
     files = Files(out, world, INCIDENTS if incidents else ())
