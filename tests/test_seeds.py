@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,11 @@ STATUS = "status is placed, pending, paid, shipped, completed, cancelled, failed
 EVENT_TYPE = "event_type is one of the events that seeds/_seeds.yml lists"
 DRIFT = {"metric": "psi", "column_name": "price"}
 STATIC = {"method": "static", "direction": "up", "sensitivity": None, "min_change": None, "at_most": 5}
-MOVE = {"suppressed_from": "2025-01-01", "suppressed_until": "2025-01-02", "suppression_reason": "the shop moves"}
+MOVE = {
+    "suppressed_from": date(2025, 1, 1),
+    "suppressed_until": date(2025, 1, 2),
+    "suppression_reason": "the shop moves",
+}
 SUPPRESSED = "a suppression has two days, in order, and a reason"
 GRAVE = "severity of a rule that everything else rests on is error"
 LOWER = "is in lower case without spaces around it"
@@ -127,7 +132,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("metric_rules", {"source": None}, "table_name, source and column_name are not empty (% for any)"),
     ("metric_rules", {"segment": "country"}, "segment is all, source, event_type or device"),
     ("metric_rules", DRIFT | {"segment": "device"}, "segment of top_share, mean, median, psi and ks is source"),
-    ("metric_rules", DRIFT | {"metric": "freshness", "segment": "event_type"}, "segment of freshness and distinctness is all or source"),
+    ("metric_rules", DRIFT | {"metric": "freshness", "column_name": "row", "segment": "event_type"}, "segment of freshness and distinctness is all or source"),
     ("metric_rules", {"column_name": "price"}, "column_name of volume, freshness and shares of verdicts is row"),
     ("metric_rules", {"method": "model"}, "method is forecast or static"),
     ("metric_rules", {"direction": "sideways"}, "direction is up, down or both"),
@@ -143,8 +148,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("metric_rules", {"min_n": 0}, "min_n is 1 or more"),
     ("metric_rules", {"severity": "fatal"}, "severity is error or warn"),
     ("metric_rules", {"owner": None}, "owner is not empty"),
-    ("metric_rules", {"suppressed_from": "2025-01-01"}, SUPPRESSED),
-    ("metric_rules", MOVE | {"suppressed_until": "2024-12-31"}, SUPPRESSED),
+    ("metric_rules", {"suppressed_from": date(2025, 1, 1)}, SUPPRESSED),
+    ("metric_rules", MOVE | {"suppressed_until": date(2024, 12, 31)}, SUPPRESSED),
     ("metric_rules", MOVE | {"suppression_reason": None}, SUPPRESSED),
     ("imputation_rules", {"record": "session"}, "record is event, product or customer"),
     ("imputation_rules", EVENT | {"column_name": "page", "method": "mode"}, EVENT_COLUMN),

@@ -295,8 +295,10 @@ _SOURCES: Final = """
 _ANOMALIES: Final = """
     select
         day, source, owner, min(severity) as severity, list(distinct rule_id order by rule_id) as rules,
-        list({metric, segment, segment_value, column_name, value, expected, low, high} order by abs(score) desc nulls last, rule_id)[:3]
-            as clearest
+        list(
+            {metric: metric, segment: segment, segment_value: segment_value, column_name: column_name, value: value, expected: expected, low: low, high: high}
+            order by abs(score) desc nulls last, rule_id
+        )[:3] as clearest
     from metric_anomalies
     where not is_suppressed and day >= cast(as_of as date) - cast($days as integer)
     group by day, source, owner
