@@ -633,7 +633,7 @@ def test_the_row_report_shows_anomalies_of_the_newest_closed_days(shop: Settings
         shop,
         f"""delete from marts.metric_anomalies;
         insert into marts.metric_anomalies
-        select rule, metric, {values}, col, {day} - age, 0.5, 0.1, null, 0.2, score, 10, severity, 'data-engineering', suppressed, null, now(), 1
+        select rule, metric, {values}, col, {day} - age, 0.5, 0.1, null, 0.2, score, 10, severity, 'data-engineering', suppressed, now(), 1
         from (values
             ('top', 'top_share', 'user_id', 1, 9.0, 'warn', false), ('quarantined', 'quarantined_share', 'row', 1, 20.0, 'error', false),
             ('drift', 'psi', 'price', 7, 8.0, 'warn', false), ('drift', 'psi', 'price', 8, 8.0, 'warn', false),

@@ -150,7 +150,6 @@ select
     severity,
     owner,
     coalesce(day between suppressed_from and suppressed_until, false) as is_suppressed,
-    case when day between suppressed_from and suppressed_until then suppression_reason end as suppression_reason,
     as_of,
     built_from
 from limits
