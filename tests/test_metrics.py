@@ -523,3 +523,17 @@ def test_rows_of_later_days_do_not_change_a_day_of_a_dirty_shop(homes: Homes) ->
     apart = pd.concat(history).drop_duplicates(keep=False)
     assert apart.empty, apart.head(20).to_string()
     pd.testing.assert_frame_equal(*history)
+
+
+@pytest.mark.soak
+def test_half_a_year(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each incident is found by the first build after its day; and a quiet half-year has at most one false alarm a month."""
+    from orchestration.cli.anomalies import bench
+
+    monkeypatch.setenv("FINEGRAIN_HOME", str(tmp_path))
+    monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
+    score = bench(events=200_000, days=180, seed=11, quiet=True)
+    assert score.tested_days == 180 - WARM_UP_DAYS
+    assert [each.incident for each in score.incidents if each.builds != 1] == []
+    assert score.false_alarms_per_month <= 1
+    assert not score.fails
