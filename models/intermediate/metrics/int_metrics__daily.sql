@@ -108,7 +108,7 @@ states as (
     {% for column, (value, bucket) in number_columns().items() %}
     select
         {{ metric_state(
-            'histogram', column, 'count(*)', 'cast(' ~ bucket ~ ' as varchar)', total='sum(cast(' ~ value ~ ' as decimal(18, 4)))'
+            'histogram', column, 'count(*)', 'cast(' ~ bucket ~ ' as varchar)', total='sum(cast(' ~ value ~ ' as decimal(22, 4)))'
         ) | indent(8) }}
     from arrived
     where {{ value }} is not null

@@ -252,7 +252,19 @@ buckets as (
 
 ),
 
--- Every bucket of a column on every day of its source, from the column's first one on.
+column_buckets as (
+
+    select distinct {{ column_keys }}, state, bucket from buckets
+
+),
+
+column_days as (
+
+    select distinct {{ column_keys }}, day from buckets
+
+),
+
+-- Every bucket of a column on every day on which the column has a value.
 grid as (
 
     select
@@ -265,18 +277,15 @@ grid as (
         coalesce(b.n, 0) as n,
         sum(coalesce(b.n, 0)) over (
             partition by k.table_name, k.source, k.column_name, k.bucket
-            order by c.day
-            rows between {{ var('reference_days') }} preceding and 1 preceding
+            order by {{ days_between("date '1970-01-01'", 'c.day') }}
+            range between {{ var('reference_days') }} preceding and 1 preceding
         ) as reference_n
-    from (
-        select {{ column_keys }}, state, bucket, min(min(day)) over (partition by {{ column_keys }}) as first_day
-        from buckets
-        group by {{ column_keys }}, state, bucket
-    ) as k
-    inner join calendar as c
-        on k.table_name = c.table_name and k.source = c.source and c.segment = 'source' and k.first_day <= c.day
+    from column_buckets as k
+    inner join column_days as c
+        on k.table_name = c.table_name and k.source = c.source and k.column_name = c.column_name
     left join buckets as b
-        on k.table_name = b.table_name and k.source = b.source and k.column_name = b.column_name
+        on
+            k.table_name = b.table_name and k.source = b.source and k.column_name = b.column_name
             and k.bucket = b.bucket and c.day = b.day
 
 ),
