@@ -30,7 +30,17 @@ MAY_READ: Final = {
 
 #: The folders of a layer in the order in which data flows: a model reads its own folder and those before it.
 ROOMS: Final = {
-    "intermediate": ["reference", "events", "cleaning", "changes", "identity", "tiles", "features", "current"],
+    "intermediate": [
+        "reference",
+        "events",
+        "cleaning",
+        "metrics",
+        "changes",
+        "identity",
+        "tiles",
+        "features",
+        "current",
+    ],
     "marts": ["core", "features", "training", "quality"],
 }
 

@@ -52,6 +52,7 @@ BUILDING = (
     "test_add_a_field_page",
     "test_propensity",
     "test_publish",
+    "test_metrics",
     "test_identity_bridge",
     "test_store_history",
 )

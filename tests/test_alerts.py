@@ -52,6 +52,7 @@ from orchestration.quality.alerts import (
     Rules,
     Undelivered,
     Webhook,
+    anomalous,
     channels_from_environment,
     dead_letters,
     lagging,
@@ -65,7 +66,7 @@ from orchestration.quality.alerts import (
 )
 
 NOON = datetime(2025, 3, 2, 12)
-KINDS: tuple[Kind, ...] = ("run", "check", "freshness", "quality", "dead_letters", "lag")
+KINDS: tuple[Kind, ...] = ("run", "check", "freshness", "quality", "anomaly", "dead_letters", "lag")
 RULES = Rules(
     owners={"data-engineering": ("data@shop.com",), "personalization": ("ml@shop.com", "ml2@shop.com")},
     everyone_else=("all@shop.com",),
@@ -880,6 +881,73 @@ def test_what_is_of_poor_quality(counts: tuple[int, ...], said: list[tuple[str, 
     ledger = dict(zip(("raw_rows", "kept", "duplicates", "quarantined"), counts, strict=True))
     assert fields_of(poor_quality(ledger, read_rules(), "http://x")) == said
     assert poor_quality(ledger, Rules()) == []
+
+
+def test_an_incident_of_many_metrics_is_one_problem_for_each_owner() -> None:
+    stops = {
+        "metric": "volume",
+        "segment": "source",
+        "segment_value": "web",
+        "column_name": "row",
+        "value": 0.0,
+        "expected": 812.25,
+        "low": 90.0,
+        "high": None,
+    }
+    empty = {
+        "metric": "completeness", "segment": "device", "segment_value": "mobile", "column_name": "price", "value": 0.5,
+        "expected": None, "low": 0.6, "high": 0.9,
+    }  # fmt: skip
+    newest = {
+        "day": date(2025, 3, 2),
+        "source": "web",
+        "owner": "data-engineering",
+        "severity": "error",
+        "rules": ["by_device", "volume"],
+    }
+    found = [
+        newest | {"clearest": [stops, empty]},
+        newest | {"owner": "personalization", "severity": "warn", "rules": ["by_device"], "clearest": [empty]},
+        newest | {"day": date(2025, 3, 1), "clearest": [stops]},  # the day before says nothing more
+    ]
+    [ours, theirs] = anomalous(found, "http://x")
+    assert fields_of([ours]) == [
+        (
+            "anomaly",
+            "web (data-engineering)",
+            "error: on 2025-03-02 web is anomalous by by_device, volume: volume is 0, expected 812.2; "
+            "completeness of price (device mobile) is 0.5, allowed 0.6 to 0.9",
+            "error: by_device, volume",
+        )
+    ]
+    assert (theirs.owner, theirs.state) == ("personalization", "warn: by_device")
+    assert anomalous([]) == []
+
+
+def test_an_anomaly_is_reported_once_until_it_changes_or_is_over(web: Sink) -> None:
+    def problems(rules: list[str]) -> list[Problem]:
+        of_day = {
+            "day": date(2025, 3, 2),
+            "source": "web",
+            "owner": "data-engineering",
+            "severity": "error",
+            "rules": rules,
+            "clearest": [],
+        }
+        return anomalous([of_day] if rules else [])
+
+    outcomes = [
+        look(*problems(rules), channels=[Webhook(web.url)])
+        for rules in (["volume"], ["volume"], ["top_id", "volume"], [])
+    ]
+    key = "anomaly:web (data-engineering)"
+    assert [(each.opened, each.changed, each.recovered) for each in outcomes] == [
+        ([key], [], []),
+        ([], [], []),
+        ([], [key], []),
+        ([], [], [key]),
+    ]
+    assert len(web.got) == 3
 
 
 @pytest.mark.parametrize(

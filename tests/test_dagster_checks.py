@@ -252,7 +252,7 @@ def test_the_manifest_itself_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("kind", "fqn", "expected"),
     [
-        ("model", ["finegrain", "intermediate", "tiles", "x"], "5_intermediate/7_tiles"),
+        ("model", ["finegrain", "intermediate", "tiles", "x"], "5_intermediate/8_tiles"),
         ("model", ["finegrain", "marts", "core", "x"], "6_marts/1_core"),
         ("model", ["my-shop", "marts", "of my own", "x"], "6_marts/of_my_own"),
         ("model", ["my-shop", "x"], "my_shop"),

@@ -96,7 +96,7 @@ BROKEN = {
             "models/intermediate/events/int_events__hits.yml": said("int_events__hits"),
         },
         "models/intermediate/events/int_events__hits.sql:2: reads int_tiles__day of tiles: events comes before it "
-        "(the order is reference, events, cleaning, changes, identity, tiles, features, current)",
+        "(the order is reference, events, cleaning, metrics, changes, identity, tiles, features, current)",
     ),
     "a folder that the layer does not have": (
         {

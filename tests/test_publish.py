@@ -26,7 +26,7 @@ from rich.console import Console
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
-from orchestration.quality.account import account
+from orchestration.quality.account import account, anomalies
 from orchestration.warehouse.build import run_dbt
 from orchestration.warehouse.publish import Publication, publish
 from orchestration.warehouse.whole_marts import of_graph
@@ -624,6 +624,34 @@ def test_the_row_report_adds_up(shop: Settings) -> None:
     assert report.reasons["malformed"] > 0 and report.cleaned["event price imputed"] > 0
     assert report.sample and {"customer_id", "rfm_segment"} <= set(report.sample[0])
     assert report.dead_letters == {}
+
+
+def test_the_row_report_shows_anomalies_of_the_newest_closed_days(shop: Settings) -> None:
+    day = "(select cast(max(as_of) as date) from marts.metric_history)"
+    values = "'events', 'shop_web', 'source', 'shop_web'"
+    another_build(
+        shop,
+        f"""delete from marts.metric_anomalies;
+        insert into marts.metric_anomalies
+        select rule, metric, {values}, col, {day} - age, 0.5, 0.1, null, 0.2, score, 10, severity, 'data-engineering', suppressed, now(), 1
+        from (values
+            ('top', 'top_share', 'user_id', 1, 9.0, 'warn', false), ('quarantined', 'quarantined_share', 'row', 1, 20.0, 'error', false),
+            ('drift', 'psi', 'price', 7, 8.0, 'warn', false), ('drift', 'psi', 'price', 8, 8.0, 'warn', false),
+            ('volume', 'volume', 'row', 2, 30.0, 'error', true)
+        ) as v (rule, metric, col, age, score, severity, suppressed);
+        update marts.metric_anomalies set as_of = (select max(as_of) from marts.metric_history)""",
+    )
+    publish(shop)
+    report = account(shop)
+    assert [(row["source"], row["severity"], row["rules"]) for row in report.anomalies] == [
+        ("shop_web", "error", ["quarantined", "top"]),
+        ("shop_web", "warn", ["drift"]),
+    ]
+    text = io.StringIO()
+    report.show(Console(file=text, width=200))
+    assert "quarantined, top  quarantined_share is 0.5, expected 0.1" in text.getvalue()
+    assert [row["rules"] for row in anomalies(1, shop)] == [["quarantined", "top"]]
+    assert anomalies(0, shop) == []
 
 
 def test_the_row_report_names_columns_that_are_null_in_every_row(shop: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,26 @@ RIGHT: dict[str, dict[str, Any]] = {
         "group_by": "all",
         "action": "impute",
     },
+    "metric_rules": {
+        "rule_id": "rows",
+        "metric": "volume",
+        "table_name": "%",
+        "source": "%",
+        "segment": "source",
+        "column_name": "row",
+        "method": "forecast",
+        "direction": "both",
+        "sensitivity": 6,
+        "min_change": 1.5,
+        "at_least": None,
+        "at_most": None,
+        "min_n": 100,
+        "severity": "error",
+        "owner": "data-engineering",
+        "suppressed_from": None,
+        "suppressed_until": None,
+        "suppression_reason": None,
+    },
     "null_words": {"word": "nothing at all", "said_by": "nobody"},
     "consent_words": {"word": "by all means", "meaning": "granted"},
     "minor_currencies": {"minor_currency": "XXC", "currency": "XXX", "per_unit": 100},
@@ -63,6 +84,14 @@ EVENT_COLUMN = "column_name of an event is price, quantity, device or country"
 CUSTOMER_COLUMN = "column_name of a customer is birth_year, household_size, income, gender or country"
 STATUS = "status is placed, pending, paid, shipped, completed, cancelled, failed, refunded or partially_refunded"
 EVENT_TYPE = "event_type is one of the events that seeds/_seeds.yml lists"
+DRIFT = {"metric": "psi", "column_name": "price"}
+STATIC = {"method": "static", "direction": "up", "sensitivity": None, "min_change": None, "at_most": 5}
+MOVE = {
+    "suppressed_from": date(2025, 1, 1),
+    "suppressed_until": date(2025, 1, 2),
+    "suppression_reason": "the shop moves",
+}
+SUPPRESSED = "a suppression has two days, in order, and a reason"
 GRAVE = "severity of a rule that everything else rests on is error"
 LOWER = "is in lower case without spaces around it"
 
@@ -99,6 +128,29 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("outlier_rules", {"min_count": 9.5}, "min_count is a whole number of 2 or more"),
     ("outlier_rules", {"min_ratio": 1.5}, "min_ratio is 2 or more"),
     ("outlier_rules", {"min_distance": 0}, "min_distance is above zero"),
+    ("metric_rules", {"metric": "rows"}, "metric is one of metric_history"),
+    ("metric_rules", {"source": None}, "table_name, source and column_name are not empty (% for any)"),
+    ("metric_rules", {"segment": "country"}, "segment is all, source, event_type or device"),
+    ("metric_rules", DRIFT | {"segment": "device"}, "segment of top_share, mean, median, psi and ks is source"),
+    ("metric_rules", DRIFT | {"metric": "freshness", "column_name": "row", "segment": "event_type"}, "segment of freshness and distinctness is all or source"),
+    ("metric_rules", {"column_name": "price"}, "column_name of volume, freshness and shares of verdicts is row"),
+    ("metric_rules", {"method": "model"}, "method is forecast or static"),
+    ("metric_rules", {"direction": "sideways"}, "direction is up, down or both"),
+    ("metric_rules", {"sensitivity": 0}, "sensitivity of a forecast is above zero"),
+    ("metric_rules", {"sensitivity": None}, "sensitivity of a forecast is above zero"),
+    ("metric_rules", {"min_change": None}, "min_change of a forecast is zero or more"),
+    ("metric_rules", DRIFT | {"min_change": -0.1}, "min_change of a forecast is zero or more"),
+    ("metric_rules", {"min_change": 0.5}, "min_change of volume, mean and median is a factor of 1 or more"),
+    ("metric_rules", STATIC | {"at_most": None}, "a static rule has the limits of its direction"),
+    ("metric_rules", STATIC | {"at_least": 3, "at_most": 2, "direction": "both"}, "at_least is not above at_most"),
+    ("metric_rules", {"at_most": 3}, "a forecast has no limits, and a static rule no sensitivity or min_change"),
+    ("metric_rules", STATIC | {"sensitivity": 3}, "a forecast has no limits, and a static rule no sensitivity or min_change"),
+    ("metric_rules", {"min_n": 0}, "min_n is 1 or more"),
+    ("metric_rules", {"severity": "fatal"}, "severity is error or warn"),
+    ("metric_rules", {"owner": None}, "owner is not empty"),
+    ("metric_rules", {"suppressed_from": date(2025, 1, 1)}, SUPPRESSED),
+    ("metric_rules", MOVE | {"suppressed_until": date(2024, 12, 31)}, SUPPRESSED),
+    ("metric_rules", MOVE | {"suppression_reason": None}, SUPPRESSED),
     ("imputation_rules", {"record": "session"}, "record is event, product or customer"),
     ("imputation_rules", EVENT | {"column_name": "page", "method": "mode"}, EVENT_COLUMN),
     ("imputation_rules", EVENT | {"column_name": None}, "column_name is not empty"),
@@ -186,6 +238,20 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
             "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "odd_local_time")
         for severity in ("error", "warn")
     ),
+    *(
+        ("metric_rules", {"metric": metric, "segment": segment, "column_name": column})
+        for metric, segments, column in (
+            ("volume", ("all", "source", "event_type", "device"), "row"),
+            ("freshness", ("all", "source"), "row"),
+            ("completeness", ("all", "source", "event_type", "device"), "price"),
+            ("distinctness", ("all", "source"), "%_id"),
+            ("median", ("source",), "%"),
+        )
+        for segment in segments
+    ),
+    ("metric_rules", STATIC),
+    ("metric_rules", STATIC | {"at_least": 1, "direction": "both"}),
+    ("metric_rules", MOVE),
     ("category_map", {"raw_category": "no books", "category": None}),
     ("event_weights", {"weight": 0}),
     ("minor_currencies", {"per_unit": 12.5}),

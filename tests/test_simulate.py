@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from orchestration.errors import FinegrainError
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.simulation.files import duplicate_numbers
+from orchestration.simulation.incidents import INCIDENTS, NEEDED_DAYS
 from orchestration.simulation.simulate import Summary, simulate
 from orchestration.simulation.words import CATEGORIES, KIND
 
@@ -148,6 +149,70 @@ def test_writes_over_its_own_files_only(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(FinegrainError, match="not from a simulation"):
         simulate(tmp_path / "other", events=1000)
+
+
+def test_incidents_change_what_their_source_delivers_on_their_day_alone(tmp_path: Path) -> None:
+    for name, incidents in (("plain", False), ("ill", True)):
+        simulate(tmp_path / name, events=20_000, seed=3, days=NEEDED_DAYS, incidents=incidents)
+    plain, ill = digests(tmp_path / "plain"), digests(tmp_path / "ill")
+    assert set(ill) - set(plain) == {"truth/incidents.parquet"}
+    con = duckdb.connect()
+    con.execute("set timezone = 'UTC'")
+    planted = {
+        incident: (source, day)
+        for incident, source, day in con.execute(
+            f"select incident, source, day from '{tmp_path}/ill/truth/incidents.parquet'"
+        ).fetchall()
+    }
+    assert list(planted) == [incident.name for incident in INCIDENTS]
+    # The app's files are one a day.
+    days = {day: f"ga4/events_{day:%Y%m%d}.parquet" for source, day in planted.values() if source == "shop_app"}
+    assert {
+        name for name in plain if name.startswith(("ga4", "store", "database")) and ill.get(name) != plain[name]
+    } == set(days.values())
+    assert days[planted["source_stops"][1]] not in ill
+    # Lines of the web shop that could be read, by the day they arrived.
+    for name in ("plain", "ill"):
+        con.execute(
+            f"""create table {name} as
+            select line, cast(line ->> 'received_at' as timestamp)::date as day, line ->> 'type' as type, line ->> 'price' as price,
+                line ->> 'currency' as currency, line ->> 'device' as device, line ->> 'user' as buyer,
+                case when try_cast(line ->> 'ts' as bigint) is null then try_cast(line ->> 'ts' as timestamptz)::timestamp end as t
+            from read_csv('{tmp_path}/{name}/stream/events.jsonl', columns = {{line: 'varchar'}}, header = false, delim = '\x01',
+                quote = '', escape = '', auto_detect = false) where json_valid(line) and line like '{{%'"""
+        )
+    con.execute("create view apart as (from ill except all from plain) union all (from plain except all from ill)")
+    web = {incident: day for incident, (source, day) in planted.items() if source == "shop_web"}
+    assert {day for (day,) in con.execute("select distinct day from apart").fetchall()} == set(web.values())
+
+    def both(query: str, incident: str) -> list[Any]:
+        return [
+            con.execute(f"select {query} from {name} where day = ?", [web[incident]]).fetchall()[0]
+            for name in ("plain", "ill")
+        ]
+
+    (before,), (after,) = both("count(*)", "source_doubles")
+    assert after == 2 * before
+    (before, _), (after, sek) = both(
+        "count(*) filter (currency = 'EUR'), count(*) filter (currency = 'SEK')", "currency_flips"
+    )
+    assert after == 0 < before < sek
+    (before, others), (after, still) = both(
+        "count(price) filter (device = 'mobile'), count(price) filter (device <> 'mobile')", "null_for_device"
+    )
+    assert after == 0 < before and others == still
+    (before,), (after,) = both("max(epoch(t))", "clock_shift")
+    assert before - after == 3600
+    (before,), (after,) = both("count(distinct buyer)", "one_customer")
+    assert after == 1 < before
+    cents = f"select sum(i.price) from (select unnest(items) as i from '{tmp_path}/{{}}/{days[planted['prices_in_cents'][1]]}')"
+    [(before,)], [(after,)] = (con.execute(cents.format(name)).fetchall() for name in ("plain", "ill"))
+    assert after == pytest.approx(100 * before)
+
+
+def test_incidents_need_a_history(tmp_path: Path) -> None:
+    with pytest.raises(FinegrainError, match=f"days is {NEEDED_DAYS - 1}.*--days {NEEDED_DAYS}"):
+        simulate(tmp_path, events=1000, days=NEEDED_DAYS - 1, incidents=True)
 
 
 @pytest.mark.parametrize("wrong", [{"events": 10}, {"days": 1}, {"days": 5000}, {"seed": -1}])

@@ -85,6 +85,18 @@ list_filter({{ values }}, lambda x: list_contains({{ allowed }}, x))
 {# A list without values. #}
 {% macro duckdb__empty_list() %}cast([] as varchar[]){% endmacro %}
 
+{% macro median_of(value) %}{{ return(adapter.dispatch('median_of', 'finegrain')(value)) }}{% endmacro %}
+{# The median of a group or, before an `over`, of a window; nulls do not count. #}
+{% macro duckdb__median_of(value) %}median({{ value }}){% endmacro %}
+
+{% macro no_numbers() %}{{ return(adapter.dispatch('no_numbers', 'finegrain')()) }}{% endmacro %}
+{# No list of numbers: a null of that type. #}
+{% macro duckdb__no_numbers() %}cast(null as bigint[]){% endmacro %}
+
+{% macro has_value(values, value) %}{{ return(adapter.dispatch('has_value', 'finegrain')(values, value)) }}{% endmacro %}
+{# Whether a list has this text. #}
+{% macro duckdb__has_value(values, value) %}list_contains({{ values }}, '{{ value }}'){% endmacro %}
+
 {% macro collect(expression) %}{{ return(adapter.dispatch('collect', 'finegrain')(expression)) }}{% endmacro %}
 {# The values of a group as a list. #}
 {% macro duckdb__collect(expression) %}list({{ expression }} order by {{ expression }}){% endmacro %}

@@ -160,6 +160,13 @@ def simulate(
     days: Annotated[int, typer.Option(help="Days of history.")] = 90,
     start: Annotated[str, typer.Option(metavar="DATE", help="The first day.")] = "2025-01-06",
     seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 7,
+    incidents: Annotated[
+        bool,
+        typer.Option(
+            "--incidents",
+            help="Plant incidents: a source stops, a currency is wrong, and others, each on a day of its own.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the files of a simulated shop, with a list of the errors planted in them."""
@@ -177,7 +184,7 @@ def simulate(
             advance(done / total - before, "")
             before = done / total
 
-        summary = run(out, events=events, seed=seed, days=days, start=first, progress=follow)
+        summary = run(out, events=events, seed=seed, days=days, start=first, incidents=incidents, progress=follow)
     if as_json:
         console.show_json({"out": summary.out, "rows": summary.rows, "truth": summary.truth})
         return
@@ -1152,6 +1159,39 @@ def bench_imputation(
         console.show_json([each.as_dict() for each in scores])
     else:
         console.out().print(table(scores))
+
+
+@bench_app.command("anomalies")
+def bench_anomalies(
+    events: Annotated[
+        int, typer.Option(help="Events of the shop without incidents; the other has as many a day.")
+    ] = 200_000,
+    days: Annotated[int, typer.Option(help="Days of the shop without incidents.")] = 180,
+    seed: Annotated[int, typer.Option(help="Of both shops. Rules were tuned on 7.")] = 11,
+    as_json: Json = False,
+) -> None:
+    """Score the detection of anomalies: which planted incidents it finds, after how many builds, and how many false alarms it raises."""
+    from orchestration.cli.anomalies import bench
+    from orchestration.quality.anomaly_score import tables
+
+    score = bench(events=events, days=days, seed=seed, quiet=as_json)
+    if as_json:
+        console.show_json(
+            {
+                "incidents": [vars(each) for each in score.incidents],
+                "alarms": [{**vars(each), "is_false": each.is_false} for each in score.alarms],
+                "tested_days": score.tested_days,
+                "false_alarms": score.false_alarms,
+                "false_alarms_per_month": score.false_alarms_per_month,
+                "fails": score.fails,
+            }
+        )
+    else:
+        for table in tables(score):
+            console.out().print(table)
+        console.out().print(f"{score.false_alarms} false alarms: {score.false_alarms_per_month:.2f} a month")
+    if score.fails:
+        raise typer.Exit(1)
 
 
 @bench_app.command("features")

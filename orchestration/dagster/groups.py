@@ -26,6 +26,7 @@ FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
         "reference",
         "events",
         "cleaning",
+        "metrics",
         "changes",
         "identity",
         "tiles",
@@ -37,7 +38,7 @@ FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def group(layer: str, *folders: str) -> str:
-    """The group of a layer, or of folders in it: `5_intermediate/7_tiles`."""
+    """The group of a layer, or of folders in it: `5_intermediate/8_tiles`."""
     inner = [_numbered(folder, FOLDERS.get(layer, ())) for folder in folders]
     return "/".join([_numbered(layer, LAYERS), *inner])
 

@@ -16,7 +16,7 @@ from orchestration.dagster.shop import Connection
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
 from orchestration.quality import alerts
-from orchestration.quality.account import ledger, waiting_letters
+from orchestration.quality.account import anomalies, ledger, waiting_letters
 from orchestration.quality.alerts import DATA_ENGINEERING, Loader, Problem, Rules
 from orchestration.warehouse.publish import published_at
 
@@ -114,7 +114,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         name="watch",
         minimum_interval_seconds=60,
         default_status=status,
-        description="Alerts: failed runs and checks, stale data, poor quality, dead letters, lagging loaders (docs/how-to/alerts.md).",
+        description="Alerts: failed runs and checks, stale data, poor quality, anomalies, dead letters, lagging loaders (docs/how-to/alerts.md).",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         where = settings()
@@ -143,6 +143,9 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             ("freshness", "dead_letters"): of_lake,
             ("quality",): lambda: alerts.poor_quality(
                 ledger(where) or {"raw_rows": 0}, rules, f"{base()}/assets/published/event_ledger"
+            ),
+            ("anomaly",): lambda: alerts.anomalous(
+                anomalies(rules.anomalies.days or 0, where), f"{base()}/assets/published/metric_anomalies"
             ),
             ("lag",): of_loaders,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,8 @@ from orchestration.warehouse.warehouse import stale_rates
 #: The counts of raw rows in the ledger, and the raw tables that hold events.
 COUNTS: Final = ("raw_rows", "kept", "duplicates", "quarantined")
 EVENT_TABLES: Final = ("events", "ga4_events", "order_items", "refunds")
+#: The closed days before a build of which the report shows anomalies.
+ANOMALY_DAYS: Final = 7
 #: Rows and columns of the sample of `user_features`.
 SAMPLE_ROWS: Final = 4
 SAMPLE: Final = [
@@ -50,7 +53,7 @@ class Account:
     """Row counts. `sources`: loaded rows and their verdicts, by source and raw table; `events`: the same for all rows with events (not
     customers, products and order headers); `reasons`: quarantined rows by reason (a row may have several); `dead_letters`: stream
     messages that wait to be replayed, by rule; `cleaned`: values capped, removed or imputed; `marked`: kept rows by warning, and
-    catalogue prices with an assumed currency; `marts`: rows and columns by name; `empty`: the columns that are null in every row,
+    catalogue prices with an assumed currency; `anomalies`: of the last ANOMALY_DAYS closed days, by day and source; `marts`: rows and columns by name; `empty`: the columns that are null in every row,
     by mart; `sample`: a few customers, by column. Money is in `reporting_currency`; `stale_rates` is a warning if old exchange
     rates were used."""
 
@@ -66,6 +69,7 @@ class Account:
     dead_letters: dict[str, int]
     cleaned: dict[str, int]
     marked: dict[str, int]
+    anomalies: list[dict[str, Any]]
     marts: dict[str, tuple[int, int]]
     empty: dict[str, list[str]]
     sample: list[dict[str, Any]]
@@ -95,6 +99,23 @@ class Account:
             table = _table(title, "", "rows")
             for name, count in counts.items():
                 table.add_row(name, f"{count:,}")
+            out.print(table)
+            out.print()
+        if self.anomalies:
+            table = _table(
+                f"Anomalies of the last {ANOMALY_DAYS} closed days",
+                "day",
+                "source",
+                "severity",
+                "rules",
+                "the clearest",
+            )
+            for each in table.columns:
+                each.justify = "left"
+            for row in self.anomalies:
+                table.add_row(
+                    str(row["day"]), row["source"], row["severity"], ", ".join(row["rules"]), said(row["clearest"][0])
+                )
             out.print(table)
             out.print()
         if self.stale_rates:
@@ -162,6 +183,7 @@ def account(where: Settings | None = None) -> Account:
             dead_letters=_dead_letters(where),
             cleaned={name: count for name, count in con.execute(_CLEANED).fetchall() if count},
             marked={name: count for name, count in con.execute(_MARKED).fetchall() if count},
+            anomalies=_anomalies(con, ANOMALY_DAYS),
             marts=marts_of(folder),
             empty=_empty_columns(con, folder),
             sample=_dicts(con, _SAMPLE),
@@ -206,6 +228,32 @@ def ledger(where: Settings | None = None) -> dict[str, int]:
     return _sums(sources)
 
 
+def anomalies(days: int, where: Settings | None = None) -> list[dict[str, Any]]:
+    """What was anomalous in the last `days` closed days of the published build, by day, source and owner, the newest day first, without what is
+    suppressed: `severity` (the highest), `rules`, and the three `clearest` values; empty if nothing is published."""
+    folder = current(where or settings())
+    if folder is None:
+        return []
+    with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
+        return _anomalies(con, days)
+
+
+def _anomalies(con: duckdb.DuckDBPyConnection, days: int) -> list[dict[str, Any]]:
+    try:
+        return _dicts(con, _ANOMALIES, {"days": days})
+    except duckdb.CatalogException:  # marts from before there was metric_anomalies
+        return []
+
+
+def said(anomaly: Mapping[str, Any]) -> str:
+    """One anomalous value in words: `completeness of price (device mobile) is 0, expected 0.78`."""
+    of = "" if anomaly["column_name"] == "row" else f" of {anomaly['column_name']}"
+    where = f" ({anomaly['segment']} {anomaly['segment_value']})" if anomaly["segment"] not in ("all", "source") else ""
+    limits = " to ".join(f"{limit:.4g}" for limit in (anomaly["low"], anomaly["high"]) if limit is not None)
+    expected = f"allowed {limits}" if anomaly["expected"] is None else f"expected {anomaly['expected']:.4g}"
+    return f"{anomaly['metric']}{of}{where} is {anomaly['value']:.4g}, {expected}"
+
+
 def _sums(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in COUNTS}
 
@@ -233,8 +281,8 @@ def _empty_columns(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, li
     return found
 
 
-def _dicts(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    found = con.execute(query)
+def _dicts(con: duckdb.DuckDBPyConnection, query: str, given: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    found = con.execute(query, given)
     columns = [column[0] for column in found.description or []]
     return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
 
@@ -243,6 +291,18 @@ _SOURCES: Final = """
     select source, raw_table, sum(raw_rows)::bigint as raw_rows, sum(kept)::bigint as kept,
         sum(duplicates)::bigint as duplicates, sum(quarantined)::bigint as quarantined
     from event_ledger group by source, raw_table order by raw_rows desc, source, raw_table
+"""
+_ANOMALIES: Final = """
+    select
+        day, source, owner, min(severity) as severity, list(distinct rule_id order by rule_id) as rules,
+        list(
+            {metric: metric, segment: segment, segment_value: segment_value, column_name: column_name, value: value, expected: expected, low: low, high: high}
+            order by abs(score) desc nulls last, rule_id
+        )[:3] as clearest
+    from metric_anomalies
+    where not is_suppressed and day >= cast(as_of as date) - cast($days as integer)
+    group by day, source, owner
+    order by day desc, severity, source, owner
 """
 _REASONS: Final = """
     select reason, count(*) from (select unnest(reasons) as reason from quarantined_events) group by reason

@@ -38,8 +38,9 @@ from orchestration.errors import FinegrainError
 from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.mapping.mapping import Strict, nearest, read_yaml, sentences
+from orchestration.quality.account import said
 
-Kind = Literal["run", "check", "freshness", "quality", "dead_letters", "lag"]
+Kind = Literal["run", "check", "freshness", "quality", "anomaly", "dead_letters", "lag"]
 What = Literal["new", "changed", "recovered"]
 
 DATA_ENGINEERING: Final = "data-engineering"
@@ -482,6 +483,12 @@ class Quality(Strict):
     duplicate_share: Bounds | None = None
 
 
+class Anomalies(Strict):
+    """Of how many closed days before the published build anomalies are reported; without `days`, of none."""
+
+    days: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+
 class DeadLetters(Strict):
     """The allowed number of waiting dead letters per rule."""
 
@@ -502,6 +509,7 @@ class Rules(Strict):
     everyone_else: tuple[str, ...] = ()
     freshness: Freshness = Freshness()
     quality: Quality = Quality()
+    anomalies: Anomalies = Anomalies()
     dead_letters: DeadLetters = DeadLetters()
     loader: LoaderRules = LoaderRules()
 
@@ -534,6 +542,7 @@ def _addresses(given: Any, of: str = "") -> tuple[str, ...]:
 _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "freshness": Freshness,
     "quality": Quality,
+    "anomalies": Anomalies,
     "dead_letters": DeadLetters,
     "loader": LoaderRules,
 }
@@ -610,6 +619,21 @@ def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = Non
 
 #: The column of event_ledger that each metric of the rules divides by `raw_rows`.
 _METRICS: Final = {"kept_share": "kept", "quarantined_share": "quarantined", "duplicate_share": "duplicates"}
+
+
+def anomalous(found: Iterable[Mapping[str, Any]], link: str | None = None) -> list[Problem]:
+    """Sources with anomalies, one problem for each owner of the rules that found them. `found`: anomalies by day, source and owner, the newest day
+    first (account.anomalies). An incident shows in many metrics, so the newest day of a source says it all."""
+    problems: dict[str, Problem] = {}
+    for each in found:
+        subject = f"{each['source']} ({each['owner']})"
+        if subject in problems:
+            continue
+        rules = ", ".join(each["rules"])
+        values = "; ".join(said(value) for value in each["clearest"])
+        text = f"{each['severity']}: on {each['day']} {each['source']} is anomalous by {rules}: {values}"
+        problems[subject] = Problem("anomaly", subject, each["owner"], text, link, state=f"{each['severity']}: {rules}")
+    return list(problems.values())
 
 
 def dead_letters(waiting: Mapping[str, int], rules: Rules, link: str | None = None) -> list[Problem]:

@@ -131,7 +131,7 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{int(value * 1000) / 1000:.3f}" if value < 1 else "1.00"
 
 
-_BACKGROUND: Final = ("rates", "promotions", "identity_links", "visits")
+_BACKGROUND: Final = ("rates", "promotions", "identity_links", "visits", "incidents")
 
 _NEEDED: Final = {
     "int_events__validated": "raw_table source position verdict reasons event_at raw_available_at category rate row_id",

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from orchestration.simulation.database import database
 from orchestration.simulation.ga4 import APP_VISITOR, ga4_table
+from orchestration.simulation.incidents import Incident, Planted
 from orchestration.simulation.numbers import Array, Rows, coded, join, mix, size, take, times
 from orchestration.simulation.words import (
     AGENTS,
@@ -143,8 +144,9 @@ from rows
 class Files:
     """The files of the simulated systems, written block by block, with rows in the order of arrival."""
 
-    def __init__(self, out: Path, world: World) -> None:
+    def __init__(self, out: Path, world: World, incidents: tuple[Incident, ...] = ()) -> None:
         self.out, self.world = out, world
+        self.incidents = Planted(world, incidents)
         self.truth = Truth(out / "truth")
         self.rows = dict.fromkeys(("stream", "ga4_events", "ga4_items", "store"), 0)
         self.waiting: list[Rows] = []
@@ -169,7 +171,7 @@ class Files:
 
     def accept(self, rows: Rows, orders: Rows | None = None) -> None:
         """Add rows to write, and the purchase rows of new orders."""
-        self.waiting.append(rows)
+        self.waiting.append(self.incidents.apply(rows))
         if orders is not None:
             self.orders.append(orders)
             self._note_logins(rows)
@@ -362,6 +364,8 @@ class Files:
             for part in truth:
                 self.truth.add_table(part)
         self.truth.write()
+        if self.incidents.days:
+            self.incidents.write(self.out / "truth")
         self._write_background()
 
     def _write_background(self) -> None:

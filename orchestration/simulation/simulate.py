@@ -22,6 +22,7 @@ from orchestration.errors import FinegrainError
 from orchestration.simulation.behaviour import Counters, bots, visit
 from orchestration.simulation.dirt import plant
 from orchestration.simulation.files import Files
+from orchestration.simulation.incidents import INCIDENTS, NEEDED_DAYS
 from orchestration.simulation.numbers import Array
 from orchestration.simulation.words import DAY, HOUR
 from orchestration.simulation.world import World
@@ -55,11 +56,12 @@ def simulate(
     seed: int = 7,
     days: int = 90,
     start: date = date(2025, 1, 6),
+    incidents: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Write a simulated shop of about `events` event rows over `days` days from `start` (UTC) into `out`.
 
-    The same arguments write the same bytes. `progress(done, total)` is called with numbers of event rows. Raises FinegrainError if an
+    The same arguments write the same bytes. `incidents`: days on which a source delivers something else than usual (incidents.py). `progress(done, total)` is called with numbers of event rows. Raises FinegrainError if an
     argument is out of range, or `out` contains other files.
     """
     if events < 1000:
@@ -68,9 +70,13 @@ def simulate(
         raise FinegrainError(f"days is {days}; give --days between 2 and 1000")
     if seed < 0:
         raise FinegrainError(f"seed is {seed}; give --seed 0 or more")
+    if incidents and days < NEEDED_DAYS:
+        raise FinegrainError(
+            f"days is {days}; incidents need a history of {NEEDED_DAYS} days: give --days {NEEDED_DAYS}"
+        )
     _prepare_folder(out)
     world = World.make(events, seed, days, start)
-    files = Files(out, world)
+    files = Files(out, world, INCIDENTS if incidents else ())
     try:
         _generate(world, files, progress)
         files.finish()
@@ -78,6 +84,8 @@ def simulate(
         files.close()
     rows, truth = dict(sorted(files.rows.items())), dict(sorted(files.truth.counts.items()))
     about = {"events": events, "seed": seed, "days": days, "start": start.isoformat(), "rows": rows, "truth": truth}
+    if incidents:
+        about["incidents"] = [incident.name for incident in INCIDENTS]
     (out / SIMULATION).write_text(json.dumps(about, indent=2) + "\n")
     return Summary(out, rows, truth)
 
