@@ -297,15 +297,6 @@ qualify row_number() over (
     partition by order_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
 ) = 1;
 
--- Few browsers are many events' browser.
-create temp table machines as
-select distinct user_agent
-from lake.raw.events
-where regexp_matches(
-    lower(said(user_agent)),
-    '(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(slurp|facebookexternalhit|ia_archiver|mediapartners-google|headlesschrome|phantomjs|scrapy|curl|wget|libwww-perl|go-http-client|python-requests|python-urllib|aiohttp|httpx)([^a-z]|$)'
-);
-
 ---------- every event-bearing row that has an identity, a moment and a type; no other is ever kept, or a copy
 
 create temp table arrived as
@@ -352,14 +343,13 @@ tracked as (
         coalesce(
             is_no_number(quantity) or is_no_number(price)
             or lower(said(consent)) in ('denied', 'false', 'no', '0')
-            or m.user_agent is not null,
+            or client_class = 'crawler',
             false
         ) as is_broken
     from (
         select * replace (said(event_at) as event_at, said(quantity) as quantity, said(price) as price), rowid
         from lake.raw.events
     ) as e
-    left join machines as m on e.user_agent = m.user_agent
     where e._error is null
     union all by name
     select
