@@ -546,12 +546,14 @@ from (
 where case when in_database then not is_told else event_at <> teller_at end;
 
 -- More moments of one identity in one day than a person has, by order of their first arrival; a copy's is that of its first.
-create temp table too_many as
-with moments as (
+create temp table moments as
+with whens as (
     select
         row_id,
         identity,
         event_day,
+        event_type,
+        product_id,
         arrived_at,
         case
             when client_event_id is null then event_at
@@ -561,12 +563,74 @@ with moments as (
         end as moment
     from arrived
     where origin <> 'database'
-        and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) > 600)
+        and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) >= 30)
 )
 
-select row_id
-from (select *, min(arrived_at) over (partition by identity, event_day, moment) as first_arrival from moments)
+select *, min(arrived_at) over (partition by identity, event_day, moment) as first_arrival from whens;
+
+create temp table too_many as
+select row_id from moments
 qualify dense_rank() over (partition by identity, event_day order by first_arrival, moment) > 600;
+
+-- Days that are a bot's so far, by what had arrived: even gaps; or nothing but views and pages, and 100 of them, or in 10 hours, or of 40 products of
+-- which nine in ten are new.
+create temp table automated as
+with acts as (
+    select
+        identity,
+        event_day,
+        moment,
+        first_arrival,
+        bool_or(event_type not in ('view_item', 'view_item_list', 'page_view')) as is_step,
+        list(distinct product_id) filter (event_type = 'view_item' and product_id is not null) as viewed
+    from moments
+    where event_type <> 'engagement'
+        -- What came of a moment later than its first row says nothing.
+        and arrived_at = first_arrival
+    group by all
+),
+
+new_products as (
+    select identity, event_day, first_place.moment, count(*) as n
+    from (
+        select identity, event_day, min_by({moment: moment, at: first_arrival}, (first_arrival, moment)) as first_place
+        from (select * exclude (viewed), unnest(viewed) as product_id from acts)
+        group by identity, event_day, product_id
+    )
+    group by all
+),
+
+days as (
+    select
+        a.identity,
+        a.event_day,
+        a.moment,
+        a.first_arrival,
+        count(*) over w as n,
+        count(*) filter (is_step) over w as steps,
+        stddev_pop(gap) over w / avg(gap) over w as variation,
+        bit_or(1 << hour(a.moment)) over w as hours,
+        sum(len(viewed)) over w as views,
+        sum(p.n) over w as products
+    from (
+        select *, abs(epoch_ms(moment) - epoch_ms(lag(moment) over (partition by identity, event_day order by first_arrival, moment))) as gap
+        from acts
+    ) as a
+    left join new_products as p on a.identity = p.identity and a.event_day = p.event_day and a.moment = p.moment
+    window w as (partition by a.identity, a.event_day order by a.first_arrival, a.moment)
+)
+
+-- An engagement is judged by what came before it.
+select m.row_id
+from moments as m
+asof inner join days as d
+    on m.identity = d.identity and m.event_day = d.event_day and (m.first_arrival, m.moment) >= (d.first_arrival, d.moment)
+where
+    d.n >= 30
+    and (
+        d.variation <= 0.35
+        or (d.steps = 0 and (d.n >= 100 or bit_count(d.hours) >= 10 or (d.products >= 40 and d.products >= 0.9 * d.views)))
+    );
 
 ---------- kept events, with what the catalogue said by then
 
@@ -600,6 +664,7 @@ known as (
         and not (a.expects like '%products%' and a.product_id is not null and p.known_at is null)
         and a.row_id not in (select row_id from copies)
         and a.row_id not in (select row_id from too_many)
+        and a.row_id not in (select row_id from automated)
 )
 
 select

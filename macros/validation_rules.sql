@@ -26,6 +26,7 @@
     ('unknown_consent', "consent_meaning = 'unknown'"),
     ('bot_user_agent', "client_class = 'crawler'"),
     ('bot_rate', 'is_too_many'),
+    ('bot_behaviour', 'seems_automated'),
     ('odd_local_time', 'is_odd_local_time'),
     ('missing_product', "product_id is null"
         ~ " and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),

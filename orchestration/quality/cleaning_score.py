@@ -33,7 +33,7 @@ REASONS: Final = {
     "bad_quantity": ("quantity_out_of_range",),
     "bad_price": ("price_out_of_range",),
     "denied_consent": ("consent_denied",),
-    "bot": ("bot_user_agent", "bot_rate"),
+    "bot": ("bot_user_agent", "bot_rate", "bot_behaviour"),
 }
 
 #: Kinds that must score 1.00; the scores of the others are only published.
