@@ -335,6 +335,7 @@ tracked as (
         said(query) as query,
         said(device) as device_name,
         said(page) as page,
+        said(client_class) as client_class,
         said(referrer) as referrer,
         said(campaign) as campaign,
         said(country) as country,
@@ -375,6 +376,7 @@ tracked as (
         said(list_filter(g.event_params, lambda p: p.key = 'search_term')[1].value.string_value) as query,
         said(g.device.category) as device_name,
         said(list_filter(g.event_params, lambda p: p.key = 'page_location')[1].value.string_value) as page,
+        said(g.client_class) as client_class,
         said(list_filter(g.event_params, lambda p: p.key = 'page_referrer')[1].value.string_value) as referrer,
         said(g.traffic_source.medium) as campaign,
         said(g.geo.country) as country,
@@ -1242,6 +1244,7 @@ select
     page,
     referrer,
     campaign,
+    client_class,
     properties
 from filled;
 
@@ -1501,6 +1504,7 @@ select
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
     max(case when is_entry then campaign end) as campaign,
+    max(case when is_entry then client_class end) as client_class,
     max(case when is_entry then page end) as entry_page,
     max(case when is_entry then referrer end) as entry_referrer
 from clean_events
@@ -1601,6 +1605,7 @@ select
         when medium in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
         when entry_source in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
         when medium in ('affiliate', 'affiliates') then 'affiliates'
+        when kind = 'assistant' then 'ai assistant'
         when medium is null and entry_campaign is not null then 'campaign'
         when entry_medium in ('social', 'social-network', 'social-media', 'social network', 'social media', 'sm') then 'organic social'
         when entry_medium = 'organic' then if(kind = 'social', 'organic social', 'organic search')
@@ -1608,13 +1613,15 @@ select
         when kind in ('search', 'social') then 'organic ' || kind
         when coalesce(entry_medium, entry_source) is not null then 'campaign'
         else 'direct'
-    end as entry_channel
+    end as entry_channel,
+    coalesce(kind = 'assistant', false) as is_of_assistant
 from named;
 
 create table fct_sessions as
 select
-    s.* exclude (last_day, campaign),
-    w.* exclude (page, referrer, campaign),
+    s.* exclude (last_day, campaign, client_class),
+    w.* exclude (page, referrer, campaign, is_of_assistant),
+    coalesce(s.client_class, if(w.is_of_assistant, 'assistant_referred', 'human')) as visitor_class,
     cast(s.started_at as date) as started_on,
     seconds(s.started_at, s.ended_at) as length_seconds,
     s.events = 1 as is_bounce
@@ -2939,6 +2946,7 @@ summed as (
         max(case when place = 1 then page end) as entry_page,
         max(case when place = 1 then referrer end) as entry_referrer,
         max(case when place = 1 then campaign end) as campaign,
+        max(case when place = 1 then client_class end) as client_class,
         max(case when place = 1 then device end) as device,
         max(case when place = 1 then country end) as country,
         min(event_at) as started_at,
@@ -2982,9 +2990,10 @@ categories as (
 
 select
     getvariable('as_of') as as_of,
-    s.* exclude (first_cart_add_at, campaign),
+    s.* exclude (first_cart_add_at, campaign, client_class),
     w.entry_campaign,
     w.entry_channel,
+    coalesce(s.client_class, if(w.is_of_assistant, 'assistant_referred', 'human')) as visitor_class,
     seconds(s.started_at, s.last_event_at) as length_seconds,
     cast((epoch_us(getvariable('as_of')) - epoch_us(s.last_event_at)) * 0.000001 as double) as seconds_since_last_event,
     s.last_event_at < getvariable('as_of') - interval 30 minute as is_over,

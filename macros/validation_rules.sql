@@ -25,6 +25,7 @@
     ('consent_denied', "consent_meaning = 'denied'"),
     ('unknown_consent', "consent_meaning = 'unknown'"),
     ('bot_user_agent', "client_class = 'crawler'"),
+    ('agent_visit', "client_class = 'agent'"),
     ('bot_rate', 'is_too_many'),
     ('bot_behaviour', 'seems_automated'),
     ('odd_local_time', 'is_odd_local_time'),
