@@ -593,9 +593,9 @@ with acts as (
 ),
 
 new_products as (
-    select identity, event_day, first_place.moment, count(*) as n
+    select identity, event_day, moment, count(*) as n
     from (
-        select identity, event_day, min_by({moment: moment, at: first_arrival}, (first_arrival, moment)) as first_place
+        select identity, event_day, min_by(moment, (first_arrival, moment)) as moment
         from (select * exclude (viewed), unnest(viewed) as product_id from acts)
         group by identity, event_day, product_id
     )
