@@ -574,8 +574,8 @@ create temp table too_many as
 select row_id from moments
 qualify dense_rank() over (partition by identity, event_day order by first_arrival, moment) > 600;
 
--- Days that are a bot's so far, by what had arrived: even gaps; or nothing but views and pages, and 100 of them, or in 10 hours, or of 40 products of
--- which nine in ten are new.
+-- Days that are a bot's from some moment on, by what had arrived: even gaps; or nothing but views and pages, in 10 hours, or of 30 products of which
+-- nine in ten are new.
 create temp table automated as
 with acts as (
     select
@@ -622,17 +622,16 @@ days as (
     window w as (partition by a.identity, a.event_day order by a.first_arrival, a.moment)
 )
 
--- An engagement is judged by what came before it.
 select m.row_id
 from moments as m
-asof inner join days as d
-    on m.identity = d.identity and m.event_day = d.event_day and (m.first_arrival, m.moment) >= (d.first_arrival, d.moment)
-where
-    d.n >= 30
-    and (
-        d.variation <= 0.35
-        or (d.steps = 0 and (d.n >= 100 or bit_count(d.hours) >= 10 or (d.products >= 40 and d.products >= 0.9 * d.views)))
-    );
+inner join (
+    select identity, event_day, min((first_arrival, moment)) as since
+    from days
+    where
+        n >= 30
+        and (variation <= 0.35 or (steps = 0 and (bit_count(hours) >= 10 or (products >= 30 and products >= 0.9 * views))))
+    group by all
+) as d on m.identity = d.identity and m.event_day = d.event_day and (m.first_arrival, m.moment) >= d.since;
 
 ---------- kept events, with what the catalogue said by then
 

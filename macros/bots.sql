@@ -2,8 +2,8 @@
   Which events are a bot's, by how its identity behaves on a day, whatever its user agent says. The thresholds are the var bot_behaviour.
 
   An event is compared with what of its identity's day had arrived before it, so what comes later never changes the verdict on what came before.
-  A day is a bot's from the moment at which it is too regular; or consists of views and pages alone, and of too many of them, over too many hours,
-  or of too many products with none seen twice. Each alone is beyond what people do (docs/explanation/cleaning.md has figures).
+  A day is a bot's from the moment on at which it is too regular; or at which it consists of views and pages alone, and of too many hours, or of too many
+  products with hardly one seen twice. Each alone is beyond what people do (docs/explanation/cleaning.md has figures).
 #}
 
 {# How many rows a day of an identity has at least, if any of them may be a bot's. #}
@@ -59,6 +59,7 @@ so_far as (
         identity,
         event_day,
         moment,
+        first_arrival,
         sum(is_act) over day_so_far as moments,
         sum(is_step) over day_so_far as steps,
         sum(products) over day_so_far as products,
@@ -74,26 +75,40 @@ so_far as (
 
 ),
 
+signals as (
+
+    select
+        identity,
+        event_day,
+        moment,
+        first_arrival,
+        case
+            when moments < {{ limits['moments'] }} then 0
+            -- The coefficient of variation, squared: of whole milliseconds, whose sums are exact.
+            when cast(gaps as double) * cast(gap_square_total as double)
+                <= (1 + {{ limits['variation'] }} * {{ limits['variation'] }}) * cast(gap_total as double) * cast(gap_total as double)
+                then 1
+            when steps = 0 and hours >= {{ limits['hours'] }} then 1
+            when steps = 0 and new_products >= {{ limits['products'] }} and new_products >= {{ limits['new_share'] }} * products then 1
+            else 0
+        end as is_signal
+    from so_far
+
+),
+
 automated as (
 
     select a.row_id
     from {{ arrivals }} as a
-    inner join so_far as s on a.identity = s.identity and a.event_day = s.event_day and a.moment = s.moment
-    where
-        s.moments >= {{ limits['moments'] }}
-        and (
-            -- The coefficient of variation, squared: of whole milliseconds, whose sums are exact.
-            cast(s.gaps as double) * cast(s.gap_square_total as double)
-            <= (1 + {{ limits['variation'] }} * {{ limits['variation'] }}) * cast(s.gap_total as double) * cast(s.gap_total as double)
-            or (
-                s.steps = 0
-                and (
-                    s.moments >= {{ limits['views'] }}
-                    or s.hours >= {{ limits['hours'] }}
-                    or (s.new_products >= {{ limits['products'] }} and s.new_products >= {{ limits['new_share'] }} * s.products)
-                )
-            )
-        )
+    inner join (
+        select
+            *,
+            max(is_signal) over (
+                partition by identity, event_day order by first_arrival, moment rows between unbounded preceding and current row
+            ) as is_automated
+        from signals
+    ) as s on a.identity = s.identity and a.event_day = s.event_day and a.moment = s.moment
+    where s.is_automated = 1
 
 ),
 {%- endmacro %}

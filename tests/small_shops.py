@@ -29,7 +29,7 @@ from orchestration.warehouse.build import Build, run_dbt
 #: Low enough that customers of a small shop reach it; the project's own limit is for bots.
 MAX_EVENTS_PER_IDENTITY_DAY = 12
 #: Low enough that some of them seem to be bots, in each way.
-BOT_BEHAVIOUR = {"moments": 5, "variation": 0.35, "views": 7, "hours": 4, "products": 3, "new_share": 0.6}
+BOT_BEHAVIOUR = {"moments": 5, "variation": 0.35, "hours": 3, "products": 3, "new_share": 0.6}
 #: Low enough that baskets exceed it.
 MAX_PRODUCTS_PAIRED, PAIRS_PER_ITEM, MIN_SUPPORT = 3, 4, 3
 VARS = {

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from random import Random
 from statistics import fmean, pstdev
 
@@ -74,11 +75,13 @@ def expected(hits: Iterable[Hit]) -> set[str]:
             moment: min(h.arrived for h in day if h.moment == moment) for moment in {h.moment for h in day}
         }
         so_far: list[list[Hit]] = []
+        is_bot = False
         for moment in sorted(first_arrival, key=lambda each: (first_arrival[each], each)):
             known = [hit for hit in day if hit.moment == moment and hit.arrived == first_arrival[moment]]
             acts = [hit for hit in known if hit.kind != "user_engagement"]
             so_far += [acts] if acts else []
-            if seems_automated(so_far):
+            is_bot = is_bot or seems_automated(so_far)
+            if is_bot:
                 found |= {hit.row.position for hit in day if hit.moment == moment}
     return found
 
@@ -87,19 +90,14 @@ def seems_automated(moments: list[list[Hit]]) -> bool:
     if len(moments) < BOT_BEHAVIOUR["moments"]:
         return False
     times = [acts[0].moment for acts in moments]
-    gaps = [abs(later - earlier) / MINUTE for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [abs(later - earlier) / MINUTE for earlier, later in pairwise(times)]
     if pstdev(gaps) <= BOT_BEHAVIOUR["variation"] * fmean(gaps):
         return True
     if any(hit.kind not in VIEWS for acts in moments for hit in acts):
         return False
     viewed = [product for acts in moments for product in {hit.product for hit in acts if hit.kind == "view_item"}]
-    return (
-        len(moments) >= BOT_BEHAVIOUR["views"]
-        or len({time.hour for time in times}) >= BOT_BEHAVIOUR["hours"]
-        or (
-            len(set(viewed)) >= BOT_BEHAVIOUR["products"]
-            and len(set(viewed)) >= BOT_BEHAVIOUR["new_share"] * len(viewed)
-        )
+    return len({time.hour for time in times}) >= BOT_BEHAVIOUR["hours"] or (
+        len(set(viewed)) >= BOT_BEHAVIOUR["products"] and len(set(viewed)) >= BOT_BEHAVIOUR["new_share"] * len(viewed)
     )
 
 
