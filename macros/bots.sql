@@ -1,15 +1,16 @@
 {#
   Which events are a bot's, by how its identity behaves on a day, whatever its user agent says. The thresholds are the var bot_behaviour.
 
-  An event is compared with what of its identity's day had arrived before it, so what comes later never changes the verdict on what came before.
-  A day is a bot's from the moment on at which it is too regular; or at which it consists of views and pages alone, and of too many hours, or of too many
-  products with hardly one seen twice. Each alone is beyond what people do (docs/explanation/cleaning.md has figures).
+  An event is compared with what of its identity's day had arrived before it, so what comes later never changes the verdict on what came
+  before. A day is a bot's from the moment on at which it is too regular; or at which it consists of views and pages alone, and of too
+  many hours, or of too many products with hardly one seen twice. Each alone is beyond what people do (docs/explanation/cleaning.md).
 #}
 
 {# How many rows a day of an identity has at least, if any of them may be a bot's. #}
 {% macro rows_of_a_busy_day() %}{{ [var('max_events_per_identity_day') + 1, var('bot_behaviour')['moments']] | min }}{% endmacro %}
 
-{# CTEs: `automated`, the rows that a bot seems to have made. `arrivals`: rows of busy days, each with its moment and when that first arrived. #}
+{# CTEs: `automated`, the rows that a bot seems to have made. `arrivals`: rows of busy days, each with its moment and when that first
+   arrived. #}
 {% macro automated_rows(arrivals) -%}
 {%- set limits = var('bot_behaviour') -%}
 -- What was known of each moment when it first arrived. Engagements, which browsers send by themselves, say nothing.

@@ -36,8 +36,8 @@ case when lower({{ url_parameter(page, name) }}) not in {{ media('nothing') }} t
 case when {{ matches(host, '^[\\p{L}\\p{N}_-][\\p{L}\\p{N}._-]*$') }} then {{ host }} end
 {%- endmacro %}
 
-{# CTEs: `entries`, the rows of `sessions`, which have `page`, `referrer`, `campaign` and `client_class`, with `entry_source`, `entry_medium`,
-   `entry_campaign`, `entry_channel` and `visitor_class`. #}
+{# CTEs: `entries`, the rows of `sessions`, which have `page`, `referrer`, `campaign` and `client_class`, with `entry_source`,
+   `entry_medium`, `entry_campaign`, `entry_channel` and `visitor_class`. #}
 {% macro entries_of(sessions) -%}
 {%- set is_paid = matches('entry_medium', '^(.*cp.*|ppc|retargeting|paid.*)$') -%}
 tagged as (
