@@ -183,7 +183,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     *(
         ("validation_rules", {"rule_id": rule, "severity": severity})
         for rule in ("unusable_id", "event_in_future", "unknown_user", "unknown_product", "order_times_disordered",
-            "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "odd_local_time")
+            "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "bot_behaviour", "agent_visit",
+            "odd_local_time")
         for severity in ("error", "warn")
     ),
     ("category_map", {"raw_category": "no books", "category": None}),
