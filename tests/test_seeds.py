@@ -146,7 +146,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("referrer_channels", {"site": "Example.org"}, "site is part of a host name in lower case"),
     ("referrer_channels", {"site": "example.org/shop"}, "site is part of a host name in lower case"),
     ("referrer_channels", {"site": ".org"}, "site is part of a host name in lower case"),
-    ("referrer_channels", {"site": "b.org", "channel": "mail"}, "channel is search, social or referral"),
+    ("referrer_channels", {"site": "b.org", "channel": "mail"}, "channel is search, social, assistant or referral"),
     ("event_weights", {"measure": "refunds"}, "measure is views, cart_adds or purchases"),
     ("event_weights", {"weight": 0.5}, "weight is a whole number of 0 or more"),
     ("event_weights", {"weight": -1}, "weight is a whole number of 0 or more"),
