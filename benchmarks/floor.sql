@@ -297,15 +297,6 @@ qualify row_number() over (
     partition by order_id order by updated_at desc nulls last, available_at desc, position desc, source desc, raw_rowid desc
 ) = 1;
 
--- Few browsers are many events' browser.
-create temp table machines as
-select distinct user_agent
-from lake.raw.events
-where regexp_matches(
-    lower(said(user_agent)),
-    '(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])(slurp|facebookexternalhit|ia_archiver|mediapartners-google|headlesschrome|phantomjs|scrapy|curl|wget|libwww-perl|go-http-client|python-requests|python-urllib|aiohttp|httpx)([^a-z]|$)'
-);
-
 ---------- every event-bearing row that has an identity, a moment and a type; no other is ever kept, or a copy
 
 create temp table arrived as
@@ -344,6 +335,7 @@ tracked as (
         said(query) as query,
         said(device) as device_name,
         said(page) as page,
+        said(client_class) as client_class,
         said(referrer) as referrer,
         said(campaign) as campaign,
         said(country) as country,
@@ -352,14 +344,13 @@ tracked as (
         coalesce(
             is_no_number(quantity) or is_no_number(price)
             or lower(said(consent)) in ('denied', 'false', 'no', '0')
-            or m.user_agent is not null,
+            or client_class = 'crawler',
             false
         ) as is_broken
     from (
         select * replace (said(event_at) as event_at, said(quantity) as quantity, said(price) as price), rowid
         from lake.raw.events
     ) as e
-    left join machines as m on e.user_agent = m.user_agent
     where e._error is null
     union all by name
     select
@@ -385,6 +376,7 @@ tracked as (
         said(list_filter(g.event_params, lambda p: p.key = 'search_term')[1].value.string_value) as query,
         said(g.device.category) as device_name,
         said(list_filter(g.event_params, lambda p: p.key = 'page_location')[1].value.string_value) as page,
+        said(g.client_class) as client_class,
         said(list_filter(g.event_params, lambda p: p.key = 'page_referrer')[1].value.string_value) as referrer,
         said(g.traffic_source.medium) as campaign,
         said(g.geo.country) as country,
@@ -556,12 +548,14 @@ from (
 where case when in_database then not is_told else event_at <> teller_at end;
 
 -- More moments of one identity in one day than a person has, by order of their first arrival; a copy's is that of its first.
-create temp table too_many as
-with moments as (
+create temp table moments as
+with whens as (
     select
         row_id,
         identity,
         event_day,
+        event_type,
+        product_id,
         arrived_at,
         case
             when client_event_id is null then event_at
@@ -571,12 +565,73 @@ with moments as (
         end as moment
     from arrived
     where origin <> 'database'
-        and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) > 600)
+        and (identity, event_day) in (select (identity, event_day) from arrived group by identity, event_day having count(*) >= 30)
 )
 
-select row_id
-from (select *, min(arrived_at) over (partition by identity, event_day, moment) as first_arrival from moments)
+select *, min(arrived_at) over (partition by identity, event_day, moment) as first_arrival from whens;
+
+create temp table too_many as
+select row_id from moments
 qualify dense_rank() over (partition by identity, event_day order by first_arrival, moment) > 600;
+
+-- Days that are a bot's from some moment on, by what had arrived: even gaps; or nothing but views and pages, in 10 hours, or of 30 products of which
+-- nine in ten are new.
+create temp table automated as
+with acts as (
+    select
+        identity,
+        event_day,
+        moment,
+        first_arrival,
+        bool_or(event_type not in ('view_item', 'view_item_list', 'page_view')) as is_step,
+        list(distinct product_id) filter (event_type = 'view_item' and product_id is not null) as viewed
+    from moments
+    where event_type <> 'engagement'
+        -- What came of a moment later than its first row says nothing.
+        and arrived_at = first_arrival
+    group by all
+),
+
+new_products as (
+    select identity, event_day, moment, count(*) as n
+    from (
+        select identity, event_day, min_by(moment, (first_arrival, moment)) as moment
+        from (select * exclude (viewed), unnest(viewed) as product_id from acts)
+        group by identity, event_day, product_id
+    )
+    group by all
+),
+
+days as (
+    select
+        a.identity,
+        a.event_day,
+        a.moment,
+        a.first_arrival,
+        count(*) over w as n,
+        count(*) filter (is_step) over w as steps,
+        stddev_pop(gap) over w / avg(gap) over w as variation,
+        bit_or(1 << hour(a.moment)) over w as hours,
+        sum(len(viewed)) over w as views,
+        sum(p.n) over w as products
+    from (
+        select *, abs(epoch_ms(moment) - epoch_ms(lag(moment) over (partition by identity, event_day order by first_arrival, moment))) as gap
+        from acts
+    ) as a
+    left join new_products as p on a.identity = p.identity and a.event_day = p.event_day and a.moment = p.moment
+    window w as (partition by a.identity, a.event_day order by a.first_arrival, a.moment)
+)
+
+select m.row_id
+from moments as m
+inner join (
+    select identity, event_day, min((first_arrival, moment)) as since
+    from days
+    where
+        n >= 30
+        and (variation <= 0.35 or (steps = 0 and (bit_count(hours) >= 10 or (products >= 30 and products >= 0.9 * views))))
+    group by all
+) as d on m.identity = d.identity and m.event_day = d.event_day and (m.first_arrival, m.moment) >= d.since;
 
 ---------- kept events, with what the catalogue said by then
 
@@ -610,6 +665,7 @@ known as (
         and not (a.expects like '%products%' and a.product_id is not null and p.known_at is null)
         and a.row_id not in (select row_id from copies)
         and a.row_id not in (select row_id from too_many)
+        and a.row_id not in (select row_id from automated)
 )
 
 select
@@ -1187,6 +1243,7 @@ select
     page,
     referrer,
     campaign,
+    client_class,
     properties
 from filled;
 
@@ -1446,6 +1503,7 @@ select
     max(case when is_entry then device end) as device,
     max(case when is_entry then country end) as country,
     max(case when is_entry then campaign end) as campaign,
+    max(case when is_entry then client_class end) as client_class,
     max(case when is_entry then page end) as entry_page,
     max(case when is_entry then referrer end) as entry_referrer
 from clean_events
@@ -1546,6 +1604,7 @@ select
         when medium in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
         when entry_source in ('email', 'e-mail', 'e_mail', 'e mail', 'newsletter') then 'email'
         when medium in ('affiliate', 'affiliates') then 'affiliates'
+        when kind = 'assistant' then 'ai assistant'
         when medium is null and entry_campaign is not null then 'campaign'
         when entry_medium in ('social', 'social-network', 'social-media', 'social network', 'social media', 'sm') then 'organic social'
         when entry_medium = 'organic' then if(kind = 'social', 'organic social', 'organic search')
@@ -1553,13 +1612,15 @@ select
         when kind in ('search', 'social') then 'organic ' || kind
         when coalesce(entry_medium, entry_source) is not null then 'campaign'
         else 'direct'
-    end as entry_channel
+    end as entry_channel,
+    coalesce(kind = 'assistant', false) as is_of_assistant
 from named;
 
 create table fct_sessions as
 select
-    s.* exclude (last_day, campaign),
-    w.* exclude (page, referrer, campaign),
+    s.* exclude (last_day, campaign, client_class),
+    w.* exclude (page, referrer, campaign, is_of_assistant),
+    coalesce(s.client_class, if(w.is_of_assistant, 'assistant_referred', 'human')) as visitor_class,
     cast(s.started_at as date) as started_on,
     seconds(s.started_at, s.ended_at) as length_seconds,
     s.events = 1 as is_bounce
@@ -2884,6 +2945,7 @@ summed as (
         max(case when place = 1 then page end) as entry_page,
         max(case when place = 1 then referrer end) as entry_referrer,
         max(case when place = 1 then campaign end) as campaign,
+        max(case when place = 1 then client_class end) as client_class,
         max(case when place = 1 then device end) as device,
         max(case when place = 1 then country end) as country,
         min(event_at) as started_at,
@@ -2927,9 +2989,10 @@ categories as (
 
 select
     getvariable('as_of') as as_of,
-    s.* exclude (first_cart_add_at, campaign),
+    s.* exclude (first_cart_add_at, campaign, client_class),
     w.entry_campaign,
     w.entry_channel,
+    coalesce(s.client_class, if(w.is_of_assistant, 'assistant_referred', 'human')) as visitor_class,
     seconds(s.started_at, s.last_event_at) as length_seconds,
     cast((epoch_us(getvariable('as_of')) - epoch_us(s.last_event_at)) * 0.000001 as double) as seconds_since_last_event,
     s.last_event_at < getvariable('as_of') - interval 30 minute as is_over,

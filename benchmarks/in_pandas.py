@@ -577,7 +577,7 @@ def user_item_features(shop: Shop) -> pd.DataFrame:
 
 
 def session_features(shop: Shop) -> pd.DataFrame:
-    """All but entry_channel."""
+    """All but entry_channel and visitor_class."""
     key = ["session_id"]
     last_day = shop.events.groupby("session_id")["event_day"].transform("max")
     placed = shop.events[last_day >= shop.today - pd.Timedelta(days=30)].sort_values([*key, "event_at", "event_id"])

@@ -703,7 +703,7 @@ def user_item_features(shop: Shop) -> pl.LazyFrame:
 
 
 def session_features(shop: Shop) -> pl.LazyFrame:
-    """All but entry_channel."""
+    """All but entry_channel and visitor_class."""
     key = "session_id"
     lately = (
         shop.events.drop_nulls(key)

@@ -1,7 +1,7 @@
 {#
   How a visit came, from the page, the referrer and the campaign of its first event (docs/decisions/0014-a-session-is-a-visitors.md).
   The tags in the page's address come first, then the campaign field, then the referrer's site. Names of channels are those of Google
-  Analytics 4, in lower case.
+  Analytics 4, in lower case; `ai assistant` is one more.
 
   The click ids of Google Ads and Microsoft Ads mean that the click was paid. Facebook's fbclid is on every link out of Facebook, paid
   or not, so it names the site only.
@@ -36,8 +36,8 @@ case when lower({{ url_parameter(page, name) }}) not in {{ media('nothing') }} t
 case when {{ matches(host, '^[\\p{L}\\p{N}_-][\\p{L}\\p{N}._-]*$') }} then {{ host }} end
 {%- endmacro %}
 
-{# CTEs: `entries`, the rows of `sessions`, which have `page`, `referrer` and `campaign`, with `entry_source`, `entry_medium`,
-   `entry_campaign` and `entry_channel`. #}
+{# CTEs: `entries`, the rows of `sessions`, which have `page`, `referrer`, `campaign` and `client_class`, with `entry_source`,
+   `entry_medium`, `entry_campaign`, `entry_channel` and `visitor_class`. #}
 {% macro entries_of(sessions) -%}
 {%- set is_paid = matches('entry_medium', '^(.*cp.*|ppc|retargeting|paid.*)$') -%}
 tagged as (
@@ -144,6 +144,7 @@ entries as (
             when {{ is_paid }} then 'paid other'
             when entry_medium in {{ media('email') }} or entry_source in {{ media('email') }} then 'email'
             when entry_medium in {{ media('affiliates') }} then 'affiliates'
+            when kind = 'assistant' then 'ai assistant'
             when named_medium is null and entry_campaign is not null then 'campaign'
             when entry_medium in {{ media('social') }} then 'organic social'
             when entry_medium = 'organic' then case when kind = 'social' then 'organic social' else 'organic search' end
@@ -152,7 +153,13 @@ entries as (
             when kind = 'social' then 'organic social'
             when entry_medium is not null or entry_source is not null then 'campaign'
             else 'direct'
-        end as entry_channel
+        end as entry_channel,
+        -- Crawlers are seen only where bot_user_agent is a warning.
+        case
+            when client_class in ('agent', 'crawler') then client_class
+            when kind = 'assistant' then 'assistant_referred'
+            else 'human'
+        end as visitor_class
     from described
 
 )

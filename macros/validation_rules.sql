@@ -24,8 +24,10 @@
     ('unknown_currency', 'event_at is not null and price is not null and rate is null'),
     ('consent_denied', "consent_meaning = 'denied'"),
     ('unknown_consent', "consent_meaning = 'unknown'"),
-    ('bot_user_agent', matches('lower(user_agent)', machine_words())),
+    ('bot_user_agent', "client_class = 'crawler'"),
+    ('agent_visit', "client_class = 'agent'"),
     ('bot_rate', 'is_too_many'),
+    ('bot_behaviour', 'seems_automated'),
     ('odd_local_time', 'is_odd_local_time'),
     ('missing_product', "product_id is null"
         ~ " and event_type in ('view_item', 'add_to_cart', 'remove_from_cart', 'purchase', 'add_to_wishlist')"),
@@ -36,15 +38,6 @@
     ('stale_exchange_rate', days_between('rate_quoted_on', 'event_day') ~ ' > ' ~ var('fx_stale_days')),
 ]) }}
 {% endmacro %}
-
-{# How machines call themselves, in lower case: Googlebot, AdsBot-Google, Baiduspider; but Cubot is a maker of phones. #}
-{% macro machine_words() -%}
-{%- set names = [
-    'slurp', 'facebookexternalhit', 'ia_archiver', 'mediapartners-google', 'headlesschrome', 'phantomjs', 'scrapy', 'curl',
-    'wget', 'libwww-perl', 'go-http-client', 'python-requests', 'python-urllib', 'aiohttp', 'httpx',
-] -%}
-(crawler|spider|scraper|(^|[^u]|[^c]u)bot)([^a-z]|$)|(^|[^a-z])({{ names | join('|') }})([^a-z]|$)
-{%- endmacro %}
 
 {# True of a row that breaks any of the rules. #}
 {% macro any_rule(rules) -%}

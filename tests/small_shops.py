@@ -28,10 +28,13 @@ from orchestration.warehouse.build import Build, run_dbt
 
 #: Low enough that customers of a small shop reach it; the project's own limit is for bots.
 MAX_EVENTS_PER_IDENTITY_DAY = 12
+#: Low enough that some of them seem to be bots, in each way.
+BOT_BEHAVIOUR = {"moments": 5, "variation": 0.35, "hours": 3, "products": 3, "new_share": 0.6}
 #: Low enough that baskets exceed it.
 MAX_PRODUCTS_PAIRED, PAIRS_PER_ITEM, MIN_SUPPORT = 3, 4, 3
 VARS = {
     "max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY,
+    "bot_behaviour": BOT_BEHAVIOUR,
     "pair_basket_limit": MAX_PRODUCTS_PAIRED,
     "pairs_per_item": PAIRS_PER_ITEM,
     "pair_min_support": MIN_SUPPORT,
@@ -310,6 +313,7 @@ REFERRERS = (
     "https://www.Google.de/search?q=http://x",
     "https://mail.google.com/",
     "t.co",
+    "https://chatgpt.com/",
     "https://shot.com/#t.co",
     None,
     None,
@@ -596,7 +600,7 @@ class ShopMaker:
             currency=self.random.choice(CURRENCIES),
             order_id=f"W{self.random.randrange(6)}" if kind == "purchase" and self.chance(0.7) else None,
             device=self.random.choice(("desktop", "iOS", "tablet", "fridge", None)),
-            user_agent="Googlebot/2.1" if self.chance(0.03) else "Mozilla",
+            client_class=self.random.choice(("crawler", *("agent",) * 4, *(None,) * 30)),
             page=self.random.choice(PAGES),
             referrer=self.random.choice(REFERRERS),
             campaign=self.random.choice(("mail", "Organic", None, None)),

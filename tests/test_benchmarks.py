@@ -45,7 +45,7 @@ LEFT_OUT = {"dim_products": {"as_of"}, "dim_customers": {"as_of"}}
 #: Not computed by data frames: features that need seeds (RFM, channels), and as_of.
 LEFT_OUT_OF_FRAMES = {
     "user_features": {"rfm_recency_score", "rfm_frequency_score", "rfm_monetary_score", "rfm_segment"},
-    "session_features": {"entry_channel"},
+    "session_features": {"entry_channel", "visitor_class"},
 }
 #: Compared with a larger tolerance. The build rounds each tile's part of a decayed average to millionths before summing, and
 #: deviations to millionths at the end, from exact sums; the others round once or never.

@@ -24,6 +24,9 @@ orphan_user         | events     | shop_web      | e#5      |         |         
 orphan_user         | events     | shop_web      | e#6      |         |                  |                  |
 bot                 | events     | shop_web      | e#7      |         | declared         |                  |
 bot                 | events     | shop_web      | e#8      |         | stealthy         |                  |
+agent               | events     | shop_web      | e#17     |         |                  |                  |
+assistant_referral  | events     | shop_web      | e#18     |         |                  |                  |
+assistant_referral  | events     | shop_web      | e#19     |         |                  |                  |
 late_event          | events     | shop_web      | e#9      |         |                  | 1735732800000000 |
 price_outlier       | events     | shop_web      | e#10     |         | times 100        | 5                |
 price_outlier       | events     | shop_web      | e#11     |         | times 10         | 5                |
@@ -61,6 +64,9 @@ VERDICTS = [
     ("events", "shop_web", "e#14", "kept", None, NOON, NOON, "boks"),
     ("events", "shop_web", "e#15", "kept", None, NOON, NOON, None),
     ("events", "shop_web", "e#16", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#17", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#18", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#19", "quarantined", "unknown_currency", NOON, NOON, None),
     ("events", "shop_web", "e#20", "quarantined", "unknown_user", NOON, NOON, None),  # nobody planted that
     ("events", "shop_web", "e#21", "duplicate", "duplicate_key", NOON, NOON, None),  # nor that
     ("events", "shop_web", "e#22", "kept", None, NOON, "timestamp '2025-01-01 12:40'", None),  # not late enough
@@ -107,11 +113,16 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
                 else 1.0 end as price,
                 position in ('e#11', 'e#22') as price_is_outlier, position = 'e#13' as price_was_missing,
                     false as quantity_was_missing, position = 'e#15' as quantity_is_outlier,
-                    case when position <> 'e#13' then 1.0 end as price_raw, 1.0 as quantity_raw
+                    case when position <> 'e#13' then 1.0 end as price_raw, 1.0 as quantity_raw,
+                    'session of ' || position as session_id
             from int_events__validated where verdict = 'kept'"""
         )
         con.execute(
-            """create schema marts; create table marts.dim_products as
+            """create schema marts; create table marts.fct_sessions as
+            select session_id, case session_id when 'session of e#17' then 'agent' when 'session of e#16' then 'agent'
+                when 'session of e#18' then 'assistant_referred' else 'human' end as visitor_class
+            from int_cleaning__events;
+            create table marts.dim_products as
             select *, weight_grams as weight_grams_raw, product_id = 'P3' as weight_is_outlier
             from (values ('P1', 'x', 250.0, true, true), ('P2', 'BOOKS', 1000.0,
                 false, true),
@@ -143,6 +154,8 @@ def test_counts_by_hand(built: tuple[Path, Path]) -> None:
     assert shares("bot") == (1.0, 0.5)
     assert shares("bot", "declared") == (None, 1.0)
     assert shares("bot", "stealthy") == (None, 0.0)
+    assert shares("agent") == (0.5, 1.0)
+    assert shares("assistant_referral") == (1.0, 0.5)
     assert shares("late_event") == (1.0, 1.0)
     # Found: e#10 by the hard limit, e#11 by its flag, and e#22, which is fine.
     assert shares("price_outlier") == (pytest.approx(2 / 3), 1.0)

@@ -68,7 +68,7 @@ def test_each_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.register(con)
         devices.register(con)
         rows = "select 'Mozilla/5.0 (Windows NT ' || (n % 7) || '.0)' as x from range(50000) t(n)"
-        found = con.execute(f"select {devices.FUNCTION}(x), count(*) from ({rows}) group by 1").fetchall()
+        found = con.execute(f"select {devices.function('device')}(x), count(*) from ({rows}) group by 1").fetchall()
     assert (
         found == [("desktop", 50_000)] and len(asked) <= 7 * 16
     )  # several threads of the engine may meet the same text at the same time

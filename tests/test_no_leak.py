@@ -49,6 +49,8 @@ class Visits:
     def visits(self, count: int) -> list[Row]:
         for number in range(count):
             self._visit(number)
+        for number in range(count // 10):
+            self._bot(number)
         return self.rows
 
     def _add(self, table: str, moment: datetime, fields: dict[str, Any], **more: Any) -> None:
@@ -76,6 +78,14 @@ class Visits:
             moment += random.choice((1, 5, 12, 20, 29, 31)) * MINUTE
         if random.random() < 0.6:
             self._order(f"N{number}", moment, visitor, user, session, is_logged_in)
+
+    def _bot(self, number: int) -> None:
+        """Views at even intervals, or of many products, some of which arrive late."""
+        moment = at(FIRST_DAY + timedelta(days=self.random.randrange(3)), 3600 * self.random.choice((2, 20)))
+        pauses = self.random.choice(((3,), (1, 9, 31)))
+        for _ in range(10):
+            self._event(moment, f"B{number}", None, None, event_type="view_item")
+            moment += self.random.choice(pauses) * MINUTE
 
     def _event(
         self, moment: datetime, visitor: str | None, user: str | None, session: str | None, **more: str | None

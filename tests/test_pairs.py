@@ -15,7 +15,7 @@ PRODUCTS = 2000
 
 
 def hit(kind: str, visitor: str, product: int, day: date, second: float, **more: str) -> Row:
-    """An event. Those at the same time count as one hit, which keeps the machine below the rule against machines."""
+    """An event. Those at the same time count as one hit, which keeps the machine below the rules against machines."""
     moment = at(day, second)
     fields = {
         "event_type": kind,
@@ -34,7 +34,7 @@ def warehouse(homes: Homes) -> Path:
         shop_home,
         [
             *(
-                hit("view_item", "machine", number, MONDAY + day, number // 200)
+                hit("view_item", "machine", number, MONDAY + day, number // 500)
                 for day in (timedelta(0), timedelta(1))
                 for number in range(PRODUCTS)
             ),

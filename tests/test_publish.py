@@ -83,10 +83,21 @@ def same_as_the_warehouse(shop: Settings, done: Publication) -> None:
 
 #: Texts of few values, as their marts' YAML declares them; ids, pages and titles are not among them.
 CATEGORICAL = {
-    "fct_events": {"event_type", "category", "brand", "device", "country", "source", "origin", "currency", "campaign"},
+    "fct_events": {
+        "event_type",
+        "category",
+        "brand",
+        "device",
+        "country",
+        "source",
+        "origin",
+        "currency",
+        "campaign",
+        "client_class",
+    },
     "dim_customers": {"gender", "country", "acquisition_channel"},
     "fct_orders": {"source", "origin", "status", "raw_status", "discount_code", "currency"},
-    "session_features": {"entry_channel", "entry_campaign", "device", "country", "day_part"},
+    "session_features": {"entry_channel", "entry_campaign", "visitor_class", "device", "country", "day_part"},
     "user_features": {"rfm_segment"},
     "user_category_features": {"category"},
 }

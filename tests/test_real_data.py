@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -69,6 +69,48 @@ def judged(frame: pl.DataFrame, duplicate: pl.Expr, *broken: tuple[str, pl.Expr]
         .drop("row")
         .with_columns(verdict=pl.when(pl.col("reason").is_null()).then(pl.lit("kept")).otherwise(verdict))
     )
+
+
+def automated(frame: pl.DataFrame, view: str, pages: Sequence[str]) -> pl.Series:
+    """Whether each row is of a day that a bot has made, from the moment on at which it shows: even gaps; or views and pages alone, in many hours, or of many
+    products, of which nearly every view is of a new one. Of rows with `identity`, `at`, `type` and `product`, which arrived as they happened. `view` is the type
+    of a product's view, `pages` those of lists and pages."""
+    day, moment = ["identity", pl.col("at").dt.date()], ["identity", "at"]
+    viewed = pl.when(pl.col("type") == view).then("product")
+    acts = (
+        frame.filter(pl.col("type") != "engagement")
+        .group_by(moment)
+        .agg(
+            step=(~pl.col("type").is_in([view, *pages])).any(),
+            viewed=viewed.drop_nulls().unique(),
+        )
+        .sort(moment)
+        .with_columns(gap=pl.col("at").diff().over(day).dt.total_milliseconds().cast(pl.Float64), one=1)
+    )
+    views = acts.explode("viewed").with_columns(
+        new=(pl.col("viewed").is_not_null() & (pl.int_range(pl.len()).over(*day, "viewed", order_by="at") == 0))
+    )
+    new = views.group_by(moment).agg(new=pl.col("new").sum())
+    hour = pl.int_range(pl.len()).over(*day, pl.col("at").dt.hour(), order_by="at") == 0
+    acts = acts.join(new, on=moment, how="left").with_columns(hour=hour, views=pl.col("viewed").list.len()).sort(moment)
+
+    def so_far(name: str, value: pl.Expr | None = None) -> pl.Expr:
+        return (pl.col(name) if value is None else value).fill_null(0).cast(pl.Float64).cum_sum().over(day)
+
+    squares, gaps = so_far("gap", pl.col("gap") ** 2), so_far("gap")
+    n, count = so_far("one"), so_far("gap", pl.col("gap").is_not_null())
+    shows = (n >= 30) & (
+        (count * squares <= (1 + 0.35**2) * gaps**2)
+        | (
+            (so_far("step") == 0)
+            & ((so_far("hour") >= 10) | ((so_far("new") >= 30) & (so_far("new") >= 0.9 * so_far("views"))))
+        )
+    )
+    since = acts.filter(shows).group_by("identity", day=pl.col("at").dt.date()).agg(since=pl.col("at").min())
+    found = frame.with_columns(day=pl.col("at").dt.date()).join(
+        since, on=["identity", "day"], how="left", maintain_order="left"
+    )
+    return (found["at"] >= found["since"]).fill_null(False)
 
 
 def online_retail(folder: Path) -> pl.DataFrame:
@@ -131,12 +173,14 @@ def merchandise_store(folder: Path) -> pl.DataFrame:
         line=pl.col("variant").replace("(not set)", None),
     )
     moments = pl.col("at").rank("dense").over("identity", pl.col("at").dt.date())
+    frame = frame.with_columns(automated=automated(frame, "view", ["PAGE"]))
     return judged(
         frame,
         is_copy("identity", "at", "sku", "type", "order", "line") | is_repeated_order(),
         ("price_out_of_range", pl.col("price") * pl.col("quantity") > MAX_AMOUNT),
         ("quantity_out_of_range", (pl.col("quantity") <= 0) | (pl.col("quantity") > MAX_QUANTITY)),
         ("bot_rate", moments > MAX_MOMENTS),
+        ("bot_behaviour", pl.col("automated")),
     )
 
 

@@ -198,7 +198,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("referrer_channels", {"site": "Example.org"}, "site is part of a host name in lower case"),
     ("referrer_channels", {"site": "example.org/shop"}, "site is part of a host name in lower case"),
     ("referrer_channels", {"site": ".org"}, "site is part of a host name in lower case"),
-    ("referrer_channels", {"site": "b.org", "channel": "mail"}, "channel is search, social or referral"),
+    ("referrer_channels", {"site": "b.org", "channel": "mail"}, "channel is search, social, assistant or referral"),
     ("event_weights", {"measure": "refunds"}, "measure is views, cart_adds or purchases"),
     ("event_weights", {"weight": 0.5}, "weight is a whole number of 0 or more"),
     ("event_weights", {"weight": -1}, "weight is a whole number of 0 or more"),
@@ -235,7 +235,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     *(
         ("validation_rules", {"rule_id": rule, "severity": severity})
         for rule in ("unusable_id", "event_in_future", "unknown_user", "unknown_product", "order_times_disordered",
-            "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "odd_local_time")
+            "unknown_currency", "consent_denied", "unknown_consent", "bot_user_agent", "bot_rate", "bot_behaviour", "agent_visit",
+            "odd_local_time")
         for severity in ("error", "warn")
     ),
     *(

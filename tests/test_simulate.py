@@ -22,7 +22,7 @@ from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.simulation.files import duplicate_numbers
 from orchestration.simulation.incidents import INCIDENTS, NEEDED_DAYS
 from orchestration.simulation.simulate import Summary, simulate
-from orchestration.simulation.words import CATEGORIES, KIND
+from orchestration.simulation.words import ASSISTANT_AGENTS, CATEGORIES, KIND
 
 #: Two weeks around 30 March 2025, when German clocks go forward.
 SPRING = {"events": 60_000, "seed": 11, "days": 14, "start": date(2025, 3, 20)}
@@ -247,7 +247,8 @@ def test_size_and_mix(shop: Shop) -> None:
 
 
 def test_every_kind_is_planted(shop: Shop) -> None:
-    assert not [kind for kind, count in shop.summary.truth.items() if count == 0]
+    # Assistants come to larger shops only.
+    assert {kind for kind, count in shop.summary.truth.items() if count == 0} == {"agent", "assistant_referral"}
 
 
 # -------------------------------------------------------------------------------------------------- the truth
@@ -608,6 +609,42 @@ def test_machines(shop: Shop) -> None:
     assert all(n >= 400 and gap < 600 for n, gap in slow)
 
 
+def test_stealthy_machines_and_assistants(tmp_path: Path) -> None:
+    """What larger shops have in addition: bots that each show in one way alone, AI agents by name, and people whom they sent."""
+    shop = Shop(tmp_path, simulate(tmp_path, events=100_000, seed=11, days=14, start=date(2025, 3, 20)))
+    found = {
+        detail: (even, hours, revisits, rows)
+        for detail, even, hours, revisits, rows in shop.rows(
+            """select detail, max(variation), avg(hours), avg(1 - products / views), max(n) from (
+                select detail, visitor, count(*) as n, stddev_pop(gap) / avg(gap) as variation,
+                    count(distinct hour(t)) as hours, count(distinct sku) as products, count(sku) as views
+                from (
+                    select detail, visitor, t, sku, epoch(t - lag(t) over (partition by visitor order by t)) as gap
+                    from planted('bot') join web using (position)
+                ) group by all
+            ) group by detail"""
+        )
+    }
+    assert set(found) == {"declared", "fast", "stealthy", "regular", "broad", "night", "residential"}
+    # The coefficient of variation of the gaps: small for regular ones alone, also of those that there were before.
+    assert found["regular"][0] < 0.1 < 0.35 < min(found[kind][0] for kind in ("broad", "night", "residential"))
+    assert found["night"][1] > 20 > 12 > max(found[kind][1] for kind in ("regular", "broad", "residential"))
+    assert found["broad"][2] < 0.05 and found["residential"][2] < 0.05
+    assert found["residential"][3] < 60 and max(found[kind][3] for kind in ("regular", "broad", "night")) <= 300
+    agents = shop.rows("select distinct ua from planted('agent') join web using (position)")
+    assert {agent for (agent,) in agents} == set(ASSISTANT_AGENTS)
+    assert (
+        shop.one(
+            "select count(*) from planted('assistant_referral') join web using (position) where line not like '%\"ref\"%'"
+        )
+        == 0
+    )
+    # Of the others, each has a person's user agent.
+    people = "(select ua from web where position not in (select position from truth where kind in ('bot', 'agent')))"
+    hidden = "planted('bot') join web using (position) where detail <> 'declared'"
+    assert shop.one(f"select count(*) from {hidden} and ua not in {people}") == 0
+
+
 # ----------------------------------------------------------------------------------------------- the behaviour
 
 
@@ -800,8 +837,8 @@ def test_mappings_name_what_the_files_have(shop: Shop, project: Path) -> None:
 
 def test_ga4_has_the_fields_of_the_contract(shop: Shop) -> None:
     wanted = RAW_TABLES["ga4_events"]
-    # The property's currency comes from the mapping.
-    delivered = {name: kind for name, kind in wanted.items() if name != "property_currency"}
+    # The property's currency comes from the mapping, and GA4 itself knows no class of clients.
+    delivered = {name: kind for name, kind in wanted.items() if name not in ("property_currency", "client_class")}
     fields = ", ".join(f'"{name}"::{kind}' for name, kind in delivered.items())
     shop.con.execute(f"select {fields} from app_events limit 1")
     assert shop.one("select count(*) from app_events where event_date <> strftime(t, '%Y%m%d')") == 0

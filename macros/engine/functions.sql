@@ -39,6 +39,13 @@ md5(
 cast((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) * 0.000001 as decimal(18, 6))
 {%- endmacro %}
 
+{% macro milliseconds_between(from_time, to_time) -%}
+{{ return(adapter.dispatch('milliseconds_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
+{# Whole milliseconds from one moment to another; BIGINT. #}
+{% macro duckdb__milliseconds_between(from_time, to_time) -%}
+((epoch_us({{ to_time }}) - epoch_us({{ from_time }})) // 1000)
+{%- endmacro %}
+
 {% macro hours_between(from_time, to_time) %}{{ return(adapter.dispatch('hours_between', 'finegrain')(from_time, to_time)) }}{% endmacro %}
 {# Hours from one moment to another, with their fraction; DOUBLE. #}
 {% macro duckdb__hours_between(from_time, to_time) -%}

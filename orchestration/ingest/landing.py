@@ -626,7 +626,8 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
         values[name] = as_id(values[name], name, entry)
     if table == "events" and "user_agent" in values:
         devices.register(con)
-        values["device"] = devices.filled(values.get("device", "null::varchar"), values["user_agent"])
+        for name in devices.FOUND:
+            values[name] = devices.filled(name, values.get(name, "null::varchar"), values["user_agent"])
     needs_line = "line_id" in RAW_TABLES[table] and "order_id" in values and "line_id" not in values
     if needs_line and (entry.key or opened.records):  # a key that identifies rows also identifies lines
         parts = [as_text(identifier(name), opened.columns[name]) for name in entry.key]

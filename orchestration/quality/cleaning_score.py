@@ -33,8 +33,11 @@ REASONS: Final = {
     "bad_quantity": ("quantity_out_of_range",),
     "bad_price": ("price_out_of_range",),
     "denied_consent": ("consent_denied",),
-    "bot": ("bot_user_agent", "bot_rate"),
+    "bot": ("bot_user_agent", "bot_rate", "bot_behaviour"),
 }
+
+#: Kinds of visits that are kept, with the class that their sessions should have.
+VISITORS: Final = {"agent": "agent", "assistant_referral": "assistant_referred"}
 
 #: Kinds that must score 1.00; the scores of the others are only published.
 EXACT: Final = (*DUPLICATES, "malformed_row", "orphan_user", "orphan_product", "orphan_order", "disordered_times")
@@ -102,6 +105,7 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
         return [
             *_duplicates(con),
             *_quarantined(con),
+            *_visitors(con),
             *_marked(con),
             *_values(con),
         ]
@@ -135,7 +139,8 @@ _BACKGROUND: Final = ("rates", "promotions", "identity_links", "visits", "incide
 
 _NEEDED: Final = {
     "int_events__validated": "raw_table source position verdict reasons event_at raw_available_at category rate row_id",
-    "int_cleaning__events": "row_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
+    "int_cleaning__events": "row_id session_id price price_raw quantity_raw price_is_outlier quantity_is_outlier price_was_missing quantity_was_missing",
+    "fct_sessions": "session_id visitor_class",
     "dim_products": "product_id category weight_grams weight_grams_raw weight_is_outlier weight_was_missing is_in_catalogue",
     "dim_customers": "user_id has_profile income_raw income_is_outlier income_was_missing birth_year_was_missing household_size_was_missing",
 }
@@ -207,6 +212,19 @@ def _quarantined(con: duckdb.DuckDBPyConnection) -> list[Score]:
         shared = "and position not in (select position from planted('price_outlier'))" if kind == "bad_price" else ""
         found = f"(select * from validated where list_has_any(reasons, {list(reasons)}) {shared})"
         scores += _by_detail(con, kind, found, details=kind in ("bot", "malformed_row", "disordered_times"))
+    return scores
+
+
+def _visitors(con: duckdb.DuckDBPyConnection) -> list[Score]:
+    scores = []
+    for kind, visitor_class in VISITORS.items():
+        found = f"""(
+            select distinct v.raw_table, v.source, v.position from fct_sessions as s
+            inner join int_cleaning__events as c on s.session_id = c.session_id
+            inner join int_events__validated as v on c.row_id = v.row_id
+            where s.visitor_class = '{visitor_class}' and v.source in {SOURCES}
+        )"""
+        scores += _by_detail(con, kind, found)
     return scores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from orchestration.simulation.words import (
     ADD,
     AGENTS,
     APP,
+    ASSISTANT_AGENTS,
+    ASSISTANTS,
     BOT_AGENTS,
     CAMPAIGNS,
     CART,
@@ -286,7 +289,7 @@ def _cart_lines(world: World, visits: int, views: Rows, events: Rows) -> tuple[A
 
 
 def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
-    """Bots in the web shop: some declare themselves, some click faster than people, some are slow and active day and night."""
+    """Bots in the web shop: some declare themselves, some click faster than people, some are slow and active day and night (see stealthy_bots)."""
     declared, fast, stealthy = (DETAIL[name] for name in ("declared", "fast", "stealthy"))
 
     def runs(sort: int, share: float, low: int, high: int, needs: int) -> tuple[Array, Array]:
@@ -326,31 +329,145 @@ def bots(world: World, rng: np.random.Generator, counters: Counters) -> Rows:
         len(AGENTS) + rng.integers(0, len(BOT_AGENTS), len(sort)),
         rng.integers(0, len(AGENTS), len(sort)),
     )
-    rows = {
+    rows = _web_rows(world, run, t, begin[run], kind, product, market, agent[run], sort[run])
+    rows |= {"event": counters.event + np.arange(n), "uid": counters.event + np.arange(n)}
+    counters.event += n
+    return rows
+
+
+def _web_rows(
+    world: World,
+    run: Array,
+    t: Array,
+    began: Array,
+    kind: Array,
+    product: Array,
+    market: Array,
+    agent: Array,
+    detail: Array,
+) -> Rows:
+    """Rows of a bot's runs in the web shop, each with its own visitor and session. `run`: the number of each row's run."""
+    n = len(run)
+    shows = kind == VIEW
+    return {
         "t": t,
         "received": t + 100_000,
         "type": kind.astype(np.int8),
         "channel": np.full(n, WEB, np.int8),
         "session": (1 << 40) + run,
-        "began": begin[run],
+        "began": began,
         "device": len(world.agents) + world.people + run,
         "market": market.astype(np.int8),
         "user": np.full(n, -1, np.int32),
-        "product": np.where(kind == VIEW, product, -1).astype(np.int32),
+        "product": np.where(shows, product, -1).astype(np.int32),
         "category": np.where(kind == PAGE, -1, world.category[product]).astype(np.int16),
         "quantity": np.full(n, NO_QUANTITY, np.int64),
-        "price": np.where(kind == VIEW, world.shown_price(product, t, MARKET_CURRENCY[market]), np.nan),
-        "currency": np.where(kind == VIEW, MARKET_CURRENCY[market], -1).astype(np.int8),
+        "price": np.where(shows, world.shown_price(product, t, MARKET_CURRENCY[market]), np.nan),
+        "currency": np.where(shows, MARKET_CURRENCY[market], -1).astype(np.int8),
         "order": np.full(n, -1),
         "query": np.full(n, -1, np.int32),
-        "agent": agent[run].astype(np.int16),
+        "agent": agent.astype(np.int16),
         "campaign": np.zeros(n, np.int8),
         "consent": np.ones(n, np.int8),
-        "event": counters.event + np.arange(n),
-        "uid": counters.event + np.arange(n),
         "kind": np.full(n, KIND["bot"], np.int8),
-        "detail": sort[run].astype(np.int8),
+        "detail": detail.astype(np.int8),
         "truth": np.full(n, np.nan),
     }
-    counters.event += n
-    return rows
+
+
+#: Stealthy bots and assistants come only to shops of so many events, so that smaller ones stay as they are.
+_MANY: Final = 100_000
+#: Numbers of their runs, and of their events, that no other row has.
+_RUNS: Final = (1 << 30, 1 << 31)
+_EVENTS: Final = (1 << 41, 1 << 42)
+
+
+def _runs(world: World, rng: np.random.Generator, share: float, low: int, high: int) -> Array:
+    """The lengths of runs of `low` to `high` rows that together are about this share of all rows."""
+    return rng.integers(low, high, max(1, round(world.events * share * 2 / (low + high))))
+
+
+def stealthy_bots(world: World, rng: np.random.Generator) -> Rows | None:
+    """Bots in the web shop with a person's user agent, fewer rows than a busy person, and no cart; None in a small shop.
+
+    `regular`: a page at even intervals, for some hours. `broad`: a walk through the catalogue that views each product once, as fast as a person.
+    `night`: slow, at uneven intervals, day and night. `residential`: as `broad`, but after some pages it goes on from another address, as another
+    visitor.
+    """
+    if world.events < _MANY:
+        return None
+    lengths = {
+        "regular": _runs(world, rng, 0.002, 120, 280),
+        "broad": _runs(world, rng, 0.002, 100, 300),
+        "night": _runs(world, rng, 0.002, 150, 300),
+        "residential": _runs(world, rng, 0.002, 15, 60),
+    }
+    sort = np.repeat([DETAIL[name] for name in lengths], [len(each) for each in lengths.values()])
+    length = np.concatenate(list(lengths.values()))
+    run = np.repeat(np.arange(len(length)), length)
+    n, opens = len(run), np.r_[True, run[1:] != run[:-1]]
+    first = np.flatnonzero(opens)
+    as_a_person = np.clip(rng.lognormal(np.log(20), 0.9, n), 1.2, 540)
+    pace = rng.uniform(30, 90, len(length))[run]
+    gap = np.select(
+        [sort[run] == DETAIL["regular"], sort[run] == DETAIL["night"]],
+        # To within a tenth: as a page takes longer or shorter to load.
+        [pace * rng.uniform(0.9, 1.1, n), rng.lognormal(np.log(420), 0.7, n)],
+        default=as_a_person,
+    )
+    passed = np.cumsum(gap)
+    passed -= passed[opens][run]
+    day = (rng.random(len(length)) * max(world.days - 3, 1)).astype(int)
+    # All but the slow ones begin in the morning, and end on the same day.
+    hour = np.where(sort == DETAIL["night"], rng.uniform(0, 24, len(length)), rng.uniform(6, 14, len(length)))
+    begin = world.start + day * DAY + (hour * HOUR).astype(np.int64)
+    t = begin[run] + (passed * SECOND).astype(np.int64)
+    t -= t % 1000
+    kind = rng.choice([VIEW, LIST], n, p=[0.95, 0.05])
+    # Through the catalogue in its order, from anywhere.
+    nth = np.arange(n) - first[run]
+    product = (rng.integers(0, world.products, len(length))[run] + nth) % world.products
+    drawn = weighted(rng, world.popularity, np.zeros(n, int), np.full(n, world.products))
+    product = np.where(np.isin(sort[run], [DETAIL["broad"], DETAIL["residential"]]), product, drawn)
+    market = rng.integers(0, len(MARKETS), len(length))[run]
+    agent = rng.integers(0, len(AGENTS), len(length))[run]
+    rows = _web_rows(world, _RUNS[0] + run, t, begin[run], kind, product, market, agent, sort[run])
+    return rows | {"event": _EVENTS[0] + np.arange(n), "uid": _EVENTS[0] + np.arange(n)}
+
+
+def assistants(world: World, rng: np.random.Generator) -> Rows | None:
+    """Visits of AI assistants that look for a person, and of people whom an assistant has sent; None in a small shop."""
+    if world.events < _MANY:
+        return None
+    length = {
+        "agent": _runs(world, rng, 0.002, 2, 10),
+        "assistant_referral": _runs(world, rng, 0.002, 2, 10),
+    }
+    is_agent = np.repeat([True, False], [len(each) for each in length.values()])
+    lengths = np.concatenate(list(length.values()))
+    run = np.repeat(np.arange(len(lengths)), lengths)
+    n, opens = len(run), np.r_[True, run[1:] != run[:-1]]
+    passed = np.cumsum(
+        np.where(is_agent[run], rng.uniform(0.3, 3, n), np.clip(rng.lognormal(np.log(20), 0.9, n), 1.2, 540))
+    )
+    passed -= passed[opens][run]
+    day = (rng.random(len(lengths)) * max(world.days - 1, 1)).astype(int)
+    begin = world.start + day * DAY + (rng.uniform(7, 21, len(lengths)) * HOUR).astype(np.int64)
+    t = begin[run] + (passed * SECOND).astype(np.int64)
+    t -= t % 1000
+    kind = rng.choice([VIEW, LIST], n, p=[0.8, 0.2])
+    product = weighted(rng, world.popularity, np.zeros(n, int), np.full(n, world.products))
+    market = rng.integers(0, len(MARKETS), len(lengths))[run]
+    agent = np.where(
+        is_agent,
+        len(AGENTS) + len(BOT_AGENTS) + rng.integers(0, len(ASSISTANT_AGENTS), len(lengths)),
+        rng.integers(0, len(AGENTS), len(lengths)),
+    )[run]
+    rows = _web_rows(world, _RUNS[1] + run, t, begin[run], kind, product, market, agent, np.zeros(n))
+    sent_by = np.where(is_agent, 0, len(CAMPAIGNS) + rng.integers(0, len(ASSISTANTS), len(lengths)))
+    return rows | {
+        "event": _EVENTS[1] + np.arange(n),
+        "uid": _EVENTS[1] + np.arange(n),
+        "kind": np.where(is_agent, KIND["agent"], KIND["assistant_referral"])[run].astype(np.int8),
+        "campaign": sent_by[run].astype(np.int8),
+    }

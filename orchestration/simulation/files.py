@@ -19,6 +19,8 @@ from orchestration.simulation.numbers import Array, Rows, coded, join, mix, size
 from orchestration.simulation.words import (
     AGENTS,
     APP,
+    ASSISTANT_AGENTS,
+    ASSISTANTS,
     BOT_AGENTS,
     CAMPAIGNS,
     CATEGORIES,
@@ -258,7 +260,7 @@ class Files:
             "/checkout/payment",
             "/thanks",
         ]
-        agents = [(kind, text) for kind, text in AGENTS] + [("desktop", text) for text in BOT_AGENTS]
+        agents = [*AGENTS, *(("desktop", text) for text in BOT_AGENTS + ASSISTANT_AGENTS)]
         device = mix(rows["device"])
         self._text(
             self.stream,
@@ -287,7 +289,7 @@ class Files:
                 ),
                 "campaign": coded(
                     rows["campaign"].astype(int) - 1,
-                    [f',"ref":"{c[0]}"' + (f',"campaign":"{c[1]}"' if c[1] else "") for c in CAMPAIGNS if c],
+                    [f',"ref":"{c[0]}"' + (f',"campaign":"{c[1]}"' if c[1] else "") for c in CAMPAIGNS + ASSISTANTS if c],
                 ),
                 "consent": coded(rows["consent"].astype(int) - 1, [',"consent":"granted"', ',"consent":"denied"']),
                 "ext": coded(

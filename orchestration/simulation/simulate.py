@@ -19,7 +19,7 @@ import numpy as np
 
 from orchestration.config.settings import SIMULATION
 from orchestration.errors import FinegrainError
-from orchestration.simulation.behaviour import Counters, bots, visit
+from orchestration.simulation.behaviour import Counters, assistants, bots, stealthy_bots, visit
 from orchestration.simulation.dirt import plant
 from orchestration.simulation.files import Files
 from orchestration.simulation.incidents import INCIDENTS, NEEDED_DAYS
@@ -106,6 +106,10 @@ def _generate(world: World, files: Files, progress: Progress | None) -> None:
     visits = rng.multinomial(world.visits, world.demand.ravel()).reshape(world.demand.shape)
     counters = Counters(last_end=np.full(world.people, world.start - DAY))
     files.accept(bots(world, np.random.default_rng([world.seed, 2]), counters))
+    for seed, generate in ((4, stealthy_bots), (5, assistants)):
+        rows = generate(world, np.random.default_rng([world.seed, seed]))
+        if rows is not None:
+            files.accept(rows)
     for number, (low, high) in enumerate(_blocks(visits.sum(axis=1))):
         rng = np.random.default_rng([world.seed, 3, number])
         rows, purchases = visit(world, rng, visits[low:high], low, counters)

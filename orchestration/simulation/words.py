@@ -84,7 +84,7 @@ KINDS: Final = (
     "clean", "exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin", "late_event",
     "naive_local_time", "wrong_unit", "misspelt_category", "price_outlier", "missing_value", "orphan_user",
     "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
-    "bad_quantity", "bad_price", "orphan_order", "quantity_outlier",
+    "bad_quantity", "bad_price", "orphan_order", "quantity_outlier", "agent", "assistant_referral",
 )  # fmt: skip
 #: The kinds that are second deliveries of a row.
 COPIES: Final = ("exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase")
@@ -94,6 +94,7 @@ DETAILS: Final = (
     "", "price, at random", "price, not at random", "quantity, at random", "cut short", "plain text", "an array",
     "a bad time", "declared", "fast", "stealthy", "missing hour", "doubled hour", "ordinary hour", "times 100",
     "divided by 100", "times 10", "same bytes", "other id, page and agent", "same id, a few ms off",
+    "regular", "broad", "night", "residential",
 )  # fmt: skip
 DETAIL: Final = {name: code for code, name in enumerate(DETAILS)}
 
@@ -136,6 +137,13 @@ BOT_AGENTS: Final = (
     "Baiduspider+(+http://www.baidu.com/search/spider.htm)",
     "python-requests/2.32.3",
 )
+#: AI assistants that look for a person, by the names that their makers document.
+ASSISTANT_AGENTS: Final = (
+    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko); compatible; ChatGPT-User/1.0; +https://openai.com/bot",
+    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; Claude-User/1.0; +Claude-User@anthropic.com)",
+    "Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; Perplexity-User/1.0; +https://perplexity.ai/perplexity-user)",
+    "Mozilla/5.0 (compatible; AmazonBuyForMe; +https://www.amazon.com/)",
+)
 #: (referrer, campaign) of a visit; None for direct visits.
 CAMPAIGNS: Final = (
     None,
@@ -144,6 +152,12 @@ CAMPAIGNS: Final = (
     ("https://www.instagram.com/", "spring_looks"),
     ("https://mail.example/", "newsletter"),
     ("https://deals.example/", "promo_week"),
+)
+#: The same of visits of people whom an AI assistant has sent.
+ASSISTANTS: Final = (
+    ("https://chatgpt.com/", None),
+    ("https://www.perplexity.ai/", None),
+    ("https://gemini.google.com/", None),
 )
 QUERY_WORDS: Final = ("best", "cheap", "new", "small", "blue", "gift", "used", "sale")
 BRANDS: Final = (

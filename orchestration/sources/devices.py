@@ -1,12 +1,14 @@
-"""The device type of a user agent: `mobile`, `tablet` or `desktop`; null for bots, televisions and unknown devices.
+"""What a user agent says: the device (`mobile`, `tablet` or `desktop`; null for bots, televisions and unknown devices), and the class of the client
+(clients.py).
 
-A row with a user agent and no device gets its device when it is loaded, so the models work on any engine. DuckDB calls the function with whole
-vectors. Each distinct text is parsed once per process, with ua-parser.
+A row with a user agent gets both when it is loaded, unless it has its own, so the models work on any engine and need no user agent. DuckDB calls the
+functions with whole vectors. Each distinct text is parsed once per process, with ua-parser.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
@@ -14,12 +16,7 @@ from typing import Any, Final
 import duckdb
 from duckdb.func import ARROW, SPECIAL
 
-#: The name of the function in SQL.
-FUNCTION: Final = "__device_of"
-#: Longer texts, in characters, are not parsed: they are not user agents, and would take long.
-LONGEST: Final = 1_000
-#: The size of the cache.
-_REMEMBERED: Final = 100_000
+from orchestration.sources.clients import LONGEST, REMEMBERED, client_class_of
 
 _DESKTOPS: Final = frozenset(
     {"Windows", "Mac OS X", "Linux", "Ubuntu", "Fedora", "Debian", "Chrome OS", "FreeBSD", "OpenBSD", "NetBSD"}
@@ -36,7 +33,7 @@ _TABLETS: Final = re.compile(
 )
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(REMEMBERED)
 def device_of(user_agent: str) -> str | None:
     """The device of a user agent. Never raises, whatever the text is."""
     if len(user_agent) > LONGEST or _OTHERS.search(user_agent):
@@ -60,27 +57,37 @@ def device_of(user_agent: str) -> str | None:
     return "desktop" if family in _DESKTOPS else None
 
 
-def _devices(user_agents: Any) -> Any:
+#: By field of events, what finds it in a user agent.
+FOUND: Final[dict[str, Callable[[str], str | None]]] = {"device": device_of, "client_class": client_class_of}
+
+
+def function(field: str) -> str:
+    """The name in SQL of the function that finds a field of `FOUND`."""
+    return f"__{field}_of"
+
+
+def _vectorized(find: Callable[[str], str | None]) -> Callable[[Any], Any]:
     """The same for a vector; each distinct text is parsed once."""
-    texts = user_agents.dictionary_encode()
-    return _taken(texts)
-
-
-def _taken(texts: Any) -> Any:
     import pyarrow as pa
 
-    if isinstance(texts, pa.ChunkedArray):
-        return pa.chunked_array([_taken(chunk) for chunk in texts.chunks], pa.string())
-    found = pa.array([device_of(text) for text in texts.dictionary.to_pylist()], pa.string())
-    return found.take(texts.indices)
+    def found(texts: Any) -> Any:
+        texts = texts.dictionary_encode()
+        if isinstance(texts, pa.ChunkedArray):
+            return pa.chunked_array([found(chunk) for chunk in texts.chunks], pa.string())
+        return pa.array([find(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
+
+    return found
 
 
 def register(con: duckdb.DuckDBPyConnection) -> None:
-    """Register `FUNCTION` for a connection and all others to the same database."""
-    with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # already registered
-        con.create_function(FUNCTION, _devices, ["VARCHAR"], "VARCHAR", type=ARROW, null_handling=SPECIAL)
+    """Register the functions for a connection and all others to the same database."""
+    for field, find in FOUND.items():
+        with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # already registered
+            con.create_function(
+                function(field), _vectorized(find), ["VARCHAR"], "VARCHAR", type=ARROW, null_handling=SPECIAL
+            )
 
 
-def filled(device: str, user_agent: str) -> str:
-    """SQL of a row's device or, if it has none, of the device of its user agent."""
-    return f"case when nullif(trim({device}), '') is not null or {user_agent} is null then {device} else {FUNCTION}({user_agent}) end"
+def filled(field: str, value: str, user_agent: str) -> str:
+    """SQL of a row's `field` or, if it has none, of what its user agent says."""
+    return f"case when nullif(trim({value}), '') is not null or {user_agent} is null then {value} else {function(field)}({user_agent}) end"

@@ -86,7 +86,15 @@ def features(project: Project) -> Iterator[Feature]:
         "entry_channel",
         "varchar",
         "How it came, by the tags of its first event's page, its campaign and its referrer: direct, organic search, paid search, "
-        "organic social, paid social, display, paid other, email, affiliates, referral, or campaign where only a campaign is known",
+        "organic social, paid social, display, paid other, email, affiliates, ai assistant, referral, or campaign where only a campaign is known",
+        "label",
+        range=None,
+        categorical=True,
+    )
+    yield Feature(
+        "visitor_class",
+        "varchar",
+        "Who came: human, assistant_referred where an AI assistant led a person there, or agent where an assistant came itself",
         "label",
         range=None,
         categorical=True,

@@ -26,7 +26,7 @@ EVENTS = (
     *("event_id", "identity", "user_id", "anonymous_id", "session_id", "event_type", "event_at", "available_at"),
     *("known_from", "known_to"),
     *("product_id", "category", "brand", "order_id", "list_price", "price", "price_percentile", "quantity"),
-    *("amount", "gross_amount", "device", "country", "page", "referrer", "campaign"),
+    *("amount", "gross_amount", "device", "country", "page", "referrer", "campaign", "client_class"),
 )
 COUNTS = {
     "views": "view_item",

@@ -78,6 +78,8 @@ def session(events: list[Event], as_of: datetime) -> dict[str, Any]:
         "entry_referrer": first["referrer"],
         "entry_campaign": tag(first["page"], "utm_campaign") or first["campaign"],
         "entry_channel": channel(first["page"], first["referrer"], first["campaign"]),
+        "visitor_class": first["client_class"]
+        or ("assistant_referred" if came_from(first["page"], first["referrer"])[1] == "assistant" else "human"),
         "device": first["device"],
         "country": first["country"],
         "day_part": ("night", "morning", "afternoon", "evening")[local(first["event_at"]).hour // 6],
@@ -159,16 +161,27 @@ def kind_of(place: str | None) -> str | None:
     return found[1] or None
 
 
-def channel(page: str | None, referrer: str | None, campaign: str | None) -> str:
-    """The channel of a visit, from the tags of its page, its campaign and its referrer."""
-    source, medium = ((tag(page, name) or "").lower() for name in ("utm_source", "utm_medium"))
+def clicked_on(page: str | None) -> str | None:
+    """The site of a paid click."""
+    return "google" if has(page, "gclid", "gbraid", "wbraid") else "bing" if has(page, "msclkid") else None
+
+
+def came_from(page: str | None, referrer: str | None) -> tuple[str | None, str | None]:
+    """The host or tag that led to a visit, and its kind."""
+    source = (tag(page, "utm_source") or "").lower()
     ours, theirs = site(page), site(referrer)
     if ours and theirs and (ours == theirs or f".{ours}".endswith(f".{theirs}") or f".{theirs}".endswith(f".{ours}")):
         theirs = None
-    clicked = "google" if has(page, "gclid", "gbraid", "wbraid") else "bing" if has(page, "msclkid") else None
     shared = "facebook" if has(page, "fbclid") else None
-    place = {"fb": "facebook", "ig": "instagram"}.get(source, source) or clicked or theirs or shared
-    kind = kind_of(place)
+    place = {"fb": "facebook", "ig": "instagram"}.get(source, source) or clicked_on(page) or theirs or shared
+    return place, kind_of(place)
+
+
+def channel(page: str | None, referrer: str | None, campaign: str | None) -> str:
+    """The channel of a visit, from the tags of its page, its campaign and its referrer."""
+    source, medium = ((tag(page, name) or "").lower() for name in ("utm_source", "utm_medium"))
+    clicked = clicked_on(page)
+    place, kind = came_from(page, referrer)
     word = (campaign or "").lower()
     medium = medium or ("cpc" if clicked else "") or (word if word in SPELLED_OUT else "")
     campaign = tag(page, "utm_campaign") or campaign
@@ -183,6 +196,8 @@ def channel(page: str | None, referrer: str | None, campaign: str | None) -> str
         return "email"
     if medium in AFFILIATES:
         return "affiliates"
+    if kind == "assistant":
+        return "ai assistant"
     if campaign and not medium:
         return "campaign"
     if medium in SOCIAL:

@@ -16,7 +16,7 @@
 -- before the web's hits and copies as today's rows do; but it is no copy of a row of another state.
 --
 -- An incremental build validates new rows and, again, rows that share a group with them (a deduplication key, an order, a
--- busy day of one identity), that waited for a customer, a product or an order, whose exchange rate or list price has
+-- busy day of one identity: macros/bots.sql), that waited for a customer, a product or an order, whose exchange rate or list price has
 -- changed, or that were deleted.
 -- depends_on: {{ ref('stg_shop__customers') }} {{ ref('stg_shop__products') }} {{ ref('int_reference__exchange_rates') }}
 {% set rules = validation_rules() %}
@@ -82,8 +82,8 @@ touched_days as (
 
 ),
 
--- Those of which the rate may be too high, or have been.
-days_near_the_limit as (
+-- Those that may be a bot's, or may have been.
+busy_touched_days as (
 
     select identity, event_day
     from (
@@ -94,7 +94,7 @@ days_near_the_limit as (
         select identity, event_day from new_rows
     ) as counted
     group by identity, event_day
-    having count(*) > {{ var('max_events_per_identity_day') }}
+    having count(*) >= {{ rows_of_a_busy_day() }}
 
 ),
 
@@ -169,7 +169,7 @@ recheck_candidates as (
 
     select t.row_id, t.dedup_key, t.client_key, t.purchase_order_id
     from {{ this }} as t
-    where (t.identity, t.event_day) in (select (d.identity, d.event_day) from days_near_the_limit as d)
+    where (t.identity, t.event_day) in (select (d.identity, d.event_day) from busy_touched_days as d)
         or t.row_id in (select r.row_id from rows_to_recheck as r)
 
 ),
@@ -263,6 +263,7 @@ candidates as {{ kept_once }} (
         cast(null as timestamp) as repeated_order_since,
         cast(null as timestamp) as repeated_order_until,
         false as is_over_rate,
+        false as is_automated,
         {% endif %}
         {{ arrived_columns('a') }}
     from new_rows as a
@@ -274,6 +275,7 @@ candidates as {{ kept_once }} (
         k.repeated_order_since,
         k.repeated_order_until,
         k.is_over_rate,
+        k.is_automated,
         {{ arrived_columns('k') }}
     from known as k
     {% endif %}
@@ -291,7 +293,7 @@ deleted as (
 -- All activity of one identity, including copies and rows with other errors, but not what is deleted.
 activity as {{ kept_once }} (
 
-    select row_id, identity, event_day, event_at, raw_available_at, origin, client_key
+    select row_id, identity, event_day, event_at, raw_available_at, origin, client_key, event_type, product_id
     from candidates
     where {{ is_whole }}
         and row_id not in (select d.row_id from deleted as d)
@@ -303,7 +305,7 @@ busy_days as (
     select identity, event_day
     from activity
     group by identity, event_day
-    having count(*) > {{ var('max_events_per_identity_day') }}
+    having count(*) >= {{ rows_of_a_busy_day() }}
 
 ),
 
@@ -317,6 +319,8 @@ moments as (
         w.identity,
         w.event_day,
         w.raw_available_at,
+        w.event_type,
+        w.product_id,
         case when w.client_key is null then w.event_at else first_value(w.event_at) over copies end as moment
     from activity as w
     inner join busy_days as d on w.identity = d.identity and w.event_day = d.event_day
@@ -325,7 +329,7 @@ moments as (
 
 ),
 
-arrivals as (
+arrivals as {{ kept_once }} (
 
     select *, min(raw_available_at) over (partition by identity, event_day, moment) as first_arrival from moments
 
@@ -342,6 +346,8 @@ over_rate as (
 
 ),
 
+{{ automated_rows('arrivals') }}
+
 joined as {{ kept_once }} (
 
     select
@@ -352,14 +358,21 @@ joined as {{ kept_once }} (
                 then o.row_id is not null
             else coalesce(c.is_over_rate, false)
         end as is_too_many,
+        case
+            when (c.identity, c.event_day) in (select (d.identity, d.event_day) from touched_days as d)
+                then b.row_id is not null
+            else coalesce(c.is_automated, false)
+        end as seems_automated,
         {% else %}
         o.row_id is not null as is_too_many,
+        b.row_id is not null as seems_automated,
         {% endif %}
         g.row_id is not null as is_deleted,
         u.known_at as user_first_known_at,
         p.known_at as product_first_known_at
     from candidates as c
     left join over_rate as o on c.row_id = o.row_id
+    left join automated as b on c.row_id = b.row_id
     left join deleted as g on c.row_id = g.row_id
     left join users as u on c.user_id = u.user_id
     left join products as p on c.product_id = p.product_id
@@ -548,6 +561,7 @@ select
     d.order_since as repeated_order_since,
     d.order_until as repeated_order_until,
     d.is_too_many as is_over_rate,
+    d.seems_automated as is_automated,
 
     ---------- what it rests on
     case when d.expects like '%customers%' then d.user_first_known_at end as user_known_at,

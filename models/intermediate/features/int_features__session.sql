@@ -10,7 +10,7 @@
     post_hook="{{ move_watermark('int_features__changed_sessions', has_as_of=true) }}",
 ) }}
 -- What each session was, as far as it could be seen at the moment asked for (macros/features.sql).
-{% set first_of = ['page', 'referrer', 'campaign', 'device', 'country'] %}
+{% set first_of = ['page', 'referrer', 'campaign', 'device', 'country', 'client_class'] %}
 {% set lists = [('last_products', 'product_id'), ('last_categories', 'category')] %}
 with asked as (
 

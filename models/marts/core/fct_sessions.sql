@@ -31,6 +31,7 @@ with sessions as (
         max(case when is_entry then page end) as page,
         max(case when is_entry then referrer end) as referrer,
         max(case when is_entry then campaign end) as campaign,
+        max(case when is_entry then client_class end) as client_class,
         count(*) = 1 as is_bounce
     from {{ ref('fct_events') }}
     where session_id is not null and {{ is_changed('int_changes__sessions', ['session_id']) }}
@@ -66,5 +67,6 @@ select
     page as entry_page,
     referrer as entry_referrer,
     entry_channel,
+    visitor_class,
     is_bounce
 from entries

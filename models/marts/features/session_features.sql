@@ -56,6 +56,7 @@ final as (
         s.referrer as entry_referrer,
         s.entry_campaign,
         s.entry_channel,
+        s.visitor_class,
         s.device,
         s.country,
         {{ day_part('s.started_at') | indent(8) }} as day_part,

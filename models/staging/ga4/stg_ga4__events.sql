@@ -4,6 +4,7 @@
     'page': clean_text(parameter('event_params', 'page_location', 'string')),
     'referrer': clean_text(parameter('event_params', 'page_referrer', 'string')),
     'campaign': clean_text('traffic_source."medium"'),
+    'client_class': clean_text('client_class'),
 } %}
 with raw_events as (
 
