@@ -1,5 +1,7 @@
-{# The columns of events whose gaps are audited, in the order in which patterns name them: those that imputation can fill, and the others. #}
+{# The columns of events that imputation can fill. #}
 {% macro imputed_columns() %}{{ return(['price', 'quantity', 'device', 'country', 'category']) }}{% endmacro %}
+
+{# The columns of events whose gaps are audited, in the order in which patterns name them. #}
 {% macro audited_columns() %}
 {{ return(imputed_columns() + [
     'user_id', 'anonymous_id', 'product_id', 'brand', 'order_id', 'currency', 'query', 'page', 'referrer', 'campaign', 'list_price',
