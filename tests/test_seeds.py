@@ -37,6 +37,8 @@ RIGHT: dict[str, dict[str, Any]] = {
         "column_name": "price",
         "method": "median",
         "group_by": "all",
+        "neighbours": None,
+        "min_confidence": None,
         "action": "impute",
     },
     "metric_rules": {
@@ -73,14 +75,19 @@ EVENT = {"record": "event"}
 PRODUCT = {"record": "product", "column_name": "weight", "group_by": "category"}
 CUSTOMER = {"record": "customer", "column_name": "income"}
 GENDER = {"record": "customer", "column_name": "gender", "method": "mode"}
-NUMBER = "method of a number is median or mode (k nearest neighbours and models are not there yet)"
-LABEL = "method of device, country and gender is mode (k nearest neighbours and models are not there yet)"
+CATEGORY = {"record": "event", "column_name": "category", "method": "model"}
+MONEY = "method of price and quantity is median or mode"
+NUMBER = "method of other numbers is median, mode or knn"
+EVENT_LABEL = "method of device and country of events is mode"
+LABEL = "method of gender, category and country of customers is mode or model"
+K = "neighbours is a whole number from 1 to 32 or empty"
+CONFIDENCE = "min_confidence is above 0 and up to 1 or empty"
 OF_NUMBERS = "group_by of price and quantity is product_id, category, event_type or all"
 OF_LABELS = "group_by of device and country of events is event_type or all"
 OF_WEIGHT = "group_by of weight is category or all"
 OF_INCOME = "group_by of income is country, gender or all"
 OF_CUSTOMERS = "group_by of customers is country, gender or all and not the column itself"
-EVENT_COLUMN = "column_name of an event is price, quantity, device or country"
+EVENT_COLUMN = "column_name of an event is price, quantity, device, country or category"
 CUSTOMER_COLUMN = "column_name of a customer is birth_year, household_size, income, gender or country"
 STATUS = "status is placed, pending, paid, shipped, completed, cancelled, failed, refunded or partially_refunded"
 EVENT_TYPE = "event_type is one of the events that seeds/_seeds.yml lists"
@@ -156,15 +163,23 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("imputation_rules", EVENT | {"column_name": None}, "column_name is not empty"),
     ("imputation_rules", PRODUCT | {"column_name": "price"}, "column_name of a product is weight"),
     ("imputation_rules", CUSTOMER | {"column_name": "acquisition_channel"}, CUSTOMER_COLUMN),
-    ("imputation_rules", EVENT | {"method": "knn"}, NUMBER),
-    ("imputation_rules", EVENT | {"method": "model"}, NUMBER),
-    ("imputation_rules", EVENT | {"method": "mean"}, NUMBER),
+    ("imputation_rules", EVENT | {"method": "knn"}, MONEY),
+    ("imputation_rules", EVENT | {"method": "model"}, MONEY),
+    ("imputation_rules", EVENT | {"method": "mean"}, MONEY),
     ("imputation_rules", EVENT | {"method": None}, "method is not empty"),
-    ("imputation_rules", PRODUCT | {"method": "knn"}, NUMBER),
+    ("imputation_rules", PRODUCT | {"method": "model", "group_by": "all"}, NUMBER),
     ("imputation_rules", CUSTOMER | {"method": "model"}, NUMBER),
-    ("imputation_rules", EVENT | {"column_name": "device"}, LABEL),
-    ("imputation_rules", EVENT | {"column_name": "country", "method": "knn"}, LABEL),
-    ("imputation_rules", GENDER | {"method": "model"}, LABEL),
+    ("imputation_rules", EVENT | {"column_name": "device"}, EVENT_LABEL),
+    ("imputation_rules", EVENT | {"column_name": "country", "method": "model"}, EVENT_LABEL),
+    ("imputation_rules", GENDER | {"method": "knn"}, LABEL),
+    ("imputation_rules", CATEGORY | {"method": "median"}, LABEL),
+    ("imputation_rules", CATEGORY | {"method": "mode", "group_by": "all"}, "group_by of the mode of a category is product_id"),
+    ("imputation_rules", GENDER | {"method": "model", "group_by": "country"}, "group_by of a model is all"),
+    ("imputation_rules", CUSTOMER | {"neighbours": 0}, K),
+    ("imputation_rules", CUSTOMER | {"neighbours": 33}, K),
+    ("imputation_rules", CUSTOMER | {"neighbours": 2.5}, K),
+    ("imputation_rules", CATEGORY | {"min_confidence": 0}, CONFIDENCE),
+    ("imputation_rules", CATEGORY | {"min_confidence": 1.01}, CONFIDENCE),
     ("imputation_rules", EVENT | {"group_by": "brand"}, OF_NUMBERS),
     ("imputation_rules", EVENT | {"group_by": None}, "group_by is not empty"),
     ("imputation_rules", EVENT | {"column_name": "device", "method": "mode", "group_by": "category"}, OF_LABELS),
@@ -222,9 +237,12 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
         for record, columns, methods, groups in (
             ("event", ("price", "quantity"), ("median", "mode"), ("product_id", "category", "event_type", "all")),
             ("event", ("device", "country"), ("mode",), ("event_type", "all")),
-            ("product", ("weight",), ("median", "mode"), ("category", "all")),
-            ("customer", ("birth_year", "household_size", "income"), ("median", "mode"), ("country", "gender", "all")),
+            ("event", ("category",), ("mode",), ("product_id",)),
+            ("event", ("category",), ("model",), ("all",)),
+            ("product", ("weight",), ("median", "mode", "knn"), ("category", "all")),
+            ("customer", ("birth_year", "household_size", "income"), ("median", "mode", "knn"), ("country", "gender", "all")),
             ("customer", ("gender",), ("mode",), ("country", "all")),
+            ("customer", ("gender", "country"), ("model",), ("all",)),
             ("customer", ("country",), ("mode",), ("gender", "all")),
         )
         for column in columns
@@ -253,6 +271,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("metric_rules", STATIC),
     ("metric_rules", STATIC | {"at_least": 1, "direction": "both"}),
     ("metric_rules", MOVE),
+    ("imputation_rules", CUSTOMER | {"neighbours": 32}),
+    ("imputation_rules", CATEGORY | {"min_confidence": 1}),
     ("category_map", {"raw_category": "no books", "category": None}),
     ("event_weights", {"weight": 0}),
     ("minor_currencies", {"per_unit": 12.5}),
