@@ -216,7 +216,7 @@ def test_the_graph_goes_from_systems_to_the_feature_store(shop: Shop) -> None:
         "2_lake",
         "4_staging/shop",
         "3_seeds",
-        "5_intermediate/3_events",
+        "5_intermediate/03_events",
         "6_marts/2_features",
         "8_published",
     }

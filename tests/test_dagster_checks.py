@@ -252,7 +252,7 @@ def test_the_manifest_itself_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("kind", "fqn", "expected"),
     [
-        ("model", ["finegrain", "intermediate", "tiles", "x"], "5_intermediate/8_tiles"),
+        ("model", ["finegrain", "intermediate", "tiles", "x"], "5_intermediate/08_tiles"),
         ("model", ["finegrain", "marts", "core", "x"], "6_marts/1_core"),
         ("model", ["my-shop", "marts", "of my own", "x"], "6_marts/of_my_own"),
         ("model", ["my-shop", "x"], "my_shop"),
@@ -268,7 +268,7 @@ def test_groups_come_from_folders(kind: str, fqn: list[str], expected: str) -> N
 def test_sources_are_the_lake_or_bookkeeping() -> None:
     source = {"resource_type": "source", "fqn": ["finegrain", "staging", "lake", "events"]}
     assert group_of({**source, "source_name": "lake"}) == group("lake") == "2_lake"
-    assert group_of({**source, "source_name": "bookkeeping"}) == "5_intermediate/1_bookkeeping"
+    assert group_of({**source, "source_name": "bookkeeping"}) == "5_intermediate/01_bookkeeping"
 
 
 def test_times_of_a_build() -> None:

@@ -357,9 +357,9 @@ def detected(series: pd.DataFrame, rule: dict[str, str]) -> set[date]:
     forecasts: list[float] = []
     found = set()
     for number, day in enumerate(days):
-        weekdays = [at for at in range(number) if days[at].weekday() == day.weekday()][-4:]
+        weekdays = [at for at in range(number) if days[at].weekday() == day.weekday()][-5:]
         recent = list(range(max(number - 28, 0), number))
-        past = weekdays if len(weekdays) == 4 else recent
+        past = weekdays if len(weekdays) >= 4 else recent
         forecasts.append(float(np.median([values[at] for at in past])) if past else math.nan)
         if (day - days[0]).days < WARM_UP_DAYS:
             continue

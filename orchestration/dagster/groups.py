@@ -38,7 +38,7 @@ FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def group(layer: str, *folders: str) -> str:
-    """The group of a layer, or of folders in it: `5_intermediate/8_tiles`."""
+    """The group of a layer, or of folders in it: `5_intermediate/08_tiles`."""
     inner = [_numbered(folder, FOLDERS.get(layer, ())) for folder in folders]
     return "/".join([_numbered(layer, LAYERS), *inner])
 
@@ -56,4 +56,6 @@ def group_of(node: Mapping[str, Any]) -> str:
 def _numbered(name: str, order: tuple[str, ...]) -> str:
     """Dagster takes letters, digits and underscores; a folder may be called otherwise."""
     text = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return f"{order.index(name) + 1}_{text}" if name in order else text
+    return (
+        f"{order.index(name) + 1:0{len(str(len(order)))}}_{text}" if name in order else text
+    )  # as many digits, so that 10 sorts after 9

@@ -1,6 +1,7 @@
 -- The values of metric_history that a rule of seeds/metric_rules.csv takes for anomalous, of closed days after the warm-up. A forecast is
--- the median of the last four of the same weekday or, where there are not four yet, of the last 28 days; how far off is usual is known from
--- the forecasts of the 28 days before. A day is compared with days before it alone, so what comes later does not change what is said of it.
+-- the median of the last five of the same weekday or, where there are not four yet, of the last 28 days; how far off is usual is known from
+-- the forecasts of the 28 days before. Of five, two may be holidays. A day is compared with days before it alone, so what comes later does
+-- not change what is said of it.
 {% set keys = ['metric', 'table_name', 'source', 'segment', 'segment_value', 'column_name'] %}
 {% set key = keys | join(', ') %}
 with history as (
@@ -53,13 +54,13 @@ forecasts as (
     select
         *,
         case
-            when count(*) over same_weekday = 4 then {{ median_of('scaled') }} over same_weekday
+            when count(*) over same_weekday >= 4 then {{ median_of('scaled') }} over same_weekday
             else {{ median_of('scaled') }} over last_days
         end as forecast,
         {{ median_of('n') }} over last_days as usual_n
     from scaled
     window
-        same_weekday as (partition by {{ key }}, extract(isodow from day) order by day rows between 4 preceding and 1 preceding),
+        same_weekday as (partition by {{ key }}, extract(isodow from day) order by day rows between 5 preceding and 1 preceding),
         last_days as (partition by {{ key }} order by day rows between 28 preceding and 1 preceding)
 
 ),
