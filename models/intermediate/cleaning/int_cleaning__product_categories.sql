@@ -61,7 +61,7 @@ asked as (
 select
     o.product_id,
     o.fit_day,
-    coalesce(o.category, case when p.confidence >= coalesce(r.min_confidence, 0.8) then p.label end) as category,
+    coalesce(o.category, case when p.confidence >= coalesce(cast(r.min_confidence as double), 0.8) then p.label end) as category,
     coalesce(o.confidence, p.confidence) as confidence,
     o.category is null and p.label is not null as is_predicted
 from of_product as o

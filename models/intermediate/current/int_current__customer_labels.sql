@@ -122,7 +122,7 @@ from (
     from predicted as p
     inner join {{ seed('imputation_rules') }} as r
         on r.record = 'customer' and r.column_name = '{{ column }}' and r.method = 'model'
-    where p.confidence >= coalesce(r.min_confidence, 0.8)
+    where p.confidence >= coalesce(cast(r.min_confidence as double), 0.8)
 ) as {{ column }}s
 {{ "union all" if not loop.last }}
 {% endfor %}

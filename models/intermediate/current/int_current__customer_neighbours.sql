@@ -21,7 +21,7 @@ rules as (
     select
         {{ loop.index }} as position,
         group_by,
-        coalesce(neighbours, 20) as k
+        coalesce(cast(neighbours as double), 20) as k
     from {{ seed('imputation_rules') }}
     where record = 'customer' and column_name = '{{ column }}' and method = 'knn' and action = 'impute'
     {{ "union all" if not loop.last }}

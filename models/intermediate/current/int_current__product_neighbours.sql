@@ -8,7 +8,7 @@ with build as (
 
 rules as (
 
-    select group_by, coalesce(neighbours, 20) as k
+    select group_by, coalesce(cast(neighbours as double), 20) as k
     from {{ seed('imputation_rules') }}
     where record = 'product' and column_name = 'weight' and method = 'knn' and action = 'impute'
 
