@@ -1208,6 +1208,8 @@ select
     arrival_day,
     product_id,
     category,
+    category is null and product_id is not null as category_was_missing,
+    null::double as category_confidence,
     brand,
     case when event_type = 'purchase' then coalesce(order_id, identity || '@' || cast(event_at as varchar)) end as order_key,
     order_id,
@@ -1808,8 +1810,10 @@ select
     p.birth_year is null as birth_year_was_missing,
     case when p.user_id is not null then coalesce(p.gender, u.gender) end as gender,
     p.gender is null as gender_was_missing,
+    null::double as gender_confidence,
     case when p.user_id is not null then coalesce(p.country, u.country) end as country,
     p.country is null as country_was_missing,
+    null::double as country_confidence,
     case when p.user_id is not null then coalesce(p.household_size, cast(round(u.household_size) as integer)) end as household_size,
     p.household_size is null as household_size_was_missing,
     p.income,
@@ -2400,6 +2404,41 @@ by_day as (
     group by product_id
 ),
 
+daily as (
+    select
+        product_id,
+        event_day,
+        sum(m_views) as views,
+        sum(m_units) as units,
+        round(share(sum(price_total), sum(priced_events)), 4) as price
+    from item_days
+    where event_day >= getvariable('today') - 30
+    group by product_id, event_day
+),
+
+placed as (
+    select
+        *,
+        row_number() over (partition by product_id, event_day < getvariable('today') order by views desc) as views_place,
+        row_number() over (partition by product_id, event_day < getvariable('today') order by units desc) as units_place,
+        row_number() over (partition by product_id order by price nulls last) as price_place,
+        count(price) over (partition by product_id) // 10 as ends,
+        count(price) over (partition by product_id) as priced_days
+    from daily
+),
+
+trimmed as (
+    select
+        product_id,
+        coalesce(sum(views) filter (where event_day < getvariable('today') and views_place between 4 and 27), 0)::double / 24 as views_trimmed_mean_30d,
+        coalesce(sum(units) filter (where event_day < getvariable('today') and units_place between 4 and 27), 0)::double / 24 as units_trimmed_mean_30d,
+        avg(price) filter (where price_place > ends and price_place <= priced_days - ends) as price_trimmed_mean_30d,
+        sum(price * power(0.5, (getvariable('today') - event_day) / 7.0))
+        / sum(power(0.5, (getvariable('today') - event_day) / 7.0)) filter (where price is not null) as price_ema_7d
+    from placed
+    group by product_id
+),
+
 by_order as (
     select
         count(*) filter (where last_day >= getvariable('today') - 7) as orders_7d,
@@ -2482,8 +2521,14 @@ select
     case when i.units_lifetime > 0 then share(least(i.refunded_units_lifetime, i.units_lifetime), i.units_lifetime) end as return_rate_lifetime,
     (i.views_sma_7d + 1 / 30.0) / (i.views_sma_30d + 1 / 30.0) as views_trend_7d_30d,
     (i.units_sma_7d + 1 / 30.0) / (i.units_sma_30d + 1 / 30.0) as units_trend_7d_30d,
-    share(i.price_now, i.price_mean_30d) as price_to_mean_30d
+    share(i.price_now, i.price_mean_30d) as price_to_mean_30d,
+    coalesce(t.views_trimmed_mean_30d, 0) as views_trimmed_mean_30d,
+    coalesce(t.units_trimmed_mean_30d, 0) as units_trimmed_mean_30d,
+    t.price_trimmed_mean_30d,
+    t.price_ema_7d,
+    least(greatest(getvariable('today') - i.born_at::date, 0), 30) as days_averaged_30d
 from ranked as i
+left join trimmed as t on i.product_id = t.product_id
 left join recent as r on i.product_id = r.product_id
 left join by_user as u on i.product_id = u.product_id;
 

@@ -367,6 +367,29 @@ def offers(shop: Shop, days: pd.DataFrame) -> pd.DataFrame:
     return both
 
 
+def trimmed(shop: Shop, days: pd.DataFrame, key: list[str], items: pd.Index) -> list[pd.Series]:
+    """Means of the last month's days without the highest and the lowest tenth, and the exponential average of their prices."""
+    daily = (
+        grouped(shop.within(days, 30), [*key, "event_day"])[["views", "units", "price_total", "priced_events"]]
+        .sum()
+        .reset_index()
+    )
+    past = daily[daily["event_day"] < shop.today]
+    found = []
+    for measure in ("views", "units"):
+        place = past.groupby(key)[measure].rank(method="first", ascending=False)
+        middle = past[measure].where(place.between(4, 27), 0).groupby(past[key[0]]).sum() / 24
+        found.append(middle.reindex(items).fillna(0.0).rename(f"{measure}_trimmed_mean_30d"))
+    daily = daily[daily["priced_events"] > 0]
+    price = (daily["price_total"].astype(float) / daily["priced_events"]).round(4)
+    place, count = price.groupby(daily[key[0]]).rank(method="first"), price.groupby(daily[key[0]]).transform("size")
+    kept = (place > count // 10) & (place <= count - count // 10)
+    found.append(price[kept].groupby(daily[key[0]]).mean().rename("price_trimmed_mean_30d"))
+    weight = 0.5 ** (shop.age(daily["event_day"]) / 7)
+    weighted = (price * weight).groupby(daily[key[0]]).sum()
+    return [*found, (weighted / weight.groupby(daily[key[0]]).sum()).rename("price_ema_7d")]
+
+
 def item_features(shop: Shop) -> pd.DataFrame:
     """All."""
     key, days = ["product_id"], item_days(shop)
@@ -406,6 +429,7 @@ def item_features(shop: Shop) -> pd.DataFrame:
     month = grouped(shop.within(days, 30), key)[["price_total", "priced_events"]].sum().reindex(result.index)
     result["price_mean_30d"] = share(month["price_total"], month["priced_events"])
     result["price_to_mean_30d"] = share(result["price_now"], result["price_mean_30d"])
+    result = beside(result, trimmed(shop, days, key, result.index), zero=False)
     moments = grouped(days, key).agg(
         first_at=("first_at", "min"), last_at=("last_at", "max"), last_order_at=("last_order_at", "max")
     )
@@ -414,6 +438,7 @@ def item_features(shop: Shop) -> pd.DataFrame:
     result["hours_since_order"] = shop.hours_since(moments["last_order_at"])
     born = pd.concat([result.pop("created_at"), result.pop("first_known_at"), moments["first_at"]], axis=1).min(axis=1)
     result["age_days"] = (shop.hours_since(born) / 24).clip(lower=0)
+    result["days_averaged_30d"] = shop.age(born.dt.normalize()).clip(0, 30)
     return result.drop(columns="listed").rename_axis("product_id").reset_index()
 
 

@@ -420,6 +420,44 @@ def offers(shop: Shop, days: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def trimmed(shop: Shop, days: pl.LazyFrame) -> pl.LazyFrame:
+    """Means of the last month's days without the highest and the lowest tenth, and the exponential average of their prices, by product."""
+    first = pl.lit(shop.today) - pl.duration(days=30)
+    is_past = pl.col("event_day") < shop.today
+    daily = (
+        days.filter(pl.col("event_day") >= first)
+        .group_by("product_id", "event_day")
+        .agg(pl.col("views", "units", "price_total", "priced_events").sum())
+    )
+    daily = daily.with_columns(
+        price=pl.when(pl.col("priced_events") > 0).then(
+            (pl.col("price_total").cast(pl.Float64) / pl.col("priced_events")).round(4)
+        ),
+        weight=pl.lit(0.5).pow((pl.lit(shop.today) - pl.col("event_day")).dt.total_days() / 7),
+        **{
+            f"{measure}_place": pl.col(measure).rank("ordinal", descending=True).over("product_id", is_past)
+            for measure in ("views", "units")
+        },
+    )
+    daily = daily.with_columns(
+        place=pl.col("price").rank("ordinal").over("product_id"),
+        count=pl.col("price").count().over("product_id"),
+    )
+    ends = pl.col("count") // 10
+    is_middle = (pl.col("place") > ends) & (pl.col("place") <= pl.col("count") - ends)
+    is_priced = pl.col("price").is_not_null()
+    return daily.group_by("product_id").agg(
+        *(
+            (pl.col(measure).filter(is_past & pl.col(f"{measure}_place").is_between(4, 27)).sum() / 24).alias(
+                f"{measure}_trimmed_mean_30d"
+            )
+            for measure in ("views", "units")
+        ),
+        price_trimmed_mean_30d=pl.col("price").filter(is_middle).mean(),
+        price_ema_7d=share((pl.col("price") * pl.col("weight")).sum(), pl.col("weight").filter(is_priced).sum()),
+    )
+
+
 def item_features(shop: Shop) -> pl.LazyFrame:
     """All."""
     key, days = "product_id", item_days(shop)
@@ -464,6 +502,9 @@ def item_features(shop: Shop) -> pl.LazyFrame:
         result, shop.recent([key], OF_ITEM, {"orders": pl.col("order_key"), "users": pl.col("customer_id")}), key
     )
     result = known(result)
+    means = trimmed(shop, days)
+    result = joined(result, means.select("product_id", "views_trimmed_mean_30d", "units_trimmed_mean_30d"), key)
+    result = joined(result, means.select("product_id", "price_trimmed_mean_30d", "price_ema_7d"), key, zero=False)
     among = pl.col("price_now").rank("min").over("category") - 1
     rivals = pl.col("price_now").count().over("category") - 1
     born = pl.min_horizontal("created_at", "first_known_at", "first_at")
@@ -480,6 +521,7 @@ def item_features(shop: Shop) -> pl.LazyFrame:
         hours_since_event=shop.hours_since("last_at"),
         hours_since_order=shop.hours_since("last_order_at"),
         age_days=((pl.lit(shop.as_of) - born).dt.total_microseconds() / 86_400_000_000).clip(0),
+        days_averaged_30d=(pl.lit(shop.today) - born.dt.date()).dt.total_days().clip(0, 30),
         price_mean_30d=mean,
         price_to_mean_30d=share(pl.col("price_now"), mean),
         price_percentile_in_category=pl.when(pl.col("price_now").is_not_null()).then(

@@ -48,8 +48,8 @@ LEFT_OUT_OF_FRAMES = {
     "session_features": {"entry_channel", "visitor_class"},
 }
 #: Compared with a larger tolerance. The build rounds each tile's part of a decayed average to millionths before summing, and
-#: deviations to millionths at the end, from exact sums; the others round once or never.
-TOLERANCES = {"views_ema_": 1e-4, "_std": 2e-6}
+#: deviations to millionths at the end, from exact sums; the others round once or never. Half a ten-thousandth of a day's mean price goes either way.
+TOLERANCES = {"views_ema_": 1e-4, "price_ema_": 1e-4, "price_trimmed_": 1e-4, "_std": 2e-6}
 
 
 @pytest.fixture(scope="module")

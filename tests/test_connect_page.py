@@ -29,6 +29,7 @@ PAGES = {
         "add-a-field.md",
         "bi.md",
         "features.md",
+        "suggest-tests.md",
         "training-sets.md",
     )  # these have tests of their own
 }

@@ -678,7 +678,7 @@ def test_the_row_report_names_columns_that_are_null_in_every_row(shop: Settings)
     publish(shop)
     report = account(shop)
     assert report.empty["dim_products"] == [*before.get("dim_products", []), "title"]
-    assert report.empty["fct_events"] == [*before.get("fct_events", []), "query", "warnings"]
+    assert sorted(report.empty["fct_events"]) == sorted([*before.get("fct_events", []), "query", "warnings"])
     text = io.StringIO()
     report.show(Console(file=text, width=200))
     columns = report.marts["dim_products"][1]

@@ -348,8 +348,10 @@ def _write_mart(
         wanted = ""
     else:
         assert previous is not None
+        # An empty mart has a file, too, so that it can be read.
+        kept = mart.digests.keys() - changed if mart.digests else {"none"}
         for file in sorted((previous / "parquet" / mart.name).glob("*.parquet")):
-            if file.stem not in changed and file.stem in mart.digests:
+            if file.stem in kept:
                 os.link(file, folder / file.name)
         wanted = f"where {mart.period} in ({', '.join(map(quote, sorted(changed)))})" if changed else "where false"
         if changed:
@@ -370,7 +372,7 @@ def _write_mart(
         for written in scratch.glob("*/*.parquet"):
             written.rename(folder / f"{written.parent.name.partition('=')[2]}.parquet")
         shutil.rmtree(scratch)
-    elif periods or changed is None:
+    elif periods or not any(folder.iterdir()):
         name = periods[0] if periods else "none"
         path = quote(str(folder / f"{name}.parquet"))
         con.execute(f"copy (from {mart.table} {wanted}) to {path} ({options})")
