@@ -2,7 +2,7 @@
 -- category, or among all. Learned from what the catalogue said two days before the build.
 with build as (
 
-    select as_of, {{ add_days('as_of_day', 1 - var('fit_lag_days')) }} as fit_end from {{ ref('int_identity__build') }}
+    select as_of, {{ add_days('as_of_day', -1 * var('fit_lag_days')) }} as fit_day from {{ ref('int_identity__build') }}
 
 ),
 
@@ -14,7 +14,10 @@ rules as (
 
 ),
 
-{% for relation, moment in [('asked', 'b.as_of'), ('reference', 'b.fit_end')] %}
+{% for relation, is_valid in [
+    ('asked', is_valid_at('b.as_of', 'v.known_at', 'v.known_until') ~ ' and v.weight_grams is null'),
+    ('reference', is_valid_at('b.fit_day', 'cast(v.known_at as date)', 'cast(v.known_until as date)') ~ ' and v.weight_grams is not null'),
+] %}
 {{ relation }} as (
 
     select
@@ -26,8 +29,7 @@ rules as (
         case when v.weight_grams > 0 then round(ln(v.weight_grams), 4) end as weight
     from {{ ref('int_reference__product_versions') }} as v
     cross join rules as r
-    inner join build as b on {{ is_valid_at(moment, 'v.known_at', 'v.known_until') }}
-    where {{ "v.weight_grams is null" if relation == 'asked' else "v.weight_grams is not null" }}
+    inner join build as b on {{ is_valid }}
 
 ),
 
@@ -47,6 +49,6 @@ gaps as (
 
 select
     key as product_id,
-    exp(value) as weight_grams,
+    round(exp(value), 3) as weight_grams,
     neighbours
 from imputed
