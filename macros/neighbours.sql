@@ -188,7 +188,9 @@ imputed as (
         m.key,
         m.group_key,
         m.position,
-        round({{ element('s.centres', 'm.position') }} + {{ element('s.spreads', 'm.position') }} * cast(m.scaled_value as double), 6) as value,
+        round(
+            {{ element('s.centres', 'm.position') }} + {{ element('s.spreads', 'm.position') }} * cast(m.scaled_value as double), 6
+        ) as value,
         m.neighbours
     from means as m
     cross join (
