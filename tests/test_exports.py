@@ -210,7 +210,7 @@ def test_without_options_they_are_what_the_build_knows(built_shop: Settings, tmp
 
 def test_the_first_file_does_not_depend_on_what_came_later(small: Built, tmp_path: Path) -> None:
     """Its rows and codes are those of an export as of its end."""
-    split = sorted(event["event_at"] for event in small.shop.events)[len(small.shop.events) // 2]
+    split = sorted(event["event_at"] for event in small.shop.events)[len(small.shop.events) // 8]
     interactions(tmp_path / "both", Wanted(splits=[split]), where=small.where, arguments=small.arguments)
     interactions(tmp_path / "then", Wanted(as_of=split), where=small.where, arguments=small.arguments)
     assert rows(tmp_path / "both" / "train.parquet") == rows(tmp_path / "then" / "interactions.parquet")

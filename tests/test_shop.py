@@ -212,7 +212,7 @@ def test_the_doctor_asks_for_the_currency_of_a_shop_that_has_one(desk: Desk) -> 
 
 def priced(hour: int, currency: str | None) -> Row:
     at = datetime(2025, 3, 28, 12) + timedelta(hours=hour)
-    fields = {"event_type": "view_item", "event_at": str(at), "user_id": "u", "product_id": "p", "price": "10"}
+    fields = {"event_type": "view_item", "event_at": str(at), "user_id": f"u{hour}", "product_id": "p", "price": "10"}
     return Row("events", "web", f"a#{hour}", at, {**fields, "currency": currency})
 
 

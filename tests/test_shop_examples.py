@@ -35,6 +35,8 @@ DEVICES = {"iPhone": "mobile", "Pixel": "mobile", "iPad": "tablet", "Windows": "
 @pytest.fixture(scope="module")
 def shop(homes: Homes, project: Path) -> Settings:
     where = homes.make("examples")
+    with duckdb.connect(str(where.warehouse)) as con:  # the thresholds of small shops take these visitors for bots
+        con.execute("update validation_rules set severity = 'warn' where rule_id = 'bot_behaviour'")
     for name in ("segment", "shopify"):
         load(project / "examples" / f"{name}.yml", data=project, where=where)
     homes.run(where, "--select", "+path:models/marts/core")
