@@ -35,3 +35,8 @@ raw_rowid not in (
 {% macro without_version(position) -%}
 substr({{ position }}, 1, length({{ position }}) - 27)
 {%- endmacro %}
+
+{# SQL: whether a row of stg_shop__customers is a version of a customer: it could be read, has an id and is there still. #}
+{% macro is_usable_customer() -%}
+{{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') }}
+{%- endmacro %}

@@ -3,7 +3,7 @@ with customers as (
 
     select user_id, raw_available_at, position, source, raw_rowid, birth_year, household_size, income, gender, country
     from {{ ref('stg_shop__customers') }}
-    where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(4) }}
+    where {{ is_usable_customer() | indent(4) }}
 
 ),
 

@@ -20,7 +20,7 @@ profiles as (
     from {{ ref('stg_shop__customers') }}
     where
         ({{ is_imputed_by('customer', 'gender', 'model') }} or {{ is_imputed_by('customer', 'country', 'model') }})
-        and {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(8) }}
+        and {{ is_usable_customer() | indent(8) }}
 
 ),
 

@@ -52,7 +52,7 @@ versions as (
     from {{ ref('stg_shop__customers') }}
     where
         (select count(*) from groups) > 0
-        and {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(8) }}
+        and {{ is_usable_customer() | indent(8) }}
 
 ),
 

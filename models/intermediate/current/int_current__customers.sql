@@ -6,7 +6,7 @@ with versions as (
         *,
         row_number() over (partition by user_id order by {{ newest_version_first() }}) as recency
     from {{ ref('stg_shop__customers') }}
-    where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') | indent(4) }}
+    where {{ is_usable_customer() | indent(4) }}
 
 ),
 

@@ -5,5 +5,5 @@ select
     min(raw_available_at) as known_at,
     max(arrived_in) as changed_in
 from {{ ref('stg_shop__customers') }}
-where {{ is_usable_id('user_id') }} and raw_error is null and {{ is_not_deleted('customers') }}
+where {{ is_usable_customer() }}
 group by user_id
