@@ -15,6 +15,7 @@ import duckdb
 from orchestration import __version__
 from orchestration.config.settings import settings
 from orchestration.errors import console, without_secrets
+from orchestration.mapping.personal import masked
 
 #: The exit code of a bug.
 EXIT_CODE: Final = 70
@@ -33,7 +34,7 @@ def report(error: BaseException) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         console.say(f"error: {place}{error.strerror}; details are in {log}")
         return 2
-    said = (without_secrets(str(error)).strip().splitlines() or [""])[0]
+    said = (masked(without_secrets(str(error))).strip().splitlines() or [""])[0]
     console.say(
         f"error: this is a bug in finegrain: {type(error).__name__}"
         + (f": {said[:300]}" if said else "")
@@ -44,7 +45,9 @@ def report(error: BaseException) -> int:
 
 def _log(error: BaseException) -> Path:
     """Write the stack trace below FINEGRAIN_HOME, or to the folder for temporary files. It may contain data, so only the owner can read it."""
-    text = without_secrets("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace").decode()
+    text = (
+        masked(without_secrets("".join(traceback.format_exception(error)))).encode("utf-8", "backslashreplace").decode()
+    )
     now = datetime.now(UTC)
     head = (
         f"finegrain {__version__}, {now:%Y-%m-%dT%H:%M:%SZ}\n{console.shown(without_secrets(' '.join(sys.argv)))}\n\n"

@@ -20,7 +20,7 @@ import duckdb
 
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console
-from orchestration.ingest import deliveries, landing, versions
+from orchestration.ingest import deliveries, landing, personal, versions
 from orchestration.ingest.landing import Bound, Opened
 from orchestration.ingest.load import Asked, Entry, FileReport, load
 from orchestration.ingest.stream.run import look as look_at_stream
@@ -206,6 +206,7 @@ def _ingest(
     """Ingest one mapping. All tables are found and bound before any row lands."""
     con = lake.connect(where)
     try:
+        personal.register(con, where)
         readings = list(open_readings(con, path, mapping))
         run = uuid.uuid4().hex
         for reading in readings:
@@ -384,7 +385,9 @@ def _read_table(
         batches = _batches(con, reading, table, from_beginning, batch_rows, now or _clock())
         unreadable: list[tuple[str, int]] = []
         for each in batches:
-            versions.stage(con, each.select, reading.columns, reading.entry.key, reading.deleted, reading.zone)
+            versions.stage(
+                con, each.select, reading.columns, reading.entry, reading.name, reading.deleted, reading.zone
+            )
             unreadable += _unreadable(con, table, "__read")
             _take(con, where, reading, each.until, run, now or _clock())
             advance(1 / len(batches), reading.label)
@@ -393,7 +396,7 @@ def _read_table(
             # Into a table first: otherwise the lake's keys would be sent to the server as a filter.
             con.execute(
                 "create or replace temp table __there as "
-                f"select {versions.key_of(reading.columns, reading.entry.key)} as __key from ({table.rows(only=reading.entry.key)})"
+                f"select {versions.key_of(reading.columns, reading.entry, reading.name)} as __key from ({table.rows(only=reading.entry.key)})"
             )
             with lake.reading(where):
                 versions.find_deleted(con, reading.source, reading.name, reading.label, reading.is_exploded)
@@ -601,7 +604,14 @@ def _read_api(
         until = start or ""
         if select:
             versions.stage(
-                con, select, reading.columns, reading.entry.key, reading.deleted, reading.zone, has_payload=True
+                con,
+                select,
+                reading.columns,
+                reading.entry,
+                reading.name,
+                reading.deleted,
+                reading.zone,
+                has_payload=True,
             )
             # Pages shift while they are read, so a row may occur twice: keep the later one.
             ours = free_prefix(reading.columns)

@@ -23,6 +23,7 @@ from jinja2 import Environment
 
 from orchestration.config import settings
 from orchestration.errors import FinegrainError, console
+from orchestration.ingest import personal
 from orchestration.mapping.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.mapping.contracts import is_time as is_time
 from orchestration.mapping.mapping import (
@@ -39,6 +40,7 @@ from orchestration.mapping.mapping import (
     nearest,
     strptime,
 )
+from orchestration.mapping.personal import Personal, masked
 from orchestration.sources import counting, devices, records
 from orchestration.sources.columns import check_case
 from orchestration.sources.files import LONGEST_LINE, DataFile, Look
@@ -624,6 +626,7 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             if source.reads is not None and name != "properties":
                 plain[source.reads] = place
         values[name] = as_id(values[name], name, entry)
+    personal.register(con)
     if table == "events" and "user_agent" in values:
         devices.register(con)
         for name in devices.FOUND:
@@ -1128,6 +1131,7 @@ def _structure(kind: Any) -> Any:
 
 def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone: str) -> Bound:
     """Bind GA4's own export: nested columns are cast by name, so that missing fields become null and unknown ones stay only in the payload."""
+    personal.register(con)
     for name in ("event_name", "event_timestamp"):
         if name not in opened.columns:
             raise FinegrainError(
@@ -1183,9 +1187,10 @@ def in_file(name: str, suffix: str = "") -> str:
 
 
 def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, are_good: bool = False) -> str:
-    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. `are_good`: no row has `__bad`."""
+    """The SELECT that lands rows: every column of their raw table, in order, without personal data. `position` is SQL over the relation.
+    `are_good`: no row has `__bad`."""
     now = timestamp_literal(ingested_at)
-    entry = bound.entry
+    entry, policy = bound.entry, bound.entry.policy
     moment = parse_time("trim(__available)", quote(bound.zone))
     values = {
         "_source": quote(source),
@@ -1197,18 +1202,51 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
         "_ingested_at": now,
         # A row cannot become available after it was loaded.
         "available_at": now if entry.available_at == "now" else f"least(coalesce({moment}, {now}), {now})",
-        "payload": "__payload",
+        "payload": _payload(bound, policy, are_good=are_good),
     }
     shown = []
     for column, kind in columns(bound.table).items():
         if column in values:
             value = values[column]
         elif column in bound.fields:
-            value = identifier(column) if are_good else f"case when __bad is null then {identifier(column)} end"
+            value = _without_personal(bound, column, kind, policy)
+            value = value if are_good else f"case when __bad is null then {value} end"
         else:
             value = "null"
         shown.append(f"cast({value} as {kind}) as {identifier(column)}")
     return f"select {', '.join(shown)} from ({bound.rows})"
+
+
+def _payload(bound: Bound, policy: Personal, *, are_good: bool) -> str:
+    """SQL of the payload without personal data. A line of a CSV file that could not be split into its columns has no keys, so it is not kept if the
+    file has personal columns."""
+    table, opened = bound.table, bound.opened
+    value = personal.text("__payload", policy, table, is_json=True)
+    held = [name for name in opened.columns if (found := policy.of(name, table)) and found[1] != "keep"]
+    if are_good or opened.is_json or opened.is_typed or not held:
+        return value
+    said = quote(f"a line that is not kept, because the file has personal columns: {', '.join(held)}")
+    return f"case when __bad is not null and not json_valid(__payload) then {said} else {value} end"
+
+
+def _without_personal(bound: Bound, column: str, kind: str, policy: Personal) -> str:
+    """SQL of a contract field without personal data: hashed or dropped as a whole if it is personal, otherwise without e-mail addresses."""
+    value, table, entry = identifier(column), bound.table, bound.entry
+    if kind != "VARCHAR":  # GA4's nested columns
+        texts = f"to_json({value})::varchar"
+        structure = quote(json.dumps(_structure(duckdb.sqltype(kind))))
+        clean = f"from_json({personal.text(texts, policy, table, is_json=True)}, {structure})"
+        return f"case when contains(__payload, '@') or contains(__payload, '%40') then {clean} else {value} end"
+    source = entry.fields.get(column)
+    key = source.key if source is not None and source.reads is not None else None
+    found = policy.of(column, table) or (policy.of(key, table) if key is not None else None)
+    if column == "properties":
+        return personal.text(value, policy, table, is_json=True)
+    if found is None or found[1] == "keep":
+        clean = personal.text(value, policy, table, is_json=False)
+    else:
+        clean = personal.whole(value, *found)
+    return f"upper({clean})" if column in entry.caseless else clean
 
 
 def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> None:
@@ -1236,7 +1274,7 @@ def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> No
             what = "a time" if is_time(name) else "a number"
             hint = "; set a format: for it" if is_time(name) else ""
             raise FinegrainError(
-                f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{str(example)[:60]}'{hint}"
+                f"{where}.fields.{name}: no value of it in {bound.opened.origin} is {what}; the first is '{masked(str(example))[:60]}'{hint}"
             )
 
 

@@ -20,7 +20,7 @@ import duckdb
 from orchestration.config.project import PACKAGE
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console
-from orchestration.ingest import deliveries, landing
+from orchestration.ingest import deliveries, landing, personal
 from orchestration.lake import lake, shop
 from orchestration.mapping.contracts import IN_RECORD, columns
 from orchestration.mapping.mapping import Csv, Table, format_of, mapping_files, nearest, read_mapping
@@ -206,6 +206,7 @@ def load(
     with console.progress("load", 2 * sum(each.size for each in plans), quiet=quiet) as advance, one:
         con = lake.connect(where)
         try:
+            personal.register(con, where)
             for place in lake.places(where):
                 if not os.access(place, os.W_OK):  # otherwise the commit would fail, after all the work
                     raise FinegrainError(f"{place}: the lake cannot be written; check its permissions")

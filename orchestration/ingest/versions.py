@@ -20,9 +20,11 @@ from typing import Final
 
 import duckdb
 
+from orchestration.ingest import personal
 from orchestration.ingest.deliveries import is_deleted
 from orchestration.ingest.landing import as_text, packed, parse_time
 from orchestration.mapping.contracts import IDENTITY, IN_RECORD
+from orchestration.mapping.mapping import Table
 from orchestration.sql.text import free_prefix, identifier, quote, timestamp_literal
 
 #: The hash that marks a deleted row.
@@ -43,9 +45,17 @@ def new_rows(columns: Iterable[str]) -> str:
     return f"(select r.*, n.__n as {ours}n from __read r join __new_rows n on r.{ours}row = n.__row)"
 
 
-def key_of(columns: dict[str, str], key: Sequence[str]) -> str:
-    """SQL of a row's key as text: the value of a single column, or a JSON list of several."""
-    texts = [as_text(identifier(name), columns[name]) for name in key]
+def key_of(columns: dict[str, str], entry: Table, table: str) -> str:
+    """SQL of a row's key as text, without personal data: the value of a single column, or a JSON list of several."""
+    key, texts = entry.key, []
+    for name in key:
+        text, found = as_text(identifier(name), columns[name]), entry.policy.of(name, table)
+        is_hashed = found is not None and found[1] != "keep"
+        texts.append(
+            personal.whole(text, found[0], "hash")
+            if found is not None and is_hashed
+            else personal.text(text, entry.policy, table, is_json=False)
+        )
     return texts[0] if len(texts) == 1 else f"to_json([{', '.join(texts)}])::varchar"
 
 
@@ -59,13 +69,14 @@ def stage(
     con: duckdb.DuckDBPyConnection,
     select: str,
     columns: dict[str, str],
-    key: Sequence[str],
+    entry: Table,
+    table: str,
     deleted: str | None,
     zone: str,
     *,
     has_payload: bool = False,
 ) -> None:
-    """Read a batch of rows into `__read`. `select` gives `columns`; `deleted` is the column that marks deleted rows. Rows with their own payload
+    """Read a batch of rows of an entry into `__read`. `select` gives `columns`; `deleted` is the column that marks deleted rows. Rows with their own payload
     and bad columns (`has_payload`) are hashed by their payload."""
     ours = free_prefix(columns)
     is_deleted_row, deleted_at = "false", "null::timestamp"
@@ -81,7 +92,7 @@ def stage(
             is_deleted_row = f"coalesce({column} <> 0, false)"
         if kind == "VARCHAR" or kind.startswith(("DATE", "TIMESTAMP")):
             deleted_at = parse_time(as_text(column, kind), quote(zone))
-    named = key_of(columns, key)
+    named = key_of(columns, entry, table)
     brought, content = "", f"{ours}payload"
     if has_payload:  # a row that could not be read has no key
         named = f"coalesce({named}, case when {ours}bad is not null then md5({ours}payload) end)"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from orchestration.config.yaml_file import read_yaml as read_yaml
 from orchestration.errors import FinegrainError
 from orchestration.errors.console import shown
-from orchestration.mapping.contracts import EVENT_TIME, RAW_TABLES, is_time
+from orchestration.mapping.contracts import EVENT_TIME, IDS, RAW_TABLES, is_time
 from orchestration.mapping.environment import client_setting as client_setting
 from orchestration.mapping.environment import from_environment as from_environment
 from orchestration.mapping.expressions import expression as expression
@@ -76,7 +76,7 @@ def read_mapping(path: str | Path) -> Mapping:
             problems = list(_problems(mapping))
     if problems:
         raise FinegrainError("\n".join(f"{shown(path)}: {shown(problem)}" for problem in once(problems)))
-    return mapping
+    return mapping.shared()
 
 
 def _key_problems(given: Any, place: tuple[Any, ...]) -> Iterator[str]:
@@ -172,6 +172,8 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             yield f"{where}.fields.{field}: {name} has no such field" + nearest(field, RAW_TABLES[name])
         elif source.format and not is_time(field):
             yield f"{where}.fields.{field}.format: {field} is not a time; leave format out"
+        if field in IDS and source.sql is not None:
+            yield from _personal_problems(f"{where}.fields.{field}.sql", name, table, source.sql)
     for names in REQUIRED[name]:
         if not table.fields.keys() & set(names):
             hint = ""
@@ -184,6 +186,17 @@ def _table_problems(where: str, name: str, table: Table) -> Iterator[str]:
             f"{where}.available_at: event_time reads the field {EVENT_TIME[name]}, which is not mapped; "
             "map it, or write now, {column: …} or {sql: …}"
         )
+
+
+def _personal_problems(place: str, name: str, table: Table, text: str) -> Iterator[str]:
+    """An id made by an expression from personal data would land as it is. (E-mail addresses are found in any text.)"""
+    for column in expression(text):
+        found = table.personal.of(column, name)
+        if found is not None and found[0] != "email" and found[1] != "keep":
+            yield (
+                f"{place}: {column} is personal ({found[0]}), and an id made from it would land readable; map the column itself, "
+                f"which is hashed then, or say personal: {{columns: {{{column}: keep}}}}"
+            )
 
 
 def _element_problems(where: str, table: Table) -> Iterator[str]:

@@ -16,6 +16,7 @@ from orchestration.mapping.contracts import IDS
 from orchestration.mapping.expressions import expression
 from orchestration.mapping.kinds import GA4_DAYS, WORD
 from orchestration.mapping.messages import TAG
+from orchestration.mapping.personal import Personal, Treatment, kind_of
 
 
 class Strict(BaseModel):
@@ -78,6 +79,12 @@ class Field(Strict):
         if self.element is not None:
             return f"element.{self.element}"
         return self.column if self.parent is None else f"parent.{self.parent}"
+
+    @property
+    def key(self) -> str | None:
+        """The name of the column or of the member that it reads."""
+        path = self.element or self.parent
+        return self.column if path is None else path.rpartition(".")[2]
 
 
 class Column(Strict):
@@ -284,6 +291,7 @@ class Table(Strict):
     null_ids: kinds.NullIds = ()
     carry: Carry | None = None
     currency: str | None = None
+    personal: Personal = Personal()
     fields: dict[str, Field] = {}
 
     @property
@@ -298,6 +306,18 @@ class Table(Strict):
             return None
         outer, _, inner = self.explode.partition("[].")
         return Explosion(tuple(outer.split(".")), tuple(inner.split(".")) if inner else ())
+
+    @property
+    def policy(self) -> Personal:
+        """`personal`, with the columns that the mapping reads as ids or keys: these are hashed where they would be dropped, also in the payload, so
+        that rows mapped again from it have the same ids."""
+        names = {source.key for name, source in self.fields.items() if name in IDS and source.key is not None} | {
+            *self.key
+        }
+        hashed: dict[str, Treatment] = {
+            name.lower(): "hash" for name in names if kind_of(name, "") not in (None, "email")
+        }
+        return self.personal.model_copy(update={"columns": hashed | self.personal.columns})
 
     def deliveries(self, table: str) -> tuple[str, ...]:
         """The patterns of file names that form a delivery; empty if there are none. `table` is the raw table that this entry fills."""
@@ -349,7 +369,19 @@ class Mapping(Strict):
     reporting_currency: kinds.Currency | None = None
     shop_time_zone: kinds.Zone | None = None
     database: str | None = None
+    personal: Personal = Personal()
     tables: Annotated[dict[str, tuple[Table, ...]], BeforeValidator(_entries)]
+
+    def shared(self) -> Mapping:
+        """The same mapping, with its `personal` in every entry that has none of its own."""
+        tables = {
+            name: tuple(
+                entry if "personal" in entry.model_fields_set else entry.model_copy(update={"personal": self.personal})
+                for entry in entries
+            )
+            for name, entries in self.tables.items()
+        }
+        return self.model_copy(update={"tables": tables})
 
     def entries(self, path: Path) -> Iterator[NumberedEntry]:
         """All entries, in order; `path` is the mapping's own file."""

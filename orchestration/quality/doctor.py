@@ -55,6 +55,7 @@ from orchestration.mapping.mapping import (
     nearest,
     strptime,
 )
+from orchestration.mapping.personal import masked
 from orchestration.sources.files import DataFile, EmptyFile, Look
 from orchestration.sql.text import identifier, quote
 
@@ -582,6 +583,19 @@ class _Exam:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             kept = "it" if len(names) == 1 else "them"
             self.say("note", f"nothing maps {', '.join(names[:NAMED])}{more}; the payload keeps {kept}")
+        self._personal()
+
+    def _personal(self) -> None:
+        """Say which columns hold personal data, and what is done with it."""
+        held: dict[str, list[str]] = {}
+        for name in dict.fromkeys([*self.unread, *(source.key or "" for source in self.entry.mapping.fields.values())]):
+            found = self.entry.mapping.policy.of(name, self.table)
+            if found is not None:
+                held.setdefault(found[1], []).append(f"'{name}'")
+        done = {"hash": "hashed", "drop": "dropped", "keep": "kept as it is"}
+        said = "; ".join(f"{done[treatment]}: {', '.join(names[:NAMED])}" for treatment, names in sorted(held.items()))
+        if said:
+            self.say("note", f"personal data, by the names of columns: {said} (personal: in the mapping)")
 
     def _malformed(self) -> None:
         bad, looked_at = self.seen.malformed, self.seen.looked_at
@@ -1118,7 +1132,7 @@ def _required_names(table: str) -> set[str]:
 
 
 def _brief(value: Any) -> str:
-    text = console.shown(" ".join(str(value).split()))
+    text = console.shown(masked(" ".join(str(value).split())))
     return text if len(text) <= 40 else text[:39] + "…"
 
 

@@ -10,6 +10,8 @@ import re
 from functools import cache, lru_cache
 from typing import Final
 
+from orchestration.mapping.personal import known_of
+
 #: Longer texts, in characters, are not parsed: they are not user agents, and would take long.
 LONGEST: Final = 1_000
 #: The size of each cache.
@@ -51,6 +53,8 @@ def _listed() -> list[re.Pattern[str]]:
 @lru_cache(REMEMBERED)
 def client_class_of(user_agent: str) -> str | None:
     """The class of the client. Never raises, whatever the text is."""
+    if (known := known_of(user_agent)) is not None:
+        return next((each for each in known if each in (CRAWLER, AGENT)), None)
     if len(user_agent) > LONGEST:
         return None
     if _AGENTS.search(user_agent):

@@ -16,6 +16,7 @@ from typing import Any, Final
 import duckdb
 from duckdb.func import ARROW, SPECIAL
 
+from orchestration.mapping.personal import known_of
 from orchestration.sources.clients import LONGEST, REMEMBERED, client_class_of
 
 _DESKTOPS: Final = frozenset(
@@ -36,6 +37,8 @@ _TABLETS: Final = re.compile(
 @lru_cache(REMEMBERED)
 def device_of(user_agent: str) -> str | None:
     """The device of a user agent. Never raises, whatever the text is."""
+    if (known := known_of(user_agent)) is not None:
+        return next((each for each in known if each in DEVICES), None)
     if len(user_agent) > LONGEST or _OTHERS.search(user_agent):
         return None
     try:
@@ -57,6 +60,8 @@ def device_of(user_agent: str) -> str | None:
     return "desktop" if family in _DESKTOPS else None
 
 
+#: The devices that are told apart.
+DEVICES: Final = ("desktop", "mobile", "tablet")
 #: By field of events, what finds it in a user agent.
 FOUND: Final[dict[str, Callable[[str], str | None]]] = {"device": device_of, "client_class": client_class_of}
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestration.config.project import seed
-from orchestration.ingest import landing
+from orchestration.ingest import landing, personal
 from orchestration.mapping import contracts
 from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.mapping.mapping import REQUIRED, Table
@@ -100,6 +100,8 @@ class Messages:
         #: The column of bound rows with the id of their message; a message may have several rows, one per element of a list.
         self.message = "__n" if entry.explode is None else "__record"
         self.rules, self.clear = self._rules()
+        #: The decoded messages of the batch, if a registry decodes them.
+        self._decoded: pa.Table | None = None
 
     def validate(self, batch: Chunk, topic_id: str | None = None) -> None:
         """Validate a batch into the temporary table `validated`; nothing is written yet. Positions contain a digest of `topic_id`, so that those of a
@@ -110,6 +112,7 @@ class Messages:
         table = batch.table
         if self.registry is not None:
             table, text = self.registry.decode(table, self.bounds.size), "text"
+            self._decoded = table
         else:
             try:
                 # The cast keeps the bytes, and Arrow checks them ten times faster than DuckDB.
@@ -315,13 +318,23 @@ class Messages:
         return joined_rows, parameters
 
     def _dead_letter(self, batch: Chunk, now: datetime) -> None:
-        """Store the messages that break a rule as dead letters."""
+        """Store the messages that break a rule as dead letters, without personal data. A message that had to be changed is stored as the JSON text that
+        the registry decoded."""
         moment = timestamp_literal(now)
-        self.con.register("batch", batch.table)
+        is_decoded = self._decoded is not None and len(self._decoded) == len(batch)
+        self.con.register("batch", self._decoded if is_decoded else batch.table)
+        policy = self.entry.policy
+        text = "text" if is_decoded else "try(decode(payload))"
+        clean = personal.text(text, policy, self.table, is_json=True)
+        payload = f"case when {text} is null then __personal_bytes(payload) when {clean} = {text} then payload else encode({clean}) end"
+        key, headers, error = (
+            personal.text(value, policy, self.table, is_json=False)
+            for value in ("try(decode(key))", "headers", "__why")
+        )
         self.con.execute(
             f"""insert into lake.raw.dead_letters
             select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.stream_id)}, part, position,
-                payload, key, headers, rule_id, __why[len(rule_id) + 3:],
+                {payload}, coalesce(encode({key}), __personal_bytes(key)), {headers}, rule_id, ({error})[len(rule_id) + 3:],
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (
@@ -332,7 +345,7 @@ class Messages:
 
     def dead_letter_all(self, batch: Chunk, why: str, now: datetime, topic_id: str | None = None) -> BatchResult:
         """Within a writing transaction, turn every message of a batch into a dead letter without parsing it; `why` is the rule and a sentence."""
-        self._number = _number(topic_id)
+        self._number, self._decoded = _number(topic_id), None
         self.con.register("batch", batch.table)
         self.con.execute(
             f"create or replace temporary table validated as select {self._number} as {self.message}, {quote(why)} as __why from batch"

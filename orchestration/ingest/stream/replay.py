@@ -22,6 +22,7 @@ import pyarrow as pa
 from orchestration.config.published import DATABASE, current
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console
+from orchestration.ingest import personal
 from orchestration.ingest.deliveries import is_deleted, mark_deleted
 from orchestration.ingest.stream import isolation
 from orchestration.ingest.stream.isolation import Piece
@@ -73,6 +74,7 @@ def replay(
     try:
         # Without the lock, two replays at once would take the same dead letters.
         with lake.exclusive(where, f"replay {source} {name}"), closing(lake.connect(where)) as con:
+            personal.register(con, where)
             messages = Messages(con, source, name, entry, zone, said, bounds=bounds)
             asked = _quarantined(con, where, messages) if quarantined else _letters(messages)
             wanted = ["true"]

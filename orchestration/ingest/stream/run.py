@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable
+from orchestration.ingest import personal
 from orchestration.ingest.stream.loader import Limits, Loader
 from orchestration.ingest.stream.messages import Messages
 from orchestration.ingest.stream.watch import Form, Watch
@@ -119,6 +120,7 @@ def stream(
 
     def connect() -> duckdb.DuckDBPyConnection:
         con = lake.connect(home)
+        personal.register(con, home)
         con.execute(f"set memory_limit = '{Environment.read().stream_memory}'")
         con.execute("set preserve_insertion_order = false")
         # One thread per writer keeps memory small; run more loaders for more throughput.

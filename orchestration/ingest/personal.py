@@ -1,0 +1,217 @@
+"""Hashes or drops personal data in rows before they land: in their fields, their payload, and dead letters.
+
+DuckDB finds it by regular expressions (RE2), and a Python function replaces each distinct find once. The text around it stays as it is, byte for byte,
+so numbers and unknown keys of a payload are untouched. A token is a keyed hash (HMAC-SHA256, 128 bits) of the normalized value.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import unquote
+
+import duckdb
+from duckdb.func import ARROW, SPECIAL
+
+from orchestration.config.privacy_key import privacy_key
+from orchestration.config.settings import Settings
+from orchestration.mapping.personal import EMAIL, TOKEN, Kind, Personal, email_pattern
+from orchestration.sources import clients, devices
+from orchestration.sql.text import quote
+
+#: The size of each cache.
+REMEMBERED: Final = 100_000
+#: An escape in JSON text. It is found first, so that the n of \n is not taken for the beginning of an address.
+_ESCAPE: Final = r"\\[^u]"
+#: A string, also one that is cut off, or a number.
+_VALUE: Final = r'"(?:[^"\\]|\\.)*"?|-?[0-9][0-9.eE+-]*'
+_KEY: Final = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
+
+
+class Hasher:
+    """Makes tokens with one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self.token = functools.lru_cache(REMEMBERED)(self._token)
+        self.replaced = functools.lru_cache(REMEMBERED)(self._replaced)
+
+    def _token(self, kind: Kind, value: str) -> str:
+        """The token of a value. A token stays as it is."""
+        given = value.strip()
+        if TOKEN.fullmatch(given.lower()):
+            return given.lower()
+        digest = hmac.new(self._key, f"{kind}:{_normalized(kind, given)}".encode(), hashlib.sha256).hexdigest()[:32]
+        found = (devices.device_of(given), clients.client_class_of(given)) if kind == "user_agent" else ()
+        return "_".join([kind, digest, *filter(None, found)])
+
+    def _replaced(self, found: str, table: str, policy: str) -> str:
+        """What takes the place of a find in a text: a key with its value, an address, or an escape."""
+        personal = _policy(policy)
+        key = _KEY.match(found)
+        if key is None:
+            is_address = EMAIL.fullmatch(found) is not None
+            return self._of_address(found, personal) if is_address else found
+        named = _unescaped(key[1])
+        kind, treatment = personal.of(named, table) or ("personal", "keep")
+        value = found[key.end() :]
+        if treatment == "keep" or value in ('""', '"'):
+            return found
+        if treatment == "drop":
+            return key[0] + "null"
+        text = value.removeprefix('"')
+        text = _unescaped(text.removesuffix('"') if value != text else text)
+        return f'{key[0]}"{self.token(kind, text)}"'
+
+    def _of_address(self, found: str, personal: Personal) -> str:
+        if personal.email == "drop":
+            return "***"
+        return self.token("email", _unescaped(found))
+
+    def whole(self, text: str, table: str, policy: str) -> str:
+        """A text in which a key holds an object or a list: that value is dropped, and the rest is as in `replaced`."""
+        personal = _policy(policy)
+        pattern = re.compile(
+            f"{_pattern(personal, table, email_pattern(chr(92) + 'w'))}|{_nested(personal, table)}", re.DOTALL
+        )
+        parts, last = [], 0
+        while (found := pattern.search(text, last)) is not None:
+            parts.append(text[last : found.start()])
+            if found[0][-1] in "[{" and (key := _KEY.match(found[0])):
+                try:
+                    _, last = json.JSONDecoder().raw_decode(text, key.end() + found.start())
+                except ValueError:  # a text that is cut off
+                    last = len(text)
+                parts.append(key[0] + "null")
+            else:
+                parts.append(self.replaced(found[0], table, policy))
+                last = found.end()
+        return "".join([*parts, text[last:]])
+
+    def binary(self, data: bytes) -> bytes:
+        """Bytes that are not text, with the e-mail addresses in them replaced."""
+        read = data.decode("latin-1")
+        return EMAIL.sub(lambda found: self.token("email", found[0]), read).encode("latin-1")
+
+
+@functools.lru_cache(256)
+def _policy(text: str) -> Personal:
+    return Personal.model_validate_json(text)
+
+
+def _unescaped(text: str) -> str:
+    """The string of JSON text between quotation marks; the text itself if it is none."""
+    if "\\" in text:
+        with suppress(ValueError):
+            return str(json.loads(f'"{text}"'))
+    return text
+
+
+def _normalized(kind: Kind, value: str) -> str:
+    """The spelling by which equal values have equal tokens: addresses in lower case and without URL encoding, phone numbers as their digits."""
+    if kind == "email":
+        return unquote(value).strip().lower() if "%" in value else value.lower()
+    if kind == "phone":
+        digits = re.sub(r"[^0-9]", "", value)
+        return digits.removeprefix("00") if digits and not value.startswith("+") else digits or value.lower()
+    return value
+
+
+def _keys(personal: Personal, table: str) -> str:
+    return "|".join(f"(?:{key})" for key in personal.keys(table))
+
+
+def _pattern(personal: Personal, table: str, email: str) -> str:
+    """The regular expression of what may have to be replaced in a text."""
+    keys = _keys(personal, table)
+    parts = [rf'"(?:{keys})"\s*:\s*(?:{_VALUE})'] if keys else []
+    if personal.email != "keep":
+        parts += [_ESCAPE, email]
+    return "|".join(parts)
+
+
+def _nested(personal: Personal, table: str) -> str:
+    """The regular expression of a key that holds an object or a list. Addresses of e-mail in one are found as everywhere."""
+    keys = _keys(personal.model_copy(update={"email": "keep"}), table)
+    return rf'"(?:{keys})"\s*:\s*[\[{{]' if keys else "[^\\s\\S]"
+
+
+def register(con: duckdb.DuckDBPyConnection, where: Settings | None = None) -> None:
+    """Register the functions for a connection and all others to the same database. Without `where` tokens are made with a key of this moment: for
+    rows that do not land. Raises FinegrainError if there is no key."""
+    registered = con.execute("select 1 from duckdb_functions() where function_name = '__personal'").fetchall()
+    if not registered:
+        register_with(
+            con, privacy_key(where) if where is not None else hashlib.sha256(id(con).to_bytes(8, "big")).digest()
+        )
+
+
+def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
+    """The same with this key."""
+    hasher = Hasher(key)
+    functions: dict[str, tuple[Callable[..., Any], int]] = {
+        "__personal": (lambda texts, table, policy: _each(hasher.replaced, texts, table, policy), 3),
+        "__personal_whole": (lambda texts, table, policy: _each(hasher.whole, texts, table, policy), 3),
+        "__personal_token": (lambda texts, kind: _each(lambda text, kind: hasher.token(kind, text), texts, kind), 2),
+    }
+    for name, (function, count) in functions.items():
+        with suppress(duckdb.CatalogException):  # another connection was first
+            con.create_function(name, function, ["VARCHAR"] * count, "VARCHAR", type=ARROW, null_handling=SPECIAL)
+    with suppress(duckdb.CatalogException):
+        con.create_function(
+            "__personal_bytes",
+            lambda texts: _each(hasher.binary, texts),
+            ["BLOB"],
+            "BLOB",
+            type=ARROW,
+            null_handling=SPECIAL,
+        )
+
+
+def _each(function: Callable[..., Any], texts: Any, *constants: Any) -> Any:
+    """The results of a function for a vector of texts, each distinct one looked at once, and vectors of constants."""
+    import pyarrow as pa
+
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    given = [each[0].as_py() for each in constants] if len(texts) else []
+    encoded = texts.dictionary_encode()
+    values = [None if text is None else function(text, *given) for text in encoded.dictionary.to_pylist()]
+    return pa.array(values, texts.type).take(encoded.indices)
+
+
+def text(value: str, personal: Personal, table: str, *, is_json: bool) -> str:
+    """SQL of a text without personal data. `is_json`: the names of its keys count, too; otherwise only e-mail addresses do."""
+    if is_json:
+        pattern = _pattern(personal, table, email_pattern(r"\pL\pN_"))
+    elif personal.email != "keep":
+        pattern = email_pattern(r"\pL\pN_")
+    else:
+        return value
+    if not pattern:
+        return value
+    arguments = f"{quote(table)}, {quote(personal.model_dump_json(exclude_defaults=True))}"
+    finds = f"list_distinct(regexp_extract_all({value}, {quote(pattern)}))"
+    # The longest first: joann@x.example contains ann@x.example.
+    ordered = f"list_reverse(list_sort(list_transform({finds}, lambda f: {{'n': length(f), 'f': f}})))"
+    made = f"list_transform({ordered}, lambda f: {{'f': f.f, 'r': __personal(f.f, {arguments})}})"
+    replaced = (
+        f"list_reduce({made}, lambda a, f: {{'f': replace(a.f, f.f, f.r), 'r': ''}}, {{'f': {value}, 'r': ''}}).f"
+    )
+    if not is_json:
+        return f"case when contains({value}, '@') or contains({value}, '%40') then {replaced} else {value} end"
+    nested = f"regexp_matches({value}, {quote(_nested(personal, table))})"
+    return f"case when {nested} then __personal_whole({value}, {arguments}) when regexp_matches({value}, {quote(pattern)}) then {replaced} else {value} end"
+
+
+def whole(value: str, kind: Kind, treatment: str) -> str:
+    """SQL of a value that is personal as a whole."""
+    if treatment == "drop":
+        return "null::varchar"
+    return f"case when nullif(trim({value}), '') is null then {value} else __personal_token({value}, {quote(kind)}) end"
