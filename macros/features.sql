@@ -11,9 +11,11 @@
 {%- if not execute %}{% do ref(change_set) %}{% endif -%}
 select {{ key }}, as_of
 from {{ ref(spine) }}
-{%- if is_incremental() %}
-where {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c where {{ condition }})
-{%- endif %}
+where
+    {{ (is_consenting_session(key) if key == 'session_id' else is_consenting_customer(key)) | indent(4) }}
+    {%- if is_incremental() %}
+    and {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c where {{ condition }})
+    {%- endif %}
 {%- endmacro %}
 
 {# CTEs: the customers and moments, `asked`; `members`, the identities that were known to be theirs; and the `open_events` of these. #}
@@ -44,6 +46,7 @@ select
     b.as_of,
     b.as_of_day,
     min(w.as_of) as last_as_of,
+    min(w.snapshot) as last_snapshot,
     coalesce(max(w.as_of) <= b.as_of and cast(min(w.as_of) as date) = b.as_of_day, false) as is_same_day
 from {{ ref('int_identity__build') }} as b
 left join {{ source('bookkeeping', 'watermarks') }} as w on w.as_of is not null

@@ -78,7 +78,16 @@ UNCOMPARED = frozenset(
         ),
         *(
             f"int_changes__{keys}"
-            for keys in ("days", "events", "identities", "identity_days", "orders", "product_days", "sessions")
+            for keys in (
+                "consent",
+                "days",
+                "events",
+                "identities",
+                "identity_days",
+                "orders",
+                "product_days",
+                "sessions",
+            )
         ),
         *("int_features__changed_customers", "int_features__changed_sessions"),
     }
@@ -375,9 +384,14 @@ class ShopMaker:
         return self.rows
 
     def shop_with_deletions(self) -> list[Row]:
-        """All rows of a shop, some with keys and versions, and deletions of some rows, which may arrive before the rows they delete."""
+        """All rows of a shop, some with keys and versions, and deletions of some rows, which may arrive before the rows they delete. Some customers
+        withdraw their consent."""
         rows, versions = [], Counter[tuple[str, str]]()
         for row in self.shop():
+            if row.table == "customers" and row.fields and self.chance(0.4):
+                row = replace(
+                    row, fields={**row.fields, "consent": self.random.choice(("granted", "withdrawn", "no", "so-so"))}
+                )
             if (
                 row.table in ("orders", "order_items", "refunds")
                 and row.source == "shop"

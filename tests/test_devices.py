@@ -103,7 +103,7 @@ def test_the_row_s_own_device_wins(home: Settings, tmp_path: Path, kind: str, ma
         {"device": "dev"} if mapped else {}
     )
     path = tmp_path / "shop.yml"
-    entry = {"files": f"a.{kind}", "available_at": "event_time", "fields": fields}
+    entry = {"files": f"a.{kind}", "available_at": "event_time", "personal": {"user_agent": "keep"}, "fields": fields}
     path.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry}}))
     load(path, data=tmp_path)
     con = lake.connect(home, read_only=True)

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -74,13 +75,17 @@ class Hasher:
             return "***"
         return self.token("email", _unescaped(found))
 
-    def whole(self, text: str, table: str, policy: str) -> str:
-        """A text in which a key holds an object or a list: that value is dropped, and the rest is as in `replaced`."""
-        personal = _policy(policy)
-        pattern = re.compile(
-            f"{_pattern(personal, table, email_pattern(chr(92) + 'w'))}|{_nested(personal, table)}", re.DOTALL
-        )
-        parts, last = [], 0
+    def text(self, text: str, finds: list[str], table: str, policy: str) -> str:
+        """A text without what was found in it. The value of a key that holds an object or a list is dropped."""
+        # The longest first: joann@x.example contains ann@x.example.
+        for found in finds if len(finds) == 1 else sorted(set(finds), key=len, reverse=True):
+            if found[-1] in "[{":
+                return self._nested(text, table, policy)
+            text = text.replace(found, self.replaced(found, table, policy))
+        return text
+
+    def _nested(self, text: str, table: str, policy: str) -> str:
+        pattern, parts, last = _compiled(policy, table), [], 0
         while (found := pattern.search(text, last)) is not None:
             parts.append(text[last : found.start()])
             if found[0][-1] in "[{" and (key := _KEY.match(found[0])):
@@ -123,23 +128,23 @@ def _normalized(kind: Kind, value: str) -> str:
     return value
 
 
-def _keys(personal: Personal, table: str) -> str:
-    return "|".join(f"(?:{key})" for key in personal.keys(table))
-
-
 def _pattern(personal: Personal, table: str, email: str) -> str:
-    """The regular expression of what may have to be replaced in a text."""
-    keys = _keys(personal, table)
-    parts = [rf'"(?:{keys})"\s*:\s*(?:{_VALUE})'] if keys else []
-    if personal.email != "keep":
-        parts += [_ESCAPE, email]
+    """The regular expression of what may have to be replaced in JSON text: a key with its value, or with the beginning of an object or a list (but of
+    e-mail addresses, which are found in these as everywhere); an escape; an address."""
+
+    def keys(of: Personal) -> str:
+        return "|".join(f"(?:{key})" for key in of.keys(table))
+
+    others = keys(personal.model_copy(update={"email": "keep"}))
+    parts = [rf'"(?:{keys(personal)})"\s*:\s*(?:{_VALUE})'] if keys(personal) else []
+    parts += [rf'"(?:{others})"\s*:\s*[\[{{]'] if others else []
+    parts += [_ESCAPE, email] if personal.email != "keep" else []
     return "|".join(parts)
 
 
-def _nested(personal: Personal, table: str) -> str:
-    """The regular expression of a key that holds an object or a list. Addresses of e-mail in one are found as everywhere."""
-    keys = _keys(personal.model_copy(update={"email": "keep"}), table)
-    return rf'"(?:{keys})"\s*:\s*[\[{{]' if keys else "[^\\s\\S]"
+@functools.lru_cache(256)
+def _compiled(policy: str, table: str) -> re.Pattern[str]:
+    return re.compile(_pattern(_policy(policy), table, email_pattern(r"\w")), re.DOTALL)
 
 
 def register(con: duckdb.DuckDBPyConnection, where: Settings | None = None) -> None:
@@ -155,23 +160,33 @@ def register(con: duckdb.DuckDBPyConnection, where: Settings | None = None) -> N
 def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
     """The same with this key."""
     hasher = Hasher(key)
-    functions: dict[str, tuple[Callable[..., Any], int]] = {
-        "__personal": (lambda texts, table, policy: _each(hasher.replaced, texts, table, policy), 3),
-        "__personal_whole": (lambda texts, table, policy: _each(hasher.whole, texts, table, policy), 3),
-        "__personal_token": (lambda texts, kind: _each(lambda text, kind: hasher.token(kind, text), texts, kind), 2),
+    text, strings, binary = "VARCHAR", "VARCHAR[]", "BLOB"
+    functions: dict[str, tuple[Callable[..., Any], list[str], str]] = {
+        "__personal": (partial(_without, hasher), [text, strings, text, text], text),
+        "__personal_token": (
+            lambda texts, kind: _each(lambda value, of: hasher.token(of, value), texts, kind),
+            [text, text],
+            text,
+        ),
+        "__personal_bytes": (lambda values: _each(hasher.binary, values), [binary], binary),
     }
-    for name, (function, count) in functions.items():
+    for name, (function, given, found) in functions.items():
         with suppress(duckdb.CatalogException):  # another connection was first
-            con.create_function(name, function, ["VARCHAR"] * count, "VARCHAR", type=ARROW, null_handling=SPECIAL)
-    with suppress(duckdb.CatalogException):
-        con.create_function(
-            "__personal_bytes",
-            lambda texts: _each(hasher.binary, texts),
-            ["BLOB"],
-            "BLOB",
-            type=ARROW,
-            null_handling=SPECIAL,
-        )
+            con.create_function(name, function, given, found, type=ARROW, null_handling=SPECIAL)
+
+
+def _without(hasher: Hasher, texts: Any, finds: Any, table: Any, policy: Any) -> Any:
+    """Texts in which each find is replaced."""
+    import pyarrow as pa
+
+    if not len(texts):
+        return texts
+    given = table[0].as_py(), policy[0].as_py()
+    done = [
+        hasher.text(text, found, *given) if found else text
+        for text, found in zip(texts.to_pylist(), finds.to_pylist(), strict=True)
+    ]
+    return pa.array(done, pa.string())
 
 
 def _each(function: Callable[..., Any], texts: Any, *constants: Any) -> Any:
@@ -188,26 +203,18 @@ def _each(function: Callable[..., Any], texts: Any, *constants: Any) -> Any:
 
 def text(value: str, personal: Personal, table: str, *, is_json: bool) -> str:
     """SQL of a text without personal data. `is_json`: the names of its keys count, too; otherwise only e-mail addresses do."""
-    if is_json:
-        pattern = _pattern(personal, table, email_pattern(r"\pL\pN_"))
-    elif personal.email != "keep":
-        pattern = email_pattern(r"\pL\pN_")
-    else:
-        return value
+    email = email_pattern(r"\pL\pN_")
+    pattern = _pattern(personal, table, email) if is_json else email if personal.email != "keep" else ""
     if not pattern:
         return value
-    arguments = f"{quote(table)}, {quote(personal.model_dump_json(exclude_defaults=True))}"
-    finds = f"list_distinct(regexp_extract_all({value}, {quote(pattern)}))"
-    # The longest first: joann@x.example contains ann@x.example.
-    ordered = f"list_reverse(list_sort(list_transform({finds}, lambda f: {{'n': length(f), 'f': f}})))"
-    made = f"list_transform({ordered}, lambda f: {{'f': f.f, 'r': __personal(f.f, {arguments})}})"
-    replaced = (
-        f"list_reduce({made}, lambda a, f: {{'f': replace(a.f, f.f, f.r), 'r': ''}}, {{'f': {value}, 'r': ''}}).f"
+    is_found = (
+        f"regexp_matches({value}, {quote(pattern)})"
+        if is_json
+        else f"contains({value}, '@') or contains({value}, '%40')"
     )
-    if not is_json:
-        return f"case when contains({value}, '@') or contains({value}, '%40') then {replaced} else {value} end"
-    nested = f"regexp_matches({value}, {quote(_nested(personal, table))})"
-    return f"case when {nested} then __personal_whole({value}, {arguments}) when regexp_matches({value}, {quote(pattern)}) then {replaced} else {value} end"
+    policy = quote(personal.model_dump_json(exclude_defaults=True))
+    finds = f"regexp_extract_all({value}, {quote(pattern)})"
+    return f"case when {is_found} then __personal({value}, {finds}, {quote(table)}, {policy}) else {value} end"
 
 
 def whole(value: str, kind: Kind, treatment: str) -> str:

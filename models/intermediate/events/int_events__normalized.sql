@@ -40,7 +40,7 @@ translated as (
         cast(u.event_at as date) as event_day,
         -- A row without money has no rate. (As a condition of the join, this would make it one of every row with every rate.)
         case when coalesce(u.price, u.given_amount) is not null then cast(u.event_at as date) end as rate_day,
-        case when u.consent is not null then {{ texts_of_json('u.consent', var('consent_keys')) }} end as consent_texts,
+        {{ consent_texts('u.consent') }} as consent_texts,
         coalesce(u.currency, '{{ shop_setting("reporting_currency") }}') as money_currency
     from unified as u
     left join {{ seed('event_types') }} as t on {{ event_spelling('u.event_name') }} = {{ event_spelling('t.raw_name') }}
@@ -50,12 +50,7 @@ translated as (
 
 consent as (
 
-    select
-        {% for meaning in ['granted', 'denied'] %}
-        {{ collect("case when meaning = '" ~ meaning ~ "' then word end") }} as {{ meaning }},
-        {% endfor %}
-        {{ collect('word') }} as words
-    from {{ seed('consent_words') }}
+    {{ consent_words() | indent(4) }}
 
 )
 
@@ -68,13 +63,7 @@ select
     {{ in_reporting_currency('t.price', 'r.rate') }} as price_reported,
     {{ in_reporting_currency('t.given_amount', 'r.rate') }} as given_amount_reported,
     {{ in_reporting_currency('t.discount', 'r.rate') }} as discount_reported,
-    -- Where several things are said, one denial is a denial; and a word that nobody knows is no consent.
-    case
-        when t.consent_texts is null then null
-        when {{ list_meets('t.consent_texts', 'w.denied') }} then 'denied'
-        when {{ list_size('t.consent_texts') }} = 0 or not {{ list_covers('w.words', 't.consent_texts') }} then 'unknown'
-        when {{ list_meets('t.consent_texts', 'w.granted') }} then 'granted'
-    end as consent_meaning,
+    {{ consent_meaning('t.consent_texts', 'w') | indent(4) }} as consent_meaning,
     {{ id_hash(key) }} as dedup_key,
     -- The second layer: a client's own id, within one source and product (GA-style items share their event's id).
     case when t.client_event_id is not null then {{ id_hash(['source', 'client_event_id', 'product_id', 'line_id']) }} end as client_key,

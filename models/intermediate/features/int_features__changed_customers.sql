@@ -1,6 +1,6 @@
 {{ config(post_hook="{{ move_watermark('int_cleaning__events') }}") }}
 -- The customers whose features may differ from those of the last build. Within a UTC day windows of days stand still, so these are the
--- ones of whom an event changed, became visible since, or left a window of hours. The first build of a day, or of an earlier moment, asks
+-- ones of whom an event changed, became visible since, or left a window of hours, and those who gave or withdrew consent. The first build of a day, or of an earlier moment, asks
 -- for all.
 with moments as (
 
@@ -42,6 +42,9 @@ from (
     select l.customer_id, c.is_hours_only
     from {{ ref('int_identity__links') }} as l
     inner join changed_identities as c on l.identity = c.identity
+    union all
+    select c.customer_id, false as is_hours_only
+    from {{ customers_of_changed_consent('moments') | indent(4) }} as c
     union all
     select s.customer_id, false as is_hours_only
     from {{ ref('int_features__customer_spine') }} as s

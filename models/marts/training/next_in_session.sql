@@ -42,7 +42,9 @@ examples as (
     from followed as f
     inner join {{ ref('int_identity__links') }} as l
         on f.previous_identity = l.identity and {{ is_valid_at('f.event_at', 'l.known_from', 'l.known_to') }}
-    where f.product_id <> f.previous_product_id
+    where
+        f.product_id <> f.previous_product_id
+        and {{ is_consenting_customer('l.customer_id') | indent(8) }}
 
 ),
 

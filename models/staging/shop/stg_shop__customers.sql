@@ -12,6 +12,7 @@ select
     {{ within(to_money('income'), 0, limit('max_income')) }} as income,
     lower({{ clean_text('acquisition_channel') }}) as acquisition_channel,
     {{ clean_text('marketing_consent') }} as marketing_consent,
+    {{ clean_text('consent') }} as consent,
     properties,
     payload
 from {{ ref('base_shop__customers') }}
