@@ -158,6 +158,12 @@ class Environment(BaseSettings):
         0o077,
         unset="077",
     )
+    privacy_key: SecretStr | None = _setting(
+        "FINEGRAIN_PRIVACY_KEY",
+        _PLACES,
+        "the key of hashes of personal data: 32 characters or more, as from `openssl rand -hex 32`; the same on all machines that share a lake",
+        unset="`$FINEGRAIN_HOME/privacy.key`, which is made when it is first needed",
+    )
     s3_endpoint: str | None = _setting(
         "FINEGRAIN_S3_ENDPOINT", _PLACES, "`https://host:port` of an S3-compatible store", unset="AWS"
     )
