@@ -23,6 +23,8 @@ from jinja2 import Environment
 
 from orchestration.config import settings
 from orchestration.errors import FinegrainError, console
+from orchestration.lake.forgotten import IDS as PEOPLE
+from orchestration.lake.forgotten import hash_of
 from orchestration.mapping.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.mapping.contracts import is_time as is_time
 from orchestration.mapping.mapping import (
@@ -57,6 +59,8 @@ ENOUGH: Final = 20
 
 #: The first and the last valid time, in UTC.
 _MOMENTS: Final = ("0001-01-01 00:00:00", "9999-12-31 23:59:59.999999")
+#: `_error` of the rows of forgotten people.
+FORGOTTEN: Final = "forgotten: this person was forgotten"
 #: A hint for a common mistake in expressions with an arrow.
 ARROWS: Final = "-> and ->> bind more loosely than most operators: write (a->>'$.x') > 5, not a->>'$.x' > 5"
 
@@ -1183,7 +1187,8 @@ def in_file(name: str, suffix: str = "") -> str:
 
 
 def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, are_good: bool = False) -> str:
-    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. `are_good`: no row has `__bad`."""
+    """The SELECT that lands rows: every column of their raw table, in order. `position` is SQL over the relation. `are_good`: no row has `__bad`.
+    Rows of forgotten people land without fields and payload."""
     now = timestamp_literal(ingested_at)
     entry = bound.entry
     moment = parse_time("trim(__available)", quote(bound.zone))
@@ -1193,22 +1198,48 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
         "_origin": quote(entry.origin),
         "_time_zone": quote(bound.zone),
         "_expects": quote(",".join(entry.expects)) if entry.expects else "null",
-        "_error": "null" if are_good else "__bad",
+        "_error": "__forgotten" if are_good else "coalesce(__forgotten, __bad)",
         "_ingested_at": now,
         # A row cannot become available after it was loaded.
         "available_at": now if entry.available_at == "now" else f"least(coalesce({moment}, {now}), {now})",
-        "payload": "__payload",
+        # Not null, by which a row could not be compared with that of the same file loaded again.
+        "payload": "case when __forgotten is null then __payload else '' end",
     }
+    is_whole = "__forgotten is null" if are_good else "__bad is null and __forgotten is null"
     shown = []
     for column, kind in columns(bound.table).items():
         if column in values:
             value = values[column]
         elif column in bound.fields:
-            value = identifier(column) if are_good else f"case when __bad is null then {identifier(column)} end"
+            value = f"case when {is_whole} then {identifier(column)} end"
         else:
             value = "null"
         shown.append(f"cast({value} as {kind}) as {identifier(column)}")
-    return f"select {', '.join(shown)} from ({bound.rows})"
+    return f"select {', '.join(shown)} from ({guarded(bound.table, bound.fields, bound.rows)})"
+
+
+def guarded(table: str, fields: Sequence[str], rows: str) -> str:
+    """SQL: the rows of a SELECT with these contract fields, and `__forgotten`: why a row must not land as it is, or null. A row is a
+    forgotten person's by its login; without a login, by its visitor or its order, since others who log in may use the same device."""
+    ids = {kind: each for kind, each in PEOPLE.get(table, {}).items() if each.partition(".")[0] in fields}
+    if not ids:
+        return f"select *, null::varchar as __forgotten from ({rows})"
+    anonymous = f" and {clean_text(ids['login'])} is null" if "login" in ids else ""
+    # Nothing is hashed as long as nobody is on the list.
+    texts = {
+        kind: f"case when getvariable('forgotten') is not null{'' if kind == 'login' else anonymous} then {clean_text(column)} end"
+        for kind, column in ids.items()
+    }
+    listed = [
+        f"coalesce({hash_of(kind, text)} in (select unnest(getvariable('forgotten')::varchar[])), false)"
+        for kind, text in texts.items()
+    ]
+    return f"select *, case when {' or '.join(listed)} then {quote(FORGOTTEN)} end as __forgotten from ({rows})"
+
+
+def clean_text(column: str) -> str:
+    """SQL of a text as the models read it."""
+    return str(macros("fields.sql").clean_text(column))
 
 
 def check_sample(con: duckdb.DuckDBPyConnection, bound: Bound, where: str) -> None:

@@ -24,6 +24,8 @@ from duckdb_extensions import import_extension
 
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console, stopping
+from orchestration.lake import forgotten
+from orchestration.lake.keyed_hash import give_key
 from orchestration.lake.locks import one_at_a_time, scratch, soon
 from orchestration.mapping.contracts import RAW_TABLES, columns
 from orchestration.sql.text import identifier, quote
@@ -32,8 +34,8 @@ T = TypeVar("T")
 
 #: Bookkeeping tables beside the raw tables: loaded files, so that none is loaded twice; positions of each source
 #: (orchestration/lake/positions.py); dead letters (orchestration/ingest/stream/); deleted rows and last seen columns of databases and APIs
-#: (orchestration/ingest/ingest.py); shop-wide settings of mappings (orchestration/lake/shop.py); and exchange rates
-#: (orchestration/ingest/rates.py).
+#: (orchestration/ingest/ingest.py); shop-wide settings of mappings (orchestration/lake/shop.py); exchange rates
+#: (orchestration/ingest/rates.py); and keyed hashes of the ids of forgotten people (orchestration/lake/forgotten.py).
 BOOKKEEPING: Final[dict[str, str]] = {
     "loads": (
         "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
@@ -57,6 +59,7 @@ BOOKKEEPING: Final[dict[str, str]] = {
     "shop": "source varchar, setting varchar, value varchar, mapping varchar, said_at timestamp",
     # No space in the type: table_columns splits at spaces.
     "exchange_rates": "rate_date date, currency varchar, per_euro decimal(18,8), origin varchar, _ingested_at timestamp",
+    "forgotten": "kind varchar, hash varchar, forgotten_at timestamp",
 }
 
 #: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--from-beginning) is a new dead letter.
@@ -405,14 +408,16 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
 
 @contextmanager
 def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
-    """A write transaction. SQLite rejects a transaction that began before another one committed, so writers of a SQLite catalogue queue at a
+    """A write transaction, which knows who is forgotten. SQLite rejects a transaction that began before another one committed, so writers of a SQLite catalogue queue at a
     lock file, which is released when its process ends."""
     if isinstance(where.lake_catalog, str):
         with transaction(con):
+            forgotten.refresh(con)
             yield
             _check_locks(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
+        forgotten.refresh(con)
         yield
 
 
@@ -579,6 +584,9 @@ def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)
+    if not read_only:
+        give_key(con, where)
+        retry(lambda: forgotten.refresh(con))
     if read_only and isinstance(where.lake_catalog, Path):
         # DuckDB looks up Arrow tables by name in the caller's frame, which is one frame further out here.
         con.execute("set python_scan_all_frames = true")
@@ -620,7 +628,12 @@ def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
         ") as s inner join ducklake_table_info('lake') as t on cast(s.table_id as bigint) = t.table_id group by 1 order by 1",
         [pinned],
     ).fetchall()
-    return {str(table): int(newest) for table, newest in found}
+    # Where the snapshot in which rows arrived has expired, they are as old as the oldest one.
+    rest = con.execute(
+        "select t.table_name, (select min(snapshot_id) from lake.snapshots()) from ducklake_table_info('lake') as t "
+        "inner join __ducklake_metadata_lake.ducklake_table_stats as s using (table_id) where s.record_count > 0"
+    ).fetchall()
+    return {str(table): int(newest) for table, newest in sorted({**dict(rest), **dict(found)}.items())}
 
 
 @dataclass(frozen=True)
