@@ -618,6 +618,19 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
     return con
 
 
+def prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+    """Remove rows from the catalogue (mostly positions) that no snapshot uses any more, which DuckLake does only when it flushes."""
+    catalogue = "__ducklake_metadata_lake"
+    tables = con.execute(f"select table_name from {catalogue}.ducklake_inlined_data_tables").fetchall()
+    with writing(con, where):
+        for (table,) in tables:
+            con.execute(
+                f"delete from {catalogue}.{table} as r where r.end_snapshot is not null and not exists ("
+                f"select 1 from {catalogue}.ducklake_snapshot as s "
+                "where s.snapshot_id >= r.begin_snapshot and s.snapshot_id < r.end_snapshot)"
+            )
+
+
 def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
     """The last snapshot, up to `pinned`, that inserted rows into each raw table. Compaction snapshots do not count."""
     found = con.execute(

@@ -1,0 +1,383 @@
+"""Forgetting people in the lake: which ids and rows are theirs, and how these rows leave the lake's files.
+
+A person is given by login ids or visitor ids. To a login belong the visitors whose first login it is (as in the models), and the orders that no row
+ascribes to somebody else. A row is theirs if it has their login; or no login, and their visitor or order. A visitor that others log in on,
+too, is shared: their rows stay, so the visitor's id does.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from orchestration.config.settings import Settings
+from orchestration.errors import FinegrainError
+from orchestration.ingest.landing import clean_text
+from orchestration.lake import forgotten, lake
+from orchestration.lake.keyed_hash import keyed_hash
+from orchestration.lake.locks import one_at_a_time
+from orchestration.mapping.contracts import RAW_TABLES
+from orchestration.sql.text import quote
+
+#: The namespace of customers' UUIDs (macros/engine/functions.sql).
+_NAMESPACE: Final = uuid.UUID("4eb3ae34-46e5-52a1-b4be-d109cfb28e73")
+#: What may not stand beside an id for it to be a whole word.
+WORD: Final = "0-9A-Za-z_-"
+
+
+@dataclass
+class Person:
+    """The ids of people to forget. `shared` are visitors that others use, too; `ambiguous` are ids that are part of others' ids, such as u1 of
+    u12; `customers` are UUIDs, and `sessions` those that the warehouse knew."""
+
+    logins: list[str] = field(default_factory=list)
+    visitors: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
+    customers: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[tuple[str, str]]:
+        """Kind and id of all that is not shared with others."""
+        kinds = {"login": self.logins, "visitor": self._own_visitors, "order": self.orders}
+        return [(kind, each) for kind, found in kinds.items() for each in found]
+
+    @property
+    def _own_visitors(self) -> list[str]:
+        return [each for each in self.visitors if each not in self.shared]
+
+    @property
+    def words(self) -> list[str]:
+        """The ids that are specific enough to be searched for in any text."""
+        return [each for _, each in self.ids if is_specific(each)]
+
+    @property
+    def digests(self) -> list[str]:
+        """Ids of ours, which are specific wherever they are."""
+        return [*self.customers, *self.sessions]
+
+    def merged(self, other: Person) -> Person:
+        """Both together."""
+        return Person(**{name: sorted({*mine, *getattr(other, name)}) for name, mine in asdict(self).items()})
+
+
+def is_specific(text: str) -> bool:
+    """Whether an id can be searched for in any text; 17 cannot."""
+    return len(text) >= 8 or (len(text) >= 4 and re.search("[^0-9.]", text) is not None)
+
+
+def pattern(person: Person) -> str | None:
+    """A regular expression (for DuckDB and Python) that finds the ids of a person in a text, as whole words; None if there is nothing to search for."""
+    parts = list(map(re.escape, person.digests))
+    if person.words:
+        words = "|".join(map(re.escape, person.words))
+        parts.insert(0, f"(?:^|[^{WORD}])(?:{words})(?:$|[^{WORD}])")
+    return "|".join(parts) or None
+
+
+def customer_of(identity: str) -> str:
+    """The UUID of an identity's customer."""
+    return str(uuid.uuid5(_NAMESPACE, identity))
+
+
+# --- finding -------------------------------------------------------------------------------------------------------
+
+
+def find(
+    con: duckdb.DuckDBPyConnection,
+    built: duckdb.DuckDBPyConnection | None,
+    logins: Sequence[str],
+    visitors: Sequence[str],
+) -> Person:
+    """The people of these ids, from the lake and, if something is built, from the warehouse attached to `built`. Raises FinegrainError for an
+    id that the lake neither has nor had."""
+    person = Person(logins=_cleaned(con, logins), visitors=_cleaned(con, visitors))
+    _list(con, "__logins", person.logins)
+    _list(con, "__visitors", person.visitors)
+    con.execute(f"create or replace temp table __seen as {_seen()}")
+    known = {
+        (str(kind), str(each))
+        for kind, each in con.execute(
+            "select distinct kind, id from (select 'login' as kind, login as id from __seen union all select 'visitor', visitor from __seen "
+            f"union all select 'login', {clean_text('customer_id')} from lake.raw.customers "
+            "union all select kind, id from (select 'login' as kind, id from __logins union all select 'visitor', id from __visitors) "
+            f"where {keyed_hash('kind || chr(58) || id')} in (select hash from lake.raw.forgotten)) "
+            "where id in (select id from __logins union all select id from __visitors)"
+        ).fetchall()
+    }
+    for kind, each in [("login", each) for each in person.logins] + [("visitor", each) for each in person.visitors]:
+        if (kind, each) not in known:
+            raise FinegrainError(
+                f"{each}: the lake has no such {kind} id, so nothing was changed; write it as the source does"
+                + ("; a visitor's id is given with --visitor" if ("visitor", each) in known else "")
+            )
+    _link(con, built, person)
+    return person
+
+
+def _cleaned(con: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> list[str]:
+    found = {
+        con.execute(f"select {clean_text('id')} from (select $id::varchar as id)", {"id": each}).fetchall()[0][0]
+        for each in ids
+    }
+    if None in found:
+        raise FinegrainError("an id is empty; write it as the source does")
+    return sorted(map(str, found))
+
+
+def _list(con: duckdb.DuckDBPyConnection, name: str, ids: Iterable[str]) -> None:
+    con.execute(f"create or replace temp table {name} as select unnest($ids::varchar[]) as id", {"ids": list(ids)})
+
+
+def _seen() -> str:
+    """SQL: which login, visitor and order each row names."""
+    parts = []
+    for table, ids in forgotten.IDS.items():
+        if "login" in ids and "order" in ids:
+            shown = ", ".join(
+                f"{clean_text(ids[kind]) if kind in ids else 'null::varchar'} as {kind}"
+                for kind in ("login", "visitor", "order")
+            ).replace(" as order", ' as "order"')
+            moment = {"events": "event_at", "ga4_events": "event_timestamp"}.get(table, "null::varchar")
+            parts.append(
+                f"select {quote(table)} as seen_in, {shown}, available_at, {moment} as moment, _position from lake.raw.{table}"
+            )
+    return " union all ".join(parts)
+
+
+def _link(con: duckdb.DuckDBPyConnection, built: duckdb.DuckDBPyConnection | None, person: Person) -> None:
+    """Find visitors, orders, customers and sessions."""
+    firsts = dict(
+        con.execute(
+            "select visitor, arg_min(login, (available_at, moment, _position)) from __seen where visitor in "
+            "(select visitor from __seen where login in (select id from __logins)) and login is not null group by 1"
+        ).fetchall()
+    )
+    mine = {each for each, login in firsts.items() if login in person.logins}
+    own = {customer_of(f"u:{each}") for each in person.logins}
+    for identity, customer in _built(
+        built,
+        "select identity, customer_id from warehouse.main.int_identity__links where known_to is null "
+        "and starts_with(identity, 'a:') and (list_contains($asked, identity) or list_contains($own, customer_id))",
+        asked=[f"a:{each}" for each in firsts],
+        own=sorted(own),
+    ):  # a row that was quarantined made no link
+        (mine.add if customer in own else mine.discard)(str(identity)[2:])
+    person.visitors = sorted({*person.visitors, *mine})
+    _list(con, "__visitors", person.visitors)
+    person.shared = _column(
+        con,
+        "select distinct visitor from __seen where visitor in (select id from __visitors) and login not in (select id from __logins)",
+    )
+    is_theirs = "login in (select id from __logins) or (login is null and visitor in (select id from __visitors))"
+    is_others = (
+        "login not in (select id from __logins) or (login is null and visitor not in (select id from __visitors))"
+    )
+    person.orders = _column(
+        con,
+        f'select "order" from __seen where "order" in (select "order" from __seen where {is_theirs}) '
+        f"group by 1 having count(*) filter ({is_others}) = 0",
+    )
+    identities = [f"u:{each}" for each in person.logins] + [f"a:{each}" for each in person.visitors]
+    person.customers = sorted({customer_of(each) for each in identities})
+    person.sessions = sorted(
+        str(each)
+        for (each,) in _built(
+            built,
+            "select distinct session_id from warehouse.marts.fct_sessions where session_id is not null "
+            "and (list_contains($customers, customer_id) or list_contains($identities, identity))",
+            customers=person.customers,
+            identities=identities,
+        )
+    )
+    _list(con, "__asked", [each for _, each in person.ids if is_specific(each)])
+    person.ambiguous = _column(
+        con,
+        "select a.id from __asked as a where exists (select 1 from (select login as id from __seen union select visitor from __seen "
+        'union select "order" from __seen) as s where contains(s.id, a.id) and s.id not in (select id from __asked))',
+    )
+
+
+def _built(built: duckdb.DuckDBPyConnection | None, query: str, **given: list[str]) -> list[tuple[Any, ...]]:
+    """Rows of the warehouse; none if nothing is built, or a build failed early."""
+    if built is None:
+        return []
+    try:
+        return built.execute(query, given).fetchall()
+    except duckdb.Error:
+        return []
+
+
+def _column(con: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    return sorted(str(each) for (each,) in con.execute(query).fetchall())
+
+
+def _listed(con: duckdb.DuckDBPyConnection, person: Person) -> None:
+    for name, ids in (("__logins", person.logins), ("__visitors", person.visitors), ("__orders", person.orders)):
+        _list(con, name, ids)
+
+
+def _is_theirs(table: str, text: str | None) -> str:
+    """SQL: whether a row of a raw table is the person's. A row that could not be read is theirs if its payload names them."""
+    ids = {kind: clean_text(column) for kind, column in forgotten.IDS[table].items()}
+    anonymous = f"{ids['login']} is null and " if "login" in ids else ""
+    tests = {
+        "login": "{} in (select id from __logins)",
+        "visitor": f"({anonymous}{{}} in (select id from __visitors))",
+        "order": f"({anonymous}{{}} in (select id from __orders))",
+    }
+    parts = [f"coalesce({tests[kind].format(column)}, false)" for kind, column in ids.items()]
+    if text is not None:
+        parts.append("(_error is not null and regexp_matches(coalesce(payload, ''), $pattern))")
+    return " or ".join(parts)
+
+
+#: SQL: whether a dead letter names a person. Bytes that are not UTF-8 are read in their escaped form.
+_LETTER: Final = " or ".join(
+    f"regexp_matches(coalesce({text}, ''), $pattern)"
+    for text in (
+        "coalesce(try(decode(payload)), payload::varchar)",
+        "coalesce(try(decode(key)), key::varchar)",
+        "headers",
+        "error",
+    )
+)
+
+
+def count(con: duckdb.DuckDBPyConnection, person: Person) -> dict[str, int]:
+    """The person's rows by table of the lake."""
+    _listed(con, person)
+    found = {}
+    for table, condition, given in _conditions(con, person):
+        [(rows,)] = con.execute(f"select count(*) from lake.raw.{table} where {condition}", given).fetchall()
+        found[table] = int(rows)
+    return {table: rows for table, rows in found.items() if rows}
+
+
+def _conditions(con: duckdb.DuckDBPyConnection, person: Person) -> list[tuple[str, str, dict[str, Any]]]:
+    """Table, condition, and parameters."""
+    text = pattern(Person(logins=person.logins, visitors=person.visitors, shared=person.shared, orders=person.orders))
+    given = {} if text is None else {"pattern": text}
+    found = [(table, _is_theirs(table, text), given) for table in forgotten.IDS]
+    if text is not None:
+        found.append(("dead_letters", _LETTER, given))
+    return found
+
+
+# --- removing ------------------------------------------------------------------------------------------------------
+
+
+def remove(
+    con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime | None = None
+) -> dict[str, int]:
+    """In one transaction, delete the person's rows and put the ids on the list of forgotten ones. Returns the rows deleted by table. They are in the
+    lake's files until `purge`."""
+    moment = now or datetime.now(UTC).replace(tzinfo=None)
+    return lake.retry(lambda: _remove(con, where, person, moment))
+
+
+def _remove(con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime) -> dict[str, int]:
+    removed: dict[str, int] = {}
+    with lake.writing(con, where):
+        forgotten.remember(con, person.ids, now)
+        _listed(con, person)
+        con.execute("create or replace temp table __gone (raw_table varchar, _source varchar, _position varchar)")
+        for table, condition, given in _conditions(con, person):
+            con.execute(
+                f"insert into __gone select {quote(table) if table in RAW_TABLES else 'raw_table'}, _source, _position "
+                f"from lake.raw.{table} where {condition}",
+                given,
+            )
+            [(rows,)] = con.execute(f"delete from lake.raw.{table} where {condition}", given).fetchall()
+            removed[table] = int(rows)
+        # Deletions by position, and by key, whose positions have a version at their end.
+        for table, is_same in (
+            (
+                "deletions",
+                "(d._position = g._position or (d.row_key is not null and left(d._position, -27) = left(g._position, -27)))",
+            ),
+            ("replayed", "d._position = g._position"),
+        ):
+            [(rows,)] = con.execute(
+                f"delete from lake.raw.{table} as d where exists (select 1 from __gone as g where d._source = g._source "
+                f"and d.raw_table = g.raw_table and {is_same})"
+            ).fetchall()
+            removed[table] = int(rows)
+    return {table: rows for table, rows in removed.items() if rows}
+
+
+def purge(where: Settings) -> int:
+    """Rewrite the lake's files that have deleted rows, expire all snapshots but the newest, and remove what they alone used; also from the
+    catalogue's own file. Returns the number of data files that were removed. Raises FinegrainError."""
+    con = lake.connect(where)
+    removed = 0
+    try:
+        for table in (*RAW_TABLES, *lake.BOOKKEEPING):
+            _call(
+                con,
+                where,
+                f"call ducklake_rewrite_data_files('lake', '{table}', schema => 'raw', delete_threshold => 0)",
+            )
+        old = [int(each) for (each,) in con.execute("select snapshot_id from lake.snapshots() order by 1").fetchall()][
+            :-1
+        ]
+        if old:
+            _call(con, where, f"call ducklake_expire_snapshots('lake', versions => {old})")
+        lake.retry(lambda: lake.prune(con, where))
+        removed += len(_call(con, where, "call ducklake_cleanup_old_files('lake', cleanup_all => true)"))
+        if isinstance(where.lake_catalog, Path):  # nobody else is writing a file now
+            removed += len(_call(con, where, "call ducklake_delete_orphaned_files('lake', cleanup_all => true)"))
+    except duckdb.Error as error:
+        raise lake.failure(error, "rows are deleted, but still in files; run this again") from None
+    finally:
+        con.close()
+    _compact(where)
+    return removed
+
+
+def _call(con: duckdb.DuckDBPyConnection, where: Settings, call: str) -> list[tuple[Any, ...]]:
+    def work() -> list[tuple[Any, ...]]:
+        with lake.reading(where, compacting=True), lake.writing(con, where):
+            return con.execute(call).fetchall()
+
+    return lake.retry(work)
+
+
+#: Writes a SQLite file anew, without what was deleted. It runs in a process of its own, because two SQLite libraries in one process break
+#: each other's locks.
+_VACUUM: Final = """
+import sqlite3, sys
+con = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+con.execute("vacuum")
+con.execute("pragma wal_checkpoint(truncate)").fetchall()
+con.close()
+"""
+
+
+def _compact(where: Settings) -> None:
+    """Write the catalogue's file again: deleted rows are in its free pages."""
+    if not isinstance(where.lake_catalog, Path):
+        return
+    with one_at_a_time(where.lake_catalog.with_name("write.lock")):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _VACUUM, str(where.lake_catalog)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise FinegrainError(
+            f"{where.lake_catalog}: cannot be compacted: {reason}; stop what reads it, and run this again"
+        )
