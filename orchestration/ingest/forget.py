@@ -12,7 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -36,8 +36,9 @@ WORD: Final = "0-9A-Za-z_-"
 
 @dataclass
 class Person:
-    """The ids of people to forget. `shared` are visitors that others use, too; `ambiguous` are ids that are part of others' ids, such as u1 of
-    u12; `customers` are UUIDs, and `sessions` those that the warehouse knew."""
+    """The ids of people to forget. `shared` are visitors that others use, too; `ambiguous` are ids that are part of other ids, such as u1 of
+    u12; `common` are ids that are also the id of something else, such as an event. `customers` are UUIDs, and `sessions` those that the
+    warehouse knew."""
 
     logins: list[str] = field(default_factory=list)
     visitors: list[str] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Person:
     customers: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
+    common: list[str] = field(default_factory=list)
 
     @property
     def ids(self) -> list[tuple[str, str]]:
@@ -60,7 +62,7 @@ class Person:
     @property
     def words(self) -> list[str]:
         """The ids that are specific enough to be searched for in any text."""
-        return [each for _, each in self.ids if is_specific(each)]
+        return [each for _, each in self.ids if is_specific(each) and each not in self.common]
 
     @property
     def digests(self) -> list[str]:
@@ -201,12 +203,28 @@ def _link(con: duckdb.DuckDBPyConnection, built: duckdb.DuckDBPyConnection | Non
             identities=identities,
         )
     )
-    _list(con, "__asked", [each for _, each in person.ids if is_specific(each)])
+    _listed(con, person)
+    _list(con, "__asked", [each for _, each in person.ids])
+    others = " union all ".join(
+        f"select unnest([{', '.join(names)}]) as id from lake.raw.{table} where not ({_is_theirs(table, None)})"
+        for table, names in _OTHER_IDS.items()
+    )
+    person.common = _column(con, f"select distinct id from ({others}) where id in (select id from __asked)")
     person.ambiguous = _column(
         con,
         "select a.id from __asked as a where exists (select 1 from (select login as id from __seen union select visitor from __seen "
-        'union select "order" from __seen) as s where contains(s.id, a.id) and s.id not in (select id from __asked))',
+        f'union select "order" from __seen union select id from ({others})) as s where contains(s.id, a.id) and s.id <> a.id)',
     )
+
+
+#: Ids of other things than people and their orders, by table.
+_OTHER_IDS: Final = {
+    "events": ("event_id", "session_id", "product_id", "line_id"),
+    "orders": ("session_id",),
+    "order_items": ("line_id", "product_id"),
+    "refunds": ("refund_id", "line_id", "product_id"),
+    "products": ("product_id",),
+}
 
 
 def _built(built: duckdb.DuckDBPyConnection | None, query: str, **given: list[str]) -> list[tuple[Any, ...]]:
@@ -230,7 +248,7 @@ def _listed(con: duckdb.DuckDBPyConnection, person: Person) -> None:
 
 def _is_theirs(table: str, text: str | None) -> str:
     """SQL: whether a row of a raw table is the person's. A row that could not be read is theirs if its payload names them."""
-    ids = {kind: clean_text(column) for kind, column in forgotten.IDS[table].items()}
+    ids = {kind: clean_text(column) for kind, column in forgotten.IDS.get(table, {}).items()}
     anonymous = f"{ids['login']} is null and " if "login" in ids else ""
     tests = {
         "login": "{} in (select id from __logins)",
@@ -240,7 +258,7 @@ def _is_theirs(table: str, text: str | None) -> str:
     parts = [f"coalesce({tests[kind].format(column)}, false)" for kind, column in ids.items()]
     if text is not None:
         parts.append("(_error is not null and regexp_matches(coalesce(payload, ''), $pattern))")
-    return " or ".join(parts)
+    return " or ".join(parts) or "false"
 
 
 #: SQL: whether a dead letter names a person. Bytes that are not UTF-8 are read in their escaped form.
@@ -267,7 +285,7 @@ def count(con: duckdb.DuckDBPyConnection, person: Person) -> dict[str, int]:
 
 def _conditions(con: duckdb.DuckDBPyConnection, person: Person) -> list[tuple[str, str, dict[str, Any]]]:
     """Table, condition, and parameters."""
-    text = pattern(Person(logins=person.logins, visitors=person.visitors, shared=person.shared, orders=person.orders))
+    text = pattern(replace(person, customers=[], sessions=[]))
     given = {} if text is None else {"pattern": text}
     found = [(table, _is_theirs(table, text), given) for table in forgotten.IDS]
     if text is not None:

@@ -169,6 +169,11 @@ def _notes(person: Person) -> list[str]:
             f"visitor {', '.join(person.shared)} is used by other logins, too: their rows stay, so this id is still there"
         )
     short = [each for _, each in person.ids if not is_specific(each)]
+    if person.common:
+        found.append(
+            f"{', '.join(person.common)}: also the id of something else, such as an event, so it is compared with columns of ids, and not searched "
+            "for in any text"
+        )
     if short:
         found.append(
             f"{', '.join(short)}: too short to be searched for in any text; it is compared with columns of ids, and dead letters and rows "
@@ -221,7 +226,7 @@ def _rebuild(where: Settings, person: Person, done: Forgotten, advance: console.
 def _search(where: Settings, person: Person, pending: Path) -> Proof:
     short: dict[str, list[str]] = {"login": [], "visitor": [], "order": []}
     for kind, each in person.ids:
-        if not is_specific(each):
+        if each not in person.words:
             short[kind].append(each)
     identities = [f"{prefix}:{each}" for kind, prefix in (("login", "u"), ("visitor", "a")) for each in short[kind]]
     text = pattern(person)
