@@ -386,6 +386,7 @@ con.close()
 def _compact(where: Settings) -> None:
     """Write the catalogue's file again: deleted rows are in its free pages."""
     if not isinstance(where.lake_catalog, Path):
+        lake.vacuum(where, where.lake_catalog)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")):
         done = subprocess.run(

@@ -248,6 +248,23 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
         con.execute("detach catalogue")
 
 
+def vacuum(where: Settings, catalog: str) -> None:
+    """Have PostgreSQL write the tables of a catalogue again, without what was deleted. Raises FinegrainError if it does not respond, or refuses."""
+    con = _engine(where)
+    try:
+        with _readable_errors(where), _database(con, catalog):
+            tables = con.execute(
+                "select schema_name, table_name from duckdb_tables() where database_name = 'catalogue' "
+                "and starts_with(table_name, 'ducklake_')"
+            ).fetchall()
+            for schema, table in tables:
+                statement = f"vacuum full {identifier(schema)}.{identifier(table)}"
+                # It cannot run in a transaction.
+                con.execute(f"call postgres_execute('catalogue', {quote(statement)}, use_transaction => false)")
+    finally:
+        con.close()
+
+
 #: The advisory locks this process holds in PostgreSQL catalogues, by home: the connections whose transactions hold them.
 _HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
 
