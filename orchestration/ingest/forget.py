@@ -26,7 +26,7 @@ from orchestration.lake import forgotten, lake
 from orchestration.lake.keyed_hash import keyed_hash
 from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import RAW_TABLES
-from orchestration.sql.text import quote
+from orchestration.sql.text import identifier, quote
 
 #: The namespace of customers' UUIDs (macros/engine/functions.sql).
 _NAMESPACE: Final = uuid.UUID("4eb3ae34-46e5-52a1-b4be-d109cfb28e73")
@@ -341,7 +341,12 @@ def purge(where: Settings) -> int:
     con = lake.connect(where)
     removed = 0
     try:
-        for table in (*RAW_TABLES, *lake.BOOKKEEPING):
+        _flush(con, where)
+        for table in (*RAW_TABLES, *_WRITTEN):
+            # Rows that are in the catalogue get into files, since only files have the statistics that _correct_statistics needs.
+            _call(
+                con, where, f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')"
+            )
             _call(
                 con,
                 where,
@@ -353,6 +358,8 @@ def purge(where: Settings) -> int:
         if old:
             _call(con, where, f"call ducklake_expire_snapshots('lake', versions => {old})")
         lake.retry(lambda: lake.prune(con, where))
+        while not lake.retry(lambda: _correct_statistics(con, where)):  # a loader has just committed a few rows
+            _flush(con, where)
         removed += len(_call(con, where, "call ducklake_cleanup_old_files('lake', cleanup_all => true)"))
         if isinstance(where.lake_catalog, Path):  # nobody else is writing a file now
             removed += len(_call(con, where, "call ducklake_delete_orphaned_files('lake', cleanup_all => true)"))
@@ -362,6 +369,46 @@ def purge(where: Settings) -> int:
         con.close()
     _compact(where)
     return removed
+
+
+#: The tables of bookkeeping that name rows, so that they may name people.
+_WRITTEN: Final = ("dead_letters", "deletions", "replayed", "loads", "schemas")
+
+
+def _flush(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+    """Move rows that are in the catalogue into files."""
+    for table in (*RAW_TABLES, *_WRITTEN):
+        _call(con, where, f"call ducklake_flush_inlined_data('lake', schema_name => 'raw', table_name => '{table}')")
+
+
+def _correct_statistics(con: duckdb.DuckDBPyConnection, where: Settings) -> bool:
+    """Set the least and the greatest text of each column, which DuckLake never narrows, to those of the files there are. False if there are rows
+    in the catalogue itself, of which there are no such statistics."""
+    catalogue, tables = "__ducklake_metadata_lake", ", ".join(map(quote, (*RAW_TABLES, *_WRITTEN)))
+    with lake.writing(con, where):
+        inlined = con.execute(
+            f"select i.table_name from {catalogue}.ducklake_inlined_data_tables as i inner join {catalogue}.ducklake_table as t "
+            f"on i.table_id = t.table_id and t.end_snapshot is null and t.table_name in ({tables})"
+        ).fetchall()
+        for (name,) in inlined:
+            if con.execute(
+                f"select 1 from {catalogue}.{identifier(str(name))} where end_snapshot is null limit 1"
+            ).fetchall():
+                return False
+        con.execute(
+            "create or replace temp table __statistics as "
+            "select c.table_id, c.column_id, min(f.min_value) as least, max(f.max_value) as greatest "
+            f"from {catalogue}.ducklake_column as c inner join {catalogue}.ducklake_table as t "
+            f"on c.table_id = t.table_id and t.end_snapshot is null and t.table_name in ({tables}) "
+            f"left join (select s.* from {catalogue}.ducklake_file_column_stats as s inner join {catalogue}.ducklake_data_file as d "
+            "on s.data_file_id = d.data_file_id and d.end_snapshot is null) as f on c.table_id = f.table_id and c.column_id = f.column_id "
+            "where c.end_snapshot is null and c.column_type = 'varchar' group by all"
+        )
+        con.execute(
+            f"update {catalogue}.ducklake_table_column_stats as s set min_value = w.least, max_value = w.greatest "
+            "from __statistics as w where s.table_id = w.table_id and s.column_id = w.column_id"
+        )
+    return True
 
 
 def _call(con: duckdb.DuckDBPyConnection, where: Settings, call: str) -> list[tuple[Any, ...]]:
@@ -386,7 +433,7 @@ con.close()
 def _compact(where: Settings) -> None:
     """Write the catalogue's file again: deleted rows are in its free pages."""
     if not isinstance(where.lake_catalog, Path):
-        lake.vacuum(where, where.lake_catalog)
+        lake.vacuum(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")):
         done = subprocess.run(

@@ -248,21 +248,35 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
         con.execute("detach catalogue")
 
 
-def vacuum(where: Settings, catalog: str) -> None:
-    """Have PostgreSQL write the tables of a catalogue again, without what was deleted. Raises FinegrainError if it does not respond, or refuses."""
+@contextmanager
+def catalogue(where: Settings) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
+    """A connection with the catalogue's database attached, and the names of DuckLake's tables in it, quoted. Raises FinegrainError."""
     con = _engine(where)
     try:
-        with _readable_errors(where), _database(con, catalog):
-            tables = con.execute(
+        with ExitStack() as held:
+            held.enter_context(_readable_errors(where))
+            if isinstance(where.lake_catalog, str):
+                held.enter_context(_database(con, where.lake_catalog))
+            else:
+                con.execute("set sqlite_all_varchar = true")
+                con.execute(f"attach {quote(str(where.lake_catalog))} as catalogue (type sqlite, read_only)")
+            found = con.execute(
                 "select schema_name, table_name from duckdb_tables() where database_name = 'catalogue' "
-                "and starts_with(table_name, 'ducklake_')"
+                "and starts_with(table_name, 'ducklake_') order by all"
             ).fetchall()
-            for schema, table in tables:
-                statement = f"vacuum full {identifier(schema)}.{identifier(table)}"
-                # It cannot run in a transaction.
-                con.execute(f"call postgres_execute('catalogue', {quote(statement)}, use_transaction => false)")
+            yield con, [f"{identifier(schema)}.{identifier(table)}" for schema, table in found]
     finally:
         con.close()
+
+
+def vacuum(where: Settings) -> None:
+    """Have PostgreSQL write the tables of the catalogue again, without what was deleted. Raises FinegrainError if it does not respond, or refuses."""
+    with catalogue(where) as (con, tables):
+        for table in tables:
+            # It cannot run in a transaction.
+            con.execute(
+                f"call postgres_execute('catalogue', {quote(f'vacuum full {table}')}, use_transaction => false)"
+            )
 
 
 #: The advisory locks this process holds in PostgreSQL catalogues, by home: the connections whose transactions hold them.

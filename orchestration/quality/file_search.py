@@ -171,19 +171,19 @@ def _search_lake(where: Settings, sought: Sought, proof: Proof) -> None:
     con = lake.connect(where)
     try:
         with lake.reading(where):
-            for database, place in (("__ducklake_metadata_lake", f"{where.lake_catalog}"), ("lake", "the lake")):
-                for schema, table in con.execute(
-                    "select schema_name, table_name from duckdb_tables() where database_name = $database order by all",
-                    {"database": database},
-                ).fetchall():
-                    name = f"{database}.{identifier(schema)}.{identifier(table)}"
-                    _in_table(con, name, f"{place}: {table}", sought, proof)
+            for schema, table in con.execute(
+                "select schema_name, table_name from duckdb_tables() where database_name = 'lake' order by all"
+            ).fetchall():
+                _in_table(con, f"lake.{identifier(schema)}.{identifier(table)}", f"the lake: {table}", sought, proof)
             if isinstance(where.lake_data, str):
                 _search_store(con, where.lake_data, sought, proof)
     except duckdb.Error as error:
         raise lake.failure(error, "the search was not completed; run this again") from None
     finally:
         con.close()
+    with lake.catalogue(where) as (con, tables):
+        for table in tables:
+            _in_table(con, f"catalogue.{table}", f"{where.lake_catalog}: {table}", sought, proof)
 
 
 def _search_store(con: duckdb.DuckDBPyConnection, data: str, sought: Sought, proof: Proof) -> None:
