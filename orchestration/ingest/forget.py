@@ -210,10 +210,27 @@ def _link(con: duckdb.DuckDBPyConnection, built: duckdb.DuckDBPyConnection | Non
         for table, names in _OTHER_IDS.items()
     )
     person.common = _column(con, f"select distinct id from ({others}) where id in (select id from __asked)")
-    person.ambiguous = _column(
-        con,
-        "select a.id from __asked as a where exists (select 1 from (select login as id from __seen union select visitor from __seen "
-        f'union select "order" from __seen union select id from ({others})) as s where contains(s.id, a.id) and s.id <> a.id)',
+    person.ambiguous = _parts_of_words(con, person)
+
+
+def _parts_of_words(con: duckdb.DuckDBPyConnection, person: Person) -> list[str]:
+    """The ids that are part of a longer word in a payload of the lake."""
+    if not person.words:
+        return []
+    words = "|".join(map(re.escape, person.words))
+    texts = " union all ".join(
+        [
+            *(f"select payload as text from lake.raw.{table}" for table in RAW_TABLES),
+            *(f"select {text} from lake.raw.dead_letters" for text in _LETTER_TEXTS),
+        ]
+    )
+    con.execute(
+        "create or replace temp table __longer as select distinct unnest(regexp_extract_all(text, $longer)) as word "
+        f"from ({texts}) where regexp_matches(text, $longer)",
+        {"longer": f"[{WORD}](?:{words})|(?:{words})[{WORD}]"},
+    )
+    return _column(
+        con, "select a.id from __asked as a where exists (select 1 from __longer as l where contains(l.word, a.id))"
     )
 
 
@@ -261,16 +278,15 @@ def _is_theirs(table: str, text: str | None) -> str:
     return " or ".join(parts) or "false"
 
 
-#: SQL: whether a dead letter names a person. Bytes that are not UTF-8 are read in their escaped form.
-_LETTER: Final = " or ".join(
-    f"regexp_matches(coalesce({text}, ''), $pattern)"
-    for text in (
-        "coalesce(try(decode(payload)), payload::varchar)",
-        "coalesce(try(decode(key)), key::varchar)",
-        "headers",
-        "error",
-    )
+#: SQL: the texts of a dead letter. Bytes that are not UTF-8 are read in their escaped form.
+_LETTER_TEXTS: Final = (
+    "coalesce(try(decode(payload)), payload::varchar)",
+    "coalesce(try(decode(key)), key::varchar)",
+    "headers",
+    "error",
 )
+#: SQL: whether a dead letter names a person.
+_LETTER: Final = " or ".join(f"regexp_matches(coalesce({text}, ''), $pattern)" for text in _LETTER_TEXTS)
 
 
 def count(con: duckdb.DuckDBPyConnection, person: Person) -> dict[str, int]:
@@ -308,7 +324,7 @@ def remove(
 def _remove(con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime) -> dict[str, int]:
     removed: dict[str, int] = {}
     with lake.writing(con, where):
-        forgotten.remember(con, person.ids, now)
+        forgotten.remember(con, where, person.ids, now)
         _listed(con, person)
         con.execute("create or replace temp table __gone (raw_table varchar, _source varchar, _position varchar)")
         for table, condition, given in _conditions(con, person):

@@ -1,19 +1,21 @@
 """The list of forgotten people (`raw.forgotten`): keyed hashes of their ids, so that their rows do not come back.
 
 The list does not show who is on it: a hash can only be compared. It has one more row, the hash of the word `key`, which tells whether this key is
-the one with which the list was written. A connection keeps the hashes in the variable `forgotten` (null for an empty list).
+the one with which the list was written. A connection keeps the hashes in the variable `forgotten` (null for an empty list); `lake.writing` brings it
+up to date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
 import duckdb
 
+from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.lake.keyed_hash import keyed_hash
+from orchestration.lake.keyed_hash import give_key, keyed_hash
 from orchestration.sql.text import quote, timestamp_literal
 
 #: What a row's ids are in each raw table, as SQL: a login, a visitor or an order.
@@ -33,9 +35,9 @@ def hash_of(kind: str, text: str) -> str:
     return keyed_hash(f"{quote(kind + ':')} || {text}")
 
 
-def refresh(con: duckdb.DuckDBPyConnection) -> None:
+def refresh(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
     """Bring the connection's variable up to date. It costs one look into the catalogue, unless the list has changed. Raises FinegrainError if
-    the connection does not have the key with which the list was written."""
+    this is not the key with which the list was written."""
     # The number of rows that were ever inserted. (A query of the table would take DuckLake many looks.)
     found = con.execute(
         "select next_row_id from __ducklake_metadata_lake.ducklake_table_stats where table_id = (select max(table_id) "
@@ -45,22 +47,22 @@ def refresh(con: duckdb.DuckDBPyConnection) -> None:
     if not found:
         return
     rows = con.execute("select kind, hash from lake.raw.forgotten").fetchall()
-    _check_key(con, [digest for kind, digest in rows if kind == _KEY])
+    _give_key(con, where, [digest for kind, digest in rows if kind == _KEY])
     con.execute(
         "set variable forgotten = $hashes", {"hashes": [digest for kind, digest in rows if kind != _KEY] or None}
     )
     con.execute("set variable forgotten_rows = $rows", {"rows": int(found[0][0])})
 
 
-def remember(con: duckdb.DuckDBPyConnection, ids: Iterable[tuple[str, str]], now: datetime) -> None:
+def remember(con: duckdb.DuckDBPyConnection, where: Settings, ids: Iterable[tuple[str, str]], now: datetime) -> None:
     """Within a writing transaction, put ids (kind, id) on the list."""
-    _check_key(con, [])
+    _give_key(con, where)
     _insert(con, [(_KEY, ""), *ids], now)
 
 
-def allow(con: duckdb.DuckDBPyConnection, ids: Iterable[tuple[str, str]], now: datetime) -> int:
+def allow(con: duckdb.DuckDBPyConnection, where: Settings, ids: Iterable[tuple[str, str]], now: datetime) -> int:
     """Within a writing transaction, take ids (kind, id) off the list; returns how many were on it."""
-    _check_key(con, [])
+    _give_key(con, where)
     removed = 0
     for kind, each in ids:
         [(count,)] = con.execute(
@@ -82,13 +84,10 @@ def _insert(con: duckdb.DuckDBPyConnection, ids: Iterable[tuple[str, str]], now:
         )
 
 
-def _check_key(con: duckdb.DuckDBPyConnection, known: list[str]) -> None:
+def _give_key(con: duckdb.DuckDBPyConnection, where: Settings, known: Sequence[str] = ()) -> None:
+    """Give the connection the key; `known` is the key's row of the list."""
+    give_key(con, where)
     [(own,)] = con.execute(f"select {hash_of(_KEY, quote(''))}").fetchall()
-    if own is None:
-        raise FinegrainError(
-            "FINEGRAIN_PRIVACY_KEY is not set: all machines that share a lake need the same key for the list of forgotten people; "
-            "make one with `openssl rand -hex 32`, and set it on each of them"
-        )
     if known and own not in known:
         raise FinegrainError(
             "people were forgotten with another key than this one: set FINEGRAIN_PRIVACY_KEY, or privacy.key in the home, to the one used then"

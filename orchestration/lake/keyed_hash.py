@@ -8,17 +8,14 @@ from typing import Final
 import duckdb
 
 from orchestration.config.privacy_key import privacy_key
-from orchestration.config.settings import Environment, Settings
+from orchestration.config.settings import Settings
 
 #: The block size of SHA-256, in bytes (RFC 2104).
 _BLOCK: Final = 64
 
 
 def give_key(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
-    """Give a connection the key. Without FINEGRAIN_PRIVACY_KEY, a shared lake has none; hashes are null then. Raises FinegrainError for a bad
-    key."""
-    if isinstance(where.lake_catalog, str) and Environment.read().privacy_key is None:
-        return
+    """Give a connection the key. Raises FinegrainError as `privacy_key` does."""
     key = privacy_key(where)
     block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
     for name, pad in (("privacy_inner", 0x36), ("privacy_outer", 0x5C)):

@@ -25,7 +25,6 @@ from duckdb_extensions import import_extension
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console, stopping
 from orchestration.lake import forgotten
-from orchestration.lake.keyed_hash import give_key
 from orchestration.lake.locks import one_at_a_time, scratch, soon
 from orchestration.mapping.contracts import RAW_TABLES, columns
 from orchestration.sql.text import identifier, quote
@@ -443,12 +442,12 @@ def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
     lock file, which is released when its process ends."""
     if isinstance(where.lake_catalog, str):
         with transaction(con):
-            forgotten.refresh(con)
+            forgotten.refresh(con, where)
             yield
             _check_locks(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
-        forgotten.refresh(con)
+        forgotten.refresh(con, where)
         yield
 
 
@@ -616,8 +615,8 @@ def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb
     con = _engine(where)
     attach(con, where, read_only=read_only)
     if not read_only:
-        give_key(con, where)
-        retry(lambda: forgotten.refresh(con))
+        with suppress(FinegrainError):  # without the key, only `writing` fails
+            retry(lambda: forgotten.refresh(con, where))
     if read_only and isinstance(where.lake_catalog, Path):
         # DuckDB looks up Arrow tables by name in the caller's frame, which is one frame further out here.
         con.execute("set python_scan_all_frames = true")

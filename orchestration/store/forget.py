@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import duckdb
 
+from orchestration.config.privacy_key import privacy_key
 from orchestration.config.published import current
 from orchestration.config.settings import Settings, settings
 from orchestration.errors import FinegrainError, console
@@ -98,6 +99,7 @@ def forget(
                 follow(done)
             if dry_run:
                 return done
+            privacy_key(where)  # raises before anything is changed
             _write(pending, person)
             in_lake.remove(con, where, person)
         finally:
@@ -125,7 +127,7 @@ def allow(logins: Sequence[str] = (), visitors: Sequence[str] = (), where: Setti
 
     def work() -> int:
         with lake.writing(con, where):
-            return forgotten.allow(con, ids, datetime.now(UTC).replace(tzinfo=None))
+            return forgotten.allow(con, where, ids, datetime.now(UTC).replace(tzinfo=None))
 
     try:
         return lake.retry(work)
