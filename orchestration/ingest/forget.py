@@ -50,14 +50,15 @@ class Person:
     common: list[str] = field(default_factory=list)
 
     @property
-    def ids(self) -> list[tuple[str, str]]:
-        """Kind and id of all that is not shared with others."""
-        kinds = {"login": self.logins, "visitor": self._own_visitors, "order": self.orders}
+    def listed(self) -> list[tuple[str, str]]:
+        """Kind and id of all whose rows must not come back."""
+        kinds = {"login": self.logins, "visitor": self.visitors, "order": self.orders}
         return [(kind, each) for kind, found in kinds.items() for each in found]
 
     @property
-    def _own_visitors(self) -> list[str]:
-        return [each for each in self.visitors if each not in self.shared]
+    def ids(self) -> list[tuple[str, str]]:
+        """Those of them that nobody else uses, so that they must be nowhere."""
+        return [(kind, each) for kind, each in self.listed if kind != "visitor" or each not in self.shared]
 
     @property
     def words(self) -> list[str]:
@@ -324,7 +325,7 @@ def remove(
 def _remove(con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime) -> dict[str, int]:
     removed: dict[str, int] = {}
     with lake.writing(con, where):
-        forgotten.remember(con, where, person.ids, now)
+        forgotten.remember(con, where, person.listed, now)
         _listed(con, person)
         con.execute("create or replace temp table __gone (raw_table varchar, _source varchar, _position varchar)")
         for table, condition, given in _conditions(con, person):

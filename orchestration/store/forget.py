@@ -168,7 +168,7 @@ def _notes(person: Person) -> list[str]:
     found = []
     if person.shared:
         found.append(
-            f"visitor {', '.join(person.shared)} is used by other logins, too: their rows stay, so this id is still there"
+            f"visitor {', '.join(person.shared)} is used by other logins, too: their rows stay, so this id is still there; rows without a login are removed, also new ones"
         )
     short = [each for _, each in person.ids if not is_specific(each)]
     if person.common:
@@ -235,7 +235,7 @@ def _search(where: Settings, person: Person, pending: Path) -> Proof:
     unique = [each for each in person.words if each not in person.ambiguous]
     proof = search(
         where,
-        Sought(text, [each.encode() for each in (*unique, *person.digests)], short, identities),
+        Sought(text, [each.encode() for each in (*unique, *person.customers)], short, identities),
         left_out=[pending],
     )
     if text is not None and is_wanted(where):
