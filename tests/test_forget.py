@@ -4,6 +4,7 @@ What is left is searched for by code of this file, which shares nothing with the
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import json
@@ -24,6 +25,7 @@ from typing import Any
 
 import duckdb
 import psycopg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from servers import HOST, Moto, Postgres
@@ -36,10 +38,12 @@ from orchestration.config.privacy_key import privacy_key
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 from orchestration.features.history import features_of
+from orchestration.ingest.forget import Person, pattern
 from orchestration.ingest.ingest import ingest
 from orchestration.ingest.load import load
 from orchestration.ingest.stream.run import stream
 from orchestration.lake import lake
+from orchestration.quality import file_search
 from orchestration.store.forget import allow, forget
 from orchestration.store.materialize import materialize
 from orchestration.store.online import OnlineStore
@@ -581,6 +585,46 @@ def test_the_list_holds_keyed_hashes_and_needs_its_key(
     monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", key.decode())
     load(web)
     assert left(home.home, [ANN]) == []
+
+
+def test_the_search_looks_into_every_kind_of_file(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_search, "CHUNK", 7)
+    lake.connect(home).close()
+    folder = home.home / "some" / "where"
+    folder.mkdir(parents=True)
+    table = pa.table(
+        {
+            "other": ["x"] * 1000,
+            "text": [f"to {ANN}, from n-{n}" for n in range(1000)],
+            "bytes": [b"\xff" + ANN.encode()] * 1000,
+        }
+    )
+    pq.write_table(table.select(["other", "text"]), folder / "text.parquet", compression="zstd")
+    pq.write_table(table.select(["other", "bytes"]), folder / "bytes.parquet", compression="zstd")
+    pq.write_table(table.select(["other"]), folder / "nobody.parquet")
+    (folder / "log.gz").write_bytes(gzip.compress(f"ends with {ANN}".encode()))
+    (folder / "bytes").write_bytes(b"\0" * 50 + f"x{ANN}".encode())
+    (folder / "longer").write_bytes(f"{ANN}1".encode())
+    with duckdb.connect(str(folder / "marts.duckdb")) as con:
+        con.execute(
+            "create schema s; create table s.t as select list_value({'a': $a || ' ' || i}) as v from range(5000) as r(i)",
+            {"a": ANN},
+        )
+    person = Person(logins=[ANN])
+
+    def found(strings: list[bytes], words: list[bytes]) -> dict[str, int]:
+        proof = file_search.search(home, file_search.Sought(pattern(person), strings, words, {}, ()))
+        return {Path(place.partition(": ")[0]).name: hits for place, hits in proof.found.items()}
+
+    rows = {"text.parquet": 1000, "bytes.parquet": 1000, "marts.duckdb": 5000}
+    anywhere = found([ANN.encode()], [])
+    assert anywhere.keys() == {*rows, "log.gz", "bytes", "longer"}
+    assert all(anywhere[name] >= count for name, count in rows.items())
+    as_word = found([], [ANN.encode()])
+    assert as_word.keys() == {*rows, "log.gz"}
+    (folder / "text.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(FinegrainError, match=r"text.parquet: cannot be searched"):
+        found([], [])
 
 
 #: Kills its process when a function is called, or when it returns.

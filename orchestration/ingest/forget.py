@@ -26,7 +26,7 @@ from orchestration.lake import forgotten, lake
 from orchestration.lake.keyed_hash import keyed_hash
 from orchestration.lake.locks import one_at_a_time
 from orchestration.mapping.contracts import RAW_TABLES
-from orchestration.sql.text import identifier, quote
+from orchestration.sql.text import identifier, quote, text_of_bytes
 
 #: The namespace of customers' UUIDs (macros/engine/functions.sql).
 _NAMESPACE: Final = uuid.UUID("4eb3ae34-46e5-52a1-b4be-d109cfb28e73")
@@ -279,13 +279,8 @@ def _is_theirs(table: str, text: str | None) -> str:
     return " or ".join(parts) or "false"
 
 
-#: SQL: the texts of a dead letter. Bytes that are not UTF-8 are read in their escaped form.
-_LETTER_TEXTS: Final = (
-    "coalesce(try(decode(payload)), payload::varchar)",
-    "coalesce(try(decode(key)), key::varchar)",
-    "headers",
-    "error",
-)
+#: SQL: the texts of a dead letter.
+_LETTER_TEXTS: Final = (text_of_bytes("payload"), text_of_bytes("key"), "headers", "error")
 #: SQL: whether a dead letter names a person.
 _LETTER: Final = " or ".join(f"regexp_matches(coalesce({text}, ''), $pattern)" for text in _LETTER_TEXTS)
 

@@ -1,14 +1,15 @@
 """Searches every file of an installation for the ids of forgotten people.
 
 Each file's bytes are read as they are. What hides text is opened: Parquet and DuckDB files and the lake's catalogue are searched row by row, and gzip
-is decompressed. Rows are searched for whole words, so that u1 is not found in u12. Bytes have no words: there, an id is searched for
-only if no other id contains it.
+is decompressed. Rows are searched for whole words, so that u1 is not found in u12. In bytes, words have no certain ends: there, an id is a word
+only if others contain it, and else is found wherever it is.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,8 +21,9 @@ import duckdb
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
+from orchestration.ingest.forget import WORD
 from orchestration.lake import lake
-from orchestration.sql.text import identifier, path_literal, quote
+from orchestration.sql.text import identifier, path_literal, quote, text_of_bytes
 
 #: Bytes read at a time.
 CHUNK: Final = 16 * 2**20
@@ -35,11 +37,12 @@ _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Sought:
-    """What is searched for: a regular expression for texts, byte strings, and ids (by kind) too short for both, which are compared with
-    columns of ids. `identities` are ids with their prefix, `u:17`."""
+    """What is searched for: a regular expression for texts, byte strings, ids that are searched for in bytes as `words`, and ids (by kind) too short
+    for all of these, which are compared with columns of ids. `identities` are ids with their prefix, `u:17`."""
 
     pattern: str | None
-    bytes: Sequence[bytes]
+    strings: Sequence[bytes]
+    words: Sequence[bytes]
     short: dict[str, list[str]]
     identities: Sequence[str]
 
@@ -68,7 +71,7 @@ def search(where: Settings, sought: Sought, left_out: Iterable[Path] = ()) -> Pr
     """Search everything below the home, and the lake, the warehouse and the published marts where they are elsewhere. DuckDB's extensions and
     the files `left_out` are not searched. Raises FinegrainError."""
     short = sum(map(len, sought.short.values()))
-    proof = Proof(values=len(sought.bytes) + short)
+    proof = Proof(values=len(sought.strings) + len(sought.words) + short)
     with duckdb.connect() as con:
         con.execute("set timezone = 'UTC'")
         for file in _files(where, {path.resolve() for path in left_out}):
@@ -100,10 +103,10 @@ def _search_file(con: duckdb.DuckDBPyConnection, file: Path, sought: Sought, pro
             begin = opened.read(16)
             opened.seek(0)
             proof.bytes += file.stat().st_size
-            proof.add(str(file), _in_bytes(iter(lambda: opened.read(CHUNK), b""), sought.bytes))
+            proof.add(str(file), _in_bytes(iter(lambda: opened.read(CHUNK), b""), sought))
         if begin.startswith(b"\x1f\x8b"):
             with gzip.open(file) as text, suppress(EOFError, zlib.error, gzip.BadGzipFile):  # up to where it is cut off
-                proof.add(str(file), _in_bytes(iter(lambda: text.read(CHUNK), b""), sought.bytes))
+                proof.add(str(file), _in_bytes(iter(lambda: text.read(CHUNK), b""), sought))
         elif begin.startswith(b"PAR1"):
             _in_table(con, f"read_parquet({path_literal(file)}, hive_partitioning = false)", str(file), sought, proof)
         elif begin[8:12] == b"DUCK":
@@ -116,16 +119,17 @@ def _search_file(con: duckdb.DuckDBPyConnection, file: Path, sought: Sought, pro
         ) from None
 
 
-def _in_bytes(chunks: Iterator[bytes], wanted: Sequence[bytes]) -> int:
-    """How many of the wanted byte strings occur in the chunks, with what spans two of them."""
-    longest = max(map(len, wanted), default=0)
-    rest, left, found = b"", set(wanted), 0
+def _in_bytes(chunks: Iterator[bytes], sought: Sought) -> int:
+    """How many of the ids occur in the chunks, with what spans two of them."""
+    longest = max(map(len, (*sought.strings, *sought.words)), default=0) + 1
+    edge = WORD.encode()
+    words = {each: re.compile(b"(?<![%b])%b(?![%b])" % (edge, re.escape(each), edge)) for each in sought.words}
+    rest, left = b"", {*sought.strings, *words}
     for chunk in chunks:
         text = rest + chunk
-        hits = {each for each in left if each in text}
-        found, left = found + len(hits), left - hits
-        rest = text[-longest:] if longest else b""
-    return found
+        left -= {each for each in left if each in text and (each not in words or words[each].search(text))}
+        rest = text[-longest:]
+    return len(sought.strings) + len(words) - len(left)
 
 
 def _in_database(con: duckdb.DuckDBPyConnection, file: Path, sought: Sought, proof: Proof) -> None:
@@ -142,18 +146,20 @@ def _in_database(con: duckdb.DuckDBPyConnection, file: Path, sought: Sought, pro
 
 def _in_table(con: duckdb.DuckDBPyConnection, table: str, where: str, sought: Sought, proof: Proof) -> None:
     """Search every column of every row, as text."""
-    names = [str(name) for name, *_ in con.execute(f"describe from {table}").fetchall()]
+    kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe from {table}").fetchall()}
     tests = ["false"]
     given: dict[str, Any] = {}
     if sought.pattern is not None:
-        tests.append("regexp_matches(to_json(t)::varchar, $pattern)")
+        searched = ["to_json(t)::varchar"]
+        searched += [text_of_bytes(f"t.{identifier(name)}") for name, kind in kinds.items() if kind == "BLOB"]
+        tests += [f"coalesce(regexp_matches({text}, $pattern), false)" for text in searched]
         given["pattern"] = sought.pattern
-    texts = [f"t.{identifier(name)}::varchar" for name in names]
+    texts = [f"t.{identifier(name)}::varchar" for name in kinds]
     if sought.identities:
         given["identities"] = list(sought.identities)
         tests += [f"list_contains($identities, {text})" for text in texts]
     for kind, ids in sought.short.items():
-        columns = [f"t.{identifier(name)}::varchar" for name in names if name in _COLUMNS[kind]]
+        columns = [f"t.{identifier(name)}::varchar" for name in kinds if name in _COLUMNS[kind]]
         if ids and columns:
             given[kind] = list(ids)
             tests += [f"list_contains(${kind}, {column})" for column in columns]
@@ -191,6 +197,6 @@ def _search_store(con: duckdb.DuckDBPyConnection, data: str, sought: Sought, pro
         [(content,)] = con.execute(f"select content from read_blob({quote(str(file))})").fetchall()
         proof.files += 1
         proof.bytes += len(content)
-        proof.add(str(file), _in_bytes(iter([content]), sought.bytes))
+        proof.add(str(file), _in_bytes(iter([content]), sought))
         if content.startswith(b"PAR1"):
             _in_table(con, f"read_parquet({quote(str(file))})", str(file), sought, proof)

@@ -183,7 +183,7 @@ def _notes(person: Person) -> list[str]:
         )
     if person.ambiguous:
         found.append(
-            f"{', '.join(person.ambiguous)}: other ids contain it, so it is searched for as a whole word in rows, but not in bytes"
+            f"{', '.join(person.ambiguous)}: other ids contain it, so it is searched for as a whole word in bytes, too"
         )
     return found
 
@@ -232,12 +232,11 @@ def _search(where: Settings, person: Person, pending: Path) -> Proof:
             short[kind].append(each)
     identities = [f"{prefix}:{each}" for kind, prefix in (("login", "u"), ("visitor", "a")) for each in short[kind]]
     text = pattern(person)
-    unique = [each for each in person.words if each not in person.ambiguous]
-    proof = search(
-        where,
-        Sought(text, [each.encode() for each in (*unique, *person.customers)], short, identities),
-        left_out=[pending],
+    unique = [*person.customers, *(each for each in person.words if each not in person.ambiguous)]
+    sought = Sought(
+        text, [each.encode() for each in unique], [each.encode() for each in person.ambiguous], short, identities
     )
+    proof = search(where, sought, left_out=[pending])
     if text is not None and is_wanted(where):
         with closing(backend(location(where))) as store:
             for mart in declared():
