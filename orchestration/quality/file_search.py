@@ -27,6 +27,9 @@ from orchestration.sql.text import identifier, path_literal, quote, text_of_byte
 
 #: Bytes read at a time.
 CHUNK: Final = 16 * 2**20
+#: Types of columns that may hold an id, also nested ones; and those that may hold one that is a number.
+_TEXT: Final = re.compile("VARCHAR|BLOB|JSON|UUID|ENUM")
+_NUMBER: Final = re.compile("INT|DECIMAL")
 #: Columns that hold nothing but ids of a kind: ids too short to be found in a text are compared with these.
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "login": ("user_id",),
@@ -45,6 +48,11 @@ class Sought:
     words: Sequence[bytes]
     short: dict[str, list[str]]
     identities: Sequence[str]
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether an id is a number, so that it may be in a column of numbers."""
+        return any(each.isdigit() for each in (*self.strings, *self.words))
 
 
 @dataclass
@@ -145,15 +153,19 @@ def _in_database(con: duckdb.DuckDBPyConnection, file: Path, sought: Sought, pro
 
 
 def _in_table(con: duckdb.DuckDBPyConnection, table: str, where: str, sought: Sought, proof: Proof) -> None:
-    """Search every column of every row, as text."""
+    """Search every row: the text of all columns that may hold an id."""
     kinds = {str(name): str(kind) for name, kind, *_ in con.execute(f"describe from {table}").fetchall()}
     tests = ["false"]
     given: dict[str, Any] = {}
     if sought.pattern is not None:
-        searched = ["to_json(t)::varchar"]
-        searched += [text_of_bytes(f"t.{identifier(name)}") for name, kind in kinds.items() if kind == "BLOB"]
-        tests += [f"coalesce(regexp_matches({text}, $pattern), false)" for text in searched]
-        given["pattern"] = sought.pattern
+        searched = [
+            text_of_bytes(f"t.{identifier(name)}") if kind == "BLOB" else f"t.{identifier(name)}::varchar"
+            for name, kind in kinds.items()
+            if _TEXT.search(kind) or (sought.has_numbers and _NUMBER.search(kind))
+        ]
+        if searched:
+            given["pattern"] = sought.pattern
+            tests.append(f"regexp_matches(concat_ws(chr(10), {', '.join(searched)}), $pattern)")
     texts = [f"t.{identifier(name)}::varchar" for name in kinds]
     if sought.identities:
         given["identities"] = list(sought.identities)
