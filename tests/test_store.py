@@ -105,6 +105,34 @@ def in_parquet(where: Settings, mart: str) -> list[dict[str, Any]]:
     return random.Random(mart).sample(rows, min(KEYS, len(rows)))
 
 
+def test_records_are_removed_by_a_part_of_their_key(store: Backend) -> None:
+    records = [
+        (f"{len(brand)}:{brand}{key}", 5, "l" * 16, f'["{key}"]')
+        for brand in ("acme", "x")
+        for key in ("ann-1", "ben-2")
+    ]
+    assert (
+        store.write("user_brand_features", records) == 4
+        and store.write("item_features", [("ann-1", 5, "l" * 16, "[]")]) == 1
+    )
+    assert store.search("user_brand_features", re.compile("ann-1")) == 2
+    assert (
+        store.remove("user_brand_features", ["ann-1", "nobody"]) == 2
+        and store.remove("user_brand_features", ["ann-1"]) == 0
+    )
+    found = store.read("user_brand_features", [key for key, *_ in records])
+    assert [each is None for each in found] == [True, False, True, False]
+    assert (
+        store.search("user_brand_features", re.compile("ann-1")),
+        store.search("user_brand_features", re.compile('"ben')),
+    ) == (0, 2)
+    assert store.search("item_features", re.compile("ann-1")) == 1 and store.remove("category_features", ["ann-1"]) == 0
+    if isinstance(store, InSqlite):
+        store.remove("item_features", ["ann-1"])
+        store.close()
+        assert not [path for path in store.path.parent.iterdir() if b"ann-1" in path.read_bytes()]
+
+
 def alike(theirs: Any, ours: Any) -> bool:
     """Whether Feast's value is the mart's: floats to 1e-9, times to the second, which is all that Feast has."""
     if theirs is None or ours is None:

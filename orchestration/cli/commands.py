@@ -25,6 +25,7 @@ from orchestration.errors import FinegrainError, Unavailable, console
 if TYPE_CHECKING:
     from orchestration.features.exports import Export, Wanted
     from orchestration.ingest.load import FileReport
+    from orchestration.store.forget import Forgotten
 
 
 app = typer.Typer(
@@ -292,6 +293,79 @@ def unload(
     for note in report.notes:
         out.print(f"  {note}", markup=False)
     out.print(f"{report.rows:,} rows removed in {report.seconds:.1f} s; the lake is at snapshot {report.snapshot}")
+
+
+@app.command()
+def forget(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Login ids, as the source writes them.")
+    ] = None,
+    visitor: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="An anonymous visitor's id; may be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show whose rows would be removed, and how many.")
+    ] = False,
+    allow: Annotated[
+        bool,
+        typer.Option(
+            "--allow", help="Take these ids off the list of forgotten people: new rows of theirs are loaded again."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove people from everywhere, and search all files for what is left (docs/how-to/forget-a-person.md)."""
+    from orchestration.store import forget as run
+
+    out = console.out()
+    if allow:
+        allowed = run.allow(ids or (), visitor or ())
+        if as_json:
+            console.show_json({"allowed": allowed})
+        else:
+            out.print(f"{allowed:,} ids taken off the list")
+        return
+    done = run.forget(
+        ids or (),
+        visitor or (),
+        dry_run=dry_run,
+        quiet=as_json,
+        follow=None if as_json else lambda each: _show_person(out, each),
+    )
+    if as_json:
+        console.show_json(done.as_dict())
+    elif done.proof is not None:
+        proof = done.proof
+        for place, count in done.elsewhere.items():
+            out.print(f"  {place}: {count:,} rows removed", markup=False)
+        out.print(
+            f"searched {proof.files:,} files ({proof.bytes / 2**20:,.1f} MiB) and {proof.rows:,} rows for {proof.values:,} ids: "
+            f"{sum(proof.found.values()):,} found, in {done.seconds:.1f} s"
+        )
+        for place, count in proof.found.items():
+            out.print(f"  left in {console.shown(place)}: {count:,}", markup=False)
+        if done.is_complete:
+            out.print(
+                "Backups, the sources themselves, and files that you wrote elsewhere (training sets, exports) are yours to clean."
+            )
+    if not done.is_complete:
+        raise typer.Exit(1)
+
+
+def _show_person(out: Console, done: Forgotten) -> None:
+    person = done.person
+    for name, found in (
+        ("logins", person.logins),
+        ("visitors", person.visitors),
+        ("customers", person.customers),
+        ("orders", person.orders),
+    ):
+        more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+        out.print(f"{name}: {console.shown(', '.join(found[:5])) or 'none'}{more}", markup=False)
+    for table, rows in done.rows.items():
+        out.print(f"  lake {table}: {rows:,} rows", markup=False)
+    for note in done.notes:
+        out.print(f"  {console.shown(note)}", markup=False)
 
 
 @app.command()

@@ -87,6 +87,51 @@ def _put(draft: Path, published: Path, day: str) -> None:
     point(link, tree.relative_to(published))
 
 
+def remove_rows(ids: Sequence[str], where: Settings) -> int:
+    """Write the history again without the rows of these customers and sessions, and remove its former versions. Returns the number of rows
+    removed."""
+    link = where.published / "history"
+    with one_at_a_time(where.published / LOCK), scratch(where.published, DRAFT) as folder:
+        newest = _tidy(where.published)
+        if not link.exists():
+            return 0
+        tree, removed = folder / "history", 0
+        categorical = categorical_columns()
+        with duckdb.connect(config=warehouse.limits(folder / "spill")) as con:
+            for file in sorted(link.glob("*/*.parquet")):
+                copy = tree / file.parent.name / file.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                removed += _without(con, file, copy, ids, categorical.get(file.stem, set()))
+        if removed:
+            trees = where.published / ".history"
+            tree.rename(trees / str(newest + 1))
+            point(link, (trees / str(newest + 1)).relative_to(where.published))
+        for former in (where.published / ".history").iterdir():
+            if former.resolve() != link.resolve():
+                shutil.rmtree(former)
+        return removed
+
+
+def _without(con: duckdb.DuckDBPyConnection, file: Path, copy: Path, ids: Sequence[str], categorical: set[str]) -> int:
+    """Copy a mart without the rows that have one of these ids in a column of ids; how many these were."""
+    source = f"read_parquet({quote(str(file))}, hive_partitioning = false)"
+    names = [str(name) for name, *_ in con.execute(f"describe from {source}").fetchall()]
+    keys = [identifier(name) for name in names if name in ("customer_id", "session_id")]
+    theirs = " or ".join(f"coalesce({key} in (select unnest($ids::varchar[])), false)" for key in keys) or "false"
+    [(rows,)] = con.execute(
+        f"select count(*) from {source} where {theirs}", {"ids": list(ids)} if keys else {}
+    ).fetchall()
+    if not rows:
+        os.link(file, copy)
+        return 0
+    kinds = kinds_for_arrow(con, f"from {source}", sorted(categorical), copy.parent)
+    con.execute(
+        f"copy (from {source} where not ({theirs})) to {quote(str(copy))} (format parquet, compression zstd, {kinds})",
+        {"ids": list(ids)},
+    )
+    return int(rows)
+
+
 def _tidy(published: Path) -> int:
     """Remove leftovers of killed processes, and all previous versions but the last, which readers may still use. Returns the number of the
     current version. A history from before there was a link becomes version 0."""

@@ -835,6 +835,8 @@ def _land(
         malformed = int(_one(con, f"select count(__bad) from ({bound.rows})"))
     shown = ", ".join(identifier(name) for name in columns_of(reading.name))
     select = landing.select(bound, reading.source, f"{quote(reading.label + '/')} || __n", now)
+    # A forgotten person's row does not land at all: its position has its key.
+    select = f"select * from ({select}) where _error is distinct from {quote(landing.FORGOTTEN)}"
     known = "__deleted_at" if entry.available_at != "now" else None
     deletions = versions.deletions(
         reading.source, reading.name, reading.label, entry.key, known, now, reading.is_exploded

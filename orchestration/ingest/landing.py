@@ -24,6 +24,8 @@ from jinja2 import Environment
 from orchestration.config import settings
 from orchestration.errors import FinegrainError, console
 from orchestration.ingest import personal
+from orchestration.lake.forgotten import IDS as PEOPLE
+from orchestration.lake.forgotten import hash_of
 from orchestration.mapping.contracts import EVENT_TIME, IDS, RAW_TABLES, columns
 from orchestration.mapping.contracts import is_time as is_time
 from orchestration.mapping.mapping import (
@@ -59,6 +61,8 @@ ENOUGH: Final = 20
 
 #: The first and the last valid time, in UTC.
 _MOMENTS: Final = ("0001-01-01 00:00:00", "9999-12-31 23:59:59.999999")
+#: `_error` of the rows of forgotten people.
+FORGOTTEN: Final = "forgotten: this person was forgotten"
 #: A hint for a common mistake in expressions with an arrow.
 ARROWS: Final = "-> and ->> bind more loosely than most operators: write (a->>'$.x') > 5, not a->>'$.x' > 5"
 
@@ -1188,7 +1192,7 @@ def in_file(name: str, suffix: str = "") -> str:
 
 def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, are_good: bool = False) -> str:
     """The SELECT that lands rows: every column of their raw table, in order, without personal data. `position` is SQL over the relation.
-    `are_good`: no row has `__bad`."""
+    `are_good`: no row has `__bad`. Rows of forgotten people land without fields and payload."""
     now = timestamp_literal(ingested_at)
     entry, policy = bound.entry, bound.entry.policy
     moment = parse_time("trim(__available)", quote(bound.zone))
@@ -1198,23 +1202,56 @@ def select(bound: Bound, source: str, position: str, ingested_at: datetime, *, a
         "_origin": quote(entry.origin),
         "_time_zone": quote(bound.zone),
         "_expects": quote(",".join(entry.expects)) if entry.expects else "null",
-        "_error": "null" if are_good else "__bad",
+        "_error": "__forgotten" if are_good else "coalesce(__forgotten, __bad)",
         "_ingested_at": now,
         # A row cannot become available after it was loaded.
         "available_at": now if entry.available_at == "now" else f"least(coalesce({moment}, {now}), {now})",
-        "payload": _payload(bound, policy, are_good=are_good),
+        # Not null, by which a row could not be compared with that of the same file loaded again.
+        "payload": f"case when __forgotten is null then {_payload(bound, policy, are_good=are_good)} else '' end",
     }
+    is_whole = "__forgotten is null" if are_good else "__bad is null and __forgotten is null"
     shown = []
     for column, kind in columns(bound.table).items():
         if column in values:
             value = values[column]
         elif column in bound.fields:
-            value = _without_personal(bound, column, kind, policy)
-            value = value if are_good else f"case when __bad is null then {value} end"
+            value = f"case when {is_whole} then {identifier(column)} end"
         else:
             value = "null"
         shown.append(f"cast({value} as {kind}) as {identifier(column)}")
-    return f"select {', '.join(shown)} from ({bound.rows})"
+    rows = without_personal(bound, bound.rows, bound.fields)
+    return f"select {', '.join(shown)} from ({guarded(bound.table, bound.fields, rows)})"
+
+
+def without_personal(bound: Bound, rows: str, fields: Iterable[str]) -> str:
+    """SQL: the rows of a SELECT, these fields without personal data."""
+    kinds = columns(bound.table)
+    clean = [f"{_clean(bound, name, kinds[name])} as {identifier(name)}" for name in fields]
+    return f"select * replace ({', '.join(clean)}) from ({rows})" if clean else rows
+
+
+def guarded(table: str, fields: Sequence[str], rows: str) -> str:
+    """SQL: the rows of a SELECT with these contract fields, and `__forgotten`: why a row must not land as it is, or null. A row is a
+    forgotten person's by its login; without a login, by its visitor or its order, since others who log in may use the same device."""
+    ids = {kind: each for kind, each in PEOPLE.get(table, {}).items() if each.partition(".")[0] in fields}
+    if not ids:
+        return f"select *, null::varchar as __forgotten from ({rows})"
+    anonymous = f" and {clean_text(ids['login'])} is null" if "login" in ids else ""
+    # Nothing is hashed as long as nobody is on the list.
+    texts = {
+        kind: f"case when getvariable('forgotten') is not null{'' if kind == 'login' else anonymous} then {clean_text(column)} end"
+        for kind, column in ids.items()
+    }
+    listed = [
+        f"coalesce({hash_of(kind, text)} in (select unnest(getvariable('forgotten')::varchar[])), false)"
+        for kind, text in texts.items()
+    ]
+    return f"select *, case when {' or '.join(listed)} then {quote(FORGOTTEN)} end as __forgotten from ({rows})"
+
+
+def clean_text(column: str) -> str:
+    """SQL of a text as the models read it."""
+    return str(macros("fields.sql").clean_text(column))
 
 
 def _payload(bound: Bound, policy: Personal, *, are_good: bool) -> str:
@@ -1229,9 +1266,10 @@ def _payload(bound: Bound, policy: Personal, *, are_good: bool) -> str:
     return f"case when __bad is not null and not json_valid(__payload) then {said} else {value} end"
 
 
-def _without_personal(bound: Bound, column: str, kind: str, policy: Personal) -> str:
+def _clean(bound: Bound, column: str, kind: str) -> str:
     """SQL of a contract field without personal data: hashed or dropped as a whole if it is personal, otherwise without e-mail addresses."""
     value, table, entry = identifier(column), bound.table, bound.entry
+    policy = entry.policy
     if kind != "VARCHAR":  # GA4's nested columns
         texts = f"to_json({value})::varchar"
         structure = quote(json.dumps(_structure(duckdb.sqltype(kind))))

@@ -161,7 +161,7 @@ def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
     """The same with this key."""
     hasher = Hasher(key)
     text, strings, binary = "VARCHAR", "VARCHAR[]", "BLOB"
-    functions: dict[str, tuple[Callable[..., Any], list[str], str]] = {
+    functions: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
         "__personal": (partial(_without, hasher), [text, strings, text, text], text),
         "__personal_token": (
             lambda texts, kind: _each(lambda value, of: hasher.token(of, value), texts, kind),

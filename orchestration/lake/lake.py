@@ -24,6 +24,7 @@ from duckdb_extensions import import_extension
 
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError, Unavailable, console, stopping
+from orchestration.lake import forgotten
 from orchestration.lake.locks import one_at_a_time, scratch, soon
 from orchestration.mapping.contracts import RAW_TABLES, columns
 from orchestration.sql.text import identifier, quote
@@ -32,8 +33,8 @@ T = TypeVar("T")
 
 #: Bookkeeping tables beside the raw tables: loaded files, so that none is loaded twice; positions of each source
 #: (orchestration/lake/positions.py); dead letters (orchestration/ingest/stream/); deleted rows and last seen columns of databases and APIs
-#: (orchestration/ingest/ingest.py); shop-wide settings of mappings (orchestration/lake/shop.py); and exchange rates
-#: (orchestration/ingest/rates.py).
+#: (orchestration/ingest/ingest.py); shop-wide settings of mappings (orchestration/lake/shop.py); exchange rates
+#: (orchestration/ingest/rates.py); and keyed hashes of the ids of forgotten people (orchestration/lake/forgotten.py).
 BOOKKEEPING: Final[dict[str, str]] = {
     "loads": (
         "source varchar, raw_table varchar, file varchar, fingerprint varchar, row_count bigint, loaded_at timestamp, "
@@ -57,6 +58,7 @@ BOOKKEEPING: Final[dict[str, str]] = {
     "shop": "source varchar, setting varchar, value varchar, mapping varchar, said_at timestamp",
     # No space in the type: table_columns splits at spaces.
     "exchange_rates": "rate_date date, currency varchar, per_euro decimal(18,8), origin varchar, _ingested_at timestamp",
+    "forgotten": "kind varchar, hash varchar, forgotten_at timestamp",
 }
 
 #: SQL: whether the dead letter `d` has not been replayed. A message that is read again (--from-beginning) is a new dead letter.
@@ -245,6 +247,37 @@ def _database(con: duckdb.DuckDBPyConnection, catalog: str) -> Iterator[None]:
         con.execute("detach catalogue")
 
 
+@contextmanager
+def catalogue(where: Settings) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
+    """A connection with the catalogue's database attached, and the names of DuckLake's tables in it, quoted. Raises FinegrainError."""
+    con = _engine(where)
+    try:
+        with ExitStack() as held:
+            held.enter_context(_readable_errors(where))
+            if isinstance(where.lake_catalog, str):
+                held.enter_context(_database(con, where.lake_catalog))
+            else:
+                con.execute("set sqlite_all_varchar = true")
+                con.execute(f"attach {quote(str(where.lake_catalog))} as catalogue (type sqlite, read_only)")
+            found = con.execute(
+                "select schema_name, table_name from duckdb_tables() where database_name = 'catalogue' "
+                "and starts_with(table_name, 'ducklake_') order by all"
+            ).fetchall()
+            yield con, [f"{identifier(schema)}.{identifier(table)}" for schema, table in found]
+    finally:
+        con.close()
+
+
+def vacuum(where: Settings) -> None:
+    """Have PostgreSQL write the tables of the catalogue again, without what was deleted. Raises FinegrainError if it does not respond, or refuses."""
+    with catalogue(where) as (con, tables):
+        for table in tables:
+            # It cannot run in a transaction.
+            con.execute(
+                f"call postgres_execute('catalogue', {quote(f'vacuum full {table}')}, use_transaction => false)"
+            )
+
+
 #: The advisory locks this process holds in PostgreSQL catalogues, by home: the connections whose transactions hold them.
 _HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
 
@@ -405,14 +438,16 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
 
 @contextmanager
 def writing(con: duckdb.DuckDBPyConnection, where: Settings) -> Iterator[None]:
-    """A write transaction. SQLite rejects a transaction that began before another one committed, so writers of a SQLite catalogue queue at a
+    """A write transaction, which knows who is forgotten. SQLite rejects a transaction that began before another one committed, so writers of a SQLite catalogue queue at a
     lock file, which is released when its process ends."""
     if isinstance(where.lake_catalog, str):
         with transaction(con):
+            forgotten.refresh(con, where)
             yield
             _check_locks(where)
         return
     with one_at_a_time(where.lake_catalog.with_name("write.lock")), transaction(con):
+        forgotten.refresh(con, where)
         yield
 
 
@@ -579,6 +614,9 @@ def connect(where: Settings | None = None, *, read_only: bool = False) -> duckdb
     where = where or settings()
     con = _engine(where)
     attach(con, where, read_only=read_only)
+    if not read_only:
+        with suppress(FinegrainError):  # without the key, only `writing` fails
+            retry(lambda: forgotten.refresh(con, where))
     if read_only and isinstance(where.lake_catalog, Path):
         # DuckDB looks up Arrow tables by name in the caller's frame, which is one frame further out here.
         con.execute("set python_scan_all_frames = true")
@@ -610,6 +648,19 @@ def _engine(where: Settings) -> duckdb.DuckDBPyConnection:
     return con
 
 
+def prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
+    """Remove rows from the catalogue (mostly positions) that no snapshot uses any more, which DuckLake does only when it flushes."""
+    catalogue = "__ducklake_metadata_lake"
+    tables = con.execute(f"select table_name from {catalogue}.ducklake_inlined_data_tables").fetchall()
+    with writing(con, where):
+        for (table,) in tables:
+            con.execute(
+                f"delete from {catalogue}.{table} as r where r.end_snapshot is not null and not exists ("
+                f"select 1 from {catalogue}.ducklake_snapshot as s "
+                "where s.snapshot_id >= r.begin_snapshot and s.snapshot_id < r.end_snapshot)"
+            )
+
+
 def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
     """The last snapshot, up to `pinned`, that inserted rows into each raw table. Compaction snapshots do not count."""
     found = con.execute(
@@ -620,7 +671,12 @@ def arrivals(con: duckdb.DuckDBPyConnection, pinned: int) -> dict[str, int]:
         ") as s inner join ducklake_table_info('lake') as t on cast(s.table_id as bigint) = t.table_id group by 1 order by 1",
         [pinned],
     ).fetchall()
-    return {str(table): int(newest) for table, newest in found}
+    # Where the snapshot in which rows arrived has expired, they are as old as the oldest one.
+    rest = con.execute(
+        "select t.table_name, (select min(snapshot_id) from lake.snapshots()) from ducklake_table_info('lake') as t "
+        "inner join __ducklake_metadata_lake.ducklake_table_stats as s using (table_id) where s.record_count > 0"
+    ).fetchall()
+    return {str(table): int(newest) for table, newest in sorted({**dict(rest), **dict(found)}.items())}
 
 
 @dataclass(frozen=True)

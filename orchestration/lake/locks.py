@@ -78,6 +78,14 @@ def scratch(parent: Path, prefix: str = "") -> Iterator[Path]:
         os.close(handle)
 
 
+def unlocked(folder: Path) -> bool:
+    """Whether no process holds a lock on a folder, as `scratch` does."""
+    if (handle := _held(folder, wait=False)) is None:
+        return False
+    os.close(handle)
+    return True
+
+
 def _held(folder: Path, *, wait: bool) -> int | None:
     """A handle that locks a folder; None if it is not a folder, or (unless `wait`) another process holds it."""
     try:

@@ -62,3 +62,8 @@ def exact_numbers(json: str, quoted: str = r'"\0"') -> str:
         f"else regexp_replace(part, {quote(_INEXACT)}, {quote(quoted)}, 'g') end)"
     )
     return f"case when regexp_matches({json}, {quote(_LONG)}) then array_to_string({parts}, '') else {json} end"
+
+
+def text_of_bytes(column: str) -> str:
+    """SQL of a BLOB as text. Where it is not UTF-8, only its ASCII characters are there, and spaces for all others."""
+    return f"coalesce(try(decode({column})), regexp_replace({column}::varchar, '\\\\x[0-9A-F]{{2}}', ' ', 'g'))"

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from orchestration.config.settings import Environment, Settings
 from orchestration.errors import FinegrainError, Unavailable
@@ -48,6 +49,12 @@ class Backend(Protocol):
 
     def remove_before(self, mart: str, as_of: int) -> int:
         """Remove the records of before a moment; how many there were."""
+
+    def remove(self, mart: str, parts: Sequence[str]) -> int:
+        """Remove the records whose key contains one of these texts, also from the file; how many there were."""
+
+    def search(self, mart: str, pattern: re.Pattern[str]) -> int:
+        """How many records of a mart have this in their key or vector."""
 
     def drop(self, mart: str) -> None:
         """Remove all records of a mart, and its mark."""
@@ -128,6 +135,33 @@ class InSqlite:
                         f"delete from {table} where key = ? and as_of < {int(as_of)}", old[first : first + STEP]
                     ).rowcount
         return removed
+
+    def remove(self, mart: str, parts: Sequence[str]) -> int:
+        removed = 0
+        with contextlib.suppress(_NoTable), self._translated(), self._transaction() as con:
+            con.execute("create temp table if not exists parts (part text)")
+            con.execute("delete from parts")
+            con.executemany("insert into parts values (?)", [(part,) for part in parts])
+            removed = con.execute(
+                f"delete from {identifier(mart)} where exists (select 1 from parts where instr(key, part))"
+            ).rowcount
+        with contextlib.suppress(_NoTable), self._translated():
+            # What was deleted stays in free pages and in the log.
+            con = self._connection()
+            con.execute("drop table if exists parts")
+            con.execute("vacuum")
+            con.execute("pragma wal_checkpoint(truncate)").fetchall()
+        return removed
+
+    def search(self, mart: str, pattern: re.Pattern[str]) -> int:
+        with contextlib.suppress(_NoTable), self._translated():
+            con = self._connection()
+            con.create_function("is_found", 1, lambda text: pattern.search(text) is not None, deterministic=True)
+            [found] = con.execute(
+                f"select count(*) from {identifier(mart)} where is_found(key) or is_found(vector)"
+            ).fetchone()
+            return int(found)
+        return 0
 
     def drop(self, mart: str) -> None:
         with self._transaction() as con:
@@ -281,6 +315,25 @@ class InRedis:
     def remove_before(self, mart: str, as_of: int) -> int:
         with self._translated():
             return sum(self._remove(names, [f"{as_of:016d}"]) for names in self._names(mart))
+
+    def remove(self, mart: str, parts: Sequence[str]) -> int:
+        removed = 0
+        with self._translated():
+            for names in self._names(mart):
+                theirs = [name for name in names if any(part in name for part in parts)]
+                removed += int(cast(int, self._client.delete(*theirs))) if theirs else 0
+        return removed
+
+    def search(self, mart: str, pattern: re.Pattern[str]) -> int:
+        found = 0
+        with self._translated():
+            for names in self._names(mart):
+                vectors: Any = self._client.mget(names)
+                found += sum(
+                    pattern.search(f"{name}\n{vector or ''}") is not None
+                    for name, vector in zip(names, vectors, strict=True)
+                )
+        return found
 
     def drop(self, mart: str) -> None:
         with self._translated():

@@ -83,7 +83,7 @@ def _maintain(keep: timedelta, where: Settings) -> Upkeep:
             done.snapshots_expired = len(step(f"call ducklake_expire_snapshots('lake', versions => {old})"))
         if _dead_files(con) > 1:
             step("call ducklake_rewrite_data_files('lake', 'positions', schema => 'raw')")
-        lake.retry(lambda: _prune(con, where))
+        lake.retry(lambda: lake.prune(con, where))
         before = f"older_than => now() - interval '{int(PATIENCE.total_seconds())} seconds'"
         done.files_removed += len(step(f"call ducklake_cleanup_old_files('lake', {before})"))
         done.files_removed += len(step(f"call ducklake_delete_orphaned_files('lake', {before})", _is_passing))
@@ -121,19 +121,6 @@ def _step(
         notes.append(f"other writers kept committing first, so this step is left to the next run: {call}")
         return []
     return found
-
-
-def _prune(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
-    """Remove rows from the catalogue (mostly positions) that no snapshot uses any more, which DuckLake does only when it flushes."""
-    catalogue = "__ducklake_metadata_lake"
-    tables = con.execute(f"select table_name from {catalogue}.ducklake_inlined_data_tables").fetchall()
-    with lake.writing(con, where):
-        for (table,) in tables:
-            con.execute(
-                f"delete from {catalogue}.{table} as r where r.end_snapshot is not null and not exists ("
-                f"select 1 from {catalogue}.ducklake_snapshot as s "
-                "where s.snapshot_id >= r.begin_snapshot and s.snapshot_id < r.end_snapshot)"
-            )
 
 
 def _dead_files(con: duckdb.DuckDBPyConnection) -> int:

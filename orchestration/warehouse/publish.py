@@ -85,14 +85,21 @@ def published_at(where: Settings | None = None) -> datetime | None:
     return datetime.fromisoformat(_about(folder)["published_at"]).astimezone(UTC).replace(tzinfo=None)
 
 
-def publish(where: Settings | None = None, *, past: bool = False, renewed_within: float | None = None) -> Publication:
+def publish(
+    where: Settings | None = None,
+    *,
+    past: bool = False,
+    renewed_within: float | None = None,
+    from_scratch: bool = False,
+) -> Publication:
     """Publish the warehouse's marts. Raises FinegrainError and changes nothing unless the last write to the warehouse was a complete `dbt build`
     with all tests passed. A build of an earlier time than the published one (`finegrain build --as-of`) is published only with `past`.
 
     After a complete build was published, builds of some marts with all their upstream models may be published, too, if their tests pass; only
     those marts are replaced.
 
-    `renewed_within`: hours within which the marts are to be published again, for their contracts."""
+    `renewed_within`: hours within which the marts are to be published again, for their contracts. `from_scratch`: nothing of the version
+    before is reused or kept."""
     where = where or settings()
     started = time.monotonic()
     warehouse.must_exist(where.warehouse)
@@ -106,11 +113,13 @@ def publish(where: Settings | None = None, *, past: bool = False, renewed_within
         warehouse.attach(con, where.warehouse)
         before = current(where)
         last = _audited(con, where.warehouse, is_first=before is None)
-        if before is not None and not past:
+        if before is not None and not (past or from_scratch):
             _must_not_go_back(con, before, last)
         name = f"{last.built_from}-{last.invocation[:8]}"
         folder = where.published / "versions" / name
-        is_new = before != folder.resolve() or not folder.exists()
+        is_new = from_scratch or before != folder.resolve() or not folder.exists()
+        if from_scratch:
+            before = None
         if is_new:
             draft = drafts / "version"
             marts = _write(con, draft, before, last)

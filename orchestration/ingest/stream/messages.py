@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -221,7 +222,7 @@ class Messages:
         [(done.rows,)] = self.con.execute(f"insert into lake.raw.{self.table} {good}", parameters).fetchall()
         if done.rows < len(batch) or self.message != "__n":
             if dead_letter:
-                self._dead_letter(batch, now)
+                self._dead_letter(batch, now, self.bound.fields)
             done.dead = self.dead()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
@@ -317,9 +318,9 @@ class Messages:
         )
         return joined_rows, parameters
 
-    def _dead_letter(self, batch: Chunk, now: datetime) -> None:
+    def _dead_letter(self, batch: Chunk, now: datetime, fields: Sequence[str]) -> None:
         """Store the messages that break a rule as dead letters, without personal data. A message that had to be changed is stored as the JSON text that
-        the registry decoded."""
+        the registry decoded. `fields` are those that were read of them, by which forgotten people are found."""
         moment = timestamp_literal(now)
         is_decoded = self._decoded is not None and len(self._decoded) == len(batch)
         self.con.register("batch", self._decoded if is_decoded else batch.table)
@@ -328,17 +329,22 @@ class Messages:
         clean = personal.text(text, policy, self.table, is_json=True)
         payload = f"case when {text} is null then __personal_bytes(payload) when {clean} = {text} then payload else encode({clean}) end"
         key, headers, error = (
-            personal.text(value, policy, self.table, is_json=False)
-            for value in ("try(decode(key))", "headers", "__why")
+            personal.text(value, policy, self.table, is_json=False) for value in ("try(decode(key))", "headers", "why")
         )
+        ids = [name for name in fields if name in contracts.IDS]
+        bad = landing.without_personal(self.bound, "select * from validated where __why is not null", ids)
         self.con.execute(
             f"""insert into lake.raw.dead_letters
             select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.stream_id)}, part, position,
-                {payload}, coalesce(encode({key}), __personal_bytes(key)), {headers}, rule_id, ({error})[len(rule_id) + 3:],
+                case when not is_forgotten then {payload} end,
+                case when not is_forgotten then coalesce(encode({key}), __personal_bytes(key)) end,
+                case when not is_forgotten then {headers} end,
+                rule_id, case when is_forgotten then {quote(landing.FORGOTTEN)} else ({error})[len(rule_id) + 3:] end,
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
             from batch
             inner join (
-                select distinct {self.message} as __of, __why, split_part(__why, ': ', 1) as rule_id from validated where __why is not null
+                select {self.message} as __of, any_value(__why) as why, split_part(why, ': ', 1) as rule_id,
+                    bool_or(__forgotten is not null) as is_forgotten from ({landing.guarded(self.table, fields, bad)}) group by 1
             ) on {self._number} = __of"""
         )
         self.con.unregister("batch")
@@ -351,7 +357,7 @@ class Messages:
             f"create or replace temporary table validated as select {self._number} as {self.message}, {quote(why)} as __why from batch"
         )
         self.con.unregister("batch")
-        self._dead_letter(batch, now)
+        self._dead_letter(batch, now, ())
         return BatchResult(dead=self.dead())
 
     def dead(self) -> dict[str, int]:
