@@ -67,6 +67,9 @@ WAITING = (
 )
 #: The thousand kills of `make soak` take longer than all else together.
 LONG = ("test_stream_kills", *BUILDING, *WAITING)
+#: The key of personal data in tests: lakes with a catalogue in PostgreSQL need one.
+PRIVACY_KEY = "of tests alone, and of nobody else"
+os.environ["FINEGRAIN_PRIVACY_KEY"] = PRIVACY_KEY
 #: Servers that start once per worker.
 SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
 
@@ -172,6 +175,7 @@ def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> S
         monkeypatch.delenv(name)
     monkeypatch.setenv("FINEGRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
+    monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", PRIVACY_KEY)
     return settings()
 
 

@@ -579,7 +579,7 @@ def test_the_list_holds_keyed_hashes_and_needs_its_key(
     )
     monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", "another key, of more than 32 characters")
     with pytest.raises(
-        FinegrainError, match="people were forgotten with another key than this one: set FINEGRAIN_PRIVACY_KEY"
+        FinegrainError, match="the personal data in this lake was hashed with another key than this one"
     ):
         load(web)
     monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", key.decode())

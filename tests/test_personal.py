@@ -435,6 +435,18 @@ def test_no_key_for_a_shared_lake(home: Settings, tmp_path: Path, monkeypatch: p
         personal.register(con, Settings(**{**vars(home), "lake_catalog": "postgres:dbname=x"}))
 
 
+def test_a_lake_has_one_key(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "customers.csv").write_text(CUSTOMERS)
+    mapping = written(tmp_path / "shop.yml", {"customers": CUSTOMER})
+    load(mapping, data=tmp_path, where=home)
+    (tmp_path / "customers.csv").write_text(CUSTOMERS.replace("1980", "1981"))
+    monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", "another key, of more than 32 characters")
+    with pytest.raises(FinegrainError, match="was hashed with another key than this one"):
+        load(mapping, data=tmp_path, where=home)
+    monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", KEY)
+    assert load(mapping, data=tmp_path, where=home).rows == 1
+
+
 def test_logs_say_nothing(home: Settings, tmp_path: Path) -> None:
     rows_of = "\n".join(f"{n},page_view,2026-01-01,u1,ann@shop.example" for n in range(30))
     (tmp_path / "e.csv").write_text(f"id,type,at,user,price\n{rows_of}\n")

@@ -90,5 +90,6 @@ def _give_key(con: duckdb.DuckDBPyConnection, where: Settings, known: Sequence[s
     [(own,)] = con.execute(f"select {hash_of(_KEY, quote(''))}").fetchall()
     if known and own not in known:
         raise FinegrainError(
-            "people were forgotten with another key than this one: set FINEGRAIN_PRIVACY_KEY, or privacy.key in the home, to the one used then"
+            "the personal data in this lake was hashed with another key than this one, so the same person would become another: "
+            "set FINEGRAIN_PRIVACY_KEY, or privacy.key in the home, to the one used then"
         )

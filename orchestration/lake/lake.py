@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
@@ -434,6 +434,8 @@ def _create_tables(con: duckdb.DuckDBPyConnection, where: Settings) -> None:
         con.execute("create schema if not exists lake.raw")
         for table, fields in shapes.items():
             con.execute(f"create table if not exists lake.raw.{table} ({fields})")
+        # From now on, nobody can write with another key: the same address would become another id.
+        forgotten.remember(con, where, (), datetime.now(UTC).replace(tzinfo=None))
 
 
 @contextmanager
