@@ -11,7 +11,6 @@ the grain `minute`.
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -47,8 +46,8 @@ _NOT_COUNTED: Final = frozenset({"client_class", "property_currency", "propertie
 
 _SHAPE: Final = "minute timestamp, raw_table varchar, source varchar, place varchar, column_name varchar, state varchar, bucket varchar, n bigint"
 #: The types of the columns of a rule, other than text.
-_NUMBERS: Final = dict.fromkeys(("sensitivity", "min_change", "at_least", "at_most"), "DOUBLE") | {"min_n": "BIGINT"}
-_DAYS: Final = dict.fromkeys(("suppressed_from", "suppressed_until"), "DATE")
+_NUMBERS: Final = dict.fromkeys(("sensitivity", "min_change", "at_least", "at_most"), "double") | {"min_n": "bigint"}
+_DAYS: Final = dict.fromkeys(("suppressed_from", "suppressed_until"), "date")
 
 
 @dataclass(frozen=True)
@@ -301,23 +300,16 @@ def _rules(con: duckdb.DuckDBPyConnection) -> None:
     """Make the temporary table `rules` of the seed's rules of minutes. Raises FinegrainError."""
     rows = [row for row in seed("metric_rules") if row.get("grain") == "minute"]
     texts = (
-        "rule_id",
-        "metric",
-        "table_name",
-        "source",
-        "segment",
-        "column_name",
-        "method",
-        "direction",
-        "severity",
-        "owner",
+        *("rule_id", "metric", "table_name", "source", "segment", "column_name"),
+        *("method", "direction", "severity", "owner"),
     )
-    kinds = dict.fromkeys(texts, "VARCHAR") | _NUMBERS | _DAYS
-    given = [{name: row.get(name) or None for name in kinds} for row in rows]
+    kinds = dict.fromkeys(texts, "varchar") | _NUMBERS | _DAYS
+    given = [[row.get(name) or None for name in kinds] for row in rows]
+    columns = ", ".join(f"cast(r[{n}] as {kind}) as {name}" for n, (name, kind) in enumerate(kinds.items(), 1))
     try:
         con.execute(
-            "create or replace temporary table rules as select unnest(from_json($rows, $shape), max_depth := 2)",
-            {"rows": json.dumps(given), "shape": json.dumps([kinds])},
+            f"create or replace temporary table rules as select {columns} from (select unnest($rows::varchar[][]) as r)",
+            {"rows": given},
         )
     except duckdb.Error as error:
         raise FinegrainError(
