@@ -101,11 +101,13 @@ end
 {# The metrics that are forecast on logarithms. #}
 {% macro metrics_on_log_scale() %}'volume', 'mean', 'median'{% endmacro %}
 
-{# How many rows a visit has in a day, roughly: rows of one visit resemble each other, so that chance moves a metric as if there were fewer rows. #}
+{# How many rows a visit has in a day, roughly: rows of one visit resemble each other, so that chance moves a metric as if there were
+   fewer rows. #}
 {% macro rows_per_visit() %}10{% endmacro %}
 
 {# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of one row more with it and
-   one without, so that a share that was always 0 or 1 has some), others none. Plain Jinja: orchestration/quality/streams.py reads it, too. #}
+   one without, so that a share that was always 0 or 1 has some), others none. Plain Jinja:
+   orchestration/quality/streams.py reads it, too. #}
 {% macro sampling_variance(metric, forecast, n, rows=rows_per_visit()) -%}
 {%- set share = '(' ~ forecast ~ ' * ' ~ n ~ ' + 1) / (' ~ n ~ ' + 2)' -%}
 case

@@ -2,7 +2,7 @@
 
 The rows and dead letters of a stream are counted where they are: in the lake, into which the loader writes each of them exactly once, so the counts are exact, too.
 Only the newest minutes are read. Those that are closed are kept in a file in the home, which may be deleted at any time: the counts of the last hour are then read
-again, and those before it are missing (docs/decisions/0023-streams-are-counted-in-the-lake.md).
+again, and those before it are missing (docs/decisions/0025-streams-are-counted-in-the-lake.md).
 
 Counts have the shape of `int_metrics__daily`, and values that of `metric_history`, with a minute in place of a day. The rules are those of `seeds/metric_rules.csv` with
 the grain `minute`.
