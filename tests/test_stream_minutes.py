@@ -219,9 +219,9 @@ def add(
     )
 
 
-def spread(value: float, n: int, errors: list[float]) -> float:
+def spread(share: float, n: int, errors: list[float]) -> float:
     """The larger one of the usual error and of chance, in plain Python."""
-    share = (value * n + 1) / (n + 2)
+    share = (share * n + 1) / (n + 2)
     return max(1.4826 * statistics.median(errors), (3 * share * (1 - share) / n) ** 0.5)
 
 
@@ -238,8 +238,9 @@ def test_forecasts_equal_those_of_plain_python(con: duckdb.DuckDBPyConnection, s
     values = [1 - nulls / rows for rows, nulls in minutes]
     for number in range(30, 90):
         center = statistics.median(values[:number])
+        overall = 1 - sum(nulls for _, nulls in minutes[:number]) / sum(rows for rows, _ in minutes[:number])
         low = center - max(
-            5 * spread(center, minutes[number][0], [abs(value - center) for value in values[:number]]), 0.1
+            5 * spread(overall, minutes[number][0], [abs(value - center) for value in values[:number]]), 0.1
         )
         if values[number] < low:
             expected.append(

@@ -222,7 +222,7 @@ def anomalous(con: duckdb.DuckDBPyConnection, tested: str) -> str:
     _rules(con)
     key = "source, raw_table, place"
     series = f"metric, {key}, segment, segment_value, column_name"
-    variance = str(macros("metrics.sql").sampling_variance("metric", "expected", "n", ROWS_PER_VISIT))
+    variance = str(macros("metrics.sql").sampling_variance("metric", "overall", "n", ROWS_PER_VISIT))
     recent, warm_up = int(variable("stream_reference_minutes")), int(variable("stream_warm_up_minutes"))
     return f"""
         with minutes as materialized (
@@ -262,7 +262,8 @@ def anomalous(con: duckdb.DuckDBPyConnection, tested: str) -> str:
         ),
         reference as (
             select f.minute, {", ".join(f"f.{each}" for each in series.split(", "))}, is_of_days, count(*) as minutes, count(distinct m.minute::date) as days,
-                median(m.value) as expected, 1.4826 * mad(m.value) as usual_error, median(m.n) as usual_n
+                median(m.value) as expected, 1.4826 * mad(m.value) as usual_error, median(m.n) as usual_n,
+                sum(m.value * m.n) / sum(m.n) as overall
             from (
                 select minute, {series}, is_of_days, minute - to_minutes(age) as before
                 from (select distinct minute, {series} from followed where method = 'forecast'), ages
@@ -271,6 +272,7 @@ def anomalous(con: duckdb.DuckDBPyConnection, tested: str) -> str:
             group by all
         ),
         forecasts as (
+            -- In small minutes the median of a share is often 0 or 1, where chance seems to do nothing; that of all their rows is not.
             select f.*, r.is_of_days, r.minutes, r.days, r.usual_n, r.expected,
                 greatest(sensitivity * spread, min_change) as margin, (value - r.expected) / nullif(spread, 0) as score
             from followed as f
