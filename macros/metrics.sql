@@ -101,17 +101,21 @@ end
 {# The metrics that are forecast on logarithms. #}
 {% macro metrics_on_log_scale() %}'volume', 'mean', 'median'{% endmacro %}
 
-{# How many rows a visit has, roughly: rows of one visit resemble each other, so that chance moves a metric as if there were fewer rows. #}
-{% macro rows_per_visit() %}{{ return(10) }}{% endmacro %}
+{# How many rows a visit has in a day, roughly: rows of one visit resemble each other, so that chance moves a metric as if there were
+   fewer rows. #}
+{% macro rows_per_visit() %}10{% endmacro %}
 
 {# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of one row more with it and
-   one without, so that a share that was always 0 or 1 has some), others none. #}
-{% macro sampling_variance(metric, forecast, n) -%}
+   one without, so that a share that was always 0 or 1 has some), others none. Plain Jinja:
+   orchestration/quality/streams.py reads it, too. #}
+{% macro sampling_variance(metric, forecast, n, rows=rows_per_visit()) -%}
 {%- set share = '(' ~ forecast ~ ' * ' ~ n ~ ' + 1) / (' ~ n ~ ' + 2)' -%}
 case
-    when {{ metric }} = 'volume' then {{ rows_per_visit() }} * exp(-{{ forecast }})
-    when {{ metric }} in ('completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share')
-        then {{ rows_per_visit() }} * {{ share }} * (1 - {{ share }}) / {{ n }}
+    when {{ metric }} = 'volume' then {{ rows }} * exp(-{{ forecast }})
+    when {{ metric }} in (
+        'completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share', 'type_share', 'dead_letter_share'
+    )
+        then {{ rows }} * {{ share }} * (1 - {{ share }}) / {{ n }}
     else 0
 end
 {%- endmacro %}

@@ -66,7 +66,7 @@ from orchestration.quality.alerts import (
 )
 
 NOON = datetime(2025, 3, 2, 12)
-KINDS: tuple[Kind, ...] = ("run", "check", "freshness", "quality", "anomaly", "dead_letters", "lag")
+KINDS: tuple[Kind, ...] = ("run", "check", "freshness", "quality", "anomaly", "stream", "dead_letters", "lag")
 RULES = Rules(
     owners={"data-engineering": ("data@shop.com",), "personalization": ("ml@shop.com", "ml2@shop.com")},
     everyone_else=("all@shop.com",),

@@ -388,7 +388,7 @@ def detected(series: pd.DataFrame, rule: dict[str, str]) -> set[date]:
 def test_anomalies_are_what_the_rules_say(shop: Shop) -> None:
     history = shop.history[shop.last]
     history = history[history["day"] < pd.Timestamp(shop.last)].sort_values("day")
-    rules = seed("metric_rules")
+    rules = [rule for rule in seed("metric_rules") if rule["grain"] == "day"]
     expected = set()
     for key, series in history.groupby(SERIES):
         for rule in rules:

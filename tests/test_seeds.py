@@ -43,6 +43,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     },
     "metric_rules": {
         "rule_id": "rows",
+        "grain": "day",
         "metric": "volume",
         "table_name": "%",
         "source": "%",
@@ -98,6 +99,9 @@ MOVE = {
     "suppressed_until": date(2025, 1, 2),
     "suppression_reason": "the shop moves",
 }
+OF_A_MINUTE = (
+    "of a minute there are completeness by source, type_share by event_type, and dead_letter_share by source or rule"
+)
 SUPPRESSED = "a suppression has two days, in order, and a reason"
 GRAVE = "severity of a rule that everything else rests on is error"
 LOWER = "is in lower case without spaces around it"
@@ -135,6 +139,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("outlier_rules", {"min_count": 9.5}, "min_count is a whole number of 2 or more"),
     ("outlier_rules", {"min_ratio": 1.5}, "min_ratio is 2 or more"),
     ("outlier_rules", {"min_distance": 0}, "min_distance is above zero"),
+    ("metric_rules", {"grain": "hour"}, "grain is day or minute"),
+    ("metric_rules", {"grain": "minute"}, OF_A_MINUTE),
+    ("metric_rules", {"grain": "minute", "metric": None}, OF_A_MINUTE),
+    ("metric_rules", {"grain": "minute", "metric": "completeness", "segment": "device"}, OF_A_MINUTE),
+    ("metric_rules", {"grain": "minute", "metric": "type_share", "segment": "event_type", "column_name": "price"}, "column_name of shares is row"),
+    ("metric_rules", {"metric": "type_share", "segment": "event_type"}, "metric is one of metric_history"),
     ("metric_rules", {"metric": "rows"}, "metric is one of metric_history"),
     ("metric_rules", {"source": None}, "table_name, source and column_name are not empty (% for any)"),
     ("metric_rules", {"segment": "country"}, "segment is all, source, event_type or device"),

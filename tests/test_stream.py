@@ -19,15 +19,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from servers import free_ports
 from streams import StreamedFolder, wait
 from test_any_name import OURS
 
 from orchestration.errors import FinegrainError
 from orchestration.ingest.stream.loader import Limits
-from orchestration.ingest.stream.messages import NAMED, Messages
+from orchestration.ingest.stream.messages import NAMED, BatchResult, Messages
 from orchestration.ingest.stream.replay import replay
 from orchestration.ingest.stream.run import PreviewOwner
+from orchestration.ingest.stream.watch import Watch
 from orchestration.ingest.unload import unload
 from orchestration.lake import lake
 from orchestration.mapping.contracts import RAW_TABLES
@@ -569,8 +571,28 @@ def test_prometheus_gets_the_numbers(shop: Shop) -> None:
     loader.communicate(timeout=60)
     assert 'finegrain_stream_dead_letters_total{rule="not_json"} 1.0' in text
     assert "finegrain_stream_unknown_fields_total 1.0" in text
+    assert 'finegrain_stream_rows_by_type_total{event_type="view_item"} 6.0' in text
+    assert (
+        'finegrain_stream_nulls_total{field="user_id"} 0.0' in text
+        and 'finegrain_stream_nulls_total{field="country"} 6.0' in text
+    )
     assert "finegrain_stream_commit_seconds_count" in text
     assert "finegrain_stream_event_delay_seconds" in text
+
+
+def test_event_types_have_a_bounded_number_of_counters() -> None:
+    registry = CollectorRegistry()
+    watch = Watch("kafka:shop.events", registry=registry)
+    for number in range(60):
+        watch.landed(
+            2, 100, BatchResult(rows=2, types={"page_view": 1, f"type{number}": 1}, nulls={"price": 1}), 0.1, 0.1
+        )
+
+    def count(kind: str) -> float | None:
+        return registry.get_sample_value("finegrain_stream_rows_by_type_total", {"event_type": kind})
+
+    assert (count("page_view"), count("type48"), count("type49"), count("(other)")) == (60, 1, None, 11)
+    assert registry.get_sample_value("finegrain_stream_nulls_total", {"field": "price"}) == 60
 
 
 def test_errors_that_a_user_can_fix_are_one_sentence(shop: Shop, tmp_path: Path) -> None:

@@ -426,6 +426,23 @@ def stream(
 
 
 @app.command()
+def streams(
+    minutes: Annotated[
+        int, typer.Option(min=1, max=60, help="Of so many closed minutes, list what is out of the ordinary.")
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Report what came by streams in the newest closed minute, and what is out of the ordinary in it (docs/explanation/metrics.md)."""
+    from orchestration.quality.streams import streams as look
+
+    found = look(minutes, datetime.now(UTC).replace(tzinfo=None))
+    if as_json:
+        console.show_json(found.as_dict())
+    else:
+        found.show(console.out())
+
+
+@app.command()
 def live(
     mapping: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from orchestration.lake import lake
 from orchestration.quality import alerts
 from orchestration.quality.account import anomalies, ledger, waiting_letters
 from orchestration.quality.alerts import DATA_ENGINEERING, Loader, Problem, Rules
+from orchestration.quality.streams import streams
 from orchestration.warehouse.publish import published_at
 
 
@@ -103,7 +104,7 @@ def loaders() -> dict[str, Loader | None]:
 
 def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
     """Checks once a minute, and reports new, changed and resolved problems."""
-    streams = {
+    assets = {
         place.entry.stream.stream_id: loader_key(each, place.table)
         for each in shop
         for place in each.mapping.entries(each.path)
@@ -114,7 +115,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         name="watch",
         minimum_interval_seconds=60,
         default_status=status,
-        description="Alerts: failed runs and checks, stale data, poor quality, anomalies, dead letters, lagging loaders (docs/how-to/alerts.md).",
+        description="Alerts: failed runs and checks, stale data, poor quality, anomalies of days and of streams, dead letters, lagging loaders (docs/how-to/alerts.md).",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         where = settings()
@@ -137,6 +138,10 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
                 *alerts.dead_letters(letters, rules, f"{base()}/assets/lake"),
             ]
 
+        def of_streams() -> list[dict[str, Any]]:
+            minutes = rules.streams.minutes
+            return [] if minutes is None else streams(minutes, now, where).anomalies
+
         looks: dict[tuple[alerts.Kind, ...], Callable[[], list[Problem]]] = {
             ("run",): lambda: failed_runs(context.instance, sorted(repository.job_names)),
             ("check",): lambda: failed_checks(context.instance, sorted(graph.asset_check_keys), owners),
@@ -147,6 +152,7 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             ("anomaly",): lambda: alerts.anomalous(
                 anomalies(rules.anomalies.days or 0, where), f"{base()}/assets/published/metric_anomalies"
             ),
+            ("stream",): lambda: alerts.anomalous(of_streams(), f"{base()}/assets/lake", "stream"),
             ("lag",): of_loaders,
         }
         problems: list[Problem] = []
@@ -171,9 +177,9 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
         return dg.SensorResult(
             skip_reason=f"{len(problems)} problems; {outcome}",
             asset_events=[
-                dg.AssetObservation(streams[loader.stream_id], metadata=_figures(loader))
+                dg.AssetObservation(assets[loader.stream_id], metadata=_figures(loader))
                 for loader in seen.values()
-                if loader is not None and loader.stream_id in streams
+                if loader is not None and loader.stream_id in assets
             ],
         )
 

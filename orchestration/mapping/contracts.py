@@ -13,6 +13,7 @@ import yaml
 
 from orchestration.config.project import PACKAGE
 from orchestration.config.yaml_file import FAST
+from orchestration.sql.text import identifier
 
 #: Columns that every raw row carries before its contract fields: name to DuckDB type.
 #: Times are UTC. `_error` says why a row could not be read at all; such a row has no fields, only its payload.
@@ -65,6 +66,9 @@ RAW_TABLES: Final[dict[str, dict[str, str]]] = {
 #: A regular expression for the part of a position that names an element of a list: `[3]`, or `[2.1]` in a nested list.
 IN_RECORD: Final = r"\[[0-9]+([.][0-9]+)?\]"
 
+#: The field with the kind of event, by table that has one.
+EVENT_TYPE: Final[dict[str, str]] = {"events": "event_type", "ga4_events": "event_name"}
+
 #: The field with a row's own time, by table; `available_at: event_time` in a mapping reads it.
 EVENT_TIME: Final[dict[str, str]] = {
     "events": "event_at",
@@ -106,6 +110,11 @@ IDS: Final = frozenset(
 def is_time(name: str) -> bool:
     """Whether a contract field holds a time."""
     return name.endswith("_at") or name == "event_timestamp"
+
+
+def given(name: str, kind: str) -> str:
+    """SQL: the value of a field of a raw row, null if it is empty text."""
+    return f"nullif({identifier(name)}, '')" if kind == "VARCHAR" else identifier(name)
 
 
 def columns(table: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ from orchestration.mapping.contracts import RAW_TABLES
 from orchestration.mapping.mapping import Strict, nearest, read_yaml, sentences
 from orchestration.quality.account import said
 
-Kind = Literal["run", "check", "freshness", "quality", "anomaly", "dead_letters", "lag"]
+Kind = Literal["run", "check", "freshness", "quality", "anomaly", "stream", "dead_letters", "lag"]
 What = Literal["new", "changed", "recovered"]
 
 DATA_ENGINEERING: Final = "data-engineering"
@@ -489,6 +489,12 @@ class Anomalies(Strict):
     days: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
+class Streams(Strict):
+    """Of how many closed minutes of streams anomalies are reported; without `minutes`, of none."""
+
+    minutes: Annotated[int, Field(ge=1, le=60, strict=True)] | None = None
+
+
 class DeadLetters(Strict):
     """The allowed number of waiting dead letters per rule."""
 
@@ -510,6 +516,7 @@ class Rules(Strict):
     freshness: Freshness = Freshness()
     quality: Quality = Quality()
     anomalies: Anomalies = Anomalies()
+    streams: Streams = Streams()
     dead_letters: DeadLetters = DeadLetters()
     loader: LoaderRules = LoaderRules()
 
@@ -543,6 +550,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "freshness": Freshness,
     "quality": Quality,
     "anomalies": Anomalies,
+    "streams": Streams,
     "dead_letters": DeadLetters,
     "loader": LoaderRules,
 }
@@ -621,9 +629,11 @@ def poor_quality(ledger: Mapping[str, int], rules: Rules, link: str | None = Non
 _METRICS: Final = {"kept_share": "kept", "quarantined_share": "quarantined", "duplicate_share": "duplicates"}
 
 
-def anomalous(found: Iterable[Mapping[str, Any]], link: str | None = None) -> list[Problem]:
-    """Sources with anomalies, one problem for each owner of the rules that found them. `found`: anomalies by day, source and owner, the newest day
-    first (account.anomalies). An incident shows in many metrics, so the newest day of a source says it all."""
+def anomalous(
+    found: Iterable[Mapping[str, Any]], link: str | None = None, kind: Literal["anomaly", "stream"] = "anomaly"
+) -> list[Problem]:
+    """Sources, or streams, with anomalies, one problem for each owner of the rules that found them. `found`: anomalies by day (or minute), source and owner, the newest
+    first (account.anomalies, streams.anomalies). An incident shows in many metrics, so the newest day of a source says it all."""
     problems: dict[str, Problem] = {}
     for each in found:
         subject = f"{each['source']} ({each['owner']})"
@@ -631,8 +641,9 @@ def anomalous(found: Iterable[Mapping[str, Any]], link: str | None = None) -> li
             continue
         rules = ", ".join(each["rules"])
         values = "; ".join(said(value) for value in each["clearest"])
-        text = f"{each['severity']}: on {each['day']} {each['source']} is anomalous by {rules}: {values}"
-        problems[subject] = Problem("anomaly", subject, each["owner"], text, link, state=f"{each['severity']}: {rules}")
+        at = f"on {each['day']}" if kind == "anomaly" else f"in the minute of {each['minute']:%Y-%m-%d %H:%M} UTC"
+        text = f"{each['severity']}: {at} {each['source']} is anomalous by {rules}: {values}"
+        problems[subject] = Problem(kind, subject, each["owner"], text, link, state=f"{each['severity']}: {rules}")
     return list(problems.values())
 
 

@@ -31,7 +31,8 @@ followed as (
     from series as s
     inner join {{ seed('metric_rules') }} as r
         on
-            s.metric = r.metric
+            r.grain = 'day'
+            and s.metric = r.metric
             and s.table_name like r.table_name
             and s.source like r.source
             and s.segment = r.segment

@@ -41,17 +41,24 @@ FEW: Final = 10
 @dataclass
 class BatchResult:
     """The result of a batch: rows landed, dead letters by rule, and messages with unknown keys, by key. The rest was filtered by the mapping's
-    `where`. `delay` is the seconds from the median event to now."""
+    `where`. `types` are the rows by event type, `nulls` those without a value by mapped field. `delay` is the seconds from the median event to now."""
 
     rows: int = 0
     dead: dict[str, int] = field(default_factory=dict)
     unknown: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    nulls: dict[str, int] = field(default_factory=dict)
     delay: float | None = None
 
     def add(self, other: BatchResult) -> None:
         """Add the result of another piece of the same batch."""
         self.rows += other.rows
-        for mine, theirs in ((self.dead, other.dead), (self.unknown, other.unknown)):
+        for mine, theirs in (
+            (self.dead, other.dead),
+            (self.unknown, other.unknown),
+            (self.types, other.types),
+            (self.nulls, other.nulls),
+        ):
             for key, count in theirs.items():
                 mine[key] = mine.get(key, 0) + count
         self.delay = other.delay if other.delay is not None else self.delay
@@ -224,6 +231,8 @@ class Messages:
             if dead_letter:
                 self._dead_letter(batch, now, self.bound.fields)
             done.dead = self.dead()
+        if done.rows:
+            done.types, done.nulls = self._counts()
         if done.rows and "event_at" in self.bound.fields:
             moment = landing.parse_time("event_at", quote(self.bound.zone))
             [(done.delay,)] = self.con.execute(
@@ -317,6 +326,23 @@ class Messages:
             fields=good.fields if is_mapped else (*good.fields, "properties"),
         )
         return joined_rows, parameters
+
+    def _counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The valid rows by event type, and the nulls by mapped field."""
+        label = contracts.EVENT_TYPE.get(self.table)
+        fields = self.bound.fields
+        counts = ", ".join(f"count({identifier(name)})" for name in fields)
+        found = self.con.execute(
+            f"select {label if label in fields else 'null'} as label, count(*), {counts} from validated where __why is null group by label order by 2 desc, 1"
+        ).fetchall()
+        types = {str(kind).strip().lower(): 0 for kind, *_ in found if kind is not None}
+        nulls = dict.fromkeys(fields, 0)
+        for kind, rows, *values in found:
+            if kind is not None:
+                types[str(kind).strip().lower()] += rows
+            for name, count in zip(fields, values, strict=True):
+                nulls[name] += rows - count
+        return types, nulls
 
     def _dead_letter(self, batch: Chunk, now: datetime, fields: Sequence[str]) -> None:
         """Store the messages that break a rule as dead letters, without personal data. A message that had to be changed is stored as the JSON text that

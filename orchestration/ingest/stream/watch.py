@@ -24,6 +24,8 @@ from orchestration.ingest.stream.messages import BatchResult
 EVERY: Final = 5.0
 #: Seconds over which rates are averaged.
 RECENT: Final = 10.0
+#: At most so many event types have a counter of their own; the rest are counted as `(other)`.
+TYPES: Final = 50
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _ROWS: Final = (1, 10, 100, 1_000, 10_000, 50_000, 100_000, 500_000)
 
@@ -99,6 +101,9 @@ class Watch:
         self._bytes = Counter("bytes", "Bytes of payload landed", **labels)
         self._dead = Counter("dead_letters", "Messages that could not land, by rule", ["rule"], **labels)
         self._unknown = Counter("unknown_fields", "Messages with a field that the mapping does not know", **labels)
+        self._types = Counter("rows_by_type", "Rows landed in the lake, by event type", ["event_type"], **labels)
+        self._nulls = Counter("nulls", "Rows without a value, by field", ["field"], **labels)
+        self._named: set[str] = set()
         self._lag = Gauge("lag", "Messages (bytes of a folder, ms of Kinesis) before the reader", ["part"], **labels)
         self._delay = Gauge("event_delay_seconds", "From the median event of the last batch to its landing", **labels)
         self._commit = Histogram("commit_seconds", "Time to land a batch", buckets=_SECONDS, **labels)
@@ -138,6 +143,12 @@ class Watch:
         self._bytes.inc(size)
         for rule, count in done.dead.items():
             self._dead.labels(rule).inc(count)
+        for kind, count in done.types.items():
+            if len(self._named) < TYPES:
+                self._named.add(kind)
+            self._types.labels(console.shown(kind) if kind in self._named else "(other)").inc(count)
+        for name, count in done.nulls.items():
+            self._nulls.labels(name).inc(count)
         self._unknown.inc(sum(done.unknown.values()))
         self._commit.observe(commit)
         self._wait.observe(wait)
