@@ -35,6 +35,7 @@
 {% macro imputed_by_neighbours(columns) -%}
 {%- set scaling = var('knn_scaling') -%}
 {%- set mean_of_known = 'coalesce(cast(sum(cast(# as decimal(19, 6))) as double) / nullif(sum(cast(@ as bigint)), 0), 0)' -%}
+{%- set with_cells = ' from points as p inner join cells as c on p.number = c.number where ' %}
 scales as {{ kept_once() }} (
 
     {# Exact sums and quantiles: the same in whichever order the rows are read. #}
@@ -186,8 +187,8 @@ nearest as {{ kept_once() }} (
         l.number,
         {{ smallest(_distance('l', 'r'), 'r.place', nearest_rows()) }} as found
     from {{ pairs(
-        'select ' ~ unfold('c.nearest') ~ '.chosen as cell, p.* from points as p inner join cells as c on p.number = c.number where p.is_asked',
-        'select ' ~ element('c.nearest', 1) ~ '.chosen as cell, p.* from points as p inner join cells as c on p.number = c.number where p.place is not null',
+        'select ' ~ unfold('c.nearest') ~ '.chosen as cell, p.*' ~ with_cells ~ 'p.is_asked',
+        'select ' ~ element('c.nearest', 1) ~ '.chosen as cell, p.*' ~ with_cells ~ 'p.place is not null',
         ['group_key', 'cell']
     ) | indent(4) }}
     where l.key <> r.key
@@ -227,15 +228,15 @@ candidates as (
 
 means as (
 
-    -- In whole numbers, which add up to the same in any order. Within a hundredth of a spread, rows are equally near: single precision
-    -- tells no more.
+    -- In whole numbers, which add up to the same in any order. Within a tenth of a spread, rows are equally near: or one that happens to
+    -- be the same in a few columns would decide alone.
     select
         number,
         position,
         sum(weight * cast(round(scaled_value * 1000000) as decimal(19, 0))) / sum(weight) / 1000000.0 as scaled_value,
         cast(count(*) as bigint) as neighbours
     from (
-        select *, cast(greatest(round(1000000000 / greatest(cast(squared_distance as double), 0.0001)), 1) as decimal(19, 0)) as weight
+        select *, cast(greatest(round(1000000000 / greatest(cast(squared_distance as double), 0.01)), 1) as decimal(19, 0)) as weight
         from candidates
         where place <= k
     ) as weighted
