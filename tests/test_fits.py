@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -61,6 +62,17 @@ def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     """A shop built in two steps, its verdicts on rows that are kept or were so for a time, and its fits of numbers."""
     random = Random(20240401)
     rows = ShopMaker(random).shop(events=260)
+    # At noon of one day one piece each, and at noon a week later a hundred.
+    for day, quantity, count in ((FIRST_DAY, 1, 4), (FIRST_DAY + 7 * DAY, 100, 1)):
+        for number in range(count):
+            row = planted(day, number, at(day, 43300 + number))
+            fields = {
+                **row.fields,
+                "event_at": at(day, 43200 + number).isoformat(),
+                "quantity": str(quantity),
+                "price": "20",
+            }
+            rows.append(replace(row, position=f"noon of {day}#{number}", fields=fields))
     shop_home = homes.make("fits")
     with duckdb.connect(str(shop_home.warehouse)) as con:
         con.execute(BY_HOUR_OF_WEEK)
