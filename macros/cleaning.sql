@@ -3,18 +3,20 @@
 {{ return({
     'price': [
         ['product_id', 'product_id', 'pp'], ['category', 'product_category', 'pc'],
-        ['event_type', 'event_type', 'pe'], ['all', "'all'", 'pa'],
+        ['event_type', 'event_type', 'pe'], ['hour_of_week', 'hour_of_week', 'ph'], ['all', "'all'", 'pa'],
     ],
     'quantity': [
         ['product_id', 'product_id', 'qp'], ['event_type', 'event_type', 'qe'],
-        ['category', 'product_category', 'qc'], ['all', "'all'", 'qa'],
+        ['category', 'product_category', 'qc'], ['hour_of_week', 'hour_of_week', 'qh'], ['all', "'all'", 'qa'],
     ],
 }) }}
 {% endmacro %}
 
 {# The groups of which there are fits only if a rule names them: a shop has many products, so their quantities cost as much to fit as their
    prices. #}
-{% macro optional_groups() %}{{ return({'price': ['event_type'], 'quantity': ['product_id']}) }}{% endmacro %}
+{% macro optional_groups() %}
+{{ return({'price': ['event_type', 'hour_of_week'], 'quantity': ['product_id', 'hour_of_week']}) }}
+{% endmacro %}
 
 {# The groups that may fill a gap, narrow to wide, by the group that the rule names. A median by product never comes from a kind of
    event. #}
@@ -96,6 +98,29 @@ case
             {{ ordinary }}
         )
 end
+{%- endmacro %}
+
+{# CTE body: the bounds by group that outlier rules draw for an attribute of customers or products, from the newest fits (CTE `fits`). #}
+{% macro bounds_of_attribute(measure) -%}
+select
+    f.group_by,
+    f.group_key,
+    {{ outlier_bound('r', 'f', 'low') }} as low,
+    {{ outlier_bound('r', 'f', 'high') }} as high,
+    r.scale,
+    r.action
+from fits as f
+inner join {{ seed('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
+where f.measure = '{{ measure }}'
+{%- endmacro %}
+
+{# SQL: whether a value is beyond its bounds and not left as it is. Others learn nothing from such a value. #}
+{% macro is_treated(value, chain) -%}
+coalesce(
+            {{ is_outlier(value, narrowest(chain, 'low'), narrowest(chain, 'high'), narrowest(chain, 'scale')) }}
+            and {{ narrowest(chain, 'action') }} in ('cap', 'remove'),
+            false
+        )
 {%- endmacro %}
 
 {# A column of the fit that applies: of a chain of groups from narrow to wide, [name, column, alias of its joined fit], the

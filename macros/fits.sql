@@ -38,6 +38,7 @@ kept_by_day as {{ inlined() }} (
         product_id,
         product_category,
         event_type,
+        event_at,
         price_reported,
         quantity,
         device,

@@ -48,6 +48,11 @@ case
 end
 {%- endmacro %}
 
+{# SQL: the hour of the week in which a moment lies, by the shop's clocks: as text, from 0 (Monday after midnight) to 167. #}
+{% macro hour_of_week(moment) -%}
+cast(24 * (extract(isodow from {{ finegrain.shop_time(moment) }}) - 1) + extract(hour from {{ finegrain.shop_time(moment) }}) as varchar)
+{%- endmacro %}
+
 {# SQL: whether a moment lies on a Saturday or Sunday, by the shop's clocks. #}
 {% macro is_weekend(moment) -%}
 extract(isodow from {{ finegrain.shop_time(moment) }}) >= 6

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from random import Random
@@ -24,8 +25,18 @@ BUCKET = 1.02
 #: By measure, the groups of its fits: name of the group to column of the verdicts.
 GROUPS = {
     "price": {"product_id": "product_id", "category": "product_category", "all": None},
-    "quantity": {"event_type": "event_type", "category": "product_category", "all": None},
+    "quantity": {
+        "event_type": "event_type",
+        "category": "product_category",
+        "hour_of_week": "hour_of_week",
+        "all": None,
+    },
 }
+
+#: Quantities are held against those of the same hour of the week, which no rule does as delivered.
+BY_HOUR_OF_WEEK = (
+    "update outlier_rules set group_by = 'hour_of_week', min_count = 2, factor = 1 where column_name = 'quantity'"
+)
 
 Fits = dict[tuple[str, str, str], dict[date, dict[str, Any]]]
 
@@ -37,6 +48,8 @@ def rows_of(con: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
 
 
 def group_key(row: dict[str, Any], column: str | None) -> str | None:
+    if column == "hour_of_week":
+        return str(24 * row["event_at"].weekday() + row["event_at"].hour)
     return "all" if column is None else row[column]
 
 
@@ -49,7 +62,20 @@ def built(homes: Homes) -> tuple[Settings, list[dict[str, Any]], Fits]:
     """A shop built in two steps, its verdicts on rows that are kept or were so for a time, and its fits of numbers."""
     random = Random(20240401)
     rows = ShopMaker(random).shop(events=260)
+    # At noon of one day one piece each, and at noon a week later a hundred.
+    for day, quantity, count in ((FIRST_DAY, 1, 4), (FIRST_DAY + 7 * DAY, 100, 1)):
+        for number in range(count):
+            row = planted(day, number, at(day, 43300 + number))
+            fields = {
+                **row.fields,
+                "event_at": at(day, 43200 + number).isoformat(),
+                "quantity": str(quantity),
+                "price": "20",
+            }
+            rows.append(replace(row, position=f"noon of {day}#{number}", fields=fields))
     shop_home = homes.make("fits")
+    with duckdb.connect(str(shop_home.warehouse)) as con:
+        con.execute(BY_HOUR_OF_WEEK)
     random.shuffle(rows)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         land(shop_home, part)
@@ -175,18 +201,19 @@ def test_values_are_cleaned_with_the_fit_of_two_days_before(built: tuple[Setting
                 for group_by, column in GROUPS[measure].items()
             }
             drawn = [
-                (bounds(rule, fit), rule["action"], rule["scale"])
+                (bounds(rule, fit), rule["action"], rule["scale"], group_by)
                 for group_by, fit in known.items()
                 for rule in rules
                 if fit and rule["column_name"] == measure and rule["group_by"] == group_by
             ]
-            limits, action, scale = next((each for each in drawn if each[0]), (None, None, None))
+            limits, action, scale, by = next((each for each in drawn if each[0]), (None, None, None, None))
             value = None if raw is None else float(raw)
             is_outlier = bool(value is not None and limits and not limits[0] <= value <= limits[1])
             is_outlier &= scale != "log" or (value or 0) > 0  # zero has no logarithm
             if is_outlier and action == "cap":
                 value = min(max(value, limits[0]), limits[1])
                 happened[f"{measure} capped"] += 1
+                happened[f"{measure} capped by {by}"] += 1
             was_missing = raw is None and row["product_id"] is not None
             if measure == "quantity":
                 was_missing &= row["event_type"] in ("add_to_cart", "remove_from_cart", "purchase", "refund")
@@ -206,9 +233,8 @@ def test_values_are_cleaned_with_the_fit_of_two_days_before(built: tuple[Setting
                 None if value is None else pytest.approx(Decimal(value), abs=Decimal("0.0006"))
             ), where
     # The test only means something if all of this occurs.
-    assert all(happened[case] for case in ("price capped", "price imputed", "quantity capped", "quantity imputed")), (
-        happened
-    )
+    cases = ("price capped", "price imputed", "quantity capped", "quantity imputed", "quantity capped by hour_of_week")
+    assert all(happened[case] for case in cases), happened
 
 
 def planted(day: date, number: int, arrived: datetime) -> Row:

@@ -56,10 +56,10 @@ def bayes(home: Settings) -> str:
 
 
 def near(values: Floats, asked: int, k: int, column: int, distances: Floats) -> float:
-    """The mean of the k nearest rows with this column, weighted by one over the root of `distances`."""
+    """The mean of the k nearest rows with this column, weighted by one over their squared `distances`."""
     donors = [row for row in np.argsort(distances, kind="stable") if row != asked and not np.isnan(values[row, column])]
     donors = [row for row in donors if np.isfinite(distances[row])][:k]
-    weights = 1 / np.maximum(np.sqrt(np.maximum(distances[donors], 0)), 0.01)
+    weights = 1 / np.maximum(distances[donors], 0.01)
     return float((weights * values[donors, column]).sum() / weights.sum()) if donors else math.nan
 
 

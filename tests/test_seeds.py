@@ -83,7 +83,8 @@ EVENT_LABEL = "method of device and country of events is mode"
 LABEL = "method of gender, category and country of customers is mode or model"
 K = "neighbours is a whole number from 1 to 32 or empty"
 CONFIDENCE = "min_confidence is above 0 and up to 1 or empty"
-OF_NUMBERS = "group_by of price and quantity is product_id, category, event_type or all"
+OF_NUMBERS = "group_by of price and quantity is product_id, category, event_type, hour_of_week or all"
+OF_IMPUTED_NUMBERS = "group_by of price and quantity is product_id, category, event_type or all"
 OF_LABELS = "group_by of device and country of events is event_type or all"
 OF_WEIGHT = "group_by of weight is category or all"
 OF_INCOME = "group_by of income is country, gender or all"
@@ -190,7 +191,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("imputation_rules", CUSTOMER | {"neighbours": 2.5}, K),
     ("imputation_rules", CATEGORY | {"min_confidence": 0}, CONFIDENCE),
     ("imputation_rules", CATEGORY | {"min_confidence": 1.01}, CONFIDENCE),
-    ("imputation_rules", EVENT | {"group_by": "brand"}, OF_NUMBERS),
+    ("imputation_rules", EVENT | {"group_by": "brand"}, OF_IMPUTED_NUMBERS),
     ("imputation_rules", EVENT | {"group_by": None}, "group_by is not empty"),
     ("imputation_rules", EVENT | {"column_name": "device", "method": "mode", "group_by": "category"}, OF_LABELS),
     ("imputation_rules", EVENT | {"column_name": "country", "method": "mode", "group_by": "product_id"}, OF_LABELS),

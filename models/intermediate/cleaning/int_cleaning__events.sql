@@ -15,6 +15,7 @@ with events as (
 
     select
         v.*,
+        {{ hour_of_week('v.event_at') }} as hour_of_week,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v
     where {{ was_kept('v') }} and {{ is_changed('int_cleaning__changed_rows', [('v.row_id', 'row_id')]) }}

@@ -17,6 +17,7 @@ observed as (
         product_id,
         product_category as category,
         event_type,
+        {{ hour_of_week('event_at') }} as hour_of_week,
         price_reported as price,
         {{ log_bucket('price_reported') }} as price_bucket,
         quantity,

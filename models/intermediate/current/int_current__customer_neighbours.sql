@@ -1,7 +1,8 @@
 -- What customers like them have, for the gaps of customers' profiles that are filled by k nearest neighbours
 -- (seeds/imputation_rules.csv): alike in the numbers that the shop knows of them, and in how much they do and spend. Learned from what was
--- known two days before the build.
+-- known two days before the build, of customers whose income is no outlier that a rule caps or removes.
 {% set attributes = ['birth_year', 'household_size', 'income'] %}
+{% set chain = [['country', 'country', 'ic'], ['gender', 'gender', 'ig'], ['all', "'all'", 'ia']] %}
 {% set group_key %}
 case g.group_by
             when 'country' then coalesce('country:' || v.country, 'all')
@@ -56,6 +57,18 @@ versions as (
 
 ),
 
+fits as (
+
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['group_by', 'group_key', 'measure'], "f.measure = 'income'") | indent(4) }}
+
+),
+
+income_limits as (
+
+    {{ bounds_of_attribute('income') | indent(4) }}
+
+),
+
 activity as (
 
     select
@@ -83,7 +96,13 @@ activity as (
     from {{ "versions" if relation == 'asked' else "versions_of_the_fit" }} as v
     cross join groups as g
     left join activity as a on v.user_id = a.user_id
-    where v.recency = 1
+    {% if relation == 'reference' %}
+    {% for name, column, alias in chain %}
+    left join income_limits as {{ alias }}
+        on {{ alias }}.group_by = '{{ name }}' and {{ 'v.' ~ column if name != 'all' else column }} = {{ alias }}.group_key
+    {% endfor %}
+    {% endif %}
+    where v.recency = 1 {{ "and not " ~ is_treated('v.income', chain) if relation == 'reference' }}
 
 ),
 

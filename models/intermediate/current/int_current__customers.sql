@@ -47,16 +47,7 @@ usual_numbers as (
 
 income_limits as (
 
-    select
-        f.group_by,
-        f.group_key,
-        {{ outlier_bound('r', 'f', 'low') }} as low,
-        {{ outlier_bound('r', 'f', 'high') }} as high,
-        r.scale,
-        r.action
-    from fits as f
-    inner join {{ seed('outlier_rules') }} as r on f.measure = r.column_name and f.group_by = r.group_by
-    where f.measure = 'income'
+    {{ bounds_of_attribute('income') | indent(4) }}
 
 ),
 

@@ -1,5 +1,6 @@
 -- What products at their price weigh, for weights that are filled by k nearest neighbours (seeds/imputation_rules.csv): within the
--- category, or among all. Learned from what the catalogue said two days before the build.
+-- category, or among all. Learned from what the catalogue said two days before the build, of weights that no outlier rule caps or removes.
+{% set chain = [['category', 'category', 'lc'], ['all', "'all'", 'la']] %}
 with build as (
 
     select as_of, {{ add_days('as_of_day', -1 * var('fit_lag_days')) }} as fit_day from {{ ref('int_identity__build') }}
@@ -11,6 +12,18 @@ rules as (
     select group_by, coalesce(cast(neighbours as double), 20) as k
     from {{ seed('imputation_rules') }}
     where record = 'product' and column_name = 'weight' and method = 'knn' and action = 'impute'
+
+),
+
+fits as (
+
+    {{ newest_fits(ref('int_cleaning__profile_statistics'), ['group_by', 'group_key', 'measure'], "f.measure = 'weight'") | indent(4) }}
+
+),
+
+limits as (
+
+    {{ bounds_of_attribute('weight') | indent(4) }}
 
 ),
 
@@ -30,6 +43,11 @@ rules as (
     from {{ ref('int_reference__product_versions') }} as v
     cross join rules as r
     inner join build as b on {{ is_valid }}
+    {% if relation == 'reference' %}
+    left join limits as lc on lc.group_by = 'category' and v.category = lc.group_key
+    left join limits as la on la.group_by = 'all'
+    where not {{ is_treated('v.weight_grams', chain) }}
+    {% endif %}
 
 ),
 
