@@ -91,7 +91,7 @@ def flow(rows: Rows) -> Markup:
             {
                 "x": 0,
                 "side": "left",
-                "y": _middle([each for each in ends if each["x"] == 0 and rows[each["band"]]["source"] == name]),
+                "y": _label_at([each for each in ends if each["x"] == 0 and rows[each["band"]]["source"] == name]),
                 "text": f"{name} {row['source_rows']:,}",
             }
             for name, row in lefts.items()
@@ -100,7 +100,7 @@ def flow(rows: Rows) -> Markup:
             {
                 "x": 1,
                 "side": "right",
-                "y": _middle([each for each in ends if each["x"] == 1 and each["verdict"] == name]),
+                "y": _label_at([each for each in ends if each["x"] == 1 and each["verdict"] == name]),
                 "text": f"{name} {row['verdict_rows']:,} ({share(row['verdict_rows'] / total)})",
             }
             for name, row in rights.items()
@@ -141,8 +141,10 @@ def flow(rows: Rows) -> Markup:
     )
 
 
-def _middle(ends: Sequence[Mapping[str, float]]) -> float:
-    return (min(end["low"] for end in ends) + max(end["high"] for end in ends)) / 2
+def _label_at(ends: Sequence[Mapping[str, float]]) -> float:
+    """In the middle of a thick band, and just above a thin one."""
+    low, high = min(end["low"] for end in ends), max(end["high"] for end in ends)
+    return (low + high) / 2 if high - low > _GAP / 2 else high + _GAP / 3
 
 
 def share(value: float | None) -> str:

@@ -21,7 +21,7 @@ import yaml
 from markupsafe import Markup
 
 from orchestration.config.project import roots
-from orchestration.config.published import DATABASE, current
+from orchestration.config.published import DATABASE, REPORT, current
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.errors import FinegrainError
 from orchestration.features.catalog import Feature, catalog, percent
@@ -30,10 +30,8 @@ from orchestration.quality.alerts import poor_quality, read_rules, scrub
 from orchestration.report import charts, figures
 from orchestration.warehouse.publish import categorical_columns, point, published_at
 
-#: The page's file, in each published version and beside the marts.
-FILE: Final = "report.html"
 #: Rows of a mart of which its features' figures are, and entries of the list of what to do.
-SAMPLE: Final = 100_000
+SAMPLE: Final = 20_000
 TO_DO: Final = 8
 #: Series of a source that stand above each other.
 IN_A_CHART: Final = 4
@@ -47,7 +45,7 @@ _log: Final = logging.getLogger(__name__)
 def write_page(path: Path | None = None, where: Settings | None = None) -> Path:
     """Write the page of the published marts to `path`, or to `report.html` here, in one step. Raises FinegrainError if nothing is published or the file
     cannot be written."""
-    path = path or Path(FILE)
+    path = path or Path(REPORT)
     text = page(where)
     try:
         _replace(path, text)
@@ -63,20 +61,15 @@ def publish_page(where: Settings | None = None) -> str | None:
     if folder is None:
         return None
     try:
-        _replace(folder / FILE, page(where))
-        point(where.published / FILE, Path("current") / FILE)
+        if not (folder / REPORT).exists():  # a version does not change
+            _replace(folder / REPORT, page(where))
+        point(where.published / REPORT, Path("current") / REPORT)
     except Exception as error:
         _log.warning("the report was not written", exc_info=True)
         return (
             f"the report was not written ({type(error).__name__}: {scrub(str(error))[:300]}); the marts are published"
         )
     return None
-
-
-def published_page(where: Settings | None = None) -> Path | None:
-    """The page of the published version; None if it has none."""
-    folder = current(where)
-    return folder / FILE if folder and (folder / FILE).exists() else None
 
 
 def _replace(path: Path, text: str) -> None:
@@ -104,7 +97,7 @@ def page(where: Settings | None = None) -> str:
         }  # fmt: skip
     about = json.loads((folder / "about.json").read_text("utf-8"))
     remedies = yaml.safe_load((_HERE / "remedies.yml").read_text("utf-8"))
-    marts = _features(where)
+    marts = _features(where, found.empty)
     problems = [scrub(each.text) for each in poor_quality(ledger(where), read_rules())]
     to_do = _to_do(found, asked, remedies, marts)
     environment = jinja2.Environment(
@@ -151,7 +144,6 @@ def page(where: Settings | None = None) -> str:
         sample=SAMPLE,
         freshness=asked["freshness"],
         slowest=about.get("slowest") or [],
-        build_seconds=about.get("build_seconds"),
     )
 
 
@@ -262,18 +254,17 @@ def _to_do(
             f"without any value: {names}",
             source,
             "Map these columns, or leave them out of what you build on them.",
+            severity="note",
         )
-    for mart in marts:
-        empty = [each["name"] for each in mart["features"] if each["flag"] == "always null"]
-        if empty:
-            add(
-                "features",
-                f"always null: {', '.join(empty[:6])}" + (f" and {len(empty) - 6} more" if len(empty) > 6 else ""),
-                mart["name"],
-                "Leave them out of training, or map the fields that they need.",
-                cost=f"{len(empty)} features",
-            )
-    return sorted(entries, key=lambda each: each["severity"] != "error")
+    empty = {
+        mart["name"]: [each["name"] for each in mart["features"] if each["flag"] == "always null"] for mart in marts
+    }
+    if any(empty.values()):
+        count = sum(len(names) for names in empty.values())
+        what = f"{count} feature{'' if count == 1 else 's'} without any value"
+        where = ", ".join(f"{name} ({len(names)})" for name, names in empty.items() if names)
+        add("features", what, where, "Leave them out of training, or map the fields that they need.", severity="note")
+    return sorted(entries, key=lambda each: ("error", "warn", "note").index(each["severity"]))
 
 
 _IN_WORDS: Final = {
@@ -370,7 +361,7 @@ def _outliers(asked: Mapping[str, figures.Rows]) -> list[dict[str, Any]]:
     ]
 
 
-def _features(where: Settings) -> list[dict[str, Any]]:
+def _features(where: Settings, empty: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """By mart, its features with what is wrong with each; the ill ones first."""
     categorical = categorical_columns()
     found = []
@@ -381,7 +372,7 @@ def _features(where: Settings) -> list[dict[str, Any]]:
             {
                 "name": each.name,
                 "meaning": each.meaning,
-                "flag": _flag(each),
+                "flag": _flag(each, each.name in empty.get(mart.name, ())),
                 "nulls": percent(each.figures.nulls),
                 "picture": each.figures.drawn(),
                 # Texts are shown where they are known to be a few words, such as segments.
@@ -407,11 +398,11 @@ def _features(where: Settings) -> list[dict[str, Any]]:
 _FLAGS: Final = ("always null", "constant", "nearly always null", "")
 
 
-def _flag(feature: Feature) -> str:
-    """What is wrong with a feature's values; empty for nothing."""
+def _flag(feature: Feature, is_empty: bool) -> str:
+    """What is wrong with a feature's values; empty for nothing. `is_empty`: it has none in the whole mart, not only in a sample."""
     assert feature.figures is not None
     each = feature.figures
-    if each.nulls == 1:
+    if is_empty:
         return _FLAGS[0]
     is_constant = (
         (each.numbers is not None and each.numbers["min"] == each.numbers["max"])
