@@ -175,7 +175,7 @@ def code(text: str) -> Markup:
 
 def _rules() -> dict[str, str]:
     """What each validation rule says, by id: finegrain's and the shop's own."""
-    found = {}
+    found: dict[str, str] = {}
     for root in roots():
         for path in sorted((root / "seeds").glob("*validation_rules.csv")):
             with path.open(encoding="utf-8", newline="") as file:
