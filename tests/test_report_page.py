@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,9 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_publish import another_build, scribble
+from typer.testing import CliRunner
 
+from orchestration.cli.commands import app
 from orchestration.config.published import REPORT, published_report
 from orchestration.config.settings import PROJECT, Settings
 from orchestration.dagster.watch import _report
@@ -30,7 +33,7 @@ from orchestration.errors import FinegrainError
 from orchestration.features.catalog import catalog
 from orchestration.report import charts, figures
 from orchestration.report import page as report
-from orchestration.report.page import page, publish_page, write_page
+from orchestration.report.page import page, publish_page
 from orchestration.warehouse.publish import publish
 
 #: The name of a source, and of a reason.
@@ -507,16 +510,19 @@ def test_it_is_published_beside_the_marts(
     assert publish_page(where) is None and written.exists() and (first / REPORT).exists()
 
 
-def test_the_command(
-    built_shop: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    where = copy_of(built_shop, tmp_path)
-    with pytest.raises(FinegrainError, match="nothing is published"):
-        write_page(tmp_path / "page.html", where)
-    publish(where)
-    assert write_page(tmp_path / "page.html", where).read_text("utf-8").startswith("<!doctype html>")
-    with pytest.raises(FinegrainError, match=r"no/page.html: the report cannot be written: No such file"):
-        write_page(tmp_path / "no" / "page.html", where)
+def test_the_command(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["report", "--html"])
+    assert isinstance(said.exception, FinegrainError) and "nothing is published" in str(said.exception)
+    monkeypatch.setattr(report, "page", lambda where=None: "<!doctype html>")
+    said = CliRunner().invoke(app, ["report", "--html"])
+    assert (said.exit_code, said.output) == (0, "wrote report.html\n")
+    assert Path("report.html").read_text("utf-8") == "<!doctype html>" and [*Path().iterdir()] == [Path("report.html")]
+    said = CliRunner().invoke(app, ["report", "--html", "--out", "other.html", "--json"])
+    assert json.loads(said.output) == {"report": "other.html"} and Path("other.html").exists()
+    said = CliRunner().invoke(app, ["report", "--html", "--out", "no/page.html"])
+    assert isinstance(said.exception, FinegrainError)
+    assert str(said.exception) == "no/page.html: the report cannot be written: No such file or directory"
 
 
 def test_every_rule_and_metric_has_a_remedy() -> None:

@@ -168,6 +168,7 @@ _SHORT: Final = "datum.value >= 1000 ? format(datum.value, '~s') : format(datum.
 _DAYS: Final[Spec] = {
     "field": "day",
     "type": "temporal",
+    "scale": {"type": "utc"},
     "axis": {"title": None, "grid": False, "tickCount": 4, "format": "%d %b %y", "labelOverlap": True},
 }
 
@@ -240,8 +241,9 @@ def matrix(rows: Rows, *, full: float, about: str) -> Markup:
                 "axis": {
                     "title": None,
                     "labelAngle": 0,
+                    "labelExpr": "utcFormat(toDate(datum.label), '%d %b %y')",
                     "labelOverlap": "greedy",
-                    "labelSeparation": 8,
+                    "labelSeparation": 16,
                     "domain": False,
                     "ticks": False,
                 },
