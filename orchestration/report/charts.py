@@ -1,5 +1,5 @@
-"""The page's charts: Vega-Lite, drawn once as SVG, so that the page needs no script. Colours are variables of the page's style sheet, so that they
-follow its light and its dark theme. docs/decisions/0023-the-report-is-drawn-once.md says why."""
+"""The page's charts: Vega-Lite, drawn once as SVG, so that the page needs no script. Colours are variables of the page's style sheet, so that
+they follow its light and its dark theme. docs/decisions/0023-the-report-is-drawn-once.md says why."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Rows = list[dict[str, Any]]
 
 
 def ask(con: duckdb.DuckDBPyConnection, query: str) -> Rows:
-    """The rows of a query, by column. None where a mart is from an earlier version and lacks what is asked for."""
+    """The rows of a query, by column; none if the marts are of an earlier version, which lacks what is asked for."""
     try:
         found = con.execute(query)
     except (duckdb.CatalogException, duckdb.BinderException):
@@ -42,8 +42,8 @@ def ask(con: duckdb.DuckDBPyConnection, query: str) -> Rows:
     return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
 
 
-#: Raw rows by source and verdict, as bands: at the left by source (`left_low` to `left_high`), at the right by verdict, as shares of the height
-#: of all rows. `left_gap` and `right_gap`: how many bands of other sources and verdicts lie below.
+#: Raw rows by source and verdict, as bands: at the left by source (`left_low` to `left_high`), at the right by verdict, as shares of the
+#: height of all rows. `left_gap` and `right_gap`: how many bands of other sources and verdicts lie below.
 FLOW: Final = f"""
     with sources as (
         select
@@ -84,8 +84,8 @@ FLOW: Final = f"""
     order by left_order desc, right_order desc
 """
 
-# The worth of a quarantined purchase, in the reporting currency: at the median exchange rate of kept events; null where it is no loss, also where the
-# same purchase was kept from another source.
+# The worth of a quarantined purchase, in the reporting currency: at the median exchange rate of kept events; null where it is no loss, also
+# where the same purchase was kept from another source.
 _QUARANTINED: Final = f"""
     rates as (
         select currency, median(price / price_in_currency) as rate
@@ -110,7 +110,7 @@ _QUARANTINED: Final = f"""
     )
 """
 
-#: Quarantined rows by reason: rows, since when and until when they came, how many of them recently, and the worth of the purchases among them.
+#: Quarantined rows by reason: how many, since when and until when they came, how many of them recently, and the worth of the purchases.
 REASONS: Final = f"""
     with {_QUARANTINED},
 
@@ -144,7 +144,7 @@ INCIDENTS: Final = f"""
         source, owner, min(severity) as severity, min(day) as since, max(day) as until, count(distinct day) as days,
         list(distinct rule_id order by rule_id) as rules, list(distinct metric order by metric) as metrics,
         arg_max(
-            {{metric: metric, segment: segment, segment_value: segment_value, column_name: column_name, value: value, expected: expected, low: low, high: high}},
+            {{metric: metric, segment: segment, segment_value: segment_value, column_name: column_name, value: value, expected: expected}},
             (day, coalesce(abs(score), 0))
         ) as clearest
     from metric_anomalies
@@ -175,7 +175,8 @@ SERIES_SHOWN: Final = f"""
         select
             s.*, a.last_day, coalesce(a.days, 0) as days, coalesce(a.recent_days, 0) as recent_days,
             row_number() over (
-                order by a.last_day desc nulls last, a.days desc nulls last, s.source, s.metric, s.table_name, s.segment_value, s.column_name
+                order by
+                    a.last_day desc nulls last, a.days desc nulls last, s.source, s.metric, s.table_name, s.segment_value, s.column_name
             ) as number
         from series as s
         left join anomalous as a using (metric, table_name, source, segment, segment_value, column_name)
@@ -207,7 +208,9 @@ def _matrix(metric: str, value: str, where: str, least: float) -> str:
     """A metric of sources by column and period, of the columns where it is ever at `least` so much."""
     return f"""
     with measured as (
-        select *, min(day) over () as first_day, cast(ceil((date_diff('day', min(day) over (), max(day) over ()) + 1) / {PERIODS}) as integer) as days
+        select
+            *, min(day) over () as first_day,
+            cast(ceil((date_diff('day', min(day) over (), max(day) over ()) + 1) / {PERIODS}) as integer) as days
         from metric_history
         where metric = '{metric}' and segment = 'source' and n > 0 and day >= cast(as_of as date) - {HISTORY}
     ),
@@ -257,7 +260,8 @@ _TREATED: Final = """
     treated as (
         select 'price' as column_name, price as before, price_treated as after, price_is_outlier as is_outlier from fct_events
         union all select 'quantity', quantity, quantity_treated, quantity_is_outlier from fct_events
-        union all select 'weight (g)', weight_grams_raw, case when not weight_was_missing then weight_grams end, weight_is_outlier from dim_products
+        union all
+        select 'weight (g)', weight_grams_raw, case when not weight_was_missing then weight_grams end, weight_is_outlier from dim_products
         union all select 'income', income_raw, income, income_is_outlier from dim_customers
     )
 """
@@ -302,3 +306,20 @@ FRESHNESS: Final = f"""
     group by table_name, source
     order by hours desc, table_name, source
 """
+
+#: Every query of the page, by what it answers.
+QUERIES: Final = {
+    "flow": FLOW,
+    "reasons": REASONS,
+    "costs": COSTS,
+    "incidents": INCIDENTS,
+    "series_shown": SERIES_SHOWN,
+    "points": POINTS,
+    "gaps": GAPS,
+    "drift": DRIFT,
+    "drift_now": DRIFT_NOW,
+    "advice": ADVICE,
+    "outliers": OUTLIERS,
+    "outlier_buckets": OUTLIER_BUCKETS,
+    "freshness": FRESHNESS,
+}

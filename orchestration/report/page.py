@@ -1,5 +1,5 @@
-"""`finegrain report --html`: one page that needs nothing else. Its figures are from the published marts, its charts are SVG, it has no script, and its
-content security policy allows no request."""
+"""`finegrain report --html`: one page that needs nothing else. Its figures are from the published marts, its charts are SVG, it has no script,
+and its content security policy allows no request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import base64
 import csv
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -39,12 +38,11 @@ IN_A_CHART: Final = 4
 _SPARSE: Final = 0.01
 
 _HERE: Final = Path(__file__).parent
-_log: Final = logging.getLogger(__name__)
 
 
 def write_page(path: Path | None = None, where: Settings | None = None) -> Path:
-    """Write the page of the published marts to `path`, or to `report.html` here, in one step. Raises FinegrainError if nothing is published or the file
-    cannot be written."""
+    """Write the page of the published marts to `path`, by default `report.html` here, in one step. Raises FinegrainError if nothing is
+    published or the file cannot be written."""
     path = path or Path(REPORT)
     text = page(where)
     try:
@@ -55,7 +53,8 @@ def write_page(path: Path | None = None, where: Settings | None = None) -> Path:
 
 
 def publish_page(where: Settings | None = None) -> str | None:
-    """Put the page beside the published marts. Marts are published without it, too: what went wrong is returned as a sentence, and is no error."""
+    """Put the page beside the published marts. They are published without it, too, so what went wrong is no error, but a sentence that is
+    returned."""
     where = where or settings()
     folder = current(where)
     if folder is None:
@@ -65,10 +64,8 @@ def publish_page(where: Settings | None = None) -> str | None:
             _replace(folder / REPORT, page(where))
         point(where.published / REPORT, Path("current") / REPORT)
     except Exception as error:
-        _log.warning("the report was not written", exc_info=True)
-        return (
-            f"the report was not written ({type(error).__name__}: {scrub(str(error))[:300]}); the marts are published"
-        )
+        why = f"{type(error).__name__}: {scrub(str(error))[:300]}"
+        return f"the marts are published, but their report could not be written ({why}); run `finegrain report --html` to see more"
     return None
 
 
@@ -91,10 +88,7 @@ def page(where: Settings | None = None) -> str:
     folder = current(where)
     assert folder is not None
     with duckdb.connect(str(folder / DATABASE), read_only=True) as con:
-        asked = {
-            name.lower(): figures.ask(con, getattr(figures, name))
-            for name in ("FLOW", "REASONS", "COSTS", "INCIDENTS", "SERIES_SHOWN", "POINTS", "GAPS", "DRIFT", "DRIFT_NOW", "ADVICE", "OUTLIERS", "OUTLIER_BUCKETS", "FRESHNESS")
-        }  # fmt: skip
+        asked = {name: figures.ask(con, query) for name, query in figures.QUERIES.items()}
     about = json.loads((folder / "about.json").read_text("utf-8"))
     remedies = yaml.safe_load((_HERE / "remedies.yml").read_text("utf-8"))
     marts = _features(where, found.empty)
@@ -319,16 +313,16 @@ def _trends(asked: Mapping[str, figures.Rows]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: (not each["recent"], not each["days"], each["source"]))
 
 
+def _cell(cell: Mapping[str, Any], word: str) -> str:
+    """A cell of a matrix in words."""
+    value = charts.share(cell["value"]) if word == "missing" else number(cell["value"])
+    return f"{cell['column_name']}, from {cell['period']}: {value} {word}"
+
+
 def _matrices(rows: figures.Rows, full: float, about: str, word: str) -> list[dict[str, Any]]:
     found = []
     for (source, table), cells in groupby(rows, key=lambda row: (row["source"], row["table_name"])):
-        shown = [
-            {
-                **cell,
-                "said": f"{cell['column_name']}, from {cell['period']}: {charts.share(cell['value']) if word == 'missing' else number(cell['value'])} {word}",
-            }
-            for cell in cells
-        ]
+        shown = [{**cell, "said": _cell(cell, word)} for cell in cells]
         found.append(
             {
                 "source": source,
