@@ -245,7 +245,7 @@ def _to_do(
         names = ", ".join(each["column_name"] for each in columns)
         add(
             "missing",
-            f"without any value: {names}",
+            f"missing in all or nearly all rows: {names}",
             source,
             "Map these columns, or leave them out of what you build on them.",
             severity="note",
