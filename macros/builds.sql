@@ -8,6 +8,8 @@
 
   `is_whole`: it built and tested everything. `marts`: of which marts it did, with all that they are made of; a build of some of
   them may be published alone, between whole ones.
+
+  `build_times` has the seconds that each model, seed and snapshot of the last build took.
 #}
 
 {# Whether the running dbt command writes to the warehouse. #}
@@ -26,6 +28,7 @@ alter table {{ target.schema }}.builds add column if not exists inputs varchar;
 create table if not exists {{ target.schema }}.build_failures (
     invocation_id varchar, node varchar, status varchar, failures bigint, kept_in varchar
 );
+create table if not exists {{ target.schema }}.build_times (invocation_id varchar, node varchar, seconds double);
 insert into {{ target.schema }}.builds
 (
     invocation_id, command, built_from, as_of, status, is_whole, passed, failed, opened_at, closed_at, marts, number, inputs
@@ -56,6 +59,14 @@ set
     marts = {% if flags.WHICH == 'build' %}whole_marts('{{ graph_in_json() | replace("'", "''") }}'){% else %}[]{% endif %},
     closed_at = cast('{{ modules.datetime.datetime.utcnow().strftime("%Y-%m-%d %H:%M:%S.%f") }}' as timestamp)
 where invocation_id = '{{ invocation_id }}';
+{%- set built = results | selectattr('node.resource_type', 'in', ['model', 'seed', 'snapshot']) | list %}
+delete from {{ target.schema }}.build_times;
+{%- if built %}
+insert into {{ target.schema }}.build_times values
+{%- for result in built %}
+    ('{{ invocation_id }}', '{{ result.node.name }}', {{ result.execution_time }}){{ "," if not loop.last else ";" }}
+{%- endfor %}
+{%- endif %}
 {%- for result in results if result.status in ['error', 'fail', 'runtime error'] %}
 insert into {{ target.schema }}.build_failures values (
     '{{ invocation_id }}', '{{ result.node.name }}', '{{ result.status }}', {{ result.failures or 0 }},

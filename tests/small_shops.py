@@ -63,6 +63,7 @@ UNCOMPARED = frozenset(
     {
         *(
             "build_failures",
+            "build_times",
             "builds",
             "int_events__new_rows",
             "int_cleaning__outlier_bounds",

@@ -31,7 +31,7 @@ from dagster_dbt import DbtCliResource
 from playwright.sync_api import Page, sync_playwright
 from servers import free_ports
 
-from orchestration.config.published import current
+from orchestration.config.published import current, published_report
 from orchestration.config.settings import PROJECT, Settings, settings
 from orchestration.dagster import automation
 from orchestration.dagster.assets import FEATURE_STORE
@@ -559,6 +559,10 @@ def test_product_marts_have_a_schedule_of_their_own(shop: Shop) -> None:
         if event.asset_key.path[0] == "published"
     }
     assert published == renewed
+    for event in done.get_asset_materialization_events():
+        if event.asset_key.path[0] == "published":
+            assert event.materialization.metadata["report"].value == "http://127.0.0.1:3000/finegrain/report"
+    assert published_report(shop.where) is not None
     [filled] = done.asset_materializations_for_node("store")
     assert filled.metadata["dagster/row_count"].value == sum(after[mart][0] for mart in renewed)
     assert set(filled.metadata["unchanged"].value) == {mart.name for mart in declared()} - renewed

@@ -27,8 +27,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from orchestration.config.published import REPORT as FILE
 from orchestration.config.settings import Settings
-from orchestration.dagster.page import HOSTS, Guard, names
+from orchestration.dagster.page import HOSTS, REPORT, Guard, Report, names
 from orchestration.ingest.stream.watch import Watch
 
 START = "mutation { launchRun(executionParams: {selector: {}}) { __typename } }"
@@ -50,7 +51,7 @@ def client(*allowed: str, address: str = "http://127.0.0.1:3000") -> TestClient:
     app = Starlette(
         routes=[WebSocketRoute("/graphql", socket), Route("/{path:path}", yes, methods=["GET", "POST", "DELETE"])]
     )
-    return TestClient(Guard(app, allowed), base_url=address)
+    return TestClient(Guard(Report(app), allowed), base_url=address)
 
 
 @pytest.mark.parametrize(
@@ -310,3 +311,23 @@ def test_the_real_page_is_behind_the_guard(home: Settings, tmp_path: Path) -> No
         with connect(f"ws://127.0.0.1:{port}/graphql", origin=page, subprotocols=["graphql-ws"]) as socket:
             socket.send(json.dumps({"type": "connection_init"}))
             assert json.loads(socket.recv(10))["type"] == "connection_ack"
+
+
+def test_the_report_is_served_to_those_who_may_see_the_page(home: Settings) -> None:
+    answer = client().get(REPORT)
+    assert answer.status_code == 404 and "finegrain publish" in answer.text
+    version = home.published / "versions" / "1"
+    version.mkdir(parents=True)
+    (home.published / "current").symlink_to("versions/1")
+    (version / FILE).write_text("<!doctype html><p>wie schön", "utf-8")
+    answer = client().get(REPORT)
+    assert (answer.status_code, answer.text) == (200, "<!doctype html><p>wie schön")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    # Nothing in it could run, or reach Dagster as this server's own page.
+    assert answer.headers["content-security-policy"] == "sandbox; frame-ancestors 'self'"
+    assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
+    assert client().get("/finegrain/reports").text == "yes"
+    assert client().get(f"/prefix{REPORT}/").status_code == 200  # behind --path-prefix
+    assert client().post(REPORT, json={}).status_code == 405
+    assert client().get(REPORT, headers={"host": "evil.example"}).status_code == 403
+    assert client().get(REPORT, headers={"origin": "http://evil.example"}).status_code == 403

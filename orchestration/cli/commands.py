@@ -645,12 +645,15 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Publish the audited marts to readers, in one atomic step."""
+    from orchestration.config.published import published_report
     from orchestration.quality.alerts import read_rules
+    from orchestration.report.page import publish_page
     from orchestration.warehouse.publish import publish as run
 
     done = run(past=past, renewed_within=read_rules().freshness.published)
+    note = publish_page()
     if as_json:
-        console.show_json(done.as_dict())
+        console.show_json({**done.as_dict(), "report": published_report(), "notes": [note] if note else []})
         return
     table = Table("mart", "rows", "columns", box=None, pad_edge=False)
     for mart, (rows, columns) in done.marts.items():
@@ -658,6 +661,10 @@ def publish(
     console.out().print(table)
     what = f"published in {done.seconds:.1f} s" if done.is_new else "this build is published already"
     console.out().print(f"{what}: {done.folder.parent.parent / 'finegrain.duckdb'} (lake snapshot {done.built_from})")
+    if note:
+        console.say(f"warning: {note}")
+    else:
+        console.out().print(f"report: {done.folder.parent.parent / 'report.html'}")
 
 
 @app.command()
@@ -683,10 +690,25 @@ def contracts(
 
 
 @app.command()
-def report(as_json: Json = False) -> None:
+def report(
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one page with charts instead, which needs no network and no server.")
+    ] = False,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where --html writes the page.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
     """Report what was loaded, what became of it, and what the marts contain."""
     from orchestration.quality.account import account
 
+    if html:
+        from orchestration.report.page import write_page
+
+        written = write_page(out)
+        if as_json:
+            console.show_json({"report": written})
+        else:
+            console.out().print(f"wrote {console.shown(written)}", markup=False)
+        return
     found = account()
     if as_json:
         console.show_json(found.as_dict())

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from orchestration.config.published import REPORT
 from orchestration.config.settings import PACKAGE, SIMULATION, Settings, settings
 from orchestration.errors import console
 from orchestration.ingest.load import LoadReport, load
 from orchestration.quality.account import account
 from orchestration.quality.alerts import read_rules
+from orchestration.report.page import publish_page
 from orchestration.simulation.simulate import simulate
 from orchestration.warehouse.build import Node, build
 from orchestration.warehouse.publish import publish
@@ -45,6 +47,8 @@ def demo(data: str, *, events: int) -> bool:
     with _stage("publish", seconds) as say:
         published = publish(where, renewed_within=read_rules().freshness.published)
         say(f"{len(published.marts)} marts" + ("" if published.is_new else ", published already"))
+    with _stage("report", seconds) as say:
+        say(publish_page(where) or _shown(where.published / REPORT))
     out.print()
     account(where).show(out)
     out.print(" · ".join(f"{name} {taken:.1f} s" for name, taken in seconds.items()), style="dim")

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_dbt import DbtProject
 
 from orchestration.dagster.groups import group, group_of
+from orchestration.dagster.page import REPORT, base
 from orchestration.dagster.project import POOL, RETRY, Translator, clear
 from orchestration.dagster.shop import Connection, data
 from orchestration.dagster.times import BUILDS
@@ -20,6 +21,7 @@ from orchestration.ingest.ingest import IngestReport, ingest
 from orchestration.live.parity import parity
 from orchestration.quality.account import account
 from orchestration.quality.alerts import DATA_ENGINEERING, Rules, scrub
+from orchestration.report.page import publish_page
 from orchestration.store.materialize import is_wanted, materialize
 from orchestration.warehouse.lineage import Lineage, lineage
 from orchestration.warehouse.maintain import maintain
@@ -179,7 +181,10 @@ def published(
     def run(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
         with clear():
             done = publish(renewed_within=rules.freshness.published)
+            note = publish_page()
             traced = lineage()
+        if note:
+            context.log.warning(note)
         asked = {key.path[-1] for key in context.selected_asset_keys}
         for name in sorted(asked.intersection(done.renewed)):
             rows, columns = done.marts[name]
@@ -193,6 +198,7 @@ def published(
                     "seconds": round(done.seconds, 3),
                     "folder": dg.MetadataValue.path(str(done.folder)),
                     "is_new": done.is_new,
+                    **({} if note else {"report": dg.MetadataValue.url(f"{base()}{REPORT}")}),
                     **_column_lineage(traced.get(name)),
                 },
             )
@@ -316,6 +322,7 @@ def report() -> dg.MaterializeResult[Any]:
     return dg.MaterializeResult(
         metadata={
             "report": dg.MetadataValue.md(f"```\n{text}\n```"),
+            "page": dg.MetadataValue.url(f"{base()}{REPORT}"),
             "built_from": report.built_from,
             "as_of": report.as_of,
             "dead_letters": sum(report.dead_letters.values()),

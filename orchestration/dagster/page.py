@@ -6,6 +6,7 @@ browser could start jobs on loopback, with an image or a form, or by DNS rebindi
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import ipaddress
 import json
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 
 from orchestration.config.hosts import LOOPBACK, host_name
+from orchestration.config.published import published_report
 from orchestration.config.settings import Environment
 
 Message = MutableMapping[str, Any]
@@ -26,10 +28,17 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 #: The variable that holds names, with commas between, by which the page may be asked for beside loopback's.
 HOSTS: Final = "FINEGRAIN_DAGSTER_HOSTS"
+#: Where this server has the report of the published marts.
+REPORT: Final = "/finegrain/report"
 #: Where a server listens that listens everywhere; nobody is called so.
 _ANYWHERE: Final = frozenset({"0.0.0.0", "::", None})
 #: What a browser sends to another site only after it has asked that site, which Dagster's never allows.
 _TYPES: Final = frozenset({"application/json", "application/graphql"})
+
+
+def base() -> str:
+    """Where Dagster's pages are."""
+    return (Environment.read().dagster_url or "http://127.0.0.1:3000").rstrip("/")
 
 
 def names() -> frozenset[str]:
@@ -100,6 +109,38 @@ class Guard:
         return authority == host.lower().removesuffix(port) or authority in self._origins
 
 
+class Report:
+    """ASGI: serves the report of the published marts at `/finegrain/report`. The page runs nothing, and is shut off from Dagster's pages."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not str(scope["path"]).rstrip("/").endswith(REPORT):
+            await self._app(scope, receive, send)
+            return
+        is_read = scope["method"] in ("GET", "HEAD")
+        text = await asyncio.to_thread(_report) if is_read else None
+        status = 200 if text is not None else 404 if is_read else 405
+        headers = [
+            (b"content-type", b"text/html; charset=utf-8" if text is not None else b"text/plain; charset=utf-8"),
+            (b"content-security-policy", b"sandbox; frame-ancestors 'self'"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+        ]
+        said = b"finegrain: no report is published; run `finegrain publish`\n" if is_read else b"finegrain: only GET\n"
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": said if text is None else text})
+
+
+def _report() -> bytes | None:
+    try:
+        path = published_report()
+        return path.read_bytes() if path else None
+    except OSError:  # another version was published in between
+        return None
+
+
 def _connected(scope: Message) -> str | None:
     """The address of this machine that was connected to: no name that somebody else may point here. None where it is none."""
     try:
@@ -146,7 +187,7 @@ def _webserver() -> None:
     allowed = names()
 
     def guarded(self: Any) -> list[Middleware]:
-        return [Middleware(Guard, allowed=allowed), *plain(self)]
+        return [Middleware(Guard, allowed=allowed), Middleware(Report), *plain(self)]
 
     DagsterWebserver.build_middleware = guarded  # type: ignore[method-assign]
     cli(auto_envvar_prefix="DAGSTER_WEBSERVER")

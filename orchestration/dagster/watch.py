@@ -10,8 +10,10 @@ from urllib.parse import quote
 import dagster as dg
 import duckdb
 
+from orchestration.config.published import published_report
 from orchestration.config.settings import Environment, Settings, settings
 from orchestration.dagster.assets import loader_key
+from orchestration.dagster.page import REPORT, base
 from orchestration.dagster.shop import Connection
 from orchestration.errors import FinegrainError
 from orchestration.lake import lake
@@ -22,9 +24,9 @@ from orchestration.quality.streams import streams
 from orchestration.warehouse.publish import published_at
 
 
-def base() -> str:
-    """Where Dagster's pages are."""
-    return (Environment.read().dagster_url or "http://127.0.0.1:3000").rstrip("/")
+def _report(part: str, mart: str, where: Settings) -> str:
+    """A part of the published report; the page of a mart if this version has no report."""
+    return f"{base()}{REPORT}#{part}" if published_report(where) else f"{base()}/assets/published/{mart}"
 
 
 def failed_runs(instance: dg.DagsterInstance, jobs: Sequence[str]) -> list[Problem]:
@@ -147,10 +149,10 @@ def watch_sensor(rules: Rules, shop: Sequence[Connection], status: dg.DefaultSen
             ("check",): lambda: failed_checks(context.instance, sorted(graph.asset_check_keys), owners),
             ("freshness", "dead_letters"): of_lake,
             ("quality",): lambda: alerts.poor_quality(
-                ledger(where) or {"raw_rows": 0}, rules, f"{base()}/assets/published/event_ledger"
+                ledger(where) or {"raw_rows": 0}, rules, _report("rows", "event_ledger", where)
             ),
             ("anomaly",): lambda: alerts.anomalous(
-                anomalies(rules.anomalies.days or 0, where), f"{base()}/assets/published/metric_anomalies"
+                anomalies(rules.anomalies.days or 0, where), _report("trends", "metric_anomalies", where)
             ),
             ("stream",): lambda: alerts.anomalous(of_streams(), f"{base()}/assets/lake", "stream"),
             ("lag",): of_loaders,

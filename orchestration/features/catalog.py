@@ -205,11 +205,12 @@ def catalog(
     like: str | None = None,
     of_warehouse: bool = False,
     lineage: bool = True,
+    sample: int | None = None,
     quiet: bool = True,
     project: Path = PROJECT,
 ) -> Catalog:
     """The features of all marts, of one `mart`, or with `like` in their name or meaning. Statistics are from the published marts or the
-    warehouse. Raises FinegrainError for an unknown mart or feature."""
+    warehouse, of a mart with more rows than `sample` from about so many of them. Raises FinegrainError for an unknown mart or feature."""
     where = where or settings()
     marts = declared(project)
     if mart is not None:
@@ -222,7 +223,7 @@ def catalog(
             raise FinegrainError(f"no feature has '{like}' in its name or meaning")
     origins = trace(where, quiet=quiet) if lineage else {}
     with _built(where, of_warehouse) as (con, source, schema):
-        measured = [_measured(con, schema, each) for each in marts] if con else marts
+        measured = [_measured(con, schema, each, sample) for each in marts] if con else marts
         as_of, built_from = _moment(con, schema, measured) if con else (None, None)
     return Catalog(
         [replace(each, lineage=origins.get(each.name)) for each in measured],
@@ -334,8 +335,8 @@ def _kind(data_type: str) -> str:
     return {"boolean": "flag"}.get(name, "label")
 
 
-def _measured(con: duckdb.DuckDBPyConnection, schema: str, mart: Mart) -> Mart:
-    """The mart with its row count and the statistics of its features."""
+def _measured(con: duckdb.DuckDBPyConnection, schema: str, mart: Mart, sample: int | None) -> Mart:
+    """The mart with its row count and the statistics of its features, of a `sample` if it has more rows."""
     table = f"{schema}.{identifier(mart.name)}"
     try:
         [(rows,)] = con.execute(f"select count(*) from {table}").fetchall()
@@ -343,10 +344,19 @@ def _measured(con: duckdb.DuckDBPyConnection, schema: str, mart: Mart) -> Mart:
         return mart
     present = {column[0] for column in con.execute(f"from {table} limit 0").description or []}
     columns = [each for each in mart.features if each.name in present]
+    measured = rows
+    if sample is not None and rows > sample and columns:
+        # Whole blocks of rows, so that the others are not read; always the same ones.
+        names = ", ".join(identifier(each.name) for each in columns)
+        con.execute(
+            f"create or replace temp table sampled as select {names} from {table} tablesample system({100 * sample / rows} percent) repeatable (1)"
+        )
+        [(drawn,)] = con.execute("select count(*) from sampled").fetchall()
+        table, measured = ("sampled", drawn) if drawn else (table, rows)
     figures: dict[str, Figures] = {}
-    held = max(1, HELD // max(rows, 1))
+    held = max(1, HELD // max(measured, 1))
     for first in range(0, len(columns), held):
-        figures |= _figures(con, table, rows, columns[first : first + held])
+        figures |= _figures(con, table, measured, columns[first : first + held])
     return replace(mart, rows=rows, features=[replace(each, figures=figures.get(each.name)) for each in mart.features])
 
 

@@ -169,7 +169,7 @@ def _places(con: duckdb.DuckDBPyConnection, where: Settings, published: bool) ->
         warehouse.attach(con, where.warehouse)
     found = con.execute(
         "select table_schema, table_name from information_schema.tables where table_catalog = 'warehouse' "
-        "and not (table_schema = 'main' and table_name in ('builds', 'states', 'watermarks', 'build_failures')) and table_schema <> 'audit'"
+        "and not (table_schema = 'main' and table_name in ('builds', 'states', 'watermarks', 'build_failures', 'build_times')) and table_schema <> 'audit'"
     ).fetchall()
     return {name: f"warehouse.{identifier(schema)}.{identifier(name)}" for schema, name in sorted(found)}
 

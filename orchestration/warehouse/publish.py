@@ -4,6 +4,7 @@
       finegrain.duckdb -> current/finegrain.duckdb      what BI tools open
       parquet          -> current/parquet               one folder a mart, of one file or of one a period
       contracts        -> current/contracts             one Open Data Contract a mart
+      report.html      -> current/report.html           the page of data quality, written when the marts are in place (orchestration/report)
       current          -> versions/<snapshot>-<build>   the link that a publish swaps
       versions/                                         it and the one before; an open reader keeps the file it opened
 
@@ -50,6 +51,8 @@ DRAFT: Final = ".draft-"
 ARROW_SCHEMA: Final = "ARROW:schema"
 #: Rows a day above which a mart is kept by the day; by the month below, since small files cost more than they save.
 ROWS_A_DAY: Final = 20_000
+#: The slowest models of the build of which a version keeps the times.
+SLOWEST: Final = 10
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ def publish(
                 "finegrain": __version__,
                 "duckdb": duckdb.__version__,
                 "marts": marts,
+                "slowest": _slowest(con, last.invocation),
                 "renewed": sorted(marts) if last.marts is None else last.marts,
             }
             for mart, contract in of_marts(where, renewed_within).items():
@@ -205,6 +209,18 @@ def _audited(con: duckdb.DuckDBPyConnection, path: Path, *, is_first: bool) -> _
             f"the last `dbt {command}` changed the warehouse without a whole audit; {kept}. Run `finegrain build`"
         )
     return _Build(str(invocation), int(built_from), as_of, sorted(marts))
+
+
+def _slowest(con: duckdb.DuckDBPyConnection, invocation: str) -> list[tuple[str, float]]:
+    """The slowest models of a build with their seconds, the slowest first; none if the build kept no times (macros/builds.sql)."""
+    try:
+        found = con.execute(
+            "select node, round(seconds, 3) from warehouse.main.build_times where invocation_id = ? order by seconds desc, node limit ?",
+            [invocation, SLOWEST],
+        ).fetchall()
+    except duckdb.CatalogException:
+        return []
+    return [(str(node), float(seconds)) for node, seconds in found]
 
 
 def _must_not_go_back(con: duckdb.DuckDBPyConnection, before: Path, last: _Build) -> None:
