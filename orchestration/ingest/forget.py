@@ -105,7 +105,7 @@ def find(
 ) -> Person:
     """The people of these ids, from the lake and, if something is built, from the warehouse attached to `built`. Raises FinegrainError for an
     id that the lake neither has nor had."""
-    person = Person(logins=_cleaned(con, logins), visitors=_cleaned(con, visitors))
+    person = Person(logins=cleaned(con, logins), visitors=cleaned(con, visitors))
     _list(con, "__logins", person.logins)
     _list(con, "__visitors", person.visitors)
     con.execute(f"create or replace temp table __seen as {_seen()}")
@@ -129,7 +129,8 @@ def find(
     return person
 
 
-def _cleaned(con: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> list[str]:
+def cleaned(con: duckdb.DuckDBPyConnection, ids: Sequence[str]) -> list[str]:
+    """Ids as the models read them. Raises FinegrainError for an empty one."""
     found = {
         con.execute(f"select {clean_text('id')} from (select $id::varchar as id)", {"id": each}).fetchall()[0][0]
         for each in ids

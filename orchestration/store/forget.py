@@ -122,10 +122,14 @@ def allow(logins: Sequence[str] = (), visitors: Sequence[str] = (), where: Setti
     where = where or settings()
     if not lake.exists(where):
         raise FinegrainError(f"{where.lake_catalog}: there is no lake here, so nobody was forgotten")
-    ids = [("login", each) for each in logins] + [("visitor", each) for each in visitors]
     con = lake.connect(where)
 
     def work() -> int:
+        ids = [
+            (kind, each)
+            for kind, given in (("login", logins), ("visitor", visitors))
+            for each in in_lake.cleaned(con, given)
+        ]
         with lake.writing(con, where):
             return forgotten.allow(con, where, ids, datetime.now(UTC).replace(tzinfo=None))
 
