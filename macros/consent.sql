@@ -24,8 +24,8 @@ case
 end
 {%- endmacro %}
 
-{# A relation of the identities of customers who have withdrawn their consent, whatever the moment asked for: nothing is worked out of them any
-   more, nor of the visitors that they were before they logged in. #}
+{# A relation of the identities of customers who have withdrawn their consent, whatever the moment asked for: nothing is worked out of them
+   any more, nor of the visitors that they were before they logged in. #}
 {% macro withdrawn_identities() -%}
 (
     select h.identity
