@@ -635,7 +635,7 @@ BROKEN: list[tuple[Rule, str, Callable[[Base], Any]]] = [
     (stops_and_starts_in_order, "two", lambda b: b.get("Deployment", "dagster")["spec"].update(replicas=2)),
     (live_is_beside_the_builds, "home is not", lambda b: first(b, "dagster", "live").update(volumeMounts=[{"name": "tmp", "mountPath": "/tmp"}])),
     (live_is_beside_the_builds, "no build", lambda b: first(b, "dagster", "live")["args"].remove("--wait")),
-    (live_is_beside_the_builds, "live: it has no FINEGRAIN_ONLINE_STORE_PASSWORD", lambda b: first(b, "dagster", "live")["env"].pop(3)),
+    (live_is_beside_the_builds, "live: it has no FINEGRAIN_ONLINE_STORE_PASSWORD", lambda b: first(b, "dagster", "live")["env"].pop(4)),
     (live_is_beside_the_builds, "daemon: it has no FINEGRAIN_ONLINE_STORE", lambda b: b.get("ConfigMap", "finegrain")["data"].pop("FINEGRAIN_ONLINE_STORE")),
 ]  # fmt: skip
 

@@ -11,6 +11,11 @@ from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
 
 
+@pytest.fixture(autouse=True)
+def _without_variable(monkeypatch):
+    monkeypatch.delenv("FINEGRAIN_PRIVACY_KEY")
+
+
 def test_it_is_made_once_and_only_its_owner_can_read_it(tmp_path):
     where = Settings.below(tmp_path / "home")
     with ThreadPoolExecutor(8) as pool:
