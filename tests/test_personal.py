@@ -27,6 +27,7 @@ from orchestration.ingest.stream.run import stream
 from orchestration.lake import lake
 from orchestration.mapping.mapping import read_mapping
 from orchestration.mapping.personal import Personal, kind_of
+from orchestration.store.forget import forget
 
 KEY = "k" * 40
 PHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 Version/17.0 Mobile/15E148 Safari/604.1"
@@ -457,3 +458,13 @@ def test_logs_say_nothing(home: Settings, tmp_path: Path) -> None:
     with pytest.raises(FinegrainError, match=r"fields\.price: no value of it in .* is a number") as error:
         load(mapping, data=tmp_path, where=home, now=datetime(2026, 1, 2))
     assert "ann@" not in str(error.value)
+
+
+def test_a_person_is_forgotten_by_their_address(home: Settings, tmp_path: Path) -> None:
+    (tmp_path / "customers.csv").write_text(CUSTOMERS + "bob@shop.example,Bob,,,1990,2026-01-01\n")
+    mapping = written(tmp_path / "shop.yml", {"customers": CUSTOMER})
+    load(mapping, data=tmp_path, where=home)
+    done = forget(["Ann@shop.example"], where=home)
+    assert (done.person.logins, done.rows, done.is_complete) == ([ANN], {"customers": 1}, True)
+    assert found_in_files(home.home, (ANN,)) == []
+    assert rows(home, "select birth_year from lake.raw.customers") == [("1990",)]

@@ -17,9 +17,8 @@ with groups as (
         v.product_category,
         -- Null where no rule asks for it, so that there are not 168 rows of each group.
         case
-            when {{ is_named_by_rules('event', 'price', 'hour_of_week') | indent(12) }}
-                or {{ is_named_by_rules('event', 'quantity', 'hour_of_week') | indent(12) }}
-                then {{ hour_of_week('v.event_at') }}
+            when {{ is_named_by_rules('event', 'price', 'hour_of_week') | indent(12) }} then {{ hour_of_week('v.event_at') }}
+            when {{ is_named_by_rules('event', 'quantity', 'hour_of_week') | indent(12) }} then {{ hour_of_week('v.event_at') }}
         end as hour_of_week,
         {{ add_days('v.event_day', -1 * var('fit_lag_days')) }} as fit_day
     from {{ ref('int_events__validated') }} as v

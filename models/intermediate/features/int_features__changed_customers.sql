@@ -1,7 +1,7 @@
 {{ config(post_hook="{{ move_watermark('int_cleaning__events') }}") }}
 -- The customers whose features may differ from those of the last build. Within a UTC day windows of days stand still, so these are the
--- ones of whom an event changed, became visible since, or left a window of hours, and those who gave or withdrew consent. The first build of a day, or of an earlier moment, asks
--- for all.
+-- ones of whom an event changed, became visible since, or left a window of hours, and those who gave or withdrew consent. The first build
+-- of a day, or of an earlier moment, asks for all.
 with moments as (
 
     {{ moments_of_builds() | indent(4) }}

@@ -1,6 +1,7 @@
 {{ config(post_hook="{{ move_watermark('int_changes__sessions') }}") }}
 -- The sessions whose features may differ from those of the last build: those that an event was added to or left, and those with an event
--- that became visible since, and those of customers who gave or withdrew consent. The first build of a day, or of an earlier moment, asks for all.
+-- that became visible since, and those of customers who gave or withdrew consent. The first build of a day, or of an earlier moment, asks
+-- for all.
 with moments as (
 
     {{ moments_of_builds() | indent(4) }}
