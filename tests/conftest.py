@@ -55,6 +55,7 @@ BUILDING = (
     "test_metrics",
     "test_identity_bridge",
     "test_store_history",
+    "test_forget",
 )
 #: Files that take minutes, because they wait for servers and clocks, while others compute.
 WAITING = (

@@ -6,6 +6,7 @@ import uuid
 from datetime import datetime, timedelta
 
 import duckdb
+import pytest
 from small_shops import Homes, Row, differences, land
 
 from orchestration.config.settings import Settings
@@ -46,6 +47,7 @@ def who(where: Settings) -> dict[str, set[str]]:
         }
 
 
+@pytest.mark.long
 def test_it_takes_effect_at_the_next_build(homes: Homes) -> None:
     where, at_once = homes.make("consent"), homes.make("consent-once")
     parts = [

@@ -455,6 +455,7 @@ def test_files_that_are_loaded_again_do_not_bring_a_person_back(home: Settings, 
     assert ask(home, "select user_id from lake.raw.events where _position like 'd%'") == [(ANN,)]
 
 
+@pytest.mark.long
 def test_messages_of_a_running_stream_do_not_bring_a_person_back(home: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path, messages = tmp_path / "web.yml", tmp_path / "in" / "a.jsonl"
@@ -485,6 +486,7 @@ def test_messages_of_a_running_stream_do_not_bring_a_person_back(home: Settings,
     assert left(home.home, [ANN]) == []
 
 
+@pytest.mark.long
 def test_the_next_ingest_does_not_bring_a_person_back(
     home: Settings, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -650,6 +652,7 @@ def killed(where: str, name: str, when: str, *ids: str) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on(home: Settings, web: Path) -> None:
     load(web)
     lake_part = "orchestration.ingest.forget"
@@ -667,7 +670,7 @@ def test_a_killed_run_goes_on(home: Settings, web: Path) -> None:
         forget()
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_run_killed_after_the_lake_goes_on(home: Settings) -> None:
     made = shop()
     fill(home, (row for row, _ in made.rows), [])
@@ -709,6 +712,7 @@ def test_it_waits_for_a_load_and_a_load_waits_for_it(home: Settings, web: Path) 
             running.wait()
 
 
+@pytest.mark.long
 def test_a_shared_lake(
     home: Settings,
     web: Path,
@@ -755,6 +759,7 @@ def test_a_shared_lake(
     assert ask(shared, "select user_id from lake.raw.events where user_id is not null") == [(BEN,), (BEN,)]
 
 
+@pytest.mark.long
 def test_another_home_of_the_same_lake_starts_from_scratch(home: Settings, web: Path, tmp_path: Path) -> None:
     load(web)
     other = replace(
