@@ -69,8 +69,7 @@ WAITING = (
 #: The thousand kills of `make soak` take longer than all else together.
 LONG = ("test_stream_kills", *BUILDING, *WAITING)
 #: The key of personal data in tests: lakes with a catalogue in PostgreSQL need one.
-PRIVACY_KEY = "of tests alone, and of nobody else"
-os.environ["FINEGRAIN_PRIVACY_KEY"] = PRIVACY_KEY
+os.environ["FINEGRAIN_PRIVACY_KEY"] = "of tests alone, and of nobody else"
 #: Servers that start once per worker.
 SERVERS = {"kafka", "postgres", "mariadb", "redis", "moto", "resharding"}
 
@@ -172,11 +171,10 @@ def homes(tmp_path_factory: pytest.TempPathFactory, extensions: Path, shared_by_
 @pytest.fixture
 def home(tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A fresh FINEGRAIN_HOME, in the environment of this test and of the processes it starts."""
-    for name in [name for name in os.environ if name.startswith("FINEGRAIN_")]:
+    for name in [name for name in os.environ if name.startswith("FINEGRAIN_") and name != "FINEGRAIN_PRIVACY_KEY"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FINEGRAIN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINEGRAIN_EXTENSIONS", str(extensions))
-    monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", PRIVACY_KEY)
     return settings()
 
 

@@ -61,7 +61,11 @@ class Shop:
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project's folder, with its environment activated."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("FINEGRAIN_") or name == "FINEGRAIN_PRIVACY_KEY"
+        }
         environment |= {
             **self.where.environment(),
             "FINEGRAIN_OFFLINE": "1",

@@ -38,7 +38,11 @@ class Shop:
     def run(
         self, *arguments: str, env: dict[str, str] | None = None, as_owner: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        given = {name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")}
+        given = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("FINEGRAIN_") or name == "FINEGRAIN_PRIVACY_KEY"
+        }
         given |= {
             "FINEGRAIN_HOME": str(self.where.home),
             "FINEGRAIN_EXTENSIONS": str(self.where.extensions),

@@ -84,7 +84,8 @@ def shop(built_shop: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iter
     shutil.copytree(built_shop.home, home, ignore=shutil.ignore_patterns("logs"))
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("FINEGRAIN_", "DAGSTER_"))]:
-            patch.delenv(name)
+            if name != "FINEGRAIN_PRIVACY_KEY":
+                patch.delenv(name)
         for name, value in Settings.below(home, built_shop.extensions).environment().items():
             patch.setenv(name, value)
         mappings = home / "mappings"

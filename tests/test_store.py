@@ -67,7 +67,7 @@ def shop(
     request: pytest.FixtureRequest, published: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Settings:
     """A home with the published marts, whose online store is new."""
-    for name in [name for name in os.environ if name.startswith("FINEGRAIN_")]:
+    for name in [name for name in os.environ if name.startswith("FINEGRAIN_") and name != "FINEGRAIN_PRIVACY_KEY"]:
         monkeypatch.delenv(name)
     where = replace(published, home=tmp_path / "home")
     for name, value in where.environment().items():

@@ -78,7 +78,11 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, extensions: Path) -> Non
     (tmp_path / "examples").symlink_to(PROJECT / "examples")
     (tmp_path / HOME).mkdir(parents=True)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("FINEGRAIN_")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("FINEGRAIN_") or name == "FINEGRAIN_PRIVACY_KEY"
+        },
         "FINEGRAIN_HOME": HOME,
         "FINEGRAIN_EXTENSIONS": str(extensions),
         "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ['PYTHONPATH']}",
