@@ -91,7 +91,9 @@ def test_a_column_of_any_name_is_a_column(home: Settings, tmp_path: Path, form: 
     carry = next(name for name in columns if name.lower() == "__n")
     entry_list[0]["carry"] = {"columns": carry, "within": "g"}
     mapping = tmp_path / "shop.yml"
-    mapping.write_text(yaml.safe_dump({"source": "shop", "tables": {"events": entry_list}}))
+    mapping.write_text(
+        yaml.safe_dump({"source": "shop", "personal": {"user_agent": "keep"}, "tables": {"events": entry_list}})
+    )
     if spelled == "lower" and form == "parquet":
         seen = examine(mapping, data=tmp_path, where=home)
         assert [found for each in seen.entries for found in each.findings if found.level == "error"] == []

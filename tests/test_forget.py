@@ -543,7 +543,9 @@ def test_a_dry_run_and_an_unknown_id_change_nothing(home: Settings, web: Path) -
     after = files(home.home)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     assert {Path(name).name for name in changed} <= {"catalog.sqlite-wal", "catalog.sqlite-shm"}
-    assert ask(home, "select count(*) from lake.raw.events") == [(5,)] and ask(home, "select kind from lake.raw.forgotten") == [("key",)]
+    assert ask(home, "select count(*) from lake.raw.events") == [(5,)] and ask(
+        home, "select kind from lake.raw.forgotten"
+    ) == [("key",)]
 
 
 def test_ids_that_are_short_or_part_of_others(home: Settings, tmp_path: Path) -> None:
