@@ -434,7 +434,7 @@ def _call(con: duckdb.DuckDBPyConnection, where: Settings, call: str) -> list[tu
     return lake.retry(work)
 
 
-#: Writes a SQLite file anew, without what was deleted. It runs in a process of its own, because two SQLite libraries in one process break
+#: Rewrites a SQLite file without what was deleted. It runs in a process of its own, because two SQLite libraries in one process break
 #: each other's locks.
 _VACUUM: Final = """
 import sqlite3, sys

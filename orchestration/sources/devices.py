@@ -60,7 +60,7 @@ def device_of(user_agent: str) -> str | None:
     return "desktop" if family in _DESKTOPS else None
 
 
-#: The devices that are told apart.
+#: The known devices.
 DEVICES: Final = ("desktop", "mobile", "tablet")
 #: By field of events, what finds it in a user agent.
 FOUND: Final[dict[str, Callable[[str], str | None]]] = {"device": device_of, "client_class": client_class_of}
