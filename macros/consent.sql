@@ -35,20 +35,11 @@ end
 )
 {%- endmacro %}
 
-{# SQL: whether the customer `column` has not withdrawn consent. #}
-{% macro is_consenting_customer(column) -%}
+{# SQL: whether `column`, a customer or (`key`) a session, is of nobody who has withdrawn consent. #}
+{% macro is_consenting(column, key='customer_id') -%}
 {{ column }} not in (
-    select k.customer_id
-    from {{ ref('int_identity__links') }} as k
-    where k.identity in {{ withdrawn_identities() | indent(4) }}
-)
-{%- endmacro %}
-
-{# SQL: the same of the customer of a session. #}
-{% macro is_consenting_session(column) -%}
-{{ column }} not in (
-    select k.session_id
-    from {{ ref('int_tiles__identity_session') }} as k
+    select k.{{ key }}
+    from {{ ref('int_tiles__identity_session' if key == 'session_id' else 'int_identity__links') }} as k
     where k.identity in {{ withdrawn_identities() | indent(4) }}
 )
 {%- endmacro %}

@@ -12,7 +12,7 @@
 select {{ key }}, as_of
 from {{ ref(spine) }}
 where
-    {{ (is_consenting_session(key) if key == 'session_id' else is_consenting_customer(key)) | indent(4) }}
+    {{ is_consenting(key, key) | indent(4) }}
     {%- if is_incremental() %}
     and {{ key }} in (select c.{{ key }} from {{ ref(change_set) }} as c where {{ condition }})
     {%- endif %}

@@ -181,6 +181,7 @@ def bind_opened(
     malformed: bool = True,
 ) -> Bound:
     """Bind a mapping to the columns of a file that is open."""
+    personal.register(con)
     try:
         if not malformed:
             readable = replace(opened, relation=f"(select * from {opened.relation} where {opened.own}bad is null)")
@@ -630,7 +631,6 @@ def _bind(con: duckdb.DuckDBPyConnection, opened: Opened, table: str, entry: Tab
             if source.reads is not None and name != "properties":
                 plain[source.reads] = place
         values[name] = as_id(values[name], name, entry)
-    personal.register(con)
     if table == "events" and "user_agent" in values:
         devices.register(con)
         for name in devices.FOUND:
@@ -1135,7 +1135,6 @@ def _structure(kind: Any) -> Any:
 
 def _bind_ga4(con: duckdb.DuckDBPyConnection, opened: Opened, entry: Table, zone: str) -> Bound:
     """Bind GA4's own export: nested columns are cast by name, so that missing fields become null and unknown ones stay only in the payload."""
-    personal.register(con)
     for name in ("event_name", "event_timestamp"):
         if name not in opened.columns:
             raise FinegrainError(

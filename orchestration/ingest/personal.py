@@ -150,15 +150,11 @@ def _compiled(policy: str, table: str) -> re.Pattern[str]:
 def register(con: duckdb.DuckDBPyConnection, where: Settings | None = None) -> None:
     """Register the functions for a connection and all others to the same database. Without `where` tokens are made with a key of this moment: for
     rows that do not land. Raises FinegrainError if there is no key."""
-    registered = con.execute("select 1 from duckdb_functions() where function_name = '__personal'").fetchall()
-    if not registered:
-        register_with(
-            con, privacy_key(where) if where is not None else hashlib.sha256(id(con).to_bytes(8, "big")).digest()
-        )
+    register_with(con, privacy_key(where) if where is not None else hashlib.sha256(id(con).to_bytes(8, "big")).digest())
 
 
 def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
-    """The same with this key."""
+    """The same with this key; the first key of a database stays."""
     hasher = Hasher(key)
     text, strings, binary = "VARCHAR", "VARCHAR[]", "BLOB"
     functions: dict[str, tuple[Callable[..., Any], list[Any], str]] = {
@@ -171,7 +167,7 @@ def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
         "__personal_bytes": (lambda values: _each(hasher.binary, values), [binary], binary),
     }
     for name, (function, given, found) in functions.items():
-        with suppress(duckdb.CatalogException):  # another connection was first
+        with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # already registered
             con.create_function(name, function, given, found, type=ARROW, null_handling=SPECIAL)
 
 

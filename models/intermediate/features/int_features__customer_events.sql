@@ -14,4 +14,4 @@ from members as m
 inner join {{ ref('int_cleaning__events') }} as e
     on m.identity = e.identity and m.as_of > e.event_at and {{ is_valid_at('m.as_of', 'e.known_from', 'e.known_to') }}
 cross join {{ ref('int_reference__event_weights') }} as w
-where {{ is_consenting_customer('m.customer_id') }}
+where {{ is_consenting('m.customer_id') }}

@@ -34,7 +34,7 @@ active_customers as (
     where
         {{ days_between('m.event_day', 'm.monday') }} <= {{ active }}
         and coalesce(m.until_day, date '9999-12-31') >= m.monday
-        and {{ is_consenting_customer('l.customer_id') | indent(8) }}
+        and {{ is_consenting('l.customer_id') | indent(8) }}
 
 ),
 

@@ -22,7 +22,7 @@ examples as (
         on b.identity = l.identity and {{ is_valid_at('b.ordered_at', 'l.known_from', 'l.known_to') }}
     where
         {{ seeded_number(['b.order_key'], 100) }} < {{ var('training_sample_percent') }}
-        and {{ is_consenting_customer('l.customer_id') | indent(8) }}
+        and {{ is_consenting('l.customer_id') | indent(8) }}
     group by b.customer_id, l.customer_id, b.ordered_at
 
 ),

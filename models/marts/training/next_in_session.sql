@@ -44,7 +44,7 @@ examples as (
         on f.previous_identity = l.identity and {{ is_valid_at('f.event_at', 'l.known_from', 'l.known_to') }}
     where
         f.product_id <> f.previous_product_id
-        and {{ is_consenting_customer('l.customer_id') | indent(8) }}
+        and {{ is_consenting('l.customer_id') | indent(8) }}
 
 ),
 
