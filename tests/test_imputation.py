@@ -103,6 +103,24 @@ def test_neighbours_by_cosine_of_chosen_rows(cosine: str) -> None:
         assert value == pytest.approx(expected, abs=2e-3)
 
 
+def test_rows_are_filled_by_donors_but_not_by_themselves(euclidean: str) -> None:
+    rng = np.random.default_rng(6)
+    given = hide(rng, np.round(matrix(rng, "factors", 60, len(COLUMNS)), 4), at_random=True)
+    donors = np.round(matrix(rng, "factors", 200, len(COLUMNS)), 4)
+    keys, of_donors = [f"row {number}" for number in range(60)], [f"donor {number}" for number in range(200)]
+    # One donor is the row itself at another time, with the gaps known: the nearest of all.
+    donors[17], of_donors[17] = np.where(np.isnan(given[0]), 100, given[0]), keys[0]
+    centre, spread = donors.mean(axis=0), donors.std(axis=0, ddof=1)
+    filled = by_neighbours(euclidean, given, 5, (donors, of_donors), keys)
+    for row, column in np.argwhere(np.isnan(given)):
+        scaled = (np.vstack([given[row], donors]) - centre) / spread
+        distances = np.nanmean((scaled[1:] - scaled[0]) ** 2, axis=1)
+        if row == 0:
+            distances[17] = np.inf
+        expected = near(scaled, 0, 5, column, np.concatenate([[np.inf], distances]))
+        assert (filled[row, column] - centre[column]) / spread[column] == pytest.approx(expected, abs=2e-3)
+
+
 def test_many_rows_are_searched_by_cells_with_little_loss(euclidean: str) -> None:
     rng = np.random.default_rng(4)
     values = matrix(rng, "factors", 4_000, len(COLUMNS))

@@ -16,6 +16,7 @@ from typing import Any
 import bench
 import challenge
 import duckdb
+import imputation
 import numpy as np
 import pandas as pd
 import pytest
@@ -216,6 +217,60 @@ def test_all_that_was_bought_is_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(rows[rows.bought == 1].customer_id) == set(true.customer_id)
     others = rows[rows.bought == 0]
     assert others.weight.eq(challenge.NEGATIVES).all() and 40 < len(others) < 140
+
+
+# --- gaps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_gaps() -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """By split: features of 300 customers at two moments (training) and one moment, and keys. Income follows what customers spend, with noise, and 60 of 300 tell it."""
+    rng = np.random.default_rng(5)
+    spend, tells = np.exp(rng.normal(3, 2, 300)), np.arange(300) < 60
+    felt, given, keys = spend * np.exp(rng.normal(0, 0.5, 300)), {}, {}
+    for split, moments in {"train": (1, 2), "valid": (3,), "test": (4,)}.items():
+        frames = []
+        for moment in moments:
+            frame = pd.DataFrame({"customer_id": [f"c{number}" for number in range(300)]})
+            frame["as_of"] = pd.Timestamp(2025, moment, 1)
+            frame["user_features__revenue_90d"] = (spend * (1 + 0.01 * moment)).round(2)
+            frame["user_features__orders_90d"] = np.ceil(np.log2(1 + spend))
+            frame["income"] = np.where(tells, np.select([felt < 8, felt < 60], [10, 40], 90), np.nan)
+            frame["user_features__views_30d"] = np.nan
+            frames.append(frame)
+        whole = pd.concat(frames, ignore_index=True)
+        keys[split], given[split] = whole[["customer_id", "as_of"]], whole.drop(columns=["customer_id", "as_of"])
+    return given, keys
+
+
+@pytest.mark.parametrize("choice", imputation.CHOICES)
+def test_gaps_are_filled_by_what_training_rows_say(
+    with_gaps: tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]], choice: str, tmp_path: Path
+) -> None:
+    given, keys = with_gaps
+    gaps = imputation.columns_with_gaps(given["train"])
+    assert gaps == ["income"]  # what nobody has cannot be filled
+    settings = Settings.below(tmp_path)
+    frames = imputation.filled(choice, given, keys, gaps, settings)
+    for split, frame in frames.items():
+        missing = given[split].income.isna()
+        pd.testing.assert_series_equal(frame.income[~missing], given[split].income[~missing])
+        if choice == "leave":
+            assert frame is given[split]
+            continue
+        assert (frame.income_was_missing == missing).all() and missing.mean() == 0.8
+        truth = np.select([frame.user_features__revenue_90d < 8, frame.user_features__revenue_90d < 60], [10, 40], 90)
+        error = (frame.income - truth)[missing].abs()
+        if choice == "median":
+            assert (frame.income[missing] == given["train"].income.median()).all()
+        if choice == "knn":
+            assert frame.income.notna().all() and error.mean() < 15
+        if choice == "model":
+            assert 0.3 < frame.income[missing].notna().mean() < 1 and (error.dropna() == 0).mean() > 0.85
+        # The rows of a test say nothing about how any row is filled.
+    others = {**given, "test": given["test"] * 1000}
+    again = imputation.filled(choice, others, keys, gaps, settings)
+    pd.testing.assert_frame_equal(again["valid"], frames["valid"])
 
 
 # --- the whole ----------------------------------------------------------------------------------------------------

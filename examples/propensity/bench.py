@@ -20,6 +20,7 @@ from typing import Any
 import catboost
 import challenge
 import charts
+import imputation
 import lightgbm
 import sklearn
 from rich.table import Table
@@ -46,7 +47,7 @@ def run(
     if unknown := sorted(set(names) - set(shops)):
         raise FinegrainError(f"--shop: there is no {unknown[0]}; there are {', '.join(shops)}")
     folder = home or Path(tempfile.mkdtemp(prefix="finegrain-features-"))
-    results: dict[str, Any] = {"made": about(quick), "seconds": {}, "outcomes": [], "challenge": []}
+    results: dict[str, Any] = {"made": about(quick), "seconds": {}, "outcomes": [], "imputation": [], "challenge": []}
     try:
         for shop in chosen(shops, names, folder, quick):
             started = time.monotonic()
@@ -58,6 +59,8 @@ def run(
                 console.say(f"{shop.title}: {label}")
                 rows = rows_of_label(shop, folder / shop.name, label)
                 results["outcomes"] += [{"shop": shop.name, "label": label, **each} for each in compared(rows)]
+                by_choice = imputation.compared(rows, folder / shop.name)
+                results["imputation"] += [{"shop": shop.name, "label": label, **each} for each in by_choice]
             if shop.name in challenge.MOMENTS:
                 console.say(f"{shop.title}: tasks of the RecSys Challenge 2025")
                 results["challenge"] += challenge.run(shop, folder / shop.name)
@@ -154,6 +157,15 @@ def show(results: dict[str, Any]) -> None:
             f"{each['base_rate']:.4f}",
         )
     out.print(table)
+    table = Table(
+        "shop", "label", "model", "gaps", "filled", "AUC", "95 %", "minus leave, 95 %", box=None, pad_edge=False
+    )
+    for each in results["imputation"]:
+        names = (each[name] for name in ("shop", "label", "model", "choice"))
+        more = "" if each["choice"] == "leave" else spread(each["auc_minus_leave_interval"])
+        table.add_row(*names, f"{each['filled']:.2f}", f"{each['auc']:.3f}", spread(each["auc_interval"]), more)
+    if results["imputation"]:
+        out.print(table)
     table = Table(
         "shop", "task", "features", "AUROC", "95 %", "minus raw, 95 %", "labels", "positives", box=None, pad_edge=False
     )

@@ -85,8 +85,8 @@ BOUGHT_BY_HOUSEHOLDS: Final = """
 @dataclass(frozen=True)
 class Score:
     """How well one method filled the hidden values of one data set. `error`: root mean square, in standard deviations of the column; of labels, None.
-    `right`: the share of its labels that are right; of numbers, None. `filled`: the share of the hidden values that it fills. `seconds` and `mebibytes`
-    (peak of a process that does nothing else) are None where they were not measured."""
+    `right`: the share of its labels that are right; of numbers, None. `filled`: the share of the hidden values that it fills. `seconds`, `cpu_seconds` (of
+    all threads) and `mebibytes` (peak), of a process that does nothing else, are None where they were not measured."""
 
     data: str
     hidden: str
@@ -95,6 +95,7 @@ class Score:
     right: float | None
     filled: float
     seconds: float | None = None
+    cpu_seconds: float | None = None
     mebibytes: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Score:
 def table(scores: Sequence[Score]) -> Table:
     """The scores as a table for a terminal."""
     out = Table(title="Hidden values and what they were filled with", title_justify="left")
-    for name in ("data", "hidden", "method", "error", "right", "filled", "seconds", "MiB"):
+    for name in ("data", "hidden", "method", "error", "right", "filled", "seconds", "CPU s", "MiB"):
         out.add_column(name, justify="left" if name in ("data", "hidden", "method") else "right")
     for row in scores:
         out.add_row(
@@ -116,6 +117,7 @@ def table(scores: Sequence[Score]) -> Table:
             "" if row.right is None else f"{row.right:.3f}",
             f"{row.filled:.3f}",
             "" if row.seconds is None else f"{row.seconds:.1f}",
+            "" if row.cpu_seconds is None else f"{row.cpu_seconds:.1f}",
             "" if row.mebibytes is None else f"{row.mebibytes:.0f}",
         )
     return out
@@ -167,23 +169,32 @@ def _compiled(where: Settings, text: str, project: Path, variables: dict[str, An
 # Numbers.
 
 
-def by_neighbours(sql: str, values: Floats, k: int = NEIGHBOURS) -> Floats:
+def by_neighbours(
+    sql: str,
+    values: Floats,
+    k: int = NEIGHBOURS,
+    donors: tuple[Floats, Sequence[str]] | None = None,
+    keys: Sequence[str] = (),
+) -> Floats:
     """`values` (rows × columns, NaN where missing) with the gaps filled by the SQL of `neighbours_sql` for columns c0, c1 …; NaN where there are no
-    neighbours."""
-    count, width = values.shape
-    names = [f"c{number}" for number in range(width)]
-    columns = {name: pa.array(values[:, number], from_pandas=True) for number, name in enumerate(names)}
+    neighbours. Rows fill each other's gaps; or `donors` do (rows × columns, and their keys), none of them those of the row with the same key in `keys`
+    (each once)."""
+    width = values.shape[1]
+    keys = keys or [str(number) for number in range(len(values))]
     row, column = np.nonzero(np.isnan(values))
     with duckdb.connect() as con:
-        con.register("given", pa.table({"key": pa.array(np.arange(count)).cast(pa.string()), **columns}))
-        con.register("missing", pa.table({"key": pa.array(row).cast(pa.string()), "position": column + 1}))
-        con.execute("create table asked as select key, 'all' as group_key, * exclude (key) from given")
-        con.execute("create view reference as from asked")
+        for name, (rows, of_rows) in {"asked": (values, keys), "reference": donors or (values, keys)}.items():
+            columns = {f"c{number}": pa.array(rows[:, number], from_pandas=True) for number in range(width)}
+            con.register("given", pa.table({"key": pa.array(of_rows, pa.string()), **columns}))
+            con.execute(f"create table {name} as select key, 'all' as group_key, * exclude (key) from given")
+        con.register(
+            "missing", pa.table({"key": pa.array([keys[int(each)] for each in row], pa.string()), "position": column + 1})
+        )
         con.execute(f"create table gaps as select key, 'all' as group_key, position, {k} as k from missing")
-        found = con.execute(f"select key::bigint as row, position - 1 as col, value::double as value from ({sql})")
-        filled = found.fetchnumpy()
+        filled = con.execute(f"select key, position - 1 as col, value::double as value from ({sql})").fetchnumpy()
+    place = {key: number for number, key in enumerate(keys)}
     out = values.copy()
-    out[filled["row"], filled["col"].astype(int)] = filled["value"]
+    out[[place[key] for key in filled["key"]], filled["col"].astype(int)] = filled["value"]
     return out
 
 
@@ -222,11 +233,12 @@ def rmse(filled: Floats, values: Floats, given: Floats) -> tuple[float, float]:
     return float(np.sqrt(np.mean(errors**2))), float(known[hidden].mean())
 
 
-def _timed(fill: Callable[..., Floats], *arguments: Any) -> tuple[Floats, float, float]:
-    """(result, seconds, peak MiB of this process)."""
-    begun = time.perf_counter()
+def _timed(fill: Callable[..., Floats], *arguments: Any) -> tuple[Floats, float, float, float]:
+    """(result, seconds, seconds of CPU, peak MiB of this process)."""
+    begun, cpu = time.perf_counter(), time.process_time()
     found = fill(*arguments)
-    return found, time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return found, time.perf_counter() - begun, time.process_time() - cpu, peak
 
 
 def _compare(data: str, hidden: str, values: Floats, given: Floats, sql: str, timed: bool = False) -> list[Score]:
@@ -242,20 +254,9 @@ def _compare(data: str, hidden: str, values: Floats, given: Floats, sql: str, ti
     for method, fill, arguments in fills:
         # Each in a process of its own, so that its peak of memory is its own.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            filled, seconds, mebibytes = pool.submit(_timed, fill, *arguments).result()
+            filled, *measured = pool.submit(_timed, fill, *arguments).result()
         error, share = rmse(filled, values, given)
-        found.append(
-            Score(
-                data,
-                hidden,
-                method,
-                error,
-                None,
-                share,
-                seconds if timed else None,
-                mebibytes if timed else None,
-            )
-        )
+        found.append(Score(data, hidden, method, error, None, share, *(measured if timed else [])))
     return found
 
 
