@@ -160,6 +160,23 @@ def test_tokens_stay_as_they_are() -> None:
     assert cleaned(once) == once
 
 
+@pytest.mark.parametrize(("email", "address"), [("hash", ANN), ("drop", "***"), ("keep", "Ann@shop.example")])
+def test_bytes_that_are_no_text(email: Any, address: str) -> None:
+    with duckdb.connect() as con:
+        personal.register_with(con, KEY.encode())
+        con.register("given", pa.table({"v": pa.array([b"\xff Ann@shop.example \x00\xfe", None], pa.binary())}))
+        found = con.execute(f"select {personal.binary('v', Personal(email=email))} from given").fetchall()
+    assert found == [(b"\xff " + address.encode() + b" \x00\xfe",), (None,)]
+
+
+def test_of_several_names_of_a_value_the_first_that_is_personal_counts() -> None:
+    policy = Personal(columns={"contact": "keep", "note": "drop"})
+    assert policy.of("events", "contact", "email") is None  # kept, whatever the other name says
+    assert policy.of("events", "id", "email") == ("email", "hash")
+    assert policy.of("events", "id", "note") == ("personal", "drop")
+    assert policy.of("events", "id") is None and Personal(email="keep").of("events", "email") is None
+
+
 def test_text_that_is_cut_off() -> None:
     assert cleaned(['{"first_name":"Ann L', '{"phone":["+49 170 555', '{"email":"ann@shop.exa']) == [
         '{"first_name":null',

@@ -1258,7 +1258,7 @@ def _payload(bound: Bound, policy: Personal, *, are_good: bool) -> str:
     file has personal columns."""
     table, opened = bound.table, bound.opened
     value = personal.text("__payload", policy, table, is_json=True)
-    held = [name for name in opened.columns if (found := policy.of(name, table)) and found[1] != "keep"]
+    held = [name for name in opened.columns if policy.of(table, name)]
     if are_good or opened.is_json or opened.is_typed or not held:
         return value
     said = quote(f"a line that is not kept, because the file has personal columns: {', '.join(held)}")
@@ -1276,13 +1276,10 @@ def _clean(bound: Bound, column: str, kind: str) -> str:
         return f"case when contains(__payload, '@') or contains(__payload, '%40') then {clean} else {value} end"
     source = entry.fields.get(column)
     key = source.key if source is not None and source.reads is not None else None
-    found = policy.of(column, table) or (policy.of(key, table) if key is not None else None)
+    found = policy.of(table, column, *([] if key is None else [key]))
     if column == "properties":
         return personal.text(value, policy, table, is_json=True)
-    if found is None or found[1] == "keep":
-        clean = personal.text(value, policy, table, is_json=False)
-    else:
-        clean = personal.whole(value, *found)
+    clean = personal.whole(value, *found) if found else personal.text(value, policy, table, is_json=False)
     return f"upper({clean})" if column in entry.caseless else clean
 
 

@@ -60,10 +60,11 @@ class Hasher:
             is_address = EMAIL.fullmatch(found) is not None
             return self._of_address(found, personal) if is_address else found
         named = _unescaped(key[1])
-        kind, treatment = personal.of(named, table) or ("personal", "keep")
         value = found[key.end() :]
-        if treatment == "keep" or value in ('""', '"'):
+        treated = personal.of(table, named)
+        if treated is None or value in ('""', '"'):
             return found
+        kind, treatment = treated
         if treatment == "drop":
             return key[0] + "null"
         text = value.removeprefix('"')
@@ -99,10 +100,10 @@ class Hasher:
                 last = found.end()
         return "".join([*parts, text[last:]])
 
-    def binary(self, data: bytes) -> bytes:
+    def binary(self, data: bytes, policy: str) -> bytes:
         """Bytes that are not text, with the e-mail addresses in them replaced."""
-        read = data.decode("latin-1")
-        return EMAIL.sub(lambda found: self.token("email", found[0]), read).encode("latin-1")
+        personal, read = _policy(policy), data.decode("latin-1")
+        return EMAIL.sub(lambda found: self._of_address(found[0], personal), read).encode("latin-1")
 
 
 @functools.lru_cache(256)
@@ -164,7 +165,7 @@ def register_with(con: duckdb.DuckDBPyConnection, key: bytes) -> None:
             [text, text],
             text,
         ),
-        "__personal_bytes": (lambda values: _each(hasher.binary, values), [binary], binary),
+        "__personal_bytes": (lambda values, policy: _each(hasher.binary, values, policy), [binary, text], binary),
     }
     for name, (function, given, found) in functions.items():
         with suppress(duckdb.CatalogException, duckdb.NotImplementedException):  # already registered
@@ -208,9 +209,18 @@ def text(value: str, personal: Personal, table: str, *, is_json: bool) -> str:
         if is_json
         else f"contains({value}, '@') or contains({value}, '%40')"
     )
-    policy = quote(personal.model_dump_json(exclude_defaults=True))
+    policy = _quoted(personal)
     finds = f"regexp_extract_all({value}, {quote(pattern)})"
     return f"case when {is_found} then __personal({value}, {finds}, {quote(table)}, {policy}) else {value} end"
+
+
+def binary(value: str, personal: Personal) -> str:
+    """SQL of bytes that are not text without e-mail addresses."""
+    return value if personal.email == "keep" else f"__personal_bytes({value}, {_quoted(personal)})"
+
+
+def _quoted(personal: Personal) -> str:
+    return quote(personal.model_dump_json(exclude_defaults=True))
 
 
 def whole(value: str, kind: Kind, treatment: str) -> str:

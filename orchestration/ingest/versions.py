@@ -49,12 +49,9 @@ def key_of(columns: dict[str, str], entry: Table, table: str) -> str:
     """SQL of a row's key as text, without personal data: the value of a single column, or a JSON list of several."""
     key, texts = entry.key, []
     for name in key:
-        text, found = as_text(identifier(name), columns[name]), entry.policy.of(name, table)
-        is_hashed = found is not None and found[1] != "keep"
+        text, found = as_text(identifier(name), columns[name]), entry.policy.of(table, name)
         texts.append(
-            personal.whole(text, found[0], "hash")
-            if found is not None and is_hashed
-            else personal.text(text, entry.policy, table, is_json=False)
+            personal.whole(text, found[0], "hash") if found else personal.text(text, entry.policy, table, is_json=False)
         )
     return texts[0] if len(texts) == 1 else f"to_json([{', '.join(texts)}])::varchar"
 

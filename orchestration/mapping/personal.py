@@ -89,14 +89,16 @@ class Personal(BaseModel):
         """What is done with a kind; columns that are listed and match no kind are of the kind `personal`, and hashed."""
         return "hash" if kind == "personal" else getattr(self, kind)
 
-    def of(self, key: str, table: str) -> tuple[Kind, Treatment] | None:
-        """The kind of data below a key of a row of a raw table, and what is done with it; None if it is not personal."""
-        kind = kind_of(key, table)
-        listed = self.columns.get(key.lower())
-        if kind is None and listed is None:
-            return None
-        kind = kind or "personal"
-        return kind, listed or self.treatment(kind)
+    def of(self, table: str, *keys: str) -> tuple[Kind, Treatment] | None:
+        """The kind of data below a key of a row of a raw table, and whether it is hashed or dropped; None if it is not personal, or kept. Of several names
+        of one value, the first that is personal counts."""
+        for key in keys:
+            kind, listed = kind_of(key, table), self.columns.get(key.lower())
+            if kind is not None or listed is not None:
+                kind = kind or "personal"
+                treatment = listed or self.treatment(kind)
+                return None if treatment == "keep" else (kind, treatment)
+        return None
 
     def keys(self, table: str) -> Iterator[str]:
         """Regular expressions of the keys to hash or drop, in the syntax that Python and RE2 share."""

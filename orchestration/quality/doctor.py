@@ -589,10 +589,10 @@ class _Exam:
         """Say which columns hold personal data, and what is done with it."""
         held: dict[str, list[str]] = {}
         for name in dict.fromkeys([*self.unread, *(source.key or "" for source in self.entry.mapping.fields.values())]):
-            found = self.entry.mapping.policy.of(name, self.table)
+            found = self.entry.mapping.policy.of(self.table, name)
             if found is not None:
                 held.setdefault(found[1], []).append(f"'{name}'")
-        done = {"hash": "hashed", "drop": "dropped", "keep": "kept as it is"}
+        done = {"hash": "hashed", "drop": "dropped"}
         said = "; ".join(f"{done[treatment]}: {', '.join(names[:NAMED])}" for treatment, names in sorted(held.items()))
         if said:
             self.say("note", f"personal data, by the names of columns: {said} (personal: in the mapping)")

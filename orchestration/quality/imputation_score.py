@@ -188,7 +188,8 @@ def by_neighbours(
             con.register("given", pa.table({"key": pa.array(of_rows, pa.string()), **columns}))
             con.execute(f"create table {name} as select key, 'all' as group_key, * exclude (key) from given")
         con.register(
-            "missing", pa.table({"key": pa.array([keys[int(each)] for each in row], pa.string()), "position": column + 1})
+            "missing",
+            pa.table({"key": pa.array([keys[int(each)] for each in row], pa.string()), "position": column + 1}),
         )
         con.execute(f"create table gaps as select key, 'all' as group_key, position, {k} as k from missing")
         filled = con.execute(f"select key, position - 1 as col, value::double as value from ({sql})").fetchnumpy()

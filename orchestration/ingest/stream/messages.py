@@ -353,7 +353,7 @@ class Messages:
         policy = self.entry.policy
         text = "text" if is_decoded else "try(decode(payload))"
         clean = personal.text(text, policy, self.table, is_json=True)
-        payload = f"case when {text} is null then __personal_bytes(payload) when {clean} = {text} then payload else encode({clean}) end"
+        payload = f"case when __text is null then {personal.binary('payload', policy)} when __clean = __text then payload else encode(__clean) end"
         key, headers, error = (
             personal.text(value, policy, self.table, is_json=False) for value in ("try(decode(key))", "headers", "why")
         )
@@ -363,11 +363,11 @@ class Messages:
             f"""insert into lake.raw.dead_letters
             select {quote(self.source)}, {quote(self.name + "/")} || __of, {quote(self.table)}, {quote(self.stream_id)}, part, position,
                 case when not is_forgotten then {payload} end,
-                case when not is_forgotten then coalesce(encode({key}), __personal_bytes(key)) end,
+                case when not is_forgotten then coalesce(encode({key}), {personal.binary("key", policy)}) end,
                 case when not is_forgotten then {headers} end,
                 rule_id, case when is_forgotten then {quote(landing.FORGOTTEN)} else ({error})[len(rule_id) + 3:] end,
                 case when sent_at between 0 and {_LAST_MS} then make_timestamp(sent_at * 1000) end, {moment}
-            from batch
+            from (select *, {text} as __text, {clean} as __clean from batch)
             inner join (
                 select {self.message} as __of, any_value(__why) as why, split_part(why, ': ', 1) as rule_id,
                     bool_or(__forgotten is not null) as is_forgotten from ({landing.guarded(self.table, fields, bad)}) group by 1
