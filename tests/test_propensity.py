@@ -261,7 +261,7 @@ def test_gaps_are_filled_by_what_training_rows_say(
         assert (frame.income_was_missing == missing).all() and missing.mean() == 0.8
         truth = np.select([frame.user_features__revenue_90d < 8, frame.user_features__revenue_90d < 60], [10, 40], 90)
         error = (frame.income - truth)[missing].abs()
-        if choice == "median":
+        if choice.startswith("median"):
             assert (frame.income[missing] == given["train"].income.median()).all()
         if choice == "knn":
             assert frame.income.notna().all() and error.mean() < 15

@@ -13,12 +13,12 @@ from variants import Rows, connected
 from orchestration.config.settings import Settings
 from orchestration.quality.imputation_score import NEIGHBOURS, by_naive_bayes, by_neighbours, labels_sql, neighbours_sql
 
-#: leave: nulls. median: of the training rows. knn: the mean of the customers most alike. model: of attributes, naive Bayes, where it is confident;
-#: of all else, nulls.
-CHOICES = ("leave", "median", "knn", "model")
-#: Numbers of a customer's profile. Nobody has to give them, so they have true gaps.
+#: Of the attributes: nulls; the median of the training rows; the mean of the customers most alike; naive Bayes, where it is confident. The last: the median
+#: of all numbers, also of those that are null for a reason, such as hours since an order that never was.
+CHOICES = ("leave", "median", "knn", "model", "median of all")
+#: Numbers of a customer's profile. Nobody has to give them, so what is missing is unknown.
 ATTRIBUTES = ("birth_year", "household_size", "income")
-#: Customers are alike in these, on a log scale, and in the columns with gaps.
+#: Customers are alike in these, on a log scale, and in the attributes.
 ALIKE = ("orders", "units", "revenue", "sessions", "active_days", "views", "distinct_products", "distinct_categories")
 #: Below, a label of naive Bayes is not taken: the default of seeds/imputation_rules.csv.
 CONFIDENCE = 0.8
@@ -29,15 +29,15 @@ Frames = dict[str, pd.DataFrame]
 
 
 def compared(rows: dict[str, Rows], home: Path) -> list[dict[str, Any]]:
-    """Every model with every choice, measured once on the test rows. No row is returned if no column has gaps."""
+    """Every model with every choice, measured once on the test rows. Where no customer has attributes, only the first and the last choice are there."""
     given = with_attributes(rows, home)
-    gaps = columns_with_gaps(given["train"])
-    if not gaps:
-        return []
+    attributes = [name for name in ATTRIBUTES if name in given["train"]]
     train, valid, test = (rows[split].label for split in ("train", "valid", "test"))
     customers = rows["test"].keys.customer_id
     keys = {split: each.keys for split, each in rows.items()}
-    choices = {choice: filled(choice, given, keys, gaps, Settings.below(home)) for choice in CHOICES}
+    gaps = {choice: attributes for choice in CHOICES if attributes or choice == "leave"}
+    gaps["median of all"] = columns_with_gaps(given["train"])
+    choices = {choice: filled(choice, given, keys, gaps[choice], Settings.below(home)) for choice in gaps}
     found = []
     for model_name, fit in {**MODELS, "logistic regression": logistic_model}.items():
         measured = {}
@@ -48,9 +48,8 @@ def compared(rows: dict[str, Rows], home: Path) -> list[dict[str, Any]]:
                 {
                     "model": model_name,
                     "choice": choice,
-                    "columns_with_gaps": len(gaps),
-                    "gaps": float(given["test"][gaps].isna().to_numpy().mean()),
-                    "filled": share_filled(given["test"][gaps], frames["test"][gaps]),
+                    "columns": len(gaps[choice]),
+                    "filled": share_filled(given["test"][gaps[choice]], frames["test"][gaps[choice]]),
                     "test_rows": len(test),
                     "test_positives": int(test.sum()),
                     "auc": got.auc,
@@ -94,7 +93,7 @@ def filled(choice: str, given: Frames, keys: Frames, gaps: list[str], where: Set
     What is learned is learned from training rows. `keys` has customer_id and as_of of each row."""
     if choice == "leave":
         return given
-    if choice == "median":
+    if choice.startswith("median"):
         values = {split: frame[gaps].fillna(given["train"][gaps].median()) for split, frame in given.items()}
     elif choice == "knn":
         values = _by_neighbours(given, keys, gaps, where)

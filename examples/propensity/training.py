@@ -97,8 +97,9 @@ def logistic_model(features: pd.DataFrame, label: pd.Series, valid: tuple[pd.Dat
         (numbers, make_column_selector(dtype_exclude="category")),
         (OneHotEncoder(handle_unknown="ignore"), make_column_selector(dtype_include="category")),
     )
-    model = make_pipeline(columns, LogisticRegression(max_iter=1000)).fit(features, label)
-    return Model(lambda rows: model.predict_proba(rows)[:, 1], 0)
+    as_numbers = {name: "float64" for name in features if features[name].dtype != "category"}
+    model = make_pipeline(columns, LogisticRegression(max_iter=1000)).fit(features.astype(as_numbers), label)
+    return Model(lambda rows: model.predict_proba(rows.astype(as_numbers))[:, 1], 0)
 
 
 MODELS = {"LightGBM": lightgbm_model, "CatBoost": catboost_model}
