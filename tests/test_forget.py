@@ -14,6 +14,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -735,7 +737,28 @@ def test_a_shared_lake(
     monkeypatch.setenv("FINEGRAIN_PRIVACY_KEY", "0123456789abcdef" * 2)
     load(web)
     maintain(where=shared)  # a few rows stay in the catalogue until then
-    assert forget([ANN]).is_complete
+    # Another process has begun to write when the person is removed, so it does not know of it.
+    begun, listed = threading.Event(), []
+
+    def write() -> None:
+        with lake.connect(shared) as con, lake.connect(shared) as other, lake.writing(con, shared):
+            con.execute(
+                "insert into lake.raw.customers by name select $who as customer_id, 'web' as _source, 'c/1' as _position, "
+                "localtimestamp as available_at",
+                {"who": ANN},
+            )
+            begun.set()
+            while not listed:
+                listed.extend(other.execute("from lake.raw.forgotten where kind <> 'key' limit 1").fetchall())
+                time.sleep(0.2)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert begun.wait(60)
+    done = forget([ANN])
+    writer.join()
+    assert done.is_complete and listed
+    assert ask(shared, "select count(*) from lake.raw.customers") == [(0,)]
     ids = [ANN, "v-ann-1", "ord-77001"]
     with lake.connect(shared) as con:
         stored = con.execute(f"select filename, content from read_blob('s3://{bucket}/**')").fetchall()

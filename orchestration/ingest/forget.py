@@ -315,9 +315,15 @@ def remove(
     con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime | None = None
 ) -> dict[str, int]:
     """In one transaction, delete the person's rows and put the ids on the list of forgotten ones. Returns the rows deleted by table. They are in the
-    lake's files until `purge`."""
+    lake's files until `purge`. Raises FinegrainError."""
     moment = now or datetime.now(UTC).replace(tzinfo=None)
-    return lake.retry(lambda: _remove(con, where, person, moment))
+    removed = lake.retry(lambda: _remove(con, where, person, moment))
+    if isinstance(where.lake_catalog, str):
+        # Whoever had begun to write before did not know the list.
+        lake.settle(where)
+        for table, rows in lake.retry(lambda: _remove(con, where, person, moment)).items():
+            removed[table] = removed.get(table, 0) + rows
+    return removed
 
 
 def _remove(con: duckdb.DuckDBPyConnection, where: Settings, person: Person, now: datetime) -> dict[str, int]:

@@ -278,6 +278,34 @@ def vacuum(where: Settings) -> None:
             )
 
 
+#: Open transactions on a PostgreSQL catalogue, without those that only hold a lock (`exclusive`).
+_OPEN: Final = (
+    "select pid, xact_start::text from pg_stat_activity where datname = current_database() and xact_start is not null and pid <> pg_backend_pid() "
+    "and pid not in (select l.pid from pg_locks as l where l.locktype = 'advisory' and l.granted)"
+)
+
+
+def settle(where: Settings, seconds: float = 600) -> None:
+    """Wait until all transactions that are open now on a PostgreSQL catalogue have ended: those that begin later know what was committed before. With
+    SQLite, writers queue, so there are none. Raises FinegrainError if they take longer."""
+    if isinstance(where.lake_catalog, Path):
+        return
+    until = time.monotonic() + seconds
+    with catalogue(where) as (con, _):
+
+        def is_open() -> set[tuple[Any, ...]]:
+            return set(con.execute(f"select * from postgres_query('catalogue', {quote(_OPEN)})").fetchall())
+
+        before = is_open()
+        while before & is_open():
+            if time.monotonic() > until:
+                raise FinegrainError(
+                    f"transactions on the lake's catalogue are open for {seconds / 60:.0f} minutes and may still write rows; end them "
+                    "(pg_stat_activity), and run this again"
+                )
+            time.sleep(0.2)
+
+
 #: The advisory locks this process holds in PostgreSQL catalogues, by home: the connections whose transactions hold them.
 _HELD: Final[dict[Settings, list[duckdb.DuckDBPyConnection]]] = {}
 
