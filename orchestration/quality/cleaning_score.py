@@ -138,16 +138,16 @@ def table(scores: list[Score]) -> Table:
             f"  {row.detail}" if row.detail else row.kind,
             f"{row.planted:,}",
             f"{row.recalled:,}",
-            _share(row.precision),
-            _share(row.recall),
+            share(row.precision),
+            share(row.recall),
             row.note or ("must be 1.00" if row.must_be_exact and not row.detail else ""),
             style=style,
         )
     return out
 
 
-def _share(value: float | None) -> str:
-    # Rounded down: 1.00 means all.
+def share(value: float | None) -> str:
+    """A share as text, rounded down: 1.00 means all."""
     return "" if value is None else f"{int(value * 1000) / 1000:.3f}" if value < 1 else "1.00"
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
-from orchestration.quality.cleaning_score import Score, outliers_of_events
+from orchestration.quality.cleaning_score import Score, outliers_of_events, share
 from orchestration.warehouse.build import run_dbt
 
 #: column_name, method, scale, group_by, factor, min_count, min_ratio, min_distance, action.
@@ -93,14 +93,13 @@ def table(scores: Sequence[Score]) -> Table:
     whole = [each for each in scores if each.detail is None]
     for kind in dict.fromkeys(each.kind for each in whole):
         for each in (row for row in whole if row.kind == kind):
-            # Of the planted ones, those beyond the hard limit count, too.
             out.add_row(
                 kind,
                 each.rules,
                 f"{each.planted:,}",
                 f"{each.answered or 0:,}",
                 f"{each.right or 0:,}",
-                "" if each.precision is None else f"{each.precision:.3f}",
-                "" if each.recall is None else f"{each.recall:.3f}",
+                share(each.precision),
+                share(each.recall),
             )
     return out
