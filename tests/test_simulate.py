@@ -284,8 +284,9 @@ def test_size_and_mix(shop: Shop) -> None:
 
 
 def test_every_kind_is_planted(shop: Shop) -> None:
-    # Assistants come to larger shops only.
-    assert {kind for kind, count in shop.summary.truth.items() if count == 0} == {"agent", "assistant_referral"}
+    # Assistants come to larger shops only, and seasonal outliers to those with wholesale hours.
+    absent = {"agent", "assistant_referral", "seasonal_outlier"}
+    assert {kind for kind, count in shop.summary.truth.items() if count == 0} == absent
 
 
 # -------------------------------------------------------------------------------------------------- the truth
