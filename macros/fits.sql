@@ -32,6 +32,7 @@ kept_by_day as {{ inlined() }} (
         ('until_day', -1, 'arrival_day < until_day'),
     ] %}
     select
+        arrival_day as seen_day,
         {{ day }} as arrival_day,
         {{ counted }} as counted,
         origin,
@@ -107,19 +108,42 @@ case when {{ value }} is not null then 5 * (
 
   `tiles`: a relation with arrival_day, measure, group_by, group_key, bucket and the sums of value_sums().
   `first_day`: SQL of the first day to make fits for, or none for all; what came before it is added up into one.
+  `window_weeks`: fits by hour of the week are of what arrived in the last so many weeks before the end of that day; 0 for all. The
+  tiles then have a seen_day.
 #}
-{% macro numeric_fits(tiles, first_day=none) -%}
+{% macro numeric_fits(tiles, first_day=none, window_weeks=0) -%}
 {%- set keys = 'measure, group_by, group_key' -%}
-with steps as (
+with {% if window_weeks %}counted as (
+
+    select {{ keys }}, bucket, arrival_day, 1 as of_arrivals, {{ sum_names() | join(', ') }} from {{ tiles }}
+    union all
+    -- What leaves the window is taken away again; what ends after it has left is not taken away twice.
+    select
+        {{ keys }},
+        bucket,
+        greatest(arrival_day, {{ add_days('seen_day', 7 * window_weeks) }}) as arrival_day,
+        0 as of_arrivals,
+        {%- for name in sum_names() %}
+        -{{ name }} as {{ name }}{{ "," if not loop.last }}
+        {%- endfor %}
+    from {{ tiles }}
+    where group_by = 'hour_of_week'
+
+),
+
+{% endif %}steps as (
 
     select
         {{ keys }},
         bucket,
         {% if first_day %}greatest(arrival_day, {{ add_days(first_day, -1) }}){% else %}arrival_day{% endif %} as valid_on,
+        {%- if window_weeks %}
+        max(of_arrivals) as of_arrivals,
+        {%- endif %}
         {%- for name in sum_names() %}
         sum({{ name }}) as {{ name }}{{ "," if not loop.last }}
         {%- endfor %}
-    from {{ tiles }}
+    from {{ 'counted' if window_weeks else tiles }}
     group by 1, 2, 3, 4, 5
 
 ),
@@ -129,6 +153,9 @@ days as (
     select
         {{ keys }},
         valid_on,
+        {%- if window_weeks %}
+        max(of_arrivals) as of_arrivals,
+        {%- endif %}
         {%- for name in sum_names() %}
         cast(sum(sum({{ name }})) over (
             partition by {{ keys }} order by valid_on rows between unbounded preceding and current row
@@ -220,6 +247,10 @@ inner join quantiles as q
     on d.measure = q.measure and d.group_by = q.group_by and d.group_key = q.group_key and d.valid_on = q.valid_on
 {% if first_day %}
 where d.valid_on >= {{ first_day }}
+{% endif %}
+{% if window_weeks %}
+    {#- Incremental builds replace the days of arrivals alone. A window that nothing came into stays as it was. #}
+    {{ "and" if first_day else "where" }} d.of_arrivals = 1
 {% endif %}
 {%- endmacro %}
 

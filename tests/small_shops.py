@@ -32,7 +32,10 @@ MAX_EVENTS_PER_IDENTITY_DAY = 12
 BOT_BEHAVIOUR = {"moments": 5, "variation": 0.35, "hours": 3, "products": 3, "new_share": 0.6}
 #: Low enough that baskets exceed it.
 MAX_PRODUCTS_PAIRED, PAIRS_PER_ITEM, MIN_SUPPORT = 3, 4, 3
+#: Short enough that values of a small shop leave it.
+WINDOW_WEEKS = 1
 VARS = {
+    "hour_of_week_window_weeks": WINDOW_WEEKS,
     "max_events_per_identity_day": MAX_EVENTS_PER_IDENTITY_DAY,
     "bot_behaviour": BOT_BEHAVIOUR,
     "pair_basket_limit": MAX_PRODUCTS_PAIRED,
@@ -52,6 +55,12 @@ BY_MODELS = """
             when record = 'event' then method
             else 'knn'
         end
+"""
+
+#: Values are held against those of the same hour of the week alone, which no rule does as delivered.
+BY_HOUR_OF_WEEK = """
+    delete from outlier_rules where column_name in ('price', 'quantity') and group_by <> 'category';
+    update outlier_rules set group_by = 'hour_of_week', min_count = 2, factor = 1 where column_name in ('price', 'quantity');
 """
 
 #: Columns in which two warehouses of the same rows may differ: the build or lake snapshot of a row, and numbers that depend on the

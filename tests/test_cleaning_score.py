@@ -32,6 +32,8 @@ price_outlier       | events     | shop_web      | e#10     |         | times 10
 price_outlier       | events     | shop_web      | e#11     |         | times 10         | 5                |
 quantity_outlier    | events     | shop_web      | e#15     |         | times 100        | 1                |
 quantity_outlier    | events     | shop_web      | e#16     |         | times 100        | 2                |
+seasonal_outlier    | events     | shop_web      | e#23     |         | a box            | 1                |
+seasonal_outlier    | events     | shop_web      | e#24     |         | a box            | 1                |
 bad_price           | events     | shop_web      | e#12     |         |                  | 5                |
 missing_value       | events     | shop_web      | e#13     |         | price, at random | 10               |
 missing_value       | customers  | shop_database | c#1      | C1      | income           | 100              |
@@ -70,6 +72,9 @@ VERDICTS = [
     ("events", "shop_web", "e#20", "quarantined", "unknown_user", NOON, NOON, None),  # nobody planted that
     ("events", "shop_web", "e#21", "duplicate", "duplicate_key", NOON, NOON, None),  # nor that
     ("events", "shop_web", "e#22", "kept", None, NOON, "timestamp '2025-01-01 12:40'", None),  # not late enough
+    ("events", "shop_web", "e#23", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#24", "kept", None, NOON, NOON, None),
+    ("events", "shop_web", "e#25", "kept", None, NOON, NOON, None),  # flagged, and ordinary
     ("events", "other_shop", "x#1", "duplicate", "duplicate_key", NOON, NOON, None),  # not simulated
     ("events", "shop_store", "s#1", "kept", None, NOON, NOON, None),
     ("events", "shop_store", "s#2", "kept", None, "timestamp '2025-01-01 13:00'", NOON, None),
@@ -112,7 +117,7 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
             """create table int_cleaning__events as select row_id, case when position = 'e#13' then 30.0
                 else 1.0 end as price,
                 position in ('e#11', 'e#22') as price_is_outlier, position = 'e#13' as price_was_missing,
-                    false as quantity_was_missing, position = 'e#15' as quantity_is_outlier,
+                    false as quantity_was_missing, position in ('e#15', 'e#23', 'e#25') as quantity_is_outlier,
                     case when position <> 'e#13' then 1.0 end as price_raw, 1.0 as quantity_raw,
                     'session of ' || position as session_id
             from int_events__validated where verdict = 'kept'"""
@@ -171,12 +176,13 @@ def test_counts_by_hand(built: tuple[Path, Path]) -> None:
     assert shares("misspelt_category") == (0.5, 0.5)
     assert shares("misspelt_category", "in events") == (0.0, 0.0)
     assert shares("misspelt_category", "in the catalogue") == (1.0, 1.0)
-    # Of quantities one of two was found, and nothing else was flagged.
-    assert shares("quantity_outlier") == (1.0, 0.5)
+    # Of quantities one of two was found, of both kinds; one of what else was flagged is of the other kind.
+    assert shares("quantity_outlier") == (0.5, 0.5)
+    assert shares("seasonal_outlier") == (0.5, 0.5)
     kept = sum(row[1] in ("shop_web", "shop_app", "shop_store") and row[3] == "kept" for row in VERDICTS)
     # One price is missing; two were planted.
     assert (scores["price_outlier", None].false_alarms, scores["price_outlier", None].ordinary) == (1, kept - 3)
-    assert (scores["quantity_outlier", None].false_alarms, scores["quantity_outlier", None].ordinary) == (0, kept - 2)
+    assert (scores["quantity_outlier", None].false_alarms, scores["quantity_outlier", None].ordinary) == (1, kept - 2)
     weights, incomes = scores["outlier", "weight, none planted"], scores["outlier", "income, none planted"]
     assert (weights.false_alarms, weights.ordinary, weights.fails) == (1, 3, True)
     assert (incomes.false_alarms, incomes.ordinary, incomes.fails) == (0, 3, False)
@@ -185,6 +191,7 @@ def test_counts_by_hand(built: tuple[Path, Path]) -> None:
         *DUPLICATES,
         "orphan_user",
         "price_outlier",
+        "quantity_outlier",
         "outlier",
     }
 

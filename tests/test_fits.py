@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
-from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, Homes, Row, ShopMaker, at, land
+from small_shops import BOOKKEEPING, DAYS, FIRST_DAY, WINDOW_WEEKS, Homes, Row, ShopMaker, at, land
 
 from orchestration.config.settings import Settings
 
@@ -98,27 +98,36 @@ def days_of(row: dict[str, Any]) -> list[tuple[date, int]]:
 
 def test_fits_follow_from_the_values_that_had_arrived(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:
     _, kept, fits = built
-    arrived: dict[tuple[str, str, str], dict[date, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
+    # By group, each value with the days of its arrival and end.
+    arrived: dict[tuple[str, str, str], list[tuple[float, date, date]]] = defaultdict(list)
     for row in kept:
         for measure, value in (("price", row["price_reported"]), ("quantity", row["quantity"])):
             if value is None or (measure == "price" and row["product_id"] is None):
                 continue
             for group_by, column in GROUPS[measure].items():
                 key = group_key(row, column)
-                if key is not None:
-                    for day, counted in days_of(row):
-                        arrived[measure, group_by, key][day].append((float(value), counted))
+                if key is not None and (changes := days_of(row)):
+                    end = changes[1][0] if len(changes) > 1 else date.max
+                    arrived[measure, group_by, key].append((float(value), row["arrival_day"], end))
 
-    assert {group: set(days) for group, days in arrived.items()} == {group: set(days) for group, days in fits.items()}
-    for group, days in arrived.items():
-        so_far: list[float] = []
-        for day in sorted(days):
-            so_far = sorted(so_far + [value for value, counted in days[day] if counted > 0])
-            for value in [value for value, counted in days[day] if counted < 0]:
-                so_far.remove(value)
+    left = 0
+    days = {group: {day for _, *both in values for day in both} - {date.max} for group, values in arrived.items()}
+    assert days == {group: set(days) for group, days in fits.items()}
+    for group, found in arrived.items():
+        for day in sorted(days[group]):
+            so_far = sorted(value for value, begin, end in found if begin <= day < end)
+            if group[1] == "hour_of_week":
+                window = sorted(
+                    value for value, begin, end in found if day - 7 * WINDOW_WEEKS * DAY < begin <= day < end
+                )
+                left += len(so_far) - len(window)
+                so_far = window
             fit = fits[group][day]
             values = np.array(so_far)
             assert fit["n"] == len(values)
+            if not so_far:
+                assert fit["mean"] is fit["q50"] is fit["most_frequent"] is None
+                continue
             assert fit["mean"] == pytest.approx(values.mean())
             assert fit["std"] == (pytest.approx(values.std(ddof=1), abs=1e-6) if len(values) > 1 else None)
             logs = np.log(values[values > 0])
@@ -133,6 +142,7 @@ def test_fits_follow_from_the_values_that_had_arrived(built: tuple[Settings, lis
             usual = float(fit["most_frequent"])
             near = sum(usual / BUCKET - 1e-4 <= value <= usual * BUCKET + 1e-4 for value in so_far)
             assert near >= max(Counter(so_far).values()), (group, day)
+    assert left, "no value left the window"
 
 
 def test_modes_are_what_had_arrived_most(built: tuple[Settings, list[dict[str, Any]], Fits]) -> None:

@@ -77,6 +77,40 @@ def test_vectors_equal_a_build(shop: LiveShop) -> None:
     assert len({line.get("user_id") for line in lines}) > 5
 
 
+@pytest.mark.soak
+def test_outliers_by_hour_of_the_week(shop: LiveShop) -> None:
+    """Values are held against those of the same hour of the week alone, which no rule does as delivered."""
+    with duckdb.connect(str(shop.where.warehouse)) as con:
+        con.execute(
+            """delete from outlier_rules where column_name in ('price', 'quantity');
+            insert into outlier_rules values ('price', 'iqr', 'log', 'hour_of_week', 0.1, 2, 2, 1, 'cap'),
+                ('quantity', 'iqr', 'log', 'hour_of_week', 0.1, 2, 2, 1, 'cap')"""
+        )
+
+    def run(*arguments: str) -> None:
+        # Not a build, which would read the rules as delivered again.
+        done = run_dbt(["run", *arguments], where=shop.where)
+        assert not done.failed, [(node.name, node.message) for node in done.failed]
+
+    run("--full-refresh", "--select", "int_cleaning__numeric_histogram+")
+    # At an hour that people shop at: there are no bounds at night.
+    shop.begin += timedelta(hours=10)
+    shop.add(300)
+    assert shop.live()["rows"] >= 300
+    run()
+    found = shop.parity()
+    assert found.is_equal, [(name, each.examples[:2]) for name, each in found.marts.items() if each.examples]
+    assert all(each.compared >= 10 for each in found.marts.values()), found
+    [(by_hour, others, treated)] = ask(
+        shop,
+        """select count(*) filter (b.group_by = 'hour_of_week'), count(*) filter (b.group_by <> 'hour_of_week'),
+            (select count(*) from main.int_cleaning__events as e where e.available_at >= $begin and e.price_is_outlier and e.price < e.price_raw)
+        from main.int_cleaning__outlier_bounds as b where b.low is not null or b.high is not null""",
+        begin=shop.begin,
+    )
+    assert by_hour > 0 == others and treated > 5, (by_hour, others, treated)
+
+
 @pytest.mark.long
 def test_orders_of_the_database(shop: LiveShop) -> None:
     """An order of the shop's database replaces its web hit; a later header changes what its lines count as; a refund comes after them."""

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from small_shops import BY_MODELS, Homes, Row, ShopMaker, at, deletion, differences, land, versioned
+from small_shops import BY_HOUR_OF_WEEK, BY_MODELS, Homes, Row, ShopMaker, at, deletion, differences, land, versioned
 
 from orchestration.config.settings import Settings
 from orchestration.lake import lake
@@ -108,7 +108,8 @@ ONE_EXAMPLE_IS_LONG = settings(
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("cut", "rules"), [(batches_of, BY_MODELS), pytest.param(batches_of_a_day, "", marks=pytest.mark.soak)]
+    ("cut", "rules"),
+    [(batches_of, BY_MODELS + ";" + BY_HOUR_OF_WEEK), pytest.param(batches_of_a_day, "", marks=pytest.mark.soak)],
 )
 def test_incremental_builds_equal_one_full_refresh(
     homes: Homes, cut: Callable[[Random, list[Row], int], list[list[Row]]], rules: str

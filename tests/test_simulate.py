@@ -215,6 +215,43 @@ def test_incidents_need_a_history(tmp_path: Path) -> None:
         simulate(tmp_path, events=1000, days=NEEDED_DAYS - 1, incidents=True)
 
 
+def test_wholesale_changes_quantities_alone(tmp_path: Path) -> None:
+    shops = []
+    for name, wholesale in (("plain", False), ("boxes", True)):
+        folder = tmp_path / name
+        shops.append(Shop(folder, simulate(folder, events=40_000, seed=3, days=28, wholesale=wholesale)))
+    plain, boxes = shops
+    before, after = digests(plain.folder), digests(boxes.folder)
+    assert before.keys() == after.keys()
+    of_quantities = ("bad_quantity", "missing_value", "quantity_outlier", "seasonal_outlier")
+    assert {name for name in before if name.startswith("truth") and before[name] != after[name]} <= {
+        f"truth/{kind}.parquet" for kind in of_quantities
+    }
+    assert not plain.rows("from planted('seasonal_outlier')")
+    columns = "position, event_id, type, t, user_id, sku, price, order_id"
+    boxes.con.register("other_web", plain.con.execute("from web").to_arrow_table())
+    for one, other in (("web", "other_web"), ("other_web", "web")):
+        assert not boxes.rows(f"select {columns} from {one} except all select {columns} from {other}")
+    # Quantities of boxes in the hours of resellers and, as planted, at others; nowhere else.
+    in_hours = "isodow(w.t) <= 5 and hour(w.t) between 6 and 9"
+    rows = boxes.rows(
+        f"""select {in_hours}, p.position is not null, count(*), count(*) filter (w.quantity >= 24 and w.quantity % 24 = 0), bool_and(p.true_value * 24 = w.quantity)
+        from web as w left join planted('seasonal_outlier') as p using (position)
+        where w.t is not null and w.type = 'cart_add' and w.quantity > 0
+            and w.position not in (select position from truth where kind in ('quantity_outlier', 'bad_quantity', 'future_event'))
+        group by all"""
+    )
+    counts = {(within, planted): (n, whole, right) for within, planted, n, whole, right in rows}
+    assert (True, True) not in counts
+    n, whole, right = counts[False, True]
+    assert n == whole > 5 and right
+    n, whole, _ = counts[True, False]
+    assert 0.6 * n < whole < 0.9 * n
+    n, whole, _ = counts[False, False]
+    # Visits that began in these hours go on after them.
+    assert whole < 0.02 * n
+
+
 @pytest.mark.parametrize("wrong", [{"events": 10}, {"days": 1}, {"days": 5000}, {"seed": -1}])
 def test_impossible_requests_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(FinegrainError, match=next(iter(wrong))):
@@ -247,8 +284,9 @@ def test_size_and_mix(shop: Shop) -> None:
 
 
 def test_every_kind_is_planted(shop: Shop) -> None:
-    # Assistants come to larger shops only.
-    assert {kind for kind, count in shop.summary.truth.items() if count == 0} == {"agent", "assistant_referral"}
+    # Assistants come to larger shops only, and seasonal outliers to those with wholesale hours.
+    absent = {"agent", "assistant_referral", "seasonal_outlier"}
+    assert {kind for kind, count in shop.summary.truth.items() if count == 0} == absent
 
 
 # -------------------------------------------------------------------------------------------------- the truth

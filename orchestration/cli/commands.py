@@ -168,6 +168,13 @@ def simulate(
             help="Plant incidents: a source stops, a currency is wrong, and others, each on a day of its own.",
         ),
     ] = False,
+    wholesale: Annotated[
+        bool,
+        typer.Option(
+            "--wholesale",
+            help="Resellers buy in boxes on weekday mornings, and outliers are such quantities at other hours.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the files of a simulated shop, with a list of the errors planted in them."""
@@ -185,7 +192,16 @@ def simulate(
             advance(done / total - before, "")
             before = done / total
 
-        summary = run(out, events=events, seed=seed, days=days, start=first, incidents=incidents, progress=follow)
+        summary = run(
+            out,
+            events=events,
+            seed=seed,
+            days=days,
+            start=first,
+            incidents=incidents,
+            wholesale=wholesale,
+            progress=follow,
+        )
     if as_json:
         console.show_json({"out": summary.out, "rows": summary.rows, "truth": summary.truth})
         return
@@ -1231,13 +1247,21 @@ def rates_update(
 @bench_app.command("cleaning")
 def bench_cleaning(
     shop: Annotated[Path, typer.Option(help="Folder of the simulated shop that was loaded.")] = Path("shop"),
+    hour_of_week: Annotated[
+        bool,
+        typer.Option(
+            "--hour-of-week", help="Also score outlier rules by hour of the week, on copies of the warehouse."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score the cleaning against the truth of the simulated shop that the warehouse was built from."""
     from orchestration.config.settings import settings
+    from orchestration.quality import seasonal_score
     from orchestration.quality.cleaning_score import score, table
 
     scores = score(settings().warehouse, shop)
+    by_rules = seasonal_score.score(settings(), shop) if hour_of_week else []
     if as_json:
         console.show_json(
             [
@@ -1248,11 +1272,13 @@ def bench_cleaning(
                     "false_alarms": row.false_alarms,
                     "fails": row.fails,
                 }
-                for row in scores
+                for row in [*scores, *by_rules]
             ]
         )
     else:
         console.out().print(table(scores))
+        if by_rules:
+            console.out().print(seasonal_score.table(by_rules))
     if any(row.fails for row in scores):
         raise typer.Exit(1)
 

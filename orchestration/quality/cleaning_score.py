@@ -6,6 +6,8 @@ its answers that are right; recall is the share of planted errors that it gets r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +49,7 @@ EXACT: Final = (*DUPLICATES, "malformed_row", "orphan_user", "orphan_product", "
 class Score:
     """The score of one kind of planted error, or of one `detail` of it. Counts are of rows or, for products and customers, of products
     and customers. `answered` and `right` are None if answers cannot be attributed to a `detail`. `ordinary`: for outliers, the
-    number of values without a planted error."""
+    number of values without a planted error. `rules`: the outlier rules that gave the answers."""
 
     kind: str
     detail: str | None
@@ -57,6 +59,7 @@ class Score:
     right: int | None
     note: str = ""
     ordinary: int | None = None
+    rules: str = "as built"
 
     @property
     def false_alarms(self) -> int | None:
@@ -89,6 +92,25 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
 
     `truth` is the simulation's folder or its `truth` folder. Raises FinegrainError if one of them does not exist.
     """
+    with _compared(warehouse, truth) as con:
+        return [
+            *_duplicates(con),
+            *_quarantined(con),
+            *_visitors(con),
+            *_marked(con),
+            *_values(con),
+        ]
+
+
+def outliers_of_events(warehouse: Path, truth: Path, rules: str) -> list[Score]:
+    """The scores of outliers alone, in all their details, of a warehouse built by these `rules`. Raises as `score` does."""
+    with _compared(warehouse, truth) as con:
+        return [replace(each, rules=rules) for each in _numbers(con)]
+
+
+@contextmanager
+def _compared(warehouse: Path, truth: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the warehouse and the truth."""
     folder = truth / "truth" if (truth / "truth").is_dir() else truth
     files = sorted(str(path) for path in folder.glob("*.parquet") if path.stem not in _BACKGROUND)
     if not files:
@@ -102,13 +124,7 @@ def score(warehouse: Path, truth: Path) -> list[Score]:
         con.execute("set search_path = 'warehouse.main,warehouse.marts'")
         _check(con, warehouse)
         con.execute(_PREPARE.replace("{files}", str(files)).replace("{sources}", str(SOURCES)))
-        return [
-            *_duplicates(con),
-            *_quarantined(con),
-            *_visitors(con),
-            *_marked(con),
-            *_values(con),
-        ]
+        yield con
 
 
 def table(scores: list[Score]) -> Table:
@@ -122,16 +138,16 @@ def table(scores: list[Score]) -> Table:
             f"  {row.detail}" if row.detail else row.kind,
             f"{row.planted:,}",
             f"{row.recalled:,}",
-            _share(row.precision),
-            _share(row.recall),
+            share(row.precision),
+            share(row.recall),
             row.note or ("must be 1.00" if row.must_be_exact and not row.detail else ""),
             style=style,
         )
     return out
 
 
-def _share(value: float | None) -> str:
-    # Rounded down: 1.00 means all.
+def share(value: float | None) -> str:
+    """A share as text, rounded down: 1.00 means all."""
     return "" if value is None else f"{int(value * 1000) / 1000:.3f}" if value < 1 else "1.00"
 
 
@@ -234,12 +250,6 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
         select raw_table, source, position from int_events__validated
         where source = 'shop_web' and verdict = 'kept' and raw_available_at - event_at > interval 50 minutes
     )"""
-    outliers = """(
-        select raw_table, source, position from cleaned where price_is_outlier
-        union select raw_table, source, position from validated
-        where list_contains(reasons, 'price_out_of_range') and position not in (select position
-            from planted('bad_price'))
-    )"""
     missing = (
         "(select distinct raw_table, source, position from cleaned where price_was_missing or quantity_was_missing)"
     )
@@ -251,13 +261,7 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
     note = "" if error is None else f"an imputed price is off by {error:.0%} (median)"
     return [
         *_by_detail(con, "late_event", late),
-        *_outliers(con, "price_outlier", outliers, "price_raw"),
-        *_outliers(
-            con,
-            "quantity_outlier",
-            "(select raw_table, source, position from cleaned where quantity_is_outlier)",
-            "quantity_raw",
-        ),
+        *_numbers(con),
         _of_records(con, "weight", "dim_products", "weight_grams_raw"),
         _of_records(con, "income", "dim_customers", "income_raw"),
         *_by_detail(
@@ -265,6 +269,29 @@ def _marked(con: duckdb.DuckDBPyConnection) -> list[Score]:
         ),
         _profile_gaps(con),
         _weight_gaps(con),
+    ]
+
+
+def _numbers(con: duckdb.DuckDBPyConnection) -> list[Score]:
+    """Outliers of prices and quantities."""
+    prices = """(
+        select raw_table, source, position from cleaned where price_is_outlier
+        union select raw_table, source, position from validated
+        where list_contains(reasons, 'price_out_of_range') and position not in (select position
+            from planted('bad_price'))
+    )"""
+
+    def quantities(other: str) -> str:
+        # A flag does not say which of the two kinds it means.
+        return f"""(
+            select raw_table, source, position from cleaned
+            where quantity_is_outlier and (source, position) not in (select (o.source, o.position) from planted('{other}') as o)
+        )"""
+
+    return [
+        *_outliers(con, "price_outlier", prices, "price_raw"),
+        *_outliers(con, "quantity_outlier", quantities("seasonal_outlier"), "quantity_raw"),
+        *_by_detail(con, "seasonal_outlier", quantities("quantity_outlier")),
     ]
 
 

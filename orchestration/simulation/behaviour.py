@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from orchestration.simulation.numbers import Array, Rows, size, take, weighted
+from orchestration.simulation.numbers import Array, Rows, mix, size, take, weighted
 from orchestration.simulation.words import (
     ADD,
     AGENTS,
@@ -15,6 +15,7 @@ from orchestration.simulation.words import (
     ASSISTANT_AGENTS,
     ASSISTANTS,
     BOT_AGENTS,
+    BOX,
     CAMPAIGNS,
     CART,
     CHANNEL_ROWS,
@@ -149,6 +150,9 @@ def _product_views(world: World, rng: np.random.Generator, visits: Rows) -> tupl
         "product": weighted(rng, world.popularity, low, high),
         "quantity": rng.choice([1, 2, 3, 4, 6], len(visit), p=[0.82, 0.11, 0.04, 0.02, 0.01]),
     }
+    # Four of five who come in wholesale hours are resellers. At most four boxes: times 100, that is still in range.
+    resells = world.is_wholesale_hour(visits["start"]) & (mix(visits["start"]) % np.uint64(5) > 0)
+    views["quantity"] = np.where(resells[visit], np.minimum(views["quantity"], 4) * BOX, views["quantity"])
 
     u = rng.random((len(visit), len(TYPES)), dtype=np.float32)
     online = visits["channel"][visit] != STORE

@@ -10,6 +10,7 @@ from orchestration.simulation.words import (
     ADD,
     AGENTS,
     APP,
+    BOX,
     CATEGORIES,
     CURRENCIES,
     DAY,
@@ -52,6 +53,10 @@ def plant(world: World, rng: np.random.Generator, rows: Rows, counters: Counters
     priced = ~np.isnan(rows["price"])
     expensive = priced & (rows["price"] > 90 * np.array(RATES)[rows["currency"]])
     product = rows["product"] >= 0
+    added = web & (rows["type"] == ADD) & (rows["quantity"] != NO_QUANTITY)
+    # Not in the hour after, in which visits that began before it go on.
+    at_another_hour = world.wholesale & ~(world.is_wholesale_hour(rows["t"]) | world.is_wholesale_hour(rows["began"]))
+    at_another_hour &= ~world.is_wholesale_hour(rows["t"] - HOUR) & (rows["quantity"] <= 4)
     bands = (
         ("exact_duplicate", "same bytes", 0.006, web | app | store),
         ("near_duplicate", "other id, page and agent", 0.004, web),
@@ -75,7 +80,9 @@ def plant(world: World, rng: np.random.Generator, rows: Rows, counters: Counters
         ("unknown_currency", "", 0.003, web & priced),
         ("bad_quantity", "", 0.02, web & (rows["quantity"] != NO_QUANTITY)),
         ("bad_price", "", 0.001, web & priced),
-        ("quantity_outlier", "times 100", 0.01, web & (rows["type"] == ADD) & (rows["quantity"] != NO_QUANTITY)),
+        ("quantity_outlier", "times 100", 0.01, added),
+        # The last one, so that without wholesale hours nothing else changes.
+        ("seasonal_outlier", "a box at another hour", 0.02, added & at_another_hour),
     )
     u = rng.random(n)
     base = 0.0
@@ -190,6 +197,9 @@ def _change_values(rng: np.random.Generator, rows: Rows) -> None:
     outliers = rows_of("quantity_outlier")
     truth[outliers] = rows["quantity"][outliers]
     rows["quantity"][outliers] *= 100
+    outliers = rows_of("seasonal_outlier")
+    truth[outliers] = rows["quantity"][outliers]
+    rows["quantity"][outliers] *= BOX
     odd = rows_of("unknown_currency")
     rows["currency"][odd] = len(CURRENCIES) + rng.integers(0, len(UNKNOWN_CURRENCIES), len(odd))
     unknown_users, unknown_products = rows_of("orphan_user"), rows_of("orphan_product")

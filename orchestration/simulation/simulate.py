@@ -57,11 +57,13 @@ def simulate(
     days: int = 90,
     start: date = date(2025, 1, 6),
     incidents: bool = False,
+    wholesale: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Write a simulated shop of about `events` event rows over `days` days from `start` (UTC) into `out`.
 
-    The same arguments write the same bytes. `incidents`: days on which a source delivers something else than usual (incidents.py). `progress(done, total)` is called with numbers of event rows. Raises FinegrainError if an
+    The same arguments write the same bytes. `incidents`: days on which a source delivers something else than usual (incidents.py). `wholesale`:
+    hours of the week in which resellers buy in boxes, and such quantities at other hours. `progress(done, total)` is called with numbers of event rows. Raises FinegrainError if an
     argument is out of range, or `out` contains other files.
     """
     if events < 1000:
@@ -75,7 +77,7 @@ def simulate(
             f"days is {days}; incidents need a history of {NEEDED_DAYS} days: give --days {NEEDED_DAYS}"
         )
     _prepare_folder(out)
-    world = World.make(events, seed, days, start)
+    world = World.make(events, seed, days, start, wholesale)
     files = Files(out, world, INCIDENTS if incidents else ())
     try:
         _generate(world, files, progress)
@@ -84,6 +86,8 @@ def simulate(
         files.close()
     rows, truth = dict(sorted(files.rows.items())), dict(sorted(files.truth.counts.items()))
     about = {"events": events, "seed": seed, "days": days, "start": start.isoformat(), "rows": rows, "truth": truth}
+    if wholesale:
+        about["wholesale"] = True
     if incidents:
         about["incidents"] = [incident.name for incident in INCIDENTS]
     (out / SIMULATION).write_text(json.dumps(about, indent=2) + "\n")

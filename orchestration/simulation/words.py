@@ -84,7 +84,7 @@ KINDS: Final = (
     "clean", "exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase", "order_twin", "late_event",
     "naive_local_time", "wrong_unit", "misspelt_category", "price_outlier", "missing_value", "orphan_user",
     "orphan_product", "disordered_times", "bot", "denied_consent", "malformed_row", "future_event", "unknown_currency",
-    "bad_quantity", "bad_price", "orphan_order", "quantity_outlier", "agent", "assistant_referral",
+    "bad_quantity", "bad_price", "orphan_order", "quantity_outlier", "agent", "assistant_referral", "seasonal_outlier",
 )  # fmt: skip
 #: The kinds that are second deliveries of a row.
 COPIES: Final = ("exact_duplicate", "near_duplicate", "redelivered_event", "repeated_purchase")
@@ -94,12 +94,15 @@ DETAILS: Final = (
     "", "price, at random", "price, not at random", "quantity, at random", "cut short", "plain text", "an array",
     "a bad time", "declared", "fast", "stealthy", "missing hour", "doubled hour", "ordinary hour", "times 100",
     "divided by 100", "times 10", "same bytes", "other id, page and agent", "same id, a few ms off",
-    "regular", "broad", "night", "residential",
+    "regular", "broad", "night", "residential", "a box at another hour",
 )  # fmt: skip
 DETAIL: Final = {name: code for code, name in enumerate(DETAILS)}
 
 #: The code of a missing quantity.
 NO_QUANTITY: Final = -(2**31)
+#: With wholesale hours (UTC, from Monday to Friday), resellers buy boxes of so many pieces then.
+WHOLESALE_HOURS: Final = (6, 10)
+BOX: Final = 24
 #: Ids of people and products from here on are in no table of the shop.
 GHOST_USER: Final = 9_000_000
 GHOST_PRODUCT: Final = 900_000

@@ -20,6 +20,7 @@ from orchestration.simulation.words import (
     RATES,
     SECOND,
     VISIT_ROWS,
+    WHOLESALE_HOURS,
 )
 
 _HOURS_OF_DAY = np.array([2, 1, 1, 1, 1, 2, 4, 7, 9, 10, 11, 12, 13, 12, 11, 11, 12, 13, 15, 18, 20, 18, 11, 5], float)
@@ -59,9 +60,10 @@ class World:
     offset: Array  # local minus UTC, µs, by market and hour
     demand: Array  # share of visits by hour and market
     clock_changes: list[int]  # hours from the start at which German clocks are put forward or back
+    wholesale: bool  # whether resellers buy in boxes, in hours of their own
 
     @staticmethod
-    def make(events: int, seed: int, days: int, start: date) -> World:
+    def make(events: int, seed: int, days: int, start: date, wholesale: bool = False) -> World:
         rng = np.random.default_rng([seed, 0])
         begin = int(datetime(start.year, start.month, start.day, tzinfo=UTC).timestamp()) * SECOND
         share = np.array([market.share for market in MARKETS])
@@ -122,7 +124,7 @@ class World:
             products_from=np.searchsorted(category, np.arange(len(CATEGORIES) + 1)), popularity=running(rank**-0.9),
             sku=rng.permutation(count) + 1, price=price, known_product=late_products, promotion=promotion,
             offset=offset, demand=demand,
-            clock_changes=(np.flatnonzero(np.diff(offset[0, : days * 24])) + 1).tolist(),
+            clock_changes=(np.flatnonzero(np.diff(offset[0, : days * 24])) + 1).tolist(), wholesale=wholesale,
         )  # fmt: skip
 
     @property
@@ -146,6 +148,14 @@ class World:
         """The day of each time, counted from the start, as an index into the price list."""
         day: Array = np.clip((t - self.start) // DAY, 0, self.days + 1)
         return day
+
+    def is_wholesale_hour(self, t: Array) -> Array:
+        """Whether each time is in the hours of resellers; never without `wholesale`."""
+        first, end = WHOLESALE_HOURS
+        hour = t // HOUR % 24
+        # 1970-01-01 was a Thursday.
+        within: Array = self.wholesale & ((t // DAY + 3) % 7 < 5) & (hour >= first) & (hour < end)
+        return within
 
     def offset_at(self, t: Array, market: Array | int) -> Array:
         """Local time minus UTC, µs, at each time in each market."""

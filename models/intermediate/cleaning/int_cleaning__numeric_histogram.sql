@@ -13,6 +13,7 @@ observed as (
 
     select
         arrival_day,
+        seen_day,
         counted,
         product_id,
         product_category as category,
@@ -32,6 +33,7 @@ observed as (
 {% set group_key = column | replace('product_category', 'category') %}
 select
     arrival_day,
+    seen_day,
     '{{ measure }}' as measure,
     '{{ group_by }}' as group_by,
     {{ group_key }} as group_key,
@@ -42,7 +44,7 @@ where
     {{ measure }} is not null and {{ group_key }} is not null
     {{ "and product_id is not null" if measure == 'price' }}
     {{ "and " ~ is_named_by_rules('event', measure, group_by) if group_by in optional_groups()[measure] }}
-group by arrival_day, {{ group_key }}, {{ measure }}_bucket
+group by arrival_day, seen_day, {{ group_key }}, {{ measure }}_bucket
 {{ "union all" if not (loop.last and is_last) }}
 {% endfor %}
 {% endfor %}

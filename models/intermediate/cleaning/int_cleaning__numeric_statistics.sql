@@ -5,4 +5,4 @@
     post_hook="{{ move_watermark('int_events__changed_days') }}",
 ) }}
 -- Bounds and medians of what events carry, one row for each group and day on which something new arrived in it.
-{{ numeric_fits(ref('int_cleaning__numeric_histogram'), first_changed_day()) }}
+{{ numeric_fits(ref('int_cleaning__numeric_histogram'), first_changed_day(), var('hour_of_week_window_weeks') | int) }}
