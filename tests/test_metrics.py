@@ -160,7 +160,9 @@ def rows_of(shop: Shop, with_bots: bool = False) -> pl.DataFrame:
         (found["product_known_at"] >= day_ends) & found["expects"].str.contains("products", na=False)
     )
     still_kept = found["until_day"] > found["day"]
-    is_bot = [not BOT_RULES.isdisjoint(reasons) for reasons in found["reasons"]] & (found["verdict"] == "quarantined")
+    is_bot = found["reasons"].map(lambda reasons: not BOT_RULES.isdisjoint(reasons)) & (
+        found["verdict"] == "quarantined"
+    )
     found["verdict_then"] = np.select(
         [is_bot, (found["verdict"] == "quarantined") | waited, (found["verdict"] == "duplicate") & ~still_kept],
         ["bot", "quarantined", "duplicate"],
