@@ -6,6 +6,9 @@
   many hours, or of too many products with hardly one seen twice. Each alone is beyond what people do (docs/explanation/cleaning.md).
 #}
 
+{# The rules of seeds/validation_rules.csv that find bots. #}
+{% macro bot_rules() %}{{ return(['bot_user_agent', 'bot_rate', 'bot_behaviour']) }}{% endmacro %}
+
 {# How many rows a day of an identity has at least, if any of them may be a bot's. #}
 {% macro rows_of_a_busy_day() %}{{ [var('max_events_per_identity_day') + 1, var('bot_behaviour')['moments']] | min }}{% endmacro %}
 

@@ -66,9 +66,17 @@ cast({{ total }} as decimal(38, 4)) as total,
 {%- endmacro %}
 
 {# SQL: the verdict on a row at the end of the day it arrived on, so that what arrives later does not change it: a row that waited longer
-   for its customer or product was quarantined, and one that became a duplicate later was kept. #}
+   for its customer or product was quarantined, and one that became a duplicate later was kept. A row that is quarantined as a bot's is
+   `bot`, whatever else is wrong with it. #}
 {% macro verdict_of_the_day(alias) -%}
 case
+    when {{ alias }}.verdict = 'quarantined'
+        and (
+            {%- for rule in bot_rules() %}
+            {{ has_value(alias ~ '.reasons', rule) }}{{ " or" if not loop.last }}
+            {%- endfor %}
+        )
+        then 'bot'
     when {{ alias }}.verdict = 'quarantined'
         or cast(greatest(
             {{ alias }}.raw_available_at,
@@ -106,14 +114,15 @@ end
 {% macro rows_per_visit() %}10{% endmacro %}
 
 {# SQL: the variance of a metric on its forecast scale from chance alone: counts as Poisson, shares as binomial (of one row more with it and
-   one without, so that a share that was always 0 or 1 has some), others none. Plain Jinja:
+   one without, so that a share that was always 0 or 1 has some), others none. Identities are counted one by one. Plain Jinja:
    orchestration/quality/streams.py reads it, too. #}
 {% macro sampling_variance(metric, forecast, n, rows=rows_per_visit()) -%}
 {%- set share = '(' ~ forecast ~ ' * ' ~ n ~ ' + 1) / (' ~ n ~ ' + 2)' -%}
 case
     when {{ metric }} = 'volume' then {{ rows }} * exp(-{{ forecast }})
+    when {{ metric }} = 'bot_identity_share' then {{ share }} * (1 - {{ share }}) / {{ n }}
     when {{ metric }} in (
-        'completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share', 'type_share', 'dead_letter_share'
+        'completeness', 'distinctness', 'top_share', 'quarantined_share', 'duplicate_share', 'bot_share', 'type_share', 'dead_letter_share'
     )
         then {{ rows }} * {{ share }} * (1 - {{ share }}) / {{ n }}
     else 0

@@ -32,6 +32,7 @@ from orchestration.warehouse.build import run_dbt
 
 SERIES = ["metric", "table_name", "source", "segment", "segment_value", "column_name"]
 REFERENCE_DAYS, WARM_UP_DAYS = variable("reference_days"), variable("metric_warm_up_days")
+BOT_RULES = {"bot_user_agent", "bot_rate", "bot_behaviour"}
 ON_LOG_SCALE = ("volume", "mean", "median")
 
 
@@ -130,6 +131,7 @@ def test_a_score_counts_false_alarms_by_month() -> None:
         0.5,
         False,
     )
+    assert Score([found], [true, false], 60).alarms_per_month == 1
     assert Score([found], [false, false], 59).fails
     assert Score([Found("source_stops", "web", day, "", ["volume"], 2)], [], 60).fails
 
@@ -144,8 +146,8 @@ def bucket(value: float) -> int:
     return math.floor(math.copysign(100_000 + math.floor(math.log(abs(value)) / math.log(1.02)), value) / 10)
 
 
-def rows_of(shop: Shop) -> pl.DataFrame:
-    """Rows of events that arrived by the last closed day, with their verdict at the end of their day."""
+def rows_of(shop: Shop, with_bots: bool = False) -> pl.DataFrame:
+    """Rows of events that arrived by the last closed day, with their verdict at the end of their day; those of bots only `with_bots`."""
     found = frame(
         shop.where.warehouse,
         "select * exclude (is_deleted), cast(raw_available_at as date) as day from ("
@@ -158,9 +160,12 @@ def rows_of(shop: Shop) -> pl.DataFrame:
         (found["product_known_at"] >= day_ends) & found["expects"].str.contains("products", na=False)
     )
     still_kept = found["until_day"] > found["day"]
+    is_bot = found["reasons"].map(lambda reasons: not BOT_RULES.isdisjoint(reasons)) & (
+        found["verdict"] == "quarantined"
+    )
     found["verdict_then"] = np.select(
-        [(found["verdict"] == "quarantined") | waited, (found["verdict"] == "duplicate") & ~still_kept],
-        ["quarantined", "duplicate"],
+        [is_bot, (found["verdict"] == "quarantined") | waited, (found["verdict"] == "duplicate") & ~still_kept],
+        ["bot", "quarantined", "duplicate"],
         "kept",
     )
     found["lateness"] = np.trunc((found["raw_available_at"] - found["event_at"]) / pd.Timedelta(seconds=1))
@@ -172,9 +177,10 @@ def rows_of(shop: Shop) -> pl.DataFrame:
         found[name] = found[name].astype(float)
     columns = [
         "raw_table", "source", "day", "verdict_then", "lateness", "hour", "event_type", "device", "country", "currency", "user_id",
-        "anonymous_id", "product_id", "price", "price_reported", "quantity", "consent", "raw_available_at",
+        "anonymous_id", "product_id", "identity", "price", "price_reported", "quantity", "consent", "raw_available_at",
     ]  # fmt: skip
-    return pl.from_pandas(found[columns], nan_to_null=True)
+    rows = pl.from_pandas(found[columns], nan_to_null=True)
+    return rows if with_bots else rows.filter(pl.col("verdict_then") != "bot")
 
 
 def history_of(shop: Shop, **where: str) -> dict[tuple[Any, ...], float]:
@@ -208,8 +214,28 @@ def test_shares_of_verdicts(shop: Shop, metric: str) -> None:
     assert history_of(shop, metric=metric, segment="device") == pytest.approx(keyed(expected, "row", "device"))
 
 
+def test_shares_of_bots(shop: Shop) -> None:
+    rows = rows_of(shop, with_bots=True)
+    is_bot = pl.col("verdict_then") == "bot"
+    shares = rows.group_by("raw_table", "source", "day", "event_type").agg(is_bot.mean().alias("value"))
+    assert history_of(shop, metric="bot_share", segment="event_type") == pytest.approx(
+        keyed(shares, "row", "event_type")
+    )
+    assert shares["value"].max() > 0
+    identities = (
+        rows.drop_nulls("identity")
+        .group_by("raw_table", "source", "day", "identity")
+        .agg(is_bot.any())
+        .group_by("raw_table", "source", "day")
+        .agg(pl.col("verdict_then").mean().alias("value"))
+    )
+    assert history_of(shop, metric="bot_identity_share") == pytest.approx(
+        {(t, s, s, c, d): value for (t, s, c, d), value in keyed(identities, "row").items()}
+    )
+
+
 def test_volume_with_days_without_rows(shop: Shop) -> None:
-    rows = rows_of(shop)
+    rows = rows_of(shop, with_bots=True)
     counts = rows.group_by("raw_table", "source", "day").len().rows()
     expected: dict[tuple[Any, ...], float] = {}
     for (table, source), _ in Counter((table, source) for table, source, *_ in counts).items():
@@ -311,7 +337,7 @@ def test_drift_against_the_days_before(shop: Shop, column: str) -> None:
 
 
 def test_freshness(shop: Shop) -> None:
-    rows = rows_of(shop).filter(pl.col("source") == "shop_app")
+    rows = rows_of(shop, with_bots=True).filter(pl.col("source") == "shop_app")
     arrivals = sorted(rows["raw_available_at"].to_list())
     found = history_of(shop, metric="freshness", segment="source", source="shop_app", table_name="ga4_events")
     for (*_, day), value in found.items():
@@ -339,6 +365,9 @@ def rests_on_rule(rule: dict[str, str], row: Any) -> bool:
 def sampling_variance(metric: str, forecast: float, n: int) -> float:
     if metric == "volume":
         return 10 * math.exp(-forecast)
+    if metric == "bot_identity_share":
+        share = (forecast * n + 1) / (n + 2)
+        return share * (1 - share) / n
     if metric.endswith("_share") or metric in ("completeness", "distinctness"):
         share = (forecast * n + 1) / (n + 2)
         return 10 * share * (1 - share) / n
@@ -407,7 +436,7 @@ COLUMNS = (
     "verdict varchar, reasons varchar[], raw_table varchar, source varchar, raw_available_at timestamp, event_at timestamp, event_type varchar, "
     "device varchar, user_id varchar, anonymous_id varchar, product_id varchar, currency varchar, country varchar, price decimal(18, 4), "
     "price_reported decimal(18, 4), quantity decimal(18, 3), category varchar, order_id varchar, source_session_id varchar, "
-    "user_agent varchar, consent varchar, expects varchar, user_known_at timestamp, product_known_at timestamp, until_day date"
+    "user_agent varchar, identity varchar, consent varchar, expects varchar, user_known_at timestamp, product_known_at timestamp, until_day date"
 )
 
 
@@ -455,6 +484,7 @@ rows_of_events = st.lists(
             "event_type": st.sampled_from(["view_item", "purchase", None]),
             "device": st.sampled_from(["mobile", None]),
             "user_id": st.one_of(st.none(), st.integers(0, 400).map("u{}".format)),
+            "identity": st.sampled_from(["a:1", "a:2", None]),
             "currency": st.sampled_from(["EUR", "USD", None]),
             "price": st.one_of(st.none(), st.decimals(-5, 10**6, places=4)),
             "quantity": st.one_of(st.none(), st.integers(-1, 50)),
@@ -466,7 +496,8 @@ rows_of_events = st.lists(
 
 
 def merged(parts: list[list[tuple[Any, ...]]]) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """States of several sets of rows as one: sums, but the last second is the greatest; ids have the smallest hashes of all."""
+    """States of several sets of rows as one: sums, but the last second is the greatest; ids have the smallest hashes of all. How many distinct
+    ones there are does not add up."""
     found: dict[tuple[Any, ...], list[Any]] = {}
     for *key, n, total, sketch in (row for part in parts for row in part):
         have = found.setdefault(tuple(key), [0, None, set()])
@@ -474,7 +505,7 @@ def merged(parts: list[list[tuple[Any, ...]]]) -> dict[tuple[Any, ...], tuple[An
         have[1] = total if have[1] is None else have[1] + (total or 0)
         have[2] |= set(sketch or ())
     return {
-        key: (None if key[6] == "ids" else n, total, sorted(numbers)[:256])
+        key: (None if key[6] in ("ids", "identities") else n, total, sorted(numbers)[:256])
         for key, (n, total, numbers) in found.items()
     }
 

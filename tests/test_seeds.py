@@ -149,7 +149,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("metric_rules", {"metric": "rows"}, "metric is one of metric_history"),
     ("metric_rules", {"source": None}, "table_name, source and column_name are not empty (% for any)"),
     ("metric_rules", {"segment": "country"}, "segment is all, source, event_type or device"),
-    ("metric_rules", DRIFT | {"segment": "device"}, "segment of top_share, mean, median, psi and ks is source"),
+    ("metric_rules", DRIFT | {"segment": "device"}, "segment of top_share, bot_identity_share, mean, median, psi and ks is source"),
     ("metric_rules", DRIFT | {"metric": "freshness", "column_name": "row", "segment": "event_type"}, "segment of freshness and distinctness is all or source"),
     ("metric_rules", {"column_name": "price"}, "column_name of volume, freshness and shares of verdicts is row"),
     ("metric_rules", {"method": "model"}, "method is forecast or static"),

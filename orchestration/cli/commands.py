@@ -1325,13 +1325,17 @@ def bench_anomalies(
                 "tested_days": score.tested_days,
                 "false_alarms": score.false_alarms,
                 "false_alarms_per_month": score.false_alarms_per_month,
+                "alarms_per_month": score.alarms_per_month,
                 "fails": score.fails,
             }
         )
     else:
         for table in tables(score):
             console.out().print(table)
-        console.out().print(f"{score.false_alarms} false alarms: {score.false_alarms_per_month:.2f} a month")
+        console.out().print(
+            f"{score.false_alarms} false alarms: {score.false_alarms_per_month:.2f} a month; "
+            f"{len(score.alarms)} alarms in all: {score.alarms_per_month:.2f} a month"
+        )
     if score.fails:
         raise typer.Exit(1)
 

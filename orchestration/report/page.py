@@ -269,10 +269,14 @@ _IN_WORDS: Final = {
     "top_share": "share of the most frequent {column}",
     "quarantined_share": "share of rows quarantined",
     "duplicate_share": "share of duplicates",
+    "bot_share": "share of rows of bots",
+    "bot_identity_share": "share of identities that are bots",
     "psi": "drift of {column} (PSI)",
     "ks": "drift of {column} (KS)",
 }
-_SHARES: Final = frozenset({"completeness", "top_share", "quarantined_share", "duplicate_share"})
+_SHARES: Final = frozenset(
+    {"completeness", "top_share", "quarantined_share", "duplicate_share", "bot_share", "bot_identity_share"}
+)
 
 
 def _named(series: Mapping[str, Any]) -> str:

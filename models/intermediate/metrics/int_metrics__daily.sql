@@ -6,6 +6,7 @@
 ) }}
 -- What a metric of any day, or of several, is made of: counts of the rows that arrived, by raw table, source and segment. Rows count
 -- whatever their verdict, but for those that their source deleted. Lines of orders count once, in the state that their order has now.
+-- Rows that are quarantined as a bot's are counted, but not described: a bot's products and currencies say nothing about the source.
 -- A day and source has at most some 1,500 rows, however many events it has.
 {% set keys = 'arrival_day, raw_table, source' %}
 {% set counted_label = "case when place <= " ~ labels_counted() ~ " then label else 'other' end" %}
@@ -15,6 +16,7 @@ with arrived as {{ gathered_once() }} (
         cast(v.raw_available_at as date) as arrival_day,
         v.raw_table,
         v.source,
+        v.identity,
         {{ whole_seconds('cast(cast(v.raw_available_at as date) as timestamp)', 'v.raw_available_at') }} as second_of_day,
         {{ verdict_of_the_day('v') | indent(8) }} as verdict,
         -- What a line of an order is depends on what became of the order later.
@@ -38,11 +40,11 @@ counted as (
         ('source', 'source'), ('event_type', "coalesce(event_type, 'unknown')"), ('device', "coalesce(device, 'unknown')"),
     ] %}
     select
-        {% for verdict in ['kept', 'duplicate', 'quarantined'] %}
+        {% for verdict in ['kept', 'duplicate', 'quarantined', 'bot'] %}
         {{ count_if("verdict = '" ~ verdict ~ "'") }} as {{ verdict }},
         {% endfor %}
         {% for column in completeness_columns() %}
-        {{ count_if(column ~ ' is null') }} as without_{{ column }},
+        {{ count_if("verdict <> 'bot' and " ~ column ~ ' is null') }} as without_{{ column }},
         {% endfor %}
         {{ keys }},
         '{{ segment }}' as segment,
@@ -56,6 +58,23 @@ counted as (
 
 ),
 
+described as {{ inlined() }} (
+
+    select * from arrived where verdict <> 'bot'
+
+),
+
+identities as (
+
+    select
+        {{ keys }},
+        count(distinct identity) as all_identities,
+        count(distinct case when verdict = 'bot' then identity end) as bots
+    from arrived
+    group by {{ keys }}
+
+),
+
 {% for column in label_columns() %}
 {{ column }}_counts as (
 
@@ -64,7 +83,7 @@ counted as (
         row_number() over (partition by {{ keys }} order by n desc, label asc) as place
     from (
         select {{ keys }}, {{ column }} as label, count(*) as n
-        from arrived
+        from described
         where {{ column }} is not null
         group by {{ keys }}, {{ column }}
     ) as labels
@@ -81,7 +100,7 @@ counted as (
         row_number() over (partition by {{ keys }} order by id_number) as place
     from (
         select {{ keys }}, {{ number_of_hash(id_hash([column])) }} as id_number, count(*) as n
-        from arrived
+        from described
         where {{ column }} is not null
         group by {{ keys }}, {{ column }}
     ) as ids
@@ -94,6 +113,7 @@ states as (
     {% for state, bucket, n in [
         ('rows', 'all', 'all_rows'), ('last_second', 'all', 'last_second'),
         ('verdict', 'kept', 'kept'), ('verdict', 'duplicate', 'duplicate'), ('verdict', 'quarantined', 'quarantined'),
+        ('verdict', 'bot', 'bot'),
     ] %}
     select {{ metric_state(state, 'row', n, "'" ~ bucket ~ "'", segment='segment', segment_value='segment_value') | indent(8) }}
     from counted
@@ -105,12 +125,17 @@ states as (
     where segment <> '{{ column }}'
     union all
     {% endfor %}
+    {% for bucket, n in [('all', 'all_identities'), ('bot', 'bots')] %}
+    select {{ metric_state('identities', 'identity', n, "'" ~ bucket ~ "'") | indent(8) }}
+    from identities
+    union all
+    {% endfor %}
     {% for column, (value, bucket) in number_columns().items() %}
     select
         {{ metric_state(
             'histogram', column, 'count(*)', 'cast(' ~ bucket ~ ' as varchar)', total='sum(cast(' ~ value ~ ' as decimal(22, 4)))'
         ) | indent(8) }}
-    from arrived
+    from described
     where {{ value }} is not null
     group by {{ keys }}, {{ bucket }}
     union all

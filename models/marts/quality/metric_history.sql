@@ -1,6 +1,7 @@
 -- The metrics of every closed day, by table, source, segment and column, from the states of int_metrics__daily. A day on which nothing
 -- arrived, between a source's first day and the last closed one, has a volume of zero. Drift compares a day with the reference_days before
--- it, all of them, also those that were anomalous themselves. Numbers are compared by buckets about 22 % wide.
+-- it, all of them, also those that were anomalous themselves. Numbers are compared by buckets about 22 % wide. Volume and freshness are of
+-- all rows; other metrics leave out rows that are quarantined as a bot's, which nobody has to correct, and which have metrics of their own.
 {% set series = 'table_name, source, segment, segment_value' %}
 {% set column_keys = 'table_name, source, column_name' %}
 {% set day_ends = 'least(cast(' ~ add_days('d.day', 1) ~ ' as timestamp), b.as_of)' %}
@@ -27,6 +28,7 @@ records as (
         count(*) as all_rows,
         {{ count_if("verdict = 'duplicate'") }} as duplicates,
         {{ count_if("verdict = 'quarantined'") }} as quarantined,
+        cast(null as bigint) as bots,
         max({{ whole_seconds('cast(cast(raw_available_at as date) as timestamp)', 'raw_available_at') }}) as last_second
     from {{ ref('int_reference__record_verdicts') }}
     where coalesce(reason, '') <> 'deleted_at_source'
@@ -46,6 +48,7 @@ counted as (
         max(case when d.state = 'rows' then d.n end) as all_rows,
         max(case when d.state = 'verdict' and d.bucket = 'duplicate' then d.n end) as duplicates,
         max(case when d.state = 'verdict' and d.bucket = 'quarantined' then d.n end) as quarantined,
+        max(case when d.state = 'verdict' and d.bucket = 'bot' then d.n end) as bots,
         max(case when d.state = 'last_second' then d.n end) as last_second
     from {{ ref('int_metrics__daily') }} as d
     inner join build as b on d.arrival_day <= b.as_of_day
@@ -61,6 +64,7 @@ counted as (
         r.all_rows,
         r.duplicates,
         r.quarantined,
+        r.bots,
         r.last_second
     from records as r
     inner join build as b on r.arrival_day <= b.as_of_day
@@ -80,6 +84,7 @@ with_all as (
         cast(sum(all_rows) as bigint) as all_rows,
         cast(sum(duplicates) as bigint) as duplicates,
         cast(sum(quarantined) as bigint) as quarantined,
+        cast(sum(bots) as bigint) as bots,
         max(last_second) as last_second
     from counted
     where segment = 'source'
@@ -108,8 +113,10 @@ days as (
         c.segment_value,
         c.day,
         coalesce(w.all_rows, 0) as all_rows,
+        coalesce(w.all_rows, 0) - coalesce(w.bots, 0) as other_rows,
         w.duplicates,
         w.quarantined,
+        w.bots,
         {{ last_known('cast(w.day as timestamp) + w.last_second * interval 1 second') }} over arrivals as last_arrival_at
     from calendar as c
     left join with_all as w
@@ -155,8 +162,8 @@ completeness as (
 
     select
         n.*,
-        d.all_rows,
-        sum(d.all_rows - n.missing) over (
+        d.other_rows,
+        sum(d.other_rows - n.missing) over (
             partition by n.table_name, n.source, n.segment, n.segment_value, n.column_name
             order by n.day
             rows between unbounded preceding and current row
@@ -232,7 +239,7 @@ given as (
         segment,
         column_name,
         day,
-        all_rows - missing as given
+        other_rows - missing as given
     from completeness
     where segment in ('all', 'source')
 
@@ -382,11 +389,15 @@ levels as (
 
 metrics as (
 
-    {% for metric, value, condition in [
-        ('volume', 'cast(d.all_rows as double)', 'd.day < b.as_of_day'),
-        ('duplicate_share', 'cast(d.duplicates as double) / d.all_rows', 'd.day < b.as_of_day and d.all_rows > 0'),
-        ('quarantined_share', 'cast(d.quarantined as double) / d.all_rows', 'd.day < b.as_of_day and d.all_rows > 0'),
-        ('freshness', 'greatest(' ~ hours_between('d.last_arrival_at', day_ends) ~ ', 0)', "d.segment in ('all', 'source')"),
+    {% for metric, value, n, condition in [
+        ('volume', 'cast(d.all_rows as double)', 'all_rows', 'd.day < b.as_of_day'),
+        ('duplicate_share', 'cast(d.duplicates as double) / d.other_rows', 'other_rows', 'd.day < b.as_of_day and d.other_rows > 0'),
+        ('quarantined_share', 'cast(d.quarantined as double) / d.other_rows', 'other_rows', 'd.day < b.as_of_day and d.other_rows > 0'),
+        ('bot_share', 'cast(d.bots as double) / d.all_rows', 'all_rows', 'd.day < b.as_of_day and d.all_rows > 0 and d.bots is not null'),
+        (
+            'freshness', 'greatest(' ~ hours_between('d.last_arrival_at', day_ends) ~ ', 0)', 'all_rows',
+            "d.segment in ('all', 'source')",
+        ),
     ] %}
     select
         '{{ metric }}' as metric,
@@ -397,21 +408,36 @@ metrics as (
         'row' as column_name,
         d.day,
         {{ value }} as value,
-        d.all_rows as n
+        d.{{ n }} as n
     from days as d
     cross join build as b
     where {{ condition }}
     union all
     {% endfor %}
     select
+        'bot_identity_share' as metric,
+        table_name,
+        source,
+        segment,
+        segment_value,
+        'row' as column_name,
+        arrival_day as day,
+        cast(max(case when bucket = 'bot' then n end) as double) / max(case when bucket = 'all' then n end) as value,
+        max(case when bucket = 'all' then n end) as n
+    from states
+    where state = 'identities'
+    group by {{ series }}, arrival_day
+    having max(case when bucket = 'all' then n end) > 0
+    union all
+    select
         'completeness' as metric,
         {{ series }},
         column_name,
         day,
-        cast(all_rows - missing as double) / all_rows as value,
-        all_rows as n
+        cast(other_rows - missing as double) / other_rows as value,
+        other_rows as n
     from completeness
-    where all_rows > 0 and given_so_far > 0
+    where other_rows > 0 and given_so_far > 0
     union all
     select
         'distinctness' as metric,
