@@ -276,7 +276,7 @@ def test_gaps_are_filled_by_what_training_rows_say(
 # --- the whole ----------------------------------------------------------------------------------------------------
 
 
-def complete(results: dict[str, Any], out: Path, labels: int) -> None:
+def complete(results: dict[str, Any], out: Path, labels: int, choices: list[str]) -> None:
     """Every model has every variant of every label, and the files are there."""
     names = [*variants.VARIANTS, "wrong, served cleaned"]
     assert len(results["outcomes"]) == labels * len(training.MODELS) * len(names)
@@ -285,6 +285,7 @@ def complete(results: dict[str, Any], out: Path, labels: int) -> None:
             low, high = each[f"{measure}_interval"]
             assert 0 <= low <= high <= 1 and 0 <= each[measure] <= 1
         assert each["base_rate"] == pytest.approx(each["test_positives"] / each["test_rows"])
+    assert [each["choice"] for each in results["imputation"]] == labels * 3 * choices
     assert [(each["task"], each["variant"]) for each in results["challenge"]] == [
         (task, variant)
         for task in ("churn", "category propensity", "product propensity")
@@ -315,7 +316,7 @@ def test_the_simulated_shop(tmp_path: Path, extensions: Path, monkeypatch: pytes
     monkeypatch.setitem(shops.SIMULATED_EVENTS, True, 25_000)
     monkeypatch.setattr(training, "TREES", 60)
     results = bench.run(["simulated"], home=tmp_path, out=tmp_path / "out", quick=True)
-    complete(results, tmp_path / "out", labels=2)
+    complete(results, tmp_path / "out", 2, list(imputation.CHOICES))
     shop = shops.with_data(shops.known()["simulated"], tmp_path / "data" / "simulated", quick=True)
     rows = variants.rows_of_label(shop, tmp_path / "simulated", "bought_within_7d")
     of_same_rows(rows)
@@ -361,7 +362,7 @@ def clean_hits(shop: shops.Shop) -> pd.DataFrame:
 def test_the_merchandise_store(store: tuple[shops.Shop, Path, dict[str, Any]]) -> None:
     """Labels and features as of each row are what pandas computes from the raw file; those of the leak are not."""
     shop, home, results = store
-    complete(results, home / "out", labels=2)
+    complete(results, home / "out", 2, ["leave", "median of all"])  # nobody has a profile
     rows = variants.rows_of_label(shop, home / shop.name, "bought_within_7d")
     of_same_rows(rows)
     hits = clean_hits(shop)
@@ -456,6 +457,20 @@ def test_the_figures_of_the_page_are_those_of_its_results() -> None:
             cells += [f"{each['pr_auc']:.3f} ({bench.spread(each['pr_auc_interval'])})"]
         section = page.split(f"`{lightgbm['label']}`**: {lightgbm['train_rows']:,} training rows")
         assert any(f"| {' | '.join(cells)} |" in each for each in section[1:]), cells
+    models = list(dict.fromkeys(each["model"] for each in results["imputation"]))
+    by_choice: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for each in results["imputation"]:
+        by_choice.setdefault((each["shop"], each["label"], each["choice"]), []).append(each)
+    section = page.split("## Gaps")[1].split("## Three tasks")[0]
+    assert len(by_choice) == 2 * 2 + 3 * 5
+    for (_, label, choice), found in by_choice.items():
+        assert [each["model"] for each in found] == models
+        cells = [choice, f"{found[0]['filled']:.2f}"]
+        for each in found:
+            low, high = each["auc_minus_leave_interval"]
+            cells += [f"{each['auc']:.3f} ({bench.spread(each['auc_interval'])})"]
+            cells += ["" if choice == "leave" else f"{low:+.3f} to {high:+.3f}"]
+        assert any(f"| {' | '.join(cells)} |" in part for part in section.split(f"`{label}`**")[1:]), cells
     for raw, ours in zip(results["challenge"][::2], results["challenge"][1::2], strict=True):
         low, high = ours["auroc_minus_raw_interval"]
         cells = [raw["task"], str(raw["labels"]), f"{raw['test_positives']:,}"]
