@@ -293,11 +293,11 @@ def settle(where: Settings, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     with catalogue(where) as (con, _):
 
-        def is_open() -> set[tuple[Any, ...]]:
+        def open_now() -> set[tuple[Any, ...]]:
             return set(con.execute(f"select * from postgres_query('catalogue', {quote(_OPEN)})").fetchall())
 
-        before = is_open()
-        while before & is_open():
+        before = open_now()
+        while before & open_now():
             if time.monotonic() > until:
                 raise FinegrainError(
                     f"transactions on the lake's catalogue are open for {seconds / 60:.0f} minutes and may still write rows; end them "

@@ -183,10 +183,13 @@ def by_neighbours(
     keys = keys or [str(number) for number in range(len(values))]
     row, column = np.nonzero(np.isnan(values))
     with duckdb.connect() as con:
-        for name, (rows, of_rows) in {"asked": (values, keys), "reference": donors or (values, keys)}.items():
+        tables = {"asked": (values, keys)} | ({"reference": donors} if donors else {})
+        for name, (rows, of_rows) in tables.items():
             columns = {f"c{number}": pa.array(rows[:, number], from_pandas=True) for number in range(width)}
             con.register("given", pa.table({"key": pa.array(of_rows, pa.string()), **columns}))
             con.execute(f"create table {name} as select key, 'all' as group_key, * exclude (key) from given")
+        if not donors:
+            con.execute("create view reference as from asked")
         con.register(
             "missing",
             pa.table({"key": pa.array([keys[int(each)] for each in row], pa.string()), "position": column + 1}),

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from orchestration.config.settings import Settings
 from orchestration.errors import FinegrainError
+from orchestration.lake.locks import scratch
 from orchestration.quality.cleaning_score import Score, outliers_of_events, share
 from orchestration.warehouse.build import run_dbt
 
@@ -57,20 +58,15 @@ def score(where: Settings, truth: Path) -> list[Score]:
     a model fails."""
     scores = outliers_of_events(where.warehouse, truth, "as built")
     for rules in COMPARED:
-        copy = _copy(where)
-        try:
+        with scratch(where.home, ".cleaning-") as home:
+            copy = _copy(where, home)
             _build(copy, rules)
             scores += outliers_of_events(copy.warehouse, truth, rules.name)
-        finally:
-            shutil.rmtree(copy.home)
     return scores
 
 
-def _copy(where: Settings) -> Settings:
-    """A home of its own with the same lake and a copy of the warehouse."""
-    home = where.home / "bench" / "cleaning"
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+def _copy(where: Settings, home: Path) -> Settings:
+    """Settings of another home, with the same lake and a copy of the warehouse."""
     copy = replace(Settings.below(home, where.extensions), lake_catalog=where.lake_catalog, lake_data=where.lake_data)
     shutil.copyfile(where.warehouse, copy.warehouse)
     return copy
